@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What every hsup driver shares.
+
+pub mod client;
