@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The hsup supervisor as a library.
+
+pub mod rollout;
