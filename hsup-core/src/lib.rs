@@ -1,5 +1,8 @@
 //! The hsup supervisor as a library: where releases come from, and what keeps their dynos running.
 
+pub mod backoff;
+pub mod exit;
+pub mod lifecycle;
 pub mod name;
 pub mod release;
 pub mod rollout;
