@@ -2,7 +2,9 @@
 
 pub mod backoff;
 pub mod exit;
+pub mod files;
 pub mod lifecycle;
 pub mod name;
 pub mod release;
 pub mod rollout;
+pub mod state;
