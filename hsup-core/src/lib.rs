@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod exit;
 pub mod files;
 pub mod lifecycle;
+pub mod logs;
 pub mod name;
 pub mod release;
 pub mod rollout;

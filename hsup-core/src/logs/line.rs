@@ -1,0 +1,199 @@
+//! One line of output, and the blocks of lines that travel inside the router.
+//!
+//! The router never handles lines one by one where it can help it: what one
+//! `read` brought is a block of whole lines with one time and one origin.  A
+//! [`Chunk`] is such a block once somebody wants to see it; it becomes
+//! [`Line`]s only in the hands of whoever asked.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hsup_proto::control;
+
+/// Who wrote a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The dyno itself.
+    App,
+    /// hsup, about the dyno; the name is the one that Heroku's tools expect.
+    Heroku,
+}
+
+impl Source {
+    /// The word on the wire and in JSON: `app` or `heroku`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Heroku => "heroku",
+        }
+    }
+}
+
+/// Where a line was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    /// A dyno's standard error; hsup's own lines count as this, too.
+    Stderr,
+}
+
+impl Stream {
+    /// The word in JSON: `stdout` or `stderr`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// One line, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// When hsup read it, in microseconds since 1970.
+    pub at_unix_us: i64,
+    pub source: Source,
+    pub stream: Stream,
+    /// The dyno's name (`web.1`), or `api` or `system` for lines about no dyno.
+    pub dyno: Arc<str>,
+    /// Without its line end; any bytes.
+    pub text: Bytes,
+}
+
+impl From<Line> for control::LogLine {
+    fn from(line: Line) -> Self {
+        Self {
+            at_unix_us: line.at_unix_us,
+            source: line.source.as_str().to_owned(),
+            dyno: line.dyno.as_ref().to_owned(),
+            line: line.text.into(),
+            stderr: line.stream == Stream::Stderr,
+        }
+    }
+}
+
+/// Which lines are wanted.  The default wants all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Dyno names and process types; empty means all.
+    pub select: Vec<String>,
+    /// Lines of the dynos or of hsup only; `None` means both.
+    pub source: Option<Source>,
+}
+
+impl Filter {
+    /// Everything that is kept under one name.
+    pub fn dyno(name: &str) -> Self {
+        Self {
+            select: vec![name.to_owned()],
+            source: None,
+        }
+    }
+
+    pub(super) fn wants_name(&self, name: &str) -> bool {
+        let process_type = name.rsplit_once('.').map_or(name, |(kind, _)| kind);
+        self.select.is_empty()
+            || self
+                .select
+                .iter()
+                .any(|wanted| wanted == name || wanted == process_type)
+    }
+
+    pub(super) fn wants_source(&self, source: Source) -> bool {
+        self.source.is_none_or(|wanted| wanted == source)
+    }
+}
+
+/// What a block of lines has in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) source: Source,
+    pub(super) stream: Stream,
+}
+
+impl Origin {
+    pub(super) const NOTE: Self = Self {
+        source: Source::Heroku,
+        stream: Stream::Stderr,
+    };
+}
+
+/// Whole lines of one origin and one time, each with its `\n`.
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub(super) at_unix_us: i64,
+    pub(super) origin: Origin,
+    pub(super) dyno: Arc<str>,
+    pub(super) bytes: Bytes,
+}
+
+impl Chunk {
+    /// How many lines are left in it.
+    pub(super) fn count(&self) -> usize {
+        memchr::memchr_iter(b'\n', &self.bytes).count()
+    }
+
+    /// Takes the first line out of it.
+    pub(super) fn pop(&mut self) -> Option<Line> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let end = memchr::memchr(b'\n', &self.bytes).unwrap_or(self.bytes.len());
+        let text = self.bytes.slice(..end);
+        self.bytes = self.bytes.slice((end + 1).min(self.bytes.len())..);
+        Some(Line {
+            at_unix_us: self.at_unix_us,
+            source: self.origin.source,
+            stream: self.origin.stream,
+            dyno: Arc::clone(&self.dyno),
+            text,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_gives_its_lines_in_order_and_unchanged() {
+        let mut chunk = Chunk {
+            at_unix_us: 7,
+            origin: Origin::NOTE,
+            dyno: "web.1".into(),
+            bytes: Bytes::from_static(b"one\r\n\n\xff\0\n"),
+        };
+        assert_eq!(chunk.count(), 3);
+        let lines: Vec<_> = std::iter::from_fn(|| chunk.pop())
+            .map(|line| line.text)
+            .collect();
+        assert_eq!(lines, [&b"one\r"[..], b"", b"\xff\0"]);
+    }
+
+    #[test]
+    fn a_filter_takes_names_and_process_types() {
+        let filter = Filter {
+            select: vec!["web".into(), "worker.2".into()],
+            source: Some(Source::App),
+        };
+        assert!(filter.wants_name("web.1"));
+        assert!(filter.wants_name("worker.2"));
+        assert!(!filter.wants_name("worker.1"));
+        assert!(!filter.wants_name("website.1"));
+        assert!(!filter.wants_source(Source::Heroku));
+        assert!(Filter::default().wants_name("system"));
+    }
+
+    #[test]
+    fn a_line_on_the_wire_keeps_its_bytes() {
+        let wire = control::LogLine::from(Line {
+            at_unix_us: 5,
+            source: Source::App,
+            stream: Stream::Stderr,
+            dyno: "web.1".into(),
+            text: Bytes::from_static(b"\xff\0"),
+        });
+        assert_eq!(wire.line, b"\xff\0");
+        assert_eq!((wire.source.as_str(), wire.stderr), ("app", true));
+    }
+}

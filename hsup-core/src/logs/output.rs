@@ -1,0 +1,203 @@
+//! One of hsup's own two outputs: a descriptor with a buffer before it.
+//!
+//! Nothing is lost on the way out: a full pipe or a stopped terminal is waited
+//! for, also where somebody else made the descriptor non-blocking.  Two ends are
+//! different.  A reader that has gone (EPIPE, a terminal that hung up) will not
+//! come back, so the output is given up.  A full disk may get room again, so lines
+//! are lost until then, and their bytes are counted and told in the output itself.
+
+use std::{
+    mem,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::write,
+};
+
+/// How much is gathered before it is written.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What to do when there is no room on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    /// Lose lines, and say how much.
+    Lose,
+    /// Give the output up: a copy with a hole is worse than an error.
+    GiveUp,
+}
+
+#[derive(Debug)]
+pub(super) struct Output {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+    when_full: WhenFull,
+    lost: Option<Lost>,
+    gone: Option<Errno>,
+    /// The last byte that got out was a `\n`, or none did yet.
+    at_line_start: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    bytes: usize,
+    why: Errno,
+}
+
+impl Output {
+    pub(super) fn new(fd: OwnedFd, when_full: WhenFull) -> Self {
+        Self {
+            fd,
+            buffer: Vec::new(),
+            when_full,
+            lost: None,
+            gone: None,
+            at_line_start: true,
+        }
+    }
+
+    /// Why it was given up.
+    pub(super) fn gone(&self) -> Option<Errno> {
+        self.gone
+    }
+
+    /// Adds a prefix and a line that follows it.
+    #[inline]
+    pub(super) fn push(&mut self, prefix: &[u8], line: &[u8]) {
+        if self.buffer.len() + prefix.len() + line.len() > BUFFER_BYTES {
+            self.flush();
+        }
+        self.buffer.extend_from_slice(prefix);
+        self.buffer.extend_from_slice(line);
+    }
+
+    /// Adds what `compose` writes.
+    pub(super) fn compose(&mut self, compose: impl FnOnce(&mut Vec<u8>)) {
+        compose(&mut self.buffer);
+        if self.buffer.len() > BUFFER_BYTES {
+            self.flush();
+        }
+    }
+
+    /// Writes what has gathered; waits for as long as the other side takes.
+    pub(super) fn flush(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        let mut buffer = mem::take(&mut self.buffer);
+        self.write_through(&buffer);
+        buffer.clear();
+        // One enormous line must not stay in memory.
+        buffer.shrink_to(2 * BUFFER_BYTES);
+        self.buffer = buffer;
+    }
+
+    /// Writes `bytes` past the buffer, which must be empty.
+    pub(super) fn write_through(&mut self, bytes: &[u8]) {
+        if self.gone.is_some() {
+            return;
+        }
+        if let Some(lost) = self.lost {
+            let start = if self.at_line_start { "" } else { "\n" };
+            let notice = format!(
+                "{start}hsup: {} bytes of output were lost: {}\n",
+                lost.bytes,
+                lost.why.desc()
+            );
+            match self.write_all(notice.as_bytes()) {
+                Ok(()) => self.lost = None,
+                Err(failed) => return self.failed(failed.errno, bytes.len()),
+            }
+        }
+        if let Err(failed) = self.write_all(bytes) {
+            self.failed(failed.errno, failed.left);
+        }
+    }
+
+    fn failed(&mut self, why: Errno, left: usize) {
+        let full = matches!(why, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG);
+        if full && self.when_full == WhenFull::Lose {
+            let before = self.lost.map_or(0, |lost| lost.bytes);
+            self.lost = Some(Lost {
+                bytes: before + left,
+                why,
+            });
+        } else {
+            self.gone = Some(why);
+        }
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), WriteFailed> {
+        while !bytes.is_empty() {
+            match write(&self.fd, bytes) {
+                Ok(written) => {
+                    if let Some(last) = bytes[..written].last() {
+                        self.at_line_start = *last == b'\n';
+                    }
+                    bytes = &bytes[written..];
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => wait_until_writable(self.fd.as_fd()),
+                Err(errno) => {
+                    return Err(WriteFailed {
+                        errno,
+                        left: bytes.len(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct WriteFailed {
+    errno: Errno,
+    /// How many bytes did not get out.
+    left: usize,
+}
+
+fn wait_until_writable(fd: BorrowedFd<'_>) {
+    // Whatever ended the wait, the next write says what is the matter.
+    let _: nix::Result<i32> = poll(
+        &mut [PollFd::new(fd, PollFlags::POLLOUT)],
+        PollTimeout::NONE,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_once_there_is_room() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut output = Output::new(full.into(), WhenFull::Lose);
+        output.push(b"web.1 | ", b"lost\n");
+        output.flush();
+        output.push(b"web.1 | ", b"lost too\n");
+        output.flush();
+        assert_eq!(output.gone(), None);
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        output.fd = file.reopen().unwrap().into();
+        output.push(b"web.1 | ", b"kept\n");
+        output.flush();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(
+            text,
+            "hsup: 30 bytes of output were lost: No space left on device\nweb.1 | kept\n"
+        );
+    }
+
+    #[test]
+    fn a_copy_to_a_full_disk_is_given_up() {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut output = Output::new(full.into(), WhenFull::GiveUp);
+        output.write_through(b"bytes");
+        assert_eq!(output.gone(), Some(Errno::ENOSPC));
+    }
+}

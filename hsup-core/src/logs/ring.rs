@@ -1,0 +1,647 @@
+//! The last lines of every dyno, in memory of a fixed size.
+//!
+//! A ring belongs to a dyno's *name*, so the last lines of a dyno that crashed
+//! are still there when its successor writes.  It holds the bytes as they came,
+//! with one [`Entry`] for each block that was read at once; a line is found again
+//! by its `\n`.  So keeping a megabyte of lines costs one copy, not ten thousand.
+//!
+//! Two bounds hold: `ring_bytes` for a name and `total_bytes` over all names,
+//! where the oldest lines of all go first.  Entries and names count, not only text.
+//! Memory that was reserved for growth may exceed them by an eighth.
+//!
+//! Order is the order of arrival (`seq`), not the clock's, which may step back.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::line::{Chunk, Filter, Origin};
+use crate::name::DynoId;
+
+/// One name's place in [`Rings`]; valid while a run of that name is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RingKey(usize);
+
+/// One life of a dyno: a place and a number that tells it from other lives of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) ring: RingKey,
+    number: u32,
+}
+
+/// A block of whole lines.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    seq: u64,
+    at_unix_us: i64,
+    len: u32,
+    /// 0 for hsup's own lines.
+    run: u32,
+    origin: Origin,
+}
+
+const ENTRY_BYTES: usize = size_of::<Entry>();
+/// What a name costs before its first line.
+const NAME_BYTES: usize = size_of::<Ring>() + 64;
+/// What the memory of a run that ended costs while lines of it are left.
+const RUN_BYTES: usize = size_of::<KnownRun>() + 64;
+
+#[derive(Debug)]
+struct KnownRun {
+    dyno_id: DynoId,
+    number: u32,
+    /// Its latest entry.
+    last: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    name: Arc<str>,
+    bytes: VecDeque<u8>,
+    entries: VecDeque<Entry>,
+    live: Vec<KnownRun>,
+    ended: Vec<KnownRun>,
+}
+
+/// All rings.
+#[derive(Debug)]
+pub(super) struct Rings {
+    ring_bytes: usize,
+    total_bytes: usize,
+    slots: Vec<Option<Ring>>,
+    free: Vec<usize>,
+    by_name: HashMap<Arc<str>, RingKey>,
+    /// What all rings use together.
+    used: usize,
+    next_seq: u64,
+    next_run: u32,
+}
+
+impl Rings {
+    pub(super) fn new(ring_bytes: usize, total_bytes: usize) -> Self {
+        Self {
+            ring_bytes,
+            total_bytes,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_name: HashMap::new(),
+            used: 0,
+            next_seq: 1,
+            next_run: 1,
+        }
+    }
+
+    /// Makes room for the lines of a dyno that is about to run.
+    pub(super) fn begin(&mut self, name: &str, dyno_id: &DynoId) -> (Run, Arc<str>) {
+        let key = self.key(name);
+        let number = self.next_run;
+        self.next_run = self.next_run.wrapping_add(1).max(1);
+        let ring = self.slots[key.0].get_or_insert_with(|| Ring::new(name));
+        ring.live.push(KnownRun {
+            dyno_id: dyno_id.clone(),
+            number,
+            last: None,
+        });
+        (Run { ring: key, number }, Arc::clone(&ring.name))
+    }
+
+    /// The dyno has ended; its lines stay until newer ones need the room.
+    pub(super) fn end(&mut self, run: Run) {
+        let Some(ring) = self.slots[run.ring.0].as_mut() else {
+            return;
+        };
+        let before = ring.used();
+        if let Some(at) = ring.live.iter().position(|live| live.number == run.number) {
+            let known = ring.live.swap_remove(at);
+            ring.ended.push(known);
+            ring.forget_runs();
+        }
+        let after = ring.used();
+        self.used = self.used + after - before;
+    }
+
+    /// Keeps `lines`, which are whole and end in `\n`, of a dyno.
+    pub(super) fn append(&mut self, run: Run, origin: Origin, at_unix_us: i64, lines: &[u8]) {
+        self.append_to(run.ring, run.number, origin, at_unix_us, lines);
+    }
+
+    /// Keeps hsup's own `lines` about `name`; answers the name as it is kept.
+    pub(super) fn append_note(&mut self, name: &str, at_unix_us: i64, lines: &[u8]) -> Arc<str> {
+        let key = self.key(name);
+        let name = Arc::clone(
+            &self.slots[key.0]
+                .get_or_insert_with(|| Ring::new(name))
+                .name,
+        );
+        self.append_to(key, 0, Origin::NOTE, at_unix_us, lines);
+        name
+    }
+
+    /// The last `n` lines that `filter` wants, oldest first.
+    pub(super) fn tail(&self, filter: &Filter, n: usize) -> Vec<Chunk> {
+        let rings = self
+            .slots
+            .iter()
+            .flatten()
+            .filter(|ring| filter.wants_name(&ring.name));
+        collect(rings, n, |entry| filter.wants_source(entry.origin.source))
+    }
+
+    /// The last `n` lines that one run of a dyno wrote, oldest first.
+    pub(super) fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Vec<Chunk> {
+        let found = self.slots.iter().flatten().find_map(|ring| {
+            let run = ring
+                .live
+                .iter()
+                .chain(&ring.ended)
+                .find(|run| run.dyno_id == *dyno_id)?;
+            Some((ring, run.number))
+        });
+        let Some((ring, number)) = found else {
+            return Vec::new();
+        };
+        collect(std::iter::once(ring), n, |entry| entry.run == number)
+    }
+
+    fn key(&mut self, name: &str) -> RingKey {
+        if let Some(key) = self.by_name.get(name) {
+            return *key;
+        }
+        let ring = Ring::new(name);
+        self.used += ring.used();
+        let name = Arc::clone(&ring.name);
+        let key = if let Some(slot) = self.free.pop() {
+            self.slots[slot] = Some(ring);
+            RingKey(slot)
+        } else {
+            self.slots.push(Some(ring));
+            RingKey(self.slots.len() - 1)
+        };
+        self.by_name.insert(name, key);
+        key
+    }
+
+    fn append_to(&mut self, key: RingKey, run: u32, origin: Origin, at_unix_us: i64, lines: &[u8]) {
+        let Some(ring) = self.slots[key.0].as_mut() else {
+            return;
+        };
+        let lines = last_that_fit(lines, self.ring_bytes.saturating_sub(ENTRY_BYTES));
+        let Ok(len) = u32::try_from(lines.len()) else {
+            return;
+        };
+        if len == 0 {
+            return;
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let before = ring.used();
+        ring.make_room(lines.len() + ENTRY_BYTES, self.ring_bytes);
+        ring.push(
+            Entry {
+                seq,
+                at_unix_us,
+                len,
+                run,
+                origin,
+            },
+            lines,
+        );
+        self.used = self.used + ring.used() - before;
+        if self.used > self.total_bytes {
+            self.evict();
+        }
+    }
+
+    /// Drops the oldest lines of all until an eighth of the room is free, so that
+    /// the search for them is made once for many lines.
+    fn evict(&mut self) {
+        let target = self.total_bytes - self.total_bytes / 8;
+        let mut oldest: BinaryHeap<Reverse<(u64, usize)>> = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, ring)| {
+                let front = ring.as_ref()?.entries.front();
+                Some(Reverse((front.map_or(0, |entry| entry.seq), slot)))
+            })
+            .collect();
+        let mut touched = Vec::new();
+        while self.used > target
+            && let Some(Reverse((_, slot))) = oldest.pop()
+        {
+            let Some(ring) = self.slots[slot].as_mut() else {
+                continue;
+            };
+            let before = ring.used();
+            let next = oldest.peek().map_or(u64::MAX, |Reverse((seq, _))| *seq);
+            while self.used - (before - ring.used()) > target
+                && ring.entries.front().is_some_and(|entry| entry.seq < next)
+            {
+                ring.drop_front();
+            }
+            self.used -= before - ring.used();
+            if let Some(front) = ring.entries.front() {
+                oldest.push(Reverse((front.seq, slot)));
+                touched.push(slot);
+            } else if ring.live.is_empty() {
+                self.used -= ring.used();
+                self.by_name.remove(&ring.name);
+                self.slots[slot] = None;
+                self.free.push(slot);
+            } else {
+                touched.push(slot);
+            }
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for slot in touched {
+            if let Some(ring) = self.slots[slot].as_mut() {
+                ring.shrink();
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn allocated(&self) -> usize {
+        let rings = self.slots.iter().flatten();
+        rings
+            .map(|ring| ring.bytes.capacity() + ring.entries.capacity() * ENTRY_BYTES)
+            .sum()
+    }
+}
+
+impl Ring {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            bytes: VecDeque::new(),
+            entries: VecDeque::new(),
+            live: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    fn used(&self) -> usize {
+        NAME_BYTES
+            + self.bytes.len()
+            + self.entries.len() * ENTRY_BYTES
+            + self.ended.len() * RUN_BYTES
+    }
+
+    /// Drops the oldest lines until `incoming` more bytes fit under `limit`.
+    fn make_room(&mut self, incoming: usize, limit: usize) {
+        let held = |ring: &Self| ring.bytes.len() + ring.entries.len() * ENTRY_BYTES;
+        while let Some(front) = self.entries.front()
+            && held(self) + incoming > limit
+        {
+            let excess = held(self) + incoming - limit;
+            let len = front.len as usize;
+            // Where the first line that may stay begins.
+            let cut = if excess < len {
+                self.newline_after(excess - 1, len)
+            } else {
+                None
+            };
+            match cut {
+                Some(cut) if cut < len => self.cut_front(cut),
+                _ => self.drop_front(),
+            }
+        }
+    }
+
+    /// The position behind the first `\n` at or after `from` within the first `len` bytes.
+    fn newline_after(&self, from: usize, len: usize) -> Option<usize> {
+        let (first, second) = self.bytes.as_slices();
+        let split = first.len();
+        let in_first = (from < split)
+            .then(|| memchr::memchr(b'\n', &first[from..len.min(split)]))
+            .flatten()
+            .map(|at| from + at + 1);
+        in_first.or_else(|| {
+            let start = from.max(split);
+            (start < len)
+                .then(|| memchr::memchr(b'\n', &second[start - split..len - split]))
+                .flatten()
+                .map(|at| start + at + 1)
+        })
+    }
+
+    fn cut_front(&mut self, cut: usize) {
+        drop(self.bytes.drain(..cut));
+        if let Some(front) = self.entries.front_mut() {
+            front.len -= u32::try_from(cut).unwrap_or(front.len);
+        }
+    }
+
+    fn drop_front(&mut self) {
+        if let Some(front) = self.entries.pop_front() {
+            drop(self.bytes.drain(..front.len as usize));
+            if !self.ended.is_empty() {
+                self.forget_runs();
+            }
+        }
+    }
+
+    /// Forgets the runs that ended and of which no line is left.
+    fn forget_runs(&mut self) {
+        let oldest = self.entries.front().map_or(u64::MAX, |entry| entry.seq);
+        self.ended
+            .retain(|run| run.last.is_some_and(|last| last >= oldest));
+    }
+
+    fn push(&mut self, entry: Entry, lines: &[u8]) {
+        reserve(&mut self.bytes, lines.len());
+        reserve(&mut self.entries, 1);
+        self.bytes.extend(lines);
+        self.entries.push_back(entry);
+        if let Some(run) = self.live.iter_mut().find(|run| run.number == entry.run) {
+            run.last = Some(entry.seq);
+        }
+    }
+
+    fn shrink(&mut self) {
+        let bytes = self.bytes.len();
+        if self.bytes.capacity() > bytes + bytes / 8 {
+            self.bytes.shrink_to(bytes);
+        }
+        let entries = self.entries.len();
+        if self.entries.capacity() > entries + entries / 8 {
+            self.entries.shrink_to(entries);
+        }
+    }
+
+    /// A copy of the last `n` lines of the block that begins at `start`, and how many those are.
+    fn copy_lines(&self, start: usize, len: usize, n: usize) -> (Bytes, usize) {
+        let mut block = Vec::with_capacity(len);
+        let (first, second) = self.bytes.as_slices();
+        let split = first.len();
+        block.extend_from_slice(&first[start.min(split)..(start + len).min(split)]);
+        block
+            .extend_from_slice(&second[start.max(split) - split..(start + len).max(split) - split]);
+        let mut from = len;
+        let mut count = 0;
+        // The last byte is the `\n` of the last line.
+        for newline in memchr::memrchr_iter(b'\n', &block[..len - 1]) {
+            count += 1;
+            if count == n {
+                from = newline + 1;
+                break;
+            }
+        }
+        if count < n {
+            from = 0;
+            count += 1;
+        }
+        // A slice would keep the whole block alive.
+        if from > 0 {
+            block.drain(..from);
+        }
+        (Bytes::from(block), count)
+    }
+}
+
+/// The end of `lines` that has room in `limit` bytes, cut at a line's beginning.
+fn last_that_fit(lines: &[u8], limit: usize) -> &[u8] {
+    let Some(excess) = lines.len().checked_sub(limit).filter(|excess| *excess > 0) else {
+        return lines;
+    };
+    memchr::memchr(b'\n', &lines[excess - 1..]).map_or(&[], |at| &lines[excess + at..])
+}
+
+/// Grows by an eighth rather than to the double: rings are many and live long.
+fn reserve<T>(deque: &mut VecDeque<T>, more: usize) {
+    if deque.capacity() - deque.len() < more {
+        deque.reserve_exact(more.max(deque.len() / 8).max(8));
+    }
+}
+
+/// Walks the entries of all `rings` from the newest back, until `n` lines are together.
+fn collect<'a>(
+    rings: impl Iterator<Item = &'a Ring>,
+    n: usize,
+    wanted: impl Fn(&Entry) -> bool,
+) -> Vec<Chunk> {
+    struct Cursor<'a> {
+        ring: &'a Ring,
+        /// Entries before this index are still to come.
+        index: usize,
+        /// Where the last of them ends.
+        end: usize,
+    }
+    let mut cursors: Vec<Cursor<'_>> = Vec::new();
+    let mut newest = BinaryHeap::new();
+    for ring in rings {
+        if let Some(entry) = ring.entries.back() {
+            newest.push((entry.seq, cursors.len()));
+            cursors.push(Cursor {
+                ring,
+                index: ring.entries.len(),
+                end: ring.bytes.len(),
+            });
+        }
+    }
+    let mut missing = n;
+    let mut chunks = Vec::new();
+    while missing > 0
+        && let Some((_, at)) = newest.pop()
+    {
+        let cursor = &mut cursors[at];
+        cursor.index -= 1;
+        let entry = cursor.ring.entries[cursor.index];
+        let len = entry.len as usize;
+        cursor.end -= len;
+        if wanted(&entry) {
+            let (bytes, count) = cursor.ring.copy_lines(cursor.end, len, missing);
+            missing -= count;
+            chunks.push(Chunk {
+                at_unix_us: entry.at_unix_us,
+                origin: entry.origin,
+                dyno: Arc::clone(&cursor.ring.name),
+                bytes,
+            });
+        }
+        if let Some(before) = cursor.index.checked_sub(1) {
+            newest.push((cursor.ring.entries[before].seq, at));
+        }
+    }
+    chunks.reverse();
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::logs::line::{Source, Stream};
+
+    const APP: Origin = Origin {
+        source: Source::App,
+        stream: Stream::Stdout,
+    };
+
+    fn id(text: &str) -> DynoId {
+        text.parse().unwrap()
+    }
+
+    fn texts(chunks: Vec<Chunk>) -> Vec<String> {
+        chunks
+            .into_iter()
+            .flat_map(|mut chunk| std::iter::from_fn(move || chunk.pop()))
+            .map(|line| String::from_utf8(line.text.to_vec()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_tail_is_in_order_of_arrival_over_all_dynos() {
+        let mut rings = Rings::new(4096, 1 << 20);
+        let (web, _) = rings.begin("web.1", &id("a"));
+        let (worker, _) = rings.begin("worker.1", &id("b"));
+        rings.append(web, APP, 5, b"1\n2\n");
+        rings.append(worker, APP, 4, b"3\n");
+        rings.append_note("web.1", 3, b"4\n");
+        rings.append(web, APP, 2, b"5\n6\n7\n");
+        let all = Filter::default();
+        assert_eq!(
+            texts(rings.tail(&all, 100)),
+            ["1", "2", "3", "4", "5", "6", "7"]
+        );
+        assert_eq!(texts(rings.tail(&all, 2)), ["6", "7"]);
+        assert_eq!(texts(rings.tail(&all, 6)), ["2", "3", "4", "5", "6", "7"]);
+        assert_eq!(texts(rings.tail(&all, 0)), [""; 0]);
+        assert_eq!(texts(rings.tail(&Filter::dyno("worker"), 9)), ["3"]);
+        let heroku = Filter {
+            source: Some(Source::Heroku),
+            ..Filter::default()
+        };
+        assert_eq!(texts(rings.tail(&heroku, 9)), ["4"]);
+    }
+
+    #[test]
+    fn the_lines_of_a_dead_dyno_are_told_from_its_successors() {
+        let mut rings = Rings::new(4096, 1 << 20);
+        let (old, _) = rings.begin("web.1", &id("old"));
+        rings.append(old, APP, 0, b"panic\n");
+        rings.end(old);
+        rings.append_note("web.1", 0, b"State changed from up to crashed\n");
+        let (new, _) = rings.begin("web.1", &id("new"));
+        rings.append(new, APP, 0, b"listening\n");
+        assert_eq!(texts(rings.tail_of(&id("old"), 9)), ["panic"]);
+        assert_eq!(texts(rings.tail_of(&id("new"), 9)), ["listening"]);
+        assert_eq!(texts(rings.tail_of(&id("none"), 9)), [""; 0]);
+
+        // Once its last line is gone, the dead one is forgotten whole.
+        for _ in 0..1000 {
+            rings.append(new, APP, 0, b"more and more\n");
+        }
+        assert_eq!(texts(rings.tail_of(&id("old"), 9)), [""; 0]);
+        assert!(rings.slots[0].as_ref().unwrap().ended.is_empty());
+    }
+
+    #[test]
+    fn ten_thousand_silent_crashes_leave_nothing_behind() {
+        let mut rings = Rings::new(4096, 1 << 20);
+        for run in 0..10_000 {
+            let (run, _) = rings.begin("web.1", &id(&format!("web-1-{run}")));
+            rings.end(run);
+        }
+        assert!(rings.slots[0].as_ref().unwrap().ended.is_empty());
+        assert_eq!(rings.used, NAME_BYTES);
+    }
+
+    #[test]
+    fn a_line_that_never_fits_is_not_kept() {
+        let mut rings = Rings::new(100, 1 << 20);
+        let (web, _) = rings.begin("web.1", &id("a"));
+        rings.append(web, APP, 0, format!("{}\n", "x".repeat(200)).as_bytes());
+        rings.append(
+            web,
+            APP,
+            0,
+            format!("{}\nshort\n", "x".repeat(200)).as_bytes(),
+        );
+        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["short"]);
+    }
+
+    #[test]
+    fn the_total_bound_takes_the_oldest_of_all_and_names_that_are_over() {
+        let mut rings = Rings::new(64 * 1024, 256 * 1024);
+        let line = format!("{}\n", "x".repeat(99));
+        for number in 0..10_000 {
+            let (run, _) = rings.begin(&format!("run.{number}"), &id(&format!("run-{number}")));
+            rings.append(run, APP, 0, line.as_bytes());
+            rings.end(run);
+            assert!(rings.used <= rings.total_bytes);
+        }
+        assert!(
+            rings.slots.len() < 2000,
+            "slots are used again: {}",
+            rings.slots.len()
+        );
+        assert_eq!(rings.by_name.len(), rings.slots.iter().flatten().count());
+        assert!(rings.by_name.contains_key("run.9999"));
+        assert!(!rings.by_name.contains_key("run.0"));
+
+        // A chatty one beside them has the newest lines, so the others go first.
+        let (web, _) = rings.begin("web.1", &id("web"));
+        for _ in 0..10_000 {
+            rings.append(web, APP, 0, line.as_bytes());
+            assert!(rings.used <= rings.total_bytes);
+        }
+        assert!(rings.allocated() <= rings.total_bytes + rings.total_bytes / 4);
+    }
+
+    proptest! {
+        /// Against a list that forgets nothing: what a ring has is always its end, and as much as fits.
+        #[test]
+        fn a_ring_holds_the_end_of_what_was_written(
+            blocks in prop::collection::vec(prop::collection::vec("[a-z]{0,40}", 1..8), 1..60),
+            limit in 64_usize..2048,
+            n in 1_usize..50,
+        ) {
+            let mut rings = Rings::new(limit, 1 << 20);
+            let (web, _) = rings.begin("web.1", &id("a"));
+            let mut written = Vec::new();
+            for block in &blocks {
+                rings.append(web, APP, 0, format!("{}\n", block.join("\n")).as_bytes());
+                written.extend(block.iter().cloned());
+                let ring = rings.slots[0].as_ref().unwrap();
+                let held = ring.bytes.len() + ring.entries.len() * ENTRY_BYTES;
+                prop_assert!(held <= limit);
+                prop_assert_eq!(ring.entries.iter().map(|entry| entry.len as usize).sum::<usize>(), ring.bytes.len());
+                prop_assert_eq!(rings.used, ring.used());
+            }
+            let kept = texts(rings.tail(&Filter::default(), usize::MAX));
+            prop_assert!(!kept.is_empty() || limit < 41 + ENTRY_BYTES);
+            prop_assert_eq!(&kept[..], &written[written.len() - kept.len()..]);
+            let tail = texts(rings.tail(&Filter::default(), n));
+            prop_assert_eq!(&tail[..], &kept[kept.len().saturating_sub(n)..]);
+        }
+
+        #[test]
+        fn the_sum_is_the_sum(
+            steps in prop::collection::vec((0_usize..6, 1_usize..3000), 1..200),
+        ) {
+            let mut rings = Rings::new(4096, 12 * 1024);
+            let mut runs: Vec<Option<Run>> = vec![None; 6];
+            for (index, (which, len)) in steps.into_iter().enumerate() {
+                match (runs[which], len % 5) {
+                    (Some(run), 0) => {
+                        rings.end(run);
+                        runs[which] = None;
+                    }
+                    (Some(run), _) => rings.append(run, APP, 0, format!("{}\n", "x".repeat(len)).as_bytes()),
+                    (None, _) => {
+                        let begun = rings.begin(&format!("web.{}", which + 1), &id(&format!("d{index}")));
+                        runs[which] = Some(begun.0);
+                    }
+                }
+                prop_assert_eq!(rings.used, rings.slots.iter().flatten().map(Ring::used).sum::<usize>());
+            }
+        }
+    }
+}

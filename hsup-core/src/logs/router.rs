@@ -1,0 +1,555 @@
+//! The thread that reads every dyno's output.
+//!
+//! One plain thread with one epoll, because that costs a sixth of what a task and
+//! an async reader for each stream cost.  In a round it reads each stream that has
+//! something once (so a flood gets one buffer's worth, as everybody else), keeps
+//! the lines in the rings, hands them to the subscribers, and writes what the round
+//! gathered to the terminal.
+//!
+//! The terminal may block for hours.  It is the one thing that may, and therefore
+//! no lock is held while it is written to: everything that others ask of the logs
+//! goes through [`Shared`], and only the dynos' output waits.
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::EventFd,
+    },
+    unistd::read,
+};
+use tokio::sync::{oneshot, watch};
+use tracing::{error, warn};
+
+use super::{
+    line::{Chunk, Origin, Source, Stream},
+    notes::Notes,
+    ring::{Rings, Run},
+    subscription::Queue,
+    terminal::{Prefix, Terminal},
+};
+use crate::name::DynoId;
+
+/// What one `read` takes: as much as a pipe holds.
+const READ_BYTES: usize = 64 * 1024;
+/// A longer line is passed on in pieces of this size, each a line of its own.
+pub(super) const LINE_BYTES: usize = 64 * 1024;
+/// What the unfinished lines of all streams may hold together; beyond it they are passed on unfinished.
+const UNFINISHED_BYTES: usize = 16 * 1024 * 1024;
+/// What the last look into a pipe takes at most: nothing a dead dyno wrote can be
+/// more, and a process that got away cannot keep hsup there with a flood.
+const DRAIN_BYTES: usize = 1024 * 1024;
+/// How many streams are read in one round.
+const EVENTS: usize = 256;
+/// The wake-up's token; streams count from 0.
+const WAKE: u64 = u64::MAX;
+
+/// What the router's thread and the handles share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    wake: EventFd,
+    /// Why standard output was given up.
+    pub(super) terminal_gone: watch::Sender<Option<Errno>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) rings: Rings,
+    pub(super) subscribers: Vec<Arc<Queue>>,
+    pub(super) commands: Vec<Command>,
+    /// What the terminal has not shown yet.
+    pub(super) notes: Notes,
+    /// The thread has ended, or is about to.
+    pub(super) ended: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Add(Dyno),
+    Finish {
+        dyno_id: DynoId,
+        done: oneshot::Sender<()>,
+    },
+    /// The longest name that will come.
+    Widen(usize),
+    End {
+        done: Option<oneshot::Sender<()>>,
+    },
+}
+
+/// A dyno whose output is to be read.
+#[derive(Debug)]
+pub(super) struct Dyno {
+    pub(super) id: DynoId,
+    pub(super) name: Arc<str>,
+    pub(super) run: Run,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+impl Shared {
+    pub(super) fn new(rings: Rings, wake: EventFd) -> Self {
+        Self {
+            state: Mutex::new(State {
+                rings,
+                subscribers: Vec::new(),
+                commands: Vec::new(),
+                notes: Notes::default(),
+                ended: false,
+            }),
+            wake,
+            terminal_gone: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn wake(&self) {
+        // Full means that it is awake already.
+        let _: nix::Result<usize> = self.wake.write(1);
+    }
+
+    /// Gives the command to the thread, or back when that has ended.
+    pub(super) fn send(&self, command: Command) -> Result<(), Command> {
+        {
+            let mut state = self.lock();
+            if state.ended {
+                return Err(command);
+            }
+            state.commands.push(command);
+        }
+        self.wake();
+        Ok(())
+    }
+}
+
+impl State {
+    /// Hands whole lines to every subscriber that wants them.
+    pub(super) fn publish(
+        &mut self,
+        dyno: &Arc<str>,
+        origin: Origin,
+        at_unix_us: i64,
+        lines: &[u8],
+    ) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        self.subscribers.retain(|queue| !queue.is_abandoned());
+        let mut shared: Option<Bytes> = None;
+        for queue in &self.subscribers {
+            if queue.filter.wants_name(dyno) && queue.filter.wants_source(origin.source) {
+                let bytes = shared.get_or_insert_with(|| Bytes::copy_from_slice(lines));
+                queue.push(Chunk {
+                    at_unix_us,
+                    origin,
+                    dyno: Arc::clone(dyno),
+                    bytes: bytes.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// Microseconds since 1970.
+pub(super) fn now_unix_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    })
+}
+
+/// One output of one dyno.
+#[derive(Debug)]
+struct Reader {
+    fd: OwnedFd,
+    name: Arc<str>,
+    run: Run,
+    stream: Stream,
+    /// The beginning of a line that has no end yet.
+    unfinished: Vec<u8>,
+    prefix: Prefix,
+    /// Everybody has closed the other end.
+    at_end: bool,
+}
+
+/// What one look into a pipe found.
+enum Found {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+/// What the thread owns.
+#[derive(Debug)]
+pub(super) struct Router {
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    readers: Vec<Option<Reader>>,
+    free: Vec<usize>,
+    by_dyno: HashMap<DynoId, [usize; 2]>,
+    terminal: Option<Terminal>,
+    buffer: Box<[u8]>,
+    /// The bytes of all unfinished lines.
+    unfinished: usize,
+}
+
+/// Whether the thread goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    End,
+}
+
+impl Router {
+    pub(super) fn new(shared: Arc<Shared>, terminal: Option<Terminal>) -> nix::Result<Self> {
+        let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&shared.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        Ok(Self {
+            shared,
+            epoll,
+            readers: Vec::new(),
+            free: Vec::new(),
+            by_dyno: HashMap::new(),
+            terminal,
+            buffer: vec![0; LINE_BYTES + READ_BYTES].into(),
+            unfinished: 0,
+        })
+    }
+
+    /// The thread's life.
+    pub(super) fn run(mut self) {
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        loop {
+            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(ready) => ready,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => {
+                    // Only a bug gets here; the dynos' output would otherwise be read in a busy loop.
+                    error!(%errno, "log router cannot wait");
+                    self.end();
+                    self.flush();
+                    return;
+                }
+            };
+            let mut woken = false;
+            for event in &events[..ready] {
+                match usize::try_from(event.data()) {
+                    Ok(token) if event.data() != WAKE => self.read_once(token),
+                    _ => woken = true,
+                }
+            }
+            let mut waiting = Vec::new();
+            let next = if woken {
+                self.serve(&mut waiting)
+            } else {
+                Next::GoOn
+            };
+            self.flush();
+            for done in waiting {
+                // Nobody waits any more: that is theirs to decide.
+                let _: Result<(), ()> = done.send(());
+            }
+            if next == Next::End {
+                return;
+            }
+        }
+    }
+
+    /// Carries out what the handles asked for; `waiting` is told once the terminal has everything.
+    fn serve(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) -> Next {
+        let _: nix::Result<u64> = self.shared.wake.read();
+        let commands = std::mem::take(&mut self.shared.lock().commands);
+        let mut next = Next::GoOn;
+        for command in commands {
+            match command {
+                Command::Add(dyno) => self.add(dyno),
+                Command::Finish { dyno_id, done } => {
+                    self.finish(&dyno_id);
+                    waiting.push(done);
+                }
+                Command::Widen(len) => {
+                    if let Some(terminal) = &mut self.terminal {
+                        terminal.widen(len);
+                    }
+                }
+                Command::End { done } => {
+                    self.end();
+                    waiting.extend(done);
+                    next = Next::End;
+                }
+            }
+        }
+        self.show_notes();
+        next
+    }
+
+    fn show_notes(&mut self) {
+        let notes = std::mem::take(&mut self.shared.lock().notes);
+        let Some(terminal) = &mut self.terminal else {
+            return;
+        };
+        for note in notes.into_notes(now_unix_us()) {
+            terminal.note(&note.name, note.at_unix_us, &note.lines);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.flush();
+            if let Some(errno) = terminal.gone() {
+                self.shared.terminal_gone.send_if_modified(|gone| {
+                    let first = gone.is_none();
+                    *gone = Some(errno);
+                    first
+                });
+            }
+        }
+    }
+
+    fn add(&mut self, dyno: Dyno) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.widen(dyno.name.len());
+        }
+        let Dyno {
+            id,
+            name,
+            run,
+            stdout,
+            stderr,
+        } = dyno;
+        let slots = [(stdout, Stream::Stdout), (stderr, Stream::Stderr)].map(|(fd, stream)| {
+            self.add_reader(Reader {
+                fd,
+                name: Arc::clone(&name),
+                run,
+                stream,
+                unfinished: Vec::new(),
+                prefix: Prefix::default(),
+                at_end: false,
+            })
+        });
+        self.by_dyno.insert(id, slots);
+    }
+
+    fn add_reader(&mut self, reader: Reader) -> usize {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.readers.push(None);
+            self.readers.len() - 1
+        });
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
+        if let Err(errno) = self.epoll.add(&reader.fd, event) {
+            error!(dyno = &*reader.name, stream = reader.stream.as_str(), %errno, "cannot watch a dyno's output");
+        }
+        self.readers[slot] = Some(reader);
+        slot
+    }
+
+    /// Reads what one stream has, up to one buffer.
+    fn read_once(&mut self, slot: usize) {
+        let Some(mut reader) = self.readers.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        if matches!(self.read_into(&mut reader), Found::End) {
+            self.close(&mut reader);
+        }
+        self.readers[slot] = Some(reader);
+    }
+
+    /// The other end is closed for good: an epoll that goes on watching would never sleep again.
+    fn close(&mut self, reader: &mut Reader) {
+        self.end_line(reader);
+        reader.at_end = true;
+        let _: nix::Result<()> = self.epoll.delete(&reader.fd);
+    }
+
+    /// Reads the rest of what a dyno wrote, and lets go of it.
+    fn finish(&mut self, dyno_id: &DynoId) {
+        let Some(slots) = self.by_dyno.remove(dyno_id) else {
+            return;
+        };
+        let mut run = None;
+        for slot in slots {
+            let Some(mut reader) = self.readers[slot].take() else {
+                continue;
+            };
+            let mut drained = 0;
+            while !reader.at_end
+                && drained < DRAIN_BYTES
+                && let Found::Bytes(count) = self.read_into(&mut reader)
+            {
+                drained += count;
+            }
+            self.close(&mut reader);
+            self.free.push(slot);
+            run = Some(reader.run);
+        }
+        if let Some(run) = run {
+            self.shared.lock().rings.end(run);
+        }
+    }
+
+    /// Everything that is there is read and kept, then nothing more will come.
+    fn end(&mut self) {
+        let dynos: Vec<DynoId> = self.by_dyno.keys().cloned().collect();
+        for dyno_id in dynos {
+            self.finish(&dyno_id);
+        }
+        self.show_notes();
+        let (commands, subscribers) = {
+            let mut state = self.shared.lock();
+            state.ended = true;
+            (
+                std::mem::take(&mut state.commands),
+                std::mem::take(&mut state.subscribers),
+            )
+        };
+        // Whoever waits for one of these sees its sender go.
+        drop(commands);
+        for queue in subscribers {
+            queue.end();
+        }
+    }
+
+    fn read_into(&mut self, reader: &mut Reader) -> Found {
+        let carried = reader.unfinished.len();
+        let room = &mut self.buffer[carried..carried + READ_BYTES];
+        let count = loop {
+            match read(&reader.fd, room) {
+                Ok(0) => return Found::End,
+                Ok(count) => break count,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Found::Nothing,
+                Err(errno) => {
+                    warn!(dyno = &*reader.name, stream = reader.stream.as_str(), %errno, "cannot read a dyno's output");
+                    return Found::End;
+                }
+            }
+        };
+        if let Some(terminal) = &mut self.terminal {
+            terminal.bytes(reader.stream, &room[..count]);
+        }
+        self.buffer[..carried].copy_from_slice(&reader.unfinished);
+        let at_unix_us = now_unix_us();
+        let mut sink = Sink {
+            shared: &self.shared,
+            terminal: self.terminal.as_mut(),
+            at_unix_us,
+        };
+        let mut data = &self.buffer[..carried + count];
+        if let Some(piece) = first_piece(data) {
+            sink.take_unterminated(reader, &data[..piece]);
+            data = &data[piece..];
+        }
+        let whole = memchr::memrchr(b'\n', data).map_or(0, |at| at + 1);
+        if whole > 0 {
+            sink.take(reader, &data[..whole]);
+        }
+        let rest = &data[whole..];
+        self.unfinished = self.unfinished - carried + rest.len();
+        if self.unfinished > UNFINISHED_BYTES {
+            self.unfinished -= rest.len();
+            sink.take_unterminated(reader, rest);
+            reader.unfinished = Vec::new();
+        } else {
+            reader.unfinished.clear();
+            // Most streams end their lines; the few that do not must not leave their room behind.
+            reader.unfinished.shrink_to(4 * 1024);
+            reader.unfinished.extend_from_slice(rest);
+        }
+        Found::Bytes(count)
+    }
+
+    /// Ends a line that the dyno did not end.
+    fn end_line(&mut self, reader: &mut Reader) {
+        let rest = std::mem::take(&mut reader.unfinished);
+        self.unfinished -= rest.len();
+        let mut sink = Sink {
+            shared: &self.shared,
+            terminal: self.terminal.as_mut(),
+            at_unix_us: now_unix_us(),
+        };
+        if !rest.is_empty() {
+            sink.take_unterminated(reader, &rest);
+        }
+    }
+}
+
+/// How much of the first line has to go on its own, when that is longer than a line may be.
+///
+/// `data` is an unfinished line of at most [`LINE_BYTES`] and one read's bytes behind it,
+/// so no other line in it can be too long, and what is left is short enough to be carried.
+fn first_piece(data: &[u8]) -> Option<usize> {
+    let start = data.get(..=LINE_BYTES)?;
+    memchr::memchr(b'\n', start).is_none().then_some(LINE_BYTES)
+}
+
+/// Where lines go.
+struct Sink<'a> {
+    shared: &'a Shared,
+    terminal: Option<&'a mut Terminal>,
+    at_unix_us: i64,
+}
+
+impl Sink<'_> {
+    /// Takes whole lines.
+    fn take(&mut self, reader: &mut Reader, lines: &[u8]) {
+        let origin = Origin {
+            source: Source::App,
+            stream: reader.stream,
+        };
+        {
+            let mut state = self.shared.lock();
+            let state = &mut *state;
+            state
+                .rings
+                .append(reader.run, origin, self.at_unix_us, lines);
+            state.publish(&reader.name, origin, self.at_unix_us, lines);
+        }
+        if let Some(terminal) = &mut self.terminal {
+            terminal.lines(
+                reader.stream,
+                &reader.name,
+                &mut reader.prefix,
+                self.at_unix_us,
+                lines,
+            );
+        }
+    }
+
+    /// Takes a line, or a piece of one, that has no `\n`.
+    fn take_unterminated(&mut self, reader: &mut Reader, piece: &[u8]) {
+        let mut line = Vec::with_capacity(piece.len() + 1);
+        line.extend_from_slice(piece);
+        line.push(b'\n');
+        self.take(reader, &line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_line_that_is_too_long_is_cut() {
+        let long = vec![b'x'; LINE_BYTES];
+        assert_eq!(first_piece(&long), None);
+        assert_eq!(first_piece(&[&long[..], b"\n"].concat()), None);
+        assert_eq!(first_piece(&[&long[..], b"x\n"].concat()), Some(LINE_BYTES));
+        assert_eq!(
+            first_piece(&[b"short\n", &long[..], &long[..]].concat()),
+            None
+        );
+    }
+}

@@ -1,0 +1,701 @@
+//! The router over real pipes.
+
+use std::{
+    fs::File,
+    io::{PipeReader, PipeWriter, Read as _, Write as _},
+    os::fd::AsFd as _,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl, open},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        stat::Mode,
+    },
+    unistd::mkfifo,
+};
+use tokio::time::sleep;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A router whose terminal is two pipes.
+struct Rig {
+    logs: Logs,
+    stdout: Option<PipeReader>,
+    stderr: Option<PipeReader>,
+}
+
+impl Rig {
+    fn new(format: Format) -> Self {
+        Self::with(format, |_| ())
+    }
+
+    fn with(format: Format, change: impl FnOnce(&mut LogSettings)) -> Self {
+        let (stdout, out) = io::pipe().unwrap();
+        let (stderr, err) = io::pipe().unwrap();
+        let mut settings = LogSettings {
+            terminal: Some(TerminalSettings {
+                stdout: out.into(),
+                stderr: err.into(),
+                format,
+                timestamps: false,
+                colour: false,
+            }),
+            ..LogSettings::default()
+        };
+        change(&mut settings);
+        Self {
+            logs: Logs::start(settings).unwrap(),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+        }
+    }
+
+    fn add(&self, name: &str) -> TestDyno {
+        TestDyno::add(&self.logs, name, name.replace('.', "-").as_str())
+    }
+
+    /// Ends the router and gives what it wrote; only for less than a pipe holds.
+    async fn written(mut self) -> (String, String) {
+        let outcome = self.logs.shutdown(PATIENCE).await;
+        assert_eq!(outcome, ShutdownOutcome::Complete);
+        let mut texts = (String::new(), String::new());
+        self.stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut texts.0)
+            .unwrap();
+        self.stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut texts.1)
+            .unwrap();
+        texts
+    }
+}
+
+/// The writing ends of a dyno's outputs.
+struct TestDyno {
+    id: DynoId,
+    stdout: PipeWriter,
+    stderr: PipeWriter,
+}
+
+impl TestDyno {
+    fn add(logs: &Logs, name: &str, id: &str) -> Self {
+        let (out, stdout) = io::pipe().unwrap();
+        let (err, stderr) = io::pipe().unwrap();
+        let id: DynoId = id.parse().unwrap();
+        for end in [out.as_fd(), err.as_fd()] {
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        }
+        logs.add(&id, &name.parse().unwrap(), out.into(), err.into());
+        Self { id, stdout, stderr }
+    }
+
+    fn say(&mut self, text: impl AsRef<[u8]>) {
+        self.stdout.write_all(text.as_ref()).unwrap();
+    }
+
+    fn complain(&mut self, text: impl AsRef<[u8]>) {
+        self.stderr.write_all(text.as_ref()).unwrap();
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let polled = async {
+        while !holds() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        timeout(PATIENCE, polled).await.is_ok(),
+        "never happened: {what}"
+    );
+}
+
+fn texts(lines: &[Line]) -> Vec<String> {
+    lines
+        .iter()
+        .map(|line| String::from_utf8_lossy(&line.text).into_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn lines_get_the_name_of_their_dyno_and_go_where_they_were_written() {
+    let rig = Rig::new(Format::Prefixed);
+    rig.logs.expect_name("worker.1");
+    let mut web = rig.add("web.1");
+    web.say("one\ntwo\r\n\n");
+    web.complain("wrong\n");
+    rig.logs.finish(&web.id).await;
+    rig.logs.note("web.1", "Process exited with status 0");
+    rig.logs.note(SYSTEM, "first\nsecond\n");
+    let (stdout, stderr) = rig.written().await;
+    assert_eq!(stdout, "web.1    | one\nweb.1    | two\r\nweb.1    | \n");
+    assert_eq!(
+        stderr,
+        "web.1    | wrong\n\
+         web.1    | Process exited with status 0\n\
+         system   | first\n\
+         system   | second\n"
+    );
+}
+
+#[tokio::test]
+async fn where_both_outputs_are_one_pipe_the_order_is_kept() {
+    let (mut reader, out) = io::pipe().unwrap();
+    let logs = Logs::start(LogSettings {
+        terminal: Some(TerminalSettings {
+            stderr: out.try_clone().unwrap().into(),
+            stdout: out.into(),
+            format: Format::Prefixed,
+            timestamps: true,
+            colour: true,
+        }),
+        ..LogSettings::default()
+    })
+    .unwrap();
+    let mut web = TestDyno::add(&logs, "web.1", "web-1");
+    web.say("one\n");
+    logs.finish(&web.id).await;
+    logs.note("web.1", "Process exited with status 0");
+    logs.shutdown(PATIENCE).await;
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text:?}");
+    for (line, end) in lines.iter().zip(["one", "Process exited with status 0"]) {
+        let rest = line.strip_prefix("\x1b[36m").expect(line);
+        let (time, rest) = rest.split_at(8);
+        assert!(
+            time.bytes().enumerate().all(|(index, byte)| match index {
+                2 | 5 => byte == b':',
+                _ => byte.is_ascii_digit(),
+            }),
+            "{time}"
+        );
+        assert_eq!(rest, format!(" web.1  |\x1b[0m {end}"));
+    }
+}
+
+#[tokio::test]
+async fn bare_lines_are_the_dynos_and_any_bytes_are_kept() {
+    let rig = Rig::new(Format::Bare);
+    let mut web = rig.add("web.1");
+    web.say(b"\0nul\n\x1b[31mred\n");
+    rig.logs.finish(&web.id).await;
+    let kept = rig.logs.tail_of(&web.id, 9);
+    assert_eq!(texts(&kept), ["\0nul", "\x1b[31mred"]);
+    rig.logs.note("web.1", "State changed from up to down");
+    let (stdout, stderr) = rig.written().await;
+    assert_eq!(stdout, "\0nul\n\x1b[31mred\n");
+    assert_eq!(stderr, "web.1  | State changed from up to down\n");
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_kept_in_the_ring_and_in_a_pipe() {
+    let mut rig = Rig::new(Format::Prefixed);
+    let mut web = rig.add("web.1");
+    let mut stdout = rig.stdout.take().unwrap();
+    web.say(b"\xff\xfe\0\n");
+    rig.logs.finish(&web.id).await;
+    assert_eq!(&rig.logs.tail_of(&web.id, 1)[0].text[..], b"\xff\xfe\0");
+    rig.logs.shutdown(PATIENCE).await;
+    let mut bytes = Vec::new();
+    stdout.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, b"web.1  | \xff\xfe\0\n");
+}
+
+#[tokio::test]
+async fn json_is_one_object_a_line_on_stdout() {
+    let rig = Rig::new(Format::Json);
+    let mut web = rig.add("web.1");
+    web.complain(b"a \"quote\"\tand \xff\n");
+    rig.logs.finish(&web.id).await;
+    rig.logs.note(API, "Release v7 created");
+    let (stdout, stderr) = rig.written().await;
+    assert_eq!(stderr, "");
+    let objects: Vec<serde_json::Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(objects.len(), 2);
+    assert_eq!(objects[0]["line"], "a \"quote\"\tand \u{fffd}");
+    assert_eq!(objects[0]["stream"], "stderr");
+    assert_eq!(objects[0]["dyno"], "web.1");
+    assert_eq!(objects[1]["source"], "heroku");
+    let at: jiff::Timestamp = objects[1]["at"].as_str().unwrap().parse().unwrap();
+    assert!(at.as_microsecond() <= now_unix_us());
+}
+
+#[tokio::test]
+async fn raw_bytes_are_copied_at_once_and_unchanged() {
+    let mut rig = Rig::new(Format::Raw);
+    let mut run = rig.add("run.1");
+    let mut stdout = rig.stdout.take().unwrap();
+    run.say("prompt> ");
+    let mut got = [0; 8];
+    // The line has no end yet; it must be here nevertheless.
+    stdout.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"prompt> ");
+    run.say("rest\0");
+    rig.logs.note("run.1", "State changed from starting to up");
+    rig.logs.finish(&run.id).await;
+    assert_eq!(texts(&rig.logs.tail_of(&run.id, 9)), ["prompt> rest\0"]);
+    rig.logs.clone().shutdown(PATIENCE).await;
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "rest\0");
+    let mut stderr = String::new();
+    rig.stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
+    assert_eq!(stderr, "");
+}
+
+#[tokio::test]
+async fn a_line_that_arrives_in_parts_is_one_line_and_the_last_is_ended() {
+    let rig = Rig::new(Format::Prefixed);
+    let mut web = rig.add("web.1");
+    let mut worker = rig.add("worker.1");
+    web.say("be");
+    worker.say("be");
+    worker.say("tween\n");
+    until("worker's line", || {
+        rig.logs.tail(&Filter::dyno("worker"), 9).len() == 1
+    })
+    .await;
+    web.say("gin\nend");
+    rig.logs.finish(&web.id).await;
+    let lines = rig.logs.tail(&Filter::default(), 9);
+    assert_eq!(texts(&lines), ["between", "begin", "end"]);
+    let (stdout, _) = rig.written().await;
+    assert_eq!(
+        stdout,
+        "worker.1 | between\nweb.1    | begin\nweb.1    | end\n"
+    );
+}
+
+#[tokio::test]
+async fn what_a_dead_dyno_left_in_a_fifo_is_all_there_after_finish() {
+    let rig = Rig::new(Format::Prefixed);
+    let directory = tempfile::tempdir().unwrap();
+    let id: DynoId = "web-1".parse().unwrap();
+    let ends = ["stdout", "stderr"].map(|name| {
+        let path = directory.path().join(name);
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let ours = open(
+            &path,
+            OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap();
+        (
+            ours,
+            File::options().read(true).write(true).open(&path).unwrap(),
+        )
+    });
+    let [(out, mut stdout), (err, stderr)] = ends;
+    // Before anybody reads, as while hsup is down.
+    for number in 0..1000 {
+        writeln!(stdout, "{number}").unwrap();
+    }
+    drop((stdout, stderr));
+    rig.logs.add(&id, &"web.1".parse().unwrap(), out, err);
+    rig.logs.finish(&id).await;
+    let lines = texts(&rig.logs.tail_of(&id, usize::MAX));
+    assert_eq!(lines.len(), 1000);
+    assert_eq!(lines[999], "999");
+    let (stdout, _) = rig.written().await;
+    assert_eq!(stdout.lines().count(), 1000);
+}
+
+#[tokio::test]
+async fn a_flood_without_a_newline_keeps_memory_flat_and_loses_nothing() {
+    const FLOOD: usize = 256 * 1024 * 1024;
+    let mut rig = Rig::new(Format::Prefixed);
+    let mut web = rig.add("web.1");
+    let mut stdout = rig.stdout.take().unwrap();
+    let writer = thread::spawn(move || {
+        let block = vec![b'x'; 1024 * 1024];
+        for _ in 0..FLOOD / block.len() {
+            web.say(&block);
+        }
+        web
+    });
+    let reader = thread::spawn(move || {
+        let (mut xs, mut lines, mut longest, mut length) = (0, 0, 0, 0);
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let count = stdout.read(&mut buffer).unwrap();
+            if count == 0 {
+                return (xs, lines, longest);
+            }
+            for part in buffer[..count].split_inclusive(|byte| *byte == b'\n') {
+                xs += memchr::memchr_iter(b'x', part).count();
+                length += part.len();
+                if part.ends_with(b"\n") {
+                    lines += 1;
+                    longest = longest.max(length);
+                    length = 0;
+                }
+            }
+        }
+    });
+    let web = tokio::task::spawn_blocking(|| writer.join().unwrap())
+        .await
+        .unwrap();
+    rig.logs.finish(&web.id).await;
+    let kept = rig.logs.tail(&Filter::default(), usize::MAX);
+    assert!(kept.iter().map(|line| line.text.len()).sum::<usize>() <= 256 * 1024);
+    assert!(
+        kept.iter()
+            .all(|line| line.text.len() <= router::LINE_BYTES)
+    );
+    rig.logs.shutdown(PATIENCE).await;
+    let (xs, lines, longest) = reader.join().unwrap();
+    assert_eq!(xs, FLOOD);
+    assert_eq!(lines, FLOOD / router::LINE_BYTES);
+    assert_eq!(longest, "web.1  | ".len() + router::LINE_BYTES + 1);
+}
+
+#[tokio::test]
+async fn while_the_terminal_is_blocked_only_the_dynos_wait() {
+    let mut rig = Rig::new(Format::Prefixed);
+    let mut web = rig.add("web.1");
+    let id = web.id.clone();
+    let mut subscription = rig.logs.subscribe(Filter::default(), 0, true);
+    let total = 400_000_usize;
+    let through = Arc::new(AtomicBool::new(false));
+    let all_said = Arc::clone(&through);
+    let writer = thread::spawn(move || {
+        for number in 0..total {
+            web.say(format!("{number:07}\n"));
+        }
+        all_said.store(true, Ordering::Release);
+        web
+    });
+    // The terminal's pipe fills up, then the router's buffer, then the dyno's pipe.
+    let mut newest = String::new();
+    until("the flow stops", || {
+        let line = rig.logs.tail(&Filter::dyno("web.1"), 1);
+        let now = texts(&line).pop().unwrap_or_default();
+        let stopped = !now.is_empty() && now == newest;
+        newest = now;
+        thread::sleep(Duration::from_millis(50));
+        stopped
+    })
+    .await;
+    assert!(!through.load(Ordering::Acquire), "nothing held the dyno up");
+
+    for number in 0..5000 {
+        rig.logs.note(SYSTEM, format!("note {number}"));
+    }
+    let notes = Filter {
+        select: vec![SYSTEM.to_owned()],
+        source: Some(Source::Heroku),
+    };
+    let tail = rig.logs.tail(&notes, 1);
+    assert_eq!(texts(&tail), ["note 4999"]);
+    let mut noted = 0;
+    while noted < 5000 {
+        let batch = timeout(PATIENCE, subscription.next())
+            .await
+            .expect("a subscription hangs")
+            .unwrap();
+        noted += batch
+            .lines
+            .iter()
+            .filter(|line| line.source == Source::Heroku)
+            .count();
+        assert_eq!(batch.dropped, 0);
+    }
+    let late = rig.logs.subscribe(notes, 3, false).next().await.unwrap();
+    assert_eq!(texts(&late.lines), ["note 4997", "note 4998", "note 4999"]);
+
+    // It flows again: nothing of the dyno is missing, and the notes that did not fit are counted.
+    let mut stdout = rig.stdout.take().unwrap();
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).unwrap();
+        text
+    });
+    let web = tokio::task::spawn_blocking(|| writer.join().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(web.id, id);
+    let stderr = rig.stderr.take().unwrap();
+    let errors = thread::spawn(move || io::read_to_string(stderr).unwrap());
+    rig.logs.finish(&id).await;
+    rig.logs.shutdown(PATIENCE).await;
+    let text = reader.join().unwrap();
+    let expected = (0..total).map(|number| format!("web.1  | {number:07}"));
+    assert!(
+        text.lines().eq(expected),
+        "lines are missing or out of order"
+    );
+    let errors = errors.join().unwrap();
+    let shown = errors
+        .lines()
+        .filter(|line| line.starts_with("system | note "))
+        .count();
+    let told = format!(
+        "system | {} lines of hsup's own not shown: the terminal took nothing",
+        5000 - shown
+    );
+    assert!(errors.lines().any(|line| line == told), "{told}");
+}
+
+#[tokio::test]
+async fn shutdown_ends_at_its_deadline_when_the_terminal_is_blocked() {
+    let rig = Rig::new(Format::Prefixed);
+    let mut web = rig.add("web.1");
+    let mut subscription = rig.logs.subscribe(Filter::default(), 0, true);
+    let blocked = thread::spawn(move || {
+        // More than three pipes and the router's buffer hold; the write fails once the router has gone.
+        drop(web.stdout.write_all(&b"line\n".repeat(1_000_000)));
+    });
+    until("the first lines", || {
+        !rig.logs.tail(&Filter::default(), 1).is_empty()
+    })
+    .await;
+    let outcome = rig.logs.clone().shutdown(Duration::from_millis(100)).await;
+    assert_eq!(outcome, ShutdownOutcome::TimedOut);
+    let drained = async { while subscription.next().await.is_some() {} };
+    assert!(
+        timeout(PATIENCE, drained).await.is_ok(),
+        "a subscription outlives the logs"
+    );
+    // Frees the thread that was left behind, and so the dyno.
+    drop(rig);
+    tokio::task::spawn_blocking(|| blocked.join().unwrap())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_told_once_and_the_rest_goes_on() {
+    let mut rig = Rig::new(Format::Prefixed);
+    let mut web = rig.add("web.1");
+    drop(rig.stdout.take());
+    web.say("into the void\n");
+    let gone = timeout(PATIENCE, rig.logs.terminal_gone())
+        .await
+        .expect("nobody said it");
+    assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
+    let block = b"more\n".repeat(100_000);
+    let web = tokio::task::spawn_blocking(move || {
+        web.say(&block);
+        web
+    })
+    .await
+    .unwrap();
+    rig.logs.finish(&web.id).await;
+    assert_eq!(texts(&rig.logs.tail(&Filter::dyno("web.1"), 1)), ["more"]);
+    rig.logs.note("web.1", "Process exited with status 0");
+    rig.logs.shutdown(PATIENCE).await;
+    let stderr = io::read_to_string(rig.stderr.take().unwrap()).unwrap();
+    assert_eq!(stderr, "web.1  | Process exited with status 0\n");
+}
+
+#[tokio::test]
+async fn a_non_blocking_stdout_is_waited_for() {
+    let (reader, out) = io::pipe().unwrap();
+    fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let rig = Rig::with(Format::Bare, |settings| {
+        settings.terminal.as_mut().unwrap().stdout = out.into();
+    });
+    let mut web = rig.add("web.1");
+    let writer = thread::spawn(move || {
+        web.say(b"0123456789\n".repeat(100_000));
+        web
+    });
+    let reader = thread::spawn(move || io::read_to_string(reader).unwrap());
+    let web = tokio::task::spawn_blocking(|| writer.join().unwrap())
+        .await
+        .unwrap();
+    rig.logs.finish(&web.id).await;
+    rig.logs.clone().shutdown(PATIENCE).await;
+    assert_eq!(reader.join().unwrap().lines().count(), 100_000);
+}
+
+#[tokio::test]
+async fn a_slow_subscriber_is_told_how_many_lines_it_lost() {
+    let logs = Logs::start(LogSettings::default()).unwrap();
+    let mut web = TestDyno::add(&logs, "web.1", "web-1");
+    let mut subscription = logs.subscribe(Filter::default(), 100, true);
+    let total = 200_000_u64;
+    let web = tokio::task::spawn_blocking(move || {
+        for number in 0..total {
+            web.say(format!("{number:020}\n"));
+        }
+        web
+    })
+    .await
+    .unwrap();
+    logs.finish(&web.id).await;
+    logs.shutdown(PATIENCE).await;
+    let (mut sent, mut dropped, mut next) = (0, 0, 0);
+    while let Some(batch) = subscription.next().await {
+        dropped += batch.dropped;
+        next += batch.dropped;
+        for line in &batch.lines {
+            let number: u64 = std::str::from_utf8(&line.text).unwrap().parse().unwrap();
+            assert_eq!(number, next, "the count stands where the gap is");
+            next += 1;
+            sent += 1;
+        }
+    }
+    assert!(dropped > 0, "a megabyte cannot hold them all");
+    assert!(sent > 10_000, "most of a megabyte is left");
+    assert_eq!(sent + dropped, total);
+}
+
+#[tokio::test]
+async fn a_backlog_and_what_follows_have_no_gap_and_no_double() {
+    let logs = Logs::start(LogSettings::default()).unwrap();
+    let mut web = TestDyno::add(&logs, "web.1", "web-1");
+    let writer = thread::spawn(move || {
+        for number in 0..20_000 {
+            web.say(format!("{number}\n"));
+        }
+        web
+    });
+    until("some lines", || {
+        logs.tail(&Filter::default(), 50).len() == 50
+    })
+    .await;
+    let mut subscription = logs.subscribe(Filter::dyno("web"), 50, true);
+    let web = tokio::task::spawn_blocking(|| writer.join().unwrap())
+        .await
+        .unwrap();
+    logs.finish(&web.id).await;
+    logs.shutdown(PATIENCE).await;
+    let mut numbers: Vec<u32> = Vec::new();
+    while let Some(batch) = subscription.next().await {
+        assert_eq!(batch.dropped, 0);
+        numbers.extend(
+            texts(&batch.lines)
+                .iter()
+                .map(|text| text.parse::<u32>().unwrap()),
+        );
+    }
+    assert_eq!(numbers.last(), Some(&19_999));
+    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+}
+
+#[tokio::test]
+async fn a_flood_does_not_keep_the_others_waiting() {
+    let rig = Rig::with(Format::Prefixed, |settings| {
+        let null = || {
+            File::options()
+                .write(true)
+                .open("/dev/null")
+                .unwrap()
+                .into()
+        };
+        let terminal = settings.terminal.as_mut().unwrap();
+        terminal.stdout = null();
+        terminal.stderr = null();
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let floods: Vec<_> = (1..=3)
+        .map(|number| {
+            let mut flood = rig.add(&format!("flood.{number}"));
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let block = b"noise\n".repeat(10_000);
+                while !stop.load(Ordering::Relaxed) {
+                    flood.say(&block);
+                }
+            })
+        })
+        .collect();
+    until("the flood", || {
+        !rig.logs.tail(&Filter::dyno("flood"), 1).is_empty()
+    })
+    .await;
+    let mut web = rig.add("web.1");
+    for number in 0..50 {
+        web.say(format!("{number}\n"));
+        until("a line beside the flood", || {
+            texts(&rig.logs.tail(&Filter::dyno("web.1"), 1)) == [number.to_string()]
+        })
+        .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    tokio::task::spawn_blocking(|| floods.into_iter().for_each(|flood| flood.join().unwrap()))
+        .await
+        .unwrap();
+    rig.logs.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn thousands_of_streams_share_one_thread() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(6000)), hard).unwrap();
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // Four descriptors each; the rest is for the other tests.
+    let count = usize::try_from(soft)
+        .unwrap()
+        .saturating_sub(1000)
+        .min(4000)
+        / 4;
+    let rig = Rig::with(Format::Prefixed, |settings| {
+        let terminal = settings.terminal.as_mut().unwrap();
+        terminal.stdout = tempfile::tempfile().unwrap().into();
+    });
+    let mut dynos: Vec<TestDyno> = (1..=count)
+        .map(|number| rig.add(&format!("web.{number}")))
+        .collect();
+    for dyno in &mut dynos {
+        dyno.say("out\n");
+        dyno.complain("err\n");
+    }
+    for dyno in &dynos {
+        rig.logs.finish(&dyno.id).await;
+    }
+    assert_eq!(
+        rig.logs.tail(&Filter::default(), usize::MAX).len(),
+        2 * count
+    );
+    drop(dynos);
+    rig.logs.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn closed_ends_and_unknown_dynos_are_no_trouble() {
+    let rig = Rig::new(Format::Prefixed);
+    let mut web = rig.add("web.1");
+    web.say("last words");
+    let id = web.id.clone();
+    drop(web);
+    until("the end of the line", || {
+        rig.logs.tail(&Filter::default(), 9).len() == 1
+    })
+    .await;
+    rig.logs.finish(&id).await;
+    rig.logs.finish(&id).await;
+    rig.logs.finish(&"never-1".parse().unwrap()).await;
+    let logs = rig.logs.clone();
+    let (stdout, _) = rig.written().await;
+    assert_eq!(stdout, "web.1  | last words\n");
+
+    // After the end everything answers, and nothing hangs.
+    logs.note("web.1", "too late for the terminal");
+    logs.finish(&id).await;
+    assert_eq!(logs.tail(&Filter::default(), 9).len(), 2);
+    assert!(
+        logs.subscribe(Filter::default(), 0, true)
+            .next()
+            .await
+            .is_none()
+    );
+    assert_eq!(logs.shutdown(PATIENCE).await, ShutdownOutcome::Complete);
+}
