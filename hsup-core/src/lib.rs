@@ -6,6 +6,7 @@ pub mod files;
 pub mod lifecycle;
 pub mod logs;
 pub mod name;
+pub mod paths;
 pub mod release;
 pub mod rollout;
 pub mod state;
