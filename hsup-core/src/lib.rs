@@ -1,6 +1,7 @@
 //! The hsup supervisor as a library: where releases come from, and what keeps their dynos running.
 
 pub mod backoff;
+pub mod control;
 pub mod exit;
 pub mod files;
 pub mod lifecycle;

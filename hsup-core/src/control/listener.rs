@@ -1,0 +1,396 @@
+//! Binding the control socket, so that exactly one hsup serves it and only who may
+//! reach it does.
+//!
+//! A lock file beside the socket (`X.sock.lock`) decides who serves. It is held as long
+//! as the server lives, whatever kills it, so a socket whose lock is free is stale and
+//! may be replaced, unless it still answers: then somebody else, who knows of no lock,
+//! serves it. Nothing but a socket is ever removed.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt,
+            listen, socket, sockopt::PeerCredentials,
+        },
+        stat::{Mode, fchmod},
+    },
+};
+use thiserror::Error;
+
+/// The mode of the socket, as the original's: its user and its group.
+const SOCKET_MODE: u32 = 0o770;
+
+/// A listening control socket, ours as long as this lives.
+#[derive(Debug)]
+pub struct ControlListener {
+    listener: UnixListener,
+    guard: Option<SocketGuard>,
+}
+
+/// The control socket could not be bound.
+#[derive(Debug, Error)]
+pub enum BindError {
+    #[error(
+        "the control socket `{}` is served by {}",
+        .path.display(),
+        .owner.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    InUse { path: PathBuf, owner: Option<u32> },
+
+    #[error("`{}` exists and is not a socket, so it is not replaced", .path.display())]
+    NotASocket { path: PathBuf },
+
+    #[error("the path of the control socket `{}` is too long: a socket's has at most 107 bytes", .path.display())]
+    TooLong { path: PathBuf },
+
+    #[error("failed to lock `{}`, which guards the control socket", .path.display())]
+    Lock { path: PathBuf, source: io::Error },
+
+    #[error("failed to replace the control socket `{}`", .path.display())]
+    Replace { path: PathBuf, source: io::Error },
+
+    #[error("failed to bind the control socket `{}`", .path.display())]
+    Bind { path: PathBuf, source: io::Error },
+}
+
+impl ControlListener {
+    /// Binds the socket at `path`, in a directory that exists.
+    ///
+    /// # Errors
+    /// When another process serves it, when something other than a socket is in its
+    /// place, or when the system refuses.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let address = UnixAddr::new(path).map_err(|_| BindError::TooLong {
+            path: path.to_owned(),
+        })?;
+        let lock = SocketLock::take(path, &address)?;
+        make_way(path, &address)?;
+        let bound = |source| BindError::Bind {
+            path: path.to_owned(),
+            source,
+        };
+        let listener = bind_private(path, &address).map_err(bound)?;
+        Ok(Self {
+            listener,
+            guard: Some(SocketGuard {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Takes over a socket that somebody else has bound and will remove, as systemd does.
+    pub const fn from_std(listener: UnixListener) -> Self {
+        Self {
+            listener,
+            guard: None,
+        }
+    }
+
+    /// Where it listens; `None` for one that was taken over.
+    pub fn path(&self) -> Option<&Path> {
+        self.guard.as_ref().map(|guard| guard.path.as_path())
+    }
+
+    /// What removes the socket when it is dropped, and the socket for tokio.
+    pub(super) fn into_parts(self) -> io::Result<(Option<SocketGuard>, tokio::net::UnixListener)> {
+        self.listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(self.listener)?;
+        Ok((self.guard, listener))
+    }
+}
+
+/// Removes the socket, and then the lock, for the next one to find the way free.
+#[derive(Debug)]
+pub(super) struct SocketGuard {
+    path: PathBuf,
+    _lock: SocketLock,
+}
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(path = %path.display(), %error, "file not removed");
+    }
+}
+
+#[derive(Debug)]
+struct SocketLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl SocketLock {
+    fn take(socket: &Path, address: &UnixAddr) -> Result<Self, BindError> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let failed = |source| BindError::Lock {
+            path: path.clone(),
+            source,
+        };
+        loop {
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path);
+            let mut file = opened.map_err(|source| match served_by(address) {
+                // Another user's hsup: the lock is its own, the socket its group's.
+                Ok(Served::By(owner)) => BindError::InUse {
+                    path: socket.to_owned(),
+                    owner,
+                },
+                _ => failed(source),
+            })?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+                Err(TryLockError::WouldBlock) => {
+                    let mut text = String::new();
+                    let said = file.read_to_string(&mut text);
+                    return Err(BindError::InUse {
+                        path: socket.to_owned(),
+                        owner: said.ok().and_then(|_| text.trim().parse().ok()),
+                    });
+                }
+            }
+            // Its holder removes the file when it ends, maybe between our open and our
+            // lock; then what is locked guards nothing.
+            if !same_file(&file, &path) {
+                continue;
+            }
+            file.set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()))
+                .map_err(failed)?;
+            return Ok(Self { path, _file: file });
+        }
+    }
+}
+
+impl Drop for SocketLock {
+    fn drop(&mut self) {
+        // Removed before the descriptor is closed: whoever has it open finds that out.
+        remove(&self.path);
+    }
+}
+
+fn same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// Removes a stale socket, and nothing else.
+fn make_way(path: &Path, address: &UnixAddr) -> Result<(), BindError> {
+    let replace = |source| BindError::Replace {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(replace(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(BindError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    match served_by(address) {
+        Ok(Served::ByNobody) => fs::remove_file(path).map_err(replace),
+        Ok(Served::By(owner)) => Err(BindError::InUse {
+            path: path.to_owned(),
+            owner,
+        }),
+        Err(errno) => Err(replace(errno.into())),
+    }
+}
+
+enum Served {
+    ByNobody,
+    By(Option<u32>),
+}
+
+/// Whether anybody accepts connections there, found out without waiting for it.
+fn served_by(address: &UnixAddr) -> Result<Served, Errno> {
+    let client = stream_socket(SockFlag::SOCK_NONBLOCK)?;
+    match connect(client.as_raw_fd(), address) {
+        Ok(()) => {
+            let owner = getsockopt(&client, PeerCredentials)
+                .ok()
+                .and_then(|peer| u32::try_from(peer.pid()).ok())
+                .filter(|&pid| pid != 0);
+            Ok(Served::By(owner))
+        }
+        // Its queue is full.
+        Err(Errno::EAGAIN) => Ok(Served::By(None)),
+        Err(Errno::ECONNREFUSED) => Ok(Served::ByNobody),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn stream_socket(flags: SockFlag) -> nix::Result<OwnedFd> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
+/// Binds so that at no moment anybody else can connect.
+///
+/// On Linux the file gets the mode of the socket's own inode, less the umask, so setting
+/// that mode first does what a umask would, without touching what the whole process
+/// shares. What the umask took from the group is given back afterwards.
+fn bind_private(path: &Path, address: &UnixAddr) -> io::Result<UnixListener> {
+    let server = stream_socket(SockFlag::SOCK_NONBLOCK)?;
+    fchmod(&server, Mode::from_bits_truncate(SOCKET_MODE))?;
+    bind(server.as_raw_fd(), address)?;
+    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+    listen(&server, Backlog::MAXCONN)?;
+    Ok(UnixListener::from(server))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn tempdir() -> tempfile::TempDir {
+        tempfile::Builder::new()
+            .prefix("hc")
+            .tempdir_in("/tmp")
+            .unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o777
+    }
+
+    fn lock_of(path: &Path) -> PathBuf {
+        path.with_extension("sock.lock")
+    }
+
+    #[test]
+    fn the_socket_is_for_its_user_and_group_alone() {
+        let dir = tempdir();
+        let path = dir.path().join("hsup.sock");
+        let listener = ControlListener::bind(&path).unwrap();
+        assert_eq!(mode(&path), 0o770);
+        assert_eq!(mode(&lock_of(&path)), 0o600);
+        assert_eq!(listener.path(), Some(path.as_path()));
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn it_is_private_before_anybody_can_widen_it() {
+        let dir = tempdir();
+        let path = dir.path().join("hsup.sock");
+        let server = stream_socket(SockFlag::empty()).unwrap();
+        fchmod(&server, Mode::from_bits_truncate(SOCKET_MODE)).unwrap();
+        bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        assert_eq!(mode(&path) & !SOCKET_MODE, 0, "{:o}", mode(&path));
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let dir = tempdir();
+        let path = dir.path().join("hsup.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(UnixStream::connect(&path).is_err());
+        let listener = ControlListener::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+    }
+
+    #[test]
+    fn a_socket_that_hsup_serves_names_its_owner() {
+        let dir = tempdir();
+        let path = dir.path().join("hsup.sock");
+        let first = ControlListener::bind(&path).unwrap();
+        let error = ControlListener::bind(&path).unwrap_err();
+        let pid = std::process::id();
+        assert!(
+            matches!(error, BindError::InUse { owner: Some(owner), .. } if owner == pid),
+            "{error}"
+        );
+        UnixStream::connect(&path).unwrap();
+        drop(first);
+        ControlListener::bind(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_somebody_serves_without_a_lock_names_its_owner() {
+        let dir = tempdir();
+        let path = dir.path().join("hsup.sock");
+        let other = UnixListener::bind(&path).unwrap();
+        let error = ControlListener::bind(&path).unwrap_err();
+        let expected = format!(
+            "the control socket `{}` is served by process {}",
+            path.display(),
+            std::process::id()
+        );
+        assert_eq!(error.to_string(), expected);
+        UnixStream::connect(&path).unwrap();
+        assert!(!lock_of(&path).exists(), "a lock was left behind");
+        drop(other);
+    }
+
+    #[test]
+    fn what_is_not_a_socket_is_left_alone() {
+        let dir = tempdir();
+        let path = dir.path().join("hsup.sock");
+        crate::files::write_atomic(&path, b"precious").unwrap();
+        let error = ControlListener::bind(&path).unwrap_err();
+        assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+
+        fs::remove_file(&path).unwrap();
+        let target = dir.path().join("target.sock");
+        let served = UnixListener::bind(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let error = ControlListener::bind(&path).unwrap_err();
+        assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
+        drop(served);
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_said_to_be() {
+        let path = Path::new("/tmp").join("x".repeat(120));
+        let error = ControlListener::bind(&path).unwrap_err();
+        assert!(matches!(error, BindError::TooLong { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error() {
+        let dir = tempdir();
+        let error = ControlListener::bind(&dir.path().join("missing/x.sock")).unwrap_err();
+        assert!(matches!(error, BindError::Lock { .. }), "{error}");
+    }
+}

@@ -1,0 +1,138 @@
+//! The control socket: how people and programs drive a running hsup.
+//!
+//! One unix socket has two faces. gRPC, `hsup.control.v1`, is for hsupctl and for
+//! programs in any language, which find it out by server reflection. HTTP/1.1 with
+//! JSON is the original hsup's and stays as it was. Both end in one [`Control`], and
+//! its messages are the generated ones, so that no field can get lost on the way.
+//!
+//! Who may connect may do everything: the socket's mode is the only door.
+
+mod grpc;
+mod http;
+mod incoming;
+mod listener;
+
+use std::{io, time::Duration};
+
+use hsup_proto::control::{
+    ApplyReleaseRequest, ApplyReleaseResponse, EventsResponse, GetDriverResponse, GetStatusRequest,
+    GetStatusResponse, ListReleasesResponse, LogsRequest, LogsResponse, PlanReleaseRequest,
+    PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest, ScaleResponse,
+    ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
+};
+use thiserror::Error;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+
+use self::incoming::Incoming;
+pub use self::listener::{BindError, ControlListener};
+
+/// How long answers that are on their way may take once hsup wants to end: a client that
+/// has stopped reading must not keep it.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// What can be asked of a supervisor. See `control.proto` for what each call means.
+///
+/// Dropping a returned future gives up waiting, not what was asked for.
+pub trait Control: Clone + Send + Sync + 'static {
+    fn status(&self, request: GetStatusRequest) -> impl Answer<GetStatusResponse>;
+    fn scale(&self, request: ScaleRequest) -> impl Answer<ScaleResponse>;
+    fn start(&self, request: StartRequest) -> impl Answer<StartResponse>;
+    fn stop(&self, request: StopRequest) -> impl Answer<StopResponse>;
+    fn restart(&self, request: RestartRequest) -> impl Answer<RestartResponse>;
+    fn list_releases(&self) -> impl Answer<ListReleasesResponse>;
+    fn apply(&self, request: ApplyReleaseRequest) -> impl Answer<ApplyReleaseResponse>;
+    fn plan(&self, request: PlanReleaseRequest) -> impl Answer<PlanReleaseResponse>;
+    fn driver(&self) -> impl Answer<GetDriverResponse>;
+    /// Answers once everything has stopped; the caller of [`serve`] then ends it.
+    fn shutdown(&self, request: ShutdownRequest) -> impl Answer<()>;
+    /// Ends by itself unless `follow` is set.
+    fn logs(
+        &self,
+        request: LogsRequest,
+    ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError>;
+    /// The first message is a snapshot.
+    fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static;
+}
+
+/// A future that one call of [`Control`] returns.
+pub trait Answer<T>: Future<Output = Result<T, ControlError>> + Send {}
+
+impl<T, F: Future<Output = Result<T, ControlError>> + Send> Answer<T> for F {}
+
+/// A call that could not be carried out. The text is for people and holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ControlError {
+    /// A request that can never work.
+    #[error("{0}")]
+    Invalid(String),
+
+    /// There is no such dyno, process type or release.
+    #[error("{0}")]
+    NotFound(String),
+
+    /// The release was rejected, or the request does not fit what runs.
+    #[error("{0}")]
+    Rejected(String),
+
+    #[error("hsup is shutting down")]
+    ShuttingDown,
+
+    /// The driver could not be asked, or failed.
+    #[error("driver: {0}")]
+    Driver(String),
+}
+
+/// The control server could not be run.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error("failed to listen on the control socket")]
+    Listen(#[source] io::Error),
+
+    #[error("failed to set up server reflection")]
+    Reflection(#[source] tonic_reflection::server::Error),
+
+    #[error("the control server failed")]
+    Server(#[source] tonic::transport::Error),
+}
+
+/// Serves both faces until `shutdown`, then lets answers and streams end, for a second at
+/// most, and removes the socket.
+///
+/// # Errors
+/// When the server cannot be set up. Bad clients and a lack of file descriptors are no
+/// errors.
+pub async fn serve<C: Control>(
+    listener: ControlListener,
+    control: C,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let (guard, socket) = listener.into_parts().map_err(ServeError::Listen)?;
+    let routes = grpc::routes(control.clone(), shutdown.clone())
+        .map_err(ServeError::Reflection)?
+        .merge(http::routes(control))
+        .fallback(http::not_found);
+    let server = tonic::transport::Server::builder()
+        .accept_http1(true)
+        .serve_with_incoming_shutdown(
+            routes,
+            Incoming::new(socket),
+            shutdown.clone().cancelled_owned(),
+        );
+    let deadline = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    let result = tokio::select! {
+        result = server => result.map_err(ServeError::Server),
+        () = deadline => {
+            tracing::debug!("control clients left behind");
+            Ok(())
+        }
+    };
+    drop(guard);
+    result
+}
+
+#[cfg(test)]
+mod tests;
