@@ -14,11 +14,11 @@
 use std::{
     env,
     fmt::Write as _,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, Permissions},
     io,
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -307,7 +307,10 @@ impl Paths {
     /// Whether `/run/hsup` will do; root makes sure that it is there.
     fn system_dir(&self, path: &Path, whose: Whose) -> bool {
         if self.uid == 0 {
-            let made = DirBuilder::new().mode(0o755).create(path);
+            // Whatever the umask, others must be able to reach the sockets that let them.
+            let made = DirBuilder::new()
+                .create(path)
+                .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)));
             if made.is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
                 return false;
             }
@@ -352,13 +355,7 @@ fn is_private(path: &Path, uid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs::Permissions,
-        os::unix::{
-            fs::{PermissionsExt as _, symlink},
-            net::UnixListener,
-        },
-    };
+    use std::os::unix::{fs::symlink, net::UnixListener};
 
     use proptest::prelude::*;
     use test_case::test_case;
