@@ -1,12 +1,27 @@
-//! Files that must be whole whenever somebody reads them.
+//! Files that another process reads or writes.
+//!
+//! A reader of what [`write_atomic`] wrote sees the old file or the new one, also after
+//! a loss of power. [`read_regular`] never hangs: a FIFO under the name of a file, or a
+//! file without an end, is an error.
 
 use std::{
-    fs::File,
-    io::{self, Write as _},
-    path::Path,
+    ffi::OsStr,
+    fs::{File, Metadata, OpenOptions, Permissions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
 };
 
-use tempfile::NamedTempFile;
+use nix::fcntl::OFlag;
+use thiserror::Error;
+
+/// A file could not be written.
+#[derive(Debug, Error)]
+#[error("failed to write `{}`", .path.display())]
+pub struct WriteFileError {
+    path: PathBuf,
+    source: io::Error,
+}
 
 /// Replaces `path` with `contents`, so that a reader sees the old file or the new one and
 /// nothing between, and so that the new one outlives a power cut once this has returned.
@@ -16,45 +31,234 @@ use tempfile::NamedTempFile;
 /// # Errors
 /// When any step fails; the old file is then still there, whole.
 pub fn write_atomic(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let mut file = NamedTempFile::new_in(dir)?;
+    replace(path, contents, 0o600)
+}
+
+/// As [`write_atomic`], with exactly the permissions `mode`.
+///
+/// # Errors
+/// When any step fails; the old file is then still there, whole.
+pub fn write_with_mode(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteFileError> {
+    replace(path, contents, mode).map_err(|source| WriteFileError {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let dir = directory_of(path);
+    let mut file = tempfile::Builder::new().prefix(".hsup-").tempfile_in(dir)?;
     file.write_all(contents)?;
+    // The umask has no say in it.
+    file.as_file()
+        .set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    // The rename is an entry of the directory.
+    sync_directory(dir)
+}
+
+/// Syncs a directory, so that the names in it survive a loss of power.
+///
+/// # Errors
+/// When it cannot be opened or synced.
+pub fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|dir| *dir != OsStr::new(""))
+        .unwrap_or(Path::new("."))
+}
+
+/// Whether a symbolic link is as good as the file that it points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// It is.
+    Follow,
+    /// It is refused.
+    Refuse,
+}
+
+/// A file could not be read.
+#[derive(Debug, Error)]
+pub enum ReadFileError {
+    /// It could not be opened or read.
+    #[error("failed to read `{}`", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is something else than a file.
+    #[error("`{}` is {kind}, not a regular file", .path.display())]
+    NotRegular {
+        /// The thing.
+        path: PathBuf,
+        /// What it is, with its article.
+        kind: &'static str,
+    },
+    /// It is too large.
+    #[error("`{}` is larger than {limit} bytes", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What would still do.
+        limit: u64,
+    },
+}
+
+impl ReadFileError {
+    /// Whether there is nothing at that path.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Opens the regular file at `path` for reading; returns what it was when it was opened.
+///
+/// # Errors
+/// When there is none, or it is no regular file.
+pub fn open_regular(path: &Path, links: Links) -> Result<(File, Metadata), ReadFileError> {
+    let not_regular = |kind| ReadFileError::NotRegular {
+        path: path.to_owned(),
+        kind,
+    };
+    let read = |source| ReadFileError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    // Without O_NONBLOCK, opening a FIFO would wait for its writer.
+    let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    if links == Links::Refuse {
+        flags |= OFlag::O_NOFOLLOW;
+    }
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if links == Links::Refuse && error.raw_os_error() == Some(libc::ELOOP) => {
+            return Err(not_regular("a symbolic link"));
+        }
+        // Of a socket.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            return Err(not_regular("a socket"));
+        }
+        Err(error) => return Err(read(error)),
+    };
+    let metadata = file.metadata().map_err(read)?;
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        Ok((file, metadata))
+    } else if kind.is_dir() {
+        Err(not_regular("a directory"))
+    } else if kind.is_fifo() {
+        Err(not_regular("a FIFO"))
+    } else {
+        Err(not_regular("a device"))
+    }
+}
+
+/// Reads the regular file at `path`, at most `limit` bytes of it.
+///
+/// # Errors
+/// When it cannot be read, is no regular file, or is larger.
+pub fn read_regular(path: &Path, links: Links, limit: u64) -> Result<Vec<u8>, ReadFileError> {
+    let (file, _) = open_regular(path, links)?;
+    read_limited(file, path, limit)
+}
+
+/// Reads what is left of `file`, which is at `path`, at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read or is larger.
+pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>, ReadFileError> {
+    let mut contents = Vec::new();
+    file.take(limit + 1)
+        .read_to_end(&mut contents)
+        .map_err(|source| ReadFileError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    if contents.len() as u64 > limit {
+        return Err(ReadFileError::TooLarge {
+            path: path.to_owned(),
+            limit,
+        });
+    }
+    Ok(contents)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
 
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_and_nothing_else_is_left() {
+    fn a_file_is_replaced_whole_with_its_mode() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        write_atomic(&path, b"old and longer").unwrap();
-        write_atomic(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let path = dir.path().join("state");
+        write_with_mode(&path, b"one and longer", 0o400).unwrap();
+        write_with_mode(&path, b"two", 0o400).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o400);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_failure_leaves_the_old_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("taken");
-        fs::create_dir(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
         assert!(write_atomic(&path, b"new").is_err());
         assert!(path.is_dir());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_error_says_which_file() {
+        let error = write_with_mode(Path::new("/nonexistent/state"), b"", 0o600).unwrap_err();
+        assert_eq!(error.to_string(), "failed to write `/nonexistent/state`");
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        write_atomic(&at("file"), b"12345").unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        mkfifo(&at("fifo"), Mode::from_bits_truncate(0o600)).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+
+        let read = |name: &str, links| {
+            read_regular(&at(name), links, 5).map_err(|error| {
+                let text = error.to_string();
+                text.replace(&format!("{}/", dir.path().display()), "")
+            })
+        };
+        assert_eq!(read("file", Links::Refuse).unwrap(), b"12345");
+        assert_eq!(read("link", Links::Follow).unwrap(), b"12345");
+        let refused = |name| read(name, Links::Refuse).unwrap_err();
+        assert_eq!(
+            refused("link"),
+            "`link` is a symbolic link, not a regular file"
+        );
+        assert_eq!(refused("fifo"), "`fifo` is a FIFO, not a regular file");
+        assert_eq!(
+            refused("socket"),
+            "`socket` is a socket, not a regular file"
+        );
+        assert_eq!(refused("."), "`.` is a directory, not a regular file");
+        assert_eq!(refused("none"), "failed to read `none`");
+
+        write_atomic(&at("file"), b"123456").unwrap();
+        assert_eq!(refused("file"), "`file` is larger than 5 bytes");
     }
 }

@@ -8,6 +8,8 @@ pub mod lifecycle;
 pub mod logs;
 pub mod name;
 pub mod paths;
+pub mod ports;
 pub mod release;
 pub mod rollout;
+pub mod source;
 pub mod state;

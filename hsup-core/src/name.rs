@@ -261,6 +261,34 @@ impl fmt::Display for Selector {
     }
 }
 
+/// The text is not the name of an app.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "`{}` is not a name for an app: expected 1 to 63 ASCII letters, digits, `-`, `_` and `.`, starting with a letter or digit",
+    .text.escape_debug()
+)]
+pub struct AppNameError {
+    text: String,
+}
+
+/// Checks the name of an app, which becomes part of paths: of its socket, of its state.
+///
+/// # Errors
+/// When it could be another path.
+pub fn check_app_name(text: &str) -> Result<(), AppNameError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=63).contains(&text.len())
+        && text.bytes().all(allowed)
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+    {
+        Ok(())
+    } else {
+        Err(AppNameError {
+            text: text.chars().take(160).collect(),
+        })
+    }
+}
+
 /// A change of how many dynos a process type has, as `hsupctl scale` and `hsup start` take it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormationChange {
@@ -651,6 +679,27 @@ mod tests {
             change("web+1").apply(MAX_QUANTITY).unwrap_err().to_string(),
             "10001 dynos of `web` are too many: the limit is 10000"
         );
+    }
+
+    #[test]
+    fn the_name_of_an_app_is_no_path() {
+        for good in ["shop", "Shop_2.test", "0", &"a".repeat(63)] {
+            assert_eq!(check_app_name(good), Ok(()));
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "-a",
+            ".a",
+            "a b",
+            "\0",
+            &"a".repeat(64),
+        ] {
+            assert!(check_app_name(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

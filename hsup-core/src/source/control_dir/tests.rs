@@ -1,0 +1,402 @@
+use std::os::unix::fs::symlink;
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use tokio::time::timeout;
+
+use super::*;
+use crate::files::{write_atomic, write_with_mode};
+
+/// How long to wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The text of a release.
+fn release(version: u64) -> String {
+    format!(
+        r#"{{"Version": {version}, "Processes": [{{"Type": "web", "Args": ["x"], "Quantity": 1}}]}}"#
+    )
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes as a shell's `>` does: in place.
+    fn write(&self, name: &str, text: &str) {
+        use std::io::Write as _;
+        let mut file = fs::File::create(self.path(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path(name)).ok()
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o7777
+    }
+
+    /// All names but those of files on their way.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn open(&self) -> ControlDir {
+        ControlDir::open(self.dir.path()).unwrap()
+    }
+}
+
+async fn next(source: &mut ControlDir) -> Update {
+    timeout(PATIENCE, source.next())
+        .await
+        .expect("the control directory said nothing")
+}
+
+async fn next_release(source: &mut ControlDir) -> Loaded {
+    match next(source).await {
+        Update::Release(loaded) => *loaded,
+        other => panic!("not a release: {other:?}"),
+    }
+}
+
+async fn next_rejection(source: &mut ControlDir) -> String {
+    match next(source).await {
+        Update::Rejected { reason, .. } => reason,
+        other => panic!("not a rejection: {other:?}"),
+    }
+}
+
+async fn next_warning(source: &mut ControlDir) -> String {
+    match next(source).await {
+        Update::Warning(text) => text,
+        other => panic!("not a warning: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_new_file_becomes_loaded() {
+    let fixture = Fixture::new();
+    fixture.write("new", &release(1));
+    let mut source = fixture.open();
+    let loaded = next_release(&mut source).await;
+    assert_eq!(loaded.release.version, 1);
+    assert_eq!(loaded.origin, Origin::ControlDirectory);
+    assert_eq!(fixture.names(), ["loaded"]);
+    assert_eq!(fixture.read("loaded").unwrap(), release(1));
+    assert_eq!(fixture.mode("loaded"), 0o600);
+}
+
+#[tokio::test]
+async fn a_bad_file_is_kept_beside_the_reason() {
+    let fixture = Fixture::new();
+    fixture.write("loaded", &release(1));
+    let mut source = fixture.open();
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+
+    let bad = release(2).replace(": 1}", ": -1}");
+    fixture.write("new", &bad);
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("new: line 1 column "), "{reason}");
+    assert!(reason.contains("at Processes[0].Quantity: "), "{reason}");
+    assert_eq!(fixture.names(), ["last_error", "loaded", "rejected"]);
+    assert_eq!(fixture.read("rejected").unwrap(), bad);
+    assert_eq!(fixture.read("loaded").unwrap(), release(1));
+    assert_eq!(fixture.mode("last_error"), 0o400);
+    let text = fixture.read("last_error").unwrap();
+    assert!(text.contains("Z: new: line 1 column "), "{text}");
+
+    // The next good one says that it is over.
+    fixture.write("new", &release(3));
+    assert_eq!(next_release(&mut source).await.release.version, 3);
+    assert_eq!(fixture.names(), ["loaded"]);
+}
+
+#[tokio::test]
+async fn a_writer_and_a_mover_are_both_noticed() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    assert!(
+        next_warning(&mut source)
+            .await
+            .starts_with("no release yet")
+    );
+    for version in 1..20 {
+        if version % 2 == 0 {
+            fixture.write("new", &release(version));
+        } else {
+            write_atomic(&fixture.path("new"), release(version).as_bytes()).unwrap();
+        }
+        assert_eq!(next_release(&mut source).await.release.version, version);
+    }
+}
+
+#[tokio::test]
+async fn a_cold_start_prefers_new_to_loaded() {
+    let fixture = Fixture::new();
+    fixture.write("loaded", &release(1));
+    fixture.write("new", &release(2));
+    let mut source = fixture.open();
+    assert_eq!(next_release(&mut source).await.release.version, 2);
+}
+
+#[tokio::test]
+async fn a_cold_start_with_a_bad_new_goes_on_with_loaded() {
+    let fixture = Fixture::new();
+    fixture.write("loaded", &release(1));
+    fixture.write("new", "{]");
+    let mut source = fixture.open();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("line 1 column 2"), "{reason}");
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+}
+
+#[tokio::test]
+async fn a_text_without_its_end_gets_a_second_when_nobody_said_it_is_done() {
+    let fixture = Fixture::new();
+    let whole = release(1);
+    fixture.write("new", &whole[..20]);
+    let mut source = fixture.open();
+    // Nothing comes of it yet; the writer goes on.
+    let early = timeout(Duration::from_millis(200), source.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(fixture.names(), ["new"]);
+    fixture.write("new", &whole);
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+
+    drop(source);
+    fixture.write("new", &whole[..20]);
+    let mut source = fixture.open();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("EOF"), "{reason}");
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_refused_once_and_left_alone() {
+    let fixture = Fixture::new();
+    fixture.write("elsewhere", &release(1));
+    let mut source = fixture.open();
+    next_warning(&mut source).await;
+    // They are found by a poll: neither is ever closed after writing.
+    mkfifo(&fixture.path("fifo"), Mode::from_bits_truncate(0o600)).unwrap();
+    fs::create_dir(fixture.path("directory")).unwrap();
+    symlink("elsewhere", fixture.path("link")).unwrap();
+    for (name, kind) in [
+        ("fifo", "a FIFO"),
+        ("directory", "a directory"),
+        ("link", "a symbolic link"),
+    ] {
+        fs::rename(fixture.path(name), fixture.path("new")).unwrap();
+        let reason = next_rejection(&mut source).await;
+        assert!(reason.contains(kind), "{reason}");
+        assert!(fixture.read("last_error").unwrap().contains(kind));
+        assert_eq!(fixture.inbox_look(&source), "nothing");
+        fs::rename(fixture.path("new"), fixture.path(name)).unwrap();
+    }
+    fixture.write("new", &release(2));
+    assert_eq!(next_release(&mut source).await.release.version, 2);
+    assert_eq!(fixture.read("elsewhere").unwrap(), release(1));
+}
+
+impl Fixture {
+    /// What another look at the same `new` finds.
+    fn inbox_look(&self, source: &ControlDir) -> &'static str {
+        assert!(self.path(NEW).symlink_metadata().is_ok());
+        match source.inbox.look(Writer::Done, source.left) {
+            Found::Nothing => "nothing",
+            Found::Unfinished => "unfinished",
+            Found::Taken { .. } => "taken",
+            Found::Refused { .. } => "refused",
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_does_not_come_up_gives_way_to_the_one_before() {
+    let fixture = Fixture::new();
+    fixture.write("new", &release(1));
+    let mut source = fixture.open();
+    let first = next_release(&mut source).await;
+    source.accept(first.id);
+
+    fixture.write("new", &release(2));
+    let second = next_release(&mut source).await;
+    assert_eq!(fixture.read("loaded").unwrap(), release(2));
+    source
+        .reject(second.id, "web.1 did not come up")
+        .await
+        .unwrap();
+    assert_eq!(fixture.read("loaded").unwrap(), release(1));
+    assert_eq!(fixture.read("rejected").unwrap(), release(2));
+    let text = fixture.read("last_error").unwrap();
+    assert!(text.ends_with("Z: web.1 did not come up\n"), "{text}");
+
+    // A verdict on an older one changes nothing.
+    fixture.write("new", &release(3));
+    let third = next_release(&mut source).await;
+    fixture.write("new", &release(4));
+    let fourth = next_release(&mut source).await;
+    source.reject(third.id, "late").await.unwrap();
+    assert_eq!(fixture.names(), ["loaded"]);
+    source.reject(fourth.id, "bad").await.unwrap();
+    assert_eq!(fixture.read("loaded").unwrap(), release(1));
+}
+
+#[tokio::test]
+async fn the_first_release_leaves_no_loaded_when_it_does_not_come_up() {
+    let fixture = Fixture::new();
+    fixture.write("new", &release(1));
+    let mut source = fixture.open();
+    let loaded = next_release(&mut source).await;
+    source.reject(loaded.id, "no").await.unwrap();
+    assert_eq!(fixture.names(), ["last_error", "rejected"]);
+}
+
+#[tokio::test]
+async fn a_cold_start_that_fails_keeps_loaded() {
+    let fixture = Fixture::new();
+    fixture.write("loaded", &release(1));
+    let mut source = fixture.open();
+    let loaded = next_release(&mut source).await;
+    source
+        .reject(loaded.id, "the slug's server is down")
+        .await
+        .unwrap();
+    assert_eq!(fixture.names(), ["last_error", "loaded"]);
+}
+
+#[tokio::test]
+async fn what_loaded_held_is_good_when_new_was_there_at_the_start() {
+    let fixture = Fixture::new();
+    fixture.write("loaded", &release(1));
+    fixture.write("new", &release(2));
+    let mut source = fixture.open();
+    let loaded = next_release(&mut source).await;
+    source.reject(loaded.id, "no").await.unwrap();
+    assert_eq!(fixture.read("loaded").unwrap(), release(1));
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_made() {
+    let fixture = Fixture::new();
+    let path = fixture.path("a/b");
+    let mut source = ControlDir::open(&path).unwrap();
+    assert!(
+        next_warning(&mut source)
+            .await
+            .starts_with("made the control directory")
+    );
+    assert!(
+        next_warning(&mut source)
+            .await
+            .starts_with("no release yet")
+    );
+    assert_eq!(fixture.mode("a/b"), 0o700);
+    assert_eq!(source.path(), &path.canonicalize().unwrap());
+
+    let error = ControlDir::open(Path::new("/dev/null")).unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains("`/dev/null`: not a directory"), "{text}");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_deleted_may_come_back() {
+    let fixture = Fixture::new();
+    let path = fixture.path("control");
+    let mut source = ControlDir::open(&path).unwrap();
+    next_warning(&mut source).await;
+    next_warning(&mut source).await;
+    fs::remove_dir_all(&path).unwrap();
+    let warning = next_warning(&mut source).await;
+    assert!(warning.contains("is gone"), "{warning}");
+    fs::create_dir(&path).unwrap();
+    write_with_mode(&path.join("new"), release(1).as_bytes(), 0o600).unwrap();
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+}
+
+#[tokio::test]
+async fn a_release_that_was_on_its_way_out_is_not_lost() {
+    let fixture = Fixture::new();
+    fixture.write(".new", &release(1));
+    let mut source = fixture.open();
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+    assert_eq!(fixture.names(), ["loaded"]);
+}
+
+#[test]
+fn a_newer_file_is_not_taken_for_the_one_that_was_read() {
+    let fixture = Fixture::new();
+    let inbox = Inbox::new(fixture.dir.path().to_owned());
+    fixture.write("new", &release(1));
+    assert_eq!(
+        inbox.race(|| fixture.write("new", &release(22))),
+        "put back"
+    );
+    assert_eq!(fixture.read("new").unwrap(), release(22));
+    let moved = || write_atomic(&fixture.path("new"), release(3).as_bytes()).unwrap();
+    assert_eq!(inbox.race(moved), "put back");
+    assert_eq!(fixture.read("new").unwrap(), release(3));
+    assert_eq!(inbox.race(|| {}), "gone");
+    assert!(fixture.names().is_empty());
+}
+
+#[tokio::test]
+async fn everybody_may_not_write_there_without_a_word() {
+    let fixture = Fixture::new();
+    fs::set_permissions(fixture.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut source = fixture.open();
+    let warning = next_warning(&mut source).await;
+    assert!(warning.starts_with("everybody may write"), "{warning}");
+}
+
+#[tokio::test]
+async fn a_run_reads_loaded_and_touches_nothing() {
+    let fixture = Fixture::new();
+    fixture.write("new", &release(2));
+    assert_eq!(read_loaded(fixture.dir.path()).unwrap(), None);
+    fixture.write("loaded", &release(1));
+    let file = read_loaded(fixture.dir.path()).unwrap().unwrap();
+    assert_eq!(file.release.version, 1);
+    assert_eq!(fixture.names(), ["loaded", "new"]);
+    fixture.write("loaded", "{");
+    let error = chain(&read_loaded(fixture.dir.path()).unwrap_err());
+    assert!(
+        error.contains("/loaded` is not a release: line 1"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_nobody_waits() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_warning(&mut source).await;
+    fixture.write("new", &release(1));
+    // Dropped at its first await, over and over.
+    let waited = timeout(PATIENCE, async {
+        loop {
+            tokio::select! {
+                biased;
+                update = source.next() => return update,
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    });
+    let update = waited.await.expect("the release was lost");
+    assert!(matches!(update, Update::Release(_)), "{update:?}");
+}

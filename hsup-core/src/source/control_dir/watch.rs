@@ -1,0 +1,87 @@
+//! The kernel's word that a directory changed, through inotify.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd, RawFd},
+    path::Path,
+};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// What happened to the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// A file that is looked for was written and closed, or moved there.
+    File,
+    /// The directory was deleted or moved, or events were lost.
+    Directory,
+}
+
+/// A watched directory.
+#[derive(Debug)]
+pub(super) struct Watch {
+    inotify: AsyncFd<Instance>,
+}
+
+#[derive(Debug)]
+struct Instance(Inotify);
+
+impl AsRawFd for Instance {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Watch {
+    /// Watches `directory`.
+    pub(super) fn new(directory: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        // Not IN_CREATE and IN_MODIFY: a file that was only opened is not yet written.
+        inotify.add_watch(
+            directory,
+            AddWatchFlags::IN_CLOSE_WRITE
+                | AddWatchFlags::IN_MOVED_TO
+                | AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVE_SELF
+                | AddWatchFlags::IN_ONLYDIR,
+        )?;
+        #[expect(
+            unsafe_code,
+            reason = "tokio offers no safe way to register a descriptor"
+        )]
+        // SAFETY: `Instance` owns its descriptor, gives out no other one, and never closes
+        // it before it is dropped itself.
+        let inotify =
+            unsafe { AsyncFd::register_with_interest(Instance(inotify), Interest::READABLE) };
+        Ok(Self { inotify: inotify? })
+    }
+
+    /// Waits for a change of a file with one of these names, or of the directory. Cancel safe.
+    pub(super) async fn changed(&self, names: &[&str]) -> io::Result<Change> {
+        loop {
+            let mut ready = self.inotify.readable().await?;
+            let read = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?));
+            let Ok(events) = read else {
+                continue;
+            };
+            let events = events?;
+            // What is gone from here is not seen by a file's event any more.
+            let directory = AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVE_SELF
+                | AddWatchFlags::IN_IGNORED
+                | AddWatchFlags::IN_UNMOUNT
+                | AddWatchFlags::IN_Q_OVERFLOW;
+            if events.iter().any(|event| event.mask.intersects(directory)) {
+                return Ok(Change::Directory);
+            }
+            let named = |name: &std::ffi::OsStr| names.iter().any(|looked_for| name == *looked_for);
+            if events
+                .iter()
+                .any(|event| event.name.as_deref().is_some_and(named))
+            {
+                return Ok(Change::File);
+            }
+        }
+    }
+}

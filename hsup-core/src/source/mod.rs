@@ -1,0 +1,178 @@
+//! Where releases come from.
+//!
+//! A [`Source`] yields what is wanted, as [`Update`]s; the supervisor does not know which
+//! one it has. What it decides about a release it tells back with [`Source::accept`] and
+//! [`Source::reject`], which a control directory shows in its files.
+
+use std::{fmt, path::PathBuf};
+
+use crate::release::Release;
+
+pub mod choose;
+pub mod control_dir;
+pub mod control_file;
+pub mod directory;
+pub mod dotenv;
+mod json;
+pub mod procfile;
+
+pub use choose::{Choice, ChooseSourceError, SourceSpec, choose};
+pub use control_dir::ControlDir;
+pub use directory::{Directory, LoadDirectoryError};
+
+/// A release that a source took in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Which one of this source's it is, from 1; for [`Source::accept`] and [`Source::reject`].
+    pub id: u64,
+    /// The release.
+    pub release: Release,
+    /// What is odd about it but does no harm.
+    pub warnings: Vec<String>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a release comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A directory with a Procfile, which is the app itself.
+    Procfile,
+    /// A control directory.
+    ControlDirectory,
+    /// `hsupctl apply`.
+    Apply,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Procfile => "Procfile",
+            Self::ControlDirectory => "control directory",
+            Self::Apply => "apply",
+        })
+    }
+}
+
+/// What a source has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// A release is wanted from now on.
+    Release(Box<Loaded>),
+    /// There was a new release, but it is none; what runs goes on.
+    Rejected {
+        /// Why, with the file and the place in it.
+        reason: String,
+        /// The place, where there is one.
+        position: Option<Position>,
+    },
+    /// Something an operator should know.
+    Warning(String),
+}
+
+/// A place in a text: both from 1, the column in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The character in it.
+    pub column: usize,
+}
+
+impl Position {
+    /// The place of the byte at `offset`.
+    fn of(text: &str, offset: usize) -> Self {
+        let before = &text[..offset];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} column {}", self.line, self.column)
+    }
+}
+
+/// Any of the sources.
+#[derive(Debug)]
+pub enum Source {
+    /// A directory with a Procfile.
+    Directory(Directory),
+    /// A control directory.
+    ControlDir(Box<ControlDir>),
+}
+
+impl Source {
+    /// Waits for what comes next. Never ends by itself: a source that has said all it
+    /// has to say waits for ever.
+    ///
+    /// Cancel safe: nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Update {
+        match self {
+            Self::Directory(directory) => directory.next().await,
+            Self::ControlDir(control_dir) => control_dir.next().await,
+        }
+    }
+
+    /// Tells that the release `id` is the one that runs now.
+    pub fn accept(&mut self, id: u64) {
+        match self {
+            Self::Directory(_) => {}
+            Self::ControlDir(control_dir) => control_dir.accept(id),
+        }
+    }
+
+    /// Tells that the release `id` could not be built, or did not come up.
+    ///
+    /// # Errors
+    /// When a control directory's files could not be written; the release is rejected
+    /// all the same.
+    pub async fn reject(
+        &mut self,
+        id: u64,
+        reason: &str,
+    ) -> Result<(), control_dir::RejectReleaseError> {
+        match self {
+            Self::Directory(_) => Ok(()),
+            Self::ControlDir(control_dir) => control_dir.reject(id, reason).await,
+        }
+    }
+
+    /// The directory that it reads.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            Self::Directory(directory) => directory.path(),
+            Self::ControlDir(control_dir) => control_dir.path(),
+        }
+    }
+}
+
+/// What some editors put at the start of a text.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// The text without a byte order mark, or the line that is not UTF-8.
+fn utf8(text: &[u8]) -> Result<&str, usize> {
+    let text = text.strip_prefix(BOM).unwrap_or(text);
+    str::from_utf8(text).map_err(|error| {
+        let valid = &text[..error.valid_up_to()];
+        memchr::memchr_iter(b'\n', valid).count() + 1
+    })
+}
+
+/// A text as part of a message: not too long, without control characters.
+fn excerpt(text: &str) -> String {
+    const MAX: usize = 80;
+    let mut shown: String = text
+        .chars()
+        .take(MAX)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    if text.chars().nth(MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
