@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod command;
 pub mod control;
+pub mod diagnostics;
 pub mod environment;
 pub mod exit;
 pub mod files;

@@ -134,8 +134,8 @@ impl Logs {
 
     /// Reads a dyno's output from now on.
     ///
-    /// Both descriptors must be non-blocking: FIFOs opened for reading and writing, so
-    /// that they have no end, or the reading ends of pipes.
+    /// The descriptors are FIFOs opened for reading and writing, so that they have no
+    /// end, or the reading ends of pipes.  They are made non-blocking.
     pub fn add(&self, dyno_id: &DynoId, name: &DynoName, stdout: OwnedFd, stderr: OwnedFd) {
         let (run, name) = self.shared().lock().rings.begin(&name.to_string(), dyno_id);
         let dyno = Dyno {

@@ -14,12 +14,14 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::EventFd,
@@ -231,6 +233,7 @@ impl Router {
     /// The thread's life.
     pub(super) fn run(mut self) {
         let mut events = vec![EpollEvent::empty(); EVENTS];
+        let mut pace = Pace::default();
         loop {
             let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(ready) => ready,
@@ -243,10 +246,11 @@ impl Router {
                     return;
                 }
             };
+            pace.begin(now_unix_us());
             let mut woken = false;
             for event in &events[..ready] {
                 match usize::try_from(event.data()) {
-                    Ok(token) if event.data() != WAKE => self.read_once(token),
+                    Ok(token) if event.data() != WAKE => pace.read += self.read_once(token),
                     _ => woken = true,
                 }
             }
@@ -263,6 +267,10 @@ impl Router {
             }
             if next == Next::End {
                 return;
+            }
+            if pace.end(now_unix_us()) == Rest::Short {
+                thread::sleep(PAUSE);
+                pace.rested(now_unix_us());
             }
         }
     }
@@ -349,22 +357,30 @@ impl Router {
             self.readers.len() - 1
         });
         let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
-        if let Err(errno) = self.epoll.add(&reader.fd, event) {
+        let watched =
+            make_non_blocking(&reader.fd).and_then(|()| self.epoll.add(&reader.fd, event));
+        if let Err(errno) = watched {
             error!(dyno = &*reader.name, stream = reader.stream.as_str(), %errno, "cannot watch a dyno's output");
         }
         self.readers[slot] = Some(reader);
         slot
     }
 
-    /// Reads what one stream has, up to one buffer.
-    fn read_once(&mut self, slot: usize) {
+    /// Reads what one stream has, up to one buffer; answers how much that was.
+    fn read_once(&mut self, slot: usize) -> usize {
         let Some(mut reader) = self.readers.get_mut(slot).and_then(Option::take) else {
-            return;
+            return 0;
         };
-        if matches!(self.read_into(&mut reader), Found::End) {
-            self.close(&mut reader);
-        }
+        let count = match self.read_into(&mut reader) {
+            Found::Bytes(count) => count,
+            Found::Nothing => 0,
+            Found::End => {
+                self.close(&mut reader);
+                0
+            }
+        };
         self.readers[slot] = Some(reader);
+        count
     }
 
     /// The other end is closed for good: an epoll that goes on watching would never sleep again.
@@ -484,6 +500,68 @@ impl Router {
             sink.take_unterminated(reader, &rest);
         }
     }
+}
+
+/// When to let output gather before it is read.
+///
+/// A dyno that writes line by line would wake this thread for every line, which costs
+/// both more than the line does.  Rounds that follow each other at once and bring
+/// little are a sign of it; a dyno that writes seldom never waits.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Bytes that this round brought.
+    read: usize,
+    ended_at: i64,
+    busy_rounds: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    None,
+    Short,
+}
+
+/// About what a line-by-line writer needs to half fill a pipe.
+const PAUSE: Duration = Duration::from_micros(100);
+/// A wait shorter than this between two rounds is none.
+const BUSY_GAP_US: i64 = 50;
+const BUSY_ROUNDS: u32 = 8;
+/// A round that brings more was worth it.
+const SMALL_BYTES: usize = 4 * 1024;
+
+impl Pace {
+    fn begin(&mut self, now: i64) {
+        let busy = now - self.ended_at < BUSY_GAP_US;
+        self.busy_rounds = if busy {
+            self.busy_rounds.saturating_add(1)
+        } else {
+            0
+        };
+        self.read = 0;
+    }
+
+    fn end(&mut self, now: i64) -> Rest {
+        self.ended_at = now;
+        if self.busy_rounds >= BUSY_ROUNDS && self.read < SMALL_BYTES {
+            Rest::Short
+        } else {
+            Rest::None
+        }
+    }
+
+    /// What gathered during the rest is found at once, so it stays busy.
+    fn rested(&mut self, now: i64) {
+        self.ended_at = now;
+    }
+}
+
+/// One descriptor that blocks would stop the whole router.
+fn make_non_blocking(fd: &OwnedFd) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
 }
 
 /// How much of the first line has to go on its own, when that is longer than a line may be.

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{PipeReader, PipeWriter, Read as _, Write as _},
-    os::fd::AsFd as _,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -89,9 +88,6 @@ impl TestDyno {
         let (out, stdout) = io::pipe().unwrap();
         let (err, stderr) = io::pipe().unwrap();
         let id: DynoId = id.parse().unwrap();
-        for end in [out.as_fd(), err.as_fd()] {
-            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        }
         logs.add(&id, &name.parse().unwrap(), out.into(), err.into());
         Self { id, stdout, stderr }
     }
