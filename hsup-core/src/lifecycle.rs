@@ -594,6 +594,14 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_by_hand_forgets_the_crashes_while_it_waits_too() {
+        let mut dyno = in_state("Waiting", Kind::Kept);
+        assert_eq!(dyno.crashes_in_a_row(), 1);
+        dyno.step(Event::Restart { how: GRACE });
+        assert_eq!(dyno.crashes_in_a_row(), 0);
+    }
+
+    #[test]
     fn a_dyno_adopted_after_a_reconnect_goes_on_as_if_started_here() {
         let mut dyno = dyno(Kind::OneShot);
         let attempt = dyno.next_attempt();

@@ -260,23 +260,33 @@ fn stream_socket(flags: SockFlag) -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::Stream, flags, None)
 }
 
-/// Binds so that at no moment anybody else can connect.
-///
-/// On Linux the file gets the mode of the socket's own inode, less the umask, so setting
-/// that mode first does what a umask would, without touching what the whole process
-/// shares. What the umask took from the group is given back afterwards.
+/// A listening socket that its user and its group can reach.
 fn bind_private(path: &Path, address: &UnixAddr) -> io::Result<UnixListener> {
-    let server = stream_socket(SockFlag::SOCK_NONBLOCK)?;
-    fchmod(&server, Mode::from_bits_truncate(SOCKET_MODE))?;
-    bind(server.as_raw_fd(), address)?;
+    let server = bind_closed(address)?;
+    // What the umask took from the group is given back.
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     listen(&server, Backlog::MAXCONN)?;
     Ok(UnixListener::from(server))
 }
 
+/// Binds so that at no moment anybody else can connect.
+///
+/// On Linux the file gets the mode of the socket's own inode, less the umask, so setting
+/// that mode first does what a umask would, without touching what the whole process
+/// shares.
+fn bind_closed(address: &UnixAddr) -> nix::Result<OwnedFd> {
+    let server = stream_socket(SockFlag::SOCK_NONBLOCK)?;
+    fchmod(&server, Mode::from_bits_truncate(SOCKET_MODE))?;
+    bind(server.as_raw_fd(), address)?;
+    Ok(server)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
+    use std::{
+        os::unix::net::UnixStream,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
 
@@ -312,10 +322,9 @@ mod tests {
     fn it_is_private_before_anybody_can_widen_it() {
         let dir = tempdir();
         let path = dir.path().join("hsup.sock");
-        let server = stream_socket(SockFlag::empty()).unwrap();
-        fchmod(&server, Mode::from_bits_truncate(SOCKET_MODE)).unwrap();
-        bind(server.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        let server = bind_closed(&UnixAddr::new(&path).unwrap()).unwrap();
         assert_eq!(mode(&path) & !SOCKET_MODE, 0, "{:o}", mode(&path));
+        drop(server);
     }
 
     #[test]
@@ -360,6 +369,30 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         assert!(!lock_of(&path).exists(), "a lock was left behind");
         drop(other);
+    }
+
+    #[test]
+    fn two_never_hold_the_lock_however_they_come_and_go() {
+        let dir = tempdir();
+        let path = dir.path().join("hsup.sock");
+        let address = UnixAddr::new(&path).unwrap();
+        let holders = AtomicUsize::new(0);
+        let taken = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while taken.load(Ordering::SeqCst) < 500 {
+                        if let Ok(lock) = SocketLock::take(&path, &address) {
+                            taken.fetch_add(1, Ordering::SeqCst);
+                            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                            std::thread::yield_now();
+                            holders.fetch_sub(1, Ordering::SeqCst);
+                            drop(lock);
+                        }
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -81,10 +81,10 @@ impl Control for Fake {
                 .iter()
                 .any(|dyno| [&dyno.name, &dyno.process_type].contains(&name))
         };
+        self.stops.lock().unwrap().push(request.clone());
         if !request.select.iter().all(known) {
             return Err(ControlError::NotFound("no such dyno".to_owned()));
         }
-        self.stops.lock().unwrap().push(request);
         Ok(StopResponse::default())
     }
 
@@ -349,7 +349,8 @@ async fn stop_names_what_it_stopped_and_leaves_out_what_it_does_not_know() {
         no_wait: true,
         ..Default::default()
     };
-    assert_eq!(asked, [request("web"), request("worker.1")]);
+    let expected = ["web", "nobody", "worker.1"].map(request);
+    assert_eq!(asked, expected, "what is no name was asked for");
 
     for nothing in ["{}", r#"{"Processes":[]}"#, r#"{"Processes":null}"#] {
         let answer = server.http("POST /control/stop", nothing).await;

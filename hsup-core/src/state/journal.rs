@@ -422,6 +422,29 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_stops_half_way_does_not_spoil_the_next() {
+        let dir = Dir::new();
+        let (mut journal, _) = dir.open();
+        // A pipe takes the first 64 KiB, and cannot be cut back to where it was.
+        let (_reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        let file = std::mem::replace(&mut journal.file, File::from(writer));
+        let many: Vec<Record> = (0..2000).map(start).collect();
+        let error = journal.append(&many).unwrap_err();
+        let JournalError::Write { source, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(live(&journal), []);
+
+        journal.file = file;
+        journal.append(&[start(1)]).unwrap();
+        journal.append(&[start(2)]).unwrap();
+        let text = dir.text();
+        assert!(text.starts_with("\n{") && !text.contains("}\n\n"), "{text}");
+        assert_eq!(Contents::read(text.as_bytes()).live.len(), 2);
+    }
+
+    #[test]
     fn it_stays_small_however_many_dynos_come_and_go() {
         let dir = Dir::new();
         let (mut journal, _) = dir.open();
