@@ -186,13 +186,29 @@ async fn a_text_without_its_end_gets_a_second_when_nobody_said_it_is_done() {
     assert_eq!(next_release(&mut source).await.release.version, 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_poll_finds_what_the_kernel_does_not_tell() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_warning(&mut source).await;
+    let before = Instant::now();
+    fixture.write("draft", &release(1));
+    fs::hard_link(fixture.path("draft"), fixture.path("new")).unwrap();
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+    let waited = before.elapsed();
+    assert!(
+        waited > Duration::from_secs(1) && waited <= POLL,
+        "{waited:?}"
+    );
+    assert_eq!(fixture.names(), ["draft", "loaded"]);
+}
+
 #[tokio::test]
 async fn what_is_no_file_is_refused_once_and_left_alone() {
     let fixture = Fixture::new();
     fixture.write("elsewhere", &release(1));
     let mut source = fixture.open();
     next_warning(&mut source).await;
-    // They are found by a poll: neither is ever closed after writing.
     mkfifo(&fixture.path("fifo"), Mode::from_bits_truncate(0o600)).unwrap();
     fs::create_dir(fixture.path("directory")).unwrap();
     symlink("elsewhere", fixture.path("link")).unwrap();
