@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What tests hsup from outside: the conformance suite for drivers.
+
+pub mod conformance;

@@ -1,0 +1,141 @@
+//! One case of the suite: what it is called, the rule it checks, and how it can end.
+
+use std::{fmt, pin::Pin};
+
+use hsup_proto::driver::Capability;
+
+use super::context::Context;
+
+/// A case's future; boxed because the table of cases holds many kinds.
+pub type Outcome<'a> = Pin<Box<dyn Future<Output = Result<(), NotPassed>> + 'a>>;
+
+/// What a case cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The driver declares this capability.
+    Has(Capability),
+    /// The driver does not declare this capability.
+    Lacks(Capability),
+    /// The suite builds the artifact itself (no `--artifact`).
+    Build,
+    /// The suite starts dynos without a launcher (no `--argv-prefix`).
+    BareArgv,
+    /// The suite starts the driver itself (`--exec`).
+    Exec,
+}
+
+/// One case of the suite.
+pub struct Case {
+    /// The chapter, such as `stop`.
+    pub chapter: &'static str,
+    /// What a driver that passes does, such as `an unknown dyno is stopped already`.
+    pub name: &'static str,
+    /// The rule, with its section in the driver protocol.
+    pub rule: &'static str,
+    /// What must be there, or the case is skipped.
+    pub needs: &'static [Need],
+    /// Runs it.
+    pub run: for<'a> fn(&'a Context) -> Outcome<'a>,
+}
+
+impl Case {
+    /// `chapter: name`, which `--focus` and `--skip` are matched with.
+    pub fn title(&self) -> String {
+        format!("{}: {}", self.chapter, self.name)
+    }
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case")
+            .field("chapter", &self.chapter)
+            .field("name", &self.name)
+            .field("rule", &self.rule)
+            .field("needs", &self.needs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a [`Case`] of an async function.
+macro_rules! case {
+    ($chapter:expr, $name:literal, $rule:literal, $run:path) => {
+        $crate::conformance::case::case!($chapter, $name, $rule, $run, &[])
+    };
+    ($chapter:expr, $name:literal, $rule:literal, $run:path, $needs:expr) => {
+        $crate::conformance::case::Case {
+            chapter: $chapter,
+            name: $name,
+            rule: $rule,
+            needs: $needs,
+            run: |cx| Box::pin($run(cx)),
+        }
+    };
+}
+pub(crate) use case;
+
+/// What the driver did, against what the rule asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The call, such as `Stop of c1f2-3`, or what was looked at.
+    pub on: String,
+    /// What the rule asks for.
+    pub expected: String,
+    /// What came.
+    pub observed: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: expected {}, observed {}",
+            self.on, self.expected, self.observed
+        )
+    }
+}
+
+/// Why a case did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotPassed {
+    /// The driver broke the rule.
+    Failed(Failure),
+    /// The case could not be run; says why.
+    Skipped(String),
+}
+
+impl From<Failure> for NotPassed {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Fails unless `holds`.
+pub(crate) fn check(
+    holds: bool,
+    on: impl fmt::Display,
+    expected: impl fmt::Display,
+    observed: impl fmt::Display,
+) -> Result<(), Failure> {
+    if holds {
+        return Ok(());
+    }
+    Err(Failure {
+        on: on.to_string(),
+        expected: expected.to_string(),
+        observed: observed.to_string(),
+    })
+}
+
+/// Fails unless the two are equal.
+pub(crate) fn check_eq<T: PartialEq + fmt::Debug>(
+    on: impl fmt::Display,
+    observed: &T,
+    expected: &T,
+) -> Result<(), Failure> {
+    check(
+        observed == expected,
+        on,
+        format_args!("{expected:?}"),
+        format_args!("{observed:?}"),
+    )
+}

@@ -1,0 +1,58 @@
+//! The chapters, in the order they are run.
+//!
+//! `whole run` looks back at what the others saw, so it stays last.
+
+mod attach;
+mod build;
+mod concurrency;
+mod driver_process;
+mod identity;
+mod ip_info;
+mod list_remove;
+mod signal;
+mod start;
+mod stats;
+mod stdio;
+mod stop;
+mod wait;
+mod whole_run;
+
+use super::case::Case;
+
+/// Every case of the suite, in order.
+pub fn all() -> Vec<&'static Case> {
+    let chapters: [&[Case]; 14] = [
+        identity::CASES,
+        build::CASES,
+        start::CASES,
+        stop::CASES,
+        wait::CASES,
+        list_remove::CASES,
+        ip_info::CASES,
+        stdio::CASES,
+        concurrency::CASES,
+        signal::CASES,
+        stats::CASES,
+        attach::CASES,
+        driver_process::CASES,
+        whole_run::CASES,
+    ];
+    chapters.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_case_has_a_title_of_its_own_and_cites_a_rule() {
+        let mut titles = BTreeSet::new();
+        for case in all() {
+            assert!(titles.insert(case.title()), "twice: {}", case.title());
+            let cites = case.rule.contains('§') || case.rule.starts_with("architecture");
+            assert!(cites, "no rule: {}", case.title());
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What is asked of the kernel and needs `unsafe`: bytes in a FIFO, waiting for one, and a
+//! child's own session.
+
+#![expect(
+    unsafe_code,
+    reason = "FIONREAD, AsyncFd and pre_exec have no safe form in nix, tokio or std"
+)]
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd as _, RawFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+};
+
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::setsid,
+};
+use tokio::io::unix::AsyncFd;
+
+/// Makes `file` one that a task can wait for.
+pub(crate) fn waitable(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a `File` owns its descriptor, returns the same one always, and closes it only
+    // when dropped, which `AsyncFd` does after it has deregistered it.
+    let registered = unsafe { AsyncFd::register(file) };
+    registered.map_err(|error| error.into_parts().1)
+}
+
+/// How many bytes wait to be read.
+pub(crate) fn readable_bytes(file: &File) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and FIONREAD writes
+    // one int to where `count` is.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    if done == -1 {
+        return 0;
+    }
+    usize::try_from(count).unwrap_or(0)
+}
+
+/// The limits on open files: what this process was started with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenFiles {
+    soft: u64,
+    hard: u64,
+}
+
+/// Raises this process's own limit on open files, for the FIFOs of 300 dynos at once.
+pub(crate) fn raise_open_files() -> io::Result<OpenFiles> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(65536).max(soft), hard)?;
+    Ok(OpenFiles { soft, hard })
+}
+
+/// Has `command` start in a session of its own, with the limits that this process was given,
+/// and with `listener` as descriptor 3.
+pub(crate) fn detach(command: &mut Command, limits: OpenFiles, listener: Option<RawFd>) {
+    let prepare = move || {
+        setsid()?;
+        setrlimit(Resource::RLIMIT_NOFILE, limits.soft, limits.hard)?;
+        if let Some(listener) = listener {
+            // SAFETY: `listener` stays open in the parent until spawn has returned, and
+            // descriptor 3 belongs to nobody yet in this child; dup2 clears close-on-exec.
+            let duplicated = unsafe { libc::dup2(listener, 3) };
+            if duplicated == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and makes system calls only: it neither
+    // allocates nor takes a lock.
+    unsafe { command.pre_exec(prepare) };
+}

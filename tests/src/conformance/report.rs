@@ -1,0 +1,217 @@
+//! What a run found, and the forms it is shown in.
+
+mod json;
+mod junit;
+mod tap;
+mod text;
+
+use std::time::Duration;
+
+use hsup_proto::driver::{Capability, Durability, GetInfoResponse};
+
+use super::case::Failure;
+
+pub use self::{json::Json, junit::Junit, tap::Tap, text::Text};
+
+/// How one case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The driver keeps the rule.
+    Passed,
+    /// It does not.
+    Failed(Failure),
+    /// Not run; says why. Never counted as passed.
+    Skipped(String),
+}
+
+/// One case that was run or skipped.
+#[derive(Clone, Debug)]
+pub struct CaseResult {
+    /// Its chapter.
+    pub chapter: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// The rule it checks.
+    pub rule: &'static str,
+    /// Which repetition this was, from 1.
+    pub round: u32,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// How long it took, clean-up included.
+    pub took: Duration,
+}
+
+/// What the driver says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DriverFacts {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// `NONE`, `SURVIVES` or `EXACT`.
+    pub durability: String,
+    /// The capabilities this suite knows, such as `stdio_fifo`.
+    pub capabilities: Vec<String>,
+    /// What is odd, but breaks no rule.
+    pub warnings: Vec<String>,
+}
+
+impl DriverFacts {
+    /// Reads them from a driver's answer.
+    pub fn of(info: &GetInfoResponse) -> Self {
+        let short = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_owned();
+        let mut facts = Self {
+            name: info.name.clone(),
+            version: info.version.clone(),
+            durability: short(info.durability().as_str_name(), "DURABILITY_"),
+            ..Self::default()
+        };
+        if Durability::try_from(info.durability).is_err() {
+            let number = info.durability;
+            let warning = format!("durability {number} is not known to this suite");
+            facts.warnings.push(warning);
+        }
+        for number in &info.capabilities {
+            match Capability::try_from(*number) {
+                Ok(Capability::Unspecified) | Err(_) => {
+                    let warning = format!("capability {number} is not known to this suite");
+                    facts.warnings.push(warning);
+                }
+                Ok(capability) => {
+                    let name = short(capability.as_str_name(), "CAPABILITY_");
+                    facts.capabilities.push(name.to_lowercase());
+                }
+            }
+        }
+        facts
+    }
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Who was tested.
+    pub driver: DriverFacts,
+    /// Every case, in the order it was run.
+    pub results: Vec<CaseResult>,
+}
+
+/// How many cases ended in which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Kept rules.
+    pub passed: usize,
+    /// Broken rules.
+    pub failed: usize,
+    /// Cases not run.
+    pub skipped: usize,
+}
+
+impl Report {
+    /// The cases that failed.
+    pub fn failures(&self) -> impl Iterator<Item = (&CaseResult, &Failure)> {
+        self.results.iter().filter_map(|result| {
+            if let Verdict::Failed(failure) = &result.verdict {
+                Some((result, failure))
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Whether no case failed.
+    pub fn passed(&self) -> bool {
+        self.failures().next().is_none()
+    }
+
+    /// The sums.
+    pub fn counts(&self) -> Counts {
+        let count = |wanted: fn(&Verdict) -> bool| {
+            let results = self.results.iter();
+            results.filter(|result| wanted(&result.verdict)).count()
+        };
+        Counts {
+            passed: count(|verdict| matches!(verdict, Verdict::Passed)),
+            failed: count(|verdict| matches!(verdict, Verdict::Failed(_))),
+            skipped: count(|verdict| matches!(verdict, Verdict::Skipped(_))),
+        }
+    }
+
+    /// One line such as `core · durability NONE · signal — 71 passed, 0 failed, 2 skipped`.
+    pub fn summary(&self) -> String {
+        let Counts {
+            passed,
+            failed,
+            skipped,
+        } = self.counts();
+        let durability = format!("durability {}", self.driver.durability);
+        let parts = ["core".to_owned(), durability].into_iter();
+        let words: Vec<_> = parts.chain(self.driver.capabilities.clone()).collect();
+        let words = words.join(" · ");
+        format!("{words} — {passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+/// A form of the report. What it returns is printed at once, so that a person sees progress.
+pub trait Render {
+    /// At the start.
+    fn begin(&mut self, driver: &DriverFacts, cases: usize) -> String;
+    /// After each case.
+    fn case(&mut self, result: &CaseResult) -> String;
+    /// At the end.
+    fn end(&mut self, report: &Report) -> String;
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> Report {
+        let result = |name, verdict| CaseResult {
+            chapter: "stop",
+            name,
+            rule: "§8 Stop: unknown or exited → OK",
+            round: 1,
+            verdict,
+            took: Duration::from_millis(12),
+        };
+        Report {
+            driver: DriverFacts {
+                name: "simple".to_owned(),
+                version: "0.2.0".to_owned(),
+                durability: "NONE".to_owned(),
+                capabilities: vec!["signal".to_owned()],
+                warnings: vec!["capability 99 is not known to this suite".to_owned()],
+            },
+            results: vec![
+                result("an exited dyno", Verdict::Passed),
+                result(
+                    "an unknown dyno",
+                    Verdict::Failed(Failure {
+                        on: "Stop of x".to_owned(),
+                        expected: "OK".to_owned(),
+                        observed: "NOT_FOUND \"<no such & dyno>\"".to_owned(),
+                    }),
+                ),
+                result("a third", Verdict::Skipped("needs --exec".to_owned())),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_summary_counts() {
+        let expected = "core · durability NONE · signal — 1 passed, 1 failed, 1 skipped";
+        assert_eq!(sample().summary(), expected);
+    }
+
+    #[test]
+    fn unknown_numbers_are_warnings() {
+        let facts = DriverFacts::of(&GetInfoResponse {
+            capabilities: vec![1, 99],
+            durability: 77,
+            ..GetInfoResponse::default()
+        });
+        assert_eq!(facts.capabilities, ["stdio_fifo"]);
+        assert_eq!(facts.warnings.len(), 2, "{:?}", facts.warnings);
+    }
+}
