@@ -1,0 +1,250 @@
+//! Starting a driver as a child: in its own session, its socket known, its output kept.
+//!
+//! A driver that takes a listening descriptor gets one that is bound already, so that the
+//! first connect succeeds before the driver's first instruction. Any other gets the path in
+//! `HSUP_DRIVER_SOCKET` and makes the socket itself (driver protocol §7).
+
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    fs, io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use nix::{
+    fcntl::OFlag,
+    sys::{
+        signal::{Signal, kill},
+        stat::{Mode, umask},
+        wait::WaitStatus,
+    },
+    unistd::{Pid, pipe2},
+};
+use thiserror::Error;
+use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinHandle, time::timeout};
+
+use crate::background;
+
+/// How much of a driver's output is kept, to be shown when it does not start.
+const OUTPUT_KEPT: usize = 64 * 1024;
+
+/// Which driver to start, and how.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The file to execute.
+    pub program: PathBuf,
+    /// Its `argv[0]`.
+    pub argv0: OsString,
+    /// Where it is to listen.
+    pub socket: PathBuf,
+    /// Whether it takes a listening descriptor.
+    pub hand_listener: bool,
+}
+
+/// A driver could not be started.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// The socket could not be made.
+    #[error("failed to listen on the driver socket `{}`", path.display())]
+    Listen {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There was no pipe to be had for its output.
+    #[error("failed to make a pipe for the driver's output")]
+    Pipe(#[source] io::Error),
+    /// The program could not be executed.
+    #[error("failed to start the driver program `{}`", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A driver that was started.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    socket: PathBuf,
+    output: Arc<Mutex<VecDeque<u8>>>,
+    reader: JoinHandle<()>,
+    ended: Option<WaitStatus>,
+}
+
+/// Starts a driver.
+///
+/// # Errors
+/// When its socket or its process cannot be made.
+pub fn launch(launch: &Launch) -> Result<Child, LaunchError> {
+    let listener = if launch.hand_listener {
+        let listener = listen(&launch.socket).map_err(|source| LaunchError::Listen {
+            path: launch.socket.clone(),
+            source,
+        })?;
+        Some(OwnedFd::from(listener))
+    } else {
+        None
+    };
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| LaunchError::Pipe(errno.into()))?;
+    let pid = background::Background {
+        program: &launch.program,
+        argv: std::slice::from_ref(&launch.argv0),
+        env: environment(&launch.socket, listener.is_some()),
+        output: write.as_fd(),
+        fd3: listener.as_ref().map(OwnedFd::as_fd),
+        open_files: OPEN_FILES.get().copied(),
+    }
+    .spawn()
+    .map_err(|source| LaunchError::Spawn {
+        program: launch.program.clone(),
+        source,
+    })?;
+    drop(write);
+    let output = Arc::default();
+    let reader = tokio::spawn(keep(read, Arc::clone(&output)));
+    Ok(Child {
+        pid: pid.as_raw(),
+        socket: launch.socket.clone(),
+        output,
+        reader,
+        ended: None,
+    })
+}
+
+/// Binds the socket that the driver will accept on. The folder is ours alone.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Before bind, not chmod after it: there must be no moment at which others may connect.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener
+}
+
+fn environment(socket: &Path, listener: bool) -> Vec<(OsString, OsString)> {
+    // Ours goes down to the driver, except for what was meant for us.
+    let mut env: Vec<_> = std::env::vars_os()
+        .filter(|(name, _)| {
+            ![
+                "LISTEN_FDS",
+                "LISTEN_PID",
+                "LISTEN_FDNAMES",
+                "NOTIFY_SOCKET",
+                "WATCHDOG_USEC",
+                "WATCHDOG_PID",
+            ]
+            .iter()
+            .any(|ours| name == ours)
+        })
+        .collect();
+    env.push(("HSUP_DRIVER_SOCKET".into(), socket.into()));
+    if listener {
+        env.push(("LISTEN_FDS".into(), "1".into()));
+    }
+    env
+}
+
+/// Reads the driver's output for as long as it writes.
+async fn keep(read: OwnedFd, output: Arc<Mutex<VecDeque<u8>>>) {
+    let Ok(mut pipe) = pipe::Receiver::from_owned_fd(read) else {
+        return;
+    };
+    let mut buffer = [0; 4096];
+    while let Ok(n) = pipe.read(&mut buffer).await {
+        if n == 0 {
+            return;
+        }
+        let mut kept = output.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(&buffer[..n]);
+        let surplus = kept.len().saturating_sub(OUTPUT_KEPT);
+        kept.drain(..surplus);
+    }
+}
+
+impl Child {
+    /// Its process.
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether its end has not been noted yet.
+    pub const fn is_running(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// Notes that it was reaped.
+    pub const fn ended(&mut self, status: WaitStatus) {
+        self.ended = Some(status);
+    }
+
+    /// How it ended, for people.
+    pub fn how_it_ended(&self) -> String {
+        match self.ended {
+            None => "it still runs".to_owned(),
+            Some(WaitStatus::Exited(_, code)) => format!("exit code {code}"),
+            Some(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
+            Some(other) => format!("{other:?}"),
+        }
+    }
+
+    /// What it wrote last, introduced as such; empty when it wrote nothing.
+    pub async fn last_output(&self) -> String {
+        // What it wrote before it ended is still in the pipe, unless a child of its keeps
+        // that open.
+        if !self.is_running() {
+            let finished = async {
+                while !self.reader.is_finished() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let _ = timeout(Duration::from_millis(200), finished).await;
+        }
+        let mut kept = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(kept.make_contiguous());
+        let text = text.trim_end();
+        if text.is_empty() {
+            String::new()
+        } else {
+            format!("; it said:\n{text}")
+        }
+    }
+
+    /// Ends it at once. Its end is noted when it is reaped.
+    pub fn kill(&self) {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+    }
+}
+
+/// Asks a driver to end.
+pub fn terminate(pid: i32) {
+    // It may have ended by itself.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+}
+
+/// The open-file limits that a driver, and so its dynos, gets: hsup may have raised its own.
+static OPEN_FILES: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Has every driver that is started from now on get these limits instead of ours.
+pub fn remember_open_files(soft: u64, hard: u64) {
+    // The first word counts: what hsup itself was started with.
+    let _ = OPEN_FILES.set((soft, hard));
+}
