@@ -1,0 +1,516 @@
+//! One task that keeps hsup connected to its driver.
+//!
+//! It starts the driver when that is hsup's business, connects, asks who it is, repeats
+//! the question as a health check, and when the connection ends begins anew. What it knows
+//! is published as a [`Link`]; whoever calls the driver takes the [`Up`] of the moment and,
+//! when a call fails because the connection did, waits for the next one.
+//!
+//! A driver that is down never means that its dynos are: the task decides nothing about
+//! dynos, but for those that a dead child driver of durability NONE left behind. They are
+//! now hsup's children (it is a subreaper), nobody will ever stop them, and they are killed
+//! before the driver is started again.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hsup_driver_kit::{
+    client::{Capabilities, Client, Connection},
+    launch::{self, Child, Launch},
+    orphans,
+};
+use hsup_proto::driver::{Capability, Durability, GetInfoRequest, GetInfoResponse};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::spec::{self, DriverSpec};
+
+/// How long a child driver may take from its start to its first answer.
+const BOOT: Duration = Duration::from_secs(10);
+/// How often a driver is asked how it does, and how long it may take (driver protocol §7.4).
+const HEALTH_EVERY: Duration = Duration::from_secs(10);
+const HEALTH_WITHIN: Duration = Duration::from_secs(1);
+/// How long a child driver may take to end when hsup does.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// How many answers a driver may miss before it is called silent.
+const MISSES: u32 = 3;
+
+/// What hsup knows of its driver.
+#[derive(Clone, Debug)]
+pub enum Link {
+    /// Not connected; why, for people.
+    Down {
+        /// What went wrong last.
+        why: String,
+        /// It never came up and trying again is pointless: the operator must act.
+        hopeless: bool,
+    },
+    /// Connected.
+    Up(Arc<Up>),
+}
+
+/// A driver that answers.
+#[derive(Clone, Debug)]
+pub struct Up {
+    /// What it says of itself.
+    pub info: GetInfoResponse,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Whether hsup started it, now or in an earlier life.
+    pub child: bool,
+    /// It has not answered its last health checks.
+    pub silent: bool,
+    control: Connection,
+    waits: Connection,
+}
+
+impl Up {
+    /// For calls that are answered at once.
+    pub fn client(&self) -> Client {
+        self.control.client()
+    }
+
+    /// For Wait, Logs and Attach, whose streams stay open: they have a connection of their own,
+    /// so that a driver's limit on streams can never keep a Stop from getting through.
+    pub fn waits(&self) -> Client {
+        self.waits.client()
+    }
+
+    /// Whether the connection has ended since.
+    pub fn is_gone(&self) -> bool {
+        self.control.is_closed() || self.waits.is_closed()
+    }
+
+    /// The process that serves the socket, if the kernel tells.
+    pub const fn pid(&self) -> Option<i32> {
+        self.control.pid()
+    }
+
+    /// Whether every dyno has its own address.
+    pub fn has_own_network(&self) -> bool {
+        self.capabilities.has(Capability::OwnNetwork)
+    }
+
+    /// Whether dynos end with the driver.
+    pub fn dynos_die_with_it(&self) -> bool {
+        self.info.durability() == Durability::None
+    }
+}
+
+/// What the link needs to know.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// Which driver.
+    pub spec: DriverSpec,
+    /// hsup's own program, which acts as the simple driver.
+    pub own_program: PathBuf,
+    /// A folder of hsup's own (0700) for the socket of a child driver.
+    pub socket_dir: PathBuf,
+    /// The socket of the child driver of an earlier life of this hsup: it may still serve.
+    pub previous_socket: Option<PathBuf>,
+}
+
+/// The front of the link's task.
+#[derive(Debug)]
+pub struct DriverLink {
+    state: watch::Receiver<Link>,
+    task: JoinHandle<()>,
+}
+
+impl DriverLink {
+    /// Starts to connect.
+    ///
+    /// # Errors
+    /// When signals cannot be received.
+    pub fn start(settings: LinkSettings) -> std::io::Result<Self> {
+        let (publish, state) = watch::channel(Link::Down {
+            why: "not connected yet".to_owned(),
+            hopeless: false,
+        });
+        let keeper = Keeper {
+            children: signal(SignalKind::child())?,
+            settings,
+            publish,
+            child: None,
+        };
+        Ok(Self {
+            state,
+            task: tokio::spawn(keeper.run()),
+        })
+    }
+
+    /// Ends a driver that hsup started. It stops what dynos it still has.
+    pub async fn end(&self) {
+        let up = match &*self.state.borrow() {
+            Link::Up(up) if up.child => Arc::clone(up),
+            _ => return,
+        };
+        // From here on nobody starts it again.
+        self.task.abort();
+        let Some(pid) = up
+            .pid()
+            .filter(|pid| *pid != std::process::id().cast_signed())
+        else {
+            return;
+        };
+        launch::terminate(pid);
+        if timeout(END_WITHIN, up.control.closed()).await.is_err() {
+            warn!(pid, "driver did not end in time");
+        }
+    }
+
+    /// What is known now and from now on.
+    pub fn watch(&self) -> watch::Receiver<Link> {
+        self.state.clone()
+    }
+}
+
+impl Drop for DriverLink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Waits until the driver is connected.
+pub async fn up(state: &mut watch::Receiver<Link>) -> Arc<Up> {
+    loop {
+        if let Link::Up(up) = &*state.borrow_and_update()
+            && !up.is_gone()
+        {
+            return Arc::clone(up);
+        }
+        if state.changed().await.is_err() {
+            // The link's task ends with the process only.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+struct Keeper {
+    settings: LinkSettings,
+    publish: watch::Sender<Link>,
+    children: Signal,
+    child: Option<Child>,
+}
+
+/// A driver that answered its first question.
+struct Established {
+    control: Connection,
+    waits: Connection,
+    info: GetInfoResponse,
+    socket: PathBuf,
+}
+
+/// Why no driver answers.
+struct Failure {
+    why: String,
+    hopeless: bool,
+}
+
+impl Failure {
+    fn passing(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            hopeless: false,
+        }
+    }
+
+    fn hopeless(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            hopeless: true,
+        }
+    }
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut failures = 0u32;
+        let mut ever_up = false;
+        loop {
+            match self.establish().await {
+                Ok(established) => {
+                    failures = 0;
+                    ever_up = true;
+                    let dynos_die_with_it = established.info.durability() == Durability::None;
+                    let why = self.tend(established).await;
+                    warn!(why, "driver gone");
+                    self.announce(why, false);
+                    self.bury(dynos_die_with_it).await;
+                    // The first attempt to get it back follows at once.
+                    continue;
+                }
+                Err(failure) => {
+                    let hopeless = failure.hopeless && !ever_up;
+                    debug!(why = failure.why, hopeless, "driver not reached");
+                    self.announce(failure.why, hopeless);
+                    if hopeless {
+                        return;
+                    }
+                }
+            }
+            failures = failures.saturating_add(1);
+            let wait = Duration::from_millis(50) * 2u32.saturating_pow(failures.min(10));
+            self.reaping(sleep(wait.min(Duration::from_secs(30)))).await;
+        }
+    }
+
+    fn announce(&self, why: String, hopeless: bool) {
+        self.publish.send_replace(Link::Down { why, hopeless });
+    }
+
+    /// Finds or starts the driver and has it answer.
+    async fn establish(&mut self) -> Result<Established, Failure> {
+        match self.settings.spec.clone() {
+            DriverSpec::Socket(socket) => self.greet(&socket, HEALTH_WITHIN).await,
+            DriverSpec::Child(name) => {
+                if let Some(socket) = self.known_socket()
+                    && let Ok(established) = self.greet(&socket, HEALTH_WITHIN).await
+                {
+                    return Ok(established);
+                }
+                if self.child.as_ref().is_some_and(Child::is_running) {
+                    // Restarted only when its process has ended, never because it is slow.
+                    return Err(Failure::passing(format!(
+                        "the {name} driver runs but does not answer"
+                    )));
+                }
+                self.launch(&name).await
+            }
+        }
+    }
+
+    /// Where a driver may still serve: the child of this life, or of an earlier one.
+    fn known_socket(&mut self) -> Option<PathBuf> {
+        match &self.child {
+            Some(child) if child.is_running() => Some(child.socket().to_owned()),
+            Some(_) => None,
+            None => self.settings.previous_socket.take(),
+        }
+    }
+
+    async fn launch(&mut self, name: &str) -> Result<Established, Failure> {
+        let found = spec::find(name, &self.settings.own_program)
+            .map_err(|error| Failure::hopeless(error.to_string()))?;
+        let launch = Launch {
+            program: found.program,
+            argv0: found.argv0,
+            socket: self.settings.socket_dir.join("driver.sock"),
+            hand_listener: found.takes_listener,
+        };
+        let child = launch::launch(&launch)
+            .map_err(|error| Failure::hopeless(crate::errors::chain(&error)))?;
+        info!(pid = child.pid(), "driver started");
+        let socket = child.socket().to_owned();
+        self.child = Some(child);
+
+        let deadline = Instant::now() + BOOT;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let failure = match self.greet(&socket, deadline - Instant::now()).await {
+                Ok(established) => return Ok(established),
+                Err(failure) => failure,
+            };
+            self.reap();
+            let child = self.child.as_ref().expect("it was just started");
+            if !child.is_running() {
+                let said = child.last_output().await;
+                return Err(Failure::hopeless(format!(
+                    "the {name} driver ended before it answered ({}){said}",
+                    child.how_it_ended()
+                )));
+            }
+            if Instant::now() + pause >= deadline {
+                let said = child.last_output().await;
+                child.kill();
+                return Err(Failure::hopeless(format!(
+                    "the {name} driver did not answer within {} s: {}{said}",
+                    BOOT.as_secs(),
+                    failure.why
+                )));
+            }
+            self.reaping(sleep(pause)).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Connects twice and asks the first question.
+    async fn greet(&self, socket: &Path, within: Duration) -> Result<Established, Failure> {
+        let open = async {
+            let control = Connection::open(socket).await?;
+            let waits = Connection::open(socket).await?;
+            Ok::<_, hsup_driver_kit::client::ConnectError>((control, waits))
+        };
+        let (control, waits) = match open.await {
+            Ok(connections) => connections,
+            Err(error @ hsup_driver_kit::client::ConnectError::Stranger { .. }) => {
+                return Err(Failure::hopeless(error.to_string()));
+            }
+            Err(error) => return Err(Failure::passing(crate::errors::chain(&error))),
+        };
+        let info = match timeout(within, ask(&control)).await {
+            Err(_) => {
+                return Err(Failure::passing(format!(
+                    "the driver at `{}` did not answer GetInfo within {:.0?}",
+                    socket.display(),
+                    within
+                )));
+            }
+            Ok(Err(status)) => {
+                return Err(Failure::passing(format!(
+                    "the driver at `{}` answered GetInfo with {:?}: {}",
+                    socket.display(),
+                    status.code(),
+                    status.message()
+                )));
+            }
+            Ok(Ok(info)) => info,
+        };
+        if !Capabilities::of(&info).has(Capability::StdioFifo) {
+            return Err(Failure::hopeless(format!(
+                "the driver `{}` does not take its dynos' output to FIFOs (STDIO_FIFO), \
+                 the only way that this hsup can read it",
+                info.name
+            )));
+        }
+        Ok(Established {
+            control,
+            waits,
+            info,
+            socket: socket.to_owned(),
+        })
+    }
+
+    /// Publishes the driver and watches it until its connection ends; says why it did.
+    async fn tend(&mut self, established: Established) -> String {
+        let Established {
+            control,
+            waits,
+            info,
+            socket,
+        } = established;
+        info!(
+            name = info.name,
+            version = info.version,
+            ready = info.ready,
+            "driver connected"
+        );
+        let child = matches!(self.settings.spec, DriverSpec::Child(_));
+        let mut up = Up {
+            capabilities: Capabilities::of(&info),
+            info,
+            socket,
+            child,
+            silent: false,
+            control: control.clone(),
+            waits: waits.clone(),
+        };
+        self.publish.send_replace(Link::Up(Arc::new(up.clone())));
+
+        let mut misses = 0;
+        let mut health = interval_at(Instant::now() + HEALTH_EVERY, HEALTH_EVERY);
+        health.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = control.closed() => break,
+                () = waits.closed() => break,
+                _ = self.children.recv() => self.reap(),
+                _ = health.tick() => {
+                    let before = (up.silent, up.info.clone());
+                    match timeout(HEALTH_WITHIN, ask(&control)).await {
+                        Ok(Ok(info)) => {
+                            misses = 0;
+                            up.silent = false;
+                            if info.instance_id != up.info.instance_id {
+                                return "the driver became another instance on the same connection".to_owned();
+                            }
+                            up.info = info;
+                        }
+                        _ => misses += 1,
+                    }
+                    up.silent = misses >= MISSES;
+                    if before != (up.silent, up.info.clone()) {
+                        self.publish.send_replace(Link::Up(Arc::new(up.clone())));
+                    }
+                }
+            }
+        }
+        // A child that has just died is a zombie by now or within a moment: the connection
+        // ends as the kernel closes the dead process's descriptors.
+        if self.child.is_some() {
+            let gone = async {
+                while self.child.as_ref().is_some_and(Child::is_running) {
+                    self.children.recv().await;
+                    Self::reap_into(self.child.as_mut());
+                }
+            };
+            let _ = timeout(Duration::from_millis(200), gone).await;
+            self.reap();
+        }
+        match &self.child {
+            Some(child) if !child.is_running() => {
+                let said = child.last_output().await;
+                format!("the driver ended ({}){said}", child.how_it_ended())
+            }
+            _ => "the connection to the driver was lost".to_owned(),
+        }
+    }
+
+    /// After a child driver has ended: kills what it left, if nobody else ever will.
+    async fn bury(&mut self, dynos_die_with_it: bool) {
+        let ended = self.child.as_ref().is_some_and(|child| !child.is_running());
+        if !ended {
+            return;
+        }
+        if dynos_die_with_it {
+            let killed = orphans::kill_all().await;
+            if killed > 0 {
+                info!(killed, "killed what the dead driver left");
+            }
+        }
+        self.child = None;
+    }
+
+    /// Reaps whatever has ended: the child driver, and, for a subreaper, anybody's orphans.
+    fn reap(&mut self) {
+        Self::reap_into(self.child.as_mut());
+    }
+
+    fn reap_into(mut child: Option<&mut Child>) {
+        for (pid, status) in orphans::reap() {
+            if let Some(child) = child.as_deref_mut()
+                && child.pid() == pid
+            {
+                child.ended(status);
+            }
+        }
+    }
+
+    /// Waits for `what` and keeps reaping meanwhile.
+    async fn reaping(&mut self, what: impl Future<Output = ()>) {
+        tokio::pin!(what);
+        loop {
+            tokio::select! {
+                () = &mut what => return,
+                _ = self.children.recv() => self.reap(),
+            }
+        }
+    }
+}
+
+async fn ask(connection: &Connection) -> Result<GetInfoResponse, tonic::Status> {
+    let request = GetInfoRequest {
+        supervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let answer = connection.client().get_info(request).await?;
+    Ok(answer.into_inner())
+}

@@ -1,0 +1,7 @@
+//! The supervisor's link to its driver: who it is, whether it is there, and the calls.
+
+mod link;
+mod spec;
+
+pub use link::{DriverLink, Link, LinkSettings, Up, up};
+pub use spec::{DriverSpec, FindDriverError, Found, find};
