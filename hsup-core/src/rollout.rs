@@ -417,6 +417,10 @@ mod tests {
 
     /// What a model world runs under one name.
     #[derive(Clone, Debug, Default)]
+    #[expect(
+        clippy::struct_excessive_bools,
+        reason = "each is one process that may run"
+    )]
     struct World {
         good: bool,
         other: bool,
@@ -425,6 +429,16 @@ mod tests {
         old_ending: bool,
         new_ending: bool,
         restored: bool,
+    }
+
+    impl World {
+        fn serves_good(&self) -> bool {
+            self.good && !self.old_ending
+        }
+
+        fn new_stays(&self) -> bool {
+            self.new && !self.new_ending
+        }
     }
 
     fn before() -> impl proptest::strategy::Strategy<Value = Before> {
@@ -480,7 +494,7 @@ mod tests {
                     }
                 }
                 let missing = world.iter().zip(&befores).filter(|(w, before)| {
-                    **before == Before::Good && !(w.good && !w.old_ending) && !w.new_ready
+                    **before == Before::Good && !w.serves_good() && !w.new_ready
                 }).count();
                 if !rollout.is_going_back() {
                     let allowed = if start_first { 0 } else { limit };
@@ -519,10 +533,10 @@ mod tests {
             let Some(succeeded) = outcome else { return Err(TestCaseError::fail("never ended")); };
             for (w, before) in world.iter().zip(&befores) {
                 if succeeded {
-                    prop_assert!(w.new && !w.new_ending);
+                    prop_assert!(w.new_stays());
                 } else {
-                    prop_assert!(!w.new || w.new_ending, "a dyno of a rejected release stays");
-                    if *before != Before::Nothing { prop_assert!(w.good && !w.old_ending); }
+                    prop_assert!(!w.new_stays(), "a dyno of a rejected release stays");
+                    if *before != Before::Nothing { prop_assert!(w.serves_good()); }
                 }
             }
         }

@@ -47,6 +47,9 @@ pub struct LiveDyno {
     pub name: DynoName,
     /// The id that hsup gave its release.
     pub release: u64,
+    /// When it was started, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub at_unix_ms: i64,
     /// Its PORT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -288,6 +291,7 @@ mod tests {
             name,
             release: 3,
             port: Some(5000),
+            at_unix_ms: 7,
             io_dir: Some("/run/hsup/run/x/y".into()),
         }
     }
@@ -350,7 +354,7 @@ mod tests {
         assert_eq!(
             dir.text(),
             concat!(
-                r#"{"start":{"dyno_id":"web-1-0000000000000","name":"web.1","release":3,"port":5000,"io_dir":"/run/hsup/run/x/y"}}"#,
+                r#"{"start":{"dyno_id":"web-1-0000000000000","name":"web.1","release":3,"at_unix_ms":7,"port":5000,"io_dir":"/run/hsup/run/x/y"}}"#,
                 "\n",
                 r#"{"end":{"dyno_id":"web-1-0000000000000","status":{"how":{"code":1},"at_unix_ms":42}}}"#,
                 "\n"

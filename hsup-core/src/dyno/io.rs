@@ -1,0 +1,266 @@
+//! The FIFOs of a dyno (driver protocol §11), and the descriptors they cost.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        resource::{Resource, getrlimit},
+        stat::{FchmodatFlags, Mode, fchmodat},
+    },
+    unistd::mkfifo,
+};
+use thiserror::Error;
+
+/// The FIFOs could not be made or opened.
+#[derive(Debug, Error)]
+pub enum IoDirError {
+    /// See the path.
+    #[error("failed to make the FIFO `{}`", path.display())]
+    Make {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// See the path.
+    #[error("failed to open the FIFO `{}`", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Two more descriptors would be too many.
+    #[error(
+        "the open-file limit of {limit} leaves no room for another dyno's output: \
+         raise it with `ulimit -n` (or LimitNOFILE= in the unit) and start hsup again"
+    )]
+    TooManyOpenFiles {
+        /// The soft limit.
+        limit: u64,
+    },
+}
+
+/// The folder that holds one dyno's FIFOs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IoDir(PathBuf);
+
+/// hsup's ends of a dyno's output.
+#[derive(Debug)]
+pub struct Output {
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+}
+
+impl IoDir {
+    /// The folder `path`, made or yet to be made.
+    pub const fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the dyno's standard input is, if it has one.
+    pub fn stdin(&self) -> PathBuf {
+        self.0.join("stdin")
+    }
+
+    /// Makes the folder and its FIFOs.
+    pub fn make(&self, with_stdin: bool) -> Result<(), IoDirError> {
+        let failed = |path: &Path, source| IoDirError::Make {
+            path: path.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(|source| failed(&self.0, source))?;
+        let names: &[&str] = if with_stdin {
+            &["stdout", "stderr", "stdin"]
+        } else {
+            &["stdout", "stderr"]
+        };
+        for name in names {
+            let path = self.0.join(name);
+            // A dyno of another uid may reopen /dev/stdout; the folder keeps strangers out.
+            let mode = Mode::from_bits_truncate(0o622);
+            mkfifo(&path, mode).map_err(|source| failed(&path, source.into()))?;
+            fchmodat(
+                nix::fcntl::AT_FDCWD,
+                &path,
+                mode,
+                FchmodatFlags::FollowSymlink,
+            )
+            .map_err(|source| failed(&path, source.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Opens hsup's ends for reading. `O_RDWR`, so that neither opening blocks nor the last
+    /// writer's end looks like the dyno's.
+    pub fn open_output(&self) -> Result<Output, IoDirError> {
+        Ok(Output {
+            stdout: self.open("stdout")?.into(),
+            stderr: self.open("stderr")?.into(),
+        })
+    }
+
+    /// Holds the dyno's standard input open until the driver has opened it.
+    pub fn hold_stdin(&self) -> Result<File, IoDirError> {
+        self.open("stdin")
+    }
+
+    /// hsup's end for writing; closing it is the end of the dyno's input.
+    ///
+    /// Fails with `ENXIO` when nobody reads it any more.
+    pub fn write_stdin(&self) -> Result<File, IoDirError> {
+        let path = self.stdin();
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|source| IoDirError::Open { path, source })
+    }
+
+    fn open(&self, name: &str) -> Result<File, IoDirError> {
+        let path = self.0.join(name);
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(|source| IoDirError::Open { path, source })
+    }
+
+    /// Removes the folder with what is in it. What is gone already is fine.
+    pub fn remove(&self) {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %self.0.display(), "failed to remove a FIFO folder");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Descriptors kept free for everything else: sockets, files, the driver.
+const RESERVE: u64 = 64;
+/// Descriptors that one dyno costs hsup: its two output FIFOs.
+const PER_DYNO: u64 = 2;
+
+/// Keeps the FIFOs of dynos from using up the descriptors that hsup needs to go on.
+#[derive(Clone, Debug)]
+pub struct FdBudget {
+    limit: u64,
+    used: Arc<AtomicU64>,
+}
+
+/// A dyno's share of the budget; gives it back when dropped.
+#[derive(Debug)]
+pub struct FdShare(Arc<AtomicU64>);
+
+impl Drop for FdShare {
+    fn drop(&mut self) {
+        self.0.fetch_sub(PER_DYNO, Ordering::Relaxed);
+    }
+}
+
+impl FdBudget {
+    /// Takes the limit from the process's own soft limit.
+    pub fn of_this_process() -> Result<Self, Errno> {
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        Ok(Self::new(soft))
+    }
+
+    /// A budget below `limit`.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            used: Arc::default(),
+        }
+    }
+
+    /// How many dynos fit at most.
+    pub const fn dynos(&self) -> u64 {
+        self.limit.saturating_sub(RESERVE) / PER_DYNO
+    }
+
+    /// Takes one dyno's share.
+    ///
+    /// # Errors
+    /// [`IoDirError::TooManyOpenFiles`] when no share is left.
+    pub fn take(&self) -> Result<FdShare, IoDirError> {
+        let used = self.used.fetch_add(PER_DYNO, Ordering::Relaxed);
+        let share = FdShare(Arc::clone(&self.used));
+        if used + PER_DYNO + RESERVE > self.limit {
+            return Err(IoDirError::TooManyOpenFiles { limit: self.limit });
+        }
+        Ok(share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn fifos_are_made_as_the_protocol_wants_them() {
+        let root = tempfile::tempdir().unwrap();
+        let io = IoDir::at(root.path().join("web-1-x"));
+        io.make(true).unwrap();
+        for name in ["stdout", "stderr", "stdin"] {
+            let metadata = io.path().join(name).metadata().unwrap();
+            assert!(metadata.file_type().is_fifo());
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o622, "{name}");
+        }
+        let folder = io.path().metadata().unwrap();
+        assert_eq!(folder.permissions().mode() & 0o777, 0o700);
+        let _output = io.open_output().unwrap();
+        io.remove();
+        assert!(!io.path().exists());
+        io.remove();
+    }
+
+    #[test]
+    fn nobody_reads_a_stdin_that_the_driver_never_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let io = IoDir::at(root.path().join("x"));
+        io.make(true).unwrap();
+        assert!(matches!(
+            io.write_stdin(),
+            Err(IoDirError::Open { source, .. }) if source.raw_os_error() == Some(libc::ENXIO)
+        ));
+    }
+
+    #[test]
+    fn the_budget_runs_out_and_comes_back() {
+        let budget = FdBudget::new(RESERVE + 4);
+        assert_eq!(budget.dynos(), 2);
+        let first = budget.take().unwrap();
+        let _second = budget.take().unwrap();
+        let error = budget.take().unwrap_err();
+        assert!(error.to_string().contains("ulimit -n"), "{error}");
+        drop(first);
+        assert!(budget.take().is_ok());
+    }
+}

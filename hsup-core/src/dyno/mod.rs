@@ -1,0 +1,226 @@
+//! One dyno: a task that carries out what its [`Lifecycle`] decides.
+//!
+//! ```text
+//!  supervisor ──Command──▶ task ──Event──▶ lifecycle (pure)
+//!      ▲                    │ ▲               │
+//!      └──────Report────────┘ └────Action─────┘
+//!                           │
+//!                 attempt: FIFOs, journal, Start, Wait, Remove
+//! ```
+//!
+//! The task ends when the dyno is retired. Until then it survives the driver: calls that
+//! fail because the connection ended are made again on the next one.
+
+mod attempt;
+mod io;
+mod ledger;
+mod ready;
+mod task;
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hsup_proto::{control, driver};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+pub(crate) use attempt::said;
+pub use io::{FdBudget, IoDir};
+pub use ledger::Ledger;
+pub use task::spawn;
+
+use crate::{
+    backoff::Policy,
+    driver::Link,
+    environment::Base,
+    exit::ExitStatus,
+    lifecycle::{Kind, Stop},
+    logs::Logs,
+    name::{DynoId, DynoName},
+    ports::Ports,
+    release::Release,
+};
+
+/// Tells the dynos of one supervisor apart, even two of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u64);
+
+/// What one dyno is to run.
+#[derive(Clone, Debug)]
+pub struct DynoSpec {
+    /// `web.1`.
+    pub name: DynoName,
+    /// hsup's number of the release, for the journal.
+    pub release_id: u64,
+    /// The release itself: config vars, limits.
+    pub release: Arc<Release>,
+    /// What the driver's Build answered.
+    pub artifact: Arc<str>,
+    /// The shell line.
+    pub command: Arc<str>,
+    /// Whether it is started again.
+    pub kind: Kind,
+}
+
+/// What all dynos of a supervisor share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Under which the driver knows our dynos.
+    pub supervisor_id: String,
+    /// The driver.
+    pub link: watch::Receiver<Link>,
+    /// Where output goes.
+    pub logs: Logs,
+    /// Which dyno ids are ours, over a crash of hsup, too.
+    pub ledger: Ledger,
+    /// The ports that dynos have.
+    pub ports: Mutex<Ports>,
+    /// The folder of FIFO folders.
+    pub io_root: PathBuf,
+    /// How many descriptors are left for FIFOs.
+    pub fds: FdBudget,
+    /// How many Starts may be in flight.
+    pub starts: Semaphore,
+    /// What dynos that share this host start with, below their config vars.
+    pub host_base: Base,
+    /// hsup's own environment.
+    pub host_vars: Vec<(OsString, OsString)>,
+    /// Paths bound into dynos.
+    pub binds: Vec<driver::Bind>,
+    /// The operator's choices.
+    pub policy: DynoPolicy,
+}
+
+/// The operator's choices that concern every dyno.
+#[derive(Clone, Debug)]
+pub struct DynoPolicy {
+    /// Waits after crashes.
+    pub backoff: Policy,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// For `web` to accept connections (R10).
+    pub boot_timeout: Duration,
+    /// How long a dyno outlives hsup; zero means for ever.
+    pub linger: Duration,
+    /// How long a process that has no port must run before a rollout trusts it.
+    pub settle: Duration,
+}
+
+/// What the supervisor tells a dyno.
+#[derive(Debug)]
+pub enum Command {
+    /// Start again, whatever the backoff.
+    Restart(Stop),
+    /// End for good.
+    Retire(Stop),
+}
+
+/// What a dyno tells the supervisor.
+#[derive(Debug)]
+pub struct Report {
+    /// Who.
+    pub key: Key,
+    /// What.
+    pub what: What,
+}
+
+/// See [`Report`].
+#[derive(Debug)]
+pub enum What {
+    /// Its status changed.
+    Status(Box<DynoStatus>),
+    /// It is ready for work: a `web` accepts connections, another has run for a moment.
+    Ready,
+    /// This attempt ended, or was not ready in time, before it was ready.
+    Failed(String),
+    /// It is retired, and nothing of it runs. The last report.
+    Complete(Option<ExitStatus>),
+}
+
+/// What there is to know of a dyno.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DynoStatus {
+    /// Heroku's word for it.
+    pub state: control::DynoState,
+    /// When it got into that state.
+    pub since_unix_ms: i64,
+    /// A `web` accepts connections, another is up.
+    pub ready: bool,
+    /// By hsup after a crash.
+    pub restarts: u32,
+    /// How it ended last.
+    pub last_exit: Option<ExitStatus>,
+    /// How it ended last of itself, and the last lines it wrote then.
+    pub crash: Option<Crash>,
+    /// When the next start is due.
+    pub retry_at_unix_ms: Option<i64>,
+    /// Without a healthy run in between.
+    pub crashes_in_a_row: u32,
+    /// The present attempt's.
+    pub dyno_id: Option<DynoId>,
+    /// Where it can be reached, if known.
+    pub ip: String,
+    /// Its PORT; 0 when it has none now.
+    pub port: u16,
+}
+
+/// See [`DynoStatus::crash`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Crash {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Which attempt it was: its lines are kept under this id.
+    pub dyno_id: DynoId,
+}
+
+/// The front of a dyno's task.
+#[derive(Debug)]
+pub struct DynoHandle {
+    /// What it runs.
+    pub spec: DynoSpec,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl DynoHandle {
+    /// Starts it again. A dyno that has ended in the meantime ignores it.
+    pub fn restart(&self, how: Stop) {
+        let _ = self.commands.send(Command::Restart(how));
+    }
+
+    /// Ends it for good; [`What::Complete`] follows.
+    pub fn retire(&self, how: Stop) {
+        let _ = self.commands.send(Command::Retire(how));
+    }
+}
+
+/// How a dyno's life begins.
+#[derive(Clone, Debug)]
+pub enum Birth {
+    /// It is started.
+    Start,
+    /// It ran when hsup was started; hsup takes it over.
+    Adopt(Adopted),
+}
+
+/// A dyno of an earlier life of hsup.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// Its id, from the journal.
+    pub dyno_id: DynoId,
+    /// Its PORT then.
+    pub port: u16,
+    /// When it was started.
+    pub started_at_unix_ms: i64,
+}
+
+/// What a dyno's name went through before its task was born.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// How the one before ended.
+    pub last_exit: Option<ExitStatus>,
+    /// And how it last ended by itself.
+    pub crash: Option<Crash>,
+}
