@@ -1,19 +1,28 @@
 //! The hsup supervisor as a library: where releases come from, and what keeps their dynos running.
 
 pub mod backoff;
+pub mod build;
 pub mod command;
 pub mod control;
 pub mod diagnostics;
+pub mod driver;
+pub mod dyno;
 pub mod environment;
+pub mod errors;
 pub mod exit;
 pub mod files;
 pub mod lifecycle;
+pub mod limits;
 pub mod logs;
 pub mod name;
 pub mod paths;
 pub mod plan;
 pub mod ports;
+pub mod random;
 pub mod release;
 pub mod rollout;
 pub mod source;
+pub mod start;
 pub mod state;
+pub mod supervisor;
+pub mod time;

@@ -18,7 +18,6 @@
 mod line;
 mod notes;
 mod output;
-mod pace;
 mod ring;
 mod router;
 mod stdin;

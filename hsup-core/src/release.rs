@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::name::ProcessType;
 
 /// One release of an app, from whatever source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     /// The app's name; empty when the source does not say.
     pub app: String,

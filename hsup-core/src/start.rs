@@ -1,0 +1,351 @@
+//! `hsup start`: a supervisor with everything it needs, from its options to its exit code.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hsup_driver_kit::orphans;
+use hsup_proto::driver::Bind;
+use nix::errno::Errno;
+use thiserror::Error;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    control::{self, BindError, Control as _, ControlListener, ServeError},
+    diagnostics::Diagnostics,
+    driver::{DriverLink, DriverSpec, LinkSettings},
+    dyno::{DynoPolicy, FdBudget, Ledger, Shared},
+    environment::Base,
+    lifecycle::Kind,
+    limits,
+    logs::{LogSettings, Logs, TerminalSettings},
+    name::ProcessType,
+    paths::{AppKey, Paths, PathsError},
+    ports::Ports,
+    source::{ControlDir, Directory, Source, SourceSpec, control_dir, directory},
+    state::{Damage, JournalError, LoadError, OpenStateError, StateDir},
+    supervisor::{Outcome, RunError, Settings, Supervisor, SupervisorHandle},
+};
+
+/// How many Starts are asked of the driver at once.
+const STARTS_IN_FLIGHT: usize = 64;
+/// How long the last lines may take to be written when hsup ends.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
+
+/// What to start, and how.
+#[derive(Debug)]
+pub struct StartOptions {
+    /// Where releases come from.
+    pub source: SourceSpec,
+    /// What runs dynos.
+    pub driver: DriverSpec,
+    /// hsup's own program, which acts as the simple driver.
+    pub own_program: PathBuf,
+    /// Only these process types, each with its quantity.
+    pub explicit: Option<BTreeMap<ProcessType, u32>>,
+    /// `--oneshot`: nothing is started again.
+    pub one_shot: bool,
+    /// The number of the first dyno of each type, from 1.
+    pub start_number: u32,
+    /// Where to listen; `None` for the default place.
+    pub control_socket: Option<PathBuf>,
+    /// Where to remember; `None` for the default place.
+    pub state_dir: Option<PathBuf>,
+    /// Paths bound into dynos.
+    pub binds: Vec<Bind>,
+    /// Waits, graces, timeouts.
+    pub policy: DynoPolicy,
+    /// How dynos' output is shown.
+    pub terminal: TerminalSettings,
+    /// hsup's own diagnostics, shown on SIGUSR1.
+    pub diagnostics: Diagnostics,
+}
+
+/// hsup could not be started, or could not go on.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The app's directory.
+    #[error(transparent)]
+    Directory(#[from] directory::LoadDirectoryError),
+    /// The control directory.
+    #[error(transparent)]
+    ControlDir(#[from] control_dir::OpenControlDirError),
+    /// No place for files.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// The state directory.
+    #[error(transparent)]
+    OpenState(#[from] OpenStateError),
+    /// What it remembers.
+    #[error(transparent)]
+    LoadState(#[from] LoadError),
+    /// The journal of dynos.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The control socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The control server.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The folder of FIFOs.
+    #[error("failed to make the folder of FIFOs `{}`", path.display())]
+    IoRoot {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something that every process has.
+    #[error("failed to {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it did not work.
+        source: std::io::Error,
+    },
+    /// The supervisor could not begin.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+fn system(what: &'static str) -> impl Fn(Errno) -> StartError {
+    move |errno| StartError::System {
+        what,
+        source: errno.into(),
+    }
+}
+
+/// Runs an app until it is told to stop; answers the exit code.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn start(options: StartOptions) -> Result<u8, StartError> {
+    let StartOptions {
+        source,
+        driver,
+        own_program,
+        explicit,
+        one_shot,
+        start_number,
+        control_socket,
+        state_dir,
+        binds,
+        policy,
+        terminal,
+        diagnostics,
+    } = options;
+    let mut signals = Signals::new().map_err(|source| StartError::System {
+        what: "receive signals",
+        source,
+    })?;
+    orphans::become_subreaper().map_err(system("become a subreaper"))?;
+    limits::raise_open_files().map_err(system("raise the open-file limit"))?;
+
+    let (source, key, app, base) = open_source(&source)?;
+    let paths = Paths::from_env();
+    let state_path = match state_dir {
+        Some(path) => path,
+        None => paths.state_dir(&key)?,
+    };
+    let state = StateDir::open(&state_path)?;
+    let (journal, torn) = state.journal()?;
+    let (history, torn_history) = state.history()?;
+    let (memory, torn_memory) = state.memory()?;
+    let survivors: Vec<_> = journal.live().cloned().collect();
+
+    let run_dir = paths.run_dir(state.supervisor_id())?;
+    let io_root = run_dir.join("io");
+    make_private(&io_root)?;
+    let socket = match control_socket {
+        Some(path) => path,
+        None => paths.control_socket(&key)?,
+    };
+    let listener = ControlListener::bind(&socket)?;
+
+    let logs = Logs::start(LogSettings {
+        terminal: Some(terminal),
+        ..LogSettings::default()
+    })
+    .map_err(|source| StartError::System {
+        what: "start the log router",
+        source,
+    })?;
+    for damage in torn.iter().chain(&torn_history).chain(&torn_memory) {
+        say_damage(&logs, damage);
+    }
+    let link = DriverLink::start(LinkSettings {
+        spec: driver,
+        own_program,
+        socket_dir: run_dir.clone(),
+        previous_socket: memory.get().driver_socket.clone(),
+    })
+    .map_err(|source| StartError::System {
+        what: "receive signals",
+        source,
+    })?;
+    let mut ports = Ports::new();
+    ports.learn(&memory.get().types_seen);
+    let shared = Arc::new(Shared {
+        supervisor_id: state.supervisor_id().as_str().to_owned(),
+        link: link.watch(),
+        logs: logs.clone(),
+        ledger: Ledger::new(journal),
+        ports: Mutex::new(ports),
+        io_root: io_root.clone(),
+        fds: FdBudget::of_this_process().map_err(system("read the open-file limit"))?,
+        starts: Semaphore::new(STARTS_IN_FLIGHT),
+        host_base: base,
+        host_vars: std::env::vars_os().collect(),
+        binds,
+        policy,
+    });
+    let (supervisor, handle) = Supervisor::new(Settings {
+        app,
+        source,
+        explicit,
+        start_number,
+        kind: if one_shot { Kind::OneShot } else { Kind::Kept },
+        base: std::env::current_dir().unwrap_or_default(),
+        shared,
+        link,
+        history,
+        memory,
+        survivors,
+    });
+
+    let ending = CancellationToken::new();
+    let server: JoinHandle<Result<(), ServeError>> =
+        tokio::spawn(control::serve(listener, handle.clone(), ending.clone()));
+    let mut supervision = tokio::spawn(supervisor.run());
+    let mut received: Option<u8> = None;
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut supervision => break outcome,
+            signal = signals.next() => match signal {
+                Received::Stop(number) => {
+                    let again = received.replace(number).is_some();
+                    shut_down(&handle, again);
+                }
+                Received::Diagnostics => dump(&diagnostics),
+            },
+        }
+    };
+    ending.cancel();
+    // Whatever it says now, hsup ends.
+    drop(server.await);
+    logs.shutdown(LAST_LINES_WITHIN).await;
+    remove_if_empty(&io_root);
+    remove_if_empty(&run_dir);
+    let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    Ok(match (outcome, received) {
+        (_, Some(number)) => 128 + number,
+        (Outcome::AllComplete(code), None) => code,
+        (Outcome::ShutDown, None) => 0,
+    })
+}
+
+/// Opens the source; answers it, the app's key and name, and what its dynos' environment is
+/// built on.
+fn open_source(spec: &SourceSpec) -> Result<(Source, AppKey, String, Base), StartError> {
+    Ok(match spec {
+        SourceSpec::Directory(path) => {
+            let directory = Directory::open(path)?;
+            let key = AppKey::directory(directory.path());
+            let app = directory::app_name(directory.path());
+            (Source::Directory(directory), key, app, Base::Inherited)
+        }
+        SourceSpec::ControlDir(path) => {
+            let control = ControlDir::open(path)?;
+            let key = AppKey::directory(control.path());
+            let app = directory::app_name(control.path());
+            (Source::ControlDir(Box::new(control)), key, app, Base::Login)
+        }
+    })
+}
+
+fn make_private(path: &Path) -> Result<(), StartError> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|source| StartError::IoRoot {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// What is left in it belongs to somebody: then it stays.
+fn remove_if_empty(path: &Path) {
+    if let Err(error) = fs::remove_dir(path) {
+        tracing::debug!(%error, path = %path.display(), "folder not removed");
+    }
+}
+
+fn say_damage(logs: &Logs, damage: &Damage) {
+    logs.note(crate::logs::SYSTEM, damage.to_string());
+}
+
+/// Asks the supervisor to stop everything; the second time at once.
+fn shut_down(handle: &SupervisorHandle, again: bool) {
+    let handle = handle.clone();
+    tokio::spawn(async move {
+        let request = hsup_proto::control::ShutdownRequest {
+            grace_ms: again.then_some(0),
+        };
+        // It may have ended already.
+        drop(handle.shutdown(request).await);
+    });
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "SIGUSR1 asks for exactly this, as it did of the original hsup"
+)]
+fn dump(diagnostics: &Diagnostics) {
+    eprint!("{}", String::from_utf8_lossy(&diagnostics.dump()));
+}
+
+/// The signals that `start` answers to.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    diagnostics: Signal,
+}
+
+enum Received {
+    /// Stop everything; the signal's number.
+    Stop(u8),
+    Diagnostics,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            diagnostics: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Received {
+        tokio::select! {
+            _ = self.interrupt.recv() => Received::Stop(2),
+            _ = self.terminate.recv() => Received::Stop(15),
+            _ = self.hangup.recv() => Received::Stop(1),
+            _ = self.diagnostics.recv() => Received::Diagnostics,
+        }
+    }
+}

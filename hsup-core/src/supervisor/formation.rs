@@ -1,0 +1,239 @@
+//! Which dynos are wanted: a release's processes, and what people asked for beside it.
+
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use hsup_proto::control::{self, scale_request};
+
+use crate::{
+    control::ControlError,
+    name::{DynoName, MAX_QUANTITY, ProcessType},
+    release::Release,
+};
+
+/// What people asked for, over what the release says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes {
+    /// `hsup start web=2 worker`: these and no others. Outlives releases.
+    pub(super) explicit: Option<BTreeMap<ProcessType, u32>>,
+    /// `hsupctl scale`: outlives releases that leave the type's own quantity as it is.
+    pub(super) scaled: BTreeMap<ProcessType, u32>,
+    /// The number of the first dyno of each type.
+    pub(super) start_number: u32,
+}
+
+/// One process type as it is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) process_type: ProcessType,
+    pub(super) quantity: u32,
+    pub(super) command: String,
+}
+
+impl Wishes {
+    /// The formation of `release`.
+    pub(super) fn formation(&self, release: &Release) -> Vec<Wanted> {
+        release
+            .processes
+            .iter()
+            .map(|process| Wanted {
+                quantity: self.quantity(&process.process_type, process.quantity),
+                process_type: process.process_type.clone(),
+                command: process.command.clone(),
+            })
+            .collect()
+    }
+
+    fn quantity(&self, process_type: &ProcessType, of_release: u32) -> u32 {
+        if process_type.is_release() {
+            return 0;
+        }
+        if let Some(scaled) = self.scaled.get(process_type) {
+            return *scaled;
+        }
+        match &self.explicit {
+            Some(explicit) => explicit.get(process_type).copied().unwrap_or(0),
+            None => of_release,
+        }
+    }
+
+    /// The names that `wanted` stands for.
+    pub(super) fn names(&self, wanted: &Wanted) -> Vec<DynoName> {
+        let first = self.start_number.max(1);
+        (first..first.saturating_add(wanted.quantity))
+            .filter_map(NonZeroU32::new)
+            .map(|number| DynoName::new(wanted.process_type.clone(), number))
+            .collect()
+    }
+
+    /// Forgets a scaling where the new release's own quantity differs from the old one's: the
+    /// later word counts.
+    pub(super) fn follow(&mut self, old: &Release, new: &Release) {
+        let own = |release: &Release, process_type: &ProcessType| {
+            release
+                .process(process_type.as_str())
+                .map(|process| process.quantity)
+        };
+        self.scaled
+            .retain(|process_type, _| own(old, process_type) == own(new, process_type));
+    }
+
+    /// Applies a scaling.
+    pub(super) fn scale(
+        &mut self,
+        release: &Release,
+        changes: &[scale_request::Change],
+    ) -> Result<(), ControlError> {
+        let mut scaled = self.scaled.clone();
+        for change in changes {
+            let process = known(release, &change.process_type)?;
+            if process.process_type.is_release() {
+                return Err(ControlError::Invalid(
+                    "`release` is run once per release, it cannot be scaled".to_owned(),
+                ));
+            }
+            let now = scaled
+                .get(&process.process_type)
+                .copied()
+                .unwrap_or_else(|| self.quantity(&process.process_type, process.quantity));
+            let quantity = match change.how {
+                Some(scale_request::change::How::To(to)) => i64::from(to),
+                Some(scale_request::change::How::By(by)) => i64::from(now) + i64::from(by),
+                None => {
+                    return Err(ControlError::Invalid(format!(
+                        "no quantity for `{}`",
+                        change.process_type
+                    )));
+                }
+            };
+            let quantity = u32::try_from(quantity).ok().filter(|n| *n <= MAX_QUANTITY);
+            let Some(quantity) = quantity else {
+                return Err(ControlError::Invalid(format!(
+                    "`{}` cannot be scaled there: a quantity is 0 to {MAX_QUANTITY}",
+                    change.process_type
+                )));
+            };
+            scaled.insert(process.process_type.clone(), quantity);
+        }
+        self.scaled = scaled;
+        Ok(())
+    }
+}
+
+/// The process of that type.
+pub(super) fn known<'a>(
+    release: &'a Release,
+    process_type: &str,
+) -> Result<&'a crate::release::Process, ControlError> {
+    release.process(process_type).ok_or_else(|| {
+        let known: Vec<_> = release
+            .processes
+            .iter()
+            .map(|process| process.process_type.as_str())
+            .collect();
+        ControlError::NotFound(format!(
+            "no process type `{process_type}`: there is {}",
+            known.join(", ")
+        ))
+    })
+}
+
+/// The formation for the wire.
+pub(super) fn to_wire(formation: &[Wanted]) -> Vec<control::Process> {
+    formation
+        .iter()
+        .map(|wanted| control::Process {
+            process_type: wanted.process_type.to_string(),
+            quantity: wanted.quantity,
+            command: wanted.command.clone(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(processes: &[(&str, u32)]) -> Release {
+        Release {
+            processes: processes
+                .iter()
+                .map(|(name, quantity)| {
+                    crate::release::Process::new(name.parse().unwrap(), "true", *quantity)
+                })
+                .collect(),
+            ..Release::default()
+        }
+    }
+
+    fn change(process_type: &str, how: scale_request::change::How) -> scale_request::Change {
+        scale_request::Change {
+            process_type: process_type.to_owned(),
+            how: Some(how),
+        }
+    }
+
+    fn quantities(wishes: &Wishes, release: &Release) -> Vec<u32> {
+        wishes
+            .formation(release)
+            .iter()
+            .map(|wanted| wanted.quantity)
+            .collect()
+    }
+
+    #[test]
+    fn explicit_types_are_the_only_ones() {
+        let wishes = Wishes {
+            explicit: Some(BTreeMap::from([("web".parse().unwrap(), 2)])),
+            ..Wishes::default()
+        };
+        let release = release(&[("web", 1), ("worker", 5)]);
+        assert_eq!(quantities(&wishes, &release), [2, 0]);
+    }
+
+    #[test]
+    fn a_scaling_lasts_until_the_release_says_otherwise() {
+        use scale_request::change::How;
+        let old = release(&[("web", 1), ("worker", 1)]);
+        let mut wishes = Wishes::default();
+        wishes
+            .scale(
+                &old,
+                &[change("web", How::To(3)), change("worker", How::By(1))],
+            )
+            .unwrap();
+        assert_eq!(quantities(&wishes, &old), [3, 2]);
+        let new = release(&[("web", 1), ("worker", 4)]);
+        wishes.follow(&old, &new);
+        assert_eq!(quantities(&wishes, &new), [3, 4]);
+    }
+
+    #[test]
+    fn a_bad_scaling_changes_nothing() {
+        use scale_request::change::How;
+        let release = release(&[("web", 1)]);
+        let mut wishes = Wishes::default();
+        for bad in [
+            vec![change("web", How::By(-2))],
+            vec![change("web", How::To(10_001))],
+            vec![change("web", How::To(5)), change("cron", How::To(1))],
+        ] {
+            assert!(wishes.scale(&release, &bad).is_err());
+            assert_eq!(quantities(&wishes, &release), [1]);
+        }
+    }
+
+    #[test]
+    fn numbers_begin_where_asked() {
+        let wishes = Wishes {
+            start_number: 3,
+            ..Wishes::default()
+        };
+        let formation = wishes.formation(&release(&[("web", 2)]));
+        let names: Vec<_> = wishes
+            .names(&formation[0])
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["web.3", "web.4"]);
+    }
+}

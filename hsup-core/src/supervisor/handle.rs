@@ -1,0 +1,386 @@
+//! The front of the supervisor: what the control server calls.
+//!
+//! Requests go through the supervisor's inbox, so that they see and change one consistent
+//! state. What takes a driver's or the logs' time is done here, outside of it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::stream::unfold;
+use hsup_proto::{
+    control::{
+        self, ApplyReleaseRequest, ApplyReleaseResponse, EventsResponse, GetDriverResponse,
+        GetStatusRequest, GetStatusResponse, ListReleasesResponse, LogsRequest, LogsResponse,
+        PlanReleaseRequest, PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest,
+        ScaleResponse, ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
+        events_response,
+    },
+    driver::{Capability, Durability, StatsRequest},
+};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_stream::Stream;
+
+use crate::{
+    control::{Answer, Control, ControlError},
+    driver::{Link, Up},
+    dyno::Shared,
+    logs::{Filter, Source},
+    time::now_unix_ms,
+};
+
+/// How long a driver may take to measure its dynos for a status.
+const STATS_WITHIN: Duration = Duration::from_secs(2);
+/// How many last lines a log request means that names no number.
+const LOG_LINES_DEFAULT: usize = 100;
+
+/// What an asker gets: the answer at once, or what to wait for first.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
+
+/// A request to the supervisor.
+#[derive(Debug)]
+pub(super) enum Request {
+    Status(GetStatusRequest, Reply<GetStatusResponse>),
+    Scale(ScaleRequest, Reply<ScaleResponse>),
+    Start(StartRequest, Reply<StartResponse>),
+    /// Answers the dynos and, unless nobody wants to wait, what tells that they are down.
+    Stop(
+        StopRequest,
+        Reply<(StopResponse, Option<oneshot::Receiver<()>>)>,
+    ),
+    Restart(
+        RestartRequest,
+        Reply<(RestartResponse, Option<oneshot::Receiver<()>>)>,
+    ),
+    Releases(Reply<ListReleasesResponse>),
+    Apply(ApplyReleaseRequest, Reply<Applied>),
+    /// How an applied release stands.
+    Release(u64, Reply<control::Release>),
+    Plan(PlanReleaseRequest, Reply<PlanReleaseResponse>),
+    Shutdown(ShutdownRequest, Reply<()>),
+}
+
+/// An applied release, and what tells that it is decided.
+#[derive(Debug)]
+pub(super) struct Applied {
+    pub(super) response: ApplyReleaseResponse,
+    pub(super) decided: Option<(u64, oneshot::Receiver<()>)>,
+}
+
+impl Request {
+    /// Whether it is the one to end hsup.
+    pub(super) const fn is_shutdown(&self) -> bool {
+        matches!(self, Self::Shutdown(..))
+    }
+
+    /// Answers that hsup is not there for it now.
+    pub(super) fn refuse(self) {
+        fn no<T>(reply: Reply<T>) {
+            // Whoever asked may have gone.
+            drop(reply.send(Err(ControlError::ShuttingDown)));
+        }
+        match self {
+            Self::Status(_, reply) => no(reply),
+            Self::Scale(_, reply) => no(reply),
+            Self::Start(_, reply) => no(reply),
+            Self::Stop(_, reply) => no(reply),
+            Self::Restart(_, reply) => no(reply),
+            Self::Releases(reply) => no(reply),
+            Self::Apply(_, reply) => no(reply),
+            Self::Release(_, reply) => no(reply),
+            Self::Plan(_, reply) => no(reply),
+            Self::Shutdown(_, reply) => no(reply),
+        }
+    }
+}
+
+/// Drives a supervisor. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SupervisorHandle {
+    requests: mpsc::Sender<Request>,
+    events: broadcast::Sender<EventsResponse>,
+    shared: Arc<Shared>,
+    link: watch::Receiver<Link>,
+}
+
+impl SupervisorHandle {
+    pub(super) const fn new(
+        requests: mpsc::Sender<Request>,
+        events: broadcast::Sender<EventsResponse>,
+        shared: Arc<Shared>,
+        link: watch::Receiver<Link>,
+    ) -> Self {
+        Self {
+            requests,
+            events,
+            shared,
+            link,
+        }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ControlError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(request(reply))
+            .await
+            .map_err(|_| ControlError::ShuttingDown)?;
+        answer.await.map_err(|_| ControlError::ShuttingDown)?
+    }
+
+    async fn snapshot(&self) -> EventsResponse {
+        let status = self.ask(|reply| Request::Status(GetStatusRequest::default(), reply));
+        EventsResponse {
+            at_unix_ms: now_unix_ms(),
+            event: status.await.ok().map(events_response::Event::Snapshot),
+        }
+    }
+
+    /// Asks the driver for what each dyno uses. What it does not tell in time is absent.
+    async fn measure(&self, dynos: &mut [control::Dyno]) {
+        let link = self.link.borrow().clone();
+        let Link::Up(up) = link else {
+            return;
+        };
+        if !up.capabilities.has(Capability::Stats) {
+            return;
+        }
+        let mut asked = JoinSet::new();
+        for (place, dyno) in dynos.iter().enumerate() {
+            if dyno.dyno_id.is_empty() {
+                continue;
+            }
+            let request = StatsRequest {
+                dyno_id: dyno.dyno_id.clone(),
+            };
+            let mut client = up.client();
+            asked.spawn(async move { (place, client.stats(request).await) });
+        }
+        let all = async {
+            while let Some(answer) = asked.join_next().await {
+                if let Ok((place, Ok(stats))) = answer {
+                    let stats = stats.into_inner();
+                    dynos[place].cpu_ns = stats.cpu_ns;
+                    dynos[place].memory_bytes = stats.memory_bytes;
+                    dynos[place].pids = stats.pids;
+                }
+            }
+        };
+        if timeout(STATS_WITHIN, all).await.is_err() {
+            tracing::debug!("the driver measures slowly");
+        }
+    }
+
+    fn add_lines(&self, dynos: &mut [control::Dyno], lines: usize) {
+        let text = |lines: Vec<crate::logs::Line>| {
+            lines
+                .into_iter()
+                .map(|line| String::from_utf8_lossy(&line.text).into_owned())
+                .collect()
+        };
+        for dyno in dynos {
+            dyno.last_lines = text(self.shared.logs.tail(&Filter::dyno(&dyno.name), lines));
+        }
+    }
+}
+
+impl Control for SupervisorHandle {
+    fn status(&self, request: GetStatusRequest) -> impl Answer<GetStatusResponse> {
+        let this = self.clone();
+        async move {
+            let (stats, lines) = (request.stats, request.last_lines as usize);
+            let mut status = this.ask(|reply| Request::Status(request, reply)).await?;
+            if stats {
+                this.measure(&mut status.dynos).await;
+            }
+            if lines > 0 {
+                this.add_lines(&mut status.dynos, lines);
+            }
+            Ok(status)
+        }
+    }
+
+    fn scale(&self, request: ScaleRequest) -> impl Answer<ScaleResponse> {
+        let this = self.clone();
+        async move { this.ask(|reply| Request::Scale(request, reply)).await }
+    }
+
+    fn start(&self, request: StartRequest) -> impl Answer<StartResponse> {
+        let this = self.clone();
+        async move { this.ask(|reply| Request::Start(request, reply)).await }
+    }
+
+    fn stop(&self, request: StopRequest) -> impl Answer<StopResponse> {
+        let this = self.clone();
+        async move {
+            let (response, down) = this.ask(|reply| Request::Stop(request, reply)).await?;
+            if let Some(down) = down {
+                // An error means that hsup ends, and its dynos with it.
+                let _ = down.await;
+            }
+            Ok(response)
+        }
+    }
+
+    fn restart(&self, request: RestartRequest) -> impl Answer<RestartResponse> {
+        let this = self.clone();
+        async move {
+            let (response, up) = this.ask(|reply| Request::Restart(request, reply)).await?;
+            if let Some(up) = up {
+                up.await.map_err(|_| ControlError::ShuttingDown)?;
+            }
+            Ok(response)
+        }
+    }
+
+    fn list_releases(&self) -> impl Answer<ListReleasesResponse> {
+        let this = self.clone();
+        async move { this.ask(Request::Releases).await }
+    }
+
+    fn apply(&self, request: ApplyReleaseRequest) -> impl Answer<ApplyReleaseResponse> {
+        let this = self.clone();
+        async move {
+            let Applied {
+                mut response,
+                decided,
+            } = this.ask(|reply| Request::Apply(request, reply)).await?;
+            if let Some((id, decided)) = decided {
+                decided.await.map_err(|_| ControlError::ShuttingDown)?;
+                let release = this.ask(|reply| Request::Release(id, reply)).await?;
+                if release.state() == control::ReleaseState::Rejected {
+                    return Err(ControlError::Rejected(format!(
+                        "release v{} was rejected: {}",
+                        release.version, release.reason
+                    )));
+                }
+                response.release = Some(release);
+            }
+            Ok(response)
+        }
+    }
+
+    fn plan(&self, request: PlanReleaseRequest) -> impl Answer<PlanReleaseResponse> {
+        let this = self.clone();
+        async move { this.ask(|reply| Request::Plan(request, reply)).await }
+    }
+
+    fn driver(&self) -> impl Answer<GetDriverResponse> {
+        let link = self.link.borrow().clone();
+        async move {
+            Ok(match link {
+                Link::Up(up) => describe(&up),
+                Link::Down { why, .. } => GetDriverResponse {
+                    message: why,
+                    ..GetDriverResponse::default()
+                },
+            })
+        }
+    }
+
+    fn shutdown(&self, request: ShutdownRequest) -> impl Answer<()> {
+        let this = self.clone();
+        async move { this.ask(|reply| Request::Shutdown(request, reply)).await }
+    }
+
+    fn logs(
+        &self,
+        request: LogsRequest,
+    ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
+        let filter = filter(&request)?;
+        let lines = request.lines.map_or(LOG_LINES_DEFAULT, |n| n as usize);
+        let subscription = self.shared.logs.subscribe(filter, lines, request.follow);
+        Ok(log_stream(subscription))
+    }
+
+    fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static {
+        let this = self.clone();
+        // Subscribed before the snapshot is taken: nothing can fall between them.
+        let events = self.events.subscribe();
+        let state = (this, events, true);
+        unfold(state, |(this, mut events, fresh)| async move {
+            if fresh {
+                let snapshot = this.snapshot().await;
+                return Some((snapshot, (this, events, false)));
+            }
+            match events.recv().await {
+                Ok(event) => Some((event, (this, events, false))),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let snapshot = this.snapshot().await;
+                    Some((snapshot, (this, events, false)))
+                }
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        })
+    }
+}
+
+fn filter(request: &LogsRequest) -> Result<Filter, ControlError> {
+    let source = match request.source.as_str() {
+        "" => None,
+        "app" => Some(Source::App),
+        "heroku" => Some(Source::Heroku),
+        other => {
+            return Err(ControlError::Invalid(format!(
+                "no log source `{other}`: there is app (the dynos) and heroku (hsup itself)"
+            )));
+        }
+    };
+    Ok(Filter {
+        select: request.select.clone(),
+        source,
+    })
+}
+
+fn log_stream(
+    subscription: crate::logs::Subscription,
+) -> impl Stream<Item = LogsResponse> + Send + 'static {
+    unfold(subscription, |mut subscription| async move {
+        let batch = subscription.next().await?;
+        let response = LogsResponse {
+            lines: batch.lines.into_iter().map(Into::into).collect(),
+            dropped: batch.dropped,
+        };
+        Some((response, subscription))
+    })
+}
+
+fn describe(up: &Up) -> GetDriverResponse {
+    let info = &up.info;
+    let capabilities = info
+        .capabilities
+        .iter()
+        .map(|number| {
+            Capability::try_from(*number).map_or_else(
+                |_| number.to_string(),
+                |known| known.as_str_name().replace("CAPABILITY_", ""),
+            )
+        })
+        .collect();
+    let durability = match info.durability() {
+        Durability::Unspecified => "unspecified".to_owned(),
+        known => known.as_str_name().replace("DURABILITY_", ""),
+    };
+    let message = if up.silent {
+        "it does not answer its health checks".to_owned()
+    } else {
+        info.message.clone()
+    };
+    GetDriverResponse {
+        name: info.name.clone(),
+        version: info.version.clone(),
+        instance_id: info.instance_id.clone(),
+        capabilities,
+        durability,
+        ready: info.ready && !up.silent,
+        message,
+        connected: !up.is_gone(),
+        socket: up.socket.display().to_string(),
+        pid: up
+            .pid()
+            .and_then(|pid| u32::try_from(pid).ok())
+            .unwrap_or(0),
+        child: up.child,
+    }
+}

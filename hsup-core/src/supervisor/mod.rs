@@ -1,0 +1,120 @@
+//! The supervisor of one app: one task that owns the formation and the releases.
+//!
+//! ```text
+//!   source ──Update──▶            ──▶ dynos (a task each)
+//!  hsupctl ──Request─▶ supervisor ◀── Report
+//!   driver ──Link────▶            ──▶ history, journal, events
+//! ```
+//!
+//! The pieces that decide are pure and elsewhere: [`crate::lifecycle`] for one dyno,
+//! [`crate::rollout`] for a release replacing another, [`formation`] for what is wanted.
+//! This task knows what runs, feeds them, and carries out what they answer.
+
+mod actor;
+mod formation;
+mod handle;
+mod reconcile;
+mod releases;
+mod requests;
+mod status;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc, watch};
+
+pub use handle::SupervisorHandle;
+
+use crate::{
+    driver::{DriverLink, Link},
+    dyno::Shared,
+    lifecycle::Kind,
+    name::ProcessType,
+    source::Source,
+    state::{History, Memory},
+};
+
+/// How many events a slow listener may be behind before it gets a new snapshot instead.
+const EVENTS: usize = 1024;
+
+/// What a supervisor is made of.
+#[derive(Debug)]
+pub struct Settings {
+    /// The app's name.
+    pub app: String,
+    /// Where releases come from.
+    pub source: Source,
+    /// `hsup start web=2 worker`: these types and no others.
+    pub explicit: Option<BTreeMap<ProcessType, u32>>,
+    /// The number of the first dyno of each type.
+    pub start_number: u32,
+    /// Whether dynos are started again (`start`) or once (`--oneshot`).
+    pub kind: Kind,
+    /// Where relative slugs are relative to.
+    pub base: PathBuf,
+    /// What all dynos share, the link's state among it.
+    pub shared: Arc<Shared>,
+    /// The driver.
+    pub link: DriverLink,
+    /// The releases so far.
+    pub history: History,
+    /// What people asked for so far.
+    pub memory: Memory,
+    /// Dynos that may still run since an earlier life.
+    pub survivors: Vec<crate::state::LiveDyno>,
+}
+
+/// How a supervisor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was told to.
+    ShutDown,
+    /// `--oneshot`: every dyno has ended; the largest of their exit codes.
+    AllComplete(u8),
+}
+
+/// A supervisor could not begin its work.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// There is no driver to run dynos with.
+    #[error("{0}")]
+    Driver(String),
+    /// There is no release to run and none will come.
+    #[error("{0}")]
+    NoRelease(String),
+    /// `hsup start TYPE…` names a type that the release does not have.
+    #[error("no process type `{unknown}`: there is {known}")]
+    UnknownType {
+        /// As given.
+        unknown: String,
+        /// The release's types.
+        known: String,
+    },
+}
+
+/// A supervisor, ready to run.
+#[derive(Debug)]
+pub struct Supervisor {
+    actor: actor::Actor,
+}
+
+impl Supervisor {
+    /// Makes a supervisor and the handle to drive it with.
+    pub fn new(settings: Settings) -> (Self, SupervisorHandle) {
+        let (requests, inbox) = mpsc::channel(64);
+        let (events, _) = broadcast::channel(EVENTS);
+        let link: watch::Receiver<Link> = settings.link.watch();
+        let handle =
+            SupervisorHandle::new(requests, events.clone(), Arc::clone(&settings.shared), link);
+        let actor = actor::Actor::new(settings, inbox, events);
+        (Self { actor }, handle)
+    }
+
+    /// Supervises until told to stop; every dyno is gone when it returns.
+    ///
+    /// # Errors
+    /// When it cannot begin: no driver, no release.
+    pub async fn run(self) -> Result<Outcome, RunError> {
+        self.actor.run().await
+    }
+}

@@ -1,0 +1,369 @@
+//! What people ask of the supervisor, carried out.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use hsup_proto::control::{
+    ApplyReleaseResponse, DynoState, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
+    PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest, ScaleResponse,
+    StartRequest, StartResponse, StopRequest, StopResponse,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    actor::{Actor, Phase, Until, Waiter},
+    formation::{self, Wishes},
+    handle::{Applied, Reply, Request},
+    releases::Taken,
+    status,
+};
+use crate::{
+    control::ControlError,
+    driver::Link,
+    files::write_atomic,
+    lifecycle::Stop,
+    name::DynoName,
+    plan,
+    release::Release,
+    source::{Origin, Source, control_file},
+};
+
+/// How many last lines a crash report has.
+const CRASH_LINES: usize = 50;
+
+impl Actor {
+    pub(super) fn request(&mut self, request: Request) {
+        if self.phase != Phase::Running
+            && !matches!(
+                request,
+                Request::Status(..) | Request::Releases(..) | Request::Shutdown(..)
+            )
+        {
+            request.refuse();
+            return;
+        }
+        // A reply that nobody waits for any more is dropped.
+        match request {
+            Request::Status(request, reply) => drop(reply.send(self.status(&request))),
+            Request::Scale(request, reply) => drop(reply.send(self.scale(&request))),
+            Request::Start(request, reply) => drop(reply.send(self.start(&request))),
+            Request::Stop(request, reply) => drop(reply.send(self.stop(&request))),
+            Request::Restart(request, reply) => drop(reply.send(self.restart(&request))),
+            Request::Releases(reply) => {
+                let releases = self.history.iter().map(status::release).collect();
+                drop(reply.send(Ok(ListReleasesResponse { releases })));
+            }
+            Request::Apply(request, reply) => self.apply(&request.json, request.no_wait, reply),
+            Request::Release(id, reply) => {
+                let record = self.history.get(id).map(status::release);
+                let missing = || ControlError::NotFound("the release is forgotten".to_owned());
+                drop(reply.send(record.ok_or_else(missing)));
+            }
+            Request::Plan(request, reply) => drop(reply.send(self.plan(&request.json))),
+            Request::Shutdown(request, reply) => {
+                let how = match request.grace_ms {
+                    None => self.gracefully(),
+                    Some(0) => Stop::Immediately,
+                    Some(ms) => Stop::Gracefully {
+                        grace: Duration::from_millis(ms.into()),
+                    },
+                };
+                self.shut_down(how);
+                drop(reply.send(Ok(())));
+            }
+        }
+    }
+
+    fn status(&self, request: &GetStatusRequest) -> Result<GetStatusResponse, ControlError> {
+        let names = self.selected(&request.select)?;
+        let wanted: BTreeSet<DynoName> = self
+            .formation()
+            .iter()
+            .flat_map(|process| self.wishes.names(process))
+            .collect();
+        let mut dynos = Vec::with_capacity(names.len());
+        let mut all_up = self.good.is_some();
+        for name in &names {
+            let live: Vec<_> = self.of_name(name).collect();
+            let wanted_up = wanted.contains(name)
+                && !self.is_held(name)
+                && !self.past_of(name).is_some_and(|past| past.complete);
+            if wanted_up {
+                all_up &= live
+                    .iter()
+                    .any(|(_, live)| live.status.ready && !live.retiring);
+            }
+            if live.is_empty() {
+                dynos.push(match self.past_of(name) {
+                    Some(past) => status::past(name, past),
+                    None => self.absent(name),
+                });
+            }
+            for (_, live) in live {
+                let mut dyno = status::dyno(live);
+                if request.last_lines > 0
+                    && let Some(crash) = &live.status.crash
+                {
+                    let lines = self.shared.logs.tail_of(&crash.dyno_id, CRASH_LINES);
+                    dyno.crash_lines = lines
+                        .iter()
+                        .map(|line| String::from_utf8_lossy(&line.text).into_owned())
+                        .collect();
+                }
+                dynos.push(dyno);
+            }
+        }
+        let (driver, driver_ready, driver_message) = match &*self.link_state.borrow() {
+            Link::Up(up) => (
+                up.info.name.clone(),
+                up.info.ready && !up.silent,
+                up.info.message.clone(),
+            ),
+            Link::Down { why, .. } => (String::new(), false, why.clone()),
+        };
+        Ok(GetStatusResponse {
+            app: self.app.clone(),
+            release: self.current_release(),
+            formation: formation::to_wire(&self.formation()),
+            dynos,
+            driver,
+            driver_ready,
+            driver_message,
+            hsup_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_unix_ms: self.started_at_unix_ms,
+            all_up,
+            pid: std::process::id(),
+        })
+    }
+
+    fn absent(&self, name: &DynoName) -> hsup_proto::control::Dyno {
+        let good = self.good.as_ref();
+        let version = good.map_or(0, |good| good.release.version);
+        let command = good
+            .and_then(|good| good.release.process(name.process_type.as_str()))
+            .map_or("", |process| process.command.as_str());
+        status::absent(name, version, command)
+    }
+
+    fn running_release(&self) -> Result<&Release, ControlError> {
+        match &self.good {
+            Some(good) => Ok(&good.release),
+            None => Err(ControlError::Rejected(
+                "there is no release yet: nothing to scale, start or stop".to_owned(),
+            )),
+        }
+    }
+
+    fn scale(&mut self, request: &ScaleRequest) -> Result<ScaleResponse, ControlError> {
+        let release = self.running_release()?.clone();
+        if !request.changes.is_empty() {
+            self.wishes.scale(&release, &request.changes)?;
+            self.remember_scaling();
+            // Scaling a type is wanting it: a stop by hand ends here.
+            let types: BTreeSet<_> = request.changes.iter().map(|c| &c.process_type).collect();
+            let saved = self.memory.update(|memory| {
+                memory.stopped.retain(|name| {
+                    !types
+                        .iter()
+                        .any(|t| name.process_type.as_str() == t.as_str())
+                });
+            });
+            self.complain(saved);
+            let said: Vec<_> = self
+                .formation()
+                .iter()
+                .map(|process| format!("{}={}", process.process_type, process.quantity))
+                .collect();
+            self.note_release(format!("Scaled to {}", said.join(" ")));
+            self.expect_names();
+            self.converge();
+            self.tell_formation();
+        }
+        Ok(ScaleResponse {
+            formation: formation::to_wire(&self.formation()),
+        })
+    }
+
+    fn start(&mut self, request: &StartRequest) -> Result<StartResponse, ControlError> {
+        self.running_release()?;
+        let names = self.selected(&request.select)?;
+        let down: Vec<_> = names
+            .into_iter()
+            .filter(|name| {
+                self.is_held(name) || self.past_of(name).is_some_and(|past| past.complete)
+            })
+            .collect();
+        let saved = self.memory.update(|memory| {
+            for name in &down {
+                memory.stopped.remove(name);
+            }
+        });
+        self.complain(saved);
+        for name in &down {
+            self.past.remove(name);
+        }
+        self.converge();
+        Ok(StartResponse {
+            dynos: down.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    fn stop(
+        &mut self,
+        request: &StopRequest,
+    ) -> Result<(StopResponse, Option<oneshot::Receiver<()>>), ControlError> {
+        let how = if request.force {
+            Stop::Immediately
+        } else {
+            match request.grace_ms {
+                Some(ms) => Stop::Gracefully {
+                    grace: Duration::from_millis(ms.into()),
+                },
+                None => self.gracefully(),
+            }
+        };
+        let names = self.selected(&request.select)?;
+        let held: Vec<_> = names
+            .iter()
+            .filter(|name| !self.is_held(name))
+            .cloned()
+            .collect();
+        let saved = self
+            .memory
+            .update(|memory| memory.stopped.extend(held.iter().cloned()));
+        self.complain(saved);
+        let mut stopped = Vec::new();
+        let mut keys = BTreeSet::new();
+        for name in &names {
+            let of_name: Vec<_> = self.of_name(name).map(|(key, _)| key).collect();
+            if !of_name.is_empty() {
+                stopped.push(name.to_string());
+            }
+            for key in of_name {
+                self.retire(key, how);
+                keys.insert(key);
+            }
+            self.forget_in_rollout(name);
+        }
+        let wait = (!request.no_wait).then(|| self.wait_until(Until::Gone(keys)));
+        Ok((StopResponse { dynos: stopped }, wait))
+    }
+
+    fn restart(
+        &mut self,
+        request: &RestartRequest,
+    ) -> Result<(RestartResponse, Option<oneshot::Receiver<()>>), ControlError> {
+        let names = self.selected(&request.select)?;
+        let how = self.gracefully();
+        let mut restarted = BTreeSet::new();
+        for live in self.dynos.values_mut() {
+            let name = &live.handle.spec.name;
+            if names.contains(name) && !live.retiring {
+                live.handle.restart(how);
+                // Its own report follows; until then it must not look as if it were through.
+                live.status.ready = false;
+                live.status.state = DynoState::Starting;
+                restarted.insert(name.clone());
+            }
+        }
+        let wait = (!request.no_wait).then(|| self.wait_until(Until::Settled(restarted.clone())));
+        let response = RestartResponse {
+            dynos: restarted.iter().map(ToString::to_string).collect(),
+        };
+        Ok((response, wait))
+    }
+
+    fn wait_until(&mut self, until: Until) -> oneshot::Receiver<()> {
+        let (reply, over) = oneshot::channel();
+        self.waiters.push(Waiter { until, reply });
+        over
+    }
+
+    fn parse(&self, json: &[u8]) -> Result<(Release, Vec<String>), ControlError> {
+        let parsed = control_file::parse(json)
+            .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
+        let (mut release, warnings) = (parsed.release, parsed.warnings);
+        if release.app.is_empty() {
+            release.app.clone_from(&self.app);
+        }
+        Ok((release, warnings))
+    }
+
+    /// Takes in a release from hsupctl. A control directory gets it as a file, so that it
+    /// outlives a restart of hsup; its answer comes when the directory's does.
+    fn apply(&mut self, json: &[u8], no_wait: bool, reply: Reply<Applied>) {
+        let (release, warnings) = match self.parse(json) {
+            Ok(parsed) => parsed,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        if let Source::ControlDir(directory) = &self.source {
+            let path = directory.path().join("new");
+            if self.applied.is_some() {
+                let busy = "another release is being applied, try again".to_owned();
+                return drop(reply.send(Err(ControlError::Rejected(busy))));
+            }
+            match write_atomic(&path, json) {
+                Ok(()) => self.applied = Some((reply, no_wait)),
+                Err(error) => {
+                    let why = crate::errors::chain(&error);
+                    drop(reply.send(Err(ControlError::Rejected(why))));
+                }
+            }
+            return;
+        }
+        let answer = self
+            .take_in(release, &Origin::Apply.to_string())
+            .map_err(ControlError::Rejected)
+            .map(|taken| self.answer_apply(taken, warnings, no_wait));
+        drop(reply.send(answer));
+    }
+
+    pub(super) fn answer_apply(
+        &mut self,
+        taken: Taken,
+        warnings: Vec<String>,
+        no_wait: bool,
+    ) -> Applied {
+        let id = match taken {
+            Taken::In(id) => Some(id),
+            Taken::Unchanged | Taken::Scaled => None,
+        };
+        let response = ApplyReleaseResponse {
+            release: match id {
+                Some(id) => self.history.get(id).map(status::release),
+                None => self.current_release(),
+            },
+            warnings,
+            unchanged: taken == Taken::Unchanged,
+        };
+        let decided = id
+            .filter(|_| !no_wait)
+            .map(|id| (id, self.wait_until(Until::Decided(id))));
+        Applied { response, decided }
+    }
+
+    fn plan(&self, json: &[u8]) -> Result<PlanReleaseResponse, ControlError> {
+        let (release, warnings) = self.parse(json)?;
+        let newest = self.newest();
+        let names = |wishes: &Wishes, release: &Release| -> BTreeSet<DynoName> {
+            let formation = wishes.formation(release);
+            formation
+                .iter()
+                .flat_map(|process| wishes.names(process))
+                .collect()
+        };
+        let mut wishes = self.wishes.clone();
+        let before = newest.as_deref().map_or_else(BTreeSet::new, |old| {
+            let before = names(&wishes, old);
+            wishes.follow(old, &release);
+            before
+        });
+        let after = names(&wishes, &release);
+        Ok(plan::plan(
+            newest.as_deref(),
+            &release,
+            &before,
+            &after,
+            warnings,
+        ))
+    }
+}

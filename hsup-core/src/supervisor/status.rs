@@ -1,0 +1,111 @@
+//! What the supervisor knows, as the control protocol says it.
+
+use std::sync::Arc;
+
+use hsup_proto::control;
+
+use super::actor::{Live, Past};
+use crate::{dyno::DynoStatus, name::DynoName, state::ReleaseRecord};
+
+/// A dyno whose task lives.
+pub(super) fn dyno(live: &Live) -> control::Dyno {
+    let spec = &live.handle.spec;
+    from_parts(
+        &spec.name,
+        spec.release.version,
+        &spec.command,
+        &live.status,
+    )
+}
+
+/// A name that has no dyno now.
+pub(super) fn past(name: &DynoName, past: &Past) -> control::Dyno {
+    let mut dyno = from_parts(name, past.release, &past.command, &past.status);
+    dyno.ready = false;
+    dyno.set_state(if past.complete {
+        control::DynoState::Complete
+    } else {
+        control::DynoState::Down
+    });
+    dyno
+}
+
+/// A name that never had one, or lost what was known of it.
+pub(super) fn absent(name: &DynoName, release: u64, command: &str) -> control::Dyno {
+    control::Dyno {
+        name: name.to_string(),
+        process_type: name.process_type.to_string(),
+        number: name.number.get(),
+        state: control::DynoState::Down.into(),
+        release,
+        command: command.to_owned(),
+        ..control::Dyno::default()
+    }
+}
+
+fn from_parts(
+    name: &DynoName,
+    release: u64,
+    command: &Arc<str>,
+    status: &DynoStatus,
+) -> control::Dyno {
+    control::Dyno {
+        name: name.to_string(),
+        process_type: name.process_type.to_string(),
+        number: name.number.get(),
+        state: status.state.into(),
+        since_unix_ms: status.since_unix_ms,
+        ready: status.ready,
+        release,
+        command: command.to_string(),
+        restarts: status.restarts,
+        last_exit: status.last_exit.as_ref().map(Into::into),
+        retry_at_unix_ms: status.retry_at_unix_ms,
+        crashes_in_a_row: status.crashes_in_a_row,
+        dyno_id: status
+            .dyno_id
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        ip: status.ip.clone(),
+        port: u32::from(status.port),
+        cpu_ns: None,
+        memory_bytes: None,
+        pids: None,
+        last_lines: Vec::new(),
+        crash: status.crash.as_ref().map(|crash| (&crash.status).into()),
+        crash_lines: Vec::new(),
+    }
+}
+
+/// A release, without its secrets.
+pub(super) fn release(record: &ReleaseRecord) -> control::Release {
+    let release = &record.release;
+    control::Release {
+        id: record.id,
+        version: release.version,
+        state: control::ReleaseState::from(record.state).into(),
+        reason: record.reason.clone(),
+        source: record.source.clone(),
+        at_unix_ms: record.at_unix_ms,
+        stack: release.stack.clone(),
+        slug: release
+            .slug
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        image: release.image.clone().unwrap_or_default(),
+        config_names: release.config.names().map(str::to_owned).collect(),
+        processes: release
+            .processes
+            .iter()
+            .map(|process| control::Process {
+                process_type: process.process_type.to_string(),
+                quantity: process.quantity,
+                command: process.command.clone(),
+            })
+            .collect(),
+        gap_ms: record.gap_ms,
+        last_lines: record.last_lines.clone(),
+    }
+}
