@@ -6,11 +6,12 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
-    fs, io,
+    ffi::{CString, OsStr, OsString},
+    fs::{self, File},
+    io,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::net::UnixListener,
+        unix::{ffi::OsStrExt as _, net::UnixListener},
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -29,7 +30,7 @@ use nix::{
 use thiserror::Error;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinHandle, time::timeout};
 
-use crate::background;
+use crate::spawn::{Spawn, Ties};
 
 /// How much of a driver's output is kept, to be shown when it does not start.
 const OUTPUT_KEPT: usize = 64 * 1024;
@@ -96,16 +97,7 @@ pub fn launch(launch: &Launch) -> Result<Child, LaunchError> {
         None
     };
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| LaunchError::Pipe(errno.into()))?;
-    let pid = background::Background {
-        program: &launch.program,
-        argv: std::slice::from_ref(&launch.argv0),
-        env: environment(&launch.socket, listener.is_some()),
-        output: write.as_fd(),
-        fd3: listener.as_ref().map(OwnedFd::as_fd),
-        open_files: OPEN_FILES.get().copied(),
-    }
-    .spawn()
-    .map_err(|source| LaunchError::Spawn {
+    let pid = spawn(launch, listener.as_ref(), &write).map_err(|source| LaunchError::Spawn {
         program: launch.program.clone(),
         source,
     })?;
@@ -119,6 +111,38 @@ pub fn launch(launch: &Launch) -> Result<Child, LaunchError> {
         reader,
         ended: None,
     })
+}
+
+fn spawn(launch: &Launch, listener: Option<&OwnedFd>, output: &OwnedFd) -> io::Result<Pid> {
+    let null = File::open("/dev/null")?;
+    let env = environment(&launch.socket, listener.is_some());
+    let env: Vec<_> = env
+        .into_iter()
+        .map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            c_string(&name)
+        })
+        .collect::<io::Result<_>>()?;
+    let mut fds = vec![null.as_fd(), output.as_fd(), output.as_fd()];
+    fds.extend(listener.map(OwnedFd::as_fd));
+    Spawn {
+        program: &c_string(launch.program.as_os_str())?,
+        argv: &[c_string(&launch.argv0)?],
+        env: &env,
+        cwd: None,
+        fds: &fds,
+        // A driver outlives hsup: its dynos may linger.
+        ties: Ties::None,
+        mark: None,
+        open_files: OPEN_FILES.get().copied(),
+    }
+    .spawn()
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// Binds the socket that the driver will accept on. The folder is ours alone.

@@ -1,6 +1,6 @@
 //! What every hsup driver shares.
 
-mod background;
 pub mod client;
 pub mod launch;
 pub mod orphans;
+pub mod spawn;

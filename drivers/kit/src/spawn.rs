@@ -1,0 +1,361 @@
+//! Spawning a process without copying this one.
+//!
+//! `fork` would copy the driver's page tables for every dyno; `posix_spawn` does not, but
+//! cannot give the child a session *and* a controlling terminal *and* a resource limit
+//! *and* a parent-death signal. So this does what `posix_spawn` does, and that besides:
+//! `clone(CLONE_VM | CLONE_VFORK)` on a stack of its own. The child shares our memory, and
+//! the calling thread sleeps until it has called `execve` or ended.
+//!
+//! What follows from sharing memory: between `clone` and `execve` the child makes plain
+//! system calls only, allocates nothing, and no signal handler of ours may run in it, so
+//! signals are blocked around the whole and set to their defaults before they are unblocked
+//! (glibc's `posix_spawn` does the same).
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
+    ptr,
+    sync::{Mutex, PoisonError},
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{SigSet, SigmaskHow, pthread_sigmask},
+    unistd::Pid,
+};
+
+/// A process to spawn. All paths are resolved and all strings made beforehand: the child
+/// must not allocate.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// The file to execute.
+    pub program: &'a CStr,
+    /// `argv[0]` first.
+    pub argv: &'a [CString],
+    /// `NAME=value`, the whole environment.
+    pub env: &'a [CString],
+    /// Its working directory; `None`: ours.
+    pub cwd: Option<&'a CStr>,
+    /// Its descriptors 0, 1, 2 and, where there is one, 3.
+    pub fds: &'a [BorrowedFd<'a>],
+    /// What its life is tied to.
+    pub ties: Ties,
+    /// A soft limit to set, besides those it inherits: see [`crate::processes`].
+    pub mark: Option<u64>,
+    /// Its open-file limits (soft, hard), where they differ from ours.
+    pub open_files: Option<(u64, u64)>,
+}
+
+/// What else becomes of a process before it executes its program. It always leads a session
+/// of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ties {
+    /// Nothing.
+    None,
+    /// The kernel kills it when the calling *thread* ends (`PR_SET_PDEATHSIG`).
+    DiesWithUs,
+    /// As [`Ties::DiesWithUs`], and its descriptor 0 is its controlling terminal.
+    Terminal,
+}
+
+/// Enough for the child's few calls; glibc's `posix_spawn` uses 32 KiB.
+const STACK_SIZE: usize = 64 * 1024;
+
+/// The stack that children begin on, used by one at a time: a child has left it when
+/// `clone` returns here.
+static STACK: Mutex<Stack> = Mutex::new(Stack([0; STACK_SIZE]));
+
+#[repr(align(64))]
+struct Stack([u8; STACK_SIZE]);
+
+/// What the child needs, and where it leaves its error.
+struct Child {
+    program: *const c_char,
+    argv: *const *const c_char,
+    env: *const *const c_char,
+    cwd: *const c_char,
+    fds: [RawFd; 4],
+    fd_count: usize,
+    ties: Ties,
+    mark: Option<u64>,
+    open_files: Option<(u64, u64)>,
+    error: c_int,
+}
+
+impl Spawn<'_> {
+    /// Starts the process.
+    ///
+    /// With [`Ties`] other than none, call it on a thread that lives as long as this process.
+    ///
+    /// # Errors
+    /// What the failing call answered: `ENOENT`, `EACCES` or `ENOEXEC` from `execve`, say.
+    /// There is then no process.
+    #[expect(unsafe_code, reason = "there is no safe way to say clone(2)")]
+    pub fn spawn(&self) -> io::Result<Pid> {
+        let argv = pointers(self.argv);
+        let env = pointers(self.env);
+        let mut fds = [-1; 4];
+        if self.fds.len() > fds.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for (slot, fd) in fds.iter_mut().zip(self.fds) {
+            *slot = fd.as_raw_fd();
+        }
+        let mut child = Child {
+            program: self.program.as_ptr(),
+            argv: argv.as_ptr(),
+            env: env.as_ptr(),
+            cwd: self.cwd.map_or(ptr::null(), CStr::as_ptr),
+            fds,
+            fd_count: self.fds.len(),
+            ties: self.ties,
+            mark: self.mark,
+            open_files: self.open_files,
+            error: 0,
+        };
+        let mut stack = STACK.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = block_signals()?;
+        // SAFETY: the stack is ours until the lock is dropped, and the child is off it when
+        // clone returns, for CLONE_VFORK suspends this thread until then. It grows down from
+        // its end, which is aligned. `child` outlives the call for the same reason, and
+        // `begin` keeps to what its own comment promises.
+        let pid = unsafe {
+            let top = stack.0.as_mut_ptr().add(STACK_SIZE).cast::<c_void>();
+            libc::clone(
+                begin,
+                top,
+                libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+                (&raw mut child).cast(),
+            )
+        };
+        let cloned = Errno::result(pid);
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+        drop(stack);
+        let pid = Pid::from_raw(cloned?);
+        // SAFETY: `child` was written by the other process, behind the compiler's back.
+        let error = unsafe { ptr::read_volatile(&raw const child.error) };
+        if error == 0 {
+            return Ok(pid);
+        }
+        // It has ended already; nobody else knows of it.
+        while nix::sys::wait::waitpid(pid, None) == Err(Errno::EINTR) {}
+        Err(io::Error::from_raw_os_error(error))
+    }
+}
+
+fn block_signals() -> nix::Result<SigSet> {
+    let mut before = SigSet::empty();
+    pthread_sigmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )?;
+    Ok(before)
+}
+
+/// A null-terminated list, as `execve` wants it.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain([ptr::null()])
+        .collect()
+}
+
+/// The child's first and last function of ours.
+#[expect(unsafe_code, reason = "raw system calls between clone and execve")]
+extern "C" fn begin(argument: *mut c_void) -> c_int {
+    // SAFETY: `argument` is the `Child` of the thread that waits for us; nobody else touches
+    // it. Everything called is async-signal-safe (signal-safety(7)), nothing allocates.
+    unsafe {
+        let child = argument.cast::<Child>();
+        (*child).error = prepare(&*child);
+        if (*child).error == 0 {
+            libc::execve((*child).program, (*child).argv, (*child).env);
+            (*child).error = *libc::__errno_location();
+        }
+        libc::_exit(127)
+    }
+}
+
+/// Sets the child up; answers the errno of the call that failed, or 0.
+///
+/// # Safety
+/// Only in a child that shares its parent's memory, with all signals blocked.
+#[expect(unsafe_code, reason = "raw system calls between clone and execve")]
+unsafe fn prepare(child: &Child) -> c_int {
+    // SAFETY: plain system calls on our own stack and on the parent's suspended memory.
+    unsafe {
+        let failed = || *libc::__errno_location();
+        // Handlers are ours, ignored signals (SIGPIPE) would be inherited. Straight to the
+        // kernel: glibc keeps 32 and 33 to itself, which somebody above us may ignore. All
+        // zeroes are the default action, in the kernel's layout of `struct sigaction`.
+        let default = [0u64; 4];
+        let set_size = 8usize;
+        for signal in 1..=64 {
+            // KILL and STOP refuse, and need no change.
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<c_void>(),
+                set_size,
+            );
+        }
+        if libc::setsid() < 0 {
+            return failed();
+        }
+        for (target, &fd) in child.fds[..child.fd_count].iter().enumerate() {
+            let Ok(target) = c_int::try_from(target) else {
+                return libc::EBADF;
+            };
+            // A descriptor that is in its place already only has to survive execve.
+            let result = if fd == target {
+                libc::fcntl(fd, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(fd, target)
+            };
+            if result < 0 {
+                return failed();
+            }
+        }
+        if child.ties == Ties::Terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+            return failed();
+        }
+        if child.ties != Ties::None && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+            return failed();
+        }
+        if let Some(mark) = child.mark {
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            if libc::getrlimit(libc::RLIMIT_LOCKS, &raw mut limit) < 0 {
+                return failed();
+            }
+            if mark <= limit.rlim_max {
+                limit.rlim_cur = mark;
+                libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limit);
+            }
+        }
+        if let Some((soft, hard)) = child.open_files {
+            let limit = libc::rlimit {
+                rlim_cur: soft,
+                rlim_max: hard,
+            };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) < 0 {
+                return failed();
+            }
+        }
+        if !child.cwd.is_null() && libc::chdir(child.cwd) < 0 {
+            return failed();
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) < 0 {
+            return failed();
+        }
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd as _};
+
+    use nix::sys::wait::{WaitStatus, waitpid};
+
+    use super::*;
+
+    fn strings(words: &[&str]) -> Vec<CString> {
+        words
+            .iter()
+            .map(|word| CString::new(*word).unwrap())
+            .collect()
+    }
+
+    fn run(script: &str, mark: Option<u64>) -> io::Result<WaitStatus> {
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .unwrap();
+        let argv = strings(&["sh", "-c", script]);
+        let pid = Spawn {
+            program: c"/bin/sh",
+            argv: &argv,
+            env: &strings(&["ONLY=this"]),
+            cwd: Some(c"/"),
+            fds: &[null.as_fd(), null.as_fd(), null.as_fd()],
+            ties: Ties::None,
+            mark,
+            open_files: None,
+        }
+        .spawn()?;
+        Ok(waitpid(pid, None)?)
+    }
+
+    fn code(status: WaitStatus) -> i32 {
+        match status {
+            WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn it_runs_in_its_own_session_with_only_what_it_was_given() {
+        let script = r#"test "$ONLY" = this && test -z "$HOME" && test "$PWD" = / &&
+            read -r _ _ _ _ pgrp session _ < /proc/self/stat || exit 8
+            test "$pgrp" = "$$" && test "$session" = "$$" || exit 9
+            exit 42"#;
+        assert_eq!(code(run(script, None).unwrap()), 42);
+    }
+
+    #[test]
+    fn signals_are_as_in_a_fresh_process() {
+        // Rust ignores SIGPIPE; a dyno must not.
+        let script = "grep -q '^SigIgn:[[:space:]]*0*$' /proc/self/status &&
+            grep -q '^SigBlk:[[:space:]]*0*$' /proc/self/status";
+        assert_eq!(code(run(script, None).unwrap()), 0);
+    }
+
+    #[test]
+    fn the_mark_is_inherited_over_generations() {
+        let mark = 0x1234_5678;
+        let script = "sh -c 'grep -q \"Max file locks *305419896 \" /proc/self/limits; exit $?'";
+        assert_eq!(code(run(script, Some(mark)).unwrap()), 0);
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_executed_is_an_error() {
+        let null = File::open("/dev/null").unwrap();
+        let spawn = |program: &CStr| {
+            Spawn {
+                program,
+                argv: &strings(&["x"]),
+                env: &[],
+                cwd: None,
+                fds: &[null.as_fd()],
+                ties: Ties::None,
+                mark: None,
+                open_files: None,
+            }
+            .spawn()
+            .unwrap_err()
+            .raw_os_error()
+        };
+        assert_eq!(spawn(c"/no/such/program"), Some(libc::ENOENT));
+        assert_eq!(spawn(c"/etc/passwd"), Some(libc::EACCES));
+    }
+
+    #[test]
+    fn many_at_once_do_not_meet() {
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        assert_eq!(code(run(&format!("exit {n}"), None).unwrap()), n);
+                    }
+                });
+            }
+        });
+    }
+}
