@@ -1,6 +1,7 @@
 //! `test-dyno`: an app for the black-box tests, which does one odd thing at a time.
 
 use std::{
+    error::Error,
     io::{self, BufRead as _, BufReader, BufWriter, Write},
     net::{TcpListener, TcpStream},
     process::ExitCode,
@@ -8,105 +9,54 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
 use nix::{
     sys::signal::{SigHandler, Signal, signal},
     unistd::{ForkResult, fork, getpid, setsid},
 };
 
-/// An app that does one odd thing at a time
-#[derive(Debug, Parser)]
-#[command(name = "test-dyno")]
-struct Args {
-    #[command(subcommand)]
-    what: What,
-}
+const USAGE: &str = "\
+usage: test-dyno serve [--delay MS | --never]   answer HTTP on $PORT
+       test-dyno ignore-term                    print `ready`, ignore SIGTERM, SIGINT and SIGHUP
+       test-dyno grandchild [--exit]            leave a grandchild behind, print both pids
+       test-dyno flood BYTES                    write without a newline
+       test-dyno lines N [--line-buffered]      write numbered lines of 100 bytes
+       test-dyno exit N [--after MS]            end with a code
+       test-dyno bytes                          write NUL bytes and broken UTF-8
+       test-dyno env                            print the environment, sorted
+       test-dyno argv [ARG...]                  print each argument in a line, quoted";
 
-#[derive(Debug, Subcommand)]
-enum What {
-    /// Answer HTTP on $PORT with the dyno's name and release
-    Serve {
-        /// Wait so many milliseconds before binding
-        #[arg(long, value_name = "MS", default_value_t = 0)]
-        delay: u64,
-        /// Never bind
-        #[arg(long)]
-        never: bool,
-    },
-    /// Print `ready`, and ignore SIGTERM, SIGINT and SIGHUP for ever
-    IgnoreTerm,
-    /// Leave a grandchild in its own session that ignores SIGTERM; print both pids
-    Grandchild {
-        /// End at once, and leave the grandchild behind
-        #[arg(long)]
-        exit: bool,
-    },
-    /// Write so many bytes without a newline
-    Flood {
-        /// How many
-        bytes: u64,
-    },
-    /// Write so many numbered lines of 100 bytes
-    Lines {
-        /// How many
-        count: u64,
-        /// One write for each line, instead of blocks
-        #[arg(long)]
-        line_buffered: bool,
-    },
-    /// End with this exit code
-    Exit {
-        /// The code
-        code: u8,
-        /// After so many milliseconds
-        #[arg(long, value_name = "MS", default_value_t = 0)]
-        after: u64,
-    },
-    /// Write NUL bytes and broken UTF-8, and end
-    Bytes,
-    /// Print the environment, sorted
-    Env,
-    /// Print each argument in a line of its own, quoted
-    Argv {
-        /// The arguments
-        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
-        args: Vec<String>,
-    },
-}
-
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut stdout = io::stdout();
-    match Args::parse().what {
-        What::Serve { delay, never } => serve(Duration::from_millis(delay), never)?,
-        What::IgnoreTerm => {
+    match words[..] {
+        ["serve"] => serve(Duration::ZERO)?,
+        ["serve", "--delay", ms] => serve(Duration::from_millis(ms.parse()?))?,
+        ["serve", "--never"] => {
+            say(&mut stdout, "not binding")?;
+            forever();
+        }
+        ["ignore-term"] => {
             ignore_signals()?;
             say(&mut stdout, "ready")?;
             forever();
         }
-        What::Grandchild { exit } => grandchild(exit)?,
-        What::Flood { bytes } => flood(&mut stdout, bytes)?,
-        What::Lines {
-            count,
-            line_buffered,
-        } => {
-            if line_buffered {
-                for number in 0..count {
-                    stdout.write_all(line(number).as_bytes())?;
-                }
-            } else {
-                let mut blocks = BufWriter::with_capacity(64 * 1024, stdout.lock());
-                for number in 0..count {
-                    blocks.write_all(line(number).as_bytes())?;
-                }
-                blocks.flush()?;
-            }
+        ["grandchild"] => grandchild(false)?,
+        ["grandchild", "--exit"] => grandchild(true)?,
+        ["flood", bytes] => flood(&mut stdout, bytes.parse()?)?,
+        ["lines", count] => lines(
+            &mut BufWriter::with_capacity(64 * 1024, stdout.lock()),
+            count.parse()?,
+        )?,
+        // The standard output writes at every newline.
+        ["lines", count, "--line-buffered"] => lines(&mut stdout, count.parse()?)?,
+        ["exit", code] => return Ok(ExitCode::from(code.parse::<u8>()?)),
+        ["exit", code, "--after", ms] => {
+            thread::sleep(Duration::from_millis(ms.parse()?));
+            return Ok(ExitCode::from(code.parse::<u8>()?));
         }
-        What::Exit { code, after } => {
-            thread::sleep(Duration::from_millis(after));
-            return Ok(ExitCode::from(code));
-        }
-        What::Bytes => stdout.write_all(b"a\0b\xff\xfe\x80\r\n\x1b[31m\xc3(\nend")?,
-        What::Env => {
+        ["bytes"] => stdout.write_all(b"a\0b\xff\xfe\x80\r\n\x1b[31m\xc3(\nend")?,
+        ["env"] => {
             let mut vars: Vec<_> = std::env::vars_os().collect();
             vars.sort();
             for (name, value) in vars {
@@ -114,10 +64,14 @@ fn main() -> anyhow::Result<ExitCode> {
                 say(&mut stdout, &format!("{name}={value}"))?;
             }
         }
-        What::Argv { args } => {
+        ["argv", ref args @ ..] => {
             for arg in args {
                 say(&mut stdout, &format!("{arg:?}"))?;
             }
+        }
+        _ => {
+            say(&mut io::stderr(), USAGE)?;
+            return Ok(ExitCode::from(2));
         }
     }
     stdout.flush()?;
@@ -130,9 +84,12 @@ fn say(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A line of 100 bytes that begins with its number.
-fn line(number: u64) -> String {
-    format!("{number:<99}\n")
+/// Writes `count` lines of 100 bytes that begin with their number.
+fn lines(out: &mut impl Write, count: u64) -> io::Result<()> {
+    for number in 0..count {
+        out.write_all(format!("{number:<99}\n").as_bytes())?;
+    }
+    out.flush()
 }
 
 fn forever() -> ! {
@@ -141,13 +98,9 @@ fn forever() -> ! {
     }
 }
 
-fn serve(delay: Duration, never: bool) -> anyhow::Result<()> {
+fn serve(delay: Duration) -> Result<(), Box<dyn Error>> {
     thread::sleep(delay);
     let mut stdout = io::stdout();
-    if never {
-        say(&mut stdout, "not binding")?;
-        forever();
-    }
     let port: u16 = std::env::var("PORT")?.parse()?;
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     say(&mut stdout, &format!("listening on {port}"))?;
@@ -183,7 +136,7 @@ fn answer(stream: &TcpStream) -> io::Result<()> {
 }
 
 #[expect(unsafe_code, reason = "signal dispositions and fork have no safe form")]
-fn ignore_signals() -> anyhow::Result<()> {
+fn ignore_signals() -> Result<(), Box<dyn Error>> {
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // SAFETY: SIG_IGN installs no handler, so there is no code that could be unsafe to run.
         unsafe { signal(ignored, SigHandler::SigIgn) }?;
@@ -192,7 +145,7 @@ fn ignore_signals() -> anyhow::Result<()> {
 }
 
 #[expect(unsafe_code, reason = "signal dispositions and fork have no safe form")]
-fn grandchild(exit: bool) -> anyhow::Result<()> {
+fn grandchild(exit: bool) -> Result<(), Box<dyn Error>> {
     // SAFETY: this process has one thread, so the child may run any code.
     if let ForkResult::Child = unsafe { fork() }? {
         setsid()?;

@@ -303,7 +303,7 @@ impl Context {
 }
 
 /// Fails unless `status` says `how`.
-fn check_exit(id: &str, status: &ExitStatus, how: &How) -> Result<(), Failure> {
+pub(crate) fn check_exit(id: &str, status: &ExitStatus, how: &How) -> Result<(), Failure> {
     super::case::check_eq(
         format_args!("Wait of {id}"),
         &status.how.as_ref(),

@@ -61,6 +61,20 @@ pub(crate) fn raise_open_files() -> io::Result<OpenFiles> {
 pub(crate) fn detach(command: &mut Command, limits: OpenFiles, listener: Option<RawFd>) {
     let prepare = move || {
         setsid()?;
+        // Whatever this process was given and did not ask for is not the driver's either. It is
+        // closed by exec, not now: std still needs the pipe that reports a failed exec.
+        // SAFETY: the call takes numbers only, and marks descriptors of this child alone.
+        let marked = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if marked == -1 {
+            return Err(io::Error::last_os_error());
+        }
         setrlimit(Resource::RLIMIT_NOFILE, limits.soft, limits.hard)?;
         if let Some(listener) = listener {
             // SAFETY: `listener` stays open in the parent until spawn has returned, and

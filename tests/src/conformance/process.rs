@@ -33,6 +33,7 @@ pub(crate) const CANARY: &str = "HSUP_DRIVER_CHECK_CANARY";
 pub(crate) struct DriverProcess {
     child: Child,
     output: Arc<Mutex<VecDeque<u8>>>,
+    readers: Vec<thread::JoinHandle<()>>,
     ended: Option<ExitStatus>,
 }
 
@@ -84,15 +85,12 @@ impl DriverProcess {
             .stderr(Stdio::piped())
             .spawn()?;
         let output = Arc::default();
-        if let Some(stdout) = child.stdout.take() {
-            keep(stdout, Arc::clone(&output));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            keep(stderr, Arc::clone(&output));
-        }
+        let stdout = child.stdout.take().map(|out| keep(out, &output));
+        let stderr = child.stderr.take().map(|err| keep(err, &output));
         Ok(Self {
             child,
             output,
+            readers: stdout.into_iter().chain(stderr).collect(),
             ended: None,
         })
     }
@@ -102,7 +100,17 @@ impl DriverProcess {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// The end of what the driver printed.
+    /// All that an ended driver printed, unless a process that it left behind prints still.
+    pub(crate) async fn last_output(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !self.readers.iter().all(thread::JoinHandle::is_finished) && Instant::now() < deadline
+        {
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.output()
+    }
+
+    /// The end of what the driver has printed so far.
     pub(crate) fn output(&self) -> String {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(output.make_contiguous()).into_owned()
@@ -171,7 +179,11 @@ fn shell(line: &str) -> Command {
 }
 
 /// Keeps the last of what `source` prints.
-fn keep(mut source: impl Read + Send + 'static, output: Arc<Mutex<VecDeque<u8>>>) {
+fn keep(
+    mut source: impl Read + Send + 'static,
+    output: &Arc<Mutex<VecDeque<u8>>>,
+) -> thread::JoinHandle<()> {
+    let output = Arc::clone(output);
     thread::spawn(move || {
         let mut chunk = [0; 4096];
         while let Ok(n @ 1..) = source.read(&mut chunk) {
@@ -180,7 +192,7 @@ fn keep(mut source: impl Read + Send + 'static, output: Arc<Mutex<VecDeque<u8>>>
             let excess = kept.len().saturating_sub(KEPT);
             kept.drain(..excess);
         }
-    });
+    })
 }
 
 fn processes() -> impl Iterator<Item = i32> {

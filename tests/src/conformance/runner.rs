@@ -1,6 +1,6 @@
 //! Runs the cases, one after the other, each with a deadline and a clean-up of its own.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
@@ -82,9 +82,18 @@ async fn run_selected(
             let result = run_case(&context, case, round).await;
             listener(Progress::Finished(&result));
             results.push(result);
-            if context.control().is_closed() {
-                // The driver died of the case before: the others deserve a living one.
-                context = Context::new(Arc::clone(&session), session.connect().await?);
+            if context.control().is_closed() || context.waits().is_closed() {
+                // The driver broke off in the case before: the others deserve a living one.
+                match session.connect().await {
+                    Ok(driver) => context = Context::new(Arc::clone(&session), driver),
+                    Err(error) => {
+                        let result = broken_off(case, round, &error);
+                        listener(Progress::Finished(&result));
+                        results.push(result);
+                        let driver = facts;
+                        return Ok(Report { driver, results });
+                    }
+                }
             }
         }
         driver = context.driver;
@@ -96,6 +105,22 @@ async fn run_selected(
         driver: facts,
         results,
     })
+}
+
+/// The last result of a run whose driver did not come back.
+fn broken_off(case: &Case, round: u32, error: &ConnectDriverError) -> CaseResult {
+    CaseResult {
+        chapter: "whole run",
+        name: "the driver is there until the end",
+        rule: "§7: a driver ends on SIGTERM",
+        round,
+        verdict: Verdict::Failed(Failure {
+            on: format!("the driver after the case `{}`", case.title()),
+            expected: "one that can be connected to; the cases after it were not run".to_owned(),
+            observed: error.to_string(),
+        }),
+        took: Duration::ZERO,
+    }
 }
 
 async fn run_case(context: &Context, case: &Case, round: u32) -> CaseResult {

@@ -199,7 +199,7 @@ impl Session {
                 Err(error) => error,
             };
             if let Some(status) = process.ended().map_err(ConnectDriverError::Spawn)? {
-                let output = Shown(process.output());
+                let output = Shown(process.last_output().await);
                 return Err(ConnectDriverError::Ended { status, output });
             }
             if Instant::now() >= deadline {

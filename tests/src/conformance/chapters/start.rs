@@ -448,10 +448,13 @@ async fn signals(cx: &Context) -> Result<(), NotPassed> {
         let reason = "the dyno has no /proc".to_owned();
         return Err(NotPassed::Skipped(reason));
     }
-    let none = "0".repeat(16);
-    let expected = format!("SigBlk: {none}\nSigIgn: {none}\n");
-    let on = format!("signals of {}", dyno.id());
-    check_eq(on, &printed.as_ref(), &expected.as_str())?;
+    for line in printed.lines() {
+        let mask = line.split_whitespace().last().unwrap_or_default();
+        // Signals 32 and up are the C library's and the app's own: no driver can reset them all.
+        let standard = u64::from_str_radix(mask, 16).map(|mask| mask & 0x7fff_ffff);
+        let on = format!("signals of {}", dyno.id());
+        check(standard == Ok(0), on, "none blocked, none ignored", line)?;
+    }
     Ok(())
 }
 
@@ -520,7 +523,11 @@ async fn refused(
 ) -> Result<tonic::Status, Failure> {
     let id = request.dyno_id.clone();
     let dyno = cx.with_fifos(request, true)?;
-    let status = cx.control().start(dyno.request).await.refused(codes)?;
+    let answer = cx.control().start(dyno.request).await;
+    if answer.result.is_ok() {
+        cx.clear_away(&id);
+    }
+    let status = answer.refused(codes)?;
     let listed = cx.listed(&id).await?;
     check(
         listed.is_none(),

@@ -8,7 +8,9 @@ use tonic::Code;
 
 use super::super::{
     case::{Case, Need, NotPassed, case, check, check_eq},
-    context::{Context, Dyno, ONE_SECOND, code, remove, signal, stop, stop_in, wait_for},
+    context::{
+        Context, Dyno, ONE_SECOND, check_exit, code, remove, signal, stop, stop_in, wait_for,
+    },
     process::marked,
 };
 
@@ -370,7 +372,8 @@ async fn quiet_grandchild(cx: &Context) -> Result<(), NotPassed> {
 
 /// Fails unless the dyno dies of SIGKILL though nobody waits for the Stop any more.
 async fn dies(cx: &Context, dyno: &Dyno, since: Instant) -> Result<(), NotPassed> {
-    cx.exits(dyno.id(), signal("SIGKILL")).await?;
+    let status = cx.exit_within(dyno.id(), 5000).await?;
+    check_exit(dyno.id(), &status, &signal("SIGKILL"))?;
     let took = since.elapsed();
     check(
         took <= Duration::from_millis(800) + BEYOND,
@@ -422,7 +425,7 @@ async fn deadline(cx: &Context) -> Result<(), NotPassed> {
 
 async fn shortened(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.ready(SAY_TERM).await?;
-    let first = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 25_000)));
+    let first = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 8000)));
     dyno.stdout.expect("term").await?;
     let second = cx.control().stop(stop_in(dyno.id(), 300)).await;
     second.within(Duration::from_millis(300) + BEYOND)?.ok()?;
@@ -441,7 +444,7 @@ async fn not_lengthened(cx: &Context) -> Result<(), NotPassed> {
     let begun = Instant::now();
     let first = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 800)));
     dyno.stdout.expect("term").await?;
-    let second = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 25_000)));
+    let second = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 8000)));
     dies(cx, &dyno, begun).await?;
     for call in [first, second] {
         if let Ok(Ok(answer)) = timeout(BEYOND, call).await {
@@ -456,7 +459,7 @@ async fn not_lengthened(cx: &Context) -> Result<(), NotPassed> {
 
 async fn forced_later(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.ready(SAY_TERM).await?;
-    let first = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 25_000)));
+    let first = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 8000)));
     dyno.stdout.expect("term").await?;
     let second = cx.control().stop(force(dyno.id())).await;
     second.within(BEYOND)?.ok()?;
