@@ -1,0 +1,345 @@
+//! The socket a driver serves on: made by the driver, or handed down to it.
+//!
+//! Decided here: what may be at the path beforehand (nothing, or the stale socket of a
+//! process that is gone), and that the socket is never reachable by more than its mode
+//! allows, not even between `bind` and a later `chmod` (driver protocol §7.1).
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _},
+            net::{UnixListener as StdListener, UnixStream as StdStream},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::{
+        socket::{getsockopt, sockopt},
+        stat::{Mode, umask},
+    },
+};
+use thiserror::Error;
+use tokio::net::UnixListener;
+
+/// The longest path of a driver's socket, in bytes: `sockaddr_un` holds 108 with its end.
+pub const MAX_PATH: usize = 100;
+
+/// The first descriptor of the `LISTEN_FDS` convention (`sd_listen_fds(3)`).
+const FIRST_DESCRIPTOR: i32 = 3;
+
+/// Why a driver cannot listen.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// Neither a path nor a descriptor was given.
+    #[error("no socket to serve on: give --socket PATH or set HSUP_DRIVER_SOCKET")]
+    Nowhere,
+    /// The kernel has no room for the path.
+    #[error(
+        "the socket path `{}` has {} bytes, and {MAX_PATH} is the most",
+        path.display(),
+        path.as_os_str().len()
+    )]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something that is no socket is in the way; it is left alone.
+    #[error("`{}` exists and is not a socket", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Another process serves the socket.
+    #[error("the socket `{}` is in use by process {pid}", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+        /// Who serves it.
+        pid: i32,
+    },
+    /// Another process of a user we may not connect to, or one that does not answer, has it.
+    #[error("failed to find out whether the socket `{}` is in use", path.display())]
+    Probe {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket of a process that is gone could not be unlinked.
+    #[error("failed to remove the stale socket `{}`", path.display())]
+    Unlink {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket could not be made.
+    #[error("failed to listen on `{}`", path.display())]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The descriptor handed down is not a listening unix socket.
+    #[error("failed to listen on the descriptor handed down (LISTEN_FDS)")]
+    Inherit {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A listening socket; unlinked when dropped, if it was made here.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    bound: Option<Bound>,
+}
+
+/// A socket file that is ours, by path and inode: another process may have replaced it.
+#[derive(Debug)]
+struct Bound {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "failed to unlink the socket");
+        }
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A socket made at this path.
+    Path(PathBuf),
+    /// Descriptor 3, which already listens.
+    Descriptor,
+}
+
+impl Place {
+    /// What the command line and the environment say: `--socket` first, then a descriptor
+    /// handed down (`LISTEN_FDS`, with `LISTEN_PID` absent or ours), then `HSUP_DRIVER_SOCKET`.
+    pub fn choose(
+        flag: Option<PathBuf>,
+        env: impl Fn(&str) -> Option<OsString>,
+        own_pid: u32,
+    ) -> Result<Self, ListenError> {
+        if let Some(path) = flag {
+            return Ok(Self::Path(path));
+        }
+        let number = |name| env(name)?.to_str()?.parse::<u32>().ok();
+        let meant_for_us = env("LISTEN_PID").is_none() || number("LISTEN_PID") == Some(own_pid);
+        if number("LISTEN_FDS").is_some_and(|count| count > 0) && meant_for_us {
+            return Ok(Self::Descriptor);
+        }
+        match env("HSUP_DRIVER_SOCKET") {
+            Some(path) if !path.is_empty() => Ok(Self::Path(path.into())),
+            _ => Err(ListenError::Nowhere),
+        }
+    }
+}
+
+impl Listener {
+    /// Listens at `place`; must run inside a tokio runtime.
+    pub fn open(place: &Place) -> Result<Self, ListenError> {
+        match place {
+            Place::Path(path) => Self::bind(path),
+            Place::Descriptor => Self::inherit(),
+        }
+    }
+
+    /// Makes the socket at `path`, mode 0600, taking the place of a stale one.
+    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        if path.as_os_str().len() > MAX_PATH {
+            return Err(ListenError::TooLong {
+                path: path.to_owned(),
+            });
+        }
+        clear(path)?;
+        let failed = |source| ListenError::Bind {
+            path: path.to_owned(),
+            source,
+        };
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = StdListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(failed)?;
+        let bound = Bound {
+            inode: fs::symlink_metadata(path).map_err(failed)?.ino(),
+            path: path.to_owned(),
+        };
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self {
+            listener: UnixListener::from_std(listener).map_err(failed)?,
+            bound: Some(bound),
+        })
+    }
+
+    /// Takes over descriptor 3.
+    #[expect(
+        unsafe_code,
+        reason = "a descriptor known by its number alone is adopted"
+    )]
+    fn inherit() -> Result<Self, ListenError> {
+        let failed = |source| ListenError::Inherit { source };
+        // SAFETY: by the convention the descriptor was opened for this process, which has
+        // not touched it; it is checked to be a listening socket before anything else.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(FIRST_DESCRIPTOR) };
+        let listening = getsockopt(&descriptor, sockopt::AcceptConn);
+        match listening {
+            Ok(true) => {}
+            Ok(false) => return Err(failed(io::Error::other("it does not listen"))),
+            Err(errno) => {
+                // Not open at all: closing it again would be an error of its own.
+                std::mem::forget(descriptor);
+                return Err(failed(errno.into()));
+            }
+        }
+        fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+            .map_err(|errno| failed(errno.into()))?;
+        debug_assert_eq!(descriptor.as_raw_fd(), FIRST_DESCRIPTOR);
+        let listener = StdListener::from(descriptor);
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self {
+            listener: UnixListener::from_std(listener).map_err(failed)?,
+            bound: None,
+        })
+    }
+
+    /// The path of a socket made here.
+    pub fn path(&self) -> Option<&Path> {
+        self.bound.as_ref().map(|bound| bound.path.as_path())
+    }
+
+    /// The next connection.
+    pub(crate) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+}
+
+/// Makes way at `path`: removes the socket of a process that is gone, and nothing else.
+fn clear(path: &Path) -> Result<(), ListenError> {
+    let probe = |source| ListenError::Probe {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(probe(error)),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(ListenError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    match StdStream::connect(path) {
+        Ok(stream) => {
+            let peer = getsockopt(&stream, sockopt::PeerCredentials)
+                .map_err(|errno| probe(errno.into()))?;
+            Err(ListenError::InUse {
+                path: path.to_owned(),
+                pid: peer.pid(),
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .map_err(|source| ListenError::Unlink {
+                path: path.to_owned(),
+                source,
+            }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(probe(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn choose(flag: Option<&str>, env: &[(&str, &str)]) -> Result<Place, ListenError> {
+        let find = |name: &str| {
+            let found = env.iter().find(|(key, _)| *key == name)?;
+            Some(OsString::from(found.1))
+        };
+        Place::choose(flag.map(PathBuf::from), find, 42)
+    }
+
+    #[test]
+    fn the_flag_wins_then_the_descriptor_then_the_variable() {
+        let both = [("LISTEN_FDS", "1"), ("HSUP_DRIVER_SOCKET", "/b.sock")];
+        assert_eq!(
+            choose(Some("/a.sock"), &both).unwrap(),
+            Place::Path("/a.sock".into())
+        );
+        assert_eq!(choose(None, &both).unwrap(), Place::Descriptor);
+        assert_eq!(
+            choose(None, &both[1..]).unwrap(),
+            Place::Path("/b.sock".into())
+        );
+        assert!(matches!(choose(None, &[]), Err(ListenError::Nowhere)));
+    }
+
+    #[test]
+    fn a_descriptor_meant_for_another_process_is_not_taken() {
+        let other = [("LISTEN_FDS", "1"), ("LISTEN_PID", "41")];
+        assert!(matches!(choose(None, &other), Err(ListenError::Nowhere)));
+        let ours = [("LISTEN_FDS", "1"), ("LISTEN_PID", "42")];
+        assert_eq!(choose(None, &ours).unwrap(), Place::Descriptor);
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_for_its_owner_alone_and_goes_with_the_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("drv.sock");
+        let listener = Listener::bind(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("drv.sock");
+        drop(StdListener::bind(&path).unwrap());
+        assert!(path.exists(), "a plain listener leaves its socket behind");
+        let _listener = Listener::bind(&path).unwrap();
+        let error = Listener::bind(&path).unwrap_err();
+        let own = std::process::id().to_string();
+        assert!(error.to_string().contains(&own), "{error}");
+        assert!(error.to_string().contains("drv.sock"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn another_kind_of_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("drv.sock");
+        fs::File::create(&path).unwrap();
+        assert!(matches!(
+            Listener::bind(&path),
+            Err(ListenError::NotASocket { .. })
+        ));
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_path_the_kernel_would_cut_is_refused() {
+        let path = PathBuf::from(format!("/tmp/{}.sock", "x".repeat(100)));
+        let error = Listener::bind(&path).unwrap_err();
+        assert!(matches!(error, ListenError::TooLong { .. }), "{error}");
+    }
+}

@@ -1,0 +1,240 @@
+//! Serving the protocol: connections in, calls to a service, until told to end.
+//!
+//! Decided here: who may connect, that nothing which goes wrong with one connection
+//! touches another, and when a driver ends.
+
+use std::{convert::Infallible, io, pin::pin, time::Duration};
+
+use hsup_proto::driver::{dyno_driver_server, dyno_driver_server::DynoDriverServer};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::unistd::Uid;
+use tokio::{
+    net::UnixStream,
+    signal::unix::{SignalKind, signal},
+    time,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{body::Body, codegen::http};
+use tower::Service as _;
+
+use crate::{
+    listen::Listener,
+    service::{Runtime, Service},
+};
+
+/// The largest message either way (driver protocol §12, R9).
+const MAX_MESSAGE: usize = 4 << 20;
+/// Every dyno has a Wait open; hyper's own limit of 200 would hold up the calls behind them.
+const MAX_STREAMS: u32 = 100_000;
+/// What one stream may have in flight towards us, and from us.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// How long a driver that ends gives its connections to take their last answers.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Who is behind a connection, as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The user: owner of its dynos and artifacts.
+    pub uid: Uid,
+    /// Its group when it connected.
+    pub gid: nix::unistd::Gid,
+    /// The connection, by number.
+    pub(crate) connection: u64,
+}
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The users who may connect, besides our own and root.
+    pub allow: Vec<Uid>,
+    /// End when there has been no connection and no running dyno for so long; a driver that
+    /// was started as a child has nobody to end it when its parent is killed.
+    pub end_when_idle: Option<Duration>,
+    /// The grace period of the dynos when SIGTERM ends the driver.
+    pub grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            end_when_idle: None,
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves `runtime` on `listener` until SIGTERM, or until idle if the options say so.
+///
+/// On SIGTERM no connection is taken any more; unless the dynos outlive the driver they
+/// are stopped; callers that wait for them still get their answer.
+///
+/// # Errors
+///
+/// Only when signal handlers cannot be installed.
+pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    // The terminal's Ctrl-C goes to every process there; stopping is the supervisor's business.
+    let _interrupt = signal(SignalKind::interrupt())?;
+    let _hangup = signal(SignalKind::hangup())?;
+    let service = Service::new(runtime);
+    let connections = TaskTracker::new();
+    let closing = CancellationToken::new();
+    {
+        let mut accepting = pin!(accept(
+            &listener,
+            &service,
+            &options,
+            &connections,
+            &closing
+        ));
+        let mut idle = pin!(idle(&service, options.end_when_idle));
+        tokio::select! {
+            () = &mut accepting => {}
+            () = &mut idle => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    // The name goes first, so that nobody connects to a driver that is going.
+    drop(listener);
+    if !service.dynos_outlive_driver() {
+        let mut stopping = pin!(service.stop_all(options.grace));
+        tokio::select! {
+            () = &mut stopping => {}
+            _ = terminate.recv() => {
+                service.stop_all(Duration::ZERO).await;
+            }
+        }
+    }
+    closing.cancel();
+    connections.close();
+    let _ = time::timeout(FAREWELL, connections.wait()).await;
+    Ok(())
+}
+
+/// Takes connections for ever.
+async fn accept<R: Runtime>(
+    listener: &Listener,
+    service: &Service<R>,
+    options: &Options,
+    connections: &TaskTracker,
+    closing: &CancellationToken,
+) {
+    let mut backoff = Duration::from_millis(1);
+    let mut next = 0;
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                backoff = Duration::from_millis(1);
+                next += 1;
+                let Some(peer) = admit(&stream, next, &options.allow) else {
+                    continue;
+                };
+                connections.spawn(connection(stream, peer, service.clone(), closing.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors or memory: what is open goes on, and newcomers wait.
+                tracing::warn!(%error, "failed to accept a connection");
+                time::sleep(backoff).await;
+                backoff = (backoff * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+/// Whether the process behind the stream may call us.
+fn admit(stream: &UnixStream, connection: u64, allow: &[Uid]) -> Option<Peer> {
+    let credentials = match stream.peer_cred() {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            tracing::warn!(%error, "failed to read the credentials of a peer");
+            return None;
+        }
+    };
+    let uid = Uid::from_raw(credentials.uid());
+    if uid.is_root() || uid == Uid::effective() || allow.contains(&uid) {
+        Some(Peer {
+            uid,
+            gid: nix::unistd::Gid::from_raw(credentials.gid()),
+            connection,
+        })
+    } else {
+        tracing::warn!(%uid, "refused a connection of a user who may not call this driver");
+        None
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<R: Runtime>(
+    stream: UnixStream,
+    peer: Peer,
+    service: Service<R>,
+    closing: CancellationToken,
+) {
+    service.connected(peer);
+    let calls = Calls {
+        server: DynoDriverServer::new(service.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE),
+        peer,
+    };
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(4 * STREAM_WINDOW)
+        .max_send_buf_size(64 << 10)
+        .auto_date_header(false);
+    let served = async {
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), calls));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended with an error");
+        }
+    };
+    served.await;
+    service.disconnected(peer);
+}
+
+/// Resolves when the driver has been idle for `period`; never without one.
+async fn idle<R: Runtime>(service: &Service<R>, period: Option<Duration>) {
+    let Some(period) = period else {
+        return std::future::pending().await;
+    };
+    loop {
+        service.until_idle(true).await;
+        if time::timeout(period, service.until_idle(false))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The generated server behind hyper's idea of a service, which says who calls.
+#[derive(Debug)]
+struct Calls<R: Runtime> {
+    server: DynoDriverServer<Service<R>>,
+    peer: Peer,
+}
+
+impl<R: Runtime> hyper::service::Service<http::Request<hyper::body::Incoming>> for Calls<R>
+where
+    Service<R>: dyno_driver_server::DynoDriver,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
+
+    fn call(&self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.server.clone().call(request)
+    }
+}

@@ -1,0 +1,192 @@
+//! Builds: equal ones are one, and each goes on whoever is listening.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use hsup_proto::driver::{BuildResponse, Release, build_response::Event};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, codegen::BoxStream};
+
+/// How long a build may say nothing before the service does: clients allow 30 s.
+const SILENCE: Duration = Duration::from_secs(20);
+/// How many events a listener may be behind before it misses some.
+pub(super) const BACKLOG: usize = 256;
+/// How many finished builds are remembered.
+const REMEMBERED: usize = 1_000;
+
+/// What a build depends on, hashed.
+pub(super) type BuildKey = [u8; 32];
+
+/// What listeners of a build are told; the result comes last.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    Event(BuildResponse),
+    Done(Result<String, Box<Status>>),
+}
+
+/// Builds in flight, and the artifacts of those that are done.
+#[derive(Debug, Default)]
+pub(super) struct Builds {
+    flying: HashMap<BuildKey, broadcast::Sender<Told>>,
+    done: HashMap<BuildKey, String>,
+    order: VecDeque<BuildKey>,
+}
+
+/// What a Build means.
+#[derive(Debug)]
+pub(super) enum Build {
+    Begin(broadcast::Sender<Told>, broadcast::Receiver<Told>),
+    Join(broadcast::Receiver<Told>),
+    Done(String),
+}
+
+impl Builds {
+    /// A Build of `key`; `exists` says whether an artifact of an earlier one still does.
+    pub(super) fn build(&mut self, key: BuildKey, exists: impl Fn(&str) -> bool) -> Build {
+        if let Some(flying) = self.flying.get(&key) {
+            return Build::Join(flying.subscribe());
+        }
+        if let Some(artifact) = self.done.get(&key)
+            && exists(artifact)
+        {
+            return Build::Done(artifact.clone());
+        }
+        let (sender, receiver) = broadcast::channel(BACKLOG);
+        self.flying.insert(key, sender.clone());
+        Build::Begin(sender, receiver)
+    }
+
+    /// The build of `key` is over.
+    pub(super) fn finished(&mut self, key: BuildKey, result: Result<String, Box<Status>>) {
+        if let Ok(artifact) = &result
+            && self.done.insert(key, artifact.clone()).is_none()
+        {
+            self.order.push_back(key);
+            if self.order.len() > REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.done.remove(&oldest);
+            }
+        }
+        if let Some(flying) = self.flying.remove(&key) {
+            // Whoever asked may be gone.
+            drop(flying.send(Told::Done(result)));
+        }
+    }
+
+    /// An artifact was removed: the next Build makes it anew.
+    pub(super) fn removed(&mut self, artifact: &str) {
+        self.done.retain(|_, made| made != artifact);
+        self.order.retain(|key| self.done.contains_key(key));
+    }
+}
+
+/// The key of a build (driver protocol §8): neither version nor config, nor the query of a
+/// presigned URL, which is new each time.
+pub(super) fn key(
+    uid: u32,
+    release: &Release,
+    options: &BTreeMap<String, String>,
+    changed: Option<(u64, SystemTime)>,
+) -> BuildKey {
+    let mut hash = Sha256::new();
+    let mut field = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    field(&uid.to_le_bytes());
+    field(release.app.as_bytes());
+    field(release.stack.as_bytes());
+    field(release.image.as_bytes());
+    let url = release
+        .slug_url
+        .split(['?', '#'])
+        .next()
+        .unwrap_or_default();
+    if release.slug_checksum.is_empty() {
+        field(url.as_bytes());
+    } else {
+        // The same slug from elsewhere is the same slug; a directory has no checksum.
+        field(release.slug_checksum.to_ascii_lowercase().as_bytes());
+    }
+    if let Some((size, modified)) = changed {
+        field(&size.to_le_bytes());
+        let since = modified
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        field(&since.as_nanos().to_le_bytes());
+    }
+    for (name, value) in options {
+        field(name.as_bytes());
+        field(value.as_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// The path of a `file://` slug that has no checksum to know it by.
+pub(super) fn slug_file(release: &Release) -> Option<&Path> {
+    let path = release.slug_url.strip_prefix("file://")?;
+    release.slug_checksum.is_empty().then(|| Path::new(path))
+}
+
+/// One message with the artifact of a build that was done before.
+pub(super) fn artifact(artifact: String) -> BoxStream<BuildResponse> {
+    Box::pin(tokio_stream::once(Ok(BuildResponse {
+        event: Some(Event::Artifact(artifact)),
+    })))
+}
+
+/// A listener's stream: the events, a sign of life now and then, and the result.
+pub(super) fn listen(told: broadcast::Receiver<Told>) -> BoxStream<BuildResponse> {
+    let (sender, receiver) = mpsc::channel(8);
+    tokio::spawn(relay(told, sender));
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+async fn relay(
+    mut told: broadcast::Receiver<Told>,
+    listener: mpsc::Sender<Result<BuildResponse, Status>>,
+) {
+    loop {
+        let event = match time::timeout(SILENCE, told.recv()).await {
+            Err(_) => Ok(BuildResponse {
+                event: Some(Event::Log(Vec::new())),
+            }),
+            Ok(Ok(Told::Event(event))) => Ok(event),
+            Ok(Ok(Told::Done(result))) => {
+                let last = match result {
+                    Ok(artifact) => Ok(BuildResponse {
+                        event: Some(Event::Artifact(artifact)),
+                    }),
+                    Err(status) => Err(*status),
+                };
+                drop(listener.send(last).await);
+                return;
+            }
+            Ok(Err(broadcast::error::RecvError::Lagged(missed))) => Ok(BuildResponse {
+                event: Some(Event::Log(
+                    format!("[{missed} messages of the build were dropped]\n").into_bytes(),
+                )),
+            }),
+            Ok(Err(broadcast::error::RecvError::Closed)) => {
+                drop(
+                    listener
+                        .send(Err(Status::internal("the build ended without a result")))
+                        .await,
+                );
+                return;
+            }
+        };
+        if listener.send(event).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The calls themselves: from the wire to the table and the runtime, and back.
+
+use std::{sync::Arc, time::Duration};
+
+use hsup_proto::driver::{
+    AttachRequest, AttachResponse, BuildRequest, BuildResponse, Capability, ExitStatus,
+    GetInfoRequest, GetInfoResponse, IpInfoRequest, IpInfoResponse, ListRequest, ListResponse,
+    LogsRequest, LogsResponse, RemoveRequest, RemoveResponse, SignalRequest, SignalResponse,
+    StartRequest, StartResponse, StatsRequest, StatsResponse, StopRequest, StopResponse,
+    WaitRequest, WaitResponse, dyno_driver_server::DynoDriver, remove_request::What,
+};
+use nix::sys::signal::Signal;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
+
+use super::{
+    BuildLog, Dyno as _, GRACE, Live, Runtime, Service, attach,
+    build::{self, Build, BuildKey},
+    check::{self, StartRules},
+    now_unix_ms,
+    table::{Key, Remove, Spec, Start, View},
+};
+use crate::serve::Peer;
+
+/// What is kept of a dyno.
+type Handle<R> = Arc<Live<<R as Runtime>::Dyno>>;
+
+/// How a dyno's record came to its end.
+enum Ending {
+    Exited(ExitStatus),
+    /// The dyno is not known any more, or never came to be.
+    Gone,
+}
+
+#[tonic::async_trait]
+impl<R: Runtime> DynoDriver for Service<R> {
+    async fn get_info(
+        &self,
+        _request: Request<GetInfoRequest>,
+    ) -> Result<Response<GetInfoResponse>, Status> {
+        let identity = self.0.identity;
+        let ready = self.0.runtime.ready();
+        Ok(Response::new(GetInfoResponse {
+            name: identity.name.into(),
+            version: identity.version.into(),
+            instance_id: self.0.instance_id.clone(),
+            capabilities: identity
+                .capabilities
+                .iter()
+                .map(|capability| i32::from(*capability))
+                .collect(),
+            durability: identity.durability.into(),
+            ready: ready.is_ok(),
+            message: ready.err().unwrap_or_default(),
+        }))
+    }
+
+    async fn build(
+        &self,
+        request: Request<BuildRequest>,
+    ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
+        let peer = peer(&request)?;
+        let request = request.into_inner();
+        let release = check::build(&request, self.0.identity.options)?;
+        let changed =
+            build::slug_file(release).and_then(|path| self.0.runtime.slug_changed(peer, path));
+        let key = build::key(peer.uid.as_raw(), release, &request.options, changed);
+        let meaning = self
+            .state()
+            .builds
+            .build(key, |artifact| self.0.runtime.has_artifact(peer, artifact));
+        Ok(Response::new(match meaning {
+            Build::Done(artifact) => build::artifact(artifact),
+            Build::Join(told) => build::listen(told),
+            Build::Begin(log, told) => {
+                let log = BuildLog(log);
+                tokio::spawn(self.clone().carry_out_build(key, peer, request, log));
+                build::listen(told)
+            }
+        }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<StartRequest>,
+    ) -> Result<Response<StartResponse>, Status> {
+        let peer = peer(&request)?;
+        let request = request.into_inner();
+        let (key, live) = self.begin_start(peer, request)?;
+        let Some(live) = live else {
+            return Ok(Response::new(StartResponse {}));
+        };
+        self.until(&key, &live, |view| match view {
+            Some(View::Starting) => None,
+            _ => Some(()),
+        })
+        .await;
+        match live.refused.get() {
+            None => Ok(Response::new(StartResponse {})),
+            Some(status) => Err(Status::clone(status)),
+        }
+    }
+
+    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
+        let uid = peer(&request)?.uid.as_raw();
+        let request = request.into_inner();
+        check::id("dyno_id", &request.dyno_id)?;
+        let signal = check::signal(&request.signal, Some(Signal::SIGTERM))?;
+        let grace = match (request.force, request.grace_ms) {
+            (true, _) => Duration::ZERO,
+            (false, 0) => GRACE,
+            (false, ms) => Duration::from_millis(ms.into()),
+        };
+        let key = Key::new(uid, &request.dyno_id);
+        if let Some(live) = self.begin_stop(&key, signal, grace) {
+            self.until(&key, &live, ending).await;
+        }
+        Ok(Response::new(StopResponse {}))
+    }
+
+    async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
+        let uid = peer(&request)?.uid.as_raw();
+        let WaitRequest {
+            dyno_id,
+            timeout_ms,
+        } = request.into_inner();
+        let (key, live) = self.find(uid, &dyno_id)?;
+        drop(dyno_id);
+        let gone = self.until(&key, &live, ending);
+        let answer = if timeout_ms == 0 {
+            Ok(gone.await)
+        } else {
+            time::timeout(Duration::from_millis(timeout_ms.into()), gone).await
+        };
+        match answer {
+            // Nothing is said of a dyno that still runs.
+            Err(_elapsed) => Ok(Response::new(WaitResponse { status: None })),
+            Ok(Ending::Exited(status)) => Ok(Response::new(WaitResponse {
+                status: Some(status),
+            })),
+            Ok(Ending::Gone) => Err(match live.refused.get() {
+                Some(_) => Status::not_found(format!("dyno `{}` could not be started", key.id)),
+                None => unknown(&key.id),
+            }),
+        }
+    }
+
+    async fn ip_info(
+        &self,
+        request: Request<IpInfoRequest>,
+    ) -> Result<Response<IpInfoResponse>, Status> {
+        let uid = peer(&request)?.uid.as_raw();
+        let (key, live) = self.find(uid, &request.into_inner().dyno_id)?;
+        let view = self.state().table.view(&key);
+        match (view, live.dyno.get()) {
+            (Some(View::Running), Some(dyno)) => Ok(Response::new(dyno.ip_info()?)),
+            (Some(View::Exited(_)), _) => Err(has_exited(&key)),
+            (None, _) => Err(unknown(&key.id)),
+            _ => Err(Status::unavailable(format!(
+                "dyno `{}` is still being started",
+                key.id
+            ))),
+        }
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let peer = peer(&request)?;
+        let supervisor = request.into_inner().supervisor_id;
+        let mut state = self.state();
+        if !supervisor.is_empty() {
+            check::id("supervisor_id", &supervisor)?;
+            state
+                .links
+                .named(peer.connection, peer.uid.as_raw(), &supervisor);
+        }
+        let dynos = state.table.list(peer.uid.as_raw(), &supervisor);
+        Ok(Response::new(ListResponse { dynos }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveRequest>,
+    ) -> Result<Response<RemoveResponse>, Status> {
+        let peer = peer(&request)?;
+        match request.into_inner().what {
+            None => return Err(Status::invalid_argument("what to remove is missing")),
+            Some(What::DynoId(id)) => {
+                check::id("dyno_id", &id)?;
+                let key = Key::new(peer.uid.as_raw(), &id);
+                let (meaning, live) = self.state().table.remove(&key, Instant::now());
+                if meaning == Remove::Running {
+                    return Err(Status::failed_precondition(format!(
+                        "dyno `{id}` has not exited"
+                    )));
+                }
+                if let Some(live) = live {
+                    live.changed.notify_waiters();
+                }
+            }
+            Some(What::Artifact(artifact)) => {
+                if artifact.is_empty() {
+                    return Err(Status::invalid_argument("artifact is missing"));
+                }
+                {
+                    let mut state = self.state();
+                    if state.table.in_use(peer.uid.as_raw(), &artifact) {
+                        return Err(Status::failed_precondition(format!(
+                            "artifact `{}` is in use",
+                            artifact.escape_debug()
+                        )));
+                    }
+                    state.builds.removed(&artifact);
+                }
+                let service = self.clone();
+                let removal = tokio::spawn(async move {
+                    service.0.runtime.remove_artifact(peer, &artifact).await
+                });
+                removal.await.map_err(|_| broken())??;
+            }
+        }
+        Ok(Response::new(RemoveResponse {}))
+    }
+
+    async fn signal(
+        &self,
+        request: Request<SignalRequest>,
+    ) -> Result<Response<SignalResponse>, Status> {
+        self.offers(Capability::Signal, "Signal")?;
+        let uid = peer(&request)?.uid.as_raw();
+        let request = request.into_inner();
+        let signal = check::signal(&request.signal, None)?;
+        let (key, live) = self.find(uid, &request.dyno_id)?;
+        let dyno = self.running(&key, &live)?;
+        dyno.signal(signal).await;
+        Ok(Response::new(SignalResponse {}))
+    }
+
+    async fn stats(
+        &self,
+        request: Request<StatsRequest>,
+    ) -> Result<Response<StatsResponse>, Status> {
+        self.offers(Capability::Stats, "Stats")?;
+        let uid = peer(&request)?.uid.as_raw();
+        let (key, live) = self.find(uid, &request.into_inner().dyno_id)?;
+        let dyno = self.running(&key, &live)?;
+        Ok(Response::new(dyno.stats().await?))
+    }
+
+    async fn logs(
+        &self,
+        _request: Request<LogsRequest>,
+    ) -> Result<Response<BoxStream<LogsResponse>>, Status> {
+        Err(Status::unimplemented("this driver does not offer Logs"))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<AttachRequest>>,
+    ) -> Result<Response<BoxStream<AttachResponse>>, Status> {
+        self.offers(Capability::Attach, "Attach")?;
+        let uid = peer(&request)?.uid.as_raw();
+        let mut input = request.into_inner();
+        let id = attach::first(&mut input).await?;
+        let (key, live) = self.find(uid, &id)?;
+        if self.state().table.view(&key) == Some(View::Starting) {
+            return Err(still_starting(&key));
+        }
+        Ok(Response::new(attach::begin(
+            self.clone(),
+            key,
+            live,
+            input,
+        )?))
+    }
+}
+
+impl<R: Runtime> Service<R> {
+    /// Decides what a Start means, and sets a new one going. Without a handle it is done.
+    fn begin_start(
+        &self,
+        peer: Peer,
+        request: StartRequest,
+    ) -> Result<(Key, Option<Handle<R>>), Status> {
+        let identity = self.0.identity;
+        check::start(
+            &request,
+            StartRules {
+                options: identity.options,
+                images: identity.images,
+                fifos: identity.capabilities.contains(&Capability::StdioFifo),
+                terminals: identity.capabilities.contains(&Capability::Attach),
+            },
+        )?;
+        let uid = peer.uid.as_raw();
+        let key = Key::new(uid, &request.dyno_id);
+        let spec = spec(&request);
+        let mut state = self.state();
+        if !state.links.is_open(peer.connection) {
+            // The caller went while the call was on its way: nobody would stop what it starts.
+            return Err(Status::cancelled("the connection is closed"));
+        }
+        state
+            .links
+            .named(peer.connection, uid, &request.supervisor_id);
+        if state.ending && state.table.view(&key).is_none() {
+            return Err(Status::unavailable("this driver is ending"));
+        }
+        let now = Instant::now();
+        let meaning = state.table.start(&key, spec, now, now_unix_ms(), Live::new);
+        let live = state.table.handle(&key).map(Arc::clone);
+        match (meaning, live) {
+            (Start::Begin, Some(live)) => {
+                let cancelled = CancellationToken::new();
+                state.starting.insert(key.clone(), cancelled.clone());
+                drop(state);
+                self.0.stirred.notify_waiters();
+                tokio::spawn(self.clone().carry_out_start(
+                    key.clone(),
+                    Arc::clone(&live),
+                    peer,
+                    request,
+                    cancelled,
+                ));
+                Ok((key, Some(live)))
+            }
+            (Start::Join, Some(live)) => Ok((key, Some(live))),
+            (Start::OtherRequest, _) => Err(Status::already_exists(format!(
+                "dyno `{}` was started with another request",
+                key.id
+            ))),
+            (Start::Removed, _) => Err(Status::failed_precondition(format!(
+                "dyno `{}` was removed: its id is not used again",
+                key.id
+            ))),
+            (Start::Done | Start::Begin | Start::Join, _) => Ok((key, None)),
+        }
+    }
+
+    async fn carry_out_build(
+        self,
+        key: BuildKey,
+        peer: Peer,
+        request: BuildRequest,
+        log: BuildLog,
+    ) {
+        let result = self.0.runtime.build(peer, request, log).await;
+        self.state().builds.finished(key, result.map_err(Box::new));
+    }
+
+    fn offers(&self, capability: Capability, call: &str) -> Result<(), Status> {
+        if self.0.identity.capabilities.contains(&capability) {
+            Ok(())
+        } else {
+            Err(Status::unimplemented(format!(
+                "this driver does not offer {call}"
+            )))
+        }
+    }
+
+    fn find(&self, uid: u32, id: &str) -> Result<(Key, Handle<R>), Status> {
+        check::id("dyno_id", id)?;
+        let key = Key::new(uid, id);
+        let live = self.state().table.handle(&key).map(Arc::clone);
+        match live {
+            Some(live) => Ok((key, live)),
+            None => Err(unknown(id)),
+        }
+    }
+
+    fn running<'a>(&self, key: &Key, live: &'a Live<R::Dyno>) -> Result<&'a R::Dyno, Status> {
+        let view = self.state().table.view(key);
+        match view {
+            Some(View::Running) => live.dyno.get().ok_or_else(|| still_starting(key)),
+            Some(View::Starting) => Err(still_starting(key)),
+            Some(View::Exited(_)) => Err(has_exited(key)),
+            None => Err(unknown(&key.id)),
+        }
+    }
+}
+
+/// What is kept of a Start.
+fn spec(request: &StartRequest) -> Spec {
+    Spec {
+        // Maps are sorted in these types, so equal requests have equal bytes.
+        hash: Sha256::digest(request.encode_to_vec()).into(),
+        supervisor_id: request.supervisor_id.as_str().into(),
+        artifact: request.artifact.as_str().into(),
+        app: request.app.as_str().into(),
+        release: request.release,
+        process_type: request.process_type.as_str().into(),
+        process_number: request.process_number,
+        linger: Duration::from_millis(request.linger_ms.into()),
+    }
+}
+
+/// Finds the end of a dyno.
+fn ending(view: Option<View>) -> Option<Ending> {
+    match view {
+        None => Some(Ending::Gone),
+        Some(View::Exited(status)) => Some(Ending::Exited(status)),
+        Some(View::Starting | View::Running) => None,
+    }
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    request.extensions().get().copied().ok_or_else(broken)
+}
+
+fn unknown(id: &str) -> Status {
+    Status::not_found(format!("dyno `{id}` is not known to this driver"))
+}
+
+fn has_exited(key: &Key) -> Status {
+    Status::failed_precondition(format!("dyno `{}` has exited", key.id))
+}
+
+fn still_starting(key: &Key) -> Status {
+    Status::aborted(format!("dyno `{}` is still being started", key.id))
+}
+
+fn broken() -> Status {
+    Status::internal("the driver has lost track of a call")
+}

@@ -1,0 +1,370 @@
+//! The rules of the protocol's calls, once for all drivers.
+//!
+//! A [`Service`] serves `hsup.driver.v1` over a [`Runtime`]. What a call means is decided in
+//! the [`table`]; here are the tasks that act on it. Every one of them goes on when its
+//! caller is gone: a call that is cancelled rolls nothing back (driver protocol §8).
+
+mod attach;
+mod build;
+mod calls;
+mod check;
+mod links;
+mod runtime;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
+    time::{Duration, SystemTime},
+};
+
+use hsup_proto::driver::{Durability, ExitStatus, StartRequest};
+use nix::sys::signal::Signal;
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+pub use self::runtime::{BuildLog, Dyno, Identity, Runtime, Terminal};
+use self::{
+    build::Builds,
+    links::Links,
+    table::{Key, Started, Stop, Stopping, Table, View},
+};
+use crate::serve::Peer;
+
+/// The grace period of a dyno whose supervisor did not say, or is gone.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// A driver: serves the calls over a runtime. Cheap to clone.
+pub struct Service<R: Runtime>(Arc<Inner<R>>);
+
+struct Inner<R: Runtime> {
+    runtime: R,
+    identity: Identity,
+    instance_id: String,
+    state: Mutex<State<R::Dyno>>,
+    /// Something happened that may make the driver idle, or not idle any more.
+    stirred: Notify,
+}
+
+struct State<D> {
+    table: Table<Arc<Live<D>>>,
+    links: Links,
+    builds: Builds,
+    /// Starts in flight, to be cancelled by a Stop.
+    starting: HashMap<Key, CancellationToken>,
+    /// Nothing is started any more.
+    ending: bool,
+}
+
+/// What is kept of each dyno besides its record.
+struct Live<D> {
+    /// Its record has changed, or went away.
+    changed: Notify,
+    dyno: OnceLock<D>,
+    /// Why it could not be started.
+    refused: OnceLock<Box<Status>>,
+    attached: AtomicBool,
+}
+
+impl<R: Runtime> Clone for Service<R> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<R: Runtime> fmt::Debug for Service<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("identity", &self.0.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D> Live<D> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            changed: Notify::new(),
+            dyno: OnceLock::new(),
+            refused: OnceLock::new(),
+            attached: AtomicBool::new(false),
+        })
+    }
+}
+
+impl<R: Runtime> Service<R> {
+    /// A driver without dynos.
+    pub fn new(runtime: R) -> Self {
+        Self(Arc::new(Inner {
+            identity: runtime.identity(),
+            runtime,
+            instance_id: instance_id(),
+            state: Mutex::new(State {
+                table: Table::default(),
+                links: Links::default(),
+                builds: Builds::default(),
+                starting: HashMap::new(),
+                ending: false,
+            }),
+            stirred: Notify::new(),
+        }))
+    }
+
+    /// Whether dynos go on when this process ends.
+    pub(crate) fn dynos_outlive_driver(&self) -> bool {
+        match self.0.identity.durability {
+            Durability::Survives | Durability::Exact => true,
+            Durability::None | Durability::Unspecified => false,
+        }
+    }
+
+    /// A connection was opened.
+    pub(crate) fn connected(&self, peer: Peer) {
+        self.state().links.opened(peer.connection);
+        self.0.stirred.notify_waiters();
+    }
+
+    /// A connection has ended; dynos whose supervisor is gone begin to linger.
+    pub(crate) fn disconnected(&self, peer: Peer) {
+        let now = Instant::now();
+        {
+            let mut state = self.state();
+            for (uid, supervisor) in state.links.closed(peer.connection, now) {
+                let mut lingers: Vec<Duration> = state
+                    .table
+                    .lingering(uid, &supervisor)
+                    .into_iter()
+                    .map(|(linger, _)| linger)
+                    .collect();
+                lingers.sort_unstable();
+                lingers.dedup();
+                for linger in lingers {
+                    tokio::spawn(self.clone().linger(uid, supervisor.clone(), now, linger));
+                }
+            }
+            let State { links, table, .. } = &mut *state;
+            links.forget(|(uid, supervisor)| !table.list(*uid, supervisor).is_empty());
+        }
+        self.0.stirred.notify_waiters();
+    }
+
+    /// Stops what a supervisor left, unless it comes back in time.
+    async fn linger(self, uid: u32, supervisor: Box<str>, since: Instant, linger: Duration) {
+        time::sleep_until(since + linger).await;
+        let keys = {
+            let state = self.state();
+            if state.links.away_since(uid, &supervisor) != Some(since) {
+                return;
+            }
+            state.table.lingering(uid, &supervisor)
+        };
+        let due = keys.into_iter().filter(|(of_dyno, _)| *of_dyno == linger);
+        for (_, key) in due {
+            tracing::info!(dyno_id = %key.id, "stopping a dyno whose supervisor is gone");
+            self.begin_stop(&key, Signal::SIGTERM, GRACE);
+        }
+    }
+
+    /// Stops every dyno, and starts none any more. A second call may shorten the grace.
+    pub(crate) async fn stop_all(&self, grace: Duration) {
+        let keys = {
+            let mut state = self.state();
+            state.ending = true;
+            state.table.alive_keys()
+        };
+        for key in &keys {
+            self.begin_stop(key, Signal::SIGTERM, grace);
+        }
+        self.until_stirred(|state| state.table.alive() == 0).await;
+    }
+
+    /// Resolves when the driver is, or is not, without connections and running dynos.
+    pub(crate) async fn until_idle(&self, wanted: bool) {
+        self.until_stirred(|state| {
+            let idle = state.links.count() == 0 && state.table.alive() == 0;
+            idle == wanted
+        })
+        .await;
+    }
+
+    async fn until_stirred(&self, holds: impl Fn(&State<R::Dyno>) -> bool) {
+        loop {
+            let mut stirred = pin!(self.0.stirred.notified());
+            stirred.as_mut().enable();
+            if holds(&self.state()) {
+                return;
+            }
+            stirred.await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<R::Dyno>> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `look` finds what it wants in a dyno's record, or the record is gone.
+    async fn until<T>(
+        &self,
+        key: &Key,
+        live: &Live<R::Dyno>,
+        look: impl Fn(Option<View>) -> Option<T>,
+    ) -> T {
+        loop {
+            let mut changed = pin!(live.changed.notified());
+            changed.as_mut().enable();
+            let view = self.state().table.view(key);
+            if let Some(found) = look(view) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    /// Starts a dyno whose record says that it is starting, and watches it from then on.
+    async fn carry_out_start(
+        self,
+        key: Key,
+        live: Arc<Live<R::Dyno>>,
+        peer: Peer,
+        request: StartRequest,
+        cancelled: CancellationToken,
+    ) {
+        let started = if self.0.runtime.has_artifact(peer, &request.artifact) {
+            self.0.runtime.start(peer, request, cancelled).await
+        } else {
+            Err(Status::not_found(format!(
+                "artifact `{}` is not known to this driver",
+                request.artifact.escape_debug()
+            )))
+        };
+        match started {
+            Ok(dyno) => {
+                // Nobody else sets it: a dyno is started once.
+                drop(live.dyno.set(dyno));
+                let next = {
+                    let mut state = self.state();
+                    state.starting.remove(&key);
+                    state.table.started(&key, now_unix_ms())
+                };
+                if next == Started::StopNow {
+                    tokio::spawn(self.clone().carry_out_stop(key.clone(), Arc::clone(&live)));
+                }
+                live.changed.notify_waiters();
+                tokio::spawn(self.watch(key, live));
+            }
+            Err(status) => {
+                tracing::info!(dyno_id = %key.id, code = ?status.code(), "a dyno could not be started");
+                drop(live.refused.set(Box::new(status)));
+                {
+                    let mut state = self.state();
+                    state.starting.remove(&key);
+                    state.table.failed(&key, Instant::now(), now_unix_ms());
+                }
+                live.changed.notify_waiters();
+                self.0.stirred.notify_waiters();
+            }
+        }
+    }
+
+    /// Waits for the end of a dyno and records it.
+    async fn watch(self, key: Key, live: Arc<Live<R::Dyno>>) {
+        let Some(dyno) = live.dyno.get() else {
+            return;
+        };
+        let status = dyno.wait().await;
+        self.record_exit(&key, status);
+        live.changed.notify_waiters();
+        self.0.stirred.notify_waiters();
+    }
+
+    fn record_exit(&self, key: &Key, status: ExitStatus) {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.table.exited(key, status, now);
+        let State { table, links, .. } = &mut *state;
+        if links.anybody_away() {
+            table.expire(now, |uid, supervisor| {
+                links.away_since(uid, supervisor).is_some()
+            });
+        }
+    }
+
+    /// Begins to stop a dyno, or hurries a stop; says whether there is one to wait for.
+    fn begin_stop(&self, key: &Key, signal: Signal, grace: Duration) -> Option<Arc<Live<R::Dyno>>> {
+        let stop = Stop {
+            signal,
+            deadline: Instant::now() + grace,
+        };
+        let mut state = self.state();
+        let meaning = state.table.stop(key, stop);
+        let live = Arc::clone(state.table.handle(key)?);
+        match meaning {
+            Stopping::Done => return None,
+            Stopping::Cancel => {
+                if let Some(cancelled) = state.starting.get(key) {
+                    cancelled.cancel();
+                }
+            }
+            Stopping::Begin => {
+                tokio::spawn(self.clone().carry_out_stop(key.clone(), Arc::clone(&live)));
+            }
+            Stopping::Join => live.changed.notify_waiters(),
+        }
+        Some(live)
+    }
+
+    /// Sends the signal, gives the dyno its grace, which may shrink meanwhile, and kills it.
+    async fn carry_out_stop(self, key: Key, live: Arc<Live<R::Dyno>>) {
+        let Some(dyno) = live.dyno.get() else {
+            return;
+        };
+        let Some(stop) = self.state().table.stop_of(&key) else {
+            return;
+        };
+        if Instant::now() < stop.deadline {
+            dyno.signal(stop.signal).await;
+        }
+        loop {
+            let mut changed = pin!(live.changed.notified());
+            changed.as_mut().enable();
+            let Some(stop) = self.state().table.stop_of(&key) else {
+                return;
+            };
+            if Instant::now() >= stop.deadline {
+                break;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = time::sleep_until(stop.deadline) => {}
+            }
+        }
+        dyno.kill().await;
+    }
+}
+
+fn instance_id() -> String {
+    let mut bytes = [0_u8; 16];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        // It only has to differ from that of another process.
+        tracing::warn!(%error, "failed to get random bytes");
+        bytes[..4].copy_from_slice(&std::process::id().to_le_bytes());
+        bytes[4..12].copy_from_slice(&now_unix_ms().to_le_bytes());
+    }
+    format!("{:032x}", u128::from_le_bytes(bytes))
+}
+
+/// The time of day, for people.
+fn now_unix_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|since| since.as_millis().try_into().ok())
+        .unwrap_or_default()
+}
