@@ -2,7 +2,7 @@
 
 use std::{fmt, pin::Pin};
 
-use hsup_proto::driver::Capability;
+use hsup_proto::driver::{Capability, Durability};
 
 use super::context::Context;
 
@@ -16,6 +16,8 @@ pub enum Need {
     Has(Capability),
     /// The driver does not declare this capability.
     Lacks(Capability),
+    /// The driver claims this durability.
+    Is(Durability),
     /// The suite builds the artifact itself (no `--artifact`).
     Build,
     /// The suite starts dynos without a launcher (no `--argv-prefix`).

@@ -35,6 +35,7 @@ pub(crate) struct DriverProcess {
     output: Arc<Mutex<VecDeque<u8>>>,
     readers: Vec<thread::JoinHandle<()>>,
     ended: Option<ExitStatus>,
+    released: bool,
 }
 
 /// The fresh directory (0700) that holds a driver's socket.
@@ -92,6 +93,7 @@ impl DriverProcess {
             output,
             readers: stdout.into_iter().chain(stderr).collect(),
             ended: None,
+            released: false,
         })
     }
 
@@ -144,6 +146,11 @@ impl DriverProcess {
         Ok(true)
     }
 
+    /// Leaves what an ended driver left: its dynos, which may outlive it.
+    pub(crate) fn release(mut self) {
+        self.released = true;
+    }
+
     /// The processes of the driver's session that still live.
     pub(crate) fn session(&self) -> Vec<i32> {
         let sid = self.pid().as_raw();
@@ -155,9 +162,7 @@ impl DriverProcess {
 
 impl Drop for DriverProcess {
     fn drop(&mut self) {
-        // The group outlives its leader, so this is right for an ended driver as well; its
-        // number cannot be another's while the leader is not reaped or a member lives.
-        if self.ended.is_none() || !self.session().is_empty() {
+        if !self.released && (self.ended.is_none() || !self.session().is_empty()) {
             match killpg(self.pid(), Signal::SIGKILL) {
                 Ok(()) | Err(Errno::ESRCH | Errno::EPERM) => {}
                 Err(_) => drop(self.child.kill()),

@@ -179,6 +179,9 @@ fn unmet(context: &Context, case: &Case) -> Option<String> {
         Need::Lacks(capability) if context.has(capability) => {
             Some(format!("{} is declared", capability.as_str_name()))
         }
+        Need::Is(durability) if context.driver.info.durability() != durability => {
+            Some(format!("{} is not claimed", durability.as_str_name()))
+        }
         Need::Build if config.artifact.is_some() => Some("--artifact is given".to_owned()),
         Need::BareArgv if !config.argv_prefix.is_empty() => {
             Some("--argv-prefix is given".to_owned())

@@ -97,6 +97,14 @@ pub(crate) struct Driver {
     dir: Option<SocketDir>,
 }
 
+/// What a driver may leave in its session when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    /// It promises that its dynos outlive it.
+    Dynos,
+}
+
 /// One run of the suite.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -292,8 +300,13 @@ impl Driver {
         }
     }
 
+    /// SIGTERM, then its end with nothing left; gives the directory of its socket back.
+    pub(crate) async fn terminate(self) -> Result<Option<SocketDir>, Failure> {
+        self.end(Left::Nothing).await
+    }
+
     /// SIGTERM, then its end; gives the directory of its socket back.
-    pub(crate) async fn terminate(mut self) -> Result<Option<SocketDir>, Failure> {
+    pub(crate) async fn end(mut self, may_leave: Left) -> Result<Option<SocketDir>, Failure> {
         let Some(mut process) = self.process.take() else {
             return Ok(self.dir.take());
         };
@@ -308,11 +321,12 @@ impl Driver {
         check(ended, on, "its end within 10 s", "still running")?;
         let left = process.session();
         check(
-            left.is_empty(),
+            left.is_empty() || may_leave == Left::Dynos,
             on,
             "no process left in its session",
             format_args!("{left:?}"),
         )?;
+        process.release();
         Ok(self.dir.take())
     }
 
@@ -323,12 +337,13 @@ impl Driver {
 
     /// SIGKILL; gives the directory of its socket back.
     pub(crate) async fn kill(mut self) -> Option<SocketDir> {
-        if let Some(process) = &mut self.process {
+        if let Some(mut process) = self.process.take() {
             process.signal(Signal::SIGKILL);
             // A killed process ends; were it not so, the next call would tell.
             drop(process.ends_within(START).await);
+            // What it left is for the case to judge; it is cleared away with the run's mark.
+            process.release();
         }
-        drop(self.process.take());
         self.dir.take()
     }
 }

@@ -22,9 +22,9 @@ use tokio::time::timeout;
 
 use super::super::{
     case::{Case, Failure, Need, NotPassed, case, check, check_eq},
-    context::{Context, Dyno, ONE_SECOND, wait_for},
+    context::{Context, Dyno, ONE_SECOND, code, wait_for},
     process::{DriverProcess, SocketDir},
-    session::Driver,
+    session::{Driver, Left},
 };
 
 const PROCESS: &str = "driver process";
@@ -87,6 +87,17 @@ pub(crate) const CASES: &[Case] = &[
         "§13: driver kill -9: NONE → no survivor and empty List; SURVIVES → still running",
         kill_durability,
         EXEC_FIFO
+    ),
+    case!(
+        PROCESS,
+        "an exit while the driver is down is told by the next one",
+        "§13: EXACT → exit 42 while the driver is down is reported as 42",
+        exact,
+        &[
+            Need::Exec,
+            Need::Has(Capability::StdioFifo),
+            Need::Is(Durability::Exact)
+        ]
     ),
     case!(
         PROCESS,
@@ -248,7 +259,7 @@ async fn sigterm(cx: &Context) -> Result<(), NotPassed> {
 
 /// Starts a dyno on `driver` that runs until its stdin ends, with stdout as its canary.
 async fn start_on(cx: &Context, driver: &Driver, linger_ms: u32) -> Result<Dyno, NotPassed> {
-    let mut request = cx.request("echo ready; read _").await?;
+    let mut request = cx.request("echo ready; read _; exit 42").await?;
     if cx.config().artifact.is_none() {
         request.artifact = driver.build(&cx.session).await?;
     }
@@ -268,10 +279,19 @@ async fn sigterm_with_waits(cx: &Context) -> Result<(), NotPassed> {
     let waiting = tokio::spawn(driver.waits.wait(wait_for(dyno.id(), 0)));
     let info = driver.control.get_info(GetInfoRequest::default()).await;
     info.ok()?;
-    driver.terminate().await?;
+    let left = left_by(driver.info.durability());
+    driver.end(left).await?;
     dyno.stdin.close();
     waiting.abort();
     Ok(())
+}
+
+/// What a driver of this durability may leave behind.
+fn left_by(durability: Durability) -> Left {
+    match durability {
+        Durability::Survives | Durability::Exact => Left::Dynos,
+        Durability::None | Durability::Unspecified => Left::Nothing,
+    }
 }
 
 /// Fails unless the dyno is gone or runs, as `driver`'s durability has it, and the next driver
@@ -283,7 +303,7 @@ async fn check_survival(
     mut dyno: Dyno,
 ) -> Result<(), NotPassed> {
     let on = format!("the dyno {} of a driver that ended", dyno.id());
-    let survives = matches!(durability, Durability::Survives | Durability::Exact);
+    let survives = left_by(durability) == Left::Dynos;
     let patience = if survives {
         ONE_SECOND
     } else {
@@ -308,7 +328,7 @@ async fn check_survival(
     );
     // Let it end in any case, and the driver with it.
     dyno.stdin.close();
-    next.terminate().await?;
+    next.end(left_by(durability)).await?;
     Ok(listed?)
 }
 
@@ -316,7 +336,7 @@ async fn sigterm_durability(cx: &Context) -> Result<(), NotPassed> {
     let driver = spawn(cx, make_dir()?).await?;
     let durability = driver.info.durability();
     let dyno = start_on(cx, &driver, 0).await?;
-    let dir = its_dir(driver.terminate().await?)?;
+    let dir = its_dir(driver.end(left_by(durability)).await?)?;
     check_survival(cx, durability, dir, dyno).await
 }
 
@@ -326,6 +346,23 @@ async fn kill_durability(cx: &Context) -> Result<(), NotPassed> {
     let dyno = start_on(cx, &driver, 0).await?;
     let dir = its_dir(driver.kill().await)?;
     check_survival(cx, durability, dir, dyno).await
+}
+
+async fn exact(cx: &Context) -> Result<(), NotPassed> {
+    let driver = spawn(cx, make_dir()?).await?;
+    let mut dyno = start_on(cx, &driver, 0).await?;
+    let dir = its_dir(driver.kill().await)?;
+    dyno.stdin.close();
+    let ended = dyno.stdout.ends_within(Duration::from_secs(10)).await?;
+    let on = format!("the dyno {} while its driver is down", dyno.id());
+    check(ended, on, "its end once its stdin ends", "one that runs")?;
+    let next = spawn(cx, dir).await?;
+    let reply = next.waits.wait(wait_for(dyno.id(), 5000)).await.ok()?;
+    let how = reply.status.and_then(|status| status.how);
+    let on = format!("Wait of {} at the next driver", dyno.id());
+    check_eq(on, &how, &Some(code(42)))?;
+    next.end(Left::Dynos).await?;
+    Ok(())
 }
 
 /// Drops both connections, but keeps the process.
@@ -344,7 +381,8 @@ async fn disconnected(cx: &Context) -> Result<(), NotPassed> {
     let driver = reach_again(cx, process, dir).await?;
     let reply = driver.waits.wait(wait_for(dyno.id(), 1)).await.ok()?;
     check_eq("Wait after connecting again", &reply.status, &None)?;
-    driver.terminate().await?;
+    let left = left_by(driver.info.durability());
+    driver.end(left).await?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hsup_proto::driver::{Capability, ExitStatus, exit_status::How};
+use hsup_proto::driver::{Capability, ExitStatus, Limits, exit_status::How};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
@@ -97,6 +97,13 @@ pub(crate) const CASES: &[Case] = &[
         "a removed dyno is NOT_FOUND",
         "§8 Remove: forgets the status; §9: no such dyno → NOT_FOUND",
         removed
+    ),
+    case!(
+        WAIT,
+        "a dyno that needs more memory than its limit is OOM killed",
+        "§13: OOM if LIMITS; §6 ExitStatus: oom_killed",
+        out_of_memory,
+        &[Need::Has(Capability::Limits)]
     ),
     case!(
         WAIT,
@@ -277,6 +284,21 @@ async fn removed(cx: &Context) -> Result<(), NotPassed> {
     cx.control().remove(remove(dyno.id())).await.ok()?;
     let answer = cx.waits().wait(wait_for(dyno.id(), 1)).await;
     answer.refused(&[Code::NotFound])?;
+    Ok(())
+}
+
+async fn out_of_memory(cx: &Context) -> Result<(), NotPassed> {
+    let mut request = cx.request("x=xxxxxxxx; while :; do x=$x$x; done").await?;
+    request.limits = Some(Limits {
+        memory_bytes: 64 << 20,
+        ..Limits::default()
+    });
+    let mut dyno = cx.with_fifos(request, true)?;
+    cx.launch(&mut dyno).await?;
+    let status = cx.exit(dyno.id()).await?;
+    let on = format!("Wait of {}", dyno.id());
+    check_eq(&on, &status.how, &Some(signal("SIGKILL")))?;
+    check_eq(on, &status.oom_killed, &true)?;
     Ok(())
 }
 
