@@ -136,6 +136,7 @@ fn spawn(launch: &Launch, listener: Option<&OwnedFd>, output: &OwnedFd) -> io::R
         ties: Ties::None,
         mark: None,
         open_files: OPEN_FILES.get().copied(),
+        cgroup: None,
     }
     .spawn()
 }

@@ -1,9 +1,14 @@
-//! What every hsup driver shares.
+//! What every hsup driver shares: serving the protocol with its rules, running processes,
+//! and the supervisor's side of it.
 
 pub mod client;
+pub mod fifo;
 pub mod launch;
 pub mod listen;
 pub mod orphans;
+pub mod processes;
+pub mod pty;
 pub mod serve;
 pub mod service;
 pub mod spawn;
+pub mod stats;

@@ -45,6 +45,8 @@ pub struct Spawn<'a> {
     pub mark: Option<u64>,
     /// Its open-file limits (soft, hard), where they differ from ours.
     pub open_files: Option<(u64, u64)>,
+    /// The `cgroup.procs` of the cgroup to enter. Where that fails it stays in ours.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// What else becomes of a process before it executes its program. It always leads a session
@@ -80,6 +82,7 @@ struct Child {
     ties: Ties,
     mark: Option<u64>,
     open_files: Option<(u64, u64)>,
+    cgroup: RawFd,
     error: c_int,
 }
 
@@ -112,6 +115,7 @@ impl Spawn<'_> {
             ties: self.ties,
             mark: self.mark,
             open_files: self.open_files,
+            cgroup: self.cgroup.map_or(-1, |fd| fd.as_raw_fd()),
             error: 0,
         };
         let mut stack = STACK.lock().unwrap_or_else(PoisonError::into_inner);
@@ -220,6 +224,10 @@ unsafe fn prepare(child: &Child) -> c_int {
                 return failed();
             }
         }
+        if child.cgroup >= 0 {
+            // "0" is the writer itself. Refused, it is known by its mark alone.
+            libc::write(child.cgroup, c"0".as_ptr().cast(), 1);
+        }
         if child.ties == Ties::Terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
             return failed();
         }
@@ -288,6 +296,7 @@ mod tests {
             ties: Ties::None,
             mark,
             open_files: None,
+            cgroup: None,
         }
         .spawn()?;
         Ok(waitpid(pid, None)?)
@@ -337,6 +346,7 @@ mod tests {
                 ties: Ties::None,
                 mark: None,
                 open_files: None,
+                cgroup: None,
             }
             .spawn()
             .unwrap_err()

@@ -1,0 +1,206 @@
+//! A cgroup for each dyno, where we may make one: the kernel then knows who is of the dyno,
+//! and kills all of them in one go.
+//!
+//! See the kernel's Documentation/admin-guide/cgroup-v2.rst. Our own cgroup must be one that
+//! we may write to: root's, or one that a service manager delegated. On a hybrid machine the
+//! v2 tree has no controllers, and serves for this all the same.
+//!
+//! ```text
+//!   <our own cgroup>/hsup-<pid>-<start time>/<dyno id>
+//! ```
+//!
+//! The middle folder names the driver's process, so that a later driver knows a dead one's
+//! folders for what they are: it kills what is in them and removes them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::{Path, PathBuf},
+    process,
+};
+
+use nix::unistd::Pid;
+use tracing::{debug, info};
+
+const PREFIX: &str = "hsup-";
+
+/// The folder of this driver's dynos.
+#[derive(Debug)]
+pub(super) struct Root(PathBuf);
+
+impl Root {
+    /// Makes the folder, if this machine lets us.
+    pub(super) fn make() -> Option<Self> {
+        let own = own_cgroup()?;
+        bury_the_dead(&own);
+        let pid = process::id();
+        let path = own.join(format!("{PREFIX}{pid}-{}", start_time(pid)?));
+        match fs::create_dir(&path) {
+            Ok(()) => Some(Self(path)),
+            Err(error) => {
+                debug!(%error, path = %path.display(), "no cgroups here");
+                None
+            }
+        }
+    }
+
+    /// Makes the cgroup of one dyno. Without one it is known by its mark alone.
+    pub(super) fn child(&self, name: &str) -> Option<Cgroup> {
+        let path = self.0.join(name);
+        let made = fs::create_dir(&path).and_then(|()| {
+            OpenOptions::new()
+                .write(true)
+                .open(path.join("cgroup.procs"))
+        });
+        match made {
+            Ok(procs) => Some(Cgroup { path, procs }),
+            Err(error) => {
+                debug!(%error, name, "no cgroup");
+                None
+            }
+        }
+    }
+
+    /// Removes the folder; whatever still is in it stays.
+    pub(super) fn remove(&self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            debug!(%error, path = %self.0.display(), "cgroup folder not removed");
+        }
+    }
+}
+
+/// The cgroup of one dyno.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    path: PathBuf,
+    procs: File,
+}
+
+impl Cgroup {
+    /// `cgroup.procs`, open for the process that is to enter.
+    pub(super) fn procs(&self) -> BorrowedFd<'_> {
+        self.procs.as_fd()
+    }
+
+    /// Who is in it.
+    pub(super) fn members(&self) -> Vec<Pid> {
+        members(&self.path)
+    }
+
+    /// Kills everybody in it.
+    pub(super) fn kill(&self) {
+        kill(&self.path);
+    }
+
+    /// Removes it, once it is empty.
+    pub(super) fn remove(&self) {
+        if let Err(error) = fs::remove_dir(&self.path) {
+            debug!(%error, path = %self.path.display(), "cgroup not removed");
+        }
+    }
+}
+
+fn members(path: &Path) -> Vec<Pid> {
+    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    procs
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Before Linux 5.14 there is no such file; then the signals that follow do it alone.
+fn kill(path: &Path) {
+    let killed = OpenOptions::new()
+        .write(true)
+        .open(path.join("cgroup.kill"))
+        .and_then(|mut file| file.write_all(b"1"));
+    if let Err(error) = killed {
+        debug!(%error, path = %path.display(), "cgroup.kill failed");
+    }
+}
+
+/// The folder of the cgroup that this process is in, in the v2 tree.
+fn own_cgroup() -> Option<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find_map(v2_mount)?;
+    Some(mount.join(own.trim_start_matches('/')))
+}
+
+/// The mount point in a line of `proc_pid_mountinfo`(5) that is of cgroup v2.
+fn v2_mount(line: &str) -> Option<PathBuf> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    filesystem.strip_prefix("cgroup2 ")?;
+    mount.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// Kills and removes what drivers left that ended without doing so.
+fn bury_the_dead(own: &Path) {
+    let Ok(entries) = fs::read_dir(own) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some((pid, started)) = name.to_str().and_then(driver_in) else {
+            continue;
+        };
+        if start_time(pid) == Some(started) {
+            continue;
+        }
+        let path = entry.path();
+        kill(&path);
+        for dyno in fs::read_dir(&path).into_iter().flatten().flatten() {
+            if dyno.path().is_dir() {
+                // What was killed a moment ago may still be leaving.
+                drop(fs::remove_dir(dyno.path()));
+            }
+        }
+        let removed = fs::remove_dir(&path).is_ok();
+        info!(path = %path.display(), removed, "buried a dead driver's cgroups");
+    }
+}
+
+/// The driver that a folder's name tells of: its pid and start time.
+fn driver_in(name: &str) -> Option<(u32, u64)> {
+    let (pid, started) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    Some((pid.parse().ok()?, started.parse().ok()?))
+}
+
+/// When a process was started, in ticks since boot: with its pid, who it is.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after) = stat.rsplit_once(") ")?;
+    // The 22nd field of proc_pid_stat(5), the third being the first after the name.
+    after.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_told_apart() {
+        let hybrid = "34 25 0:29 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw";
+        assert_eq!(
+            v2_mount(hybrid),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+        let v1 = "35 25 0:30 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids";
+        assert_eq!(v2_mount(v1), None);
+    }
+
+    #[test]
+    fn folders_of_drivers_are_known() {
+        assert_eq!(driver_in("hsup-12-345"), Some((12, 345)));
+        assert_eq!(driver_in("hsup-12"), None);
+        assert_eq!(driver_in("user.slice"), None);
+    }
+
+    #[test]
+    fn our_own_start_time_is_known() {
+        assert!(start_time(process::id()).is_some());
+    }
+}
