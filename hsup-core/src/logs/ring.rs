@@ -189,7 +189,16 @@ impl Rings {
         let Some(ring) = self.slots[key.0].as_mut() else {
             return;
         };
-        let lines = last_that_fit(lines, self.ring_bytes.saturating_sub(ENTRY_BYTES));
+        let fitting = last_that_fit(lines, self.ring_bytes.saturating_sub(ENTRY_BYTES));
+        if fitting.len() < lines.len() {
+            // What was there is older than what does not fit, and no ring has a hole.
+            let before = ring.used();
+            while !ring.entries.is_empty() {
+                ring.drop_front();
+            }
+            self.used -= before - ring.used();
+        }
+        let lines = fitting;
         let Ok(len) = u32::try_from(lines.len()) else {
             return;
         };
