@@ -1,1 +1,8 @@
-//! p
+//! The command lines of hsup: arguments in, text out.
+//!
+//! What a command finds is a report, a plain struct with `Display` and `Serialize`;
+//! the binaries only print it, so that everything here can be tested as text.
+
+pub mod hsupctl;
+pub mod moment;
+pub mod style;

@@ -1,1 +1,7 @@
-fn main() {}
+//! Asks a running hsup, and tells it what to do.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hsup_cli::hsupctl::main(std::env::args_os())
+}
