@@ -17,7 +17,10 @@ use std::{
 };
 
 use nix::{
-    sys::resource::{Resource, getrlimit, setrlimit},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{SigHandler, SigSet, Signal, signal},
+    },
     unistd::setsid,
 };
 use tokio::io::unix::AsyncFd;
@@ -57,10 +60,19 @@ pub(crate) fn raise_open_files() -> io::Result<OpenFiles> {
 }
 
 /// Has `command` start in a session of its own, with the limits that this process was given,
-/// and with `listener` as descriptor 3.
+/// with default signals, and with no descriptors but the standard ones and `listener`, as 3.
 pub(crate) fn detach(command: &mut Command, limits: OpenFiles, listener: Option<RawFd>) {
     let prepare = move || {
         setsid()?;
+        // A shell's background jobs ignore SIGINT and SIGQUIT: whether a driver passes that on
+        // must not hang on how this suite was started.
+        for standard in Signal::iterator() {
+            if !matches!(standard, Signal::SIGKILL | Signal::SIGSTOP) {
+                // SAFETY: SIG_DFL installs no handler.
+                unsafe { signal(standard, SigHandler::SigDfl) }?;
+            }
+        }
+        SigSet::empty().thread_set_mask()?;
         // Whatever this process was given and did not ask for is not the driver's either. It is
         // closed by exec, not now: std still needs the pipe that reports a failed exec.
         // SAFETY: the call takes numbers only, and marks descriptors of this child alone.

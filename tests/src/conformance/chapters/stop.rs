@@ -219,7 +219,7 @@ async fn other_signal(cx: &Context) -> Result<(), NotPassed> {
         let dyno = cx.ready(&script).await?;
         let request = StopRequest {
             signal: name.to_owned(),
-            ..stop(dyno.id())
+            ..stop_in(dyno.id(), 5000)
         };
         cx.control().stop(request).await.ok()?;
         cx.exits(dyno.id(), code(exit)).await?;
