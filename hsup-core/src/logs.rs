@@ -18,6 +18,7 @@
 mod line;
 mod notes;
 mod output;
+mod pace;
 mod ring;
 mod router;
 mod stdin;

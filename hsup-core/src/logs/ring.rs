@@ -574,6 +574,15 @@ mod tests {
             format!("{}\nshort\n", "x".repeat(200)).as_bytes(),
         );
         assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["short"]);
+
+        // Nor is anything that would stand before it as if it had never been.
+        rings.append(
+            web,
+            APP,
+            0,
+            format!("{}\nnext\n", "x".repeat(200)).as_bytes(),
+        );
+        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["next"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use tracing::{error, warn};
 use super::{
     line::{Chunk, Origin, Source, Stream},
     notes::Notes,
+    pace::{PAUSE, Pace, Rest},
     ring::{Rings, Run},
     subscription::Queue,
     terminal::{Prefix, Terminal},
@@ -250,7 +251,7 @@ impl Router {
             let mut woken = false;
             for event in &events[..ready] {
                 match usize::try_from(event.data()) {
-                    Ok(token) if event.data() != WAKE => pace.read += self.read_once(token),
+                    Ok(token) if event.data() != WAKE => pace.read(self.read_once(token)),
                     _ => woken = true,
                 }
             }
@@ -499,59 +500,6 @@ impl Router {
         if !rest.is_empty() {
             sink.take_unterminated(reader, &rest);
         }
-    }
-}
-
-/// When to let output gather before it is read.
-///
-/// A dyno that writes line by line would wake this thread for every line, which costs
-/// both more than the line does.  Rounds that follow each other at once and bring
-/// little are a sign of it; a dyno that writes seldom never waits.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Bytes that this round brought.
-    read: usize,
-    ended_at: i64,
-    busy_rounds: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rest {
-    None,
-    Short,
-}
-
-/// About what a line-by-line writer needs to half fill a pipe.
-const PAUSE: Duration = Duration::from_micros(100);
-/// A wait shorter than this between two rounds is none.
-const BUSY_GAP_US: i64 = 50;
-const BUSY_ROUNDS: u32 = 8;
-/// A round that brings more was worth it.
-const SMALL_BYTES: usize = 4 * 1024;
-
-impl Pace {
-    fn begin(&mut self, now: i64) {
-        let busy = now - self.ended_at < BUSY_GAP_US;
-        self.busy_rounds = if busy {
-            self.busy_rounds.saturating_add(1)
-        } else {
-            0
-        };
-        self.read = 0;
-    }
-
-    fn end(&mut self, now: i64) -> Rest {
-        self.ended_at = now;
-        if self.busy_rounds >= BUSY_ROUNDS && self.read < SMALL_BYTES {
-            Rest::Short
-        } else {
-            Rest::None
-        }
-    }
-
-    /// What gathered during the rest is found at once, so it stays busy.
-    fn rested(&mut self, now: i64) {
-        self.ended_at = now;
     }
 }
 

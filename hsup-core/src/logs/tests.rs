@@ -16,6 +16,7 @@ use nix::{
     },
     unistd::mkfifo,
 };
+use proptest::prelude::*;
 use tokio::time::sleep;
 
 use super::*;
@@ -677,6 +678,40 @@ async fn thousands_of_streams_share_one_thread() {
     );
     drop(dynos);
     rig.logs.shutdown(PATIENCE).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However the bytes are cut on their way, the lines are those of the whole.
+    #[test]
+    fn lines_do_not_depend_on_how_they_arrive(
+        parts in prop::collection::vec(prop::collection::vec(prop_oneof![3 => any::<u8>(), 1 => Just(b'\n')], 0..300), 0..20),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (lines, stdout) = runtime.block_on(async {
+            let mut rig = Rig::new(Format::Bare);
+            let mut web = rig.add("web.1");
+            for part in &parts {
+                web.say(part);
+                thread::yield_now();
+            }
+            rig.logs.finish(&web.id).await;
+            let lines = rig.logs.tail_of(&web.id, usize::MAX);
+            rig.logs.shutdown(PATIENCE).await;
+            let mut stdout = Vec::new();
+            rig.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+            (lines, stdout)
+        });
+        let mut expected = parts.concat();
+        if expected.last().is_some_and(|last| *last != b'\n') {
+            expected.push(b'\n');
+        }
+        prop_assert_eq!(&stdout, &expected);
+        let joined: Vec<u8> = lines.iter().flat_map(|line| [&line.text[..], b"\n"].concat()).collect();
+        prop_assert_eq!(&joined, &expected);
+        prop_assert_eq!(lines.len(), memchr::memchr_iter(b'\n', &expected).count());
+    }
 }
 
 #[tokio::test]
