@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod fifo;
+pub mod file_url;
 pub mod launch;
 pub mod listen;
 pub mod orphans;

@@ -107,6 +107,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
             }
         }
     }
+    service.end();
     closing.cancel();
     connections.close();
     let _ = time::timeout(FAREWELL, connections.wait()).await;

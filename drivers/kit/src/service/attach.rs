@@ -21,8 +21,6 @@ use super::{
     table::{Key, View},
 };
 
-/// End of file, typed: Ctrl-D.
-const END_OF_FILE: &[u8] = &[0x04];
 /// How long a terminal may be silent after its dyno's end before that is taken for its end:
 /// a process outside of the dyno may still hold it.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -98,16 +96,14 @@ async fn copy_out<R: Runtime>(
                 .await;
             time::sleep(SILENCE).await;
         };
-        let read = tokio::select! {
+        let bytes = tokio::select! {
             biased;
-            read = terminal.read() => read,
+            bytes = terminal.read() => bytes,
             () = silent => return End::Dyno,
         };
-        let bytes = match read {
-            Ok(bytes) if !bytes.is_empty() => bytes,
-            // Linux says EIO once nobody has the other end open (pty(7)).
-            Ok(_) | Err(_) => return End::Dyno,
-        };
+        if bytes.is_empty() {
+            return End::Dyno;
+        }
         let message = AttachResponse {
             event: Some(Output::Stdout(bytes)),
         };
@@ -128,7 +124,7 @@ async fn copy_in(mut input: Streaming<AttachRequest>, terminal: &impl Terminal) 
         };
         let written = match event {
             Some(attach_request::Event::Stdin(bytes)) => terminal.write(&bytes).await,
-            Some(attach_request::Event::StdinEof(true)) => terminal.write(END_OF_FILE).await,
+            Some(attach_request::Event::StdinEof(true)) => terminal.end_input().await,
             Some(attach_request::Event::Resize(size)) => {
                 let clamp = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
                 terminal.resize(clamp(size.rows), clamp(size.columns))

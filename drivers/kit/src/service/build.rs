@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    path::Path,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -14,6 +14,8 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, codegen::BoxStream};
+
+use crate::file_url;
 
 /// How long a build may say nothing before the service does: clients allow 30 s.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -132,9 +134,12 @@ pub(super) fn key(
 }
 
 /// The path of a `file://` slug that has no checksum to know it by.
-pub(super) fn slug_file(release: &Release) -> Option<&Path> {
-    let path = release.slug_url.strip_prefix("file://")?;
-    release.slug_checksum.is_empty().then(|| Path::new(path))
+pub(super) fn slug_file(release: &Release) -> Option<PathBuf> {
+    if release.slug_checksum.is_empty() {
+        file_url::path(&release.slug_url)
+    } else {
+        None
+    }
 }
 
 /// One message with the artifact of a build that was done before.

@@ -66,7 +66,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
         let request = request.into_inner();
         let release = check::build(&request, self.0.identity.options)?;
         let changed =
-            build::slug_file(release).and_then(|path| self.0.runtime.slug_changed(peer, path));
+            build::slug_file(release).and_then(|path| self.0.runtime.slug_changed(peer, &path));
         let key = build::key(peer.uid.as_raw(), release, &request.options, changed);
         let meaning = self
             .state()

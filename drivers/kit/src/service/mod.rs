@@ -185,6 +185,11 @@ impl<R: Runtime> Service<R> {
         self.until_stirred(|state| state.table.alive() == 0).await;
     }
 
+    /// Lets the runtime clear up.
+    pub(crate) fn end(&self) {
+        self.0.runtime.end();
+    }
+
     /// Resolves when the driver is, or is not, without connections and running dynos.
     pub(crate) async fn until_idle(&self, wanted: bool) {
         self.until_stirred(|state| {

@@ -84,6 +84,9 @@ pub trait Runtime: Send + Sync + 'static {
         request: StartRequest,
         cancelled: CancellationToken,
     ) -> impl Future<Output = Result<Self::Dyno, Status>> + Send;
+
+    /// The driver ends: its dynos have been stopped, unless they outlive it.
+    fn end(&self) {}
 }
 
 /// A dyno that was started. Cheap to clone.
@@ -112,11 +115,15 @@ pub trait Dyno: Clone + Send + Sync + 'static {
 
 /// The driver's end of a dyno's terminal.
 pub trait Terminal: Send + Sync + 'static {
-    /// Reads what the dyno wrote; an empty answer, or an error, is the end.
-    fn read(&self) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
+    /// Reads what the dyno wrote; an empty answer is the end. Nothing is lost when the
+    /// reading is given up.
+    fn read(&self) -> impl Future<Output = Vec<u8>> + Send;
 
     /// Writes what the dyno reads.
     fn write(&self, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Says that there is no more to read, as Ctrl-D does.
+    fn end_input(&self) -> impl Future<Output = io::Result<()>> + Send;
 
     /// Sets the size of the window.
     fn resize(&self, rows: u16, columns: u16) -> io::Result<()>;
@@ -124,7 +131,11 @@ pub trait Terminal: Send + Sync + 'static {
 
 /// For a driver without ATTACH: it has no terminals.
 impl Terminal for std::convert::Infallible {
-    async fn read(&self) -> io::Result<Vec<u8>> {
+    async fn read(&self) -> Vec<u8> {
+        match *self {}
+    }
+
+    async fn end_input(&self) -> io::Result<()> {
         match *self {}
     }
 

@@ -1,0 +1,540 @@
+//! The service's rules over a real socket, with a runtime whose dynos are made of nothing.
+
+#![expect(clippy::unwrap_used, reason = "what helps a test fails like one")]
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hsup_driver_kit::{
+    client::{Client, Connection},
+    listen::Listener,
+    serve::{Options, Peer, serve},
+    service::{BuildLog, Dyno, Identity, Runtime},
+};
+use hsup_proto::driver::{
+    AttachRequest, BuildRequest, Capability, Durability, ExitStatus, IpInfoRequest, IpInfoResponse,
+    ListRequest, LogsRequest, Release, RemoveRequest, SignalRequest, StartRequest, State,
+    StatsRequest, StatsResponse, StopRequest, WaitRequest, build_response::Event, exit_status::How,
+    remove_request::What,
+};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::{
+    sync::{Semaphore, watch},
+    task::{JoinHandle, yield_now},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A runtime that does what the test lets it.
+#[derive(Clone)]
+struct Fake {
+    capabilities: &'static [Capability],
+    builds: Arc<AtomicUsize>,
+    starts: Arc<AtomicUsize>,
+    /// One permit lets one build finish.
+    build_gate: Arc<Semaphore>,
+    /// One permit lets one start finish.
+    start_gate: Arc<Semaphore>,
+}
+
+/// A dyno of no process, which ends by any signal but SIGHUP.
+#[derive(Clone)]
+struct Nothing(watch::Sender<Option<&'static str>>);
+
+impl Runtime for Fake {
+    type Dyno = Nothing;
+
+    fn identity(&self) -> Identity {
+        Identity {
+            name: "fake",
+            version: "1",
+            capabilities: self.capabilities,
+            durability: Durability::None,
+            options: &["known"],
+            images: false,
+        }
+    }
+
+    async fn build(
+        &self,
+        _peer: Peer,
+        request: BuildRequest,
+        log: BuildLog,
+    ) -> Result<String, Status> {
+        self.builds.fetch_add(1, Ordering::SeqCst);
+        log.log(b"building\n");
+        self.build_gate.acquire().await.unwrap().forget();
+        match request.release.unwrap().app.as_str() {
+            "broken" => Err(Status::failed_precondition("no such stack")),
+            app => Ok(format!("art-{app}")),
+        }
+    }
+
+    fn has_artifact(&self, _peer: Peer, artifact: &str) -> bool {
+        artifact.starts_with("art-")
+    }
+
+    async fn remove_artifact(&self, _peer: Peer, _artifact: &str) -> Result<(), Status> {
+        Ok(())
+    }
+
+    async fn start(
+        &self,
+        _peer: Peer,
+        _request: StartRequest,
+        cancelled: CancellationToken,
+    ) -> Result<Nothing, Status> {
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        tokio::select! {
+            permit = self.start_gate.acquire() => permit.unwrap().forget(),
+            () = cancelled.cancelled() => return Err(Status::aborted("stopped while starting")),
+        }
+        Ok(Nothing(watch::channel(None).0))
+    }
+}
+
+impl Dyno for Nothing {
+    type Terminal = Infallible;
+
+    async fn wait(&self) -> ExitStatus {
+        let mut ended = self.0.subscribe();
+        let signal = ended.wait_for(Option::is_some).await.unwrap();
+        ExitStatus {
+            how: signal.map(|name| How::Signal(name.into())),
+            ..Default::default()
+        }
+    }
+
+    async fn signal(&self, signal: Signal) {
+        if signal != Signal::SIGHUP {
+            self.0.send_replace(Some(signal.as_str()));
+        }
+    }
+
+    async fn kill(&self) {
+        self.0.send_replace(Some("SIGKILL"));
+    }
+
+    fn ip_info(&self) -> Result<IpInfoResponse, Status> {
+        Ok(IpInfoResponse::default())
+    }
+
+    async fn stats(&self) -> Result<StatsResponse, Status> {
+        Ok(StatsResponse::default())
+    }
+
+    fn terminal(&self) -> Option<Infallible> {
+        None
+    }
+}
+
+/// The service, served for one test.
+struct Served {
+    dir: TempDir,
+    fake: Fake,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn served() -> Served {
+    served_with(&[Capability::StdioFifo, Capability::Signal])
+}
+
+fn served_with(capabilities: &'static [Capability]) -> Served {
+    let dir = TempDir::with_prefix("hsup").unwrap();
+    let fake = Fake {
+        capabilities,
+        builds: Arc::default(),
+        starts: Arc::default(),
+        build_gate: Arc::new(Semaphore::new(0)),
+        start_gate: Arc::new(Semaphore::new(0)),
+    };
+    let listener = Listener::bind(&dir.path().join("drv.sock")).unwrap();
+    let runtime = fake.clone();
+    let task = tokio::spawn(async {
+        serve(listener, runtime, Options::default()).await.unwrap();
+    });
+    Served { dir, fake, task }
+}
+
+impl Served {
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("drv.sock")
+    }
+
+    async fn connect(&self) -> Connection {
+        Connection::open(&self.socket()).await.unwrap()
+    }
+
+    async fn client(&self) -> Client {
+        self.connect().await.client()
+    }
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let polling = async {
+        while !holds().await {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        timeout(PATIENCE, polling).await.is_ok(),
+        "waited in vain for {what}"
+    );
+}
+
+fn start(id: &str) -> StartRequest {
+    StartRequest {
+        dyno_id: id.into(),
+        supervisor_id: "me".into(),
+        artifact: "art-app".into(),
+        argv: vec!["true".into()],
+        env: BTreeMap::from([("A".into(), "1".into()), ("B".into(), "2".into())]),
+        io_dir: "/io".into(),
+        ..Default::default()
+    }
+}
+
+fn release(app: &str, url: &str) -> BuildRequest {
+    BuildRequest {
+        release: Some(Release {
+            app: app.into(),
+            slug_url: url.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+async fn build(mut client: Client, request: BuildRequest) -> Result<(Vec<u8>, String), Status> {
+    let mut stream = client.build(request).await?.into_inner();
+    let mut log = Vec::new();
+    loop {
+        match stream.message().await?.expect("an artifact").event {
+            Some(Event::Log(bytes)) => log.extend(bytes),
+            Some(Event::Artifact(artifact)) => {
+                assert_eq!(stream.message().await?, None, "the artifact comes last");
+                return Ok((log, artifact));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn stop(id: &str, grace_ms: u32) -> StopRequest {
+    StopRequest {
+        dyno_id: id.into(),
+        signal: "SIGHUP".into(),
+        grace_ms,
+        ..Default::default()
+    }
+}
+
+async fn state(client: &Client, id: &str) -> Option<State> {
+    let list = client.clone().list(ListRequest::default()).await.unwrap();
+    let dynos = list.into_inner().dynos;
+    dynos
+        .iter()
+        .find(|dyno| dyno.dyno_id == id)
+        .map(hsup_proto::driver::Dyno::state)
+}
+
+async fn wait(client: &Client, id: &str) -> Result<How, Status> {
+    let request = WaitRequest {
+        dyno_id: id.into(),
+        timeout_ms: 30_000,
+    };
+    let answer = client.clone().wait(request).await?.into_inner();
+    Ok(answer.status.expect("it exited").how.unwrap())
+}
+
+#[tokio::test]
+async fn equal_builds_are_one_and_a_repeat_builds_nothing() {
+    let served = served();
+    let client = served.client().await;
+    let first = tokio::spawn(build(client.clone(), release("app", "https://s/a?sig=1")));
+    let joined = tokio::spawn(build(client.clone(), release("app", "https://s/a?sig=2")));
+    let fake = &served.fake;
+    until("the build", async || {
+        fake.builds.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    // The second is there too: a call after it has been answered.
+    let _ = state(&client, "a").await;
+    fake.build_gate.add_permits(1);
+    let (log, artifact) = first.await.unwrap().unwrap();
+    assert_eq!(
+        (log.as_slice(), artifact.as_str()),
+        (&b"building\n"[..], "art-app")
+    );
+    assert_eq!(joined.await.unwrap().unwrap().1, "art-app");
+    let again = build(client.clone(), release("app", "https://s/a?sig=3"))
+        .await
+        .unwrap();
+    assert_eq!(again, (Vec::new(), "art-app".into()));
+    assert_eq!(fake.builds.load(Ordering::SeqCst), 1);
+
+    // Removed, it is built anew; and a failure is told and not remembered.
+    let remove = RemoveRequest {
+        what: Some(What::Artifact("art-app".into())),
+    };
+    client.clone().remove(remove).await.unwrap();
+    fake.build_gate.add_permits(3);
+    build(client.clone(), release("app", "https://s/a"))
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let status = build(client.clone(), release("broken", ""))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+    }
+    assert_eq!(fake.builds.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn a_build_goes_on_when_its_caller_is_gone() {
+    let served = served();
+    let caller = served.connect().await;
+    let call = tokio::spawn(build(caller.client(), release("app", "")));
+    let fake = &served.fake;
+    until("the build", async || {
+        fake.builds.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    call.abort();
+    drop(caller);
+    fake.build_gate.add_permits(1);
+    let client = served.client().await;
+    assert_eq!(
+        build(client, release("app", "")).await.unwrap().1,
+        "art-app"
+    );
+    assert_eq!(fake.builds.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn equal_starts_are_one_and_go_on_without_their_caller() {
+    let served = served();
+    let caller = served.connect().await;
+    let call = {
+        let mut client = caller.client();
+        tokio::spawn(async move { client.start(start("a")).await })
+    };
+    let mut client = served.client().await;
+    let fake = &served.fake;
+    until("the start", async || {
+        fake.starts.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    call.abort();
+    drop(caller);
+    assert_eq!(state(&client, "a").await, Some(State::Starting));
+    let id = || "a".to_owned();
+    let status = client
+        .ip_info(IpInfoRequest { dyno_id: id() })
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let signal = SignalRequest {
+        dyno_id: id(),
+        signal: "SIGHUP".into(),
+    };
+    let status = client.signal(signal).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted);
+    fake.start_gate.add_permits(1);
+    client.start(start("a")).await.unwrap();
+    assert_eq!(fake.starts.load(Ordering::SeqCst), 1);
+    assert_eq!(state(&client, "a").await, Some(State::Running));
+}
+
+#[tokio::test]
+async fn a_stop_during_start_cancels_it_for_good() {
+    let served = served();
+    let client = served.client().await;
+    let call = {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.start(start("a")).await })
+    };
+    let fake = &served.fake;
+    until("the start", async || {
+        fake.starts.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    client.clone().stop(stop("a", 60_000)).await.unwrap();
+    let status = call.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Aborted);
+    assert!(matches!(wait(&client, "a").await, Ok(How::Lost(_))));
+    client.clone().start(start("a")).await.unwrap();
+    assert_eq!(fake.starts.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn calls_are_answered_during_a_long_stop_which_may_be_hurried() {
+    let served = served();
+    let client = served.client().await;
+    served.fake.start_gate.add_permits(1);
+    client.clone().start(start("a")).await.unwrap();
+    let slow = {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.stop(stop("a", 600_000)).await })
+    };
+    until("the stop", async || {
+        state(&client, "a").await == Some(State::Stopping)
+    })
+    .await;
+    let ip = IpInfoRequest {
+        dyno_id: "a".into(),
+    };
+    client.clone().ip_info(ip).await.unwrap();
+    let removal = RemoveRequest {
+        what: Some(What::Artifact("art-app".into())),
+    };
+    let status = client.clone().remove(removal).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    client.clone().stop(stop("a", 1)).await.unwrap();
+    slow.await.unwrap().unwrap();
+    assert_eq!(
+        wait(&client, "a").await.unwrap(),
+        How::Signal("SIGKILL".into())
+    );
+}
+
+#[tokio::test]
+async fn a_removed_id_does_not_start_late() {
+    let served = served();
+    let mut client = served.client().await;
+    let remove = RemoveRequest {
+        what: Some(What::DynoId("a".into())),
+    };
+    client.remove(remove).await.unwrap();
+    let status = client.start(start("a")).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(wait(&client, "a").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_supervisor_that_comes_back_in_time_keeps_its_dynos() {
+    let served = served();
+    served.fake.start_gate.add_permits(2);
+    let onlooker = served.client().await;
+    let first = served.connect().await;
+    for (id, linger_ms) in [("short", 1), ("long", 600_000)] {
+        let request = StartRequest {
+            linger_ms,
+            ..start(id)
+        };
+        first.client().start(request).await.unwrap();
+    }
+    drop(first);
+    assert_eq!(
+        wait(&onlooker, "short").await.unwrap(),
+        How::Signal("SIGTERM".into())
+    );
+    let second = served.connect().await;
+    let list = ListRequest {
+        supervisor_id: "me".into(),
+    };
+    let list = second.client().list(list).await.unwrap().into_inner();
+    let states: Vec<State> = list
+        .dynos
+        .iter()
+        .map(hsup_proto::driver::Dyno::state)
+        .collect();
+    assert_eq!(states, [State::Running, State::Exited]);
+}
+
+#[tokio::test]
+async fn a_bad_request_changes_nothing() {
+    let served = served();
+    let mut client = served.client().await;
+    let cases: [fn(&mut StartRequest); 7] = [
+        |request| request.dyno_id = "../etc".into(),
+        |request| request.dyno_id = "a".repeat(255),
+        |request| request.supervisor_id.clear(),
+        |request| request.argv.clear(),
+        |request| request.artifact.clear(),
+        |request| request.io_dir = "relative".into(),
+        |request| drop(request.options.insert("unknown".into(), String::new())),
+    ];
+    for (number, spoil) in cases.into_iter().enumerate() {
+        let mut request = start("a");
+        spoil(&mut request);
+        let status = client.start(request).await.unwrap_err();
+        assert_eq!(
+            status.code(),
+            Code::InvalidArgument,
+            "case {number}: {status}"
+        );
+    }
+    assert_eq!(served.fake.starts.load(Ordering::SeqCst), 0);
+    let mut request = start("a");
+    request.artifact = "nonsense".into();
+    let status = client.start(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(status.message().starts_with("artifact"), "{status}");
+    assert_eq!(state(&client, "a").await, None);
+    let status = client.build(BuildRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let status = client.remove(RemoveRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn what_is_not_declared_is_not_there() {
+    let served = served_with(&[]);
+    let mut client = served.client().await;
+    let dyno_id = || "a".to_owned();
+    let signal = SignalRequest {
+        dyno_id: dyno_id(),
+        signal: "SIGHUP".into(),
+    };
+    let stats = StatsRequest { dyno_id: dyno_id() };
+    let attach = tokio_stream::once(AttachRequest::default());
+    let codes = [
+        client.signal(signal).await.unwrap_err().code(),
+        client.stats(stats).await.unwrap_err().code(),
+        client.attach(attach).await.unwrap_err().code(),
+        client
+            .logs(LogsRequest::default())
+            .await
+            .unwrap_err()
+            .code(),
+    ];
+    assert_eq!(codes, [Code::Unimplemented; 4]);
+}
+
+#[tokio::test]
+async fn thousands_of_waits_fit_on_one_connection() {
+    let served = served();
+    served.fake.start_gate.add_permits(1);
+    let client = served.client().await;
+    client.clone().start(start("a")).await.unwrap();
+    let mut waits = tokio::task::JoinSet::new();
+    for _ in 0..2_000 {
+        let client = client.clone();
+        waits.spawn(async move { wait(&client, "a").await });
+    }
+    yield_now().await;
+    client.clone().stop(stop("a", 1)).await.unwrap();
+    while let Some(answer) = waits.join_next().await {
+        assert_eq!(answer.unwrap().unwrap(), How::Signal("SIGKILL".into()));
+    }
+}

@@ -1,0 +1,231 @@
+//! How the simple driver builds and starts: a directory to run in, and a process.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use hsup_driver_kit::{
+    fifo, file_url,
+    processes::{Command, Process, Processes, SpawnError, Stdio},
+    pty,
+    serve::Peer,
+    service::{BuildLog, Dyno, Identity, Runtime, Terminal},
+};
+use hsup_proto::driver::{
+    BuildRequest, Capability, Durability, ExitStatus, IpInfoResponse, StartRequest, StatsResponse,
+};
+use nix::sys::signal::Signal;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::chain;
+
+/// An artifact is a directory to run in: this, and its path.
+const DIRECTORY: &str = "dir:";
+
+/// The driver.
+#[derive(Clone, Debug)]
+pub(crate) struct Simple {
+    processes: Processes,
+    /// Where a release without a directory of its own runs: where the driver was started.
+    home: PathBuf,
+}
+
+impl Simple {
+    /// Prepares to spawn dynos; inside a tokio runtime.
+    pub(crate) fn start() -> io::Result<Self> {
+        Ok(Self {
+            processes: Processes::start()?,
+            home: std::env::current_dir()?,
+        })
+    }
+}
+
+impl Runtime for Simple {
+    type Dyno = Started;
+
+    fn identity(&self) -> Identity {
+        Identity {
+            name: "simple",
+            version: env!("CARGO_PKG_VERSION"),
+            capabilities: &[
+                Capability::StdioFifo,
+                Capability::Signal,
+                Capability::Stats,
+                Capability::Attach,
+            ],
+            durability: Durability::None,
+            options: &[],
+            images: false,
+        }
+    }
+
+    async fn build(
+        &self,
+        _peer: Peer,
+        request: BuildRequest,
+        log: BuildLog,
+    ) -> Result<String, Status> {
+        let release = request.release.unwrap_or_default();
+        if release.slug_url.is_empty() && !release.image.is_empty() {
+            return Err(Status::failed_precondition(
+                "the simple driver runs no images; the docker driver does",
+            ));
+        }
+        if !file_url::is_directory(&release.slug_url) {
+            if !release.slug_url.is_empty() {
+                log.log(b"the simple driver fetches no slug: it refreshes the environment only\n");
+            }
+            return artifact(&self.home);
+        }
+        match file_url::path(&release.slug_url) {
+            Some(directory) if directory.is_dir() => artifact(&directory),
+            Some(directory) => Err(Status::failed_precondition(format!(
+                "`{}` is not a directory",
+                directory.display()
+            ))),
+            None => Err(Status::invalid_argument(
+                "release.slug_url is not file:// and an absolute path",
+            )),
+        }
+    }
+
+    fn has_artifact(&self, _peer: Peer, artifact: &str) -> bool {
+        directory(artifact).is_some_and(Path::is_dir)
+    }
+
+    async fn remove_artifact(&self, _peer: Peer, _artifact: &str) -> Result<(), Status> {
+        // The directory is its owner's.
+        Ok(())
+    }
+
+    fn end(&self) {
+        self.processes.end();
+    }
+
+    async fn start(
+        &self,
+        peer: Peer,
+        request: StartRequest,
+        _cancelled: CancellationToken,
+    ) -> Result<Started, Status> {
+        let Some(cwd) = directory(&request.artifact) else {
+            return Err(Status::not_found(
+                "artifact is not one of the simple driver's",
+            ));
+        };
+        let stdio = if request.tty {
+            Stdio::Terminal
+        } else {
+            fifo::open(Path::new(&request.io_dir), peer.uid.as_raw())
+                .map_err(|error| Status::invalid_argument(chain(&error)))?
+        };
+        let process = self
+            .processes
+            .spawn(Command {
+                argv: &request.argv,
+                env: &request.env,
+                cwd,
+                stdio,
+                name: &request.dyno_id,
+            })
+            .map_err(|error| refused(&error))?;
+        Ok(Started {
+            process,
+            port: request.env.get("PORT").and_then(|port| port.parse().ok()),
+        })
+    }
+}
+
+/// What refuses a dyno, in the protocol's words.
+fn refused(error: &SpawnError) -> Status {
+    let text = chain(error);
+    match error {
+        SpawnError::Exhausted(_) => Status::resource_exhausted(text),
+        SpawnError::NulByte => Status::invalid_argument(text),
+        SpawnError::Other(_) => Status::failed_precondition(text),
+    }
+}
+
+/// A dyno that was started.
+#[derive(Clone, Debug)]
+pub(crate) struct Started {
+    process: Process,
+    port: Option<u16>,
+}
+
+impl Dyno for Started {
+    type Terminal = Tty;
+
+    async fn wait(&self) -> ExitStatus {
+        self.process.wait().await
+    }
+
+    async fn signal(&self, signal: Signal) {
+        self.process.signal(signal).await;
+    }
+
+    async fn kill(&self) {
+        self.process.kill().await;
+    }
+
+    fn ip_info(&self) -> Result<IpInfoResponse, Status> {
+        let port = self.port.ok_or_else(|| {
+            Status::failed_precondition("the dyno has no PORT in its environment")
+        })?;
+        Ok(IpInfoResponse {
+            ip: "127.0.0.1".into(),
+            port: port.into(),
+        })
+    }
+
+    async fn stats(&self) -> Result<StatsResponse, Status> {
+        self.process
+            .stats()
+            .await
+            .ok_or_else(|| Status::failed_precondition("the dyno has exited"))
+    }
+
+    fn terminal(&self) -> Option<Tty> {
+        self.process.terminal().cloned().map(Tty)
+    }
+}
+
+/// The terminal of a dyno that has one.
+#[derive(Clone, Debug)]
+pub(crate) struct Tty(pty::Terminal);
+
+impl Terminal for Tty {
+    async fn read(&self) -> Vec<u8> {
+        self.0.read().await
+    }
+
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write(bytes).await
+    }
+
+    async fn end_input(&self) -> io::Result<()> {
+        self.0.end_input().await
+    }
+
+    fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
+        self.0.resize(rows, columns)
+    }
+}
+
+fn artifact(directory: &Path) -> Result<String, Status> {
+    match directory.to_str() {
+        Some(path) => Ok(format!("{DIRECTORY}{path}")),
+        None => Err(Status::failed_precondition(format!(
+            "the path `{}` is not UTF-8",
+            directory.display()
+        ))),
+    }
+}
+
+/// The directory that an artifact names.
+fn directory(artifact: &str) -> Option<&Path> {
+    let path = Path::new(artifact.strip_prefix(DIRECTORY)?);
+    path.is_absolute().then_some(path)
+}

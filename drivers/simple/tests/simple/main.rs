@@ -1,0 +1,9 @@
+//! The built driver, over a real socket.
+
+#![expect(clippy::unwrap_used, reason = "what helps a test fails like one")]
+
+mod fixture;
+mod life;
+mod process;
+mod stop;
+mod terminal;
