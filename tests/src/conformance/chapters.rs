@@ -6,6 +6,7 @@ mod attach;
 mod build;
 mod concurrency;
 mod driver_process;
+mod first_process;
 mod identity;
 mod ip_info;
 mod list_remove;
@@ -21,10 +22,11 @@ use super::case::Case;
 
 /// Every case of the suite, in order.
 pub fn all() -> Vec<&'static Case> {
-    let chapters: [&[Case]; 14] = [
+    let chapters: [&[Case]; 15] = [
         identity::CASES,
         build::CASES,
         start::CASES,
+        first_process::CASES,
         stop::CASES,
         wait::CASES,
         list_remove::CASES,
