@@ -1,0 +1,324 @@
+//! The arguments of `hsup`: the original's forms, and the new ones.
+//!
+//! Every option may stand before or after the command word. From the first word of the
+//! command of `run` on, everything is the command's.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use hsup_core::{backoff::Policy, name::ProcessType};
+use hsup_proto::driver::Bind;
+
+const AFTER_HELP: &str = "\
+Examples:
+  hsup start                              run the Procfile of this directory
+  hsup start web=2 worker                 only these process types
+  hsup run bundle exec rake db:migrate    one command with the app's environment
+  hsup run 'echo $PORT | wc -c'           one word is a shell line
+  hsup start --driver-socket /run/hsup-lc.sock
+  HSUP_CONTROL_DIR=/etc/hsup hsup start   releases arrive as files: see docs/control-directory.md
+
+Where releases come from: --control-dir or -C first, then HSUP_CONTROL_DIR, then a Procfile
+in the current directory.
+
+Environment:
+  HSUP_CONTROL_DIR    the control directory
+  NO_COLOR            no colours; FORCE_COLOR: colours even where there is no terminal
+  XDG_RUNTIME_DIR, XDG_STATE_HOME
+                      where sockets and what hsup remembers are kept
+
+A running hsup is driven with hsupctl. SIGUSR1 prints diagnostics to standard error.";
+
+/// Supervises an app the Heroku way: keeps its dynos running, replaces them when a release
+/// arrives, shows their logs
+#[derive(Debug, Parser)]
+#[command(
+    name = "hsup",
+    version,
+    after_help = AFTER_HELP,
+    arg_required_else_help = true,
+    infer_long_args = false,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// How
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// The command words.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the app's process types until told to stop
+    #[command(after_help = "\
+Without types the formation's quantities run. `web=2` runs two; a type without a number, one.
+Types that are named run and no others.
+
+Ctrl-C stops every dyno and ends with 130; a second one stops them at once.")]
+    Start {
+        /// Process types to run: TYPE or TYPE=QUANTITY
+        #[arg(value_name = "TYPE[=N]")]
+        types: Vec<String>,
+    },
+
+    /// Run one command with the app's environment
+    #[command(after_help = "\
+One word is a shell line; several are words and reach the command as they are:
+  hsup run 'echo $PORT'          hsup run -- printf '%s\\n' 'a b'
+
+Ends with the command's own code; 128 + n if signal n killed it; 126 if it is not executable,
+127 if there is no such command. At a terminal the command gets one, too.")]
+    Run {
+        /// The command, and everything that is its own
+        #[arg(
+            value_name = "COMMAND",
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        words: Vec<OsString>,
+    },
+
+    /// Make the release startable on the driver, and start nothing
+    Build,
+
+    /// Read the app's files, say what is wrong with them, show the formation
+    Check,
+}
+
+/// The options, all of them for every command.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct Options {
+    /// What runs dynos: simple, docker, libcontainer, or the path of a driver program
+    #[arg(
+        short,
+        long,
+        alias = "dynodriver",
+        value_name = "DRIVER",
+        default_value = "simple",
+        global = true,
+        conflicts_with = "driver_socket"
+    )]
+    pub driver: String,
+
+    /// The socket of a driver that runs already
+    #[arg(long, value_name = "PATH", global = true)]
+    pub driver_socket: Option<PathBuf>,
+
+    /// The app on Heroku to follow (not built yet)
+    #[arg(short, long, value_name = "APP", global = true)]
+    pub app: Option<String>,
+
+    /// The directory of the app, with its Procfile
+    #[arg(short = 'C', long, value_name = "DIR", global = true)]
+    pub directory: Option<PathBuf>,
+
+    /// The control directory, where releases arrive as files (or `HSUP_CONTROL_DIR`)
+    #[arg(long, value_name = "DIR", global = true)]
+    pub control_dir: Option<PathBuf>,
+
+    /// Where hsupctl and curl reach hsup (default: in the runtime directory; `run`: nowhere)
+    #[arg(short = 's', long, value_name = "PATH", global = true)]
+    pub control_socket: Option<PathBuf>,
+
+    /// Where hsup remembers its dynos and releases
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state_dir: Option<PathBuf>,
+
+    /// Start nothing again; end when every dyno has ended, with the largest of their codes
+    #[arg(long, global = true)]
+    pub oneshot: bool,
+
+    /// The number of the first dyno of each type
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), global = true)]
+    pub start_number: u32,
+
+    /// A path of this machine to show to dynos, for drivers that can; may be repeated
+    #[arg(long = "bind", value_name = "HOST[:DYNO]", value_parser = parse_bind, global = true)]
+    pub binds: Vec<Bind>,
+
+    /// Where to ship logs (not built yet)
+    #[arg(long, value_name = "URL", global = true)]
+    pub logplex_url: Option<String>,
+
+    /// Between SIGTERM and SIGKILL
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, global = true)]
+    pub grace: Duration,
+
+    /// How long a web dyno may take to listen on its PORT
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration, global = true)]
+    pub boot_timeout: Duration,
+
+    /// Waits between restarts after crashes: BASE..CAP, or heroku for Heroku's own
+    #[arg(long, value_name = "WAITS", default_value = "1s..5m", global = true)]
+    pub restart_backoff: Policy,
+
+    /// How long dynos outlive an hsup that was killed: a time, or forever
+    /// (default: 10s; 5m with a control directory)
+    #[arg(long, value_name = "TIME", value_parser = parse_linger, global = true)]
+    pub linger: Option<Duration>,
+
+    /// Show the dynos' lines without time and name
+    #[arg(long, global = true)]
+    pub no_prefix: bool,
+
+    /// Show the dynos' lines without the time
+    #[arg(long, global = true)]
+    pub no_timestamp: bool,
+
+    /// Show each line as a JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// `30`, `30s`, `500ms`, `5m`, `1h 30m`: a number alone is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let explain = || format!("`{text}` is not a time: use 30, 30s, 500ms or 5m");
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| explain())?;
+    Duration::try_from(duration).map_err(|_| explain())
+}
+
+/// Zero means for ever on the wire, so a time of zero is as short as can be.
+fn parse_linger(text: &str) -> Result<Duration, String> {
+    if text == "forever" {
+        return Ok(Duration::ZERO);
+    }
+    parse_duration(text).map(|duration| duration.max(Duration::from_millis(1)))
+}
+
+/// `HOST[:DYNO]`, as the original: without the second the path is the same in the dyno.
+fn parse_bind(text: &str) -> Result<Bind, String> {
+    let (host, dyno) = text.split_once(':').unwrap_or((text, text));
+    for path in [host, dyno] {
+        if !path.starts_with('/') {
+            return Err(format!("`{path}` is not an absolute path: use HOST[:DYNO]"));
+        }
+    }
+    Ok(Bind {
+        host_path: host.to_owned(),
+        dyno_path: dyno.to_owned(),
+        writable: true,
+    })
+}
+
+/// `web=2`, `worker`: a process type and how many of it.
+///
+/// # Errors
+/// When the type or the number is none.
+pub fn parse_type(text: &str) -> Result<(ProcessType, u32), String> {
+    let (name, quantity) = text.split_once('=').unwrap_or((text, "1"));
+    let process_type = name
+        .parse::<ProcessType>()
+        .map_err(|error| error.to_string())?;
+    let quantity = quantity
+        .parse::<u32>()
+        .ok()
+        .filter(|quantity| *quantity <= hsup_core::name::MAX_QUANTITY)
+        .ok_or_else(|| {
+            format!(
+                "`{text}`: a quantity is 0 to {}",
+                hsup_core::name::MAX_QUANTITY
+            )
+        })?;
+    Ok((process_type, quantity))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    fn words(cli: &Cli) -> Vec<&str> {
+        match &cli.command {
+            Command::Run { words } => words.iter().map(|word| word.to_str().unwrap()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_forms_of_the_original_work() {
+        let cli = parse("hsup -d simple -s S run CMD");
+        assert_eq!(cli.options.control_socket.as_deref(), Some("S".as_ref()));
+        assert_eq!(words(&cli), ["CMD"]);
+        let cli = parse("hsup run -d simple -a APP -- echo hello");
+        assert_eq!(words(&cli), ["echo", "hello"]);
+        assert_eq!(cli.options.app.as_deref(), Some("APP"));
+        let cli = parse("hsup start -d docker -a APP");
+        assert_eq!(cli.options.driver, "docker");
+        let cli = parse("hsup start --dynodriver docker --oneshot --start-number 3");
+        assert_eq!(
+            (cli.options.driver.as_str(), cli.options.start_number),
+            ("docker", 3)
+        );
+        parse("hsup build");
+        parse("hsup check -C /tmp");
+    }
+
+    #[test]
+    fn what_follows_the_first_word_is_the_commands() {
+        assert_eq!(words(&parse("hsup run ls -la")), ["ls", "-la"]);
+        assert_eq!(
+            words(&parse("hsup run -d simple -- echo -d x")),
+            ["echo", "-d", "x"]
+        );
+        assert_eq!(
+            words(&parse("hsup run echo -s x --oneshot --help")),
+            ["echo", "-s", "x", "--oneshot", "--help"]
+        );
+    }
+
+    #[test]
+    fn binds_are_as_the_originals() {
+        let cli = parse("hsup start --bind /a:/b --bind /c");
+        let paths: Vec<_> = cli
+            .options
+            .binds
+            .iter()
+            .map(|bind| (bind.host_path.as_str(), bind.dyno_path.as_str()))
+            .collect();
+        assert_eq!(paths, [("/a", "/b"), ("/c", "/c")]);
+        assert!(Cli::try_parse_from(["hsup", "start", "--bind", "a"]).is_err());
+    }
+
+    #[test]
+    fn times_are_what_people_write() {
+        for (text, expected) in [
+            ("30", Some(30_000)),
+            ("500ms", Some(500)),
+            ("5m", Some(300_000)),
+            ("-1s", None),
+            ("soon", None),
+        ] {
+            let parsed = parse_duration(text).ok();
+            assert_eq!(parsed, expected.map(Duration::from_millis), "{text}");
+        }
+        assert_eq!(parse_linger("forever"), Ok(Duration::ZERO));
+        assert_eq!(parse_linger("0"), Ok(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn types_have_quantities() {
+        assert_eq!(parse_type("web=2").unwrap().1, 2);
+        assert_eq!(parse_type("worker").unwrap().1, 1);
+        for bad in ["web=-1", "web=x", "web=10001", "../etc=1", "a/b"] {
+            assert!(parse_type(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong_with_it() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,235 @@
+//! From arguments to hsup-core, and from its answers to exit codes.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use clap::Parser as _;
+use hsup_core::{
+    diagnostics::Diagnostics,
+    driver::{DriverSpec, FindDriverError},
+    dyno::DynoPolicy,
+    errors::chain,
+    logs::{Format, TerminalSettings},
+    name::ProcessType,
+    run::{self, RunOptions},
+    source::{Choice, SourceSpec, choose},
+    start::{self, StartOptions},
+};
+
+use super::{
+    args::{Cli, Command, Options, parse_type},
+    check,
+};
+
+/// How long dynos outlive an hsup that was killed: at somebody's terminal, and as a service.
+const LINGER_AT_A_TERMINAL: Duration = Duration::from_secs(10);
+const LINGER_AS_A_SERVICE: Duration = Duration::from_mins(5);
+/// How long a process without a port must run before a rollout trusts it.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Errors of hsup itself, and wrong usage.
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Runs `hsup` with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            // Help that nobody reads any more.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match execute(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let text = chain(error.as_ref());
+            drop(writeln!(io::stderr(), "hsup: {text}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<u8> {
+    let Cli { command, options } = cli;
+    refuse_what_is_not_built(&options)?;
+    let current_dir = env::current_dir().context("failed to find the current directory")?;
+    let source = source(&options, &current_dir)?;
+    if matches!(command, Command::Check) {
+        return check::check(&source);
+    }
+    let diagnostics = Diagnostics::new();
+    diagnostics
+        .install()
+        .context("failed to set up diagnostics")?;
+    let own_program = env::current_exe().context("failed to find hsup's own program")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let code = match command {
+        Command::Start { types } => {
+            let options = start_options(options, &types, source, own_program, diagnostics)?;
+            runtime.block_on(start::start(options))?
+        }
+        Command::Run { words } => {
+            let options = run_options(options, words, source, own_program);
+            runtime.block_on(run::run(options))?
+        }
+        Command::Build => {
+            let driver = driver(&options);
+            let state_dir = options.state_dir.as_deref();
+            let work = run::build_only(&source, state_dir, driver, own_program);
+            let artifact = runtime.block_on(work)?;
+            writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
+            0
+        }
+        Command::Check => 0,
+    };
+    // What is still running in it is nobody's any more: a read of standard input, say.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+/// Says plainly what has a name already and no substance yet.
+fn refuse_what_is_not_built(options: &Options) -> anyhow::Result<()> {
+    if options.logplex_url.is_some() {
+        bail!(
+            "--logplex-url is not built yet: this hsup shows logs here and in `hsupctl logs`, \
+             and ships them nowhere"
+        );
+    }
+    if options.driver == "abspath" {
+        bail!(FindDriverError::Abspath);
+    }
+    Ok(())
+}
+
+fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
+    let control_dir = env::var_os("HSUP_CONTROL_DIR").map(PathBuf::from);
+    let has_token = ["HEROKU_API_KEY", "HEROKU_ACCESS_TOKEN"]
+        .iter()
+        .any(|name| env::var_os(name).is_some());
+    let choice = Choice {
+        app: options.app.as_deref(),
+        has_token,
+        control_dir: options.control_dir.as_deref(),
+        directory: options.directory.as_deref(),
+        env_control_dir: control_dir.as_deref(),
+    };
+    Ok(choose(&choice, current_dir, |directory| {
+        directory.join("Procfile").exists()
+    })?)
+}
+
+fn driver(options: &Options) -> DriverSpec {
+    match &options.driver_socket {
+        Some(path) => DriverSpec::Socket(path.clone()),
+        None => DriverSpec::Child(options.driver.clone()),
+    }
+}
+
+fn linger(options: &Options, source: &SourceSpec) -> Duration {
+    options.linger.unwrap_or(match source {
+        SourceSpec::Directory(_) => LINGER_AT_A_TERMINAL,
+        SourceSpec::ControlDir(_) => LINGER_AS_A_SERVICE,
+    })
+}
+
+fn start_options(
+    options: Options,
+    types: &[String],
+    source: SourceSpec,
+    own_program: PathBuf,
+    diagnostics: Diagnostics,
+) -> anyhow::Result<StartOptions> {
+    let format = if options.json {
+        Format::Json
+    } else if options.no_prefix {
+        Format::Bare
+    } else {
+        Format::Prefixed
+    };
+    let mut terminal =
+        TerminalSettings::standard(format).context("failed to use standard output and error")?;
+    terminal.timestamps = !options.no_timestamp;
+    terminal.colour = wants_colour();
+    Ok(StartOptions {
+        driver: driver(&options),
+        own_program,
+        explicit: explicit(types)?,
+        one_shot: options.oneshot,
+        start_number: options.start_number,
+        policy: DynoPolicy {
+            backoff: options.restart_backoff,
+            grace: options.grace,
+            boot_timeout: options.boot_timeout,
+            linger: linger(&options, &source),
+            settle: SETTLE,
+        },
+        control_socket: options.control_socket,
+        state_dir: options.state_dir,
+        binds: options.binds,
+        source,
+        terminal,
+        diagnostics,
+    })
+}
+
+fn run_options(
+    options: Options,
+    words: Vec<std::ffi::OsString>,
+    source: SourceSpec,
+    own_program: PathBuf,
+) -> RunOptions {
+    RunOptions {
+        driver: driver(&options),
+        own_program,
+        words,
+        number: options.start_number,
+        grace: options.grace,
+        // Whoever waits for a one-off has gone when hsup has.
+        linger: options.linger.unwrap_or(LINGER_AT_A_TERMINAL),
+        control_socket: options.control_socket,
+        state_dir: options.state_dir,
+        binds: options.binds,
+        source,
+    }
+}
+
+/// The process types of `hsup start`; without any, the formation as it is.
+///
+/// The original's README says `hsup start -d docker start -a APP`: a second `start` first of
+/// all means nothing.
+fn explicit(types: &[String]) -> anyhow::Result<Option<BTreeMap<ProcessType, u32>>> {
+    let types = match types.split_first() {
+        Some((first, rest)) if first == "start" => rest,
+        _ => types,
+    };
+    if types.is_empty() {
+        return Ok(None);
+    }
+    let mut explicit = BTreeMap::new();
+    for text in types {
+        let (process_type, quantity) = parse_type(text).map_err(anyhow::Error::msg)?;
+        explicit.insert(process_type, quantity);
+    }
+    Ok(Some(explicit))
+}
+
+/// <https://no-color.org>, and its opposite.
+fn wants_colour() -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    if is_set("NO_COLOR") {
+        return false;
+    }
+    is_set("FORCE_COLOR") || io::stdout().is_terminal()
+}

@@ -1,0 +1,7 @@
+//! The `hsup` command: its arguments, and how they become hsup-core's options.
+
+pub mod args;
+mod check;
+mod commands;
+
+pub use commands::main;
