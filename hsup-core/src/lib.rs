@@ -21,6 +21,7 @@ pub mod ports;
 pub mod random;
 pub mod release;
 pub mod rollout;
+pub mod run;
 pub mod source;
 pub mod start;
 pub mod state;

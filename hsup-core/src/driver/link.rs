@@ -28,10 +28,13 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::spec::{self, DriverSpec};
 
+/// What is known of a driver before anything is.
+pub const NOT_YET: &str = "not connected yet";
 /// How long a child driver may take from its start to its first answer.
 const BOOT: Duration = Duration::from_secs(10);
 /// How often a driver is asked how it does, and how long it may take (driver protocol §7.4).
@@ -69,6 +72,7 @@ pub struct Up {
     pub child: bool,
     /// It has not answered its last health checks.
     pub silent: bool,
+    child_pid: Option<i32>,
     control: Connection,
     waits: Connection,
 }
@@ -90,9 +94,12 @@ impl Up {
         self.control.is_closed() || self.waits.is_closed()
     }
 
-    /// The process that serves the socket, if the kernel tells.
-    pub const fn pid(&self) -> Option<i32> {
-        self.control.pid()
+    /// The process that serves the socket, if it is known: hsup's own child, or whom the
+    /// kernel tells. It tells who made the socket, which for a socket of ours is nobody else.
+    pub fn pid(&self) -> Option<i32> {
+        let own = std::process::id().cast_signed();
+        self.child_pid
+            .or_else(|| self.control.pid().filter(|pid| !self.child && *pid != own))
     }
 
     /// Whether every dyno has its own address.
@@ -122,7 +129,9 @@ pub struct LinkSettings {
 /// The front of the link's task.
 #[derive(Debug)]
 pub struct DriverLink {
+    is_child: bool,
     state: watch::Receiver<Link>,
+    ending: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -133,9 +142,11 @@ impl DriverLink {
     /// When signals cannot be received.
     pub fn start(settings: LinkSettings) -> std::io::Result<Self> {
         let (publish, state) = watch::channel(Link::Down {
-            why: "not connected yet".to_owned(),
+            why: NOT_YET.to_owned(),
             hopeless: false,
         });
+        let ending = CancellationToken::new();
+        let is_child = matches!(settings.spec, DriverSpec::Child(_));
         let keeper = Keeper {
             children: signal(SignalKind::child())?,
             settings,
@@ -143,28 +154,24 @@ impl DriverLink {
             child: None,
         };
         Ok(Self {
+            is_child,
             state,
-            task: tokio::spawn(keeper.run()),
+            task: tokio::spawn(keeper.run(ending.clone())),
+            ending,
         })
     }
 
-    /// Ends a driver that hsup started. It stops what dynos it still has.
-    pub async fn end(&self) {
-        let up = match &*self.state.borrow() {
-            Link::Up(up) if up.child => Arc::clone(up),
-            _ => return,
-        };
-        // From here on nobody starts it again.
-        self.task.abort();
-        let Some(pid) = up
-            .pid()
-            .filter(|pid| *pid != std::process::id().cast_signed())
-        else {
-            return;
-        };
-        launch::terminate(pid);
-        if timeout(END_WITHIN, up.control.closed()).await.is_err() {
-            warn!(pid, "driver did not end in time");
+    /// Whether hsup starts the driver itself.
+    pub const fn is_child(&self) -> bool {
+        self.is_child
+    }
+
+    /// Ends a driver that hsup started, with whatever dynos it still has. One that an earlier
+    /// hsup started ends by itself once it has nothing to do.
+    pub async fn end(&mut self) {
+        self.ending.cancel();
+        if let Err(error) = (&mut self.task).await {
+            warn!(%error, "driver link failed");
         }
     }
 
@@ -233,7 +240,46 @@ impl Failure {
 }
 
 impl Keeper {
-    async fn run(mut self) {
+    async fn run(mut self, ending: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = ending.cancelled() => {}
+            () = self.keep() => ending.cancelled().await,
+        }
+        self.end_child().await;
+    }
+
+    /// Ends the child driver and removes the socket that was made for it.
+    async fn end_child(&mut self) {
+        let Some(child) = &self.child else {
+            return;
+        };
+        let socket = child.socket().to_owned();
+        if child.is_running() {
+            launch::terminate(child.pid());
+            let deadline = sleep(END_WITHIN);
+            tokio::pin!(deadline);
+            self.reap();
+            while self.child.as_ref().is_some_and(Child::is_running) {
+                tokio::select! {
+                    _ = self.children.recv() => self.reap(),
+                    () = &mut deadline => {
+                        warn!("driver did not end in time");
+                        if let Some(child) = &self.child {
+                            child.kill();
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+        // A driver may have removed it itself.
+        if let Err(error) = std::fs::remove_file(&socket) {
+            debug!(%error, "driver socket not removed");
+        }
+    }
+
+    async fn keep(&mut self) {
         let mut failures = 0u32;
         let mut ever_up = false;
         loop {
@@ -411,6 +457,7 @@ impl Keeper {
             socket,
             child,
             silent: false,
+            child_pid: self.child.as_ref().map(Child::pid),
             control: control.clone(),
             waits: waits.clone(),
         };

@@ -28,7 +28,7 @@ use hsup_proto::{control, driver};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub(crate) use attempt::said;
-pub use io::{FdBudget, IoDir};
+pub use io::{FdBudget, IoDir, IoDirError};
 pub use ledger::Ledger;
 pub use task::spawn;
 

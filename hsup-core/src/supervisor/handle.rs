@@ -346,7 +346,8 @@ fn log_stream(
     })
 }
 
-fn describe(up: &Up) -> GetDriverResponse {
+/// What a driver says of itself, for the wire.
+pub(crate) fn describe(up: &Up) -> GetDriverResponse {
     let info = &up.info;
     let capabilities = info
         .capabilities

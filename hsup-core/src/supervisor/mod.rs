@@ -24,6 +24,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use handle::SupervisorHandle;
+pub(crate) use handle::describe as describe_driver;
 
 use crate::{
     driver::{DriverLink, Link},

@@ -1,0 +1,139 @@
+//! `run` at a terminal: the dyno gets one of its own, and this is the wire between the two.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    time::Duration,
+};
+
+use hsup_proto::driver::{AttachRequest, StartRequest, attach_request, attach_response};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{RawTerminal, RunCommandError, Signals, code_of, forget, start, stop, wait};
+use crate::{driver::Up, name::DynoId};
+
+/// How many pieces of input may wait for the driver.
+const INPUT: usize = 16;
+
+/// Starts the dyno and stays attached to it until it has ended; answers its exit code.
+pub(super) async fn run(
+    up: &Up,
+    request: StartRequest,
+    signals: &mut Signals,
+    grace: Duration,
+) -> Result<u8, RunCommandError> {
+    let dyno_id: DynoId = request
+        .dyno_id
+        .parse()
+        .map_err(|error| RunCommandError::Start(format!("{error}")))?;
+    start(up, request).await?;
+    let result = attach(up, &dyno_id, signals, grace).await;
+    forget(up, &dyno_id);
+    result
+}
+
+async fn attach(
+    up: &Up,
+    dyno_id: &DynoId,
+    signals: &mut Signals,
+    grace: Duration,
+) -> Result<u8, RunCommandError> {
+    let terminal = RawTerminal::enter()?;
+    let (input, requests) = mpsc::channel(INPUT);
+    let say = |event| AttachRequest { event: Some(event) };
+    let hello = attach_request::Event::DynoId(dyno_id.to_string());
+    // The channel is empty: there is room.
+    drop(input.try_send(say(hello)));
+    if let Some(size) = window(&terminal) {
+        drop(input.try_send(say(size)));
+    }
+    let answers = up.waits().attach(ReceiverStream::new(requests)).await;
+    let mut answers = answers
+        .map_err(|status| RunCommandError::Start(crate::dyno::said(&status)))?
+        .into_inner();
+    let mut resized =
+        signal(SignalKind::window_change()).map_err(super::system("receive signals"))?;
+    keyboard(input.clone());
+
+    let ended = wait(up, dyno_id);
+    tokio::pin!(ended);
+    let mut status = None;
+    let mut told = None;
+    loop {
+        tokio::select! {
+            answer = answers.message() => match answer {
+                Ok(Some(answer)) => show(answer.event),
+                // The end of the output, or of the connection: the Wait tells which.
+                Ok(None) | Err(_) => break,
+            },
+            result = &mut ended, if status.is_none() => status = Some(result?),
+            _ = resized.recv() => if let Some(size) = window(&terminal) {
+                // Full means that the dyno reads nothing; the size can wait for the next.
+                drop(input.try_send(say(size)));
+            },
+            (number, name) = signals.next() => {
+                let again = told.replace(128 + number).is_some();
+                stop(up, dyno_id, name, if again { Duration::ZERO } else { grace });
+            }
+        }
+    }
+    drop(terminal);
+    let status = match status {
+        Some(status) => status,
+        None => ended.await?,
+    };
+    match told {
+        Some(code) => Ok(code),
+        None => code_of(&status),
+    }
+}
+
+fn window(terminal: &RawTerminal) -> Option<attach_request::Event> {
+    let (rows, columns) = terminal.size()?;
+    Some(attach_request::Event::Resize(attach_request::Resize {
+        rows,
+        columns,
+    }))
+}
+
+/// Passes on what is typed. A thread of its own: it sits in read(2) until the process ends.
+fn keyboard(input: mpsc::Sender<AttachRequest>) {
+    let read = move || {
+        let mut stdin = io::stdin().lock();
+        let mut buffer = [0; 4096];
+        loop {
+            let event = match stdin.read(&mut buffer) {
+                Ok(0) | Err(_) => attach_request::Event::StdinEof(true),
+                Ok(n) => attach_request::Event::Stdin(buffer[..n].to_vec()),
+            };
+            let is_end = matches!(event, attach_request::Event::StdinEof(_));
+            let sent = input.blocking_send(AttachRequest { event: Some(event) });
+            if is_end || sent.is_err() {
+                return;
+            }
+        }
+    };
+    // Without it the dyno still runs; it only cannot be typed to.
+    drop(
+        std::thread::Builder::new()
+            .name("keyboard".to_owned())
+            .spawn(read),
+    );
+}
+
+fn show(event: Option<attach_response::Event>) {
+    // A terminal that is gone ends us by SIGHUP.
+    match event {
+        Some(attach_response::Event::Stdout(bytes)) => {
+            let mut stdout = io::stdout().lock();
+            drop(stdout.write_all(&bytes).and_then(|()| stdout.flush()));
+        }
+        Some(attach_response::Event::Stderr(bytes)) => {
+            drop(io::stderr().lock().write_all(&bytes));
+        }
+        None => {}
+    }
+}

@@ -1,0 +1,501 @@
+//! `hsup run`: one command with an app's environment, as if the shell had started it.
+//!
+//! Bytes pass through unchanged, the command's exit code is hsup's, and nothing is left
+//! behind. It is a supervisor's work for one dyno that is never started twice; it has a
+//! supervisor id of its own, so that it never takes another hsup's dynos for orphans.
+
+mod attached;
+mod control;
+mod release;
+mod terminal;
+
+use std::{
+    ffi::OsString,
+    num::NonZeroU32,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hsup_driver_kit::orphans;
+use hsup_proto::driver::{
+    Bind, Capability, RemoveRequest, StartRequest, StopRequest, WaitRequest, remove_request,
+};
+use nix::errno::Errno;
+use thiserror::Error;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+pub use release::LoadReleaseError;
+pub use terminal::RawTerminal;
+
+use crate::{
+    build::{self, BuildError},
+    command::{self, ShellLineError},
+    control::{BindError, ControlListener, serve},
+    driver::{DriverLink, DriverSpec, Link, LinkSettings, Up},
+    dyno::{IoDir, IoDirError, said},
+    environment,
+    exit::ExitStatus,
+    logs::{Format, LogSettings, Logs, StdinPump, TerminalSettings},
+    name::{DynoId, DynoName, ProcessType},
+    paths::{Paths, PathsError},
+    ports, random,
+    release::Release,
+    source::SourceSpec,
+    state::SupervisorId,
+};
+
+/// How long one Wait may take before it is asked again.
+const WAIT_FOR: Duration = Duration::from_mins(10);
+/// What a shell answers for a command that its reader left (128 + SIGPIPE).
+const BROKEN_PIPE: u8 = 141;
+/// How long the last bytes may take to be written once the command has ended and the
+/// reader still reads.
+const LAST_BYTES_WITHIN: Duration = Duration::from_mins(1);
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// The app.
+    pub source: SourceSpec,
+    /// What runs the dyno.
+    pub driver: DriverSpec,
+    /// hsup's own program, which acts as the simple driver.
+    pub own_program: PathBuf,
+    /// The command: one word is a shell line, several are words.
+    pub words: Vec<OsString>,
+    /// The number in `run.1`.
+    pub number: u32,
+    /// Where to listen; `None`: nowhere.
+    pub control_socket: Option<PathBuf>,
+    /// Where a `start` of the same app remembers; `None` for the default place.
+    pub state_dir: Option<PathBuf>,
+    /// Paths bound into the dyno.
+    pub binds: Vec<Bind>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// How long the dyno outlives hsup.
+    pub linger: Duration,
+}
+
+/// The command could not be run.
+#[derive(Debug, Error)]
+pub enum RunCommandError {
+    /// The command's words.
+    #[error(transparent)]
+    Words(#[from] ShellLineError),
+    /// The app's release.
+    #[error(transparent)]
+    Release(#[from] LoadReleaseError),
+    /// The driver.
+    #[error("{0}")]
+    Driver(String),
+    /// The release could not be built.
+    #[error("failed to build the release")]
+    Build(#[from] BuildError),
+    /// No place for files.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// The FIFOs.
+    #[error(transparent)]
+    Io(#[from] IoDirError),
+    /// The base port.
+    #[error(transparent)]
+    Port(#[from] ports::BasePortError),
+    /// The control socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The driver refused to start it.
+    #[error("the command could not be started: {0}")]
+    Start(String),
+    /// Its status is not known.
+    #[error("it is not known how the command ended: {0}")]
+    Lost(String),
+    /// Something that every process has.
+    #[error("failed to {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it did not work.
+        source: std::io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunCommandError {
+    move |source| RunCommandError::System { what, source }
+}
+
+/// Runs a command; answers its exit code.
+///
+/// # Errors
+/// When it cannot be started, or nobody knows how it ended.
+pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
+    let signals = Signals::new().map_err(system("receive signals"))?;
+    orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
+    let line = command::shell_line(&options.words)?;
+    let loaded = release::load(&options.source, options.state_dir.as_deref()).await?;
+    let id = SupervisorId::random().map_err(system("get random bits"))?;
+    let run_dir = Paths::from_env().run_dir(&id)?;
+    let mut link = DriverLink::start(LinkSettings {
+        spec: options.driver.clone(),
+        own_program: options.own_program.clone(),
+        socket_dir: run_dir.clone(),
+        previous_socket: None,
+    })
+    .map_err(system("receive signals"))?;
+    let command = Command {
+        options,
+        line,
+        loaded,
+        id,
+        run_dir: run_dir.clone(),
+        signals,
+    };
+    let result = command.run(&link).await;
+    link.end().await;
+    if let Err(error) = std::fs::remove_dir_all(&run_dir) {
+        tracing::debug!(%error, "runtime folder not removed");
+    }
+    result
+}
+
+/// `hsup build`: makes the app's release startable and starts nothing; answers the artifact.
+///
+/// # Errors
+/// As [`run`], of which it is the first half.
+pub async fn build_only(
+    source: &SourceSpec,
+    state_dir: Option<&Path>,
+    driver: DriverSpec,
+    own_program: PathBuf,
+) -> Result<String, RunCommandError> {
+    orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
+    let loaded = release::load(source, state_dir).await?;
+    let id = SupervisorId::random().map_err(system("get random bits"))?;
+    let run_dir = Paths::from_env().run_dir(&id)?;
+    let mut link = DriverLink::start(LinkSettings {
+        spec: driver,
+        own_program,
+        socket_dir: run_dir.clone(),
+        previous_socket: None,
+    })
+    .map_err(system("receive signals"))?;
+    let result = async {
+        let up = first_up(&link).await?;
+        build_on(&up, &loaded.release).await
+    };
+    let result = result.await;
+    link.end().await;
+    if let Err(error) = std::fs::remove_dir_all(&run_dir) {
+        tracing::debug!(%error, "runtime folder not removed");
+    }
+    result
+}
+
+async fn build_on(up: &Up, release: &Release) -> Result<String, RunCommandError> {
+    let base = std::env::current_dir().unwrap_or_default();
+    let request = build::request(release, &base)
+        .map_err(|error| RunCommandError::Driver(error.to_string()))?;
+    let artifact = build::build(up, request, |saying| {
+        if let build::Saying::Progress(progress) = saying {
+            tracing::debug!(step = progress.step, "building");
+        }
+    });
+    Ok(artifact.await?)
+}
+
+struct Command {
+    options: RunOptions,
+    line: String,
+    loaded: release::Loaded,
+    id: SupervisorId,
+    run_dir: PathBuf,
+    signals: Signals,
+}
+
+impl Command {
+    async fn run(mut self, link: &DriverLink) -> Result<u8, RunCommandError> {
+        let up = first_up(link).await?;
+        let artifact = build_on(&up, &self.loaded.release).await?;
+        let number = NonZeroU32::new(self.options.number).unwrap_or(NonZeroU32::MIN);
+        let name = DynoName::new(ProcessType::run(), number);
+        let dyno_id = DynoId::mint(&name, random::u64());
+
+        let ending = CancellationToken::new();
+        let server = match &self.options.control_socket {
+            None => None,
+            Some(path) => {
+                let listener = ControlListener::bind(path)?;
+                let shown = control::OneOff::new(
+                    &self.loaded.release,
+                    &name,
+                    &self.line,
+                    &dyno_id,
+                    Arc::clone(&up),
+                    self.options.grace,
+                );
+                Some(tokio::spawn(serve(listener, shown, ending.clone())))
+            }
+        };
+        let wants_terminal = terminal::is_terminal() && up.capabilities.has(Capability::Attach);
+        let result = if wants_terminal {
+            let request = self.start_request(&name, &dyno_id, &artifact, &up, None)?;
+            attached::run(&up, request, &mut self.signals, self.options.grace).await
+        } else {
+            let io = IoDir::at(self.run_dir.join("io"));
+            io.make(true)?;
+            let request = self.start_request(&name, &dyno_id, &artifact, &up, Some(&io))?;
+            self.piped(&up, request, &io, &name, &dyno_id).await
+        };
+        ending.cancel();
+        if let Some(server) = server {
+            // Whatever it says now, hsup ends.
+            drop(server.await);
+        }
+        result
+    }
+
+    fn start_request(
+        &self,
+        name: &DynoName,
+        dyno_id: &DynoId,
+        artifact: &str,
+        up: &Up,
+        io: Option<&IoDir>,
+    ) -> Result<StartRequest, RunCommandError> {
+        let release = &self.loaded.release;
+        let port = ports::base(&release.config)?;
+        let base = if up.has_own_network() {
+            environment::Base::Container
+        } else {
+            self.loaded.base
+        };
+        let host = std::env::vars_os();
+        let mut env = environment::dyno_environment(base, host, &release.config, name, port);
+        if io.is_none() && !env.contains_key("TERM") {
+            // What the terminal is, its user knows.
+            if let Ok(term) = std::env::var("TERM") {
+                env.insert("TERM".to_owned(), term);
+            }
+        }
+        let io_dir = io.map(|io| io.path().to_string_lossy().into_owned());
+        Ok(StartRequest {
+            dyno_id: dyno_id.to_string(),
+            supervisor_id: self.id.as_str().to_owned(),
+            artifact: artifact.to_owned(),
+            app: release.app.clone(),
+            release: release.version,
+            process_type: name.process_type.to_string(),
+            process_number: name.number.get(),
+            argv: command::argv(&self.line),
+            env,
+            io_dir: io_dir.unwrap_or_default(),
+            tty: io.is_none(),
+            limits: None,
+            binds: self.options.binds.clone(),
+            options: std::collections::BTreeMap::new(),
+            shell_line: self.line.clone(),
+            linger_ms: u32::try_from(self.options.linger.as_millis()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Runs it between our standard input, output and error, whatever those are.
+    async fn piped(
+        &mut self,
+        up: &Up,
+        request: StartRequest,
+        io: &IoDir,
+        name: &DynoName,
+        dyno_id: &DynoId,
+    ) -> Result<u8, RunCommandError> {
+        let output = io.open_output()?;
+        let held = io.hold_stdin()?;
+        let logs = TerminalSettings::standard(Format::Raw)
+            .and_then(|terminal| {
+                Logs::start(LogSettings {
+                    terminal: Some(terminal),
+                    // Nobody asks for the last lines of a one-off.
+                    ring_bytes: 0,
+                    ..LogSettings::default()
+                })
+            })
+            .map_err(system("start the log router"))?;
+        logs.add(dyno_id, name, output.stdout, output.stderr);
+        start(up, request).await?;
+        // The driver has opened its end, so ours opens at once; with none it has ended.
+        let pump = match io.write_stdin() {
+            Ok(sink) => StdinPump::start_standard(OwnedFd::from(sink)).ok(),
+            Err(_) => None,
+        };
+        drop(held);
+
+        let grace = self.options.grace;
+        let wait = wait(up, dyno_id);
+        tokio::pin!(wait);
+        let mut forced: Option<u8> = None;
+        let status = loop {
+            tokio::select! {
+                status = &mut wait => break status?,
+                error = logs.terminal_gone(), if forced.is_none() => {
+                    tracing::debug!(%error, "standard output gone");
+                    forced = Some(BROKEN_PIPE);
+                    stop(up, dyno_id, "SIGPIPE", grace);
+                }
+                (number, name) = self.signals.next() => {
+                    let again = forced.replace(128 + number).is_some();
+                    stop(up, dyno_id, name, if again { Duration::ZERO } else { grace });
+                }
+            }
+        };
+        if let Some(pump) = &pump {
+            pump.stop();
+        }
+        logs.finish(dyno_id).await;
+        let gone = timeout(Duration::ZERO, logs.terminal_gone()).await.is_ok();
+        if gone && forced.is_none() {
+            forced = Some(BROKEN_PIPE);
+        }
+        logs.shutdown(LAST_BYTES_WITHIN).await;
+        forget(up, dyno_id);
+        match forced {
+            Some(code) => Ok(code),
+            None => code_of(&status),
+        }
+    }
+}
+
+/// The command's own code, or 128 + n.
+fn code_of(status: &ExitStatus) -> Result<u8, RunCommandError> {
+    match &status.how {
+        crate::exit::Ending::Lost(why) => Err(RunCommandError::Lost(why.clone())),
+        _ => Ok(status.exit_code()),
+    }
+}
+
+/// Waits for the driver's first answer.
+async fn first_up(link: &DriverLink) -> Result<Arc<Up>, RunCommandError> {
+    let mut state = link.watch();
+    loop {
+        match &*state.borrow_and_update() {
+            Link::Up(up) if up.info.ready => return Ok(Arc::clone(up)),
+            Link::Up(up) => {
+                return Err(RunCommandError::Driver(format!(
+                    "the {} driver is not ready: {}",
+                    up.info.name, up.info.message
+                )));
+            }
+            Link::Down {
+                why,
+                hopeless: true,
+            } => return Err(RunCommandError::Driver(why.clone())),
+            Link::Down { why, .. } if !link.is_child() && why != crate::driver::NOT_YET => {
+                return Err(RunCommandError::Driver(why.clone()));
+            }
+            Link::Down { .. } => {}
+        }
+        if state.changed().await.is_err() {
+            return Err(RunCommandError::Driver(
+                "the link to the driver ended".to_owned(),
+            ));
+        }
+    }
+}
+
+/// Starts it, once: what fails is not tried again.
+async fn start(up: &Up, request: StartRequest) -> Result<(), RunCommandError> {
+    match up.client().start(request).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(RunCommandError::Start(said(&status))),
+    }
+}
+
+/// Waits for its end.
+async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> {
+    loop {
+        let request = WaitRequest {
+            dyno_id: dyno_id.to_string(),
+            timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
+        };
+        let answer = up.waits().wait(request).await;
+        let lost = |status: Status| RunCommandError::Lost(said(&status));
+        if let Some(status) = answer.map_err(lost)?.into_inner().status {
+            return Ok(status.into());
+        }
+    }
+}
+
+/// Asks for its end, beside whatever else goes on; the Wait tells when it came.
+fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
+    let request = StopRequest {
+        dyno_id: dyno_id.to_string(),
+        signal: signal.to_owned(),
+        grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+        force: grace.is_zero(),
+    };
+    let mut client = up.client();
+    tokio::spawn(async move {
+        if let Err(status) = client.stop(request).await {
+            tracing::warn!(code = ?status.code(), "stop failed");
+        }
+    });
+}
+
+/// Has a driver that goes on forget the dyno.
+fn forget(up: &Up, dyno_id: &DynoId) {
+    if up.child {
+        return;
+    }
+    let request = RemoveRequest {
+        what: Some(remove_request::What::DynoId(dyno_id.to_string())),
+    };
+    let mut client = up.client();
+    tokio::spawn(async move {
+        if let Err(status) = client.remove(request).await {
+            tracing::warn!(code = ?status.code(), "remove failed");
+        }
+    });
+}
+
+/// The signals that end a command.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, std::io::Error> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The next one: its number and its name.
+    async fn next(&mut self) -> (u8, &'static str) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (2, "SIGINT"),
+            _ = self.terminate.recv() => (15, "SIGTERM"),
+            _ = self.hangup.recv() => (1, "SIGHUP"),
+            _ = self.quit.recv() => (3, "SIGQUIT"),
+        }
+    }
+}
+
+impl From<Errno> for RunCommandError {
+    fn from(errno: Errno) -> Self {
+        Self::System {
+            what: "prepare the terminal",
+            source: errno.into(),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! hsup's own terminal, while a dyno's is behind it: raw, so that every key is the dyno's.
+
+use std::{
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
+};
+
+/// Whether standard input and output are a terminal both.
+pub(super) fn is_terminal() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// A terminal in raw mode; it is as before when this is dropped.
+#[derive(Debug)]
+pub struct RawTerminal {
+    fd: OwnedFd,
+    before: Termios,
+}
+
+impl RawTerminal {
+    /// Makes standard input's terminal raw.
+    ///
+    /// # Errors
+    /// When it is no terminal.
+    pub fn enter() -> Result<Self, Errno> {
+        let fd = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let before = tcgetattr(&fd)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&fd, SetArg::TCSADRAIN, &raw)?;
+        Ok(Self { fd, before })
+    }
+
+    /// Its rows and columns, if it knows them.
+    #[expect(unsafe_code, reason = "an ioctl")]
+    pub fn size(&self) -> Option<(u32, u32)> {
+        let mut size = std::mem::MaybeUninit::<libc::winsize>::zeroed();
+        // SAFETY: the kernel fills a whole winsize where it answers 0; all zeroes is one, too.
+        let size = unsafe {
+            if libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
+                return None;
+            }
+            size.assume_init()
+        };
+        (size.ws_row > 0 && size.ws_col > 0)
+            .then(|| (u32::from(size.ws_row), u32::from(size.ws_col)))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // It may be gone; then nobody minds.
+        let _ = tcsetattr(&self.fd, SetArg::TCSADRAIN, &self.before);
+    }
+}
