@@ -421,6 +421,8 @@ impl Task {
             started: Some(Instant::now()),
             _share: share,
         });
+        // It was up; should it not be, its end or the boot timeout tells.
+        self.ready = true;
         self.said = DynoState::Up;
         self.watch_process();
         self.apply(Event::Adopt(attempt));
@@ -535,6 +537,10 @@ impl Task {
 
     fn stop(&mut self, how: Stop) {
         self.probe = None;
+        if self.killed_at_boot {
+            // It is being killed already; a gentler word must not come in between.
+            return;
+        }
         match how {
             Stop::Gracefully { grace } => {
                 self.note("Stopping all processes with SIGTERM");

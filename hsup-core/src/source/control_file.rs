@@ -64,10 +64,12 @@ pub enum ParseControlFileError {
         position: Position,
     },
     /// It is not JSON.
-    #[error("{position}: {problem}")]
+    #[error("{position}{}: {problem}", below(path))]
     Syntax {
         /// Where it stops to be.
         position: Position,
+        /// The keys that this is below; empty at the top.
+        path: String,
         /// What is wrong there.
         problem: String,
         /// Whether only an end is missing.
@@ -83,6 +85,14 @@ pub enum ParseControlFileError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+fn below(path: &str) -> String {
+    if path.is_empty() {
+        String::new()
+    } else {
+        format!(", at {path}")
+    }
 }
 
 impl ParseControlFileError {
@@ -113,6 +123,7 @@ impl From<SyntaxError> for ParseControlFileError {
     fn from(error: SyntaxError) -> Self {
         Self::Syntax {
             position: error.position,
+            path: error.path,
             problem: error.problem,
             truncated: error.truncated,
         }

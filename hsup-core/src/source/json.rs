@@ -8,7 +8,10 @@
 //! `null` is read as Go's `encoding/json` does, which the original hsup used: as if the
 //! key were absent.
 
-use std::{fmt, ops::RangeInclusive};
+use std::{
+    fmt::{self, Write as _},
+    ops::RangeInclusive,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -30,9 +33,85 @@ pub(super) struct Json<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SyntaxError {
     pub(super) position: Position,
+    /// The keys that it is below; empty at the top.
+    pub(super) path: String,
     pub(super) problem: String,
     /// Whether it is a beginning of something that is.
     pub(super) truncated: bool,
+}
+
+/// What is open at some point of a text that need not be JSON beyond it.
+enum Open {
+    Object {
+        key: Option<String>,
+        awaits_key: bool,
+    },
+    List {
+        index: usize,
+    },
+}
+
+/// The path of keys to a place in a text that is wrong from there on.
+fn path_at(text: &str, line: usize, column: usize) -> String {
+    // serde_json counts lines from 1 and bytes in them from 0.
+    let before = text.split_inclusive('\n').take(line.saturating_sub(1));
+    let offset = before.map(str::len).sum::<usize>() + column;
+    let bytes = &text.as_bytes()[..offset.min(text.len())];
+    let mut open = Vec::new();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        match (byte, open.last_mut()) {
+            (b'{', _) => open.push(Open::Object {
+                key: None,
+                awaits_key: true,
+            }),
+            (b'[', _) => open.push(Open::List { index: 0 }),
+            (b'}' | b']', _) => {
+                open.pop();
+            }
+            (b',', Some(Open::List { index })) => *index += 1,
+            (b',', Some(Open::Object { key, awaits_key })) => (*key, *awaits_key) = (None, true),
+            (b':', Some(Open::Object { awaits_key, .. })) => *awaits_key = false,
+            (b'"', frame) => {
+                let begin = at;
+                while bytes.get(at).is_some_and(|byte| *byte != b'"') {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                let end = at.min(bytes.len());
+                at += 1;
+                if let Some(Open::Object {
+                    key,
+                    awaits_key: true,
+                }) = frame
+                {
+                    *key = Some(String::from_utf8_lossy(&bytes[begin..end]).into_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut path = String::new();
+    for frame in open {
+        match frame {
+            Open::List { index } => {
+                write!(path, "[{index}]").expect("writing to a String cannot fail");
+            }
+            Open::Object { key: Some(key), .. } => {
+                if is_plain(&key) {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(&key);
+                } else {
+                    write!(path, "[{:?}]", super::excerpt(&key))
+                        .expect("writing to a String cannot fail");
+                }
+            }
+            Open::Object { key: None, .. } => {}
+        }
+    }
+    path
 }
 
 /// A value is not what is expected at its place.
@@ -61,6 +140,7 @@ impl<'a> Json<'a> {
                         line: error.line(),
                         column: error.column(),
                     },
+                    path: path_at(text, error.line(), error.column()),
                     problem: problem.to_owned(),
                     truncated: error.is_eof(),
                 })

@@ -172,8 +172,8 @@ fn an_error_says_where_it_is() {
 #[test_case("[]", "line 1 column 1, at the top: invalid type: list, expected an object"; "a list")]
 #[test_case("null", "line 1 column 1, at the top: invalid type: null, expected an object"; "null")]
 #[test_case("  \n", "the file is empty: write a release as JSON"; "blank")]
-#[test_case("{\n \"Env\": {\"A\": \"hunter2", "line 2 column 22: EOF while parsing a string"; "truncated")]
-#[test_case("{\"Env\": {\"A\": hunter2}}", "line 1 column 15: expected value"; "no quotes")]
+#[test_case("{\n \"Env\": {\"A\": \"hunter2", "line 2 column 22, at Env.A: EOF while parsing a string"; "truncated")]
+#[test_case("{\"Env\": {\"A\": hunter2}}", "line 1 column 15, at Env.A: expected value"; "no quotes")]
 #[test_case("{} {}", "line 1 column 4: trailing characters"; "two texts")]
 #[test_case("{\"a\": 1,}", "line 1 column 9: key must be a string"; "trailing comma")]
 fn a_bad_file_is_refused(text: &str, message: &str) {
