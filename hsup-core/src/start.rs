@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::{self, BindError, Control as _, ControlListener, ServeError},
     diagnostics::Diagnostics,
-    driver::{DriverLink, DriverSpec, LinkSettings},
+    driver::{DriverLink, DriverSpec, LinkSettings, Previous},
     dyno::{DynoPolicy, FdBudget, Ledger, Shared},
     environment::Base,
     lifecycle::Kind,
@@ -188,7 +188,10 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         spec: driver,
         own_program,
         socket_dir: run_dir.clone(),
-        previous_socket: memory.get().driver_socket.clone(),
+        previous: memory.get().driver_socket.clone().map(|socket| Previous {
+            socket,
+            pid: memory.get().driver_pid,
+        }),
     })
     .map_err(|source| StartError::System {
         what: "receive signals",

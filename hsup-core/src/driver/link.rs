@@ -122,8 +122,17 @@ pub struct LinkSettings {
     pub own_program: PathBuf,
     /// A folder of hsup's own (0700) for the socket of a child driver.
     pub socket_dir: PathBuf,
-    /// The socket of the child driver of an earlier life of this hsup: it may still serve.
-    pub previous_socket: Option<PathBuf>,
+    /// The child driver of an earlier life of this hsup: it may still serve.
+    pub previous: Option<Previous>,
+}
+
+/// A driver that an earlier life of this hsup started.
+#[derive(Clone, Debug)]
+pub struct Previous {
+    /// Where it listened.
+    pub socket: PathBuf,
+    /// Its process, if it is known.
+    pub pid: Option<i32>,
 }
 
 /// The front of the link's task.
@@ -166,8 +175,8 @@ impl DriverLink {
         self.is_child
     }
 
-    /// Ends a driver that hsup started, with whatever dynos it still has. One that an earlier
-    /// hsup started ends by itself once it has nothing to do.
+    /// Ends a driver that hsup started, now or in an earlier life, with whatever dynos it
+    /// still has.
     pub async fn end(&mut self) {
         self.ending.cancel();
         if let Err(error) = (&mut self.task).await {
@@ -252,6 +261,7 @@ impl Keeper {
     /// Ends the child driver and removes the socket that was made for it.
     async fn end_child(&mut self) {
         let Some(child) = &self.child else {
+            self.end_previous().await;
             return;
         };
         let socket = child.socket().to_owned();
@@ -275,6 +285,28 @@ impl Keeper {
         }
         // A driver may have removed it itself.
         if let Err(error) = std::fs::remove_file(&socket) {
+            debug!(%error, "driver socket not removed");
+        }
+    }
+
+    /// Ends the driver of an earlier life. It is nobody's child here: its connection's end
+    /// tells of its own.
+    async fn end_previous(&self) {
+        let Some(previous) = &self.settings.previous else {
+            return;
+        };
+        let up = match &*self.publish.borrow() {
+            Link::Up(up) => Arc::clone(up),
+            Link::Down { .. } => return,
+        };
+        let Some(pid) = previous.pid else {
+            return;
+        };
+        launch::terminate(pid);
+        if timeout(END_WITHIN, up.control.closed()).await.is_err() {
+            warn!(pid, "driver did not end in time");
+        }
+        if let Err(error) = std::fs::remove_file(&previous.socket) {
             debug!(%error, "driver socket not removed");
         }
     }
@@ -324,6 +356,8 @@ impl Keeper {
                 {
                     return Ok(established);
                 }
+                // Whoever it was, it serves no more.
+                self.settings.previous = None;
                 if self.child.as_ref().is_some_and(Child::is_running) {
                     // Restarted only when its process has ended, never because it is slow.
                     return Err(Failure::passing(format!(
@@ -340,7 +374,11 @@ impl Keeper {
         match &self.child {
             Some(child) if child.is_running() => Some(child.socket().to_owned()),
             Some(_) => None,
-            None => self.settings.previous_socket.take(),
+            None => self
+                .settings
+                .previous
+                .as_ref()
+                .map(|previous| previous.socket.clone()),
         }
     }
 
@@ -368,24 +406,39 @@ impl Keeper {
             };
             self.reap();
             let child = self.child.as_ref().expect("it was just started");
-            if !child.is_running() {
+            let why = if !child.is_running() {
                 let said = child.last_output().await;
-                return Err(Failure::hopeless(format!(
+                format!(
                     "the {name} driver ended before it answered ({}){said}",
                     child.how_it_ended()
-                )));
-            }
-            if Instant::now() + pause >= deadline {
+                )
+            } else if failure.hopeless {
+                failure.why
+            } else if Instant::now() + pause >= deadline {
                 let said = child.last_output().await;
-                child.kill();
-                return Err(Failure::hopeless(format!(
+                format!(
                     "the {name} driver did not answer within {} s: {}{said}",
                     BOOT.as_secs(),
                     failure.why
-                )));
-            }
-            self.reaping(sleep(pause)).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+                )
+            } else {
+                self.reaping(sleep(pause)).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+                continue;
+            };
+            self.give_up_child().await;
+            return Err(Failure::hopeless(why));
+        }
+    }
+
+    /// Ends a child that never became a driver, and whatever it started: it never ran a
+    /// dyno, so all of that is nobody's.
+    async fn give_up_child(&mut self) {
+        orphans::kill_all().await;
+        if let Some(child) = self.child.take()
+            && let Err(error) = std::fs::remove_file(child.socket())
+        {
+            debug!(%error, "driver socket not removed");
         }
     }
 
@@ -457,7 +510,14 @@ impl Keeper {
             socket,
             child,
             silent: false,
-            child_pid: self.child.as_ref().map(Child::pid),
+            child_pid: match &self.child {
+                Some(child) => Some(child.pid()),
+                None => self
+                    .settings
+                    .previous
+                    .as_ref()
+                    .and_then(|previous| previous.pid),
+            },
             control: control.clone(),
             waits: waits.clone(),
         };

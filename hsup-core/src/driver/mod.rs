@@ -3,5 +3,5 @@
 mod link;
 mod spec;
 
-pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Up, up};
+pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous, Up, up};
 pub use spec::{DriverSpec, FindDriverError, Found, find};

@@ -146,7 +146,7 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
         spec: options.driver.clone(),
         own_program: options.own_program.clone(),
         socket_dir: run_dir.clone(),
-        previous_socket: None,
+        previous: None,
     })
     .map_err(system("receive signals"))?;
     let command = Command {
@@ -183,7 +183,7 @@ pub async fn build_only(
         spec: driver,
         own_program,
         socket_dir: run_dir.clone(),
-        previous_socket: None,
+        previous: None,
     })
     .map_err(system("receive signals"))?;
     let result = async {

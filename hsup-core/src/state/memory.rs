@@ -24,6 +24,9 @@ pub struct Remembered {
     /// The socket of the driver that hsup started last: it may still be there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_socket: Option<PathBuf>,
+    /// And its process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_pid: Option<i32>,
 }
 
 /// What is remembered, and the file it is in.

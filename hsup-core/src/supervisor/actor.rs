@@ -122,6 +122,8 @@ pub(super) struct Actor {
     pub(super) events: broadcast::Sender<control::EventsResponse>,
     pub(super) waiters: Vec<Waiter>,
     pub(super) phase: Phase,
+    /// Who asked for the end.
+    pub(super) ending: Vec<Reply<()>>,
     pub(super) started_at_unix_ms: i64,
     largest_code: u8,
     fatal: Option<RunError>,
@@ -175,6 +177,7 @@ impl Actor {
             events,
             waiters: Vec::new(),
             phase: Phase::Running,
+            ending: Vec::new(),
             started_at_unix_ms: now_unix_ms(),
             largest_code: 0,
             fatal: None,
@@ -182,7 +185,10 @@ impl Actor {
     }
 
     pub(super) async fn run(mut self) -> Result<Outcome, RunError> {
-        self.await_driver().await?;
+        if !self.await_driver().await? {
+            self.end().await;
+            return Ok(Outcome::ShutDown);
+        }
         self.adopt_survivors();
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -215,19 +221,29 @@ impl Actor {
             self.answer_waiters();
             if let Some(error) = self.fatal.take() {
                 self.retire_all(Stop::Immediately);
-                self.link.end().await;
+                self.end().await;
                 return Err(error);
             }
             if let Some(outcome) = self.outcome() {
                 break outcome;
             }
         };
-        self.link.end().await;
+        self.end().await;
         Ok(result)
     }
 
-    /// Waits for the driver's first answer; it is no use to begin without it.
-    async fn await_driver(&mut self) -> Result<(), RunError> {
+    /// Ends the driver, and tells whoever wanted the end that it is there.
+    async fn end(&mut self) {
+        self.link.end().await;
+        for reply in std::mem::take(&mut self.ending) {
+            // Whoever asked may have gone.
+            drop(reply.send(Ok(())));
+        }
+    }
+
+    /// Waits for the driver's first answer, without which it is no use to begin; answers
+    /// whether to begin, or to end already.
+    async fn await_driver(&mut self) -> Result<bool, RunError> {
         let (mut told, mut first) = (false, true);
         loop {
             let link = self.link_state.borrow_and_update().clone();
@@ -235,7 +251,7 @@ impl Actor {
                 Link::Up(up) => {
                     self.remember_driver(&up);
                     self.reconcile();
-                    return Ok(());
+                    return Ok(true);
                 }
                 Link::Down {
                     why,
@@ -255,9 +271,9 @@ impl Actor {
                     return Err(RunError::Driver("the link to the driver ended".to_owned()));
                 },
                 Some(request) = self.inbox.recv() => {
-                    if request.is_shutdown() {
-                        request.refuse();
-                        return Err(RunError::Driver("told to stop before the driver answered".to_owned()));
+                    if let Request::Shutdown(_, reply) = request {
+                        self.ending.push(reply);
+                        return Ok(false);
                     }
                     request.refuse();
                 }
@@ -267,7 +283,11 @@ impl Actor {
 
     fn remember_driver(&mut self, up: &crate::driver::Up) {
         let socket = up.child.then(|| up.socket.clone());
-        let saved = self.memory.update(|memory| memory.driver_socket = socket);
+        let pid = up.pid().filter(|_| up.child);
+        let saved = self.memory.update(|memory| {
+            memory.driver_socket = socket;
+            memory.driver_pid = pid;
+        });
         self.complain(saved);
     }
 

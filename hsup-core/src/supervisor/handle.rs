@@ -70,11 +70,6 @@ pub(super) struct Applied {
 }
 
 impl Request {
-    /// Whether it is the one to end hsup.
-    pub(super) const fn is_shutdown(&self) -> bool {
-        matches!(self, Self::Shutdown(..))
-    }
-
     /// Answers that hsup is not there for it now.
     pub(super) fn refuse(self) {
         fn no<T>(reply: Reply<T>) {

@@ -13,7 +13,8 @@ use tracing::info;
 use super::{
     RunError,
     actor::{Actor, Past},
-    formation, status,
+    formation::{self, Wanted},
+    status,
 };
 use crate::{
     build,
@@ -105,9 +106,7 @@ impl Actor {
                 if let Some((reply, _)) = self.applied.take() {
                     drop(reply.send(Err(ControlError::Rejected(reason.clone()))));
                 }
-                let keeps = self.what_keeps_running();
-                self.note_release(format!("Release rejected, {keeps}: {reason}"));
-                self.give_up_without_release(&reason);
+                self.tell_refused(&reason);
             }
             Update::Warning(text) => self.note(text),
         }
@@ -115,19 +114,31 @@ impl Actor {
 
     /// A release that never was one that could be built.
     fn refuse(&mut self, source_id: u64, why: &str) {
-        let keeps = self.what_keeps_running();
-        self.note_release(format!("Release rejected, {keeps}: {why}"));
         self.verdicts.push((source_id, why.to_owned()));
-        self.give_up_without_release(why);
+        self.tell_refused(why);
     }
 
-    /// With no release and none to come, there is nothing to supervise.
-    fn give_up_without_release(&mut self, why: &str) {
+    fn tell_refused(&mut self, why: &str) {
+        if !self.give_up_without_release(why) {
+            let keeps = self.what_keeps_running();
+            self.note_release(format!("Release rejected, {keeps}: {why}"));
+        }
+    }
+
+    /// With no release and none to come, there is nothing to supervise; whether that is so.
+    fn give_up_without_release(&mut self, why: &str) -> bool {
         let nothing_runs = self.good.is_none() && self.building.is_none();
         let can_change = matches!(self.source, Source::ControlDir(_));
-        if nothing_runs && (!can_change || self.kind == Kind::OneShot) {
+        let gives_up = nothing_runs && (!can_change || self.kind == Kind::OneShot);
+        if gives_up {
             self.fail(RunError::NoRelease(why.to_owned()));
         }
+        gives_up
+    }
+
+    fn tell_refused_version(&self, version: u64, why: &str) {
+        let keeps = self.what_keeps_running();
+        self.note_release(format!("Release v{version} rejected, {keeps}: {why}"));
     }
 
     fn what_keeps_running(&self) -> String {
@@ -154,6 +165,7 @@ impl Actor {
             release.app.clone_from(&self.app);
         }
         self.check_explicit(&release)?;
+        self.expect_names(&self.wishes.formation(&release));
         if let Some(newest) = self.newest() {
             match release.change_from(&newest) {
                 ReleaseChange::Nothing => return Ok(Taken::Unchanged),
@@ -313,11 +325,8 @@ impl Actor {
             Ok(artifact) => artifact,
             Err(why) => {
                 self.reject(built.id, &why, None);
-                let keeps = self.what_keeps_running();
-                self.note_release(format!(
-                    "Release v{} rejected, {keeps}: {why}",
-                    built.release.version
-                ));
+                let version = built.release.version;
+                self.tell_refused_version(version, &why);
                 self.tell_source(built.id, Some(&why));
                 if self.good.is_none() {
                     self.fall_back(built.id, &why);
@@ -347,7 +356,9 @@ impl Actor {
     fn fall_back(&mut self, bad: u64, why: &str) {
         let last_good = self.history.last_good().filter(|record| record.id != bad);
         let Some(record) = last_good.cloned() else {
-            self.give_up_without_release(why);
+            if !self.give_up_without_release(why) {
+                self.note("Waiting for a release that can be built");
+            }
             return;
         };
         self.note_release(format!(
@@ -582,11 +593,7 @@ impl Actor {
             .clone()
             .unwrap_or_else(|| "given up".to_owned());
         self.reject(candidate.release.id, &why, Some(&candidate));
-        let keeps = self.what_keeps_running();
-        self.note_release(format!(
-            "Release v{} rejected, {keeps}: {why}",
-            candidate.release.release.version
-        ));
+        self.tell_refused_version(candidate.release.release.version, &why);
         self.tell_source(candidate.release.id, Some(&why));
         match self.next.take() {
             Some(next) => self.begin_rollout(next),
@@ -611,15 +618,14 @@ impl Actor {
         }
         self.tell_source(id, None);
         self.remember_scaling();
-        self.expect_names();
         self.converge();
         self.tell_formation();
     }
 
     /// Makes room for the names in the terminal's first column.
-    pub(super) fn expect_names(&self) {
-        for process in self.formation() {
-            if let Some(name) = self.wishes.names(&process).last() {
+    pub(super) fn expect_names(&self, formation: &[Wanted]) {
+        for process in formation {
+            if let Some(name) = self.wishes.names(process).last() {
                 self.shared.logs.expect_name(&name.to_string());
             }
         }
@@ -724,7 +730,7 @@ impl Actor {
                 release: Arc::new(record.release.clone()),
                 artifact: artifact.artifact.as_str().into(),
             });
-            self.expect_names();
+            self.expect_names(&self.formation());
         }
         self.note(format!(
             "Taking over {} dynos of an earlier hsup",

@@ -68,7 +68,7 @@ impl Actor {
                     },
                 };
                 self.shut_down(how);
-                drop(reply.send(Ok(())));
+                self.ending.push(reply);
             }
         }
     }
@@ -174,7 +174,7 @@ impl Actor {
                 .map(|process| format!("{}={}", process.process_type, process.quantity))
                 .collect();
             self.note_release(format!("Scaled to {}", said.join(" ")));
-            self.expect_names();
+            self.expect_names(&self.formation());
             self.converge();
             self.tell_formation();
         }
