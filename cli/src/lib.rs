@@ -3,6 +3,7 @@
 //! What a command finds is a report, a plain struct with `Display` and `Serialize`;
 //! the binaries only print it, so that everything here can be tested as text.
 
+pub mod ctl;
 pub mod hsup;
 pub mod hsupctl;
 pub mod moment;

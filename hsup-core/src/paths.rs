@@ -233,6 +233,12 @@ impl Paths {
         run_dir.join(DRIVER_SOCKET)
     }
 
+    /// The directories that [`Paths::find_sockets`] looks into, whether or not they exist.
+    pub fn socket_dirs(&self) -> Vec<PathBuf> {
+        let candidates = self.candidates().into_iter();
+        candidates.map(|(dir, _)| dir).collect()
+    }
+
     /// The control sockets that this user may find, whether or not anybody still serves
     /// them, sorted within each directory.
     pub fn find_sockets(&self) -> Vec<PathBuf> {

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hsup_cli::hsupctl::main(std::env::args_os())
+    hsup_cli::ctl::main()
 }

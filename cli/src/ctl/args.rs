@@ -1,0 +1,224 @@
+//! The command line of `hsupctl`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Drives a running hsup.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hsupctl",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Exit status: 0 done; 1 failed; 2 usage; 4 unknown name, or no hsup answers.\n\
+                  ps and status: 0 all wanted dynos are up, 3 some are not."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which hsup is meant.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// The control socket of the hsup to drive; before the command word also `-s`
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "HSUP_CONTROL_SOCKET",
+        hide_env_values = true
+    )]
+    pub control_socket: Option<PathBuf>,
+    /// The same, before the command word: after it, `-s` is an option of `logs`
+    #[arg(
+        short = 's',
+        value_name = "PATH",
+        conflicts_with = "control_socket",
+        hide = true
+    )]
+    pub short_socket: Option<PathBuf>,
+    /// The app whose hsup to drive, where several run
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub app: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the dynos
+    Ps(PsArgs),
+    /// Show the app, or a dyno with its last lines and why it ended last
+    Status {
+        /// Dynos or process types; without any, the app
+        names: Vec<String>,
+    },
+    /// Show the last log lines, or follow them
+    Logs(LogsArgs),
+    /// Show or change how many dynos each process type has
+    Scale {
+        /// web=3, worker+1, worker-1
+        #[arg(value_name = "CHANGE")]
+        changes: Vec<String>,
+    },
+    /// Start dynos that were stopped
+    Start {
+        /// Dynos or process types; without any, all
+        names: Vec<String>,
+    },
+    /// Stop dynos; they stay down until a start, a scaling or a new release
+    Stop(StopArgs),
+    /// Restart dynos
+    Restart {
+        /// Dynos or process types; without any, all
+        names: Vec<String>,
+        /// Do not wait until they are up
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Show what happens, as it happens
+    Events {
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: Output,
+    },
+    /// List the releases that hsup remembers
+    Releases {
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: Output,
+    },
+    /// Take in a release: the text of a control file
+    Apply {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// Do not wait until it runs
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Show what applying a release would change
+    Plan {
+        /// The file; `-` for standard input
+        file: PathBuf,
+    },
+    /// Ask about the driver, or check that it follows the driver protocol
+    #[command(subcommand)]
+    Driver(DriverCommand),
+    /// Stop every dyno and end hsup
+    Shutdown {
+        /// Seconds between SIGTERM and SIGKILL
+        #[arg(long, value_name = "SECS")]
+        grace: Option<u32>,
+    },
+    /// Show the versions of hsupctl and of the hsup that runs
+    Version,
+    /// Write a completion script for a shell
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Dynos or process types; without any, all
+    #[arg(value_name = "TYPE")]
+    pub names: Vec<String>,
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<PsOutput>,
+    /// Only the names, one a line
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PsOutput {
+    /// One row for each dyno
+    Wide,
+    /// An array
+    Json,
+    /// An object for each dyno, one a line
+    Jsonl,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    pub tail: bool,
+    /// How many of the last lines
+    #[arg(short = 'n', long = "num", value_name = "N")]
+    pub lines: Option<u32>,
+    /// Only this dyno
+    #[arg(short, long, value_name = "DYNO")]
+    pub dyno_name: Vec<String>,
+    /// Only this process type
+    #[arg(short, long, value_name = "TYPE")]
+    pub process_type: Vec<String>,
+    /// Only what the dynos write, or only what hsup says of them
+    #[arg(short, long)]
+    pub source: Option<LogSource>,
+    /// json is an object for each line; bytes that are not UTF-8 become U+FFFD in it
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogSource {
+    App,
+    Heroku,
+}
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Dynos or process types; without any, all
+    pub names: Vec<String>,
+    /// SIGKILL at once
+    #[arg(long, conflicts_with = "grace")]
+    pub force: bool,
+    /// Seconds between SIGTERM and SIGKILL
+    #[arg(long, value_name = "SECS")]
+    pub grace: Option<u32>,
+    /// Do not wait until they are down
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DriverCommand {
+    /// What the driver says of itself
+    Info,
+    /// Run hsup-driver-check against the driver
+    Check {
+        /// The driver's socket; without it, that of the running hsup's driver
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn minus_s_is_a_socket_before_the_command_word_and_a_source_after_it() {
+        let cli = Cli::try_parse_from(["hsupctl", "-s", "/x", "logs", "-s", "app"]).unwrap();
+        assert_eq!(cli.target.short_socket, Some("/x".into()));
+        let Command::Logs(logs) = cli.command else {
+            panic!("not logs");
+        };
+        assert_eq!(logs.source, Some(LogSource::App));
+        let cli = Cli::try_parse_from(["hsupctl", "ps", "--control-socket", "/y"]).unwrap();
+        assert_eq!(cli.target.control_socket, Some("/y".into()));
+    }
+}

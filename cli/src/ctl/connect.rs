@@ -1,0 +1,269 @@
+//! Which hsup is meant, and a connection to it.
+//!
+//! A socket file proves nothing: one that a killed hsup left behind does not count, and of
+//! those that answer the app's name is asked, not guessed from the file's name.
+
+use std::{
+    fmt::Write as _,
+    future::{Ready, ready},
+    io,
+    path::{Path, PathBuf},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hsup_core::paths::{Paths, SOCKET_PATH_MAX};
+use hsup_proto::control::{GetStatusRequest, supervisor_client::SupervisorClient};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::{net::UnixStream, time::timeout};
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// The status of 10,000 dynos with their last lines must fit.
+const MESSAGE_MAX: usize = 256 << 20;
+/// How long one of several hsups may take to say its app's name.
+const NAME_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The generated client.
+pub type Client = SupervisorClient<Channel>;
+
+/// A connection to one hsup.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    pub client: Client,
+    pub socket: PathBuf,
+}
+
+/// There is no hsup to ask, or not just one.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    #[error("no hsup answers at `{}`", path.display())]
+    Connect { path: PathBuf, source: io::Error },
+
+    #[error(
+        "the path of the control socket `{}` is longer than the {SOCKET_PATH_MAX} bytes that a socket's path may have",
+        path.display()
+    )]
+    TooLong { path: PathBuf },
+
+    #[error("failed to speak HTTP/2 on the control socket `{}`", path.display())]
+    Handshake {
+        path: PathBuf,
+        source: tonic::transport::Error,
+    },
+
+    #[error("no hsup runs{}: looked for its control socket in {}{}",
+        of_app(app.as_deref()), listed(looked), forbidden(locked))]
+    NoneRuns {
+        app: Option<String>,
+        looked: Vec<PathBuf>,
+        /// Sockets that belong to somebody else.
+        locked: Vec<PathBuf>,
+    },
+
+    #[error("hsup runs for other apps only, not for `{app}`{}", table(others))]
+    OtherApps { app: String, others: Vec<Running> },
+
+    #[error("several hsups run{}", table(found))]
+    Several { found: Vec<Running> },
+}
+
+/// An hsup that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Empty where it has not said.
+    pub app: String,
+    pub socket: PathBuf,
+}
+
+fn of_app(app: Option<&str>) -> String {
+    app.map(|app| format!(" for the app `{app}`"))
+        .unwrap_or_default()
+}
+
+fn listed(dirs: &[PathBuf]) -> String {
+    let dirs: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+    dirs.join(", ")
+}
+
+fn forbidden(locked: &[PathBuf]) -> String {
+    if locked.is_empty() {
+        return String::new();
+    }
+    format!("; you may not connect to {}", listed(locked))
+}
+
+fn table(found: &[Running]) -> String {
+    let width = found.iter().map(|one| one.app.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for Running { app, socket } in found {
+        let app = if app.is_empty() { "-" } else { app };
+        write!(text, "\n  {app:width$}  {}", socket.display())
+            .expect("writing to a string cannot fail");
+    }
+    text
+}
+
+impl ConnectError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect { .. } | Self::NoneRuns { .. } => Some(
+                "`hsup start` in a directory with a Procfile starts one; \
+                 `--control-socket PATH` names the socket of one that runs elsewhere"
+                    .to_owned(),
+            ),
+            Self::OtherApps { .. } => Some("pass one of them to `--app`".to_owned()),
+            Self::Several { .. } => {
+                Some("say which: `--app NAME` or `--control-socket PATH`".to_owned())
+            }
+            Self::TooLong { .. } | Self::Handshake { .. } => None,
+        }
+    }
+}
+
+/// The hsup at a socket that was named, or the only one that runs for the app.
+pub async fn connect(
+    socket: Option<&Path>,
+    app: Option<&str>,
+    paths: &Paths,
+) -> Result<Supervisor, ConnectError> {
+    let candidates = match socket {
+        Some(path) => {
+            let supervisor = open(path).await?;
+            if app.is_none() {
+                return Ok(supervisor);
+            }
+            Candidates {
+                live: vec![supervisor],
+                locked: Vec::new(),
+            }
+        }
+        None => answering(paths.find_sockets()).await,
+    };
+    choose(candidates, app, paths.socket_dirs()).await
+}
+
+/// Those that answer, and those that may not be asked.
+struct Candidates {
+    live: Vec<Supervisor>,
+    locked: Vec<PathBuf>,
+}
+
+async fn answering(sockets: Vec<PathBuf>) -> Candidates {
+    let mut live = Vec::new();
+    let mut locked = Vec::new();
+    for path in sockets {
+        match open(&path).await {
+            Ok(supervisor) => live.push(supervisor),
+            Err(ConnectError::Connect { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                locked.push(path);
+            }
+            // Left behind by one that was killed.
+            Err(_) => {}
+        }
+    }
+    Candidates { live, locked }
+}
+
+async fn choose(
+    candidates: Candidates,
+    app: Option<&str>,
+    looked: Vec<PathBuf>,
+) -> Result<Supervisor, ConnectError> {
+    let Candidates { mut live, locked } = candidates;
+    if live.is_empty() {
+        return Err(ConnectError::NoneRuns {
+            app: app.map(str::to_owned),
+            looked,
+            locked,
+        });
+    }
+    if live.len() == 1 && app.is_none() {
+        return Ok(live.remove(0));
+    }
+    let mut named = Vec::new();
+    for supervisor in live {
+        let running = Running {
+            app: app_of(&supervisor).await.unwrap_or_default(),
+            socket: supervisor.socket.clone(),
+        };
+        named.push((running, supervisor));
+    }
+    let (mut wanted, others): (Vec<_>, Vec<_>) = named
+        .into_iter()
+        .partition(|(running, _)| app.is_none_or(|app| running.app == app));
+    let running = |all: Vec<(Running, Supervisor)>| all.into_iter().map(|(one, _)| one).collect();
+    match (wanted.len(), app) {
+        (1, _) => Ok(wanted.remove(0).1),
+        (0, Some(app)) => Err(ConnectError::OtherApps {
+            app: app.to_owned(),
+            others: running(others),
+        }),
+        _ => Err(ConnectError::Several {
+            found: running(wanted),
+        }),
+    }
+}
+
+async fn app_of(supervisor: &Supervisor) -> Option<String> {
+    let mut client = supervisor.client.clone();
+    let answer = timeout(
+        NAME_PATIENCE,
+        client.get_status(GetStatusRequest::default()),
+    )
+    .await;
+    Some(answer.ok()?.ok()?.into_inner().app)
+}
+
+/// Connects to the hsup that serves `path`.
+pub async fn open(path: &Path) -> Result<Supervisor, ConnectError> {
+    let stream = UnixStream::connect(path).await.map_err(|source| {
+        if source.kind() == io::ErrorKind::InvalidInput {
+            ConnectError::TooLong {
+                path: path.to_owned(),
+            }
+        } else {
+            ConnectError::Connect {
+                path: path.to_owned(),
+                source,
+            }
+        }
+    })?;
+    // Servers that check the authority want a host name there, never the socket's path.
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(Once(Some(stream)))
+        .await
+        .map_err(|source| ConnectError::Handshake {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(Supervisor {
+        client: Client::new(channel).max_decoding_message_size(MESSAGE_MAX),
+        socket: path.to_owned(),
+    })
+}
+
+/// Hands out the one stream there is: a connection that was lost is not made anew, for
+/// another hsup might answer then.
+struct Once(Option<UnixStream>);
+
+impl tower::Service<Uri> for Once {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(
+            self.0
+                .take()
+                .map(TokioIo::new)
+                .ok_or_else(|| io::ErrorKind::ConnectionAborted.into()),
+        )
+    }
+}

@@ -1,0 +1,133 @@
+//! What can go wrong in `hsupctl`, and what it means for the exit status.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use hsup_core::name::FormationChangeError;
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use super::connect::ConnectError;
+
+/// No such name, or nobody to ask: as `systemctl status` and LSB have it.
+pub const EXIT_UNKNOWN: u8 = 4;
+
+/// A command that could not be carried out.
+#[derive(Debug, Error)]
+pub enum CtlError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+
+    /// hsup's own words; they name what was asked for.
+    #[error("{0}")]
+    Refused(String),
+
+    #[error("{0}")]
+    NotFound(String),
+
+    #[error("hsup does not know this command: it is another version than hsupctl {}", env!("CARGO_PKG_VERSION"))]
+    Unimplemented,
+
+    #[error("hsup went away")]
+    Gone,
+
+    #[error("hsup did not answer within {} seconds", .0.as_secs())]
+    Silent(Duration),
+
+    #[error("hsup's answer is not what hsupctl {} understands", env!("CARGO_PKG_VERSION"))]
+    Garbled(#[source] Box<Status>),
+
+    #[error(transparent)]
+    Change(#[from] FormationChangeError),
+
+    #[error("failed to read the release from `{}`", path.display())]
+    ReadRelease { path: PathBuf, source: io::Error },
+
+    #[error("failed to write to standard output")]
+    Write(#[source] io::Error),
+
+    #[error("failed to write as JSON")]
+    Json(#[source] serde_json::Error),
+
+    #[error("failed to start the runtime")]
+    Runtime(#[source] io::Error),
+
+    #[error("there is no program hsup-driver-check, neither beside hsupctl nor in PATH")]
+    NoDriverCheck,
+
+    #[error("failed to run `{}`", path.display())]
+    DriverCheck { path: PathBuf, source: io::Error },
+
+    #[error("hsup has no driver now")]
+    NoDriver,
+}
+
+impl CtlError {
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Connect(_) | Self::NotFound(_) | Self::Gone => EXIT_UNKNOWN,
+            Self::Change(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// What to do about it, where there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect(error) => error.hint(),
+            Self::NotFound(_) => Some("`hsupctl ps` lists the dynos".to_owned()),
+            Self::Silent(_) => Some("is it stopped, or under a debugger?".to_owned()),
+            Self::NoDriverCheck => {
+                Some("build it with `cargo build -p hsup-tests --bin hsup-driver-check`".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether whoever reads our output has had enough: no error at all.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Write(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl From<Status> for CtlError {
+    fn from(status: Status) -> Self {
+        // Only a status that was made on this side has a source: the connection was lost.
+        let ours = std::error::Error::source(&status).is_some();
+        match status.code() {
+            _ if ours => Self::Gone,
+            Code::NotFound => Self::NotFound(status.message().to_owned()),
+            Code::Unimplemented => Self::Unimplemented,
+            Code::InvalidArgument | Code::FailedPrecondition | Code::Unavailable
+                if !status.message().is_empty() =>
+            {
+                Self::Refused(status.message().to_owned())
+            }
+            Code::Unavailable | Code::Cancelled => Self::Gone,
+            _ => Self::Garbled(Box::new(status)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_hsups_own_sentence() {
+        let error = CtlError::from(Status::invalid_argument("no process type `x`"));
+        assert_eq!(error.to_string(), "no process type `x`");
+        assert_eq!(error.exit_code(), 1);
+        let error = CtlError::from(Status::not_found("no dyno `web.9`"));
+        assert_eq!(error.to_string(), "no dyno `web.9`");
+        assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_lost_connection_is_a_sentence_too() {
+        let mut status = Status::unknown("h2 protocol error: error reading a body");
+        status.set_source(std::sync::Arc::new(io::Error::from(
+            io::ErrorKind::BrokenPipe,
+        )));
+        assert_eq!(CtlError::from(status).to_string(), "hsup went away");
+    }
+}

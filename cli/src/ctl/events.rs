@@ -1,0 +1,315 @@
+//! `hsupctl events`: the state of everything first, then a line for each change.
+
+use std::io::Write;
+
+use hsup_core::time::now_unix_ms;
+use hsup_proto::control::{
+    EventsRequest, EventsResponse, GetStatusResponse, Process, events_response::Event,
+};
+use serde::Serialize;
+
+use super::{
+    Outcome,
+    args::Output,
+    connect::Supervisor,
+    dyno::{DynoReport, ExitReport},
+    error::CtlError,
+    look::{Look, rfc3339},
+    promptly,
+    releases::{ProcessReport, ReleaseReport},
+};
+
+/// One line of `events`; the names of the fields are those of `-o json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventReport {
+    pub at: Option<String>,
+    #[serde(flatten)]
+    pub what: What,
+    #[serde(skip)]
+    at_ms: i64,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    Snapshot {
+        app: String,
+        release: Option<Box<ReleaseReport>>,
+        formation: Vec<ProcessReport>,
+        dynos: Vec<DynoReport>,
+        driver: String,
+        driver_ready: bool,
+        driver_message: String,
+        hsup_version: String,
+        all_up: bool,
+    },
+    Dyno {
+        dyno: Box<DynoReport>,
+    },
+    Gone {
+        name: String,
+        dyno_id: String,
+        exit: Option<ExitReport>,
+    },
+    Release {
+        release: Box<ReleaseReport>,
+    },
+    Formation {
+        formation: Vec<ProcessReport>,
+    },
+    Driver {
+        name: String,
+        connected: bool,
+        ready: bool,
+        message: String,
+    },
+    /// From a newer hsup.
+    Unknown,
+}
+
+pub async fn run(
+    mut supervisor: Supervisor,
+    output: Output,
+    look: &Look,
+    out: &mut impl Write,
+) -> Result<Outcome, CtlError> {
+    let mut stream = promptly(supervisor.client.events(EventsRequest {})).await?;
+    while let Some(event) = stream.message().await? {
+        let report = EventReport::from(event);
+        let text = match output {
+            Output::Json => {
+                let mut line = serde_json::to_string(&report).map_err(CtlError::Json)?;
+                line.push('\n');
+                line
+            }
+            Output::Text => {
+                // A countdown is counted from now.
+                let look = Look {
+                    now_ms: now_unix_ms(),
+                    ..look.clone()
+                };
+                report.lines(&look)
+            }
+        };
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        written.map_err(CtlError::Write)?;
+    }
+    Err(CtlError::Gone)
+}
+
+impl From<EventsResponse> for EventReport {
+    fn from(response: EventsResponse) -> Self {
+        let processes =
+            |all: Vec<Process>| -> Vec<_> { all.into_iter().map(ProcessReport::from).collect() };
+        let what = match response.event {
+            Some(Event::Snapshot(status)) => snapshot(status),
+            Some(Event::Dyno(dyno)) => What::Dyno {
+                dyno: Box::new(dyno.into()),
+            },
+            Some(Event::Gone(gone)) => What::Gone {
+                name: gone.name,
+                dyno_id: gone.dyno_id,
+                exit: gone.status.map(Into::into),
+            },
+            Some(Event::Release(release)) => What::Release {
+                release: Box::new(release.into()),
+            },
+            Some(Event::Formation(formation)) => What::Formation {
+                formation: processes(formation.processes),
+            },
+            Some(Event::Driver(driver)) => What::Driver {
+                name: driver.name,
+                connected: driver.connected,
+                ready: driver.ready,
+                message: driver.message,
+            },
+            None => What::Unknown,
+        };
+        Self {
+            at: rfc3339(response.at_unix_ms),
+            what,
+            at_ms: response.at_unix_ms,
+        }
+    }
+}
+
+fn snapshot(status: GetStatusResponse) -> What {
+    What::Snapshot {
+        app: status.app,
+        release: status.release.map(|release| Box::new(release.into())),
+        formation: status.formation.into_iter().map(Into::into).collect(),
+        dynos: status.dynos.into_iter().map(Into::into).collect(),
+        driver: status.driver,
+        driver_ready: status.driver_ready,
+        driver_message: status.driver_message,
+        hsup_version: status.hsup_version,
+        all_up: status.all_up,
+    }
+}
+
+impl EventReport {
+    /// One line for a change; for a snapshot one for each thing there is.
+    fn lines(&self, look: &Look) -> String {
+        let time = look.time(self.at_ms);
+        let lines = match &self.what {
+            What::Snapshot {
+                release,
+                formation,
+                dynos,
+                driver,
+                driver_ready,
+                driver_message,
+                ..
+            } => {
+                let mut lines: Vec<_> = release
+                    .iter()
+                    .map(|release| release_line(release))
+                    .collect();
+                lines.push(formation_line(formation));
+                lines.push(driver_line(driver, true, *driver_ready, driver_message));
+                lines.extend(dynos.iter().map(|dyno| dyno_line(dyno, look)));
+                lines
+            }
+            What::Dyno { dyno } => vec![dyno_line(dyno, look)],
+            What::Gone { name, exit, .. } => {
+                let how = exit.as_ref().map(ExitReport::sentence);
+                let how = how.map(|how| format!(": {how}")).unwrap_or_default();
+                vec![format!("{name} gone{how}")]
+            }
+            What::Release { release } => vec![release_line(release)],
+            What::Formation { formation } => vec![formation_line(formation)],
+            What::Driver {
+                name,
+                connected,
+                ready,
+                message,
+            } => vec![driver_line(name, *connected, *ready, message)],
+            What::Unknown => Vec::new(),
+        };
+        let mut text = String::new();
+        for line in lines {
+            text.extend([&time, " ", &line, "\n"]);
+        }
+        text
+    }
+}
+
+fn dyno_line(dyno: &DynoReport, look: &Look) -> String {
+    let state = look.paint(dyno.colour(), dyno.state);
+    let ready = if dyno.state == "up" && dyno.process_type == "web" && !dyno.ready {
+        ", not ready"
+    } else {
+        ""
+    };
+    let trouble = dyno.trouble(look).map(|why| format!(": {why}"));
+    format!(
+        "{} {state}{ready}{}",
+        dyno.name,
+        trouble.unwrap_or_default()
+    )
+}
+
+fn release_line(release: &ReleaseReport) -> String {
+    let reason = release.reason.as_ref().map(|why| format!(": {why}"));
+    let (version, state) = (release.version, release.state);
+    format!("release v{version} {state}{}", reason.unwrap_or_default())
+}
+
+fn formation_line(formation: &[ProcessReport]) -> String {
+    let words: Vec<_> = formation
+        .iter()
+        .map(|process| format!("{}={}", process.process_type, process.quantity))
+        .collect();
+    format!("formation {}", words.join(" "))
+}
+
+fn driver_line(name: &str, connected: bool, ready: bool, message: &str) -> String {
+    let state = match (connected, ready) {
+        (true, true) => "ready",
+        (true, false) => "not ready",
+        (false, _) => "not connected",
+    };
+    let name = if name.is_empty() {
+        ""
+    } else {
+        &format!(" {name}")
+    };
+    let why = if message.is_empty() {
+        ""
+    } else {
+        &format!(": {message}")
+    };
+    format!("driver{name} {state}{why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_proto::control::{DynoState, events_response::Gone, exit_status::How};
+
+    use super::*;
+    use crate::ctl::{
+        dyno::tests::{crashed, exit, web},
+        look::tests::{NOW, plain},
+    };
+
+    fn report(event: Event) -> EventReport {
+        EventReport::from(EventsResponse {
+            at_unix_ms: NOW,
+            event: Some(event),
+        })
+    }
+
+    #[test]
+    fn a_snapshot_is_a_line_for_each_thing() {
+        let status = GetStatusResponse {
+            app: "shop".to_owned(),
+            formation: vec![Process {
+                process_type: "web".to_owned(),
+                quantity: 2,
+                command: String::new(),
+            }],
+            dynos: vec![web(1), crashed()],
+            driver: "simple".to_owned(),
+            driver_ready: true,
+            ..GetStatusResponse::default()
+        };
+        let report = report(Event::Snapshot(status));
+        assert_eq!(
+            report.lines(&plain()),
+            "2026/11/23 19:42:10 +0000 formation web=2\n\
+             2026/11/23 19:42:10 +0000 driver simple ready\n\
+             2026/11/23 19:42:10 +0000 web.1 up\n\
+             2026/11/23 19:42:10 +0000 web.2 crashed: \
+             exited with code 1, starting again in 12s (4th crash)\n"
+        );
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["event"], "snapshot");
+        assert_eq!(json["dynos"][1]["name"], "web.2");
+    }
+
+    #[test]
+    fn a_change_is_a_line() {
+        let dyno = hsup_proto::control::Dyno {
+            state: DynoState::Stopping.into(),
+            ..web(1)
+        };
+        let dyno = report(Event::Dyno(dyno));
+        assert_eq!(
+            dyno.lines(&plain()),
+            "2026/11/23 19:42:10 +0000 web.1 stopping\n"
+        );
+        let gone = report(Event::Gone(Gone {
+            name: "web.1".to_owned(),
+            dyno_id: "a".to_owned(),
+            status: Some(exit(How::Code(0))),
+        }));
+        assert_eq!(
+            gone.lines(&plain()),
+            "2026/11/23 19:42:10 +0000 web.1 gone: exited with code 0\n"
+        );
+        let json = serde_json::to_value(&gone).unwrap();
+        assert_eq!(json["event"], "gone");
+        assert_eq!(json["exit"]["code"], 0);
+    }
+}

@@ -1,0 +1,211 @@
+//! `hsupctl logs`: lines as `heroku logs` prints them, their bytes unchanged.
+
+use std::{fmt::Write as _, io::Write};
+
+use hsup_proto::control::{LogLine, LogsRequest, LogsResponse};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    Outcome,
+    args::{LogSource, LogsArgs, Output},
+    connect::Supervisor,
+    error::CtlError,
+    look::{Colour, Look},
+    promptly,
+};
+
+/// For the process types without a colour of their own.
+const COLOURS: [Colour; 4] = [Colour::Cyan, Colour::Yellow, Colour::Green, Colour::Magenta];
+
+pub async fn run(
+    mut supervisor: Supervisor,
+    args: LogsArgs,
+    look: &Look,
+    out: &mut impl Write,
+) -> Result<Outcome, CtlError> {
+    let mut stream = promptly(supervisor.client.logs(request(&args))).await?;
+    let mut text = Vec::new();
+    while let Some(answer) = stream.message().await? {
+        text.clear();
+        match args.output {
+            Output::Text => write_text(&mut text, &answer, look),
+            Output::Json => write_json(&mut text, &answer)?,
+        }
+        // All that came at once, so that a reader sees it now.
+        let written = out.write_all(&text).and_then(|()| out.flush());
+        written.map_err(CtlError::Write)?;
+    }
+    if args.tail {
+        return Err(CtlError::Gone);
+    }
+    Ok(Outcome::done(String::new()))
+}
+
+fn request(args: &LogsArgs) -> LogsRequest {
+    let source = match args.source {
+        None => "",
+        Some(LogSource::App) => "app",
+        Some(LogSource::Heroku) => "heroku",
+    };
+    let names = args.dyno_name.iter().chain(&args.process_type);
+    LogsRequest {
+        follow: args.tail,
+        lines: args.lines,
+        select: names.cloned().collect(),
+        source: source.to_owned(),
+    }
+}
+
+/// `2026-11-23T19:42:45.249012+00:00`, always in UTC, as Heroku has it.
+fn timestamp(at_us: i64) -> String {
+    let at = Timestamp::from_microsecond(at_us).unwrap_or(Timestamp::UNIX_EPOCH);
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00").to_string()
+}
+
+fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, look: &Look) {
+    if answer.dropped > 0 {
+        let at = answer
+            .lines
+            .first()
+            .map_or(look.now_ms * 1000, |line| line.at_unix_us);
+        let notice = format!(
+            "{} {}: {}\n",
+            timestamp(at),
+            look.paint(Colour::Red, "heroku[logplex]"),
+            overflow(answer.dropped),
+        );
+        text.extend_from_slice(notice.as_bytes());
+    }
+    for line in &answer.lines {
+        write_line(text, line, look);
+    }
+}
+
+/// Heroku's words for lines that a tail was too slow for.
+fn overflow(dropped: u64) -> String {
+    format!("Error L11 (Tail buffer overflow) -> This tail session dropped {dropped} messages")
+}
+
+fn write_line(text: &mut Vec<u8>, line: &LogLine, look: &Look) {
+    let mut prefix = timestamp(line.at_unix_us);
+    let identifier = format!("{}[{}]", line.source, line.dyno);
+    let identifier = look.paint(colour_of(&line.dyno), identifier);
+    write!(prefix, " {identifier}: ").expect("writing to a string cannot fail");
+    text.extend_from_slice(prefix.as_bytes());
+    text.extend_from_slice(&line.line);
+    text.push(b'\n');
+}
+
+/// The same for every dyno of a process type, and in every run.
+fn colour_of(dyno: &str) -> Colour {
+    let process_type = dyno.split_once('.').map_or(dyno, |(name, _)| name);
+    match process_type {
+        "web" => Colour::Magenta,
+        "run" | "api" => Colour::Blue,
+        "worker" => Colour::Cyan,
+        _ => {
+            let sum: usize = process_type.bytes().map(usize::from).sum();
+            COLOURS[sum % COLOURS.len()]
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    at: String,
+    source: &'a str,
+    dyno: &'a str,
+    stream: &'static str,
+    line: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct JsonDropped {
+    dropped: u64,
+}
+
+fn write_json(text: &mut Vec<u8>, answer: &LogsResponse) -> Result<(), CtlError> {
+    let mut push = |value: serde_json::Result<Vec<u8>>| -> Result<(), CtlError> {
+        text.extend(value.map_err(CtlError::Json)?);
+        text.push(b'\n');
+        Ok(())
+    };
+    if answer.dropped > 0 {
+        let dropped = answer.dropped;
+        push(serde_json::to_vec(&JsonDropped { dropped }))?;
+    }
+    for line in &answer.lines {
+        push(serde_json::to_vec(&JsonLine {
+            at: timestamp(line.at_unix_us),
+            source: &line.source,
+            dyno: &line.dyno,
+            stream: if line.stderr { "stderr" } else { "stdout" },
+            line: String::from_utf8_lossy(&line.line),
+        }))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::look::tests::{NOW, plain};
+
+    fn answer() -> LogsResponse {
+        let line = |source: &str, line: &[u8]| LogLine {
+            at_unix_us: NOW * 1000 + 249_012,
+            source: source.to_owned(),
+            dyno: "web.1".to_owned(),
+            line: line.to_vec(),
+            stderr: source == "app",
+        };
+        LogsResponse {
+            lines: vec![
+                line("heroku", b"State changed from starting to up"),
+                line("app", b"\xff\0 \x1b[1mbold\x1b[0m  "),
+            ],
+            dropped: 12,
+        }
+    }
+
+    #[test]
+    fn lines_are_herokus_and_their_bytes_the_dynos() {
+        let mut text = Vec::new();
+        write_text(&mut text, &answer(), &plain());
+        let expected: &[u8] = b"2026-11-23T19:42:10.249012+00:00 heroku[logplex]: \
+            Error L11 (Tail buffer overflow) -> This tail session dropped 12 messages\n\
+            2026-11-23T19:42:10.249012+00:00 heroku[web.1]: State changed from starting to up\n\
+            2026-11-23T19:42:10.249012+00:00 app[web.1]: \xff\0 \x1b[1mbold\x1b[0m  \n";
+        assert_eq!(text, expected, "{}", String::from_utf8_lossy(&text));
+    }
+
+    #[test]
+    fn only_the_identifier_is_coloured() {
+        let look = Look {
+            colour: true,
+            ..plain()
+        };
+        let mut text = Vec::new();
+        write_line(&mut text, &answer().lines[0], &look);
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "2026-11-23T19:42:10.249012+00:00 \x1b[35mheroku[web.1]\x1b[0m: State changed from starting to up\n"
+        );
+        assert_eq!(colour_of("clock.1"), colour_of("clock.27"));
+    }
+
+    #[test]
+    fn json_is_an_object_a_line() {
+        let mut text = Vec::new();
+        write_json(&mut text, &answer()).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "{\"dropped\":12}\n\
+             {\"at\":\"2026-11-23T19:42:10.249012+00:00\",\"source\":\"heroku\",\"dyno\":\"web.1\",\
+             \"stream\":\"stdout\",\"line\":\"State changed from starting to up\"}\n\
+             {\"at\":\"2026-11-23T19:42:10.249012+00:00\",\"source\":\"app\",\"dyno\":\"web.1\",\
+             \"stream\":\"stderr\",\"line\":\"\u{fffd}\\u0000 \\u001b[1mbold\\u001b[0m  \"}\n"
+        );
+    }
+}

@@ -1,0 +1,324 @@
+//! How reports look: colours, times, ages and sizes. All that depends on the terminal, the
+//! clock or the time zone is in a [`Look`], so that a report is a pure function of both.
+
+use std::{
+    env,
+    fmt::{self, Display},
+    io::{self, IsTerminal as _},
+};
+
+use hsup_core::time::now_unix_ms;
+use jiff::{Timestamp, tz::TimeZone};
+
+/// What a report is rendered for.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub colour: bool,
+    pub zone: TimeZone,
+    pub now_ms: i64,
+}
+
+/// Terminal colours, as their SGR codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    Red,
+    Green,
+    Yellow,
+    Blue,
+    Magenta,
+    Cyan,
+    Grey,
+}
+
+impl Colour {
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Red => "31",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Blue => "34",
+            Self::Magenta => "35",
+            Self::Cyan => "36",
+            Self::Grey => "90",
+        }
+    }
+}
+
+/// Whether to colour: `NO_COLOR` (<https://no-color.org>) before `FORCE_COLOR`, then
+/// whether it goes to a terminal. An empty variable counts as unset.
+pub fn colour_wanted(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
+    let set = |value: Option<&str>| value.is_some_and(|value| !value.is_empty());
+    if set(no_color) {
+        return false;
+    }
+    if set(force) {
+        return force != Some("0");
+    }
+    terminal
+}
+
+/// Something that can be shown to people.
+pub trait Report {
+    fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result;
+
+    fn show<'a>(&'a self, look: &'a Look) -> Shown<'a, Self>
+    where
+        Self: Sized,
+    {
+        Shown { report: self, look }
+    }
+}
+
+/// A report with the look it is shown in.
+#[derive(Debug)]
+pub struct Shown<'a, R> {
+    report: &'a R,
+    look: &'a Look,
+}
+
+impl<R: Report> Display for Shown<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report.write(f, self.look)
+    }
+}
+
+impl Look {
+    /// For standard output as it is now.
+    pub fn for_stdout() -> Self {
+        let var = |name| env::var(name).ok();
+        let terminal =
+            io::stdout().is_terminal() && env::var_os("TERM").is_some_and(|term| term != "dumb");
+        Self {
+            colour: colour_wanted(
+                var("NO_COLOR").as_deref(),
+                var("FORCE_COLOR").as_deref(),
+                terminal,
+            ),
+            zone: TimeZone::system(),
+            now_ms: now_unix_ms(),
+        }
+    }
+
+    pub fn paint(&self, colour: Colour, text: impl Display) -> String {
+        if self.colour {
+            format!("\x1b[{}m{text}\x1b[0m", colour.code())
+        } else {
+            text.to_string()
+        }
+    }
+
+    /// `2026/11/23 18:42:10 +0000`, in the zone.
+    pub fn time(&self, at_ms: i64) -> String {
+        let at = Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        let zoned = at.to_zoned_datetime(self.zone.clone());
+        zoned.strftime("%Y/%m/%d %H:%M:%S %z").to_string()
+    }
+
+    /// `2026/11/23 18:42:10 +0000 (~ 1h ago)`; without the age after 25 hours.
+    pub fn time_ago(&self, at_ms: i64) -> String {
+        let time = self.time(at_ms);
+        match self.ago(at_ms) {
+            Some(ago) => format!("{time} (~ {ago} ago)"),
+            None => time,
+        }
+    }
+
+    /// `12s`, `5m`, `3h`; none after 25 hours, as Heroku's command line has it.
+    fn ago(&self, at_ms: i64) -> Option<String> {
+        let seconds = self.seconds_since(at_ms);
+        match seconds {
+            0..60 => Some(format!("{seconds}s")),
+            60..3_600 => Some(format!("{}m", seconds / 60)),
+            3_600..90_000 => Some(format!("{}h", seconds / 3_600)),
+            _ => None,
+        }
+    }
+
+    /// `12s`, `5m`, `3h`, `4d`.
+    pub fn age(&self, at_ms: i64) -> String {
+        let seconds = self.seconds_since(at_ms);
+        if seconds < 172_800 {
+            span(seconds)
+        } else {
+            format!("{}d", seconds / 86_400)
+        }
+    }
+
+    fn seconds_since(&self, at_ms: i64) -> u64 {
+        u64::try_from(self.now_ms.saturating_sub(at_ms)).unwrap_or(0) / 1000
+    }
+
+    /// Whole seconds until then, rounded up: a countdown that ends in 0 has ended.
+    pub fn seconds_until(&self, at_ms: i64) -> u64 {
+        u64::try_from(at_ms.saturating_sub(self.now_ms))
+            .unwrap_or(0)
+            .div_ceil(1000)
+    }
+}
+
+/// `12s`, `5m`, `3h`.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3_600),
+    }
+}
+
+/// `2026-11-23T19:42:45.249Z`, for programs.
+pub fn rfc3339(at_ms: i64) -> Option<String> {
+    (at_ms != 0).then(|| {
+        let at = Timestamp::from_millisecond(at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        format!("{at:.3}")
+    })
+}
+
+/// `512B`, `1.5K`, `12.5M`, as systemctl writes them.
+pub fn bytes(count: u64) -> String {
+    let mut tenths = u128::from(count) * 10;
+    for unit in ["B", "K", "M", "G"] {
+        if tenths < 10_240 {
+            return scaled(tenths, unit);
+        }
+        tenths /= 1024;
+    }
+    scaled(tenths, "T")
+}
+
+fn scaled(tenths: u128, unit: &str) -> String {
+    if tenths.is_multiple_of(10) {
+        format!("{}{unit}", tenths / 10)
+    } else {
+        format!("{}.{}{unit}", tenths / 10, tenths % 10)
+    }
+}
+
+/// Processor time: `250ms`, `2.1s`, `3m05s`, `2h14m`.
+pub fn cpu(ns: u64) -> String {
+    let ms = ns / 1_000_000;
+    let seconds = ms / 1000;
+    match seconds {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{seconds}.{}s", ms % 1000 / 100),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
+    }
+}
+
+/// `1st`, `2nd`, `3rd`, `4th`, `11th`.
+pub fn ordinal(n: u32) -> String {
+    let suffix = match (n % 10, n % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{n}{suffix}")
+}
+
+/// Left-aligned columns, two spaces apart, nothing after the last one.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            let pad = width - cell.chars().count() + 2;
+            line.push_str(&" ".repeat(pad));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use test_case::test_case;
+
+    use super::*;
+
+    /// 2026-11-23 19:42:10 UTC.
+    pub(in crate::ctl) const NOW: i64 = 1_795_462_930_000;
+
+    pub(in crate::ctl) fn plain() -> Look {
+        Look {
+            colour: false,
+            zone: TimeZone::UTC,
+            now_ms: NOW,
+        }
+    }
+
+    #[test_case(0 => "2026/11/23 19:42:10 +0000 (~ 0s ago)")]
+    #[test_case(59 => "2026/11/23 19:41:11 +0000 (~ 59s ago)")]
+    #[test_case(3_599 => "2026/11/23 18:42:11 +0000 (~ 59m ago)")]
+    #[test_case(3_600 => "2026/11/23 18:42:10 +0000 (~ 1h ago)")]
+    #[test_case(89_999 => "2026/11/22 18:42:11 +0000 (~ 24h ago)")]
+    #[test_case(90_000 => "2026/11/22 18:42:10 +0000")]
+    fn a_time_has_an_age_for_25_hours(seconds: i64) -> String {
+        plain().time_ago(NOW - seconds * 1000)
+    }
+
+    #[test]
+    fn a_time_is_in_the_zone() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let look = Look { zone, ..plain() };
+        assert_eq!(look.time(NOW), "2026/11/23 21:42:10 +0200");
+    }
+
+    #[test]
+    fn an_age_never_runs_out() {
+        assert_eq!(plain().age(NOW - 90_000_000), "25h");
+        assert_eq!(plain().age(NOW - 864_000_000), "10d");
+        assert_eq!(plain().age(NOW + 1000), "0s", "a clock that was set back");
+    }
+
+    #[test_case(None, None, true => true)]
+    #[test_case(None, None, false => false)]
+    #[test_case(Some("1"), Some("1"), true => false)]
+    #[test_case(Some(""), None, true => true; "an empty NO_COLOR is none")]
+    #[test_case(None, Some("1"), false => true)]
+    #[test_case(None, Some("0"), true => false)]
+    fn colour(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
+        colour_wanted(no_color, force, terminal)
+    }
+
+    #[test_case(512 => "512B")]
+    #[test_case(1536 => "1.5K")]
+    #[test_case(13_107_200 => "12.5M")]
+    #[test_case(1 << 40 => "1T")]
+    fn sizes(count: u64) -> String {
+        bytes(count)
+    }
+
+    #[test_case(250_000_000 => "250ms")]
+    #[test_case(2_123_000_000 => "2.1s")]
+    #[test_case(185_000_000_000 => "3m05s")]
+    #[test_case(8_063_000_000_000 => "2h14m")]
+    fn processor_times(ns: u64) -> String {
+        cpu(ns)
+    }
+
+    #[test]
+    fn ordinals() {
+        let words = [1, 2, 3, 4, 11, 12, 13, 21, 111].map(ordinal);
+        let expected = [
+            "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "111th",
+        ];
+        assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let text = table(&[row(["A", "B"]), row(["long", ""]), row(["ü", "x"])]);
+        assert_eq!(text, "A     B\nlong\nü     x\n");
+    }
+}

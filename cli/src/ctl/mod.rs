@@ -1,0 +1,162 @@
+//! `hsupctl`: commands that ask a running hsup, and how their answers look.
+//!
+//! A command finds out and returns a report; a report is shown by its [`look::Report`],
+//! a pure function; only [`main`] and the commands that stream write to standard output.
+
+pub mod args;
+pub mod connect;
+pub mod driver;
+pub mod dyno;
+pub mod error;
+pub mod events;
+pub mod formation;
+pub mod logs;
+pub mod look;
+pub mod ps;
+pub mod releases;
+pub mod status;
+pub mod version;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{CommandFactory as _, Parser as _};
+use hsup_core::{errors, paths::Paths};
+use serde::Serialize;
+use tokio::time::timeout;
+use tonic::{Response, Status};
+
+use self::{
+    args::{Cli, Command, DriverCommand, TargetArgs},
+    connect::{ConnectError, Supervisor},
+    error::CtlError,
+    look::Look,
+};
+
+/// How long hsup may take to answer what needs no waiting for a dyno.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a command has to say, and its exit status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub text: String,
+    pub code: u8,
+}
+
+impl Outcome {
+    fn done(text: String) -> Self {
+        Self { text, code: 0 }
+    }
+}
+
+/// Runs `hsupctl` with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when standard error is closed.
+            drop(writeln!(io::stderr(), "hsupctl: {}", errors::chain(&error)));
+            if let Some(hint) = error.hint() {
+                drop(writeln!(io::stderr(), "hint: {hint}"));
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8, CtlError> {
+    if let Command::Completions { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "hsupctl", &mut script);
+        write_out(&script)?;
+        return Ok(0);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CtlError::Runtime)?;
+    let outcome = runtime.block_on(dispatch(cli, &Look::for_stdout()))?;
+    write_out(outcome.text.as_bytes())?;
+    Ok(outcome.code)
+}
+
+async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
+    let to = cli.target;
+    let out = &mut io::stdout().lock();
+    match cli.command {
+        Command::Ps(args) => ps::run(find(&to).await?, args, look).await,
+        Command::Status { names } => status::run(find(&to).await?, names, look).await,
+        Command::Logs(args) => logs::run(find(&to).await?, args, look, out).await,
+        Command::Scale { changes } => formation::scale(find(&to).await?, &changes).await,
+        Command::Start { names } => formation::start(find(&to).await?, names).await,
+        Command::Stop(args) => formation::stop(find(&to).await?, args).await,
+        Command::Restart { names, no_wait } => {
+            formation::restart(find(&to).await?, names, no_wait).await
+        }
+        Command::Events { output } => events::run(find(&to).await?, output, look, out).await,
+        Command::Releases { output } => releases::list(find(&to).await?, output, look).await,
+        Command::Apply { file, no_wait } => {
+            let json = releases::read(&file)?;
+            releases::apply(find(&to).await?, json, no_wait, look).await
+        }
+        Command::Plan { file } => {
+            let json = releases::read(&file)?;
+            releases::plan(find(&to).await?, json, look).await
+        }
+        Command::Driver(DriverCommand::Info) => driver::info(find(&to).await?, look).await,
+        Command::Driver(DriverCommand::Check {
+            socket: Some(socket),
+        }) => driver::check(&socket),
+        Command::Driver(DriverCommand::Check { socket: None }) => {
+            driver::check(&driver::socket_of(find(&to).await?).await?)
+        }
+        Command::Shutdown { grace } => formation::shutdown(find(&to).await?, grace).await,
+        Command::Version => version::run(find(&to).await).await,
+        Command::Completions { .. } => Ok(Outcome::done(String::new())),
+    }
+}
+
+async fn find(target: &TargetArgs) -> Result<Supervisor, ConnectError> {
+    let socket = target
+        .short_socket
+        .as_ref()
+        .or(target.control_socket.as_ref());
+    let app = target.app.as_deref();
+    connect::connect(socket.map(AsRef::as_ref), app, &Paths::from_env()).await
+}
+
+/// The answer to a call that waits for no dyno.
+async fn promptly<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, CtlError> {
+    match timeout(PATIENCE, call).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(CtlError::Silent(PATIENCE)),
+    }
+}
+
+fn write_out(bytes: &[u8]) -> Result<(), CtlError> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(CtlError::Write)
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, CtlError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(CtlError::Json)?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn to_json_lines<T: Serialize>(values: &[T]) -> Result<String, CtlError> {
+    let mut text = String::new();
+    for value in values {
+        text.push_str(&serde_json::to_string(value).map_err(CtlError::Json)?);
+        text.push('\n');
+    }
+    Ok(text)
+}

@@ -1,0 +1,278 @@
+//! `hsupctl ps`: the dynos, as `heroku ps` lists them, as a table, or as JSON.
+
+use std::fmt;
+
+use hsup_proto::control::{GetStatusRequest, GetStatusResponse};
+use serde::Serialize;
+
+use super::{
+    Outcome,
+    args::{PsArgs, PsOutput},
+    connect::Supervisor,
+    dyno::DynoReport,
+    error::{CtlError, EXIT_UNKNOWN},
+    look::{Look, Report, bytes, cpu, table},
+    promptly, to_json, to_json_lines,
+};
+
+/// Some wanted dyno is not up: as LSB's "not running".
+pub const EXIT_NOT_UP: u8 = 3;
+
+/// The dynos that were asked for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct PsReport {
+    pub dynos: Vec<DynoReport>,
+}
+
+/// The same, one row for each.
+#[derive(Debug)]
+pub struct Wide<'a>(&'a PsReport);
+
+pub async fn run(
+    mut supervisor: Supervisor,
+    args: PsArgs,
+    look: &Look,
+) -> Result<Outcome, CtlError> {
+    let request = GetStatusRequest {
+        select: args.names.clone(),
+        stats: args.output.is_some(),
+        last_lines: 0,
+    };
+    let answer = match promptly(supervisor.client.get_status(request)).await {
+        Err(CtlError::NotFound(_)) if !args.names.is_empty() => {
+            // Only the error's words are missing: which app it was.
+            let all = GetStatusRequest::default();
+            let app = promptly(supervisor.client.get_status(all)).await?.app;
+            return Ok(nobody(&args, &app));
+        }
+        other => other?,
+    };
+    if answer.dynos.is_empty() && !args.names.is_empty() {
+        return Ok(nobody(&args, &answer.app));
+    }
+    outcome(answer, &args, look)
+}
+
+fn outcome(answer: GetStatusResponse, args: &PsArgs, look: &Look) -> Result<Outcome, CtlError> {
+    let code = if answer.all_up { 0 } else { EXIT_NOT_UP };
+    let app = answer.app;
+    let report = PsReport {
+        dynos: answer.dynos.into_iter().map(Into::into).collect(),
+    };
+    let text = match args.output {
+        _ if args.quiet => names(&report),
+        None if report.dynos.is_empty() => format!("No dynos on {}\n", name_of(&app)),
+        None => report.show(look).to_string(),
+        Some(PsOutput::Wide) => Wide(&report).show(look).to_string(),
+        Some(PsOutput::Json) => to_json(&report)?,
+        Some(PsOutput::Jsonl) => to_json_lines(&report.dynos)?,
+    };
+    Ok(Outcome { text, code })
+}
+
+fn names(report: &PsReport) -> String {
+    let mut text = String::new();
+    for dyno in &report.dynos {
+        text.extend([&dyno.name, "\n"]);
+    }
+    text
+}
+
+/// What programs read stays readable by them: an empty array.
+fn nobody(args: &PsArgs, app: &str) -> Outcome {
+    let text = match args.output {
+        Some(PsOutput::Json) => "[]\n".to_owned(),
+        Some(PsOutput::Jsonl) => String::new(),
+        _ if args.quiet => String::new(),
+        _ => format!("No {} dynos on {}\n", args.names.join(" or "), name_of(app)),
+    };
+    Outcome {
+        text,
+        code: EXIT_UNKNOWN,
+    }
+}
+
+fn name_of(app: &str) -> &str {
+    if app.is_empty() { "this app" } else { app }
+}
+
+impl Report for PsReport {
+    fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
+        let mut rest = self.dynos.as_slice();
+        while let Some(first) = rest.first() {
+            let same = |dyno: &&DynoReport| dyno.process_type == first.process_type;
+            let count = rest.iter().take_while(same).count();
+            let (group, others) = rest.split_at(count);
+            write_group(f, look, group)?;
+            rest = others;
+        }
+        Ok(())
+    }
+}
+
+fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) -> fmt::Result {
+    let first = &group[0];
+    let (process_type, command) = (&first.process_type, &first.command);
+    writeln!(f, "=== {process_type}: {command} ({})\n", group.len())?;
+    for dyno in group {
+        write!(
+            f,
+            "{}: {}",
+            dyno.name,
+            look.paint(dyno.colour(), dyno.state)
+        )?;
+        if dyno.since_ms != 0 {
+            let time = look.time_ago(dyno.since_ms);
+            write!(f, " {}", look.paint(super::look::Colour::Grey, time))?;
+        }
+        match dyno.trouble(look) {
+            Some(trouble) => writeln!(f, ": {trouble}")?,
+            None => writeln!(f)?,
+        }
+    }
+    writeln!(f)
+}
+
+impl Report for Wide<'_> {
+    fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
+        let header = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+        let mut rows = vec![header.split(' ').map(str::to_owned).collect()];
+        rows.extend(self.0.dynos.iter().map(|dyno| row(dyno, look)));
+        f.write_str(&table(&rows))
+    }
+}
+
+fn row(dyno: &DynoReport, look: &Look) -> Vec<String> {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let state = match dyno.retry_at_ms.map(|at| look.seconds_until(at)) {
+        Some(seconds) if dyno.state == "crashed" => format!("crashed, again in {seconds}s"),
+        _ => dyno.state.to_owned(),
+    };
+    vec![
+        dyno.name.clone(),
+        state,
+        if dyno.ready { "yes" } else { "no" }.to_owned(),
+        format!("v{}", dyno.release),
+        or_dash((dyno.since_ms != 0).then(|| look.age(dyno.since_ms))),
+        dyno.restarts.to_string(),
+        or_dash(dyno.last_exit.as_ref().map(super::dyno::ExitReport::word)),
+        or_dash(dyno.cpu_ns.map(cpu)),
+        or_dash(dyno.memory_bytes.map(bytes)),
+        or_dash(dyno.port.map(|port| port.to_string())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_proto::control::Dyno;
+
+    use super::*;
+    use crate::ctl::{
+        dyno::tests::{crashed, web},
+        look::tests::plain,
+    };
+
+    fn worker() -> Dyno {
+        Dyno {
+            name: "worker.1".to_owned(),
+            process_type: "worker".to_owned(),
+            command: "./work".to_owned(),
+            port: 0,
+            cpu_ns: Some(2_100_000_000),
+            memory_bytes: Some(13_107_200),
+            ..web(1)
+        }
+    }
+
+    fn ps(output: Option<PsOutput>, quiet: bool) -> Outcome {
+        let answer = GetStatusResponse {
+            app: "shop".to_owned(),
+            dynos: vec![web(1), crashed(), worker()],
+            all_up: false,
+            ..GetStatusResponse::default()
+        };
+        let args = PsArgs {
+            names: Vec::new(),
+            output,
+            quiet,
+        };
+        outcome(answer, &args, &plain()).unwrap()
+    }
+
+    #[test]
+    fn dynos_are_grouped_as_heroku_groups_them() {
+        let outcome = ps(None, false);
+        assert_eq!(
+            outcome.text,
+            "=== web: python3 app.py (2)\n\
+             \n\
+             web.1: up 2026/11/23 18:42:10 +0000 (~ 1h ago)\n\
+             web.2: crashed 2026/11/23 19:42:07 +0000 (~ 3s ago): \
+             exited with code 1, starting again in 12s (4th crash)\n\
+             \n\
+             === worker: ./work (1)\n\
+             \n\
+             worker.1: up 2026/11/23 18:42:10 +0000 (~ 1h ago)\n\
+             \n"
+        );
+        assert_eq!(outcome.code, 3);
+    }
+
+    #[test]
+    fn colours_are_herokus() {
+        let look = Look {
+            colour: true,
+            ..plain()
+        };
+        let report = PsReport {
+            dynos: vec![web(1).into()],
+        };
+        let text = report.show(&look).to_string();
+        let expected =
+            "web.1: \x1b[32mup\x1b[0m \x1b[90m2026/11/23 18:42:10 +0000 (~ 1h ago)\x1b[0m";
+        assert!(text.contains(expected), "{text:?}");
+    }
+
+    #[test]
+    fn wide_is_a_table() {
+        assert_eq!(
+            ps(Some(PsOutput::Wide), false).text,
+            "NAME      STATE                  READY  RELEASE  AGE  RESTARTS  LAST-EXIT  CPU   MEM    PORT\n\
+             web.1     up                     yes    v7       1h   0         -          -     -      5000\n\
+             web.2     crashed, again in 12s  no     v7       3s   3         1          -     -      5001\n\
+             worker.1  up                     yes    v7       1h   0         -          2.1s  12.5M  -\n"
+        );
+    }
+
+    #[test]
+    fn quiet_is_the_names() {
+        assert_eq!(ps(None, true).text, "web.1\nweb.2\nworker.1\n");
+    }
+
+    #[test]
+    fn json_is_an_array_and_jsonl_an_object_a_line() {
+        let text = ps(Some(PsOutput::Json), false).text;
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json[1]["state"], "crashed");
+        assert_eq!(json[1]["last_exit"]["code"], 1);
+        let text = ps(Some(PsOutput::Jsonl), false).text;
+        let names: Vec<_> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["name"].clone())
+            .collect();
+        assert_eq!(names, ["web.1", "web.2", "worker.1"]);
+    }
+
+    #[test]
+    fn nobody_is_said_in_herokus_words() {
+        let args = PsArgs {
+            names: vec!["web".to_owned()],
+            output: None,
+            quiet: false,
+        };
+        let outcome = nobody(&args, "shop");
+        assert_eq!(outcome.text, "No web dynos on shop\n");
+        assert_eq!(outcome.code, 4);
+    }
+}

@@ -1,0 +1,339 @@
+//! `hsupctl status`: one screen, as systemctl's, for the app or for each dyno asked for.
+
+use std::fmt;
+
+use hsup_proto::control::{GetStatusRequest, GetStatusResponse};
+
+use super::{
+    Outcome,
+    connect::Supervisor,
+    dyno::DynoReport,
+    error::CtlError,
+    look::{Colour, Look, Report, bytes, cpu},
+    promptly,
+    ps::EXIT_NOT_UP,
+};
+
+/// How many last lines a screen shows.
+const LAST_LINES: u32 = 10;
+
+/// The app's screen.
+#[derive(Debug)]
+pub struct AppReport {
+    answer: GetStatusResponse,
+    dynos: Vec<DynoReport>,
+}
+
+/// A dyno's screen.
+#[derive(Debug)]
+pub struct DynoScreen<'a> {
+    dyno: &'a DynoReport,
+    driver: String,
+}
+
+pub async fn run(
+    mut supervisor: Supervisor,
+    select: Vec<String>,
+    look: &Look,
+) -> Result<Outcome, CtlError> {
+    let of_dynos = !select.is_empty();
+    let request = GetStatusRequest {
+        select,
+        stats: true,
+        last_lines: if of_dynos { LAST_LINES } else { 0 },
+    };
+    let mut answer = promptly(supervisor.client.get_status(request)).await?;
+    if of_dynos && answer.dynos.is_empty() {
+        return Err(CtlError::NotFound("there is no such dyno now".to_owned()));
+    }
+    let code = if answer.all_up { 0 } else { EXIT_NOT_UP };
+    let dynos: Vec<_> = std::mem::take(&mut answer.dynos)
+        .into_iter()
+        .map(DynoReport::from)
+        .collect();
+    let text = if of_dynos {
+        let driver = driver(&answer, look);
+        let screens = dynos.iter().map(|dyno| DynoScreen {
+            dyno,
+            driver: driver.clone(),
+        });
+        let screens: Vec<_> = screens.map(|s| s.show(look).to_string()).collect();
+        screens.join("\n")
+    } else {
+        AppReport { answer, dynos }.show(look).to_string()
+    };
+    Ok(Outcome { text, code })
+}
+
+fn driver(answer: &GetStatusResponse, look: &Look) -> String {
+    let name = match answer.driver.as_str() {
+        "" => "none",
+        name => name,
+    };
+    match (answer.driver_ready, answer.driver_message.as_str()) {
+        (true, "") => name.to_owned(),
+        (true, message) => format!("{name} ({message})"),
+        (false, "") => look.paint(Colour::Red, format!("{name} (not ready)")),
+        (false, why) => look.paint(Colour::Red, format!("{name} (not ready: {why})")),
+    }
+}
+
+fn dot(dyno: &DynoReport) -> &'static str {
+    match dyno.state {
+        "up" | "starting" | "stopping" => "●",
+        "crashed" => "×",
+        _ => "○",
+    }
+}
+
+fn field(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
+    writeln!(f, "{name:>11}: {value}")
+}
+
+/// Indented; a colour that a line leaves on ends with it.
+fn lines(f: &mut fmt::Formatter<'_>, lines: &[String], look: &Look) -> fmt::Result {
+    for line in lines {
+        let line = line.trim_end_matches('\r');
+        let reset = if look.colour && line.contains('\x1b') {
+            "\x1b[0m"
+        } else {
+            ""
+        };
+        writeln!(f, "    {line}{reset}")?;
+    }
+    Ok(())
+}
+
+impl Report for DynoScreen<'_> {
+    fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
+        let dyno = self.dyno;
+        let dot = look.paint(dyno.colour(), dot(dyno));
+        writeln!(f, "{dot} {} - {}", dyno.name, dyno.command)?;
+        let mut state = look.paint(dyno.colour(), dyno.state);
+        if dyno.since_ms != 0 {
+            let (time, age) = (look.time(dyno.since_ms), look.age(dyno.since_ms));
+            state.extend([" since ", &time, "; ", &age, " ago"]);
+        }
+        field(f, "State", state)?;
+        if let Some(trouble) = dyno.trouble(look) {
+            field(f, "Trouble", trouble)?;
+        } else if dyno.state == "up" && !dyno.ready {
+            field(f, "Trouble", "not ready yet")?;
+        }
+        field(f, "Release", format_args!("v{}", dyno.release))?;
+        if let Some(port) = dyno.port {
+            let ip = dyno.ip.as_deref().unwrap_or("");
+            field(f, "Port", format_args!("{ip}:{port}"))?;
+        }
+        field(f, "Restarts", dyno.restarts)?;
+        if let Some(exit) = &dyno.last_exit {
+            let at = look.time(exit.at_ms);
+            field(f, "Last exit", format_args!("{at} {}", exit.systemd()))?;
+        }
+        if let Some(memory) = dyno.memory_bytes {
+            field(f, "Memory", bytes(memory))?;
+        }
+        if let Some(ns) = dyno.cpu_ns {
+            field(f, "CPU", cpu(ns))?;
+        }
+        if let Some(pids) = dyno.pids {
+            field(f, "Tasks", pids)?;
+        }
+        field(f, "Driver", &self.driver)?;
+        if !dyno.last_lines.is_empty() {
+            writeln!(f)?;
+            lines(f, &dyno.last_lines, look)?;
+        }
+        let Some(crash) = &dyno.crash else {
+            return Ok(());
+        };
+        if dyno.crash_lines.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\nThe last crash: {} {}; its last lines:",
+            look.time(crash.at_ms),
+            crash.systemd()
+        )?;
+        lines(f, &dyno.crash_lines, look)
+    }
+}
+
+impl Report for AppReport {
+    fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
+        let answer = &self.answer;
+        let (dot, colour) = match (answer.all_up, self.dynos.iter().any(|d| d.state == "up")) {
+            (true, _) => ("●", Colour::Green),
+            (false, true) => ("●", Colour::Yellow),
+            (false, false) => ("×", Colour::Red),
+        };
+        let app = match answer.app.as_str() {
+            "" => "this app",
+            app => app,
+        };
+        writeln!(f, "{} {app}", look.paint(colour, dot))?;
+        match &answer.release {
+            None => field(f, "Release", "none yet")?,
+            Some(release) => {
+                let since = look.time_ago(release.at_unix_ms);
+                let (version, source) = (release.version, &release.source);
+                field(
+                    f,
+                    "Release",
+                    format_args!("v{version} from {source}, {since}"),
+                )?;
+            }
+        }
+        let formation: Vec<_> = answer
+            .formation
+            .iter()
+            .map(|process| format!("{}={}", process.process_type, process.quantity))
+            .collect();
+        field(f, "Formation", formation.join(" "))?;
+        field(f, "Dynos", counts(&self.dynos))?;
+        field(f, "Driver", driver(answer, look))?;
+        let (version, pid) = (&answer.hsup_version, answer.pid);
+        let since = look.time_ago(answer.started_at_unix_ms);
+        field(
+            f,
+            "hsup",
+            format_args!("{version}, process {pid}, since {since}"),
+        )?;
+        let problems: Vec<_> = self
+            .dynos
+            .iter()
+            .filter_map(|dyno| Some((dyno, dyno.trouble(look)?)))
+            .collect();
+        if !problems.is_empty() {
+            writeln!(f)?;
+        }
+        for (dyno, trouble) in problems {
+            writeln!(
+                f,
+                "    {} {}: {trouble}",
+                look.paint(Colour::Red, "×"),
+                dyno.name
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// `3 up, 1 crashed`, in the order in which a state first occurs.
+fn counts(dynos: &[DynoReport]) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for dyno in dynos {
+        match counts.iter_mut().find(|(state, _)| *state == dyno.state) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((dyno.state, 1)),
+        }
+    }
+    if counts.is_empty() {
+        return "none".to_owned();
+    }
+    let words: Vec<_> = counts
+        .iter()
+        .map(|(state, count)| format!("{count} {state}"))
+        .collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_proto::control::{Process, Release};
+
+    use super::*;
+    use crate::ctl::{
+        dyno::tests::{crashed, web},
+        look::tests::{NOW, plain},
+    };
+
+    fn screen(dyno: hsup_proto::control::Dyno) -> String {
+        let screen = DynoScreen {
+            dyno: &dyno.into(),
+            driver: "simple".to_owned(),
+        };
+        screen.show(&plain()).to_string()
+    }
+
+    #[test]
+    fn a_dyno_that_is_up() {
+        let mut dyno = web(1);
+        dyno.memory_bytes = Some(13_107_200);
+        dyno.last_lines = vec!["Listening on 5000".to_owned()];
+        assert_eq!(
+            screen(dyno),
+            "● web.1 - python3 app.py\n\
+             \x20     State: up since 2026/11/23 18:42:10 +0000; 1h ago\n\
+             \x20   Release: v7\n\
+             \x20      Port: 127.0.0.1:5000\n\
+             \x20  Restarts: 0\n\
+             \x20    Memory: 12.5M\n\
+             \x20    Driver: simple\n\
+             \n\
+             \x20   Listening on 5000\n"
+        );
+    }
+
+    #[test]
+    fn a_dyno_that_crashed_has_a_crash_report() {
+        let mut dyno = crashed();
+        dyno.crash_lines = vec!["Traceback".to_owned(), "KeyError: 'x'".to_owned()];
+        assert_eq!(
+            screen(dyno),
+            "× web.2 - python3 app.py\n\
+             \x20     State: crashed since 2026/11/23 19:42:07 +0000; 3s ago\n\
+             \x20   Trouble: exited with code 1, starting again in 12s (4th crash)\n\
+             \x20   Release: v7\n\
+             \x20      Port: 127.0.0.1:5001\n\
+             \x20  Restarts: 3\n\
+             \x20 Last exit: 2026/11/23 19:42:07 +0000 (code=exited, status=1)\n\
+             \x20    Driver: simple\n\
+             \n\
+             The last crash: 2026/11/23 19:42:07 +0000 (code=exited, status=1); its last lines:\n\
+             \x20   Traceback\n\
+             \x20   KeyError: 'x'\n"
+        );
+    }
+
+    #[test]
+    fn an_app_with_a_problem() {
+        let process = |name: &str, quantity| Process {
+            process_type: name.to_owned(),
+            quantity,
+            command: String::new(),
+        };
+        let report = AppReport {
+            dynos: vec![web(1).into(), crashed().into(), web(3).into()],
+            answer: GetStatusResponse {
+                app: "shop".to_owned(),
+                release: Some(Release {
+                    version: 7,
+                    source: "Procfile".to_owned(),
+                    at_unix_ms: NOW - 60_000,
+                    ..Release::default()
+                }),
+                formation: vec![process("web", 3), process("worker", 0)],
+                driver: "simple".to_owned(),
+                driver_ready: false,
+                driver_message: "out of disk".to_owned(),
+                hsup_version: "0.2.0".to_owned(),
+                started_at_unix_ms: NOW - 120_000,
+                pid: 12,
+                ..GetStatusResponse::default()
+            },
+        };
+        assert_eq!(
+            report.show(&plain()).to_string(),
+            "● shop\n\
+             \x20   Release: v7 from Procfile, 2026/11/23 19:41:10 +0000 (~ 1m ago)\n\
+             \x20 Formation: web=3 worker=0\n\
+             \x20     Dynos: 2 up, 1 crashed\n\
+             \x20    Driver: simple (not ready: out of disk)\n\
+             \x20      hsup: 0.2.0, process 12, since 2026/11/23 19:40:10 +0000 (~ 2m ago)\n\
+             \n\
+             \x20   × web.2: exited with code 1, starting again in 12s (4th crash)\n"
+        );
+    }
+}
