@@ -19,6 +19,7 @@
 mod census;
 mod cgroup;
 mod exec;
+mod orphans;
 mod status;
 
 use std::{
@@ -394,13 +395,30 @@ impl Process {
     }
 }
 
+impl Process {
+    /// The first process has ended, and left nobody.
+    fn ended_alone(&self, status: driver::ExitStatus) {
+        if let Some(cgroup) = &self.inner.cgroup {
+            cgroup.remove();
+        }
+        self.inner.phase.send_replace(Phase::Ended(status));
+    }
+}
+
 /// Reaps first processes and orphans for as long as somebody holds the [`Processes`].
 async fn reap(mut children: tokio::signal::unix::Signal, shared: std::sync::Weak<Shared>) {
     loop {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        for (process, status) in reap_now(&shared) {
+        let ended = reap_now(&shared);
+        // One look for all of them: a census for each exit is felt at a thousand dynos.
+        let alone = !ended.is_empty() && orphans::none(&lock(&shared.running));
+        for (process, status) in ended {
+            if alone {
+                process.ended_alone(status);
+                continue;
+            }
             process
                 .inner
                 .phase

@@ -41,6 +41,62 @@ async fn a_dyno_that_ignores_the_signal_is_killed_with_its_children() {
 }
 
 #[tokio::test]
+async fn what_left_the_session_is_gone_when_the_first_process_has_ended() {
+    let driver = Driver::new();
+    let mut client = driver.connect().await.client();
+    // A daemon: another session, its parent gone, deaf to signals.
+    let line = "exec 9>&1; setsid sh -c 'sh -c \"trap \\\"\\\" TERM HUP; echo \\$\\$ >&9; \
+                while :; do sleep 1; done\" & exit 0'; read -r _ _ < \"$1\"; exit 7";
+    let (mut request, mut output) = driver.dyno("a", line);
+    let go = driver.dir.path().join("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    request
+        .argv
+        .extend(["sh".into(), go.to_str().unwrap().into()]);
+    client.start(request).await.unwrap();
+    let daemon = output.pid().await;
+    assert!(!crate::fixture::gone(daemon));
+    // Opening blocks until the dyno reads.
+    let release = tokio::task::spawn_blocking(move || std::fs::File::create(go).map(drop));
+    let status = wait(&client, "a").await;
+    release.await.unwrap().unwrap();
+    assert!(crate::fixture::gone(daemon), "its daemon is still there");
+    assert_eq!(how(&status), How::Code(7));
+}
+
+#[tokio::test]
+async fn a_dyno_that_forks_all_the_time_can_be_stopped() {
+    let driver = Driver::new();
+    let mut client = driver.connect().await.client();
+    // Each of them is replaced by another session's child before it ends.
+    let line = "again='trap \"\" TERM; echo x; setsid sh -c \"$again\" & sleep 0.01'; export again
+                echo $$; sh -c \"$again\"; sleep 1000";
+    let (mut request, mut output) = driver.dyno("a", line);
+    let env = &mut request.env;
+    env.insert(
+        "HSUP_TEST_FORKS".into(),
+        driver.dir.path().display().to_string(),
+    );
+    client.start(request).await.unwrap();
+    output.pid().await;
+    for _ in 0..20 {
+        assert_eq!(output.line().await, "x");
+    }
+    let force = StopRequest {
+        force: true,
+        ..stop("a", 0)
+    };
+    client.stop(force).await.unwrap();
+    let mine = format!("HSUP_TEST_FORKS={}", driver.dir.path().display());
+    let left = std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environment).contains(&mine)
+    });
+    assert!(!left, "somebody got away");
+    assert_eq!(how(&wait(&client, "a").await), signalled("SIGKILL"));
+}
+
+#[tokio::test]
 async fn a_second_stop_shortens_the_grace_and_a_lost_caller_changes_nothing() {
     let driver = Driver::new();
     let client = driver.connect().await.client();
