@@ -4,7 +4,7 @@
 //! acted on elsewhere. `H` is whatever the caller keeps for each dyno.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -129,7 +129,10 @@ pub(super) enum View {
 #[derive(Debug)]
 pub(super) struct Table<H> {
     dynos: BTreeMap<Key, Entry<H>>,
+    /// In the order of their removal.
     removed: VecDeque<(Instant, Key)>,
+    /// The same: every Start asks for one.
+    removed_keys: HashSet<Key>,
     alive: usize,
 }
 
@@ -138,6 +141,7 @@ impl<H> Default for Table<H> {
         Self {
             dynos: BTreeMap::new(),
             removed: VecDeque::new(),
+            removed_keys: HashSet::new(),
             alive: 0,
         }
     }
@@ -186,7 +190,7 @@ impl<H> Table<H> {
             };
         }
         self.forget_removed(now);
-        if self.removed.iter().any(|(_, removed)| removed == key) {
+        if self.removed_keys.contains(key) {
             return Start::Removed;
         }
         self.dynos.insert(
@@ -275,7 +279,7 @@ impl<H> Table<H> {
             Some(_) => return (Remove::Running, None),
         };
         self.forget_removed(now);
-        if gone.is_some() || !self.removed.iter().any(|(_, removed)| removed == key) {
+        if self.removed_keys.insert(key.clone()) {
             self.removed.push_back((now, key.clone()));
         }
         (Remove::Done, gone.map(|entry| entry.handle))
@@ -348,8 +352,9 @@ impl<H> Table<H> {
     fn forget_removed(&mut self, now: Instant) {
         while let Some((at, _)) = self.removed.front()
             && (now.duration_since(*at) >= REMEMBER || self.removed.len() >= REMEMBERED)
+            && let Some((_, key)) = self.removed.pop_front()
         {
-            self.removed.pop_front();
+            self.removed_keys.remove(&key);
         }
     }
 
