@@ -3,7 +3,12 @@
 //! Decided here: who may connect, that nothing which goes wrong with one connection
 //! touches another, and when a driver ends.
 
-use std::{convert::Infallible, io, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    io::{self, IsTerminal as _},
+    pin::pin,
+    time::Duration,
+};
 
 use hsup_proto::driver::{dyno_driver_server, dyno_driver_server::DynoDriverServer};
 use hyper::server::conn::http2;
@@ -65,7 +70,7 @@ impl Default for Options {
     }
 }
 
-/// Serves `runtime` on `listener` until SIGTERM, or until idle if the options say so.
+/// Serves `runtime` on `listener` until SIGTERM (SIGINT, at a terminal), or until idle if the options say so.
 ///
 /// On SIGTERM no connection is taken any more; unless the dynos outlive the driver they
 /// are stopped; callers that wait for them still get their answer.
@@ -75,8 +80,16 @@ impl Default for Options {
 /// Only when signal handlers cannot be installed.
 pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
-    // The terminal's Ctrl-C goes to every process there; stopping is the supervisor's business.
-    let _interrupt = signal(SignalKind::interrupt())?;
+    // Ctrl-C is for a driver that somebody runs at a terminal. A supervisor's child is not
+    // its to end: hsup decides what its own Ctrl-C means.
+    let at_terminal = io::stdin().is_terminal();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut told_to_end = async move || loop {
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => if at_terminal { return },
+        }
+    };
     let _hangup = signal(SignalKind::hangup())?;
     let service = Service::new(runtime);
     let connections = TaskTracker::new();
@@ -93,7 +106,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
         tokio::select! {
             () = &mut accepting => {}
             () = &mut idle => {}
-            _ = terminate.recv() => {}
+            () = told_to_end() => {}
         }
     }
     // The name goes first, so that nobody connects to a driver that is going.
@@ -102,7 +115,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
         let mut stopping = pin!(service.stop_all(options.grace));
         tokio::select! {
             () = &mut stopping => {}
-            _ = terminate.recv() => {
+            () = told_to_end() => {
                 service.stop_all(Duration::ZERO).await;
             }
         }
