@@ -61,6 +61,15 @@ pub enum Ties {
     Terminal,
 }
 
+/// Whether a process is in the cgroup that it was to enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// It has been since before its program began.
+    Yes,
+    /// None was named, or the kernel refused.
+    No,
+}
+
 /// Enough for the child's few calls; glibc's `posix_spawn` uses 32 KiB.
 const STACK_SIZE: usize = 64 * 1024;
 
@@ -83,6 +92,8 @@ struct Child {
     mark: Option<u64>,
     open_files: Option<(u64, u64)>,
     cgroup: RawFd,
+    entered: bool,
+    parent: libc::pid_t,
     error: c_int,
 }
 
@@ -94,8 +105,16 @@ impl Spawn<'_> {
     /// # Errors
     /// What the failing call answered: `ENOENT`, `EACCES` or `ENOEXEC` from `execve`, say.
     /// There is then no process.
-    #[expect(unsafe_code, reason = "there is no safe way to say clone(2)")]
     pub fn spawn(&self) -> io::Result<Pid> {
+        self.spawn_into().map(|(pid, _)| pid)
+    }
+
+    /// As [`Spawn::spawn`], and says whether the process entered its cgroup.
+    ///
+    /// # Errors
+    /// As [`Spawn::spawn`].
+    #[expect(unsafe_code, reason = "there is no safe way to say clone(2)")]
+    pub fn spawn_into(&self) -> io::Result<(Pid, Entered)> {
         let argv = pointers(self.argv);
         let env = pointers(self.env);
         let mut fds = [-1; 4];
@@ -116,6 +135,8 @@ impl Spawn<'_> {
             mark: self.mark,
             open_files: self.open_files,
             cgroup: self.cgroup.map_or(-1, |fd| fd.as_raw_fd()),
+            entered: false,
+            parent: Pid::this().as_raw(),
             error: 0,
         };
         let mut stack = STACK.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,9 +159,15 @@ impl Spawn<'_> {
         drop(stack);
         let pid = Pid::from_raw(cloned?);
         // SAFETY: `child` was written by the other process, behind the compiler's back.
-        let error = unsafe { ptr::read_volatile(&raw const child.error) };
+        let (error, entered) = unsafe {
+            (
+                ptr::read_volatile(&raw const child.error),
+                ptr::read_volatile(&raw const child.entered),
+            )
+        };
         if error == 0 {
-            return Ok(pid);
+            let entered = if entered { Entered::Yes } else { Entered::No };
+            return Ok((pid, entered));
         }
         // It has ended already; nobody else knows of it.
         while nix::sys::wait::waitpid(pid, None) == Err(Errno::EINTR) {}
@@ -174,7 +201,7 @@ extern "C" fn begin(argument: *mut c_void) -> c_int {
     // it. Everything called is async-signal-safe (signal-safety(7)), nothing allocates.
     unsafe {
         let child = argument.cast::<Child>();
-        (*child).error = prepare(&*child);
+        (*child).error = prepare(&mut *child);
         if (*child).error == 0 {
             libc::execve((*child).program, (*child).argv, (*child).env);
             (*child).error = *libc::__errno_location();
@@ -188,7 +215,7 @@ extern "C" fn begin(argument: *mut c_void) -> c_int {
 /// # Safety
 /// Only in a child that shares its parent's memory, with all signals blocked.
 #[expect(unsafe_code, reason = "raw system calls between clone and execve")]
-unsafe fn prepare(child: &Child) -> c_int {
+unsafe fn prepare(child: &mut Child) -> c_int {
     // SAFETY: plain system calls on our own stack and on the parent's suspended memory.
     unsafe {
         let failed = || *libc::__errno_location();
@@ -226,13 +253,17 @@ unsafe fn prepare(child: &Child) -> c_int {
         }
         if child.cgroup >= 0 {
             // "0" is the writer itself. Refused, it is known by its mark alone.
-            libc::write(child.cgroup, c"0".as_ptr().cast(), 1);
+            child.entered = libc::write(child.cgroup, c"0".as_ptr().cast(), 1) == 1;
         }
         if child.ties == Ties::Terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
             return failed();
         }
         if child.ties != Ties::None && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
             return failed();
+        }
+        // Our parent may have died before it could be tied to.
+        if child.ties != Ties::None && libc::getppid() != child.parent {
+            return libc::ESRCH;
         }
         if let Some(mark) = child.mark {
             let mut limit: libc::rlimit = std::mem::zeroed();

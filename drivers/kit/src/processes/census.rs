@@ -90,7 +90,7 @@ pub(super) async fn ask(takers: &mpsc::UnboundedSender<Taker>) -> Arc<Census> {
 
 /// The soft limit that marks a process; `None` if it may not be read or is none.
 #[expect(unsafe_code, reason = "nix has no prlimit(2)")]
-fn mark_of(pid: i32) -> Option<u64> {
+pub(super) fn mark_of(pid: i32) -> Option<u64> {
     let mut limit = MaybeUninit::<libc::rlimit>::uninit();
     // SAFETY: the kernel writes a whole rlimit where it answers 0, and reads nothing.
     let limit = unsafe {

@@ -14,10 +14,11 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     process,
+    time::Duration,
 };
 
 use nix::unistd::Pid;
@@ -48,7 +49,12 @@ impl Root {
     /// Makes the cgroup of one dyno. Without one it is known by its mark alone.
     pub(super) fn child(&self, name: &str) -> Option<Cgroup> {
         let path = self.0.join(name);
-        let made = fs::create_dir(&path).and_then(|()| {
+        let made = match fs::create_dir(&path) {
+            // Somebody tidied up while no dyno ran.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&path),
+            made => made,
+        };
+        let made = made.and_then(|()| {
             OpenOptions::new()
                 .write(true)
                 .open(path.join("cgroup.procs"))
@@ -64,8 +70,8 @@ impl Root {
 
     /// Removes the folder; whatever still is in it stays.
     pub(super) fn remove(&self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            debug!(%error, path = %self.0.display(), "cgroup folder not removed");
+        if !remove(&self.0) {
+            debug!(path = %self.0.display(), "cgroup folder not removed");
         }
     }
 }
@@ -83,42 +89,68 @@ impl Cgroup {
         self.procs.as_fd()
     }
 
-    /// Who is in it.
-    pub(super) fn members(&self) -> Vec<Pid> {
-        members(&self.path)
+    /// Who is in it, and in those that the dyno made below it.
+    pub(super) fn members(&self) -> io::Result<Vec<Pid>> {
+        let mut members = Vec::new();
+        collect(&self.path, &mut members)?;
+        Ok(members)
     }
 
-    /// Kills everybody in it.
-    pub(super) fn kill(&self) {
-        kill(&self.path);
+    /// Kills everybody in it and below it.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        kill(&self.path)
     }
 
-    /// Removes it, once it is empty.
-    pub(super) fn remove(&self) {
-        if let Err(error) = fs::remove_dir(&self.path) {
-            debug!(%error, path = %self.path.display(), "cgroup not removed");
+    /// Removes it if nobody is in it; whether it is gone.
+    pub(super) fn remove(&self) -> bool {
+        remove(&self.path)
+    }
+}
+
+fn collect(path: &Path, members: &mut Vec<Pid>) -> io::Result<()> {
+    let procs = fs::read_to_string(path.join("cgroup.procs"))?;
+    members.extend(
+        procs
+            .lines()
+            .filter_map(|pid| pid.parse().ok())
+            .map(Pid::from_raw),
+    );
+    for below in folders(path) {
+        collect(&below, members)?;
+    }
+    Ok(())
+}
+
+/// Removes a folder and those below it; whether it is gone. The kernel refuses while somebody
+/// is in one.
+fn remove(path: &Path) -> bool {
+    match fs::remove_dir(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(_) => {
+            let below = folders(path);
+            // Each is tried, whatever becomes of the others.
+            let removed = below.iter().filter(|below| remove(below)).count();
+            !below.is_empty() && removed == below.len() && fs::remove_dir(path).is_ok()
         }
     }
 }
 
-fn members(path: &Path) -> Vec<Pid> {
-    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    procs
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .map(Pid::from_raw)
+/// The cgroups below one.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
         .collect()
 }
 
-/// Before Linux 5.14 there is no such file; then the signals that follow do it alone.
-fn kill(path: &Path) {
-    let killed = OpenOptions::new()
+/// Before Linux 5.14 there is no such file, and signals must do.
+fn kill(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new()
         .write(true)
-        .open(path.join("cgroup.kill"))
-        .and_then(|mut file| file.write_all(b"1"));
-    if let Err(error) = killed {
-        debug!(%error, path = %path.display(), "cgroup.kill failed");
-    }
+        .open(path.join("cgroup.kill"))?;
+    file.write_all(b"1")
 }
 
 /// The folder of the cgroup that this process is in, in the v2 tree.
@@ -151,16 +183,20 @@ fn bury_the_dead(own: &Path) {
             continue;
         }
         let path = entry.path();
-        kill(&path);
-        for dyno in fs::read_dir(&path).into_iter().flatten().flatten() {
-            if dyno.path().is_dir() {
-                // What was killed a moment ago may still be leaving.
-                drop(fs::remove_dir(dyno.path()));
-            }
-        }
-        let removed = fs::remove_dir(&path).is_ok();
-        info!(path = %path.display(), removed, "buried a dead driver's cgroups");
+        let killed = kill(&path).is_ok();
+        let removed = remove_soon(&path);
+        info!(path = %path.display(), killed, removed, "buried a dead driver's cgroups");
     }
+}
+
+/// Removes a folder in which everybody was killed: they may still be leaving.
+fn remove_soon(path: &Path) -> bool {
+    (0..20).any(|_| {
+        remove(path) || {
+            std::thread::sleep(Duration::from_millis(1));
+            false
+        }
+    })
 }
 
 /// The driver that a folder's name tells of: its pid and start time.

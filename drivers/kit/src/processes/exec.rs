@@ -4,13 +4,20 @@ use std::{
     collections::BTreeMap,
     ffi::{CString, OsStr},
     io::{self, ErrorKind},
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    os::{
+        fd::BorrowedFd,
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
-use nix::{errno::Errno, unistd::write};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::write,
+};
 
-use super::{SpawnError, Stdio};
+use super::SpawnError;
 
 /// The shells' codes for a command that is not there, and for one that is no program.
 const NOT_FOUND: i32 = 127;
@@ -51,6 +58,12 @@ pub(super) fn resolve(
             .map_err(|_| Refused::NulByte)
     };
     let argv0 = argv.first().map_or("", String::as_str);
+    if !cwd.is_dir() {
+        return Err(Refused::Cannot {
+            code: NOT_EXECUTABLE,
+            why: format!("{}: no such directory to run in\n", cwd.display()),
+        });
+    }
     let program = find(argv0, env.get("PATH").map(String::as_str), cwd)?;
     let path = |path: &OsStr| CString::new(path.as_bytes()).map_err(|_| Refused::NulByte);
     Ok(Resolved {
@@ -87,9 +100,19 @@ fn find(argv0: &str, path: Option<&str>, cwd: &Path) -> Result<PathBuf, Refused>
     Err(refused)
 }
 
-/// The shell's code for an error of `execve`, if it is the command's fault.
-pub(super) fn code_of(error: &io::Error) -> Option<i32> {
-    match Errno::from_raw(error.raw_os_error()?) {
+/// What an error of `execve` comes to, if it is the command's fault.
+pub(super) fn refused(argv: &[String], error: &io::Error) -> Option<Refused> {
+    let errno = Errno::from_raw(error.raw_os_error()?);
+    let argv0 = argv.first().map_or("", String::as_str);
+    Some(Refused::Cannot {
+        code: code_of(errno)?,
+        why: format!("{argv0}: {}\n", errno.desc()),
+    })
+}
+
+/// The shell's code for it.
+fn code_of(errno: Errno) -> Option<i32> {
+    match errno {
         Errno::ENOENT | Errno::ENOTDIR => Some(NOT_FOUND),
         Errno::EACCES
         | Errno::ENOEXEC
@@ -109,16 +132,28 @@ pub(super) fn code_of(error: &io::Error) -> Option<i32> {
 pub(super) fn sorted(error: io::Error) -> SpawnError {
     match error.kind() {
         ErrorKind::OutOfMemory | ErrorKind::WouldBlock => SpawnError::Exhausted(error),
-        _ if error.raw_os_error() == Some(libc::EMFILE) => SpawnError::Exhausted(error),
+        _ if matches!(
+            error.raw_os_error(),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
+        ) =>
+        {
+            SpawnError::Exhausted(error)
+        }
         _ => SpawnError::Other(error),
     }
 }
 
 /// Says why on the dyno's own standard error, where its user looks.
-pub(super) fn complain(stdio: &Stdio, why: &str) {
-    if let Stdio::Fds { stderr, .. } = stdio {
-        // A full pipe or a reader that has gone: then nobody looks.
-        let _ = write(stderr, why.as_bytes());
+///
+/// A FIFO of which nobody reads may be full, and the driver must not wait for a reader.
+pub(super) fn complain(stderr: BorrowedFd<'_>, why: &str) {
+    let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
+    let has_room = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    if has_room {
+        // A pipe that has room has it for as much (pipe(7)).
+        let end = why.len().min(libc::PIPE_BUF);
+        // Nobody may have the other end: then nobody looks.
+        let _ = write(stderr, &why.as_bytes()[..end]);
     }
 }
 

@@ -23,7 +23,7 @@ mod orphans;
 mod status;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -33,10 +33,7 @@ use std::{
 
 use hsup_proto::driver;
 use nix::{
-    sys::{
-        signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use thiserror::Error;
@@ -47,13 +44,12 @@ use tokio::{
 };
 
 use self::{
-    census::{Census, Takers},
+    census::Takers,
     cgroup::{Cgroup, Root},
-    exec::Resolved,
 };
 use crate::{
     pty::{self, Terminal},
-    spawn::{Spawn, Ties},
+    spawn::{Entered, Spawn, Ties},
 };
 
 /// A process could not be started, for a reason that is the machine's and not the command's.
@@ -131,6 +127,8 @@ struct Inner {
     mark: u64,
     cgroup: Option<Cgroup>,
     terminal: Option<Terminal>,
+    /// Who was killed with the cgroup.
+    leaving: Mutex<HashSet<Pid>>,
     phase: watch::Sender<Phase>,
     shared: Arc<Shared>,
 }
@@ -144,8 +142,10 @@ enum Phase {
     Ended(driver::ExitStatus),
 }
 
-/// How often a tree that does not want to end is killed again.
+/// When a tree that does not end at once is killed again: then, and twice as late each time,
+/// for a process that hangs in the kernel hangs long.
 const KILL_AGAIN: Duration = Duration::from_millis(2);
+const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 impl Processes {
     /// Makes this process a subreaper and begins to reap. To be called once in a process,
@@ -184,50 +184,64 @@ impl Processes {
     /// # Errors
     /// When the machine has no room for it.
     pub fn spawn(&self, command: Command<'_>) -> Result<Process, SpawnError> {
-        let resolved = match exec::resolve(command.argv, command.env, command.cwd) {
-            Ok(resolved) => resolved,
-            Err(exec::Refused::NulByte) => return Err(SpawnError::NulByte),
-            Err(exec::Refused::Cannot { code, why }) => {
-                exec::complain(&command.stdio, &why);
-                return Ok(self.never_ran(code));
-            }
-        };
-        let mark = self.mark();
-        let cgroup = self
-            .shared
-            .cgroups
-            .as_ref()
-            .and_then(|root| root.child(command.name));
-        // Held until the new process is entered: it may end before that.
-        let mut running = lock(&self.shared.running);
-        let (terminal, spawned) = match command.stdio {
+        let (terminal, fds) = match command.stdio {
             Stdio::Fds {
                 stdin,
                 stdout,
                 stderr,
-            } => {
-                let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-                (
-                    None,
-                    start(&resolved, &fds, Ties::DiesWithUs, mark, cgroup.as_ref()),
-                )
-            }
+            } => (None, [stdin, stdout, stderr]),
             Stdio::Terminal => {
-                let (terminal, slave) = pty::open().map_err(SpawnError::Exhausted)?;
-                let fds = [slave.as_fd(), slave.as_fd(), slave.as_fd()];
-                let spawned = start(&resolved, &fds, Ties::Terminal, mark, cgroup.as_ref());
-                (Some(terminal), spawned)
+                let (terminal, slave) = pty::open().map_err(exec::sorted)?;
+                let twin = || slave.try_clone().map_err(exec::sorted);
+                (Some(terminal), [twin()?, twin()?, slave])
             }
         };
+        let refuse = |refused, terminal| match refused {
+            exec::Refused::NulByte => Err(SpawnError::NulByte),
+            exec::Refused::Cannot { code, why } => {
+                exec::complain(fds[2].as_fd(), &why);
+                Ok(self.never_ran(code, terminal))
+            }
+        };
+        let resolved = match exec::resolve(command.argv, command.env, command.cwd) {
+            Ok(resolved) => resolved,
+            Err(refused) => return refuse(refused, terminal),
+        };
+        let mark = self.mark();
+        let mut cgroup = self
+            .shared
+            .cgroups
+            .as_ref()
+            .and_then(|root| root.child(command.name));
+        let spawn = Spawn {
+            program: &resolved.program,
+            argv: &resolved.argv,
+            env: &resolved.env,
+            cwd: Some(&resolved.cwd),
+            fds: &fds.each_ref().map(OwnedFd::as_fd),
+            ties: if terminal.is_some() {
+                Ties::Terminal
+            } else {
+                Ties::DiesWithUs
+            },
+            mark: Some(mark),
+            open_files: None,
+            cgroup: cgroup.as_ref().map(Cgroup::procs),
+        };
+        // Held until the new process is entered: it may end before that.
+        let mut running = lock(&self.shared.running);
+        let spawned = spawn.spawn_into();
+        if !matches!(spawned, Ok((_, Entered::Yes)))
+            && let Some(cgroup) = cgroup.take()
+        {
+            cgroup.remove();
+        }
         let pid = match spawned {
-            Ok(pid) => pid,
+            Ok((pid, _)) => pid,
             Err(error) => {
                 drop(running);
-                if let Some(cgroup) = cgroup {
-                    cgroup.remove();
-                }
-                return match exec::code_of(&error) {
-                    Some(code) => Ok(self.never_ran(code)),
+                return match exec::refused(command.argv, &error) {
+                    Some(refused) => refuse(refused, terminal),
                     None => Err(exec::sorted(error)),
                 };
             }
@@ -238,6 +252,7 @@ impl Processes {
                 mark,
                 cgroup,
                 terminal,
+                leaving: Mutex::default(),
                 phase: watch::Sender::new(Phase::Running),
                 shared: Arc::clone(&self.shared),
             }),
@@ -259,39 +274,19 @@ impl Processes {
         *next
     }
 
-    fn never_ran(&self, code: i32) -> Process {
+    fn never_ran(&self, code: i32, terminal: Option<Terminal>) -> Process {
         Process {
             inner: Arc::new(Inner {
                 pid: 0,
                 mark: self.shared.first_mark,
                 cgroup: None,
-                terminal: None,
+                terminal,
+                leaving: Mutex::default(),
                 phase: watch::Sender::new(Phase::Ended(status::code(code))),
                 shared: Arc::clone(&self.shared),
             }),
         }
     }
-}
-
-fn start(
-    resolved: &Resolved,
-    fds: &[std::os::fd::BorrowedFd<'_>],
-    ties: Ties,
-    mark: u64,
-    cgroup: Option<&Cgroup>,
-) -> io::Result<Pid> {
-    Spawn {
-        program: &resolved.program,
-        argv: &resolved.argv,
-        env: &resolved.env,
-        cwd: Some(&resolved.cwd),
-        fds,
-        ties,
-        mark: Some(mark),
-        open_files: None,
-        cgroup: cgroup.map(Cgroup::procs),
-    }
-    .spawn()
 }
 
 impl Process {
@@ -333,10 +328,11 @@ impl Process {
 
     /// Kills every process of the dyno until nobody is left.
     pub async fn kill(&self) {
+        let mut pause = KILL_AGAIN;
         while self.status().is_none() {
             self.kill_once().await;
-            let ended = self.wait();
-            drop(tokio::time::timeout(KILL_AGAIN, ended).await);
+            drop(tokio::time::timeout(pause, self.wait()).await);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
@@ -356,24 +352,23 @@ impl Process {
         if self.inner.pid == 0 {
             return Vec::new();
         }
-        let mut members = self.census().await.of(self.inner.pid, self.inner.mark);
-        if let Some(cgroup) = &self.inner.cgroup {
-            members.extend(cgroup.members());
-            members.sort_unstable();
-            members.dedup();
+        // The kernel's books are complete, and cheaper than a look at all processes.
+        if let Some(Ok(members)) = self.inner.cgroup.as_ref().map(Cgroup::members) {
+            return members;
         }
-        members
+        let census = census::ask(&self.inner.shared.takers).await;
+        census.of(self.inner.pid, self.inner.mark)
     }
 
-    async fn census(&self) -> Arc<Census> {
-        census::ask(&self.inner.shared.takers).await
-    }
-
+    /// Kills whoever there is; whether there was somebody.
     async fn kill_once(&self) -> bool {
-        if let Some(cgroup) = &self.inner.cgroup {
-            cgroup.kill();
-        }
         let members = self.members().await;
+        if let Some(cgroup) = &self.inner.cgroup {
+            lock(&self.inner.leaving).extend(&members);
+            if cgroup.kill().is_ok() {
+                return true;
+            }
+        }
         for pid in &members {
             // It may have ended.
             let _ = kill(*pid, Signal::SIGKILL);
@@ -384,24 +379,27 @@ impl Process {
     /// After the first process has ended: kills what it leaves, and says when nobody is left.
     async fn bury(self, status: driver::ExitStatus) {
         let mut pause = Duration::from_micros(200);
-        while self.kill_once().await {
+        while !self.is_empty().await {
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
-        }
-        if let Some(cgroup) = &self.inner.cgroup {
-            cgroup.remove();
+            pause = (pause * 2).min(MAX_PAUSE);
         }
         self.inner.phase.send_replace(Phase::Ended(status));
     }
-}
 
-impl Process {
-    /// The first process has ended, and left nobody.
-    fn ended_alone(&self, status: driver::ExitStatus) {
-        if let Some(cgroup) = &self.inner.cgroup {
-            cgroup.remove();
+    /// Whether nobody is left; who is, is killed.
+    async fn is_empty(&self) -> bool {
+        let Some(cgroup) = &self.inner.cgroup else {
+            return !self.kill_once().await;
+        };
+        // One call in the usual case: the kernel removes no cgroup that has somebody in it.
+        if !cgroup.remove() {
+            self.kill_once().await;
+            return false;
         }
-        self.inner.phase.send_replace(Phase::Ended(status));
+        // Who leaves a cgroup is not quite gone, nor reaped. Its mark stays to the end.
+        let mut leaving = lock(&self.inner.leaving);
+        leaving.retain(|pid| census::mark_of(pid.as_raw()) == Some(self.inner.mark));
+        leaving.is_empty()
     }
 }
 
@@ -413,10 +411,14 @@ async fn reap(mut children: tokio::signal::unix::Signal, shared: std::sync::Weak
         };
         let ended = reap_now(&shared);
         // One look for all of them: a census for each exit is felt at a thousand dynos.
-        let alone = !ended.is_empty() && orphans::none(&lock(&shared.running));
+        let unsure = ended
+            .iter()
+            .any(|(process, _)| process.inner.cgroup.is_none());
+        let alone = unsure && orphans::none(&lock(&shared.running));
         for (process, status) in ended {
-            if alone {
-                process.ended_alone(status);
+            // Its cgroup knows better, where it has one.
+            if alone && process.inner.cgroup.is_none() {
+                process.inner.phase.send_replace(Phase::Ended(status));
                 continue;
             }
             process
@@ -436,16 +438,9 @@ async fn reap(mut children: tokio::signal::unix::Signal, shared: std::sync::Weak
 fn reap_now(shared: &Shared) -> Vec<(Process, driver::ExitStatus)> {
     // The lock keeps a process that is being started from being reaped unknown.
     let mut running = lock(&shared.running);
-    let mut ended = Vec::new();
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
-            Ok(how) => {
-                let process = how.pid().and_then(|pid| running.remove(&pid.as_raw()));
-                ended.extend(process.map(|process| (process, status::of(how))));
-            }
-        }
-    }
+    std::iter::from_fn(status::reap)
+        .filter_map(|(pid, status)| Some((running.remove(&pid.as_raw())?, status)))
+        .collect()
 }
 
 /// A panic elsewhere leaves them in order: they are changed by single calls.

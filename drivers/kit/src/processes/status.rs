@@ -1,16 +1,45 @@
-//! How a process ended, in the protocol's words.
+//! How a process ended, in the protocol's words, and who has.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hsup_proto::driver::{ExitStatus, exit_status::How};
-use nix::sys::wait::WaitStatus;
+use nix::{sys::signal::Signal, unistd::Pid};
+
+/// Reaps one child that has ended, if there is one.
+///
+/// Not with nix: for an end by a real-time signal, which it has no word for, its `waitpid`
+/// answers an error when the child is reaped already, and nobody would ever know.
+#[expect(
+    unsafe_code,
+    reason = "nix loses children that a real-time signal killed"
+)]
+pub(super) fn reap() -> Option<(Pid, ExitStatus)> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    (pid > 0).then(|| (Pid::from_raw(pid), of(status)))
+}
 
 /// What waitpid(2) said.
-pub(super) fn of(ended: WaitStatus) -> ExitStatus {
-    match ended {
-        WaitStatus::Exited(_, code) => self::code(code),
-        WaitStatus::Signaled(_, signal, _) => now(How::Signal(signal.as_str().to_owned())),
-        other => lost(&format!("waitpid answered {other:?}")),
+fn of(status: i32) -> ExitStatus {
+    if libc::WIFEXITED(status) {
+        code(libc::WEXITSTATUS(status))
+    } else if libc::WIFSIGNALED(status) {
+        now(How::Signal(signal_name(libc::WTERMSIG(status))))
+    } else {
+        lost(&format!("waitpid answered {status:#x}"))
+    }
+}
+
+/// As `kill -l` has it.
+fn signal_name(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) if number >= libc::SIGRTMIN() => match number - libc::SIGRTMIN() {
+            0 => "SIGRTMIN".to_owned(),
+            offset => format!("SIGRTMIN+{offset}"),
+        },
+        Err(_) => format!("SIG{number}"),
     }
 }
 
@@ -31,5 +60,18 @@ fn now(how: How) -> ExitStatus {
         how: Some(how),
         oom_killed: false,
         exited_at_unix_ms: i64::try_from(ms).unwrap_or(i64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_has_a_name() {
+        assert_eq!(signal_name(libc::SIGKILL), "SIGKILL");
+        assert_eq!(signal_name(libc::SIGRTMIN()), "SIGRTMIN");
+        assert_eq!(signal_name(libc::SIGRTMIN() + 6), "SIGRTMIN+6");
+        assert_eq!(signal_name(32), "SIG32");
     }
 }
