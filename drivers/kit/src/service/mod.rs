@@ -1,7 +1,7 @@
 //! The rules of the protocol's calls, once for all drivers.
 //!
 //! A [`Service`] serves `hsup.driver.v1` over a [`Runtime`]. What a call means is decided in
-//! the [`table`]; here are the tasks that act on it. Every one of them goes on when its
+//! the `table.rs`; here are the tasks that act on it. Every one of them goes on when its
 //! caller is gone: a call that is cancelled rolls nothing back (driver protocol §8).
 
 mod attach;
