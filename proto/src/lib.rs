@@ -8,6 +8,7 @@
     clippy::pedantic,
     clippy::allow_attributes,
     clippy::clone_on_ref_ptr,
+    rustdoc::invalid_html_tags,
     reason = "generated code"
 )]
 mod generated {

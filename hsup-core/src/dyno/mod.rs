@@ -1,4 +1,4 @@
-//! One dyno: a task that carries out what its [`Lifecycle`] decides.
+//! One dyno: a task that carries out what its [`crate::lifecycle`] decides.
 //!
 //! ```text
 //!  supervisor ──Command──▶ task ──Event──▶ lifecycle (pure)

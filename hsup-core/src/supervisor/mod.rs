@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The pieces that decide are pure and elsewhere: [`crate::lifecycle`] for one dyno,
-//! [`crate::rollout`] for a release replacing another, [`formation`] for what is wanted.
+//! [`crate::rollout`] for a release replacing another, `formation.rs` for what is wanted.
 //! This task knows what runs, feeds them, and carries out what they answer.
 
 mod actor;
