@@ -9,6 +9,8 @@ pub mod driver;
 pub mod dyno;
 pub mod error;
 pub mod events;
+#[cfg(test)]
+mod fake;
 pub mod formation;
 pub mod logs;
 pub mod look;

@@ -122,8 +122,10 @@ impl Report for DynoScreen<'_> {
         }
         field(f, "Release", format_args!("v{}", dyno.release))?;
         if let Some(port) = dyno.port {
-            let ip = dyno.ip.as_deref().unwrap_or("");
-            field(f, "Port", format_args!("{ip}:{port}"))?;
+            match &dyno.ip {
+                Some(ip) => field(f, "Port", format_args!("{ip}:{port}"))?,
+                None => field(f, "Port", port)?,
+            }
         }
         field(f, "Restarts", dyno.restarts)?;
         if let Some(exit) = &dyno.last_exit {

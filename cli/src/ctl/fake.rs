@@ -1,0 +1,454 @@
+//! The client's side against a real control socket, with a supervisor that only pretends.
+
+use std::{
+    os::unix::{fs::DirBuilderExt as _, net::UnixListener},
+    path::PathBuf,
+    time::Duration,
+};
+
+use hsup_core::{
+    control::{Control, ControlError, ControlListener, ServeError, serve},
+    paths::Paths,
+};
+use hsup_proto::control::{
+    ApplyReleaseRequest, ApplyReleaseResponse, Dyno, DynoState, EventsResponse, GetDriverResponse,
+    GetStatusRequest, GetStatusResponse, ListReleasesResponse, LogLine, LogsRequest, LogsResponse,
+    PlanReleaseRequest, PlanReleaseResponse, Process, Release, ReleaseState, RestartRequest,
+    RestartResponse, ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest, StartResponse,
+    StopRequest, StopResponse, events_response::Event, scale_request::change::How,
+};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    args::{LogsArgs, Output, PsArgs},
+    connect::{ConnectError, Supervisor, connect},
+    dyno::tests::{crashed, web},
+    error::CtlError,
+    events, formation, logs,
+    look::tests::plain,
+    ps, releases, status, version,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Knows `web.1`, which is up, and `web.2`, which crashed; takes in no release.
+#[derive(Clone)]
+struct Fake {
+    app: &'static str,
+}
+
+fn formation(web: u32) -> Vec<Process> {
+    vec![Process {
+        process_type: "web".to_owned(),
+        quantity: web,
+        command: String::new(),
+    }]
+}
+
+impl Control for Fake {
+    async fn status(&self, request: GetStatusRequest) -> Result<GetStatusResponse, ControlError> {
+        let selected = |dyno: &Dyno| {
+            let names = [&dyno.name, &dyno.process_type];
+            request.select.is_empty() || request.select.iter().any(|name| names.contains(&name))
+        };
+        let mut dynos = vec![web(1), crashed()];
+        dynos.retain(selected);
+        if dynos.is_empty() {
+            return Err(ControlError::NotFound("no such dyno".to_owned()));
+        }
+        Ok(GetStatusResponse {
+            app: self.app.to_owned(),
+            all_up: dynos.iter().all(|dyno| dyno.state() == DynoState::Up),
+            hsup_version: "9.9.9".to_owned(),
+            dynos,
+            ..GetStatusResponse::default()
+        })
+    }
+
+    async fn scale(&self, request: ScaleRequest) -> Result<ScaleResponse, ControlError> {
+        let quantity = match request.changes.first().and_then(|change| change.how) {
+            None => 2,
+            Some(How::To(to)) => to,
+            Some(How::By(by)) => 2_u32.saturating_add_signed(by),
+        };
+        Ok(ScaleResponse {
+            formation: formation(quantity),
+        })
+    }
+
+    async fn start(&self, _: StartRequest) -> Result<StartResponse, ControlError> {
+        Err(ControlError::ShuttingDown)
+    }
+
+    async fn stop(&self, _: StopRequest) -> Result<StopResponse, ControlError> {
+        Ok(StopResponse {
+            dynos: vec!["web.1".to_owned()],
+        })
+    }
+
+    async fn restart(&self, _: RestartRequest) -> Result<RestartResponse, ControlError> {
+        Err(ControlError::Driver("gone".to_owned()))
+    }
+
+    async fn list_releases(&self) -> Result<ListReleasesResponse, ControlError> {
+        Ok(ListReleasesResponse::default())
+    }
+
+    async fn apply(&self, _: ApplyReleaseRequest) -> Result<ApplyReleaseResponse, ControlError> {
+        let release = Release {
+            version: 8,
+            state: ReleaseState::Rejected.into(),
+            reason: "web.1 did not come up".to_owned(),
+            ..Release::default()
+        };
+        Ok(ApplyReleaseResponse {
+            release: Some(release),
+            ..ApplyReleaseResponse::default()
+        })
+    }
+
+    async fn plan(&self, _: PlanReleaseRequest) -> Result<PlanReleaseResponse, ControlError> {
+        Ok(PlanReleaseResponse::default())
+    }
+
+    async fn driver(&self) -> Result<GetDriverResponse, ControlError> {
+        Ok(GetDriverResponse::default())
+    }
+
+    async fn shutdown(&self, _: ShutdownRequest) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    fn logs(
+        &self,
+        request: LogsRequest,
+    ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
+        let lines = vec![LogLine {
+            at_unix_us: 1,
+            source: "app".to_owned(),
+            dyno: "web.1".to_owned(),
+            line: b"\xff hello".to_vec(),
+            stderr: false,
+        }];
+        let first = tokio_stream::once(LogsResponse { lines, dropped: 0 });
+        let rest: Box<dyn Stream<Item = LogsResponse> + Send + Unpin> = if request.follow {
+            Box::new(tokio_stream::pending())
+        } else {
+            Box::new(tokio_stream::empty())
+        };
+        Ok(first.chain(rest))
+    }
+
+    fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static {
+        let first = EventsResponse {
+            at_unix_ms: 1,
+            event: Some(Event::Dyno(web(1))),
+        };
+        tokio_stream::once(first).chain(tokio_stream::pending())
+    }
+}
+
+/// Fake hsups in a machine of their own.
+struct Machine {
+    /// Removes the sockets' directory.
+    _dir: tempfile::TempDir,
+    paths: Paths,
+    sockets: PathBuf,
+}
+
+/// One fake hsup.
+struct Served {
+    socket: PathBuf,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Served {
+    async fn end(self) {
+        self.shutdown.cancel();
+        let ended = timeout(PATIENCE, self.task).await;
+        ended.expect("the fake hsup did not end").unwrap().unwrap();
+    }
+}
+
+impl Machine {
+    fn new() -> Self {
+        // Short enough for a socket, wherever TMPDIR points.
+        let dir = tempfile::Builder::new()
+            .prefix("hc")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let runtime = dir.path().join("x");
+        let sockets = runtime.join("hsup");
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(&sockets)
+            .unwrap();
+        let paths = Paths {
+            xdg_runtime_dir: Some(runtime),
+            run: dir.path().join("run"),
+            tmp: dir.path().join("tmp"),
+            ..Paths::from_env()
+        };
+        Self {
+            _dir: dir,
+            paths,
+            sockets,
+        }
+    }
+
+    fn serve(&self, app: &'static str) -> Served {
+        let socket = self.sockets.join(format!("{app}.sock"));
+        let listener = ControlListener::bind(&socket).unwrap();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, Fake { app }, shutdown.clone()));
+        Served {
+            socket,
+            shutdown,
+            task,
+        }
+    }
+
+    /// A socket whose server was killed.
+    fn leave_behind(&self, name: &str) -> PathBuf {
+        let path = self.sockets.join(name);
+        drop(UnixListener::bind(&path).unwrap());
+        path
+    }
+
+    async fn connect(&self, app: Option<&str>) -> Result<Supervisor, ConnectError> {
+        connect(None, app, &self.paths).await
+    }
+}
+
+fn ps_of(names: &[&str]) -> PsArgs {
+    PsArgs {
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+        output: None,
+        quiet: true,
+    }
+}
+
+fn logs_args(tail: bool) -> LogsArgs {
+    LogsArgs {
+        tail,
+        lines: None,
+        dyno_name: Vec::new(),
+        process_type: Vec::new(),
+        source: None,
+        output: Output::Text,
+    }
+}
+
+#[tokio::test]
+async fn the_only_hsup_that_answers_is_meant() {
+    let machine = Machine::new();
+    machine.leave_behind("old.sock");
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    assert_eq!(supervisor.socket, served.socket);
+    let ps = ps::run(supervisor, ps_of(&[]), &plain()).await.unwrap();
+    assert_eq!((ps.text.as_str(), ps.code), ("web.1\nweb.2\n", 3));
+    served.end().await;
+}
+
+#[tokio::test]
+async fn of_several_the_app_says_which() {
+    let machine = Machine::new();
+    let (blog, shop) = (machine.serve("blog"), machine.serve("shop"));
+    let error = machine.connect(None).await.unwrap_err();
+    let sockets = machine.sockets.display();
+    let expected =
+        format!("several hsups run\n  blog  {sockets}/blog.sock\n  shop  {sockets}/shop.sock");
+    assert_eq!(error.to_string(), expected);
+
+    let supervisor = machine.connect(Some("shop")).await.unwrap();
+    assert_eq!(supervisor.socket, shop.socket);
+
+    let error = machine.connect(Some("wiki")).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("hsup runs for other apps only, not for `wiki`\n"),
+        "{text}"
+    );
+
+    // A socket that was named must be the app's, too.
+    let named = connect(Some(&blog.socket), Some("shop"), &machine.paths).await;
+    assert!(matches!(named, Err(ConnectError::OtherApps { .. })));
+    blog.end().await;
+    shop.end().await;
+}
+
+#[tokio::test]
+async fn with_none_it_says_where_it_looked_and_how_to_start_one() {
+    let machine = Machine::new();
+    let stale = machine.leave_behind("old.sock");
+    let error = CtlError::from(machine.connect(None).await.unwrap_err());
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no hsup runs: looked for its control socket in "),
+        "{text}"
+    );
+    assert!(text.contains(&*machine.sockets.to_string_lossy()), "{text}");
+    assert!(error.hint().unwrap().contains("`hsup start`"));
+    assert_eq!(error.exit_code(), 4);
+
+    let named = connect(Some(&stale), None, &machine.paths).await;
+    assert!(matches!(named, Err(ConnectError::Connect { .. })));
+    let long = PathBuf::from(format!("/{}", "x".repeat(200)));
+    let long = connect(Some(&long), None, &machine.paths).await;
+    assert!(matches!(long, Err(ConnectError::TooLong { .. })));
+
+    let version = version::run(machine.connect(None).await).await.unwrap();
+    assert!(
+        version.text.ends_with("hsup not running\n"),
+        "{}",
+        version.text
+    );
+}
+
+#[tokio::test]
+async fn the_exit_status_says_whether_all_is_up() {
+    let machine = Machine::new();
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    for (names, code) in [(&["web.1"][..], 0), (&["web"][..], 3)] {
+        let ps = ps::run(supervisor.clone(), ps_of(names), &plain())
+            .await
+            .unwrap();
+        assert_eq!(ps.code, code, "ps {names:?}");
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        let status = status::run(supervisor.clone(), names, &plain())
+            .await
+            .unwrap();
+        assert_eq!(status.code, code, "{}", status.text);
+    }
+    let args = PsArgs {
+        quiet: false,
+        ..ps_of(&["clock"])
+    };
+    let nobody = ps::run(supervisor.clone(), args, &plain()).await.unwrap();
+    let expected = ("No clock dynos on shop\n", 4);
+    assert_eq!((nobody.text.as_str(), nobody.code), expected);
+    let names = vec!["clock".to_owned()];
+    let error = status::run(supervisor, names, &plain()).await.unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.exit_code()),
+        ("no such dyno", 4)
+    );
+    served.end().await;
+}
+
+#[tokio::test]
+async fn changes_reach_hsup_and_its_refusals_come_back_as_sentences() {
+    let machine = Machine::new();
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    let scaled = formation::scale(supervisor.clone(), &["web-1".to_owned()]).await;
+    assert_eq!(
+        scaled.unwrap().text,
+        "Scaling dynos... done, now running web at 1\n"
+    );
+    let error = formation::start(supervisor.clone(), Vec::new())
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "hsup is shutting down");
+    let error = formation::restart(supervisor.clone(), Vec::new(), false).await;
+    assert_eq!(error.unwrap_err().to_string(), "driver: gone");
+    let applied = releases::apply(supervisor, b"{}".to_vec(), false, &plain())
+        .await
+        .unwrap();
+    let expected = "Release v8... rejected\n    web.1 did not come up\n";
+    assert_eq!((applied.text.as_str(), applied.code), (expected, 1));
+    served.end().await;
+}
+
+#[tokio::test]
+async fn logs_keep_their_bytes_and_end_by_themselves() {
+    let machine = Machine::new();
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    let mut out = Vec::new();
+    logs::run(supervisor, logs_args(false), &plain(), &mut out)
+        .await
+        .unwrap();
+    assert_eq!(
+        out,
+        b"1970-01-01T00:00:00.000001+00:00 app[web.1]: \xff hello\n"
+    );
+    served.end().await;
+}
+
+/// Ends the fake hsup once the first line was written.
+struct EndsAtFirst(CancellationToken);
+
+impl std::io::Write for EndsAtFirst {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.cancel();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_follows_says_when_hsup_goes_away() {
+    let machine = Machine::new();
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    let mut out = EndsAtFirst(served.shutdown.clone());
+    let look = plain();
+    let followed = logs::run(supervisor, logs_args(true), &look, &mut out);
+    let error = timeout(PATIENCE, followed)
+        .await
+        .expect("logs -t did not end");
+    let error = error.unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.exit_code()),
+        ("hsup went away", 4)
+    );
+    served.end().await;
+
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    let mut out = EndsAtFirst(served.shutdown.clone());
+    let followed = events::run(supervisor, Output::Text, &look, &mut out);
+    let error = timeout(PATIENCE, followed)
+        .await
+        .expect("events did not end");
+    assert!(matches!(error.unwrap_err(), CtlError::Gone));
+    served.end().await;
+}
+
+/// A reader that has gone, as `head` does.
+struct Closed;
+
+impl std::io::Write for Closed {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_gone_is_no_error() {
+    let machine = Machine::new();
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    let (look, mut out) = (plain(), Closed);
+    let followed = logs::run(supervisor, logs_args(true), &look, &mut out);
+    let error = timeout(PATIENCE, followed)
+        .await
+        .expect("logs -t did not end");
+    assert!(error.unwrap_err().is_broken_pipe());
+    served.end().await;
+}
