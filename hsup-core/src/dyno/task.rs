@@ -1,6 +1,7 @@
 //! The task of one dyno: waits for what can happen, asks the lifecycle, carries out the answer.
 
 use std::{
+    net::Ipv4Addr,
     pin::Pin,
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
@@ -447,6 +448,10 @@ impl Task {
         }
         if !self.spec.name.process_type.is_web() {
             self.ready = true;
+            if !self.has_own_network() {
+                // It shares this host; a web's address is asked of the driver.
+                self.status.ip = Ipv4Addr::LOCALHOST.to_string();
+            }
         }
         self.begin_probe();
         self.apply(Event::StartOk(attempt));
