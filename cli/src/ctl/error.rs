@@ -21,6 +21,10 @@ pub enum CtlError {
     #[error("{0}")]
     Refused(String),
 
+    /// The release that was handed in does not run.
+    #[error("{0}")]
+    Rejected(String),
+
     #[error("{0}")]
     NotFound(String),
 
@@ -74,6 +78,9 @@ impl CtlError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Connect(error) => error.hint(),
+            Self::Rejected(_) => {
+                Some("`hsupctl releases` shows what its dynos said last".to_owned())
+            }
             Self::NotFound(_) => Some("`hsupctl ps` lists the dynos".to_owned()),
             Self::Silent(_) => Some("is it stopped, or under a debugger?".to_owned()),
             Self::NoDriverCheck => {

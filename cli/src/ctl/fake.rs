@@ -96,11 +96,16 @@ impl Control for Fake {
         Ok(ListReleasesResponse::default())
     }
 
-    async fn apply(&self, _: ApplyReleaseRequest) -> Result<ApplyReleaseResponse, ControlError> {
+    async fn apply(
+        &self,
+        request: ApplyReleaseRequest,
+    ) -> Result<ApplyReleaseResponse, ControlError> {
+        if !request.no_wait {
+            return Err(ControlError::Rejected("web.1 did not come up".to_owned()));
+        }
         let release = Release {
             version: 8,
-            state: ReleaseState::Rejected.into(),
-            reason: "web.1 did not come up".to_owned(),
+            state: ReleaseState::Building.into(),
             ..Release::default()
         };
         Ok(ApplyReleaseResponse {
@@ -359,11 +364,17 @@ async fn changes_reach_hsup_and_its_refusals_come_back_as_sentences() {
     assert_eq!(error.to_string(), "hsup is shutting down");
     let error = formation::restart(supervisor.clone(), Vec::new(), false).await;
     assert_eq!(error.unwrap_err().to_string(), "driver: gone");
-    let applied = releases::apply(supervisor, b"{}".to_vec(), false, &plain())
-        .await
-        .unwrap();
-    let expected = "Release v8... rejected\n    web.1 did not come up\n";
-    assert_eq!((applied.text.as_str(), applied.code), (expected, 1));
+    let apply = |no_wait| {
+        let supervisor = supervisor.clone();
+        async move { releases::apply(supervisor, b"{}".to_vec(), no_wait, &plain()).await }
+    };
+    let error = apply(false).await.unwrap_err();
+    let told = (error.to_string(), error.exit_code());
+    assert_eq!(told, ("web.1 did not come up".to_owned(), 1));
+    assert!(error.hint().unwrap().contains("`hsupctl releases`"));
+    let taken_in = apply(true).await.unwrap();
+    let expected = ("Release v8... building\n", 0);
+    assert_eq!((taken_in.text.as_str(), taken_in.code), expected);
     served.end().await;
 }
 

@@ -12,6 +12,7 @@ use hsup_proto::control::{
     plan_release_response::{Change, Kind},
 };
 use serde::Serialize;
+use tonic::Code;
 
 use super::{
     Outcome,
@@ -101,7 +102,12 @@ pub async fn apply(
     look: &Look,
 ) -> Result<Outcome, CtlError> {
     let request = ApplyReleaseRequest { json, no_wait };
-    let report = ApplyReport(supervisor.client.apply_release(request).await?.into_inner());
+    let answer = supervisor.client.apply_release(request).await;
+    let answer = answer.map_err(|status| match status.code() {
+        Code::FailedPrecondition => CtlError::Rejected(status.message().to_owned()),
+        _ => status.into(),
+    })?;
+    let report = ApplyReport(answer.into_inner());
     Ok(Outcome {
         text: report.show(look).to_string(),
         code: u8::from(report.is_rejected()),
@@ -167,13 +173,22 @@ impl ReleaseReport {
             writeln!(f, "    {reason}")?;
         }
         if self.gap_ms > 0 {
-            let (seconds, tenth) = (self.gap_ms / 1000, self.gap_ms % 1000 / 100);
-            writeln!(f, "    fewer dynos than wanted ran for {seconds}.{tenth}s")?;
+            let gap = gap(self.gap_ms);
+            writeln!(f, "    fewer dynos than wanted ran for {gap}")?;
         }
         for line in &self.last_lines {
             writeln!(f, "    | {line}")?;
         }
         Ok(())
+    }
+}
+
+/// `35ms`, `1.2s`
+fn gap(ms: i64) -> String {
+    if ms < 1000 {
+        format!("{ms}ms")
+    } else {
+        format!("{}.{}s", ms / 1000, ms % 1000 / 100)
     }
 }
 
@@ -340,6 +355,11 @@ mod tests {
         );
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json[0]["reason"], "web.1 did not bind its port");
+    }
+
+    #[test]
+    fn a_short_gap_is_not_none() {
+        assert_eq!([35, 1_250].map(gap), ["35ms", "1.2s"]);
     }
 
     #[test]
