@@ -11,6 +11,8 @@
 //! signals are blocked around the whole and set to their defaults before they are unblocked
 //! (glibc's `posix_spawn` does the same).
 
+mod into_cgroup;
+
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
     io,
@@ -45,7 +47,7 @@ pub struct Spawn<'a> {
     pub mark: Option<u64>,
     /// Its open-file limits (soft, hard), where they differ from ours.
     pub open_files: Option<(u64, u64)>,
-    /// The `cgroup.procs` of the cgroup to enter. Where that fails it stays in ours.
+    /// The folder of the cgroup to enter. Where that fails it stays in ours.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
 
@@ -92,7 +94,7 @@ struct Child {
     mark: Option<u64>,
     open_files: Option<(u64, u64)>,
     cgroup: RawFd,
-    entered: bool,
+    entered: Entered,
     parent: libc::pid_t,
     error: c_int,
 }
@@ -135,26 +137,27 @@ impl Spawn<'_> {
             mark: self.mark,
             open_files: self.open_files,
             cgroup: self.cgroup.map_or(-1, |fd| fd.as_raw_fd()),
-            entered: false,
+            // Unless it is told otherwise, it was born there.
+            entered: Entered::Yes,
             parent: Pid::this().as_raw(),
             error: 0,
         };
         let mut stack = STACK.lock().unwrap_or_else(PoisonError::into_inner);
         let before = block_signals()?;
         // SAFETY: the stack is ours until the lock is dropped, and the child is off it when
-        // clone returns, for CLONE_VFORK suspends this thread until then. It grows down from
-        // its end, which is aligned. `child` outlives the call for the same reason, and
-        // `begin` keeps to what its own comment promises.
-        let pid = unsafe {
-            let top = stack.0.as_mut_ptr().add(STACK_SIZE).cast::<c_void>();
-            libc::clone(
-                begin,
-                top,
-                libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-                (&raw mut child).cast(),
-            )
+        // clone returns, for CLONE_VFORK suspends this thread until then. `child` outlives the
+        // call for the same reason, and `begin` keeps to what its own comment promises.
+        let cloned = unsafe {
+            let argument = (&raw mut child).cast::<c_void>();
+            let born = into_cgroup::clone(self.cgroup, &mut stack.0, begin, argument);
+            born.unwrap_or_else(|| {
+                (*argument.cast::<Child>()).entered = Entered::No;
+                // It grows down from its end, which is aligned.
+                let top = stack.0.as_mut_ptr().add(STACK_SIZE).cast::<c_void>();
+                let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+                Errno::result(libc::clone(begin, top, flags, argument))
+            })
         };
-        let cloned = Errno::result(pid);
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
         drop(stack);
         let pid = Pid::from_raw(cloned?);
@@ -166,7 +169,6 @@ impl Spawn<'_> {
             )
         };
         if error == 0 {
-            let entered = if entered { Entered::Yes } else { Entered::No };
             return Ok((pid, entered));
         }
         // It has ended already; nobody else knows of it.
@@ -251,9 +253,13 @@ unsafe fn prepare(child: &mut Child) -> c_int {
                 return failed();
             }
         }
-        if child.cgroup >= 0 {
-            // "0" is the writer itself. Refused, it is known by its mark alone.
-            child.entered = libc::write(child.cgroup, c"0".as_ptr().cast(), 1) == 1;
+        if child.cgroup >= 0 && child.entered == Entered::No {
+            let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+            let procs = libc::openat(child.cgroup, c"cgroup.procs".as_ptr(), flags);
+            // "0" is the writer itself.
+            if procs >= 0 && libc::write(procs, c"0".as_ptr().cast(), 1) == 1 {
+                child.entered = Entered::Yes;
+            }
         }
         if child.ties == Ties::Terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
             return failed();

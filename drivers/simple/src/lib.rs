@@ -78,7 +78,7 @@ fn run(args: Args) -> Result<(), Failure> {
         .map_err(Failure::Runtime)?
         .block_on(async {
             let listener = Listener::open(&place)?;
-            let runtime = Simple::start().map_err(Failure::Processes)?;
+            let runtime = Simple::start(args.cgroups).map_err(Failure::Processes)?;
             serve::serve(listener, runtime, options)
                 .await
                 .map_err(Failure::Serve)

@@ -34,9 +34,13 @@ pub(crate) struct Simple {
 
 impl Simple {
     /// Prepares to spawn dynos; inside a tokio runtime.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(cgroups: bool) -> io::Result<Self> {
         Ok(Self {
-            processes: Processes::start()?,
+            processes: if cgroups {
+                Processes::start_in_cgroups()?
+            } else {
+                Processes::start()?
+            },
             home: std::env::current_dir()?,
         })
     }

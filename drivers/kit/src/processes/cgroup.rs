@@ -13,15 +13,19 @@
 //! folders for what they are: it kills what is in them and removes them.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process,
     time::Duration,
 };
 
-use nix::unistd::Pid;
+use nix::{
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+    unistd::Pid,
+};
 use tracing::{debug, info};
 
 const PREFIX: &str = "hsup-";
@@ -54,13 +58,8 @@ impl Root {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&path),
             made => made,
         };
-        let made = made.and_then(|()| {
-            OpenOptions::new()
-                .write(true)
-                .open(path.join("cgroup.procs"))
-        });
         match made {
-            Ok(procs) => Some(Cgroup { path, procs }),
+            Ok(()) => Some(Cgroup { path }),
             Err(error) => {
                 debug!(%error, name, "no cgroup");
                 None
@@ -80,13 +79,13 @@ impl Root {
 #[derive(Debug)]
 pub(super) struct Cgroup {
     path: PathBuf,
-    procs: File,
 }
 
 impl Cgroup {
-    /// `cgroup.procs`, open for the process that is to enter.
-    pub(super) fn procs(&self) -> BorrowedFd<'_> {
-        self.procs.as_fd()
+    /// The folder, open for the process that is to enter. A dyno that runs keeps none open.
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(open(&self.path, flags, Mode::empty())?)
     }
 
     /// Who is in it, and in those that the dyno made below it.

@@ -10,8 +10,10 @@
 //!   enforced since 2.4.25 (setrlimit(2)), which every descendant inherits, and which the
 //!   driver reads with prlimit(2). A session is left with `setsid`; the mark stays.
 //!
-//! Where the machine gives us a cgroup v2 to write to, the kernel keeps the books: see
-//! `cgroup.rs`.
+//! A driver that asks for it has a cgroup for each dyno besides, where the machine gives it a
+//! cgroup v2 to write to, and the kernel keeps the books: see `cgroup.rs`. That knows processes
+//! of other users too, and costs every start a tenth of a millisecond and more (the example
+//! `spawn_rate` tells how much): so it is not the rule.
 //!
 //! One census of the machine serves everybody who asks at the same time: a thousand
 //! dynos that are stopped together cost one look at `/proc`, not a thousand.
@@ -154,6 +156,18 @@ impl Processes {
     /// # Errors
     /// When the kernel refuses.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// As [`Processes::start`], and gives every dyno a cgroup where that can be done.
+    ///
+    /// # Errors
+    /// When the kernel refuses anything but the cgroups.
+    pub fn start_in_cgroups() -> io::Result<Self> {
+        Self::start_with(Root::make())
+    }
+
+    fn start_with(cgroups: Option<Root>) -> io::Result<Self> {
         crate::orphans::become_subreaper()?;
         let children = signal(SignalKind::child())?;
         let (takers, requests) = mpsc::unbounded_channel();
@@ -164,7 +178,7 @@ impl Processes {
             takers,
             first_mark,
             next_mark: Mutex::new(first_mark),
-            cgroups: Root::make(),
+            cgroups,
         });
         tokio::spawn(census::serve(Takers(requests)));
         tokio::spawn(reap(children, Arc::downgrade(&shared)));
@@ -213,6 +227,7 @@ impl Processes {
             .cgroups
             .as_ref()
             .and_then(|root| root.child(command.name));
+        let folder = cgroup.as_ref().and_then(|cgroup| cgroup.open().ok());
         let spawn = Spawn {
             program: &resolved.program,
             argv: &resolved.argv,
@@ -226,7 +241,7 @@ impl Processes {
             },
             mark: Some(mark),
             open_files: None,
-            cgroup: cgroup.as_ref().map(Cgroup::procs),
+            cgroup: folder.as_ref().map(OwnedFd::as_fd),
         };
         // Held until the new process is entered: it may end before that.
         let mut running = lock(&self.shared.running);
