@@ -1,146 +1,301 @@
-//! A dyno's ends of the FIFOs that its supervisor made (driver protocol §11).
+//! Opening the FIFOs that a supervisor made for a dyno (driver protocol §11 and §12, R5).
 //!
-//! stdout and stderr are opened for reading and writing: no open blocks, and a supervisor
-//! that restarts closes nobody's last reading end. stdin is not, or its end never came.
+//! `stdout` and `stderr` are opened for reading *and* writing: the open never blocks, and a
+//! dyno gets no SIGPIPE while its supervisor restarts. `stdin` is opened for reading only,
+//! or its end would never come.
+//!
+//! The directory is named by the caller, who may be somebody else than we are. So a FIFO is
+//! looked at before it is opened, and it is what was looked at that is opened: a name that
+//! leads to a device, to a file of a third party or through a link is refused.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
-    },
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::{
+    errno::Errno,
+    fcntl::{self, AT_FDCWD, FcntlArg, OFlag, OpenHow, ResolveFlag, openat, openat2},
+    sys::stat::{FileStat, Mode, SFlag, fstat},
+    unistd::Uid,
+};
 use thiserror::Error;
 
 use crate::processes::Stdio;
 
-/// A FIFO that a dyno cannot be given.
+/// The FIFOs of a dyno could not be opened, or must not be trusted.
 #[derive(Debug, Error)]
 pub enum FifoError {
-    /// It could not be opened.
+    /// The directory or a FIFO in it could not be opened.
     #[error("failed to open `{}`", path.display())]
     Open {
-        /// Which.
+        /// What was to be opened.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// It is something else.
+    /// Something else stands where a FIFO should.
     #[error("`{}` is not a FIFO", path.display())]
     NotFifo {
-        /// Which.
+        /// What it was.
         path: PathBuf,
     },
-    /// It is somebody else's.
-    #[error("`{}` belongs to uid {owner}, not to the caller", path.display())]
+    /// The directory or a FIFO belongs to neither the caller nor root.
+    #[error("`{}` belongs to uid {owner}, which is neither the caller nor root", path.display())]
     Stranger {
-        /// Which.
+        /// What belongs to somebody else.
         path: PathBuf,
         /// Whose it is.
         owner: u32,
     },
+    /// Others may write to the directory of a caller who is not us.
+    #[error("others than its owner may write to the directory `{}`", path.display())]
+    Shared {
+        /// The directory.
+        path: PathBuf,
+    },
 }
 
-/// Opens `stdin`, `stdout` and `stderr` in `io_dir`, which must be of `peer` or of root.
-/// Without a `stdin` there the dyno reads `/dev/null`.
+/// Opens `stdin`, `stdout` and `stderr` in `io_dir` for a dyno of the user `peer`. Without a
+/// `stdin` there the dyno reads `/dev/null`.
 ///
 /// # Errors
-/// When one of them is missing, is no FIFO, or is somebody else's.
+///
+/// When `stdout` or `stderr` is missing, or anything is not what it should be.
 pub fn open(io_dir: &Path, peer: u32) -> Result<Stdio, FifoError> {
-    let both = |name: &str| {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        open_one(&io_dir.join(name), &mut options, peer)
-    };
-    let stdin = io_dir.join("stdin");
-    let stdin = if stdin.symlink_metadata().is_ok() {
-        let mut options = OpenOptions::new();
-        let file = open_one(&stdin, options.read(true), peer)?;
-        // Only the open must not wait; the dyno's reads must.
-        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_RDONLY)).map_err(|errno| FifoError::Open {
-            path: stdin.clone(),
-            source: errno.into(),
-        })?;
-        file
-    } else {
-        File::open("/dev/null").map_err(|source| FifoError::Open {
-            path: "/dev/null".into(),
-            source,
-        })?
-    };
-    let blocking = |file: File| {
-        // A dyno that finds its output non-blocking would lose some of it.
-        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_RDWR)).map(|_| OwnedFd::from(file))
-    };
-    let output = |name: &str| {
-        blocking(both(name)?).map_err(|errno| FifoError::Open {
-            path: io_dir.join(name),
-            source: errno.into(),
-        })
+    let folder = Folder::open(io_dir, Uid::from_raw(peer))?;
+    let stdin = match folder.fifo("stdin", OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+        Ok(fifo) => {
+            // Non-blocking only so that the open did not wait for a writer.
+            let result = fcntl::fcntl(&fifo, FcntlArg::F_SETFL(OFlag::O_RDONLY));
+            result.map_err(|errno| failed(&io_dir.join("stdin"), errno))?;
+            fifo
+        }
+        Err(FifoError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let path = Path::new("/dev/null");
+            let null = File::open(path).map_err(|source| FifoError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
+            null.into()
+        }
+        Err(error) => return Err(error),
     };
     Ok(Stdio::Fds {
-        stdin: stdin.into(),
-        stdout: output("stdout")?,
-        stderr: output("stderr")?,
+        stdin,
+        stdout: folder.fifo("stdout", OFlag::O_RDWR)?,
+        stderr: folder.fifo("stderr", OFlag::O_RDWR)?,
     })
 }
 
-fn open_one(path: &Path, options: &mut OpenOptions, peer: u32) -> Result<File, FifoError> {
-    let failed = |source| FifoError::Open {
+struct Folder<'a> {
+    path: &'a Path,
+    fd: OwnedFd,
+    owner: Uid,
+}
+
+impl<'a> Folder<'a> {
+    fn open(path: &'a Path, owner: Uid) -> Result<Self, FifoError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        // A caller who is us can reach nothing through us that he could not reach himself;
+        // of any other we take no links, and no directory where a third party may meddle.
+        let is_us = owner == Uid::effective();
+        let fd = if is_us {
+            fcntl::open(path, flags, Mode::empty())
+        } else {
+            let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+            openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(resolve))
+        };
+        let fd = fd.map_err(|errno| failed(path, errno))?;
+        let stat = fstat(&fd).map_err(|errno| failed(path, errno))?;
+        check_owner(path, &stat, owner)?;
+        let mode = Mode::from_bits_truncate(stat.st_mode);
+        if !is_us && mode.intersects(Mode::S_IWGRP | Mode::S_IWOTH) {
+            return Err(FifoError::Shared {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self { path, fd, owner })
+    }
+
+    /// Looks at `name`, then opens just what it looked at.
+    fn fifo(&self, name: &str, flags: OFlag) -> Result<OwnedFd, FifoError> {
+        let path = self.path.join(name);
+        let look = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let seen =
+            openat(&self.fd, name, look, Mode::empty()).map_err(|errno| failed(&path, errno))?;
+        let stat = fstat(&seen).map_err(|errno| failed(&path, errno))?;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
+            return Err(FifoError::NotFifo { path });
+        }
+        check_owner(&path, &stat, self.owner)?;
+        reopen(seen.as_fd(), flags).map_err(|errno| failed(&path, errno))
+    }
+}
+
+/// Opens what an `O_PATH` descriptor stands for (see open(2)).
+fn reopen(seen: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let link = format!("/proc/self/fd/{}", seen.as_raw_fd());
+    let flags = flags | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    fcntl::open(link.as_str(), flags, Mode::empty())
+}
+
+fn check_owner(path: &Path, stat: &FileStat, owner: Uid) -> Result<(), FifoError> {
+    let uid = Uid::from_raw(stat.st_uid);
+    if uid == owner || uid.is_root() {
+        return Ok(());
+    }
+    Err(FifoError::Stranger {
         path: path.to_owned(),
-        source,
-    };
-    let file = options
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.file_type().is_fifo() {
-        return Err(FifoError::NotFifo {
-            path: path.to_owned(),
-        });
+        owner: uid.as_raw(),
+    })
+}
+
+fn failed(path: &Path, errno: Errno) -> FifoError {
+    FifoError::Open {
+        path: path.to_owned(),
+        source: errno.into(),
     }
-    let owner = metadata.uid();
-    if owner != peer && owner != 0 {
-        return Err(FifoError::Stranger {
-            path: path.to_owned(),
-            owner,
-        });
-    }
-    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
-    use nix::{
-        sys::stat::Mode,
-        unistd::{geteuid, mkfifo},
+    use std::{
+        fs::Permissions,
+        io::{Read as _, Write as _},
+        os::unix::fs::{PermissionsExt as _, symlink},
+        thread,
     };
+
+    use nix::unistd::mkfifo;
+    use tempfile::TempDir;
 
     use super::*;
 
-    #[test]
-    fn a_file_in_place_of_a_fifo_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        mkfifo(&dir.path().join("stdout"), Mode::S_IRWXU).unwrap();
-        File::create(dir.path().join("stderr")).unwrap();
-        let result = open(dir.path(), geteuid().as_raw());
-        assert!(
-            matches!(result, Err(FifoError::NotFifo { .. })),
-            "{result:?}"
-        );
+    fn folder(names: &[&str]) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+            mkfifo(&folder.path().join(name), mode).unwrap();
+        }
+        folder
+    }
+
+    fn open_ours(folder: &TempDir) -> Result<Stdio, FifoError> {
+        open(folder.path(), Uid::effective().as_raw())
+    }
+
+    /// stdin and stdout.
+    fn files(stdio: Stdio) -> (File, File) {
+        match stdio {
+            Stdio::Fds { stdin, stdout, .. } => (stdin.into(), stdout.into()),
+            Stdio::Terminal => panic!("FIFOs are no terminal"),
+        }
     }
 
     #[test]
-    fn a_link_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        mkfifo(&dir.path().join("real"), Mode::S_IRWXU).unwrap();
-        std::os::unix::fs::symlink("real", dir.path().join("stdout")).unwrap();
-        let result = open(dir.path(), geteuid().as_raw());
-        assert!(matches!(result, Err(FifoError::Open { .. })), "{result:?}");
+    fn what_is_written_waits_for_a_reader() {
+        let folder = folder(&["stdout", "stderr"]);
+        // Nobody has the other end, yet there is no SIGPIPE and no blocking.
+        let (_, mut stdout) = files(open_ours(&folder).unwrap());
+        stdout.write_all(b"early").unwrap();
+        let mut reader = File::open(folder.path().join("stdout")).unwrap();
+        drop(stdout);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "early");
+    }
+
+    #[test]
+    fn the_end_of_stdin_comes_and_reading_waits_for_it() {
+        let folder = folder(&["stdin", "stdout", "stderr"]);
+        let path = folder.path().join("stdin");
+        // The supervisor holds it from before the start (§11).
+        let held = File::options().read(true).write(true).open(&path).unwrap();
+        let (mut stdin, _) = files(open_ours(&folder).unwrap());
+        let mut writer = File::options().write(true).open(&path).unwrap();
+        drop(held);
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            // Would be `WouldBlock` at once if the descriptor were still non-blocking.
+            stdin.read_to_string(&mut text).map(|_| text)
+        });
+        writer.write_all(b"line\n").unwrap();
+        drop(writer);
+        assert_eq!(reading.join().unwrap().unwrap(), "line\n");
+    }
+
+    #[test]
+    fn without_a_fifo_stdin_is_at_its_end() {
+        let (mut stdin, _) = files(open_ours(&folder(&["stdout", "stderr"])).unwrap());
+        let mut bytes = Vec::new();
+        stdin.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"");
+    }
+
+    #[test]
+    fn a_missing_output_is_named() {
+        let folder = folder(&["stdout"]);
+        let error = open_ours(&folder).unwrap_err().to_string();
+        let missing = folder.path().join("stderr");
+        assert_eq!(error, format!("failed to open `{}`", missing.display()));
+    }
+
+    #[test]
+    fn only_a_fifo_will_do() {
+        for make in [
+            |path: &Path| drop(File::create(path).unwrap()),
+            |path: &Path| symlink("stderr", path).unwrap(),
+            |path: &Path| symlink("/dev/null", path).unwrap(),
+            |path: &Path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+        ] {
+            for name in ["stdin", "stdout"] {
+                let folder = folder(&["stderr"]);
+                if name == "stdin" {
+                    mkfifo(&folder.path().join("stdout"), Mode::S_IRWXU).unwrap();
+                }
+                make(&folder.path().join(name));
+                let error = open_ours(&folder).unwrap_err();
+                assert!(matches!(error, FifoError::NotFifo { .. }), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_refused() {
+        // A folder of ours, opened for somebody else. Root's would do for anybody.
+        let folder = folder(&["stdout", "stderr"]);
+        let other = Uid::effective().as_raw() + 1;
+        let result = open(folder.path(), other);
+        if Uid::effective().is_root() {
+            assert!(result.is_ok(), "{result:?}");
+        } else {
+            let error = result.unwrap_err();
+            assert!(matches!(error, FifoError::Stranger { .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn of_another_caller_we_take_neither_links_nor_shared_folders() {
+        let folder = folder(&["stdout", "stderr"]);
+        let links = tempfile::tempdir().unwrap();
+        let link = links.path().join("link");
+        symlink(folder.path(), &link).unwrap();
+        assert!(open(&link, Uid::effective().as_raw()).is_ok());
+        let other = Uid::effective().as_raw() + 1;
+        match open(&link, other).unwrap_err() {
+            FifoError::Open { source, .. } => {
+                assert_eq!(source.raw_os_error(), Some(libc::ELOOP));
+            }
+            error => panic!("{error:?}"),
+        }
+        if Uid::effective().is_root() {
+            let shared = Permissions::from_mode(0o770);
+            std::fs::set_permissions(folder.path(), shared).unwrap();
+            let error = open(folder.path(), other).unwrap_err();
+            assert!(matches!(error, FifoError::Shared { .. }), "{error:?}");
+        }
     }
 }
