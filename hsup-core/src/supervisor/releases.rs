@@ -214,8 +214,10 @@ impl Actor {
 
     /// `hsup start TYPE…` must name types that there are.
     fn check_explicit(&self, release: &Release) -> Result<(), String> {
-        let Some(explicit) = &self.wishes.explicit else {
-            return Ok(());
+        let explicit = match &self.wishes.explicit {
+            // A later release may do without a type that the command line named.
+            Some(explicit) if self.good.is_none() => explicit,
+            _ => return Ok(()),
         };
         for process_type in explicit.keys() {
             formation::known(release, process_type.as_str()).map_err(|error| error.to_string())?;

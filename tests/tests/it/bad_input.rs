@@ -1,0 +1,119 @@
+//! What is wrong is told with its name, its place and the way out.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+
+use crate::app::{App, binaries, processes_of};
+
+fn refused(app: &App, arguments: &[&str], expected: &str) {
+    let output = app.run(arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+    assert!(said.contains(expected), "{arguments:?}: {said}");
+}
+
+fn script(app: &App, text: &str) -> String {
+    let path = app.path("driver.sh");
+    app.write("driver.sh", text);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_cannot_be_started_says_why() {
+    let app = App::procfile("web: true\nworker: true\n");
+    refused(&app, &["start", "nosuch"], "there is web, worker");
+    refused(&app, &["start", "-d", "docker"], "hsup-driver-docker");
+    refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
+    refused(&app, &["start", "-d", "abspath"], "-d simple");
+    refused(&app, &["run", "-a", "app", "true"], "not built yet");
+    refused(&app, &["start", "--logplex-url", "x"], "not built yet");
+    refused(&app, &["start", "web=10001"], "a quantity is 0 to 10000");
+    refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
+    assert_eq!(app.run(&["start", "--nosuch"]).status.code(), Some(2));
+    app.write("app/Procfile", "# nothing\n");
+    refused(&app, &["start"], "Procfile");
+}
+
+#[test]
+fn a_driver_that_is_none_is_told_and_leaves_nothing() {
+    let app = App::procfile("web: true\n");
+    let dies = script(&app, "#!/bin/sh\necho I cannot >&2; exit 3\n");
+    refused(&app, &["start", "-d", &dies], "exit code 3");
+    refused(&app, &["start", "-d", &dies], "I cannot");
+    let silent = script(&app, "#!/bin/sh\nsleep 1000\n");
+    refused(
+        &app,
+        &["start", "-d", &silent],
+        "did not answer within 10 s",
+    );
+    assert!(processes_of(&app).is_empty());
+}
+
+#[test]
+fn a_second_hsup_of_the_same_app_names_the_first() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    refused(&app, &["start"], &hsup.pid().to_string());
+    hsup.interrupt();
+}
+
+#[test]
+fn a_port_in_use_is_passed_over_and_said() {
+    let app = App::procfile(&format!(
+        "web: exec {} serve\n",
+        binaries().join("test-dyno").display()
+    ));
+    let _taken = TcpListener::bind(("0.0.0.0", app.port)).unwrap();
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["web.1"]);
+    hsup.wait_for_line(&format!("Port {} is in use", app.port));
+    hsup.interrupt();
+}
+
+#[test]
+fn a_low_open_file_limit_is_told_and_what_fits_runs() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = binaries().join("hsup");
+    app.write(
+        "app/Procfile",
+        &format!(
+            "worker: sleep 1000\nouter: ulimit -n 256; exec {} start worker=120 -s {}\n",
+            hsup.display(),
+            app.path("inner.sock").display()
+        ),
+    );
+    let inner = app.path("inner-state");
+    let outer = app.start(&["outer", "--state-dir", inner.to_str().unwrap()]);
+    outer.wait_for_line("the open-file limit of 256");
+    let socket = app.path("inner.sock");
+    let up = || {
+        let shown = app.ctl(&["--control-socket", socket.to_str().unwrap(), "ps"]);
+        String::from_utf8_lossy(&shown.stdout)
+            .matches(": up ")
+            .count()
+    };
+    outer.wait_for("most of them up", || (up() >= 90).then_some(()));
+    outer.interrupt();
+}
+
+#[test]
+fn a_flood_without_a_newline_is_no_flood_in_memory() {
+    let app = App::procfile(&format!(
+        "worker: {} flood 268435456; sleep 1000\n",
+        binaries().join("test-dyno").display()
+    ));
+    let hsup = app.start(&["--no-prefix"]);
+    hsup.wait_for("all of it", || {
+        let size = fs::metadata(app.path("out")).unwrap().len();
+        (size >= 268_435_456).then_some(())
+    });
+    let status = fs::read_to_string(format!("/proc/{}/status", hsup.pid())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 64 * 1024, "hsup grew to {kib} KiB");
+    hsup.interrupt();
+}

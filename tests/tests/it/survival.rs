@@ -1,0 +1,82 @@
+//! What is killed comes back, and nothing is left over.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::app::{App, Running, binaries, processes_of};
+
+fn number_after(log: &str, word: &str) -> Option<i32> {
+    let at = log.rfind(word)? + word.len();
+    log[at..].split_whitespace().next()?.parse().ok()
+}
+
+fn driver_pid(hsup: &Running<'_>) -> i32 {
+    let shown = hsup.app.ctl(&["driver", "info"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    number_after(&text, "Process:").unwrap_or_else(|| panic!("{text}"))
+}
+
+fn alive(pid: i32) -> bool {
+    // A zombie that nobody reaps is as dead as can be.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_killed_driver_comes_back_with_its_dynos() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: {} grandchild\n", dyno.display()));
+    let hsup = app.start(&["--grace", "1s"]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let grandchild = hsup.wait_for("a grandchild", || number_after(&hsup.log(), "grandchild "));
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    hsup.wait_for("the end of the old grandchild", || {
+        (!alive(grandchild)).then_some(())
+    });
+    hsup.interrupt();
+}
+
+#[test]
+fn a_killed_dyno_comes_back_and_its_grandchild_goes() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: exec {} grandchild\n", dyno.display()));
+    let hsup = app.start(&["--grace", "1s"]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let first = hsup.wait_for("a dyno", || number_after(&hsup.log(), "| dyno "));
+    let grandchild = hsup.wait_for("a grandchild", || number_after(&hsup.log(), "grandchild "));
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    assert!(!alive(grandchild), "what a dyno leaves behind is killed");
+    hsup.wait_for_line("Process exited with status 137");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_killed_hsup_takes_its_dynos_over_again() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let mut first = app.start(&["worker=2", "--linger", "60s"]);
+    let before = first.wait_up(&["worker.1", "worker.2"]);
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let second = app.start(&["worker=2", "--linger", "60s"]);
+    assert_eq!(second.wait_up(&["worker.1", "worker.2"]), before);
+    second.interrupt();
+}
+
+#[test]
+fn what_a_killed_hsup_leaves_ends_by_itself() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let mut hsup = app.start(&["--linger", "1s"]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGKILL);
+    hsup.end();
+    hsup.wait_for("the end of dyno and driver", || {
+        processes_of(&app).is_empty().then_some(())
+    });
+}
