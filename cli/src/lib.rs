@@ -5,6 +5,3 @@
 
 pub mod ctl;
 pub mod hsup;
-pub mod hsupctl;
-pub mod moment;
-pub mod style;
