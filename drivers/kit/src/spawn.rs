@@ -253,6 +253,13 @@ unsafe fn prepare(child: &mut Child) -> c_int {
                 return failed();
             }
         }
+        // What whoever started us left open is not the child's. Before Linux 5.11 it is.
+        libc::syscall(
+            libc::SYS_close_range,
+            libc::c_uint::try_from(child.fd_count).unwrap_or(4),
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
         if child.cgroup >= 0 && child.entered == Entered::No {
             let flags = libc::O_WRONLY | libc::O_CLOEXEC;
             let procs = libc::openat(child.cgroup, c"cgroup.procs".as_ptr(), flags);

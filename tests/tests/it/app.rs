@@ -239,14 +239,13 @@ impl Running<'_> {
             .collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
-
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         // Already reaped is fine; a test that failed leaves the rest.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        drop(self.child.kill());
+        drop(self.child.wait());
         for pid in processes_of(self.app) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

@@ -75,8 +75,8 @@ fn the_http_of_the_original_is_there() {
     let app = two_types();
     let socket = app.path("control.sock");
     let hsup = app.start(&["web=2", "-s", socket.to_str().unwrap()]);
-    hsup.wait_for_line("web.2    | State changed from starting to up");
-    hsup.wait_for_line("web.1    | State changed from starting to up");
+    hsup.wait_for_line("web.2  | State changed from starting to up");
+    hsup.wait_for_line("web.1  | State changed from starting to up");
     let get = |path: &str| format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
     assert!(http(&socket, &get("/health")).ends_with("OK"));
     let status = http(&socket, &get("/status"));

@@ -9,7 +9,8 @@ use crate::app::{App, Running, binaries, processes_of};
 
 fn number_after(log: &str, word: &str) -> Option<i32> {
     let at = log.rfind(word)? + word.len();
-    log[at..].split_whitespace().next()?.parse().ok()
+    let word = log[at..].split_whitespace().next()?;
+    word.trim_end_matches(',').parse().ok()
 }
 
 fn driver_pid(hsup: &Running<'_>) -> i32 {
