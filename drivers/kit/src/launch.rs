@@ -22,7 +22,6 @@ use nix::{
     fcntl::OFlag,
     sys::{
         signal::{Signal, kill},
-        stat::{Mode, umask},
         wait::WaitStatus,
     },
     unistd::{Pid, pipe2},
@@ -30,7 +29,10 @@ use nix::{
 use thiserror::Error;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinHandle, time::timeout};
 
-use crate::spawn::{Spawn, Ties};
+use crate::{
+    socket,
+    spawn::{Spawn, Ties},
+};
 
 /// How much of a driver's output is kept, to be shown when it does not start.
 const OUTPUT_KEPT: usize = 64 * 1024;
@@ -152,11 +154,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Before bind, not chmod after it: there must be no moment at which others may connect.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    listener
+    socket::listen_at(path, 0o600)
 }
 
 fn environment(socket: &Path, listener: bool) -> Vec<(OsString, OsString)> {

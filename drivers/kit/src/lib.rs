@@ -11,5 +11,6 @@ pub mod processes;
 pub mod pty;
 pub mod serve;
 pub mod service;
+pub mod socket;
 pub mod spawn;
 pub mod stats;

@@ -19,13 +19,12 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::{
-        socket::{getsockopt, sockopt},
-        stat::{Mode, umask},
-    },
+    sys::socket::{getsockopt, sockopt},
 };
 use thiserror::Error;
 use tokio::net::UnixListener;
+
+use crate::socket;
 
 /// The longest path of a driver's socket, in bytes: `sockaddr_un` holds 108 with its end.
 pub const MAX_PATH: usize = 100;
@@ -171,10 +170,7 @@ impl Listener {
             path: path.to_owned(),
             source,
         };
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = StdListener::bind(path);
-        umask(before);
-        let listener = listener.map_err(failed)?;
+        let listener = socket::listen_at(path, 0o600).map_err(failed)?;
         let bound = Bound {
             inode: fs::symlink_metadata(path).map_err(failed)?.ino(),
             path: path.to_owned(),

@@ -7,26 +7,23 @@
 //! serves it. Nothing but a socket is ever removed.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::AsRawFd as _,
         unix::{
-            fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+            fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
             net::UnixListener,
         },
     },
     path::{Path, PathBuf},
 };
 
+use hsup_driver_kit::socket;
 use nix::{
     errno::Errno,
-    sys::{
-        socket::{
-            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt,
-            listen, socket, sockopt::PeerCredentials,
-        },
-        stat::{Mode, fchmod},
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, sockopt::PeerCredentials,
     },
 };
 use thiserror::Error;
@@ -83,7 +80,7 @@ impl ControlListener {
             path: path.to_owned(),
             source,
         };
-        let listener = bind_private(path, &address).map_err(bound)?;
+        let listener = socket::listen_at(path, SOCKET_MODE).map_err(bound)?;
         Ok(Self {
             listener,
             guard: Some(SocketGuard {
@@ -239,7 +236,12 @@ enum Served {
 
 /// Whether anybody accepts connections there, found out without waiting for it.
 fn served_by(address: &UnixAddr) -> Result<Served, Errno> {
-    let client = stream_socket(SockFlag::SOCK_NONBLOCK)?;
+    let client = nix::sys::socket::socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     match connect(client.as_raw_fd(), address) {
         Ok(()) => {
             let owner = getsockopt(&client, PeerCredentials)
@@ -253,32 +255,6 @@ fn served_by(address: &UnixAddr) -> Result<Served, Errno> {
         Err(Errno::ECONNREFUSED) => Ok(Served::ByNobody),
         Err(errno) => Err(errno),
     }
-}
-
-fn stream_socket(flags: SockFlag) -> nix::Result<OwnedFd> {
-    let flags = flags | SockFlag::SOCK_CLOEXEC;
-    socket(AddressFamily::Unix, SockType::Stream, flags, None)
-}
-
-/// A listening socket that its user and its group can reach.
-fn bind_private(path: &Path, address: &UnixAddr) -> io::Result<UnixListener> {
-    let server = bind_closed(address)?;
-    // What the umask took from the group is given back.
-    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
-    listen(&server, Backlog::MAXCONN)?;
-    Ok(UnixListener::from(server))
-}
-
-/// Binds so that at no moment anybody else can connect.
-///
-/// On Linux the file gets the mode of the socket's own inode, less the umask, so setting
-/// that mode first does what a umask would, without touching what the whole process
-/// shares.
-fn bind_closed(address: &UnixAddr) -> nix::Result<OwnedFd> {
-    let server = stream_socket(SockFlag::SOCK_NONBLOCK)?;
-    fchmod(&server, Mode::from_bits_truncate(SOCKET_MODE))?;
-    bind(server.as_raw_fd(), address)?;
-    Ok(server)
 }
 
 #[cfg(test)]
@@ -316,15 +292,6 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop(listener);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn it_is_private_before_anybody_can_widen_it() {
-        let dir = tempdir();
-        let path = dir.path().join("hsup.sock");
-        let server = bind_closed(&UnixAddr::new(&path).unwrap()).unwrap();
-        assert_eq!(mode(&path) & !SOCKET_MODE, 0, "{:o}", mode(&path));
-        drop(server);
     }
 
     #[test]
