@@ -1,10 +1,25 @@
 //! Chores that need more than one cargo command: `cargo xtask TASK`.
 
+mod bench;
 mod codegen;
 
+use std::{env, ffi::OsString};
+
+use anyhow::bail;
+
+const USAGE: &str = "\
+usage: cargo xtask codegen            generate the Rust code of the protos
+       cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, crash, idle; all by default";
+
 fn main() -> anyhow::Result<()> {
-    match std::env::args().nth(1).as_deref() {
-        Some("codegen") => codegen::run(),
-        _ => anyhow::bail!("usage: cargo xtask codegen"),
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
+    match words[..] {
+        ["codegen"] => codegen::run(),
+        ["bench", ref names @ ..] => bench::run(names),
+        // What the benchmarks run as dynos.
+        ["stamp", fifo] => bench::stamp(fifo.as_ref()),
+        ["write-lines", block, lines] => bench::write_lines(block.parse()?, lines.parse()?),
+        _ => bail!(USAGE),
     }
 }

@@ -1,0 +1,135 @@
+//! What the benchmarks run as dynos, and how it is heard of.
+
+use std::{
+    ffi::OsStr,
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    process, thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
+
+use super::clock;
+
+/// A line's length, its newline included.
+pub(super) const LINE_BYTES: usize = 100;
+/// Longer than anything takes; then something is broken.
+const PATIENCE: u16 = 60_000;
+const RECORD_BYTES: usize = 16;
+
+/// A dyno: says that its program runs, and then nothing.
+pub(crate) fn stamp(fifo: &Path) -> Result<()> {
+    let mut record = [0; RECORD_BYTES];
+    record[..8].copy_from_slice(&clock::now().to_le_bytes());
+    record[8..12].copy_from_slice(&process::id().to_le_bytes());
+    let mut fifo = OpenOptions::new().write(true).open(fifo)?;
+    // One small write to a FIFO is never torn (`PIPE_BUF`, pipe(7)).
+    fifo.write_all(&record)?;
+    drop(fifo);
+    loop {
+        thread::park();
+    }
+}
+
+/// A dyno: writes lines of 100 bytes, `block` bytes at a time.
+pub(crate) fn write_lines(block: usize, lines: usize) -> Result<()> {
+    let line = [&[b'x'; LINE_BYTES - 1][..], b"\n"].concat();
+    // Blocks need not end where lines do, so the text goes on behind the last whole line.
+    let text = line.repeat(block.div_ceil(LINE_BYTES) + 1);
+    let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut written = 0;
+    let total = lines * LINE_BYTES;
+    while written < total {
+        let from = written % LINE_BYTES;
+        let count = block.min(total - written);
+        stdout.write_all(&text[from..from + count])?;
+        written += count;
+    }
+    Ok(())
+}
+
+/// That one program runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp {
+    /// When its first instructions ran, by [`clock::now`].
+    pub(super) at: u64,
+    pub(super) pid: i32,
+}
+
+/// Where the stamps arrive.
+#[derive(Debug)]
+pub(super) struct Stamps {
+    path: PathBuf,
+    fifo: File,
+}
+
+impl Stamps {
+    pub(super) fn new(directory: &Path) -> Result<Self> {
+        let path = directory.join("stamps");
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).context("failed to make a FIFO")?;
+        let fifo = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(&path)?;
+        Ok(Self { path, fifo })
+    }
+
+    /// The shell line of a dyno that stamps.
+    pub(super) fn line(&self) -> Result<String> {
+        shell_line(&["stamp".as_ref(), self.path.as_os_str()])
+    }
+
+    /// The next stamp.
+    pub(super) fn next(&mut self) -> Result<Stamp> {
+        let mut record = [0; RECORD_BYTES];
+        loop {
+            match self.fifo.read(&mut record) {
+                Ok(RECORD_BYTES) => break,
+                Ok(_) => bail!("half a stamp"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut waiting = [PollFd::new(self.fifo.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut waiting, PollTimeout::from(PATIENCE))? == 0 {
+                bail!("waited in vain for a dyno to start");
+            }
+        }
+        let [at, pid] = [0, 8].map(|from| {
+            let bytes = record[from..from + 8].try_into().expect("eight bytes");
+            u64::from_le_bytes(bytes)
+        });
+        Ok(Stamp {
+            at,
+            pid: i32::try_from(pid)?,
+        })
+    }
+
+    pub(super) fn take(&mut self, count: usize) -> Result<Vec<Stamp>> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
+
+/// The shell line of a dyno that writes lines.
+pub(super) fn lines_line(block: usize, lines: usize) -> Result<String> {
+    let [block, lines] = [block, lines].map(|number| number.to_string());
+    shell_line(&["write-lines".as_ref(), block.as_ref(), lines.as_ref()])
+}
+
+fn shell_line(words: &[&OsStr]) -> Result<String> {
+    let program = std::env::current_exe()?;
+    let mut line = "exec".to_owned();
+    for word in [&[program.as_os_str()], words].concat() {
+        let word = word.to_str().context("a path that is not UTF-8")?;
+        line.push(' ');
+        line.push_str(word);
+    }
+    Ok(line)
+}
