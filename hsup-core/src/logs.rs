@@ -232,6 +232,11 @@ impl Logs {
         errno.unwrap_or(Errno::EPIPE).into()
     }
 
+    /// Whether hsup's standard output has been given up by now.
+    pub fn is_terminal_gone(&self) -> bool {
+        self.shared().terminal_gone.borrow().is_some()
+    }
+
     /// Reads and writes everything there is, ends the subscriptions and the thread.  After the
     /// `deadline` the thread is left to itself: only the end of the process frees one that is stuck in a write.
     pub async fn shutdown(self, deadline: Duration) -> ShutdownOutcome {

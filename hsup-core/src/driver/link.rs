@@ -175,10 +175,15 @@ impl DriverLink {
         self.is_child
     }
 
+    /// Has the driver end, as [`DriverLink::end`] does, beside what the caller still has to do.
+    pub fn begin_to_end(&self) {
+        self.ending.cancel();
+    }
+
     /// Ends a driver that hsup started, now or in an earlier life, with whatever dynos it
     /// still has.
     pub async fn end(&mut self) {
-        self.ending.cancel();
+        self.begin_to_end();
         if let Err(error) = (&mut self.task).await {
             warn!(%error, "driver link failed");
         }

@@ -31,7 +31,7 @@ pub(super) async fn run(
         .map_err(|error| RunCommandError::Start(format!("{error}")))?;
     start(up, request).await?;
     let result = attach(up, &dyno_id, signals, grace).await;
-    forget(up, &dyno_id);
+    forget(up, &dyno_id).await;
     result
 }
 

@@ -6,13 +6,13 @@
 
 mod attached;
 mod control;
+mod piped;
 mod release;
 mod terminal;
 
 use std::{
     ffi::OsString,
     num::NonZeroU32,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use piped::Pipes;
 pub use release::LoadReleaseError;
 pub use terminal::RawTerminal;
 
@@ -42,7 +43,6 @@ use crate::{
     dyno::{IoDir, IoDirError, said},
     environment,
     exit::ExitStatus,
-    logs::{Format, LogSettings, Logs, StdinPump, TerminalSettings},
     name::{DynoId, DynoName, ProcessType},
     paths::{Paths, PathsError},
     ports, random,
@@ -53,11 +53,8 @@ use crate::{
 
 /// How long one Wait may take before it is asked again.
 const WAIT_FOR: Duration = Duration::from_mins(10);
-/// What a shell answers for a command that its reader left (128 + SIGPIPE).
-const BROKEN_PIPE: u8 = 141;
-/// How long the last bytes may take to be written once the command has ended and the
-/// reader still reads.
-const LAST_BYTES_WITHIN: Duration = Duration::from_mins(1);
+/// How long a driver may take to forget a dyno (driver protocol §9).
+const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -221,11 +218,17 @@ struct Command {
 
 impl Command {
     async fn run(mut self, link: &DriverLink) -> Result<u8, RunCommandError> {
-        let up = first_up(link).await?;
-        let artifact = build_on(&up, &self.loaded.release).await?;
         let number = NonZeroU32::new(self.options.number).unwrap_or(NonZeroU32::MIN);
         let name = DynoName::new(ProcessType::run(), number);
         let dyno_id = DynoId::mint(&name, random::u64());
+        let at_terminal = terminal::is_terminal();
+        // What needs no driver is done while that comes up.
+        let mut pipes = None;
+        if !at_terminal {
+            pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
+        }
+        let up = first_up(link).await?;
+        let artifact = build_on(&up, &self.loaded.release).await?;
 
         let ending = CancellationToken::new();
         let server = match &self.options.control_socket {
@@ -243,15 +246,19 @@ impl Command {
                 Some(tokio::spawn(serve(listener, shown, ending.clone())))
             }
         };
-        let wants_terminal = terminal::is_terminal() && up.capabilities.has(Capability::Attach);
-        let result = if wants_terminal {
-            let request = self.start_request(&name, &dyno_id, &artifact, &up, None)?;
-            attached::run(&up, request, &mut self.signals, self.options.grace).await
-        } else {
-            let io = IoDir::at(self.run_dir.join("io"));
-            io.make(true)?;
-            let request = self.start_request(&name, &dyno_id, &artifact, &up, Some(&io))?;
-            self.piped(&up, request, &io, &name, &dyno_id).await
+        if pipes.is_none() && !up.capabilities.has(Capability::Attach) {
+            pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
+        }
+        let io = pipes.as_ref().map(Pipes::io);
+        let request = self.start_request(&name, &dyno_id, &artifact, &up, io)?;
+        let grace = self.options.grace;
+        let result = match pipes {
+            None => attached::run(&up, request, &mut self.signals, grace).await,
+            Some(pipes) => {
+                pipes
+                    .run(link, &up, request, &mut self.signals, grace)
+                    .await
+            }
         };
         ending.cancel();
         if let Some(server) = server {
@@ -303,70 +310,6 @@ impl Command {
             shell_line: self.line.clone(),
             linger_ms: u32::try_from(self.options.linger.as_millis()).unwrap_or(u32::MAX),
         })
-    }
-
-    /// Runs it between our standard input, output and error, whatever those are.
-    async fn piped(
-        &mut self,
-        up: &Up,
-        request: StartRequest,
-        io: &IoDir,
-        name: &DynoName,
-        dyno_id: &DynoId,
-    ) -> Result<u8, RunCommandError> {
-        let output = io.open_output()?;
-        let held = io.hold_stdin()?;
-        let logs = TerminalSettings::standard(Format::Raw)
-            .and_then(|terminal| {
-                Logs::start(LogSettings {
-                    terminal: Some(terminal),
-                    // Nobody asks for the last lines of a one-off.
-                    ring_bytes: 0,
-                    ..LogSettings::default()
-                })
-            })
-            .map_err(system("start the log router"))?;
-        logs.add(dyno_id, name, output.stdout, output.stderr);
-        start(up, request).await?;
-        // The driver has opened its end, so ours opens at once; with none it has ended.
-        let pump = match io.write_stdin() {
-            Ok(sink) => StdinPump::start_standard(OwnedFd::from(sink)).ok(),
-            Err(_) => None,
-        };
-        drop(held);
-
-        let grace = self.options.grace;
-        let wait = wait(up, dyno_id);
-        tokio::pin!(wait);
-        let mut forced: Option<u8> = None;
-        let status = loop {
-            tokio::select! {
-                status = &mut wait => break status?,
-                error = logs.terminal_gone(), if forced.is_none() => {
-                    tracing::debug!(%error, "standard output gone");
-                    forced = Some(BROKEN_PIPE);
-                    stop(up, dyno_id, "SIGPIPE", grace);
-                }
-                (number, name) = self.signals.next() => {
-                    let again = forced.replace(128 + number).is_some();
-                    stop(up, dyno_id, name, if again { Duration::ZERO } else { grace });
-                }
-            }
-        };
-        if let Some(pump) = &pump {
-            pump.stop();
-        }
-        logs.finish(dyno_id).await;
-        let gone = timeout(Duration::ZERO, logs.terminal_gone()).await.is_ok();
-        if gone && forced.is_none() {
-            forced = Some(BROKEN_PIPE);
-        }
-        logs.shutdown(LAST_BYTES_WITHIN).await;
-        forget(up, dyno_id);
-        match forced {
-            Some(code) => Ok(code),
-            None => code_of(&status),
-        }
     }
 }
 
@@ -447,19 +390,18 @@ fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
 }
 
 /// Has a driver that goes on forget the dyno.
-fn forget(up: &Up, dyno_id: &DynoId) {
+async fn forget(up: &Up, dyno_id: &DynoId) {
     if up.child {
         return;
     }
     let request = RemoveRequest {
         what: Some(remove_request::What::DynoId(dyno_id.to_string())),
     };
-    let mut client = up.client();
-    tokio::spawn(async move {
-        if let Err(status) = client.remove(request).await {
-            tracing::warn!(code = ?status.code(), "remove failed");
-        }
-    });
+    match timeout(FORGET_WITHIN, up.client().remove(request)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(status)) => tracing::warn!(code = ?status.code(), "remove failed"),
+        Err(_) => tracing::warn!("remove not answered"),
+    }
 }
 
 /// The signals that end a command.
