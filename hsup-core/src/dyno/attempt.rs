@@ -4,21 +4,25 @@
 //! Every call may outlive the connection it was made on. Start, Wait, Stop and Remove can be
 //! made again with the same id, so a lost connection only means: on the next one, again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hsup_proto::driver::{
-    ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest, remove_request::What,
+    self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
+    remove_request::What,
 };
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
-use super::{Shared, io::IoDir};
+use super::{DynoSpec, Shared, io::IoDir};
 use crate::{
+    command,
     driver::{Up, up},
+    environment,
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::DynoId,
+    release::Limits,
     time::now_unix_ms,
 };
 
@@ -86,51 +90,106 @@ impl Pause {
 }
 
 /// Starts the process. `Err` is how the attempt ended.
-pub(super) async fn start(
-    shared: Arc<Shared>,
-    mut request: StartRequest,
-    kind: Kind,
-    rebuild: Option<hsup_proto::driver::BuildRequest>,
-) -> Result<(), ExitStatus> {
+pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result<(), ExitStatus> {
     let _permit = shared.starts.acquire().await;
+    let failed = |why: String| Err(ExitStatus::not_started(why, now_unix_ms()));
     let mut link = shared.link.clone();
     let mut pause = Pause::new();
     let mut asked: Option<String> = None;
-    let mut rebuild = rebuild;
+    let mut artifact = Arc::clone(&spec.artifact);
+    let mut rebuilt = false;
     loop {
         let up = up(&mut link).await;
         let instance = &up.info.instance_id;
-        if kind == Kind::OneShot && asked.as_ref().is_some_and(|asked| asked != instance) {
+        if spec.kind == Kind::OneShot && asked.as_ref().is_some_and(|asked| asked != instance) {
             return Err(ExitStatus::lost(
                 "the driver restarted while it was being started; a one-off is never started twice",
                 now_unix_ms(),
             ));
         }
         asked = Some(instance.clone());
-        let answer = timeout(START_WITHIN, up.client().start(request.clone())).await;
+        // Made now and for this call only: it holds the whole environment, which many dynos
+        // that wait for their turn would hold many times.
+        let request = match request(shared, spec, run, &artifact) {
+            Ok(request) => request,
+            Err(why) => return failed(why),
+        };
+        let answer = timeout(START_WITHIN, up.client().start(request)).await;
         let status = match answer {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(status)) => status,
             Err(_) => Status::deadline_exceeded("no answer"),
         };
-        debug!(id = request.dyno_id, code = ?status.code(), message = status.message(), "start failed");
+        debug!(id = %run.dyno_id, code = ?status.code(), message = status.message(), "start failed");
         match verdict(&status, up.is_gone()) {
             Verdict::Again => pause.wait().await,
-            Verdict::Failed(why) => return Err(ExitStatus::not_started(why, now_unix_ms())),
+            Verdict::Failed(why) => return failed(why),
+            Verdict::Rebuild if rebuilt => return failed(said(&status)),
             Verdict::Rebuild => {
-                let Some(build) = rebuild.take() else {
-                    return Err(ExitStatus::not_started(said(&status), now_unix_ms()));
-                };
-                match crate::build::build(&up, build, |_| {}).await {
-                    Ok(artifact) => request.artifact = artifact,
-                    Err(error) => {
-                        let why = crate::errors::chain(&error);
-                        return Err(ExitStatus::not_started(why, now_unix_ms()));
-                    }
+                rebuilt = true;
+                match build_again(&up, spec).await {
+                    Ok(built) => artifact = built,
+                    Err(why) => return failed(why),
                 }
             }
         }
     }
+}
+
+/// Has the driver make the artifact that it has lost.
+async fn build_again(up: &Up, spec: &DynoSpec) -> Result<Arc<str>, String> {
+    let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
+    let base = std::env::current_dir().unwrap_or_default();
+    let request = crate::build::request(&spec.release, &base).map_err(|e| explain(&e))?;
+    let artifact = crate::build::build(up, request, |_| {}).await;
+    Ok(artifact.map_err(|e| explain(&e))?.into())
+}
+
+fn request(
+    shared: &Shared,
+    spec: &DynoSpec,
+    run: &Run,
+    artifact: &str,
+) -> Result<StartRequest, String> {
+    let io_dir = run
+        .io
+        .path()
+        .to_str()
+        .ok_or("the runtime folder's path is not UTF-8")?;
+    let base = if shared.has_own_network() {
+        environment::Base::Container
+    } else {
+        shared.host_base
+    };
+    let host = shared.host_vars.iter().cloned();
+    let linger = shared.policy.linger.as_millis();
+    Ok(StartRequest {
+        dyno_id: run.dyno_id.to_string(),
+        supervisor_id: shared.supervisor_id.clone(),
+        artifact: artifact.to_owned(),
+        app: spec.release.app.clone(),
+        release: spec.release.version,
+        process_type: spec.name.process_type.to_string(),
+        process_number: spec.name.number.get(),
+        argv: command::argv(&spec.command),
+        env: environment::dyno_environment(base, host, &spec.release.config, &spec.name, run.port),
+        io_dir: io_dir.to_owned(),
+        tty: false,
+        limits: wire_limits(&spec.release.limits),
+        binds: shared.binds.clone(),
+        options: BTreeMap::new(),
+        shell_line: spec.command.to_string(),
+        linger_ms: u32::try_from(linger).unwrap_or(u32::MAX),
+    })
+}
+
+fn wire_limits(limits: &Limits) -> Option<driver::Limits> {
+    let limits = driver::Limits {
+        memory_bytes: limits.memory_bytes.unwrap_or(0),
+        cpu_millis: limits.cpu_millis.unwrap_or(0),
+        pids: limits.pids.unwrap_or(0),
+    };
+    (limits != driver::Limits::default()).then_some(limits)
 }
 
 /// Waits until the process and all its offspring have ended.

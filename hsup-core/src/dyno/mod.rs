@@ -12,6 +12,7 @@
 //! fail because the connection ended are made again on the next one.
 
 mod attempt;
+mod inbox;
 mod io;
 mod ledger;
 mod ready;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use hsup_proto::{control, driver};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) use attempt::said;
 pub use io::{FdBudget, IoDir, IoDirError};
@@ -92,6 +93,16 @@ pub struct Shared {
     pub binds: Vec<driver::Bind>,
     /// The operator's choices.
     pub policy: DynoPolicy,
+}
+
+impl Shared {
+    /// Whether the driver gives every dyno an address of its own.
+    fn has_own_network(&self) -> bool {
+        match &*self.link.borrow() {
+            Link::Up(up) => up.has_own_network(),
+            Link::Down { .. } => false,
+        }
+    }
 }
 
 /// The operator's choices that concern every dyno.
@@ -181,18 +192,18 @@ pub struct Crash {
 pub struct DynoHandle {
     /// What it runs.
     pub spec: DynoSpec,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: inbox::Outside,
 }
 
 impl DynoHandle {
     /// Starts it again. A dyno that has ended in the meantime ignores it.
     pub fn restart(&self, how: Stop) {
-        let _ = self.commands.send(Command::Restart(how));
+        self.commands.put(Command::Restart(how));
     }
 
     /// Ends it for good; [`What::Complete`] follows.
     pub fn retire(&self, how: Stop) {
-        let _ = self.commands.send(Command::Retire(how));
+        self.commands.put(Command::Retire(how));
     }
 }
 

@@ -17,20 +17,18 @@ use super::{
     Adopted, Birth, Command, Crash, DynoHandle, DynoSpec, DynoStatus, Key, Past, Report, Shared,
     What,
     attempt::{self, Run},
+    inbox::{Inbox, inbox},
     io::{FdShare, IoDir},
     ready::{self, Address},
 };
 use crate::{
     backoff::Backoff,
-    command,
     driver::up,
-    environment,
     exit::ExitStatus,
     lifecycle::{Action, Attempt, Event, Lifecycle, State, Stop, words},
     name::DynoId,
     ports::{self, Ports},
     random,
-    release::Limits,
     state::LiveDyno,
     time::{now_unix_ms, unix_ms_in},
 };
@@ -53,7 +51,7 @@ pub fn spawn(
     shared: Arc<Shared>,
     reports: mpsc::UnboundedSender<Report>,
 ) -> DynoHandle {
-    let (commands, inbox) = mpsc::unbounded_channel();
+    let (commands, inbox) = inbox();
     let backoff = Backoff::new(shared.policy.backoff, random::u64());
     let task = Task {
         key,
@@ -126,7 +124,7 @@ struct Task {
     spec: DynoSpec,
     shared: Arc<Shared>,
     reports: mpsc::UnboundedSender<Report>,
-    inbox: mpsc::UnboundedReceiver<Command>,
+    inbox: Inbox,
     lifecycle: Lifecycle,
     status: DynoStatus,
     /// The state last told to people.
@@ -173,7 +171,7 @@ impl Task {
     /// Waits for the next thing to happen.
     async fn next(&mut self) -> Woken {
         let woken = tokio::select! {
-            command = self.inbox.recv() => Woken::Command(command),
+            command = self.inbox.take() => Woken::Command(command),
             progress = pending(&mut self.process) => Woken::Process(progress),
             probed = pending(&mut self.probe) => Woken::Probe(probed),
             result = pending(&mut self.stopping) => Woken::Stopped(result),
@@ -288,9 +286,6 @@ impl Task {
     fn begin(&mut self, run: &Run) -> Result<(), String> {
         let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         let output = run.io.open_output().map_err(|e| explain(&e))?;
-        let request = self.start_request(run)?;
-        let base = std::env::current_dir().unwrap_or_default();
-        let rebuild = crate::build::request(&self.spec.release, &base).ok();
         // Written before Start is called: after a crash of hsup the driver's dynos that are
         // not in the journal are nobody's.
         self.shared
@@ -308,9 +303,9 @@ impl Task {
             .logs
             .add(&run.dyno_id, &self.spec.name, output.stdout, output.stderr);
         let shared = Arc::clone(&self.shared);
-        let kind = self.spec.kind;
+        let (spec, run) = (self.spec.clone(), run.clone());
         self.process = Some(Box::pin(async move {
-            match attempt::start(shared, request, kind, rebuild).await {
+            match attempt::start(&shared, &spec, &run).await {
                 Ok(()) => Progress::Started,
                 Err(status) => Progress::Ended(status),
             }
@@ -346,48 +341,7 @@ impl Task {
     }
 
     fn has_own_network(&self) -> bool {
-        match &*self.shared.link.borrow() {
-            crate::driver::Link::Up(up) => up.has_own_network(),
-            crate::driver::Link::Down { .. } => false,
-        }
-    }
-
-    fn start_request(&self, run: &Run) -> Result<driver::StartRequest, String> {
-        let spec = &self.spec;
-        let io_dir = run
-            .io
-            .path()
-            .to_str()
-            .ok_or("the runtime folder's path is not UTF-8")?;
-        let linger = u32::try_from(self.shared.policy.linger.as_millis()).unwrap_or(u32::MAX);
-        Ok(driver::StartRequest {
-            dyno_id: run.dyno_id.to_string(),
-            supervisor_id: self.shared.supervisor_id.clone(),
-            artifact: spec.artifact.to_string(),
-            app: spec.release.app.clone(),
-            release: spec.release.version,
-            process_type: spec.name.process_type.to_string(),
-            process_number: spec.name.number.get(),
-            argv: command::argv(&spec.command),
-            env: environment::dyno_environment(
-                if self.has_own_network() {
-                    environment::Base::Container
-                } else {
-                    self.shared.host_base
-                },
-                self.shared.host_vars.iter().cloned(),
-                &spec.release.config,
-                &spec.name,
-                run.port,
-            ),
-            io_dir: io_dir.to_owned(),
-            tty: false,
-            limits: wire_limits(&spec.release.limits),
-            binds: self.shared.binds.clone(),
-            options: std::collections::BTreeMap::new(),
-            shell_line: spec.command.to_string(),
-            linger_ms: linger,
-        })
+        self.shared.has_own_network()
     }
 
     /// Takes over a process that runs since an earlier life of hsup.
@@ -742,15 +696,6 @@ async fn address(shared: &Shared, dyno_id: &DynoId) -> Address {
         // UNAVAILABLE means that the address is not assigned yet.
         sleep(Duration::from_millis(100)).await;
     }
-}
-
-fn wire_limits(limits: &Limits) -> Option<driver::Limits> {
-    let limits = driver::Limits {
-        memory_bytes: limits.memory_bytes.unwrap_or(0),
-        cpu_millis: limits.cpu_millis.unwrap_or(0),
-        pids: limits.pids.unwrap_or(0),
-    };
-    (limits != driver::Limits::default()).then_some(limits)
 }
 
 fn seconds(wait: Duration) -> String {
