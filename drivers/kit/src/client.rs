@@ -5,21 +5,22 @@
 //! makes another and reconciles (driver protocol §7). A client that reconnects by
 //! itself would hide that the driver may have restarted in between.
 
+mod http2;
+
 use std::{
     collections::HashSet,
     io,
     path::{Path, PathBuf},
-    pin::Pin,
-    task::{Context, Poll},
 };
 
 use hsup_proto::driver::dyno_driver_client::DynoDriverClient;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::unistd::Uid;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::{Status, body::Body, codegen::http};
+use tonic::codegen::http;
+
+pub use http2::{Answer, Http2};
 
 /// The generated client over a [`Connection`]'s stream. Cheap to clone.
 pub type Client = DynoDriverClient<Http2>;
@@ -55,7 +56,7 @@ pub enum ConnectError {
         /// The socket's path.
         path: PathBuf,
         /// Why.
-        source: hyper::Error,
+        source: h2::Error,
     },
 }
 
@@ -94,10 +95,8 @@ impl Connection {
     }
 
     /// Speaks the protocol over a stream that is connected already.
-    pub async fn over(stream: UnixStream, pid: Option<i32>) -> Result<Self, hyper::Error> {
-        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-            .handshake(TokioIo::new(stream))
-            .await?;
+    pub async fn over(stream: UnixStream, pid: Option<i32>) -> Result<Self, h2::Error> {
+        let (transport, connection) = http2::handshake(stream).await?;
         let closed = CancellationToken::new();
         let guard = closed.clone().drop_guard();
         tokio::spawn(drive(connection, guard));
@@ -105,7 +104,7 @@ impl Connection {
         // name here: never the socket's path (driver protocol, lesson 14).
         let origin = http::Uri::from_static("http://localhost");
         Ok(Self {
-            client: Client::with_origin(Http2 { sender }, origin),
+            client: Client::with_origin(transport, origin),
             closed,
             pid,
         })
@@ -134,43 +133,11 @@ impl Connection {
 }
 
 /// Moves the connection's bytes until it ends; dropping the guard says that it has.
-async fn drive(
-    connection: hyper::client::conn::http2::Connection<TokioIo<UnixStream>, Body, TokioExecutor>,
-    guard: DropGuard,
-) {
+async fn drive(connection: h2::client::Connection<UnixStream>, guard: DropGuard) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "driver connection ended with an error");
     }
     drop(guard);
-}
-
-/// The transport below [`Client`]: requests go straight to the HTTP/2 connection, without
-/// the queues and tasks of a general channel, which would cost memory for every Wait.
-#[derive(Clone, Debug)]
-pub struct Http2 {
-    sender: hyper::client::conn::http2::SendRequest<Body>,
-}
-
-impl tower::Service<http::Request<Body>> for Http2 {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.sender.poll_ready(cx).map_err(lost)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = self.sender.send_request(request);
-        Box::pin(async { answer.await.map_err(lost) })
-    }
-}
-
-/// Whatever ends a call below gRPC is the loss of the connection.
-fn lost(error: hyper::Error) -> Status {
-    let mut status = Status::unavailable("the connection to the driver was lost");
-    status.set_source(std::sync::Arc::new(error));
-    status
 }
 
 /// The capabilities a driver declares that this hsup knows.
