@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::stream::unfold;
+use futures_util::{
+    StreamExt as _,
+    stream::{self, unfold},
+};
 use hsup_proto::{
     control::{
         self, ApplyReleaseRequest, ApplyReleaseResponse, EventsResponse, GetDriverResponse,
@@ -18,7 +21,6 @@ use hsup_proto::{
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
-    task::JoinSet,
     time::timeout,
 };
 use tokio_stream::Stream;
@@ -33,6 +35,9 @@ use crate::{
 
 /// How long a driver may take to measure its dynos for a status.
 const STATS_WITHIN: Duration = Duration::from_secs(2);
+/// How many of them it measures at once: each is a call with its memory, and a thousand would
+/// be more than all else that hsup keeps of them.
+const STATS_IN_FLIGHT: usize = 100;
 /// How many last lines a log request means that names no number.
 const LOG_LINES_DEFAULT: usize = 100;
 
@@ -141,27 +146,21 @@ impl SupervisorHandle {
         if !up.capabilities.has(Capability::Stats) {
             return;
         }
-        let mut asked = JoinSet::new();
-        for (place, dyno) in dynos.iter().enumerate() {
-            if dyno.dyno_id.is_empty() {
-                continue;
-            }
+        let measured = dynos.iter_mut().filter(|dyno| !dyno.dyno_id.is_empty());
+        let all = stream::iter(measured).for_each_concurrent(STATS_IN_FLIGHT, |dyno| {
             let request = StatsRequest {
                 dyno_id: dyno.dyno_id.clone(),
             };
             let mut client = up.client();
-            asked.spawn(async move { (place, client.stats(request).await) });
-        }
-        let all = async {
-            while let Some(answer) = asked.join_next().await {
-                if let Ok((place, Ok(stats))) = answer {
+            async move {
+                if let Ok(stats) = client.stats(request).await {
                     let stats = stats.into_inner();
-                    dynos[place].cpu_ns = stats.cpu_ns;
-                    dynos[place].memory_bytes = stats.memory_bytes;
-                    dynos[place].pids = stats.pids;
+                    dyno.cpu_ns = stats.cpu_ns;
+                    dyno.memory_bytes = stats.memory_bytes;
+                    dyno.pids = stats.pids;
                 }
             }
-        };
+        });
         if timeout(STATS_WITHIN, all).await.is_err() {
             tracing::debug!("the driver measures slowly");
         }
