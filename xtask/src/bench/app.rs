@@ -50,12 +50,16 @@ fn binary(name: &str) -> PathBuf {
 #[derive(Debug)]
 pub(super) struct App {
     root: TempDir,
+    /// In memory, as the runtime directory of a machine is; its /run may be none here.
+    runtime: TempDir,
 }
 
 impl App {
     pub(super) fn new() -> Result<Self> {
         let root = TempDir::with_prefix("hsup-bench-")?;
-        Ok(Self { root })
+        let runtime = TempDir::with_prefix_in("hsup-bench-", "/dev/shm")
+            .context("failed to make a folder in memory")?;
+        Ok(Self { root, runtime })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -72,7 +76,7 @@ impl App {
         let mut command = command(binary(name));
         command
             .current_dir(self.path())
-            .env("XDG_RUNTIME_DIR", self.path())
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
             .env("XDG_STATE_HOME", self.path())
             .env_remove("HSUP_CONTROL_DIR")
             .stdin(Stdio::null());
