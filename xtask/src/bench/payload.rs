@@ -16,7 +16,7 @@ use nix::{
     unistd::mkfifo,
 };
 
-use super::clock;
+use super::{app, clock};
 
 /// A line's length, its newline included.
 pub(super) const LINE_BYTES: usize = 100;
@@ -124,7 +124,7 @@ pub(super) fn lines_line(block: usize, lines: usize) -> Result<String> {
 }
 
 fn shell_line(words: &[&OsStr]) -> Result<String> {
-    let program = std::env::current_exe()?;
+    let program = app::binary("xtask");
     let mut line = "exec".to_owned();
     for word in [&[program.as_os_str()], words].concat() {
         let word = word.to_str().context("a path that is not UTF-8")?;
