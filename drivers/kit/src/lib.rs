@@ -2,6 +2,7 @@
 //! and the supervisor's side of it.
 
 pub mod client;
+mod clock;
 pub mod fifo;
 pub mod file_url;
 pub mod launch;
@@ -13,4 +14,5 @@ pub mod serve;
 pub mod service;
 pub mod socket;
 pub mod spawn;
+mod stat;
 pub mod stats;

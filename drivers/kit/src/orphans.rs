@@ -14,6 +14,8 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
+use crate::stat::Stat;
+
 /// Makes this process inherit the orphans among its descendants.
 pub fn become_subreaper() -> Result<(), Errno> {
     nix::sys::prctl::set_child_subreaper(true)
@@ -67,31 +69,9 @@ pub fn children(parent: Pid) -> Vec<Pid> {
         .filter(|pid| {
             fs::read_to_string(format!("/proc/{pid}/stat"))
                 .ok()
-                .and_then(|stat| parent_in(&stat))
-                .is_some_and(|(ppid, zombie)| ppid == parent.as_raw() && !zombie)
+                .and_then(|line| Stat::parse(&line))
+                .is_some_and(|stat| stat.parent == parent.as_raw() && !stat.zombie)
         })
         .map(Pid::from_raw)
         .collect()
-}
-
-/// The parent in a line of `proc_pid_stat`(5), and whether the process is a zombie. The
-/// command's name may hold anything, parentheses and spaces too.
-fn parent_in(stat: &str) -> Option<(i32, bool)> {
-    let (_, after) = stat.rsplit_once(") ")?;
-    let mut fields = after.split(' ');
-    let state = fields.next()?;
-    let ppid = fields.next()?.parse().ok()?;
-    Some((ppid, state == "Z" || state == "X"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parent_is_found_behind_any_name() {
-        assert_eq!(parent_in("12 (a) b) S 7 12 12"), Some((7, false)));
-        assert_eq!(parent_in("12 (sh) Z 1 12 12"), Some((1, true)));
-        assert_eq!(parent_in("garbage"), None);
-    }
 }

@@ -1,17 +1,15 @@
 //! What processes use, as /proc tells.
 
-use std::{
-    fs,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fs;
 
 use hsup_proto::driver::StatsResponse;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
+use crate::{clock::now_unix_ms, stat::Stat};
+
 /// The sum over `members`: processor time of those that live, and resident memory (pages
 /// that they share are counted for each).
 pub fn of(members: &[Pid]) -> StatsResponse {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let mut cpu_ns = 0;
     let mut memory_bytes = 0;
     let mut pids = 0;
@@ -23,7 +21,7 @@ pub fn of(members: &[Pid]) -> StatsResponse {
         }
     }
     StatsResponse {
-        at_unix_ms: i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX),
+        at_unix_ms: now_unix_ms(),
         cpu_ns: Some(cpu_ns),
         memory_bytes: Some(memory_bytes),
         memory_peak_bytes: None,
@@ -37,23 +35,12 @@ struct Usage {
 }
 
 fn usage(pid: Pid) -> Option<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (ticks, pages) = parse(&stat)?;
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = Stat::parse(&line)?;
     Some(Usage {
-        cpu_ns: ticks * (1_000_000_000 / sysconf_or(SysconfVar::CLK_TCK, 100)),
-        memory_bytes: pages * sysconf_or(SysconfVar::PAGE_SIZE, 4096),
+        cpu_ns: stat.ticks * (1_000_000_000 / sysconf_or(SysconfVar::CLK_TCK, 100)),
+        memory_bytes: stat.pages * sysconf_or(SysconfVar::PAGE_SIZE, 4096),
     })
-}
-
-/// Processor time in ticks and resident memory in pages, from a line of `proc_pid_stat`(5).
-fn parse(stat: &str) -> Option<(u64, u64)> {
-    let (_, after) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = after.split_whitespace().collect();
-    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    // Fields 14, 15 and 24 of the manual, whose third is our first; reaped children's time
-    // (16, 17) is the dyno's, too.
-    let ticks = number(11)? + number(12)? + number(13)? + number(14)?;
-    Some((ticks, number(21)?))
 }
 
 fn sysconf_or(variable: SysconfVar, otherwise: u64) -> u64 {
@@ -68,12 +55,6 @@ fn sysconf_or(variable: SysconfVar, otherwise: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_fields_are_the_manuals() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 10 20 3 4 20 0 1 0 99 1000 55 18446744073709551615";
-        assert_eq!(parse(stat), Some((37, 55)));
-    }
 
     #[test]
     fn we_use_something() {

@@ -28,6 +28,8 @@ use nix::{
 };
 use tracing::{debug, info};
 
+use crate::stat::Stat;
+
 const PREFIX: &str = "hsup-";
 
 /// The folder of this driver's dynos.
@@ -206,10 +208,8 @@ fn driver_in(name: &str) -> Option<(u32, u64)> {
 
 /// When a process was started, in ticks since boot: with its pid, who it is.
 fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after) = stat.rsplit_once(") ")?;
-    // The 22nd field of proc_pid_stat(5), the third being the first after the name.
-    after.split(' ').nth(19)?.parse().ok()
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(Stat::parse(&line)?.started)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@
 mod census;
 mod cgroup;
 mod exec;
-mod orphans;
+mod left;
 mod status;
 
 use std::{
@@ -429,7 +429,7 @@ async fn reap(mut children: tokio::signal::unix::Signal, shared: std::sync::Weak
         let unsure = ended
             .iter()
             .any(|(process, _)| process.inner.cgroup.is_none());
-        let alone = unsure && orphans::none(&lock(&shared.running));
+        let alone = unsure && left::nobody(&lock(&shared.running));
         for (process, status) in ended {
             // Its cgroup knows better, where it has one.
             if alone && process.inner.cgroup.is_none() {

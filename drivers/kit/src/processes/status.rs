@@ -1,9 +1,9 @@
 //! How a process ended, in the protocol's words, and who has.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use hsup_proto::driver::{ExitStatus, exit_status::How};
 use nix::{sys::signal::Signal, unistd::Pid};
+
+use crate::clock::now_unix_ms;
 
 /// Reaps one child that has ended, if there is one.
 ///
@@ -54,12 +54,10 @@ pub(super) fn lost(why: &str) -> ExitStatus {
 }
 
 fn now(how: How) -> ExitStatus {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let ms = since.unwrap_or_default().as_millis();
     ExitStatus {
         how: Some(how),
         oom_killed: false,
-        exited_at_unix_ms: i64::try_from(ms).unwrap_or(i64::MAX),
+        exited_at_unix_ms: now_unix_ms(),
     }
 }
 

@@ -20,10 +20,9 @@ use super::{
     BuildLog, Dyno as _, GRACE, Live, Runtime, Service, attach,
     build::{self, Build, BuildKey},
     check::{self, StartRules},
-    now_unix_ms,
     table::{Key, Remove, Spec, Start, View},
 };
-use crate::serve::Peer;
+use crate::{clock::now_unix_ms, serve::Peer};
 
 /// What is kept of a dyno.
 type Handle<R> = Arc<Live<<R as Runtime>::Dyno>>;

@@ -19,7 +19,7 @@ use std::{
     fmt,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use hsup_proto::driver::{Durability, ExitStatus, StartRequest};
@@ -37,7 +37,7 @@ use self::{
     links::Links,
     table::{Key, Started, Stop, Stopping, Table, View},
 };
-use crate::serve::Peer;
+use crate::{clock::now_unix_ms, serve::Peer};
 
 /// The grace period of a dyno whose supervisor did not say, or is gone.
 const GRACE: Duration = Duration::from_secs(30);
@@ -363,13 +363,4 @@ fn instance_id() -> String {
         bytes[4..12].copy_from_slice(&now_unix_ms().to_le_bytes());
     }
     format!("{:032x}", u128::from_le_bytes(bytes))
-}
-
-/// The time of day, for people.
-fn now_unix_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| since.as_millis().try_into().ok())
-        .unwrap_or_default()
 }

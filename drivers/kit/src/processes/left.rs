@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, hash::BuildHasher};
 
 /// Whether all our children are among `first`, by pid. `false` when that cannot be told: not
 /// every kernel lists a task's children (`CONFIG_PROC_CHILDREN`).
-pub(super) fn none<T, S: BuildHasher>(first: &HashMap<i32, T, S>) -> bool {
+pub(super) fn nobody<T, S: BuildHasher>(first: &HashMap<i32, T, S>) -> bool {
     children().is_some_and(|children| {
         children
             .split_ascii_whitespace()
@@ -48,7 +48,7 @@ mod tests {
             .arg("1000")
             .spawn()
             .unwrap();
-        let seen = !none(&all_but(child.id().cast_signed()));
+        let seen = !nobody(&all_but(child.id().cast_signed()));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(seen);
