@@ -7,6 +7,7 @@ pub mod fifo;
 pub mod file_url;
 pub mod launch;
 pub mod listen;
+pub mod log;
 pub mod orphans;
 pub mod processes;
 pub mod pty;

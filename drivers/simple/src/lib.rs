@@ -10,6 +10,7 @@ use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
 use hsup_driver_kit::{
     listen::{ListenError, Listener, Place},
+    log,
     serve::{self, Options},
 };
 use thiserror::Error;
@@ -60,6 +61,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
+    log::begin(NAME);
     let place = Place::choose(
         args.socket,
         |name| std::env::var_os(name),

@@ -4,18 +4,11 @@ use std::{
     collections::BTreeMap,
     ffi::{CString, OsStr},
     io::{self, ErrorKind},
-    os::{
-        fd::BorrowedFd,
-        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    },
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::write,
-};
+use nix::errno::Errno;
 
 use super::SpawnError;
 
@@ -140,20 +133,6 @@ pub(super) fn sorted(error: io::Error) -> SpawnError {
             SpawnError::Exhausted(error)
         }
         _ => SpawnError::Other(error),
-    }
-}
-
-/// Says why on the dyno's own standard error, where its user looks.
-///
-/// A FIFO of which nobody reads may be full, and the driver must not wait for a reader.
-pub(super) fn complain(stderr: BorrowedFd<'_>, why: &str) {
-    let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
-    let has_room = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-    if has_room {
-        // A pipe that has room has it for as much (pipe(7)).
-        let end = why.len().min(libc::PIPE_BUF);
-        // Nobody may have the other end: then nobody looks.
-        let _ = write(stderr, &why.as_bytes()[..end]);
     }
 }
 

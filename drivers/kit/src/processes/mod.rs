@@ -50,6 +50,7 @@ use self::{
     cgroup::{Cgroup, Root},
 };
 use crate::{
+    log,
     pty::{self, Terminal},
     spawn::{Entered, Spawn, Ties},
 };
@@ -213,7 +214,8 @@ impl Processes {
         let refuse = |refused, terminal| match refused {
             exec::Refused::NulByte => Err(SpawnError::NulByte),
             exec::Refused::Cannot { code, why } => {
-                exec::complain(fds[2].as_fd(), &why);
+                // On the dyno's own standard error, where its user looks.
+                log::say(fds[2].as_fd(), &why);
                 Ok(self.never_ran(code, terminal))
             }
         };

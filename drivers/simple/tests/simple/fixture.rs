@@ -67,7 +67,17 @@ impl Driver {
         let socket = dir.join("drv.sock");
         let mut all = vec![OsStr::new("--socket"), socket.as_os_str()];
         all.extend(args.iter().map(OsStr::new));
-        command(&all).current_dir(dir).spawn().unwrap()
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))
+            .unwrap();
+        command(&all).current_dir(dir).stderr(log).spawn().unwrap()
+    }
+
+    /// What it, and whoever was here before it, wrote on its standard error.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -136,7 +146,11 @@ impl Driver {
 }
 
 impl Drop for Driver {
+    #[expect(clippy::print_stderr, reason = "says why, where a test failed")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the driver said:\n{}", self.log());
+        }
         // The second one makes it kill its dynos at once.
         while matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill(self.pid(), Signal::SIGTERM);
