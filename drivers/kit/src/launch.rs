@@ -141,6 +141,7 @@ fn spawn(launch: &Launch, listener: Option<&OwnedFd>, output: &OwnedFd) -> io::R
         cgroup: None,
     }
     .spawn()
+    .map(|spawned| spawned.pid)
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {

@@ -120,7 +120,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
             }
         }
     }
-    service.end();
+    service.end().await;
     closing.cancel();
     connections.close();
     let _ = time::timeout(FAREWELL, connections.wait()).await;

@@ -1,46 +1,26 @@
 //! What processes use, as /proc tells.
 
-use std::fs;
-
 use hsup_proto::driver::StatsResponse;
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::{clock::now_unix_ms, stat::Stat};
 
-/// The sum over `members`: processor time of those that live, and resident memory (pages
-/// that they share are counted for each).
-pub fn of(members: &[Pid]) -> StatsResponse {
-    let mut cpu_ns = 0;
-    let mut memory_bytes = 0;
-    let mut pids = 0;
-    for pid in members {
-        if let Some(usage) = usage(*pid) {
-            cpu_ns += usage.cpu_ns;
-            memory_bytes += usage.memory_bytes;
-            pids += 1;
-        }
-    }
-    StatsResponse {
+/// The sum over the processes of a dyno that runs: processor time of those that live, and
+/// resident memory (pages that they share are counted for each). Without a single one nothing
+/// was measured.
+pub(crate) fn of(members: impl Iterator<Item = Stat>) -> StatsResponse {
+    let mut measured = StatsResponse {
         at_unix_ms: now_unix_ms(),
-        cpu_ns: Some(cpu_ns),
-        memory_bytes: Some(memory_bytes),
-        memory_peak_bytes: None,
-        pids: Some(pids),
+        ..Default::default()
+    };
+    let tick_ns = 1_000_000_000 / sysconf_or(SysconfVar::CLK_TCK, 100);
+    let page_bytes = sysconf_or(SysconfVar::PAGE_SIZE, 4096);
+    for stat in members {
+        *measured.cpu_ns.get_or_insert_default() += stat.ticks * tick_ns;
+        *measured.memory_bytes.get_or_insert_default() += stat.pages * page_bytes;
+        *measured.pids.get_or_insert_default() += 1;
     }
-}
-
-struct Usage {
-    cpu_ns: u64,
-    memory_bytes: u64,
-}
-
-fn usage(pid: Pid) -> Option<Usage> {
-    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let stat = Stat::parse(&line)?;
-    Some(Usage {
-        cpu_ns: stat.ticks * (1_000_000_000 / sysconf_or(SysconfVar::CLK_TCK, 100)),
-        memory_bytes: stat.pages * sysconf_or(SysconfVar::PAGE_SIZE, 4096),
-    })
+    measured
 }
 
 fn sysconf_or(variable: SysconfVar, otherwise: u64) -> u64 {
@@ -57,9 +37,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn we_use_something() {
-        let stats = of(&[Pid::this()]);
+    fn what_was_not_measured_is_not_zero() {
+        let line = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let own = Stat::parse(&line).unwrap();
+        let stats = of([own, own].into_iter());
         assert!(stats.memory_bytes.unwrap() > 0);
-        assert_eq!(stats.pids, Some(1));
+        assert_eq!(stats.pids, Some(2));
+        let none = of(std::iter::empty());
+        assert_eq!(
+            (none.cpu_ns, none.memory_bytes, none.pids),
+            (None, None, None)
+        );
     }
 }

@@ -11,6 +11,7 @@ use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 use hsup_driver_kit::{
     listen::{ListenError, Listener, Place},
     log,
+    processes::Cgroups,
     serve::{self, Options},
 };
 use thiserror::Error;
@@ -80,7 +81,12 @@ fn run(args: Args) -> Result<(), Failure> {
         .map_err(Failure::Runtime)?
         .block_on(async {
             let listener = Listener::open(&place)?;
-            let runtime = Simple::start(args.cgroups).map_err(Failure::Processes)?;
+            let cgroups = if args.no_cgroups {
+                Cgroups::Never
+            } else {
+                Cgroups::WherePossible
+            };
+            let runtime = Simple::start(cgroups).map_err(Failure::Processes)?;
             serve::serve(listener, runtime, options)
                 .await
                 .map_err(Failure::Serve)

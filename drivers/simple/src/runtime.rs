@@ -7,7 +7,7 @@ use std::{
 
 use hsup_driver_kit::{
     fifo, file_url,
-    processes::{Command, Process, Processes, SpawnError, Stdio},
+    processes::{Cgroups, Command, Process, Processes, SpawnError, Stdio},
     pty,
     serve::Peer,
     service::{BuildLog, Dyno, Identity, Runtime, Terminal},
@@ -34,13 +34,9 @@ pub(crate) struct Simple {
 
 impl Simple {
     /// Prepares to spawn dynos; inside a tokio runtime.
-    pub(crate) fn start(cgroups: bool) -> io::Result<Self> {
+    pub(crate) fn start(cgroups: Cgroups) -> io::Result<Self> {
         Ok(Self {
-            processes: if cgroups {
-                Processes::start_in_cgroups()?
-            } else {
-                Processes::start()?
-            },
+            processes: Processes::start(cgroups)?,
             home: std::env::current_dir()?,
         })
     }
@@ -104,8 +100,8 @@ impl Runtime for Simple {
         Ok(())
     }
 
-    fn end(&self) {
-        self.processes.end();
+    async fn end(&self) {
+        self.processes.end().await;
     }
 
     async fn start(

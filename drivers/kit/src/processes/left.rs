@@ -1,63 +1,95 @@
-//! Whether anybody outlived the first process of a dyno, told without a look at all of `/proc`.
+//! Of which dynos somebody is left whose first process has ended, told without a look at all
+//! of `/proc`.
 //!
 //! Whoever is left of a tree whose root has been reaped has an ancestor that lost its parent,
-//! and that one is now a child of ours, the subreaper. So when all our children are first
-//! processes, nobody is left of anybody else.
+//! and that one is now a child of ours, the subreaper: an orphan. So only the orphans among
+//! our children need a look, usually none at all. Whoever is below them is one of them as soon
+//! as they are killed.
 
-use std::{collections::HashMap, fs, hash::BuildHasher};
+use std::collections::{HashMap, HashSet};
 
-/// Whether all our children are among `first`, by pid. `false` when that cannot be told: not
-/// every kernel lists a task's children (`CONFIG_PROC_CHILDREN`).
-pub(super) fn nobody<T, S: BuildHasher>(first: &HashMap<i32, T, S>) -> bool {
-    children().is_some_and(|children| {
-        children
-            .split_ascii_whitespace()
-            .all(|pid| pid.parse().is_ok_and(|pid: i32| first.contains_key(&pid)))
-    })
+use nix::{errno::Errno, unistd::Pid};
+
+use super::{Shared, lock};
+
+/// How often a look is repeated that something came in between of, before that is an error.
+const ATTEMPTS: usize = 10;
+
+/// Who is left, by the number of the dyno.
+pub(super) type Left = HashMap<u32, Vec<Pid>>;
+
+/// What a look at the orphans came to.
+enum Look {
+    /// All of them are known.
+    Clear(Left),
+    /// The same, but some are strangers, and had to be looked below.
+    Deep(Left),
+    /// The kernel does not list a task's children (`CONFIG_PROC_CHILDREN`).
+    Blind,
 }
 
-/// The children of all our threads: the kernel gives orphans to one that lives.
-fn children() -> Option<String> {
-    let mut children = String::new();
-    for task in fs::read_dir("/proc/self/task").ok()? {
-        children += &fs::read_to_string(task.ok()?.path().join("children")).ok()?;
+/// The orphans, dyno by dyno; `None` where the kernel does not tell.
+///
+/// # Errors
+/// When nobody could look.
+pub(super) fn behind(shared: &Shared) -> nix::Result<Option<Left>> {
+    for _ in 0..ATTEMPTS {
+        let Some(children) = shared.procfs.own_children()? else {
+            return Ok(None);
+        };
+        match look(shared, &children)? {
+            Look::Clear(left) => return Ok(Some(left)),
+            Look::Blind => return Ok(None),
+            Look::Deep(left) => {
+                // Below a stranger somebody may have lost a parent while we looked, and missed
+                // us: then it is a child of ours by now.
+                let before: HashSet<i32> = children.into_iter().collect();
+                let now = shared.procfs.own_children()?.unwrap_or_default();
+                if now.iter().all(|child| before.contains(child)) {
+                    return Ok(Some(left));
+                }
+            }
+        }
     }
-    Some(children)
+    Err(Errno::EAGAIN)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Our children but for one, as first processes. Other tests have children, too.
-    fn all_but(pid: i32) -> HashMap<i32, char> {
-        let children = children().unwrap_or_default();
-        let pids = children.split_ascii_whitespace().flat_map(str::parse);
-        pids.filter(|child| *child != pid)
-            .map(|child| (child, '-'))
-            .collect()
+fn look(shared: &Shared, children: &[i32]) -> nix::Result<Look> {
+    let mut book = lock(&shared.book);
+    let mut left = Left::new();
+    let mut strangers = Vec::new();
+    for &child in children {
+        if book.led_by(child).is_some() {
+            continue;
+        }
+        match book.recognise(shared, child)? {
+            Some(dyno) => left.entry(dyno).or_default().push(Pid::from_raw(child)),
+            None => strangers.push(child),
+        }
     }
-
-    #[test]
-    fn a_child_that_nobody_knows_is_seen() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a child that nobody here spawned"
-        )]
-        let mut child = std::process::Command::new("sleep")
-            .arg("1000")
-            .spawn()
-            .unwrap();
-        let seen = !nobody(&all_but(child.id().cast_signed()));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(seen);
+    if strangers.is_empty() {
+        return Ok(Look::Clear(left));
     }
-
-    #[test]
-    fn our_threads_can_be_asked_where_the_kernel_lists_children() {
-        let listed = fs::exists("/proc/thread-self/children").unwrap();
-        // Only a kernel without the file, or a thread that just ended, has no answer.
-        assert!(!listed || (0..100).any(|_| children().is_some()));
+    for &stranger in &strangers {
+        if shared
+            .procfs
+            .stat(stranger)?
+            .is_some_and(|stat| !stat.zombie)
+        {
+            book.note_stranger(stranger);
+        }
     }
+    // What is below them may still be known for whose it is.
+    while let Some(parent) = strangers.pop() {
+        let Some(children) = shared.procfs.children_of(parent)? else {
+            return Ok(Look::Blind);
+        };
+        for child in children {
+            match book.recognise(shared, child)? {
+                Some(dyno) => left.entry(dyno).or_default().push(Pid::from_raw(child)),
+                None => strangers.push(child),
+            }
+        }
+    }
+    Ok(Look::Deep(left))
 }

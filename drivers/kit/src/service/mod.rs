@@ -186,8 +186,8 @@ impl<R: Runtime> Service<R> {
     }
 
     /// Lets the runtime clear up.
-    pub(crate) fn end(&self) {
-        self.0.runtime.end();
+    pub(crate) async fn end(&self) {
+        self.0.runtime.end().await;
     }
 
     /// Resolves when the driver is, or is not, without connections and running dynos.

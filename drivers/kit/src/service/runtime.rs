@@ -86,7 +86,9 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Dyno, Status>> + Send;
 
     /// The driver ends: its dynos have been stopped, unless they outlive it.
-    fn end(&self) {}
+    fn end(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// A dyno that was started. Cheap to clone.

@@ -3,6 +3,8 @@
 //! One process has one [`Processes`], which reaps every child there is. So all tests share
 //! one, on a thread that lives as long as they do, and start no child in another way.
 
+mod escapes;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -28,13 +30,15 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{self, Pid, pipe2},
 };
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{runtime::Handle, sync::RwLock, time::timeout};
 
 /// Far longer than anything here takes, on a machine with better things to do.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many tests are under way.
 static TESTS: AtomicUsize = AtomicUsize::new(0);
+/// Read by every test, written by the end: that kills whoever there is.
+static UNDER_WAY: RwLock<()> = RwLock::const_new(());
 
 /// Runs a test on the driver's thread.
 pub(crate) fn driver<F, T>(test: impl FnOnce(Processes) -> F + Send + 'static) -> T
@@ -62,10 +66,14 @@ where
     let (done, result) = mpsc::channel();
     let processes = processes.clone();
     handle.spawn(async move {
-        let result = test(processes.clone()).await;
-        // Whoever is last leaves nothing behind.
+        let result = {
+            let _under_way = UNDER_WAY.read().await;
+            test(processes.clone()).await
+        };
+        // Whoever is last leaves nothing behind; others may begin after it.
         if TESTS.fetch_sub(1, Ordering::Relaxed) == 1 {
-            processes.end();
+            let _nobody = UNDER_WAY.write().await;
+            processes.end().await;
         }
         // The test's thread waits for it.
         drop(done.send(result));
@@ -161,7 +169,7 @@ async fn rest(terminal: &Terminal) -> Vec<u8> {
     }
 }
 
-fn exists(pid: &str) -> bool {
+pub(crate) fn exists(pid: &str) -> bool {
     let pid: i32 = pid.trim().parse().unwrap();
     kill(Pid::from_raw(pid), None).is_ok()
 }
