@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             number => count = number.parse()?,
         }
     }
-    let processes = Processes::start(cgroups)?;
+    let processes = Processes::start(None, cgroups)?;
     let mut bare = Vec::new();
     let mut dynos = Vec::new();
     // In turn, so that both meet the same machine. Nobody else reaps while the loop runs.

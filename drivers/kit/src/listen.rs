@@ -97,8 +97,11 @@ pub enum ListenError {
 /// A listening socket; unlinked when dropped, if it was made here.
 #[derive(Debug)]
 pub struct Listener {
-    listener: UnixListener,
-    bound: Option<Bound>,
+    socket: UnixListener,
+    /// None if it has no name in the file system.
+    path: Option<PathBuf>,
+    /// Only if it was made here.
+    _bound: Option<Bound>,
 }
 
 /// A socket file that is ours, by path and inode: another process may have replaced it.
@@ -177,8 +180,9 @@ impl Listener {
         };
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self {
-            listener: UnixListener::from_std(listener).map_err(failed)?,
-            bound: Some(bound),
+            socket: UnixListener::from_std(listener).map_err(failed)?,
+            path: Some(path.to_owned()),
+            _bound: Some(bound),
         })
     }
 
@@ -207,20 +211,22 @@ impl Listener {
         debug_assert_eq!(descriptor.as_raw_fd(), FIRST_DESCRIPTOR);
         let listener = StdListener::from(descriptor);
         listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
-            listener: UnixListener::from_std(listener).map_err(failed)?,
-            bound: None,
+            socket: UnixListener::from_std(listener).map_err(failed)?,
+            path: address.as_pathname().map(Path::to_owned),
+            _bound: None,
         })
     }
 
-    /// The path of a socket made here.
+    /// Where it is reached, whoever made it.
     pub fn path(&self) -> Option<&Path> {
-        self.bound.as_ref().map(|bound| bound.path.as_path())
+        self.path.as_deref()
     }
 
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
-        Ok(self.listener.accept().await?.0)
+        Ok(self.socket.accept().await?.0)
     }
 }
 

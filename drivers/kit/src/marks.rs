@@ -7,25 +7,36 @@
 //! ```text
 //!   61  60 59                32 31                    0
 //!  ┌──────┬────────────────────┬───────────────────────┐
-//!  │ kind │ which driver       │ which dyno: counts up │
-//!  │      │                    │ from a random number  │
+//!  │ kind │ which socket's     │ which dyno: counts up │
+//!  │      │ driver             │ from a random number  │
 //!  └──────┴────────────────────┴───────────────────────┘
 //! ```
+//!
+//! The upper half is made of the driver's user and socket, so that whoever comes to serve that
+//! socket knows what a driver that was killed left there; the lower half begins anywhere, so
+//! that it does not take its own dynos for those.
 //!
 //! It is the soft and the hard limit, which an unprivileged process cannot raise back. Unless
 //! we carry a mark ourselves, because this driver is part of somebody's dyno: then the hard
 //! limit stays, for it is theirs, and ours is the soft one, of a kind that fits below.
 
-use std::mem::MaybeUninit;
+use std::{
+    fs,
+    mem::MaybeUninit,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::Path,
+};
 
 use nix::{
     errno::Errno,
     sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit},
+    unistd::Uid,
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::procfs::Procfs;
 
-/// The bits that tell one driver from another.
+/// The bits that tell one socket from another.
 const TAG: u64 = (1 << 28) - 1;
 /// The kind of mark of a driver above which there is none.
 const OUTER: u64 = 2 << 28;
@@ -64,12 +75,39 @@ pub(crate) struct Carried {
     hard: u64,
 }
 
+/// Whose marks there may be on a machine: those of the drivers of one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag(u64);
+
+impl Tag {
+    /// The tag of our own user's drivers at `socket`.
+    pub(crate) fn of(socket: &Path) -> std::io::Result<Self> {
+        let socket = std::path::absolute(socket)?;
+        // Another container may have the same path, and its processes are seen from here.
+        let folder = fs::metadata(socket.parent().unwrap_or(&socket))?;
+        let mut hash = Sha256::new();
+        hash.update(Uid::effective().as_raw().to_le_bytes());
+        hash.update(folder.dev().to_le_bytes());
+        hash.update(folder.ino().to_le_bytes());
+        hash.update(socket.as_os_str().as_bytes());
+        let hash: [u8; 32] = hash.finalize().into();
+        let [a, b, c, d, ..] = hash;
+        Ok(Self(u64::from(u32::from_le_bytes([a, b, c, d])) & TAG))
+    }
+
+    /// Whether a driver of this socket marked the process.
+    pub(crate) fn is_on(self, carried: Carried) -> bool {
+        let ours = |limit: u64| [OUTER | self.0, INNER | self.0].contains(&(limit >> 32));
+        ours(carried.soft) || ours(carried.hard)
+    }
+}
+
 impl Marks {
-    /// Marks of a driver.
+    /// Marks of `tag`, or of a tag of its own.
     ///
     /// # Errors
     /// Where our own hard limit leaves no room for them, and may not be raised.
-    pub(crate) fn new() -> nix::Result<Self> {
+    pub(crate) fn new(tag: Option<Tag>) -> nix::Result<Self> {
         let (soft, hard) = getrlimit(Resource::RLIMIT_LOCKS)?;
         let (kind, hard) = if let Some(room) = room(hard) {
             room
@@ -79,8 +117,9 @@ impl Marks {
             (OUTER, Hard::AsSoft)
         };
         let random = getrandom::u64().map_err(|_| Errno::EIO)?;
+        let Tag(tag) = tag.unwrap_or(Tag(random & TAG));
         Ok(Self {
-            upper: kind | random & TAG,
+            upper: kind | tag,
             first: u32::try_from(random >> 32).unwrap_or_default(),
             hard,
         })
@@ -184,6 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_is_of_a_user_a_folder_and_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let tag = Tag::of(&path("a.sock")).unwrap();
+        assert_eq!(Tag::of(&path("a.sock")).unwrap(), tag);
+        assert_ne!(Tag::of(&path("b.sock")).unwrap(), tag);
+        Tag::of(&path("no/such/folder/a.sock")).unwrap_err();
+        let outer = (OUTER | tag.0) << 32 | 9;
+        let inner = (INNER | tag.0) << 32 | 9;
+        let carried = |soft, hard| Carried { soft, hard };
+        assert!(tag.is_on(carried(outer, outer)));
+        assert!(tag.is_on(carried(5, outer)), "lowered");
+        assert!(tag.is_on(carried(inner, outer + (1 << 32))));
+        assert!(!tag.is_on(carried(outer + (1 << 32), RLIM_INFINITY)));
+        assert!(!tag.is_on(carried(RLIM_INFINITY, RLIM_INFINITY)));
+    }
+
+    #[test]
     fn limits_are_read_from_text_as_from_the_kernel() {
         let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
                     Max processes             96358                96358                processes \n\
@@ -193,7 +250,7 @@ mod tests {
             hard: RLIM_INFINITY,
         };
         assert_eq!(in_limits(text), Some(expected));
-        let own = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let own = fs::read_to_string("/proc/self/limits").unwrap();
         let pid = std::process::id().cast_signed();
         assert_eq!(in_limits(&own), Some(prlimit(pid).unwrap()));
     }

@@ -1,9 +1,12 @@
-//! What a dead driver left: processes that are now ours, because a subreaper inherits them.
+//! What a dead driver left: processes that nobody else would ever stop.
 //!
-//! See `PR_SET_CHILD_SUBREAPER` in prctl(2). A driver of durability NONE takes its dynos with
-//! it; what of them survives nobody would ever stop.
+//! A driver of durability NONE takes its dynos' first processes with it, for they are tied to
+//! it. Whom those leave behind are ours if the driver was our child, because a subreaper
+//! inherits them (`PR_SET_CHILD_SUBREAPER` in prctl(2)). Otherwise they went to somebody who
+//! knows nothing of them, and are found by the mark that a driver of that socket gave them, or
+//! by its cgroups.
 
-use std::time::Duration;
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -14,7 +17,16 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
-use crate::procfs::Procfs;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    marks::{self, Tag},
+    processes::dead,
+    procfs::Procfs,
+};
+
+/// How long it is tried to kill what cannot be seen to end.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Makes this process inherit the orphans among its descendants.
 pub fn become_subreaper() -> Result<(), Errno> {
@@ -64,13 +76,76 @@ pub async fn kill_all() -> usize {
                 return killed;
             }
         }
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }
 }
 
+/// Kills what a driver left that was killed while it served `socket`, until nobody is left; how
+/// many there were.
+///
+/// For whoever serves that socket now, or is about to have it served, and has no dyno yet. The
+/// dynos of a driver that still is ending there get no grace any more.
+pub async fn kill_left_by(socket: &Path) -> usize {
+    let Ok(procfs) = Procfs::open() else {
+        tracing::warn!("failed to look for what an earlier driver left");
+        return 0;
+    };
+    let killed = match Tag::of(socket) {
+        Ok(tag) => kill_marked(&procfs, tag).await,
+        Err(error) => {
+            tracing::debug!(%error, socket = %socket.display(), "no driver can have left anything");
+            0
+        }
+    };
+    dead::bury(&procfs).await;
+    if killed > 0 {
+        tracing::info!(killed, "killed what an earlier driver left");
+    }
+    killed
+}
+
+async fn kill_marked(procfs: &Procfs, tag: Tag) -> usize {
+    let mut killed = HashSet::new();
+    let mut pause = Duration::from_millis(1);
+    let give_up = Instant::now() + KILL_WITHIN;
+    loop {
+        let left = marked(procfs, tag);
+        if left.as_ref().is_ok_and(Vec::is_empty) {
+            return killed.len();
+        }
+        if Instant::now() >= give_up {
+            tracing::warn!(?left, "an earlier driver's processes do not end");
+            return killed.len();
+        }
+        for pid in left.into_iter().flatten() {
+            if kill(pid, Signal::SIGKILL).is_ok() {
+                killed.insert(pid);
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Who has that mark and can be killed by us.
+fn marked(procfs: &Procfs, tag: Tag) -> nix::Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for pid in procfs.pids()? {
+        let process = Pid::from_raw(pid);
+        if process != getpid()
+            && kill(process, None).is_ok()
+            && marks::of(procfs, pid)?.is_some_and(|carried| tag.is_on(carried))
+            && procfs.stat(pid)?.is_some_and(|stat| !stat.zombie)
+        {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
 /// Whether we have a child, be it a zombie; this takes no look at `/proc`.
-fn have_children() -> bool {
+pub(crate) fn have_children() -> bool {
     let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::WEXITED;
     waitid(Id::All, flags) != Err(Errno::ECHILD)
 }

@@ -79,7 +79,8 @@ impl Procfs {
     /// What is in a file; `None` if it is not there, or not for us.
     pub(crate) fn read(&self, name: &str) -> nix::Result<Option<String>> {
         self.with(name, OFlag::O_RDONLY, |fd| {
-            let mut bytes = Vec::with_capacity(512);
+            // One call for most of what there is to read.
+            let mut bytes = Vec::with_capacity(4096);
             File::from(fd).read_to_end(&mut bytes)?;
             // A process names itself as it likes.
             Ok(String::from_utf8_lossy(&bytes).into_owned())

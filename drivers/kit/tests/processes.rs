@@ -10,5 +10,5 @@ use hsup_driver_kit::processes::{Cgroups, Processes};
 
 /// How the tests begin.
 fn start() -> io::Result<Processes> {
-    Processes::start(Cgroups::Never)
+    Processes::start(None, Cgroups::Never)
 }

@@ -4,9 +4,12 @@
 
 mod trees;
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
-use hsup_driver_kit::processes::{Cgroups, Processes};
+use hsup_driver_kit::{
+    orphans,
+    processes::{Cgroups, Processes},
+};
 use hsup_proto::driver::exit_status::How;
 use nix::sys::signal::{Signal, kill};
 use tokio::time::sleep;
@@ -15,7 +18,7 @@ use crate::trees::{driver, ended, exists, shell, within};
 
 /// How the tests begin.
 fn start() -> io::Result<Processes> {
-    Processes::start(Cgroups::WherePossible)
+    Processes::start(None, Cgroups::WherePossible)
 }
 
 /// Where this machine has cgroups v2, if it does.
@@ -74,6 +77,31 @@ fn a_dyno_is_in_a_cgroup_of_its_own_as_long_as_it_lives() {
             }
         };
         within("the removal of the cgroup", removed).await;
+    });
+}
+
+#[test]
+fn a_dead_drivers_folder_is_removed() {
+    driver(async |processes: Processes| {
+        if !have_cgroups(&processes) {
+            return;
+        }
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = mount()
+            .unwrap()
+            .join(own.lines().find_map(v2_path).unwrap());
+        let namespace = fs::metadata("/proc/self/ns/pid").unwrap().ino();
+        // As of a process that had our pid long ago, and of one in another namespace.
+        let pid = std::process::id();
+        let dead = own.join(format!("hsup-{namespace}-{pid}-1"));
+        let elsewhere = own.join(format!("hsup-{}-{pid}-1", namespace + 1));
+        for folder in [&dead, &elsewhere] {
+            fs::create_dir(folder).unwrap();
+        }
+        let socket = tempfile::tempdir().unwrap();
+        orphans::kill_left_by(&socket.path().join("driver.sock")).await;
+        assert!(!dead.exists());
+        fs::remove_dir(elsewhere).unwrap();
     });
 }
 

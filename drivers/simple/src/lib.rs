@@ -10,7 +10,7 @@ use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
 use hsup_driver_kit::{
     listen::{ListenError, Listener, Place},
-    log,
+    log, orphans,
     processes::Cgroups,
     serve::{self, Options},
 };
@@ -86,7 +86,11 @@ fn run(args: Args) -> Result<(), Failure> {
             } else {
                 Cgroups::WherePossible
             };
-            let runtime = Simple::start(cgroups).map_err(Failure::Processes)?;
+            if let Place::Path(path) = &place {
+                // Who hands a descriptor down looks after what its earlier children left.
+                orphans::kill_left_by(path).await;
+            }
+            let runtime = Simple::start(listener.path(), cgroups).map_err(Failure::Processes)?;
             serve::serve(listener, runtime, options)
                 .await
                 .map_err(Failure::Serve)

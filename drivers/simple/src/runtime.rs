@@ -34,9 +34,9 @@ pub(crate) struct Simple {
 
 impl Simple {
     /// Prepares to spawn dynos; inside a tokio runtime.
-    pub(crate) fn start(cgroups: Cgroups) -> io::Result<Self> {
+    pub(crate) fn start(socket: Option<&Path>, cgroups: Cgroups) -> io::Result<Self> {
         Ok(Self {
-            processes: Processes::start(cgroups)?,
+            processes: Processes::start(socket, cgroups)?,
             home: std::env::current_dir()?,
         })
     }

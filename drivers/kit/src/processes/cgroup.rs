@@ -16,7 +16,7 @@
 //! A start makes a folder and opens it, with nothing read; folders are removed when their
 //! dynos' ends have long been told.
 
-pub(super) mod dead;
+pub(crate) mod dead;
 
 use std::{
     fs::{self, OpenOptions},
@@ -55,9 +55,9 @@ pub(super) struct Root {
 
 impl Root {
     /// Makes the folder, if this machine lets us.
-    pub(super) fn make() -> Option<Self> {
-        let own = Own::find()?;
-        let name = Driver::ourselves()?.folder();
+    pub(super) fn make(procfs: &Procfs) -> Option<Self> {
+        let own = Own::find(procfs)?;
+        let name = Driver::ourselves(procfs)?.folder();
         let path = own.path.join(&name);
         match make_folder(&path) {
             Ok(folder) => Some(Self {
@@ -163,8 +163,12 @@ impl Root {
         }
     }
 
-    /// Removes the folder; whatever still is in it stays.
-    pub(super) fn remove(&self) {
+    /// Removes the folder, which usually has only `children` left in it; whatever somebody is
+    /// in stays.
+    pub(super) fn remove(&self, children: impl Iterator<Item = Cgroup>) {
+        for child in children {
+            self.remove_child(&child);
+        }
         if !remove(&self.path) {
             debug!(path = %self.path.display(), "cgroup folder not removed");
         }
@@ -235,9 +239,9 @@ struct Own {
 }
 
 impl Own {
-    fn find() -> Option<Self> {
-        let cgroup = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    fn find(procfs: &Procfs) -> Option<Self> {
+        let cgroup = procfs.read("self/cgroup").ok()??;
+        let mounts = procfs.read("self/mountinfo").ok()??;
         Self::read(&cgroup, &mounts)
     }
 

@@ -42,6 +42,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub(crate) use self::cgroup::dead;
 pub use self::process::Process;
 use self::{
     book::Book,
@@ -50,7 +51,7 @@ use self::{
 };
 use crate::{
     log,
-    marks::Marks,
+    marks::{Marks, Tag},
     orphans,
     procfs::Procfs,
     pty::{self, Terminal},
@@ -143,13 +144,17 @@ impl Processes {
     /// Makes this process a subreaper and begins to reap. To be called once in a process,
     /// inside its runtime.
     ///
+    /// `socket` is where the driver is reached: what it leaves when it is killed is found by
+    /// that (see [`orphans::kill_left_by`]).
+    ///
     /// # Errors
     /// When the kernel refuses anything but the cgroups and the marks.
-    pub fn start(cgroups: Cgroups) -> io::Result<Self> {
+    pub fn start(socket: Option<&Path>, cgroups: Cgroups) -> io::Result<Self> {
         orphans::become_subreaper()?;
         let children = signal(SignalKind::child())?;
         let (takers, requests) = mpsc::unbounded_channel();
-        let marks = Marks::new()
+        let tag = socket.and_then(|socket| Tag::of(socket).ok());
+        let marks = Marks::new(tag)
             .inspect_err(|error| {
                 tracing::warn!(
                     %error,
@@ -158,18 +163,16 @@ impl Processes {
                 );
             })
             .ok();
+        let procfs = Procfs::open()?;
         let cgroups = match cgroups {
-            Cgroups::WherePossible => {
-                tokio::spawn(cgroup::dead::bury());
-                Root::make()
-            }
+            Cgroups::WherePossible => Root::make(&procfs),
             Cgroups::Never => None,
         };
         let shared = Arc::new(Shared {
             book: Mutex::default(),
             started: AtomicU32::new(0),
             takers,
-            procfs: Procfs::open()?,
+            procfs,
             marks,
             cgroups,
             discarded: Mutex::default(),
@@ -283,14 +286,18 @@ impl Processes {
     /// To be called when every dyno has ended: kills what is left of our children, whosever it
     /// was, and removes what the machine has of us.
     pub async fn end(&self) {
-        if let Some(cgroups) = &self.shared.cgroups {
-            cgroups.kill_all();
+        let cgroups = self.shared.cgroups.as_ref();
+        if orphans::have_children() {
+            if let Some(cgroups) = cgroups {
+                cgroups.kill_all();
+            }
+            if timeout(END_WITHIN, orphans::kill_all()).await.is_err() {
+                tracing::warn!("processes are left that do not end");
+            }
         }
-        if timeout(END_WITHIN, orphans::kill_all()).await.is_err() {
-            tracing::warn!("processes are left that do not end");
-        }
-        if let Some(cgroups) = &self.shared.cgroups {
-            cgroups.remove();
+        if let Some(cgroups) = cgroups {
+            let discarded = std::mem::take(&mut *lock(&self.shared.discarded));
+            cgroups.remove(discarded.into_iter().map(|(cgroup, _)| cgroup));
         }
     }
 

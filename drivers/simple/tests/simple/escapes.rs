@@ -9,6 +9,7 @@ use std::{
 };
 
 use hsup_driver_kit::client::Client;
+use hsup_proto::driver::ListRequest;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, Uid},
@@ -96,4 +97,33 @@ async fn an_orphan_of_another_group_is_known_by_its_mark() {
     let orphan = format!("exec setsid {} 1000", sleep.display());
     let orphan = leave(&driver, &client, "leaves", &orphan).await;
     assert!(gone(orphan), "it got away");
+}
+
+#[tokio::test]
+async fn what_a_killed_driver_left_goes_when_the_next_one_serves() {
+    let bystander = Driver::with_args(&["--no-cgroups"]);
+    let other = bystander.connect().await.client();
+    let (request, mut output) = bystander.dyno("other", "echo $$; exec sleep 1000");
+    other.clone().start(request).await.unwrap();
+    let unharmed = output.pid().await;
+    for args in [&["--no-cgroups"][..], &[]] {
+        let mut driver = Driver::with_args(args);
+        let client = driver.connect().await.client();
+        let line = "setsid sleep 1000 & echo $! $$; exec sleep 1000";
+        let (request, mut output) = driver.dyno("leaves", line);
+        client.clone().start(request).await.unwrap();
+        let pids = output.line().await;
+        let pid = |pid: &str| Pid::from_raw(pid.parse().unwrap());
+        let (orphan, first) = pids.split_once(' ').unwrap();
+        let (orphan, first) = (pid(orphan), pid(first));
+        driver.signal(Signal::SIGKILL);
+        driver.ended().await;
+        until("the end of the first process", || gone(first).then_some(())).await;
+        assert!(!gone(orphan), "nobody could kill it");
+        driver.restart();
+        let client = driver.connect().await.client();
+        client.clone().list(ListRequest::default()).await.unwrap();
+        assert!(gone(orphan), "{args:?}");
+    }
+    assert!(!gone(unharmed));
 }

@@ -7,13 +7,13 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::{Own, folders, kill, remove};
-use crate::stat::Stat;
+use crate::procfs::Procfs;
 
 const PREFIX: &str = "hsup-";
 
 /// Kills and removes what drivers of our cgroup left that ended without doing so.
-pub(in crate::processes) async fn bury() {
-    let (Some(own), Some(us)) = (Own::find(), Driver::ourselves()) else {
+pub(crate) async fn bury(procfs: &Procfs) {
+    let (Some(own), Some(us)) = (Own::find(procfs), Driver::ourselves(procfs)) else {
         return;
     };
     for path in folders(&own.path) {
@@ -21,7 +21,7 @@ pub(in crate::processes) async fn bury() {
         let Some(driver) = name.and_then(Driver::named) else {
             continue;
         };
-        if driver.namespace == us.namespace && driver.is_dead() {
+        if driver.namespace == us.namespace && driver.is_dead(procfs) {
             let killed = kill(&path).is_ok();
             let removed = remove_soon(&path).await;
             info!(path = %path.display(), killed, removed, "buried a dead driver's cgroups");
@@ -51,26 +51,23 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn ourselves() -> Option<Self> {
-        let line = fs::read_to_string("/proc/self/stat").ok()?;
+    pub(super) fn ourselves(procfs: &Procfs) -> Option<Self> {
         Some(Self {
             namespace: fs::metadata("/proc/self/ns/pid").ok()?.ino(),
             pid: process::id(),
-            started: Stat::parse(&line)?.started,
+            started: procfs.stat(process::id().cast_signed()).ok()??.started,
         })
     }
 
     /// Whether such a process of our namespace is known to be gone.
-    fn is_dead(self) -> bool {
-        let pid = Pid::from_raw(self.pid.cast_signed());
-        if nix::sys::signal::kill(pid, None) == Err(Errno::ESRCH) {
+    fn is_dead(self, procfs: &Procfs) -> bool {
+        let pid = self.pid.cast_signed();
+        if nix::sys::signal::kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
             return true;
         }
         // Its number may have been given to another one.
-        fs::read_to_string(format!("/proc/{pid}/stat"))
-            .ok()
-            .and_then(|line| Stat::parse(&line))
-            .is_some_and(|stat| stat.started != self.started)
+        let stat = procfs.stat(pid).ok().flatten();
+        stat.is_some_and(|stat| stat.started != self.started)
     }
 
     /// The driver that a folder's name tells of.
@@ -111,13 +108,14 @@ mod tests {
         assert_eq!(Driver::named("hsup-7-12-345-6"), None);
         assert_eq!(Driver::named("user.slice"), None);
 
-        let us = Driver::ourselves().unwrap();
-        assert!(!us.is_dead());
+        let procfs = Procfs::open().unwrap();
+        let us = Driver::ourselves(&procfs).unwrap();
+        assert!(!us.is_dead(&procfs));
         let before = Driver {
             started: us.started - 1,
             ..us
         };
-        assert!(before.is_dead());
-        assert!(Driver { pid: 1 << 30, ..us }.is_dead());
+        assert!(before.is_dead(&procfs));
+        assert!(Driver { pid: 1 << 30, ..us }.is_dead(&procfs));
     }
 }
