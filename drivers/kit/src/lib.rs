@@ -3,12 +3,14 @@
 
 pub mod client;
 mod clock;
+pub mod errors;
 pub mod fifo;
 pub mod file_url;
 pub mod launch;
 pub mod listen;
 pub mod log;
 mod marks;
+pub mod open_files;
 pub mod orphans;
 pub mod processes;
 mod procfs;

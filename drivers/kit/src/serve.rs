@@ -37,6 +37,10 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// How long a driver that ends gives its connections to take their last answers.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long the next attempt to accept a connection waits when one has failed.
+const FIRST_BACKOFF: Duration = Duration::from_millis(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
 /// Who is behind a connection, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -135,12 +139,12 @@ async fn accept<R: Runtime>(
     connections: &TaskTracker,
     closing: &CancellationToken,
 ) {
-    let mut backoff = Duration::from_millis(1);
+    let mut backoff = FIRST_BACKOFF;
     let mut next = 0;
     loop {
         match listener.accept().await {
             Ok(stream) => {
-                backoff = Duration::from_millis(1);
+                backoff = FIRST_BACKOFF;
                 next += 1;
                 let Some(peer) = admit(&stream, next, &options.allow) else {
                     continue;
@@ -149,9 +153,12 @@ async fn accept<R: Runtime>(
             }
             Err(error) => {
                 // Out of descriptors or memory: what is open goes on, and newcomers wait.
-                tracing::warn!(%error, "failed to accept a connection");
+                // Told once, not with every attempt.
+                if backoff == FIRST_BACKOFF {
+                    tracing::warn!(%error, "failed to accept a connection");
+                }
                 time::sleep(backoff).await;
-                backoff = (backoff * 2).min(Duration::from_secs(1));
+                backoff = (backoff * 2).min(MAX_BACKOFF);
             }
         }
     }

@@ -6,11 +6,12 @@
 mod args;
 mod runtime;
 
-use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
+use std::{ffi::OsString, io, process::ExitCode, time::Duration};
 
 use hsup_driver_kit::{
+    errors::chain,
     listen::{ListenError, Listener, Place},
-    log, orphans,
+    log, open_files, orphans,
     processes::Cgroups,
     serve::{self, Options},
 };
@@ -31,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(5);
 enum Failure {
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("failed to raise the open-file limit")]
+    OpenFiles(#[source] io::Error),
     #[error("failed to set up the runtime")]
     Runtime(#[source] io::Error),
     #[error("failed to become the parent of what dynos leave behind")]
@@ -63,6 +66,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(args: Args) -> Result<(), Failure> {
     log::begin(NAME);
+    open_files::raise().map_err(|errno| Failure::OpenFiles(errno.into()))?;
     let place = Place::choose(
         args.socket,
         |name| std::env::var_os(name),
@@ -95,18 +99,6 @@ fn run(args: Args) -> Result<(), Failure> {
                 .await
                 .map_err(Failure::Serve)
         })
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Says something; whether anybody can hear it must not matter.

@@ -7,7 +7,7 @@ use std::{
 
 use hsup_driver_kit::{
     fifo, file_url,
-    processes::{Cgroups, Command, Process, Processes, SpawnError, Stdio},
+    processes::{Cgroups, Command, Process, Processes, Stdio},
     pty,
     serve::Peer,
     service::{BuildLog, Dyno, Identity, Runtime, Terminal},
@@ -18,8 +18,6 @@ use hsup_proto::driver::{
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-
-use crate::chain;
 
 /// An artifact is a directory to run in: this, and its path.
 const DIRECTORY: &str = "dir:";
@@ -118,33 +116,19 @@ impl Runtime for Simple {
         let stdio = if request.tty {
             Stdio::Terminal
         } else {
-            fifo::open(Path::new(&request.io_dir), peer.uid.as_raw())
-                .map_err(|error| Status::invalid_argument(chain(&error)))?
+            fifo::open(Path::new(&request.io_dir), peer.uid.as_raw())?
         };
-        let process = self
-            .processes
-            .spawn(Command {
-                argv: &request.argv,
-                env: &request.env,
-                cwd,
-                stdio,
-                name: &request.dyno_id,
-            })
-            .map_err(|error| refused(&error))?;
+        let process = self.processes.spawn(Command {
+            argv: &request.argv,
+            env: &request.env,
+            cwd,
+            stdio,
+            name: &request.dyno_id,
+        })?;
         Ok(Started {
             process,
             port: request.env.get("PORT").and_then(|port| port.parse().ok()),
         })
-    }
-}
-
-/// What refuses a dyno, in the protocol's words.
-fn refused(error: &SpawnError) -> Status {
-    let text = chain(error);
-    match error {
-        SpawnError::Exhausted(_) => Status::resource_exhausted(text),
-        SpawnError::NulByte => Status::invalid_argument(text),
-        SpawnError::Other(_) => Status::failed_precondition(text),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{CString, OsStr},
-    io::{self, ErrorKind},
+    io,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -11,6 +11,7 @@ use std::{
 use nix::errno::Errno;
 
 use super::SpawnError;
+use crate::errors::is_exhaustion;
 
 /// The shells' codes for a command that is not there, and for one that is no program.
 const NOT_FOUND: i32 = 127;
@@ -123,16 +124,10 @@ fn code_of(errno: Errno) -> Option<i32> {
 
 /// Whether the machine ran out of something.
 pub(super) fn sorted(error: io::Error) -> SpawnError {
-    match error.kind() {
-        ErrorKind::OutOfMemory | ErrorKind::WouldBlock => SpawnError::Exhausted(error),
-        _ if matches!(
-            error.raw_os_error(),
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
-        ) =>
-        {
-            SpawnError::Exhausted(error)
-        }
-        _ => SpawnError::Other(error),
+    if is_exhaustion(&error) {
+        SpawnError::Exhausted(error)
+    } else {
+        SpawnError::Other(error)
     }
 }
 

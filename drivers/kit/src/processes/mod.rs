@@ -52,7 +52,7 @@ use self::{
 use crate::{
     log,
     marks::{Marks, Tag},
-    orphans,
+    open_files, orphans,
     procfs::Procfs,
     pty::{self, Terminal},
     spawn::{Spawn, Ties},
@@ -239,7 +239,7 @@ impl Processes {
                 Ties::DiesWithUs
             },
             mark,
-            open_files: None,
+            open_files: open_files::given(),
             cgroup: folder.as_ref().map(OwnedFd::as_fd),
         };
         // Held until the new process is entered: it may end before that.

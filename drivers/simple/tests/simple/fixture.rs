@@ -55,7 +55,7 @@ pub(crate) fn command(args: &[&OsStr]) -> Command {
     clippy::disallowed_methods,
     reason = "the driver is the program under test"
 )]
-fn run(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn run(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command
         .stdin(Stdio::null())
