@@ -18,6 +18,7 @@ use nix::{
     unistd::{read, write},
 };
 use tokio::{io::unix::AsyncFd, sync::Notify};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How much output waits for a reader.
 pub const KEPT: usize = 64 * 1024;
@@ -26,6 +27,8 @@ pub const KEPT: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Terminal {
     inner: Arc<Inner>,
+    /// Ends the pump, which may wait for a reader for ever, with the last of us.
+    _last: Arc<DropGuard>,
 }
 
 #[derive(Debug)]
@@ -63,6 +66,7 @@ pub fn open() -> io::Result<(Terminal, OwnedFd)> {
         &pair.master,
         FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK),
     )?;
+    let gone = CancellationToken::new();
     let terminal = Terminal {
         inner: Arc::new(Inner {
             master: register(pair.master)?,
@@ -70,8 +74,10 @@ pub fn open() -> io::Result<(Terminal, OwnedFd)> {
             came: Notify::new(),
             taken: Notify::new(),
         }),
+        _last: Arc::new(gone.clone().drop_guard()),
     };
-    tokio::spawn(pump(Arc::clone(&terminal.inner)));
+    let pump = pump(Arc::clone(&terminal.inner));
+    tokio::spawn(async move { gone.run_until_cancelled(pump).await });
     Ok((terminal, pair.slave))
 }
 
@@ -84,7 +90,7 @@ fn register(master: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Moves output from the kernel to where it is kept, until every process has let go of the
 /// terminal.
 async fn pump(inner: Arc<Inner>) {
-    let mut buffer = [0; 8192];
+    let mut buffer = vec![0; 8192];
     loop {
         let has_room = inner.with_output(|output| output.bytes.len() < KEPT);
         if !has_room {
