@@ -85,7 +85,7 @@ mod tests {
     #[test_case(open(libc::ENOENT), Code::InvalidArgument)]
     #[test_case(FifoError::NotFifo { path: PathBuf::new() }, Code::InvalidArgument)]
     #[test_case(FifoError::Shared { path: PathBuf::new() }, Code::PermissionDenied)]
-    #[test_case(FifoError::Stranger { path: PathBuf::new(), owner: 7 }, Code::PermissionDenied)]
+    #[test_case(FifoError::Stranger { path: PathBuf::new(), owner: 7, caller: 8 }, Code::PermissionDenied)]
     fn a_fifo_is_refused_by_its_reason(error: FifoError, code: Code) {
         assert_eq!(Status::from(error).code(), code);
     }
