@@ -3,14 +3,14 @@
 //! Decided here: who may connect, that nothing which goes wrong with one connection
 //! touches another, and when a driver ends.
 
+mod calls;
+
 use std::{
-    convert::Infallible,
     io::{self, IsTerminal as _},
     pin::pin,
     time::Duration,
 };
 
-use hsup_proto::driver::{dyno_driver_server, dyno_driver_server::DynoDriverServer};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::unistd::Uid;
@@ -20,16 +20,14 @@ use tokio::{
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{body::Body, codegen::http};
-use tower::Service as _;
 
+use self::calls::Calls;
+pub(crate) use self::calls::{Asked, malformed};
 use crate::{
     listen::Listener,
     service::{Runtime, Service},
 };
 
-/// The largest message either way (driver protocol §12, R9).
-const MAX_MESSAGE: usize = 4 << 20;
 /// Every dyno has a Wait open; hyper's own limit of 200 would hold up the calls behind them.
 const MAX_STREAMS: u32 = 100_000;
 /// What one stream may have in flight towards us, and from us.
@@ -194,12 +192,7 @@ async fn connection<R: Runtime>(
     closing: CancellationToken,
 ) {
     service.connected(peer);
-    let calls = Calls {
-        server: DynoDriverServer::new(service.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE),
-        peer,
-    };
+    let calls = Calls::new(service.clone(), peer);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -236,26 +229,5 @@ async fn idle<R: Runtime>(service: &Service<R>, period: Option<Duration>) {
         {
             return;
         }
-    }
-}
-
-/// The generated server behind hyper's idea of a service, which says who calls.
-#[derive(Debug)]
-struct Calls<R: Runtime> {
-    server: DynoDriverServer<Service<R>>,
-    peer: Peer,
-}
-
-impl<R: Runtime> hyper::service::Service<http::Request<hyper::body::Incoming>> for Calls<R>
-where
-    Service<R>: dyno_driver_server::DynoDriver,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
-
-    fn call(&self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        self.server.clone().call(request)
     }
 }

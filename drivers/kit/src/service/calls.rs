@@ -22,7 +22,10 @@ use super::{
     check::{self, StartRules},
     table::{Key, Remove, Spec, Start, View},
 };
-use crate::{clock::now_unix_ms, serve::Peer};
+use crate::{
+    clock::now_unix_ms,
+    serve::{Asked, Peer},
+};
 
 /// What is kept of a dyno.
 type Handle<R> = Arc<Live<<R as Runtime>::Dyno>>;
@@ -405,7 +408,11 @@ fn ending(view: Option<View>) -> Option<Ending> {
 }
 
 fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    request.extensions().get().copied().ok_or_else(broken)
+    let extensions = request.extensions();
+    if let Some(asked) = extensions.get::<Asked>() {
+        asked.yes();
+    }
+    extensions.get().copied().ok_or_else(broken)
 }
 
 fn unknown(id: &str) -> Status {
