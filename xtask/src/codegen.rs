@@ -18,10 +18,12 @@ const PROTOS: &[&str] = &[
     "hsup/driver/v1/driver.proto",
 ];
 
-/// Messages that carry config vars or a person's keystrokes: hsup-proto writes their `Debug` by hand.
+/// Messages that carry config vars or a person's keystrokes: hsup-proto writes their `Debug`
+/// by hand.
 const SECRET: &[&str] = &[
     "hsup.driver.v1.Release",
     "hsup.driver.v1.StartRequest",
+    "hsup.driver.v1.AttachRequest",
     "hsup.control.v1.ApplyReleaseRequest",
     "hsup.control.v1.PlanReleaseRequest",
 ];
