@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use prost::Message as _;
+use protox::prost_reflect::prost_types::FileDescriptorSet;
 
 const PROTOS: &[&str] = &[
     "hsup/control/v1/control.proto",
@@ -32,9 +33,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
     generate(&checked_in())
 }
 
+/// The protos as they are.
+pub(crate) fn descriptors() -> anyhow::Result<FileDescriptorSet> {
+    protox::compile(PROTOS, [root().join("proto")]).context("failed to compile the protos")
+}
+
 fn generate(out_dir: &Path) -> anyhow::Result<()> {
-    let descriptors =
-        protox::compile(PROTOS, [root().join("proto")]).context("failed to compile the protos")?;
+    let descriptors = descriptors()?;
     fs::create_dir_all(out_dir).context("failed to make the folder of generated code")?;
     #[expect(
         clippy::disallowed_methods,
