@@ -211,7 +211,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
                     if state.table.in_use(peer.uid.as_raw(), &artifact) {
                         return Err(Status::failed_precondition(format!(
                             "artifact `{}` is in use",
-                            artifact.escape_debug()
+                            check::shown(&artifact)
                         )));
                     }
                     state.builds.removed(&artifact);
@@ -292,8 +292,7 @@ impl<R: Runtime> Service<R> {
             StartRules {
                 options: identity.options,
                 images: identity.images,
-                fifos: identity.capabilities.contains(&Capability::StdioFifo),
-                terminals: identity.capabilities.contains(&Capability::Attach),
+                capabilities: identity.capabilities,
             },
         )?;
         let uid = peer.uid.as_raw();

@@ -246,7 +246,7 @@ impl<R: Runtime> Service<R> {
         } else {
             Err(Status::not_found(format!(
                 "artifact `{}` is not known to this driver",
-                request.artifact.escape_debug()
+                check::shown(&request.artifact)
             )))
         };
         match started {
