@@ -17,6 +17,7 @@ mod procfs;
 pub mod pty;
 pub mod serve;
 pub mod service;
+pub mod signal;
 pub mod socket;
 pub mod spawn;
 mod stat;

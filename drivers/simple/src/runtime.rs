@@ -11,11 +11,11 @@ use hsup_driver_kit::{
     pty,
     serve::Peer,
     service::{BuildLog, Dyno, Identity, Runtime, Terminal},
+    signal::Signal,
 };
 use hsup_proto::driver::{
     BuildRequest, Capability, Durability, ExitStatus, IpInfoResponse, StartRequest, StatsResponse,
 };
-use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hsup_proto::driver;
-use nix::{
-    sys::signal::{Signal, kill, killpg},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
@@ -15,7 +12,7 @@ use super::{
     cgroup::Cgroup,
     status,
 };
-use crate::pty::Terminal;
+use crate::{pty::Terminal, signal::Signal};
 
 /// One dyno's processes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -92,14 +89,14 @@ impl Process {
         };
         let Ok(census) = census else {
             // Nobody can look. So at least the first process, and those that stayed with it.
-            let _ = killpg(first, signal);
+            let _ = signal.send_to_group(first);
             return;
         };
         let members = census.of(self.inner.number).iter().map(|member| member.pid);
         let others = members.filter(|pid| *pid != first);
         for pid in std::iter::once(first).chain(others) {
             // It may have ended.
-            let _ = kill(pid, signal);
+            let _ = signal.send(pid);
         }
     }
 
@@ -116,7 +113,7 @@ impl Process {
             let first = self.pid();
             for pid in members.map(|member| member.pid).chain(first) {
                 // It may have ended.
-                let _ = kill(pid, Signal::SIGKILL);
+                let _ = Signal::KILL.send(pid);
             }
             if timeout(pause, self.wait()).await.is_ok() {
                 return;

@@ -9,7 +9,6 @@ use std::{
 };
 
 use hsup_proto::driver::ExitStatus;
-use nix::sys::signal::{Signal, kill};
 use tokio::time::sleep;
 
 use super::{
@@ -20,6 +19,7 @@ use super::{
     process::{Phase, Process},
     status,
 };
+use crate::signal::Signal;
 
 /// When who is left is killed again: whoever it was may have forked just before. The end of an
 /// orphan wakes us anyway, and a process that hangs in the kernel hangs long.
@@ -94,7 +94,7 @@ fn see_off(shared: &Arc<Shared>, ending: &mut Vec<Ending>) {
         dyno.kill_cgroup();
         for orphan in orphans {
             // It may have ended.
-            let _ = kill(orphan, Signal::SIGKILL);
+            let _ = Signal::KILL.send(orphan);
         }
         true
     });

@@ -11,7 +11,6 @@ use std::{
 use hsup_proto::driver::{
     AttachRequest, AttachResponse, attach_request, attach_response::Event as Output,
 };
-use nix::sys::signal::Signal;
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, codegen::BoxStream};
@@ -20,7 +19,7 @@ use super::{
     Dyno, Live, Runtime, Service, Terminal,
     table::{Key, View},
 };
-use crate::serve::malformed;
+use crate::{serve::malformed, signal::Signal};
 
 /// How long a terminal may be silent after its dyno's end before that is taken for its end:
 /// a process outside of the dyno may still hold it.
@@ -85,7 +84,7 @@ pub(super) fn begin<R: Runtime>(
             && service.state().table.view(&key) == Some(View::Running)
         {
             tracing::info!(dyno_id = %key.id, "the caller attached to a dyno vanished");
-            dyno.signal(Signal::SIGHUP).await;
+            dyno.signal(Signal::HUP).await;
         }
         live.attached.store(false, Ordering::Release);
     });

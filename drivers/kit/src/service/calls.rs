@@ -9,7 +9,6 @@ use hsup_proto::driver::{
     StartRequest, StartResponse, StatsRequest, StatsResponse, StopRequest, StopResponse,
     WaitRequest, WaitResponse, dyno_driver_server::DynoDriver, remove_request::What,
 };
-use nix::sys::signal::Signal;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{self, Instant};
@@ -25,6 +24,7 @@ use super::{
 use crate::{
     clock::now_unix_ms,
     serve::{Asked, Peer},
+    signal::Signal,
 };
 
 /// What is kept of a dyno.
@@ -110,7 +110,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
         let uid = peer(&request)?.uid.as_raw();
         let request = request.into_inner();
         check::id("dyno_id", &request.dyno_id)?;
-        let signal = check::signal(&request.signal, Some(Signal::SIGTERM))?;
+        let signal = check::signal(&request.signal, Some(Signal::TERM))?;
         let grace = match (request.force, request.grace_ms) {
             (true, _) => Duration::ZERO,
             (false, 0) => GRACE,

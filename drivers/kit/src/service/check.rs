@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use hsup_proto::driver::{BuildRequest, Capability, Limits, Release, StartRequest};
-use nix::sys::signal::Signal;
 use tonic::Status;
+
+use crate::signal::Signal;
 
 /// The longest dyno or supervisor id.
 const MAX_ID: usize = 63;
@@ -192,8 +193,8 @@ mod tests {
 
     #[test]
     fn signals_have_their_full_names() {
-        assert_eq!(signal("SIGHUP", None).unwrap(), Signal::SIGHUP);
-        assert_eq!(signal("", Some(Signal::SIGTERM)).unwrap(), Signal::SIGTERM);
+        assert_eq!(signal("SIGHUP", None).unwrap(), Signal::HUP);
+        assert_eq!(signal("", Some(Signal::TERM)).unwrap(), Signal::TERM);
         signal("", None).unwrap_err();
         signal("TERM", None).unwrap_err();
         signal("15", None).unwrap_err();

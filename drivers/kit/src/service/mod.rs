@@ -23,7 +23,6 @@ use std::{
 };
 
 use hsup_proto::driver::{Durability, ExitStatus, StartRequest};
-use nix::sys::signal::Signal;
 use tokio::{
     sync::Notify,
     time::{self, Instant},
@@ -37,7 +36,7 @@ use self::{
     links::Links,
     table::{Key, Started, Stop, Stopping, Table, View},
 };
-use crate::{clock::now_unix_ms, serve::Peer};
+use crate::{clock::now_unix_ms, serve::Peer, signal::Signal};
 
 /// The grace period of a dyno whose supervisor did not say, or is gone.
 const GRACE: Duration = Duration::from_secs(30);
@@ -168,7 +167,7 @@ impl<R: Runtime> Service<R> {
         let due = keys.into_iter().filter(|(of_dyno, _)| *of_dyno == linger);
         for (_, key) in due {
             tracing::info!(dyno_id = %key.id, "stopping a dyno whose supervisor is gone");
-            self.begin_stop(&key, Signal::SIGTERM, GRACE);
+            self.begin_stop(&key, Signal::TERM, GRACE);
         }
     }
 
@@ -180,7 +179,7 @@ impl<R: Runtime> Service<R> {
             state.table.alive_keys()
         };
         for key in &keys {
-            self.begin_stop(key, Signal::SIGTERM, grace);
+            self.begin_stop(key, Signal::TERM, grace);
         }
         self.until_stirred(|state| state.table.alive() == 0).await;
     }

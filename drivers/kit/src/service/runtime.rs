@@ -7,13 +7,12 @@ use hsup_proto::driver::{
     BuildRequest, BuildResponse, Capability, Durability, ExitStatus, IpInfoResponse, Progress,
     StartRequest, StatsResponse, build_response::Event,
 };
-use nix::sys::signal::Signal;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::build::Told;
-use crate::serve::Peer;
+use crate::{serve::Peer, signal::Signal};
 
 /// What a driver is. Fixed for its life.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,9 @@ use std::{
 };
 
 use hsup_proto::driver::{Dyno, ExitStatus, State};
-use nix::sys::signal::Signal;
 use tokio::time::Instant;
+
+use crate::signal::Signal;
 
 /// How long a removed id is remembered, for a Start that arrives late.
 const REMEMBER: Duration = Duration::from_mins(10);

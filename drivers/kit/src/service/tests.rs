@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use hsup_proto::driver::{ExitStatus, exit_status::How};
-use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use tokio::time::Instant;
+
+use crate::signal::Signal;
 
 use super::table::{Key, Remove, Spec, Start, Started, Stop, Stopping, Table, View};
 
@@ -31,7 +32,7 @@ fn code(code: i32) -> ExitStatus {
 
 fn stop_at(deadline: Instant) -> Stop {
     Stop {
-        signal: Signal::SIGTERM,
+        signal: Signal::TERM,
         deadline,
     }
 }

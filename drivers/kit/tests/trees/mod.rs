@@ -23,11 +23,12 @@ use std::{
 use hsup_driver_kit::{
     processes::{Command, Process, Processes, Stdio},
     pty::Terminal,
+    signal::Signal,
 };
 use hsup_proto::driver::{ExitStatus, exit_status::How};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::{Signal, kill},
+    sys::signal::{self, kill},
     unistd::{self, Pid, pipe2},
 };
 use tokio::{runtime::Handle, sync::RwLock, time::timeout};
@@ -227,9 +228,10 @@ fn an_end_is_told_as_it_was() {
         assert_eq!(ended(&process).await, How::Code(255));
         assert_eq!(ended(&process).await, How::Code(255));
         for (signal, name) in [
-            (Signal::SIGTERM, "SIGTERM"),
-            (Signal::SIGKILL, "SIGKILL"),
-            (Signal::SIGUSR1, "SIGUSR1"),
+            (Signal::TERM, "SIGTERM"),
+            (Signal::KILL, "SIGKILL"),
+            ("SIGUSR1".parse().unwrap(), "SIGUSR1"),
+            ("SIGRTMIN+3".parse().unwrap(), "SIGRTMIN+3"),
         ] {
             let (process, mut output) = shell(&processes, name, "echo up; exec sleep 1000");
             assert_eq!(output.line().await, "up");
@@ -275,7 +277,7 @@ fn who_escaped_goes_when_the_first_process_does() {
         let (process, mut output) = shell(&processes, "escaped-2", &script);
         let escaped = output.line().await;
         assert!(exists(&escaped));
-        kill(process.pid().unwrap(), Signal::SIGTERM).unwrap();
+        kill(process.pid().unwrap(), signal::Signal::SIGTERM).unwrap();
         assert_eq!(ended(&process).await, How::Signal("SIGTERM".to_owned()));
         assert!(!exists(&escaped));
         output.text().await;
@@ -290,7 +292,7 @@ fn a_signal_reaches_who_escaped() {
             wait; wait; exit 3"#;
         let (process, mut output) = shell(&processes, "reach", script);
         assert_eq!(output.line().await, "up");
-        process.signal(Signal::SIGUSR1).await;
+        process.signal("SIGUSR1".parse().unwrap()).await;
         assert_eq!(output.line().await, "got it");
         assert_eq!(ended(&process).await, How::Code(3));
     });
