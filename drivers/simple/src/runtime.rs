@@ -127,8 +127,17 @@ impl Runtime for Simple {
         })?;
         Ok(Started {
             process,
-            port: request.env.get("PORT").and_then(|port| port.parse().ok()),
+            port: port(request.env.get("PORT")),
         })
+    }
+}
+
+/// The port that a dyno was given.
+fn port(variable: Option<&String>) -> Result<u16, &'static str> {
+    let port = variable.ok_or("the dyno has no PORT in its environment")?;
+    match port.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("PORT in the dyno's environment is not a number from 1 to 65535"),
     }
 }
 
@@ -136,7 +145,8 @@ impl Runtime for Simple {
 #[derive(Clone, Debug)]
 pub(crate) struct Started {
     process: Process,
-    port: Option<u16>,
+    /// Or what is wrong with it.
+    port: Result<u16, &'static str>,
 }
 
 impl Dyno for Started {
@@ -155,9 +165,7 @@ impl Dyno for Started {
     }
 
     fn ip_info(&self) -> Result<IpInfoResponse, Status> {
-        let port = self.port.ok_or_else(|| {
-            Status::failed_precondition("the dyno has no PORT in its environment")
-        })?;
+        let port = self.port.map_err(Status::failed_precondition)?;
         Ok(IpInfoResponse {
             ip: "127.0.0.1".into(),
             port: port.into(),
@@ -212,4 +220,19 @@ fn artifact(directory: &Path) -> Result<String, Status> {
 fn directory(artifact: &str) -> Option<&Path> {
     let path = Path::new(artifact.strip_prefix(DIRECTORY)?);
     path.is_absolute().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_port_is_told() {
+        let told = |text: &str| port(Some(&text.to_owned()));
+        assert_eq!(told("5000"), Ok(5000));
+        assert!(port(None).unwrap_err().contains("no PORT"));
+        for wrong in ["70000", "0", "-1", "http", ""] {
+            assert!(told(wrong).unwrap_err().contains("65535"), "{wrong}");
+        }
+    }
 }
