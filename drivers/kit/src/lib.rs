@@ -8,12 +8,13 @@ pub mod fifo;
 pub mod file_url;
 pub mod launch;
 pub mod listen;
-pub mod log;
+mod log;
 mod marks;
 pub mod open_files;
 pub mod orphans;
 pub mod processes;
 mod procfs;
+pub mod program;
 pub mod pty;
 pub mod serve;
 pub mod service;
@@ -22,3 +23,9 @@ pub mod socket;
 pub mod spawn;
 mod stat;
 mod stats;
+
+pub use hsup_proto::driver as proto;
+pub use tokio_util::sync::CancellationToken;
+pub use tonic::Status;
+
+pub use self::{program::Program, signal::Signal};

@@ -26,7 +26,7 @@ use tracing::{
 
 /// Has this process log to its standard error under the driver's name. Without effect where
 /// something logs already.
-pub fn begin(name: &'static str) {
+pub(crate) fn begin(name: &'static str) {
     if let Ok(to) = io::stderr().as_fd().try_clone_to_owned() {
         drop(tracing::subscriber::set_global_default(Lines { name, to }));
     }

@@ -13,7 +13,8 @@ use std::{
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid, getppid};
+use thiserror::Error;
 use tokio::{
     net::UnixStream,
     signal::unix::{SignalKind, signal},
@@ -25,7 +26,7 @@ use self::calls::Calls;
 pub(crate) use self::calls::{Asked, malformed};
 use crate::{
     listen::Listener,
-    service::{Runtime, Service},
+    service::{IdentityError, Runtime, Service},
 };
 
 /// Every dyno has a Wait open; hyper's own limit of 200 would hold up the calls behind them.
@@ -55,18 +56,40 @@ pub struct Peer {
 pub struct Options {
     /// The users who may connect, besides our own and root.
     pub allow: Vec<Uid>,
-    /// End when there has been no connection and no running dyno for so long; a driver that
-    /// was started as a child has nobody to end it when its parent is killed.
-    pub end_when_idle: Option<Duration>,
+    /// When it ends by itself.
+    pub end: End,
     /// The grace period of the dynos when SIGTERM ends the driver.
     pub grace: Duration,
+}
+
+/// When a driver ends by itself: nobody tells one that was started as a child, when its parent
+/// is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Only when it is told to.
+    WhenTold,
+    /// When there has been no connection and no running dyno for so long.
+    WhenIdle(Duration),
+    /// The same, but not as long as the process that started it is there.
+    WhenOrphaned(Duration, Pid),
+}
+
+/// A driver could not serve.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The runtime promises what this kit cannot keep.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Signals could not be received.
+    #[error("failed to receive signals")]
+    Signals(#[from] io::Error),
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             allow: Vec::new(),
-            end_when_idle: None,
+            end: End::WhenTold,
             grace: Duration::from_secs(10),
         }
     }
@@ -74,13 +97,18 @@ impl Default for Options {
 
 /// Serves `runtime` on `listener` until SIGTERM (SIGINT, at a terminal), or until idle if the options say so.
 ///
-/// On SIGTERM no connection is taken any more; unless the dynos outlive the driver they
-/// are stopped; callers that wait for them still get their answer.
+/// On SIGTERM no connection is taken any more; the dynos are stopped; callers that wait for them
+/// still get their answer.
 ///
 /// # Errors
 ///
-/// Only when signal handlers cannot be installed.
-pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options) -> io::Result<()> {
+/// When the runtime promises what the kit cannot keep, or signal handlers cannot be installed.
+pub async fn serve<R: Runtime>(
+    listener: Listener,
+    runtime: R,
+    options: Options,
+) -> Result<(), ServeError> {
+    let service = Service::new(runtime)?;
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C is for a driver that somebody runs at a terminal. A supervisor's child is not
     // its to end: hsup decides what its own Ctrl-C means.
@@ -93,7 +121,6 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
         }
     };
     let _hangup = signal(SignalKind::hangup())?;
-    let service = Service::new(runtime);
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     {
@@ -104,7 +131,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
             &connections,
             &closing
         ));
-        let mut idle = pin!(idle(&service, options.end_when_idle));
+        let mut idle = pin!(idle(&service, options.end));
         tokio::select! {
             () = &mut accepting => {}
             () = &mut idle => {}
@@ -113,7 +140,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
     }
     // The name goes first, so that nobody connects to a driver that is going.
     drop(listener);
-    if !service.dynos_outlive_driver() {
+    {
         let mut stopping = pin!(service.stop_all(options.grace));
         tokio::select! {
             () = &mut stopping => {}
@@ -216,17 +243,19 @@ async fn connection<R: Runtime>(
     service.disconnected(peer);
 }
 
-/// Resolves when the driver has been idle for `period`; never without one.
-async fn idle<R: Runtime>(service: &Service<R>, period: Option<Duration>) {
-    let Some(period) = period else {
-        return std::future::pending().await;
+/// Resolves when the driver is to end by itself.
+async fn idle<R: Runtime>(service: &Service<R>, end: End) {
+    let (period, parent) = match end {
+        End::WhenTold => return std::future::pending().await,
+        End::WhenIdle(period) => (period, None),
+        End::WhenOrphaned(period, parent) => (period, Some(parent)),
     };
     loop {
         service.until_idle(true).await;
-        if time::timeout(period, service.until_idle(false))
-            .await
-            .is_err()
-        {
+        let busy = time::timeout(period, service.until_idle(false)).await;
+        // A parent that is there will connect again, or end us.
+        let is_orphan = parent.is_none_or(|parent| getppid() != parent);
+        if busy.is_err() && is_orphan {
             return;
         }
     }

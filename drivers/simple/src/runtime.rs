@@ -6,18 +6,16 @@ use std::{
 };
 
 use hsup_driver_kit::{
-    fifo, file_url,
+    CancellationToken, Signal, Status, fifo, file_url,
     processes::{Cgroups, Command, Process, Processes, Stdio},
+    proto::{
+        BuildRequest, Capability, Durability, ExitStatus, IpInfoResponse, StartRequest,
+        StatsResponse,
+    },
     pty,
     serve::Peer,
-    service::{BuildLog, Dyno, Identity, Runtime, Terminal},
-    signal::Signal,
+    service::{BuildLog, Dyno, Identity, Runtime},
 };
-use hsup_proto::driver::{
-    BuildRequest, Capability, Durability, ExitStatus, IpInfoResponse, StartRequest, StatsResponse,
-};
-use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 /// An artifact is a directory to run in: this, and its path.
 const DIRECTORY: &str = "dir:";
@@ -150,7 +148,7 @@ pub(crate) struct Started {
 }
 
 impl Dyno for Started {
-    type Terminal = Tty;
+    type Terminal = pty::Terminal;
 
     async fn wait(&self) -> ExitStatus {
         self.process.wait().await
@@ -179,30 +177,8 @@ impl Dyno for Started {
             .ok_or_else(|| Status::failed_precondition("the dyno has exited"))
     }
 
-    fn terminal(&self) -> Option<Tty> {
-        self.process.terminal().cloned().map(Tty)
-    }
-}
-
-/// The terminal of a dyno that has one.
-#[derive(Clone, Debug)]
-pub(crate) struct Tty(pty::Terminal);
-
-impl Terminal for Tty {
-    async fn read(&self) -> Vec<u8> {
-        self.0.read().await
-    }
-
-    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write(bytes).await
-    }
-
-    async fn end_input(&self) -> io::Result<()> {
-        self.0.end_input().await
-    }
-
-    fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
-        self.0.resize(rows, columns)
+    fn terminal(&self) -> Option<pty::Terminal> {
+        self.process.terminal().cloned()
     }
 }
 

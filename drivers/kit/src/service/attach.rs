@@ -25,6 +25,15 @@ use crate::{serve::malformed, signal::Signal};
 /// a process outside of the dyno may still hold it.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// Somebody is attached, as long as this is there.
+struct Attached<D>(Arc<Live<D>>);
+
+impl<D> Drop for Attached<D> {
+    fn drop(&mut self) {
+        self.0.attached.store(false, Ordering::Release);
+    }
+}
+
 /// How an attachment ended.
 enum End {
     Dyno,
@@ -63,8 +72,10 @@ pub(super) fn begin<R: Runtime>(
             key.id
         )));
     }
+    let attached = Attached(Arc::clone(&live));
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
+        let _attached = attached;
         let end = tokio::select! {
             end = copy_out(&service, &key, &live, &terminal, &sender) => end,
             end = copy_in(input, &terminal) => end,
@@ -86,7 +97,6 @@ pub(super) fn begin<R: Runtime>(
             tracing::info!(dyno_id = %key.id, "the caller attached to a dyno vanished");
             dyno.signal(Signal::HUP).await;
         }
-        live.attached.store(false, Ordering::Release);
     });
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }

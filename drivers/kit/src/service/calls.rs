@@ -19,6 +19,7 @@ use super::{
     BuildLog, Dyno as _, GRACE, Live, Runtime, Service, attach,
     build::{self, Build, BuildKey},
     check::{self, StartRules},
+    guard::guarded,
     table::{Key, Remove, Spec, Start, View},
 };
 use crate::{
@@ -119,6 +120,9 @@ impl<R: Runtime> DynoDriver for Service<R> {
         let key = Key::new(uid, &request.dyno_id);
         if let Some(live) = self.begin_stop(&key, signal, grace) {
             self.until(&key, &live, ending).await;
+            if let (Some(_), Some(status)) = (live.dyno.get(), live.refused.get()) {
+                return Err(Status::clone(status));
+            }
         }
         Ok(Response::new(StopResponse {}))
     }
@@ -218,7 +222,8 @@ impl<R: Runtime> DynoDriver for Service<R> {
                 }
                 let service = self.clone();
                 let removal = tokio::spawn(async move {
-                    service.0.runtime.remove_artifact(peer, &artifact).await
+                    let removal = service.0.runtime.remove_artifact(peer, &artifact);
+                    guarded("remove an artifact", removal).await.flatten()
                 });
                 removal.await.map_err(|_| broken())??;
             }
@@ -347,7 +352,8 @@ impl<R: Runtime> Service<R> {
         request: BuildRequest,
         log: BuildLog,
     ) {
-        let result = self.0.runtime.build(peer, request, log).await;
+        let building = self.0.runtime.build(peer, request, log);
+        let result = guarded("build", building).await.flatten();
         self.state().builds.finished(key, result.map_err(Box::new));
     }
 

@@ -8,6 +8,7 @@ mod attach;
 mod build;
 mod calls;
 mod check;
+mod guard;
 mod links;
 mod runtime;
 mod table;
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_proto::driver::{Durability, ExitStatus, StartRequest};
+use hsup_proto::driver::{ExitStatus, StartRequest, exit_status::How};
 use tokio::{
     sync::Notify,
     time::{self, Instant},
@@ -30,9 +31,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-pub use self::runtime::{BuildLog, Dyno, Identity, Runtime, Terminal};
+pub use self::runtime::{BuildLog, Dyno, Identity, IdentityError, Runtime, Terminal};
 use self::{
     build::Builds,
+    guard::guarded,
     links::Links,
     table::{Key, Started, Stop, Stopping, Table, View},
 };
@@ -68,7 +70,7 @@ struct Live<D> {
     /// Its record has changed, or went away.
     changed: Notify,
     dyno: OnceLock<D>,
-    /// Why it could not be started.
+    /// Why it could not be started, or could not be stopped.
     refused: OnceLock<Box<Status>>,
     attached: AtomicBool,
 }
@@ -100,9 +102,14 @@ impl<D> Live<D> {
 
 impl<R: Runtime> Service<R> {
     /// A driver without dynos.
-    pub fn new(runtime: R) -> Self {
-        Self(Arc::new(Inner {
-            identity: runtime.identity(),
+    ///
+    /// # Errors
+    /// When the runtime promises what this kit cannot keep.
+    pub fn new(runtime: R) -> Result<Self, IdentityError> {
+        let identity = runtime.identity();
+        identity.check()?;
+        Ok(Self(Arc::new(Inner {
+            identity,
             runtime,
             instance_id: instance_id(),
             state: Mutex::new(State {
@@ -113,15 +120,7 @@ impl<R: Runtime> Service<R> {
                 ending: false,
             }),
             stirred: Notify::new(),
-        }))
-    }
-
-    /// Whether dynos go on when this process ends.
-    pub(crate) fn dynos_outlive_driver(&self) -> bool {
-        match self.0.identity.durability {
-            Durability::Survives | Durability::Exact => true,
-            Durability::None | Durability::Unspecified => false,
-        }
+        })))
     }
 
     /// A connection was opened.
@@ -186,7 +185,8 @@ impl<R: Runtime> Service<R> {
 
     /// Lets the runtime clear up.
     pub(crate) async fn end(&self) {
-        self.0.runtime.end().await;
+        // It has been told.
+        drop(guarded("clear up", self.0.runtime.end()).await);
     }
 
     /// Resolves when the driver is, or is not, without connections and running dynos.
@@ -240,15 +240,17 @@ impl<R: Runtime> Service<R> {
         request: StartRequest,
         cancelled: CancellationToken,
     ) {
-        let started = if self.0.runtime.has_artifact(peer, &request.artifact) {
-            self.0.runtime.start(peer, request, cancelled).await
-        } else {
+        let runtime = &self.0.runtime;
+        let starting = async {
+            if runtime.has_artifact(peer, &request.artifact) {
+                return runtime.start(peer, request, cancelled).await;
+            }
             Err(Status::not_found(format!(
                 "artifact `{}` is not known to this driver",
                 check::shown(&request.artifact)
             )))
         };
-        match started {
+        match guarded("start a dyno", starting).await.flatten() {
             Ok(dyno) => {
                 // Nobody else sets it: a dyno is started once.
                 drop(live.dyno.set(dyno));
@@ -282,8 +284,8 @@ impl<R: Runtime> Service<R> {
         let Some(dyno) = live.dyno.get() else {
             return;
         };
-        let status = dyno.wait().await;
-        self.record_exit(&key, status);
+        let status = guarded("wait for a dyno", dyno.wait()).await;
+        self.record_exit(&key, status.unwrap_or_else(|status| lost(&status)));
         live.changed.notify_waiters();
         self.0.stirred.notify_waiters();
     }
@@ -333,7 +335,8 @@ impl<R: Runtime> Service<R> {
             return;
         };
         if Instant::now() < stop.deadline {
-            dyno.signal(stop.signal).await;
+            // If that fails it is killed in time.
+            drop(guarded("signal a dyno", dyno.signal(stop.signal)).await);
         }
         loop {
             let mut changed = pin!(live.changed.notified());
@@ -349,7 +352,23 @@ impl<R: Runtime> Service<R> {
                 () = time::sleep_until(stop.deadline) => {}
             }
         }
-        dyno.kill().await;
+        if let Err(status) = guarded("kill a dyno", dyno.kill()).await {
+            // Nobody must wait for an end that does not come.
+            let exit = lost(&status);
+            drop(live.refused.set(Box::new(status)));
+            self.record_exit(&key, exit);
+            live.changed.notify_waiters();
+            self.0.stirred.notify_waiters();
+        }
+    }
+}
+
+/// The status of a dyno that the runtime has lost track of.
+fn lost(why: &Status) -> ExitStatus {
+    ExitStatus {
+        how: Some(How::Lost(why.message().to_owned())),
+        oom_killed: false,
+        exited_at_unix_ms: now_unix_ms(),
     }
 }
 

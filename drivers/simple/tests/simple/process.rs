@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, Permissions},
-    io::{Read as _, Write as _},
+    io::{BufRead as _, Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::Path,
     time::Duration,
@@ -13,7 +13,7 @@ use hsup_driver_kit::launch::{Launch, launch};
 use hsup_proto::driver::GetInfoRequest;
 use nix::unistd::{Pid, Uid};
 
-use crate::fixture::{Driver, NOBODY, binary, command, connect, until_gone};
+use crate::fixture::{Driver, NOBODY, binary, command, connect, run, until_gone};
 
 #[tokio::test]
 async fn a_socket_in_use_is_left_alone() {
@@ -65,6 +65,26 @@ async fn a_child_with_a_descriptor_ends_by_itself_when_nobody_needs_it() {
     assert_eq!(info.unwrap().into_inner().name, "simple");
     drop(connection);
     until_gone(Pid::from_raw(child.pid())).await;
+}
+
+#[tokio::test]
+async fn a_child_with_a_path_ends_by_itself_when_its_parent_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("drv.sock");
+    let mut parent = run("bash")
+        .args(["-c", "HSUP_DRIVER_SOCKET=$1 $0 & echo $!; wait"])
+        .args([Path::new(binary()), &socket])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = std::io::BufReader::new(parent.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    drop(connect(&socket).await);
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    until_gone(Pid::from_raw(line.trim().parse().unwrap())).await;
+    assert!(!socket.exists());
 }
 
 /// What a process of the user nobody gets to hear when it says hello.
