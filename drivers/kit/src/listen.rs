@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{BorrowedFd, FromRawFd as _, OwnedFd},
         unix::{
             fs::{FileTypeExt as _, MetadataExt as _},
             net::{UnixListener as StdListener, UnixStream as StdStream},
@@ -204,22 +204,19 @@ impl Listener {
     )]
     fn inherit() -> Result<Self, ListenError> {
         let failed = |source| ListenError::Inherit { source };
-        // SAFETY: by the convention the descriptor was opened for this process, which has
-        // not touched it; it is checked to be a listening socket before anything else.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(FIRST_DESCRIPTOR) };
-        let listening = getsockopt(&descriptor, sockopt::AcceptConn);
-        match listening {
+        // SAFETY: the number is only asked about. If nothing was handed down, it may be closed,
+        // or by now be something of our own, which is not touched.
+        let candidate = unsafe { BorrowedFd::borrow_raw(FIRST_DESCRIPTOR) };
+        match getsockopt(&candidate, sockopt::AcceptConn) {
             Ok(true) => {}
             Ok(false) => return Err(failed(io::Error::other("it does not listen"))),
-            Err(errno) => {
-                // Not open at all: closing it again would be an error of its own.
-                std::mem::forget(descriptor);
-                return Err(failed(errno.into()));
-            }
+            Err(errno) => return Err(failed(errno.into())),
         }
+        // SAFETY: it listens, which nothing of our own does yet: by the convention it was opened
+        // for this process, and it is taken once.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(FIRST_DESCRIPTOR) };
         fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| failed(errno.into()))?;
-        debug_assert_eq!(descriptor.as_raw_fd(), FIRST_DESCRIPTOR);
         let listener = StdListener::from(descriptor);
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

@@ -132,10 +132,7 @@ impl Driver {
         let stream = until("a connection", || {
             std::os::unix::net::UnixStream::connect(&socket).ok()
         });
-        let stream = stream.await;
-        stream.set_nonblocking(true).unwrap();
-        let stream = UnixStream::from_std(stream).unwrap();
-        Connection::over(stream, None).await.unwrap()
+        over(stream.await).await
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -249,6 +246,32 @@ pub(crate) async fn connect(socket: &Path) -> Connection {
             Err(_) => sleep(Duration::from_millis(2)).await,
         }
     }
+}
+
+/// A connection of the user nobody's; only root can have one.
+#[expect(
+    unsafe_code,
+    reason = "the raw call changes the user of one thread only"
+)]
+pub(crate) fn connect_as_stranger(socket: &Path) -> std::os::unix::net::UnixStream {
+    let socket = socket.to_owned();
+    std::thread::spawn(move || {
+        // SAFETY: plain numbers go in; the C library, which would change all threads, is
+        // not involved, and this thread ends with this function.
+        let changed =
+            unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        assert_eq!(changed, 0, "{}", std::io::Error::last_os_error());
+        std::os::unix::net::UnixStream::connect(socket).unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+/// Speaks the protocol over a stream, whoever is at its ends.
+pub(crate) async fn over(stream: std::os::unix::net::UnixStream) -> Connection {
+    stream.set_nonblocking(true).unwrap();
+    let stream = UnixStream::from_std(stream).unwrap();
+    Connection::over(stream, None).await.unwrap()
 }
 
 /// Polls until there is an answer.

@@ -9,3 +9,4 @@ mod life;
 mod process;
 mod stop;
 mod terminal;
+mod users;

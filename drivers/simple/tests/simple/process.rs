@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, Permissions},
     io::{BufRead as _, Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     time::Duration,
 };
@@ -13,7 +13,9 @@ use hsup_driver_kit::launch::{Launch, launch};
 use hsup_proto::driver::GetInfoRequest;
 use nix::unistd::{Pid, Uid};
 
-use crate::fixture::{Driver, NOBODY, binary, command, connect, run, until_gone};
+use crate::fixture::{
+    Driver, NOBODY, binary, command, connect, connect_as_stranger, run, until_gone,
+};
 
 #[tokio::test]
 async fn a_socket_in_use_is_left_alone() {
@@ -88,31 +90,34 @@ async fn a_child_with_a_path_ends_by_itself_when_its_parent_is_gone() {
 }
 
 /// What a process of the user nobody gets to hear when it says hello.
-#[expect(
-    unsafe_code,
-    reason = "the raw call changes the user of one thread only"
-)]
 fn hear_as_stranger(socket: &Path) -> Vec<u8> {
-    let socket = socket.to_owned();
-    std::thread::spawn(move || {
-        // SAFETY: plain numbers go in; the C library, which would change all threads, is
-        // not involved, and this thread ends with this function.
-        let changed =
-            unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
-        assert_eq!(changed, 0, "{}", std::io::Error::last_os_error());
-        let mut stream = UnixStream::connect(socket).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        // The preface of HTTP/2 and an empty SETTINGS; the far end may be closed already.
-        drop(stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"));
-        let mut heard = vec![0; 64];
-        let count = stream.read(&mut heard).unwrap_or_default();
-        heard.truncate(count);
-        heard
-    })
-    .join()
-    .unwrap()
+    let mut stream = connect_as_stranger(socket);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    // The preface of HTTP/2 and an empty SETTINGS; the far end may be closed already.
+    drop(stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"));
+    let mut heard = vec![0; 64];
+    let count = stream.read(&mut heard).unwrap_or_default();
+    heard.truncate(count);
+    heard
+}
+
+#[tokio::test]
+async fn a_descriptor_that_is_no_listening_socket_is_an_error() {
+    for (descriptor, says) in [
+        ("3<&-", "Bad file descriptor"),
+        ("3</dev/null", "Socket operation on non-socket"),
+    ] {
+        let line = format!("exec {descriptor}; LISTEN_FDS=1 exec $0");
+        let output = run("bash").args(["-c", &line, binary()]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("LISTEN_FDS"), "{text}");
+        // What is closed may by then be something of the driver's own, which is no socket.
+        let says = [says, "Socket operation on non-socket"];
+        assert!(says.iter().any(|says| text.contains(says)), "{text}");
+    }
 }
 
 #[tokio::test]
