@@ -12,16 +12,19 @@ use std::{
 
 use anyhow::Context as _;
 use prost::Message as _;
+use protox::prost_reflect::prost_types::FileDescriptorSet;
 
 const PROTOS: &[&str] = &[
     "hsup/control/v1/control.proto",
     "hsup/driver/v1/driver.proto",
 ];
 
-/// Messages that carry config vars or a person's keystrokes: hsup-proto writes their `Debug` by hand.
+/// Messages that carry config vars or a person's keystrokes: hsup-proto writes their `Debug`
+/// by hand.
 const SECRET: &[&str] = &[
     "hsup.driver.v1.Release",
     "hsup.driver.v1.StartRequest",
+    "hsup.driver.v1.AttachRequest",
     "hsup.control.v1.ApplyReleaseRequest",
     "hsup.control.v1.PlanReleaseRequest",
 ];
@@ -30,9 +33,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
     generate(&checked_in())
 }
 
+/// The protos as they are.
+pub(crate) fn descriptors() -> anyhow::Result<FileDescriptorSet> {
+    protox::compile(PROTOS, [root().join("proto")]).context("failed to compile the protos")
+}
+
 fn generate(out_dir: &Path) -> anyhow::Result<()> {
-    let descriptors =
-        protox::compile(PROTOS, [root().join("proto")]).context("failed to compile the protos")?;
+    let descriptors = descriptors()?;
     fs::create_dir_all(out_dir).context("failed to make the folder of generated code")?;
     #[expect(
         clippy::disallowed_methods,

@@ -2,6 +2,7 @@
 
 mod bench;
 mod codegen;
+mod golden;
 
 use std::{env, ffi::OsString};
 
@@ -9,6 +10,7 @@ use anyhow::bail;
 
 const USAGE: &str = "\
 usage: cargo xtask codegen            generate the Rust code of the protos
+       cargo xtask golden             promise for ever what the protos have now
        cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, crash, idle; all by default";
 
 fn main() -> anyhow::Result<()> {
@@ -16,6 +18,7 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
     match words[..] {
         ["codegen"] => codegen::run(),
+        ["golden"] => golden::run(),
         ["bench", ref names @ ..] => bench::run(names),
         // What the benchmarks run as dynos.
         ["stamp", fifo] => bench::stamp(fifo.as_ref()),

@@ -3,39 +3,42 @@
 //! Decided here: who may connect, that nothing which goes wrong with one connection
 //! touches another, and when a driver ends.
 
+mod calls;
+
 use std::{
-    convert::Infallible,
     io::{self, IsTerminal as _},
     pin::pin,
     time::Duration,
 };
 
-use hsup_proto::driver::{dyno_driver_server, dyno_driver_server::DynoDriverServer};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nix::unistd::Uid;
+use nix::unistd::{Pid, Uid, getppid};
+use thiserror::Error;
 use tokio::{
     net::UnixStream,
     signal::unix::{SignalKind, signal},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{body::Body, codegen::http};
-use tower::Service as _;
 
+use self::calls::Calls;
+pub(crate) use self::calls::{Asked, malformed};
 use crate::{
     listen::Listener,
-    service::{Runtime, Service},
+    service::{IdentityError, Runtime, Service},
 };
 
-/// The largest message either way (driver protocol §12, R9).
-const MAX_MESSAGE: usize = 4 << 20;
 /// Every dyno has a Wait open; hyper's own limit of 200 would hold up the calls behind them.
 const MAX_STREAMS: u32 = 100_000;
 /// What one stream may have in flight towards us, and from us.
 const STREAM_WINDOW: u32 = 256 << 10;
 /// How long a driver that ends gives its connections to take their last answers.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long the next attempt to accept a connection waits when one has failed.
+const FIRST_BACKOFF: Duration = Duration::from_millis(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Who is behind a connection, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,18 +56,40 @@ pub struct Peer {
 pub struct Options {
     /// The users who may connect, besides our own and root.
     pub allow: Vec<Uid>,
-    /// End when there has been no connection and no running dyno for so long; a driver that
-    /// was started as a child has nobody to end it when its parent is killed.
-    pub end_when_idle: Option<Duration>,
+    /// When it ends by itself.
+    pub end: End,
     /// The grace period of the dynos when SIGTERM ends the driver.
     pub grace: Duration,
+}
+
+/// When a driver ends by itself: nobody tells one that was started as a child, when its parent
+/// is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Only when it is told to.
+    WhenTold,
+    /// When there has been no connection and no running dyno for so long.
+    WhenIdle(Duration),
+    /// The same, but not as long as the process that started it is there.
+    WhenOrphaned(Duration, Pid),
+}
+
+/// A driver could not serve.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The runtime promises what this kit cannot keep.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Signals could not be received.
+    #[error("failed to receive signals")]
+    Signals(#[from] io::Error),
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             allow: Vec::new(),
-            end_when_idle: None,
+            end: End::WhenTold,
             grace: Duration::from_secs(10),
         }
     }
@@ -72,13 +97,18 @@ impl Default for Options {
 
 /// Serves `runtime` on `listener` until SIGTERM (SIGINT, at a terminal), or until idle if the options say so.
 ///
-/// On SIGTERM no connection is taken any more; unless the dynos outlive the driver they
-/// are stopped; callers that wait for them still get their answer.
+/// On SIGTERM no connection is taken any more; the dynos are stopped; callers that wait for them
+/// still get their answer.
 ///
 /// # Errors
 ///
-/// Only when signal handlers cannot be installed.
-pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options) -> io::Result<()> {
+/// When the runtime promises what the kit cannot keep, or signal handlers cannot be installed.
+pub async fn serve<R: Runtime>(
+    listener: Listener,
+    runtime: R,
+    options: Options,
+) -> Result<(), ServeError> {
+    let service = Service::new(runtime)?;
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C is for a driver that somebody runs at a terminal. A supervisor's child is not
     // its to end: hsup decides what its own Ctrl-C means.
@@ -91,7 +121,6 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
         }
     };
     let _hangup = signal(SignalKind::hangup())?;
-    let service = Service::new(runtime);
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     {
@@ -102,7 +131,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
             &connections,
             &closing
         ));
-        let mut idle = pin!(idle(&service, options.end_when_idle));
+        let mut idle = pin!(idle(&service, options.end));
         tokio::select! {
             () = &mut accepting => {}
             () = &mut idle => {}
@@ -111,7 +140,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
     }
     // The name goes first, so that nobody connects to a driver that is going.
     drop(listener);
-    if !service.dynos_outlive_driver() {
+    {
         let mut stopping = pin!(service.stop_all(options.grace));
         tokio::select! {
             () = &mut stopping => {}
@@ -120,7 +149,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
             }
         }
     }
-    service.end();
+    service.end().await;
     closing.cancel();
     connections.close();
     let _ = time::timeout(FAREWELL, connections.wait()).await;
@@ -135,12 +164,12 @@ async fn accept<R: Runtime>(
     connections: &TaskTracker,
     closing: &CancellationToken,
 ) {
-    let mut backoff = Duration::from_millis(1);
+    let mut backoff = FIRST_BACKOFF;
     let mut next = 0;
     loop {
         match listener.accept().await {
             Ok(stream) => {
-                backoff = Duration::from_millis(1);
+                backoff = FIRST_BACKOFF;
                 next += 1;
                 let Some(peer) = admit(&stream, next, &options.allow) else {
                     continue;
@@ -149,9 +178,12 @@ async fn accept<R: Runtime>(
             }
             Err(error) => {
                 // Out of descriptors or memory: what is open goes on, and newcomers wait.
-                tracing::warn!(%error, "failed to accept a connection");
+                // Told once, not with every attempt.
+                if backoff == FIRST_BACKOFF {
+                    tracing::warn!(%error, "failed to accept a connection");
+                }
                 time::sleep(backoff).await;
-                backoff = (backoff * 2).min(Duration::from_secs(1));
+                backoff = (backoff * 2).min(MAX_BACKOFF);
             }
         }
     }
@@ -187,12 +219,7 @@ async fn connection<R: Runtime>(
     closing: CancellationToken,
 ) {
     service.connected(peer);
-    let calls = Calls {
-        server: DynoDriverServer::new(service.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE),
-        peer,
-    };
+    let calls = Calls::new(service.clone(), peer);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -216,39 +243,20 @@ async fn connection<R: Runtime>(
     service.disconnected(peer);
 }
 
-/// Resolves when the driver has been idle for `period`; never without one.
-async fn idle<R: Runtime>(service: &Service<R>, period: Option<Duration>) {
-    let Some(period) = period else {
-        return std::future::pending().await;
+/// Resolves when the driver is to end by itself.
+async fn idle<R: Runtime>(service: &Service<R>, end: End) {
+    let (period, parent) = match end {
+        End::WhenTold => return std::future::pending().await,
+        End::WhenIdle(period) => (period, None),
+        End::WhenOrphaned(period, parent) => (period, Some(parent)),
     };
     loop {
         service.until_idle(true).await;
-        if time::timeout(period, service.until_idle(false))
-            .await
-            .is_err()
-        {
+        let busy = time::timeout(period, service.until_idle(false)).await;
+        // A parent that is there will connect again, or end us.
+        let is_orphan = parent.is_none_or(|parent| getppid() != parent);
+        if busy.is_err() && is_orphan {
             return;
         }
-    }
-}
-
-/// The generated server behind hyper's idea of a service, which says who calls.
-#[derive(Debug)]
-struct Calls<R: Runtime> {
-    server: DynoDriverServer<Service<R>>,
-    peer: Peer,
-}
-
-impl<R: Runtime> hyper::service::Service<http::Request<hyper::body::Incoming>> for Calls<R>
-where
-    Service<R>: dyno_driver_server::DynoDriver,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
-
-    fn call(&self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        self.server.clone().call(request)
     }
 }

@@ -16,8 +16,9 @@ use std::{
 use hsup_driver_kit::{
     client::{Client, Connection},
     listen::Listener,
-    serve::{Options, Peer, serve},
+    serve::{End, Options, Peer, serve},
     service::{BuildLog, Dyno, Identity, Runtime},
+    signal::Signal,
 };
 use hsup_proto::driver::{
     AttachRequest, BuildRequest, Capability, Durability, ExitStatus, IpInfoRequest, IpInfoResponse,
@@ -25,7 +26,6 @@ use hsup_proto::driver::{
     StatsRequest, StatsResponse, StopRequest, WaitRequest, build_response::Event, exit_status::How,
     remove_request::What,
 };
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{
     sync::{Semaphore, watch},
@@ -41,6 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 struct Fake {
     capabilities: &'static [Capability],
+    durability: Durability,
     builds: Arc<AtomicUsize>,
     starts: Arc<AtomicUsize>,
     /// One permit lets one build finish.
@@ -51,7 +52,11 @@ struct Fake {
 
 /// A dyno of no process, which ends by any signal but SIGHUP.
 #[derive(Clone)]
-struct Nothing(watch::Sender<Option<&'static str>>);
+struct Nothing {
+    ended: watch::Sender<Option<Signal>>,
+    /// What it cannot do.
+    fails: String,
+}
 
 impl Runtime for Fake {
     type Dyno = Nothing;
@@ -61,7 +66,7 @@ impl Runtime for Fake {
             name: "fake",
             version: "1",
             capabilities: self.capabilities,
-            durability: Durability::None,
+            durability: self.durability,
             options: &["known"],
             images: false,
         }
@@ -78,6 +83,7 @@ impl Runtime for Fake {
         self.build_gate.acquire().await.unwrap().forget();
         match request.release.unwrap().app.as_str() {
             "broken" => Err(Status::failed_precondition("no such stack")),
+            "fails-build" => panic!("by the test"),
             app => Ok(format!("art-{app}")),
         }
     }
@@ -93,7 +99,7 @@ impl Runtime for Fake {
     async fn start(
         &self,
         _peer: Peer,
-        _request: StartRequest,
+        request: StartRequest,
         cancelled: CancellationToken,
     ) -> Result<Nothing, Status> {
         self.starts.fetch_add(1, Ordering::SeqCst);
@@ -101,7 +107,11 @@ impl Runtime for Fake {
             permit = self.start_gate.acquire() => permit.unwrap().forget(),
             () = cancelled.cancelled() => return Err(Status::aborted("stopped while starting")),
         }
-        Ok(Nothing(watch::channel(None).0))
+        assert_ne!(request.dyno_id, "fails-start", "by the test");
+        Ok(Nothing {
+            ended: watch::channel(None).0,
+            fails: request.dyno_id,
+        })
     }
 }
 
@@ -109,22 +119,24 @@ impl Dyno for Nothing {
     type Terminal = Infallible;
 
     async fn wait(&self) -> ExitStatus {
-        let mut ended = self.0.subscribe();
+        let mut ended = self.ended.subscribe();
         let signal = ended.wait_for(Option::is_some).await.unwrap();
+        assert_ne!(self.fails, "fails-wait", "by the test");
         ExitStatus {
-            how: signal.map(|name| How::Signal(name.into())),
+            how: signal.map(|name| How::Signal(name.to_string())),
             ..Default::default()
         }
     }
 
     async fn signal(&self, signal: Signal) {
-        if signal != Signal::SIGHUP {
-            self.0.send_replace(Some(signal.as_str()));
+        if signal != Signal::HUP {
+            self.ended.send_replace(Some(signal));
         }
     }
 
     async fn kill(&self) {
-        self.0.send_replace(Some("SIGKILL"));
+        assert_ne!(self.fails, "fails-kill", "by the test");
+        self.ended.send_replace(Some(Signal::KILL));
     }
 
     fn ip_info(&self) -> Result<IpInfoResponse, Status> {
@@ -161,6 +173,7 @@ fn served_with(capabilities: &'static [Capability]) -> Served {
     let dir = TempDir::with_prefix("hsup").unwrap();
     let fake = Fake {
         capabilities,
+        durability: Durability::None,
         builds: Arc::default(),
         starts: Arc::default(),
         build_gate: Arc::new(Semaphore::new(0)),
@@ -499,7 +512,7 @@ async fn a_bad_request_changes_nothing() {
 
 #[tokio::test]
 async fn what_is_not_declared_is_not_there() {
-    let served = served_with(&[]);
+    let served = served_with(&[Capability::StdioFifo]);
     let mut client = served.client().await;
     let dyno_id = || "a".to_owned();
     let signal = SignalRequest {
@@ -519,6 +532,89 @@ async fn what_is_not_declared_is_not_there() {
             .code(),
     ];
     assert_eq!(codes, [Code::Unimplemented; 4]);
+}
+
+#[tokio::test]
+async fn a_runtime_that_panics_hangs_nobody() {
+    let served = served();
+    let client = served.client().await;
+    let fake = &served.fake;
+    fake.build_gate.add_permits(2);
+    fake.start_gate.add_permits(3);
+    for _ in 0..2 {
+        let status = build(client.clone(), release("fails-build", "")).await;
+        assert_eq!(status.unwrap_err().code(), Code::Internal);
+    }
+    let status = client.clone().start(start("fails-start")).await;
+    assert_eq!(status.unwrap_err().code(), Code::Internal);
+    assert_eq!(state(&client, "fails-start").await, None);
+
+    client.clone().start(start("fails-wait")).await.unwrap();
+    client.clone().stop(stop("fails-wait", 1)).await.unwrap();
+    let how = wait(&client, "fails-wait").await.unwrap();
+    assert!(matches!(how, How::Lost(_)), "{how:?}");
+
+    client.clone().start(start("fails-kill")).await.unwrap();
+    let status = client.clone().stop(stop("fails-kill", 1)).await;
+    assert_eq!(status.unwrap_err().code(), Code::Internal);
+    let how = wait(&client, "fails-kill").await.unwrap();
+    assert!(matches!(how, How::Lost(_)), "{how:?}");
+    // None is left that the end of the driver would wait for.
+    assert_eq!(state(&client, "fails-wait").await, Some(State::Exited));
+    assert_eq!(state(&client, "fails-kill").await, Some(State::Exited));
+}
+
+#[tokio::test]
+async fn a_runtime_that_promises_too_much_is_refused() {
+    use hsup_driver_kit::service::{IdentityError, Service};
+
+    let mut fake = served().fake.clone();
+    let refused = |fake: &Fake| Service::new(fake.clone()).map(drop).unwrap_err();
+    fake.durability = Durability::Survives;
+    assert_eq!(
+        refused(&fake),
+        IdentityError::Durability(Durability::Survives)
+    );
+    fake.durability = Durability::Unspecified;
+    assert_eq!(
+        refused(&fake),
+        IdentityError::Durability(Durability::Unspecified)
+    );
+    fake.durability = Durability::None;
+    fake.capabilities = &[Capability::StdioFifo, Capability::Logs];
+    assert_eq!(refused(&fake), IdentityError::Logs);
+    fake.capabilities = &[Capability::Signal];
+    assert_eq!(refused(&fake), IdentityError::NoOutput);
+    // Nor does it serve.
+    let dir = TempDir::with_prefix("hsup").unwrap();
+    let listener = Listener::bind(&dir.path().join("drv.sock")).unwrap();
+    let error = serve(listener, fake, Options::default()).await.unwrap_err();
+    assert!(error.to_string().contains("STDIO_FIFO"), "{error}");
+}
+
+#[tokio::test]
+async fn an_idle_driver_stays_as_long_as_its_parent_does() {
+    let dir = TempDir::with_prefix("hsup").unwrap();
+    let serve = |end| {
+        let fake = served().fake.clone();
+        let listener = Listener::bind(&dir.path().join("drv.sock")).unwrap();
+        let options = Options {
+            end,
+            ..Options::default()
+        };
+        timeout(PATIENCE, serve(listener, fake, options))
+    };
+    let period = Duration::from_millis(1);
+    let parent = nix::unistd::getppid();
+    let of_another = nix::unistd::Pid::this();
+    for end in [End::WhenIdle(period), End::WhenOrphaned(period, of_another)] {
+        let ended = serve(end).await;
+        ended.expect("an end").unwrap();
+    }
+    tokio::select! {
+        ended = serve(End::WhenOrphaned(period, parent)) => panic!("{ended:?}"),
+        () = sleep(100 * period) => {}
+    }
 }
 
 #[tokio::test]

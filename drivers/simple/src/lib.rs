@@ -3,103 +3,35 @@
 //! A library as well as a program: `hsup -d simple` executes itself again under the name
 //! `hsup-driver-simple` and calls [`main`].
 
-mod args;
 mod runtime;
 
-use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
+use std::{ffi::OsString, process::ExitCode};
 
-use hsup_driver_kit::{
-    listen::{ListenError, Listener, Place},
-    serve::{self, Options},
-};
-use thiserror::Error;
+use hsup_driver_kit::{Program, processes::Cgroups};
 
-use self::{
-    args::{Action, Args},
-    runtime::Simple,
-};
+use self::runtime::Simple;
 
-/// The program's name.
-const NAME: &str = "hsup-driver-simple";
-/// How long a driver that is somebody's child goes on with nobody to serve and nothing to run.
-const IDLE: Duration = Duration::from_secs(5);
-
-/// The driver could not run.
-#[derive(Debug, Error)]
-enum Failure {
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error("failed to set up the runtime")]
-    Runtime(#[source] io::Error),
-    #[error("failed to become the parent of what dynos leave behind")]
-    Processes(#[source] io::Error),
-    #[error("failed to serve")]
-    Serve(#[source] io::Error),
-}
+const NO_CGROUPS: &str = "--no-cgroups";
 
 /// Runs the driver until it is told to end. `args` are those after the program's name.
 ///
 /// Ends with 0 after SIGTERM or when idle as a child, 1 when it cannot run, 2 for a bad
 /// command line.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match args::parse(args) {
-        Ok(Action::Help) => say(io::stdout(), args::HELP, 0),
-        Ok(Action::Version) => {
-            let version = concat!("hsup-driver-simple ", env!("CARGO_PKG_VERSION"), "\n");
-            say(io::stdout(), version, 0)
-        }
-        Ok(Action::Serve(args)) => match run(args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => say(io::stderr(), &format!("{NAME}: {}\n", chain(&failure)), 1),
-        },
-        Err(error) => {
-            let text = format!("{NAME}: {error}\nTry `{NAME} --help`.\n");
-            say(io::stderr(), &text, 2)
-        }
-    }
-}
-
-fn run(args: Args) -> Result<(), Failure> {
-    let place = Place::choose(
-        args.socket,
-        |name| std::env::var_os(name),
-        std::process::id(),
-    )?;
-    // A listening descriptor comes from a parent, and a parent can be killed.
-    let child = args.child || place == Place::Descriptor;
-    let options = Options {
-        allow: args.allow,
-        end_when_idle: child.then_some(IDLE),
-        ..Options::default()
-    };
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Runtime)?
-        .block_on(async {
-            let listener = Listener::open(&place)?;
-            let runtime = Simple::start(args.cgroups).map_err(Failure::Processes)?;
-            serve::serve(listener, runtime, options)
-                .await
-                .map_err(Failure::Serve)
+    let about = "Runs the dynos of hsup as plain processes of its own user";
+    Program::new("hsup-driver-simple", env!("CARGO_PKG_VERSION"), about)
+        .flag(
+            NO_CGROUPS,
+            "Do not keep each dyno in a cgroup of its own where this user may make\n\
+             one: a start takes a little less time, and a process that takes pains\n\
+             to leave its dyno is not found when that is stopped",
+        )
+        .main(args, async |given| {
+            let cgroups = if given.has(NO_CGROUPS) {
+                Cgroups::Never
+            } else {
+                Cgroups::WherePossible
+            };
+            Simple::start(given.socket(), cgroups)
         })
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-/// Says something; whether anybody can hear it must not matter.
-fn say(mut to: impl io::Write, text: &str, code: u8) -> ExitCode {
-    drop(to.write_all(text.as_bytes()));
-    drop(to.flush());
-    ExitCode::from(code)
 }

@@ -10,6 +10,7 @@ mod first_process;
 mod identity;
 mod ip_info;
 mod list_remove;
+mod malformed;
 mod signal;
 mod start;
 mod stats;
@@ -22,7 +23,7 @@ use super::case::Case;
 
 /// Every case of the suite, in order.
 pub fn all() -> Vec<&'static Case> {
-    let chapters: [&[Case]; 15] = [
+    let chapters: [&[Case]; 16] = [
         identity::CASES,
         build::CASES,
         start::CASES,
@@ -36,6 +37,7 @@ pub fn all() -> Vec<&'static Case> {
         signal::CASES,
         stats::CASES,
         attach::CASES,
+        malformed::CASES,
         driver_process::CASES,
         whole_run::CASES,
     ];

@@ -195,3 +195,67 @@ async fn relay(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    async fn next(stream: &mut BoxStream<BuildResponse>) -> Event {
+        stream.next().await.unwrap().unwrap().event.unwrap()
+    }
+
+    fn line(text: &str) -> Told {
+        Told::Event(BuildResponse {
+            event: Some(Event::Log(text.as_bytes().to_vec())),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_that_says_nothing_gives_a_sign_of_life() {
+        let (build, told) = broadcast::channel(BACKLOG);
+        let mut stream = listen(told);
+        let begun = time::Instant::now();
+        // Clients allow 30 s.
+        for signs in 1..=3 {
+            assert_eq!(next(&mut stream).await, Event::Log(Vec::new()));
+            assert!(begun.elapsed() < signs * Duration::from_secs(30));
+        }
+        build.send(line("at last\n")).unwrap();
+        assert_eq!(next(&mut stream).await, Event::Log(b"at last\n".to_vec()));
+        build.send(Told::Done(Ok("art".to_owned()))).unwrap();
+        assert_eq!(next(&mut stream).await, Event::Artifact("art".to_owned()));
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_told_how_much_was_dropped() {
+        let (build, told) = broadcast::channel(BACKLOG);
+        let mut stream = listen(told);
+        let all = BACKLOG + 100;
+        for number in 0..all {
+            build.send(line(&format!("{number}\n"))).unwrap();
+        }
+        build.send(Told::Done(Ok("art".to_owned()))).unwrap();
+        let mut read = 0;
+        let mut dropped = 0;
+        loop {
+            match next(&mut stream).await {
+                Event::Log(text) => match text.strip_prefix(b"[") {
+                    Some(note) => {
+                        let note = String::from_utf8_lossy(note);
+                        let (count, rest) = note.split_once(' ').unwrap();
+                        assert_eq!(rest, "messages of the build were dropped]\n");
+                        dropped += count.parse::<usize>().unwrap();
+                    }
+                    None => read += 1,
+                },
+                Event::Artifact(artifact) => break assert_eq!(artifact, "art"),
+                Event::Progress(_) => {}
+            }
+        }
+        assert!(dropped > 0);
+        assert_eq!(read + dropped, all);
+    }
+}

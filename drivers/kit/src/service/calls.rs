@@ -9,7 +9,6 @@ use hsup_proto::driver::{
     StartRequest, StartResponse, StatsRequest, StatsResponse, StopRequest, StopResponse,
     WaitRequest, WaitResponse, dyno_driver_server::DynoDriver, remove_request::What,
 };
-use nix::sys::signal::Signal;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{self, Instant};
@@ -20,10 +19,14 @@ use super::{
     BuildLog, Dyno as _, GRACE, Live, Runtime, Service, attach,
     build::{self, Build, BuildKey},
     check::{self, StartRules},
-    now_unix_ms,
+    guard::guarded,
     table::{Key, Remove, Spec, Start, View},
 };
-use crate::serve::Peer;
+use crate::{
+    clock::now_unix_ms,
+    serve::{Asked, Peer},
+    signal::Signal,
+};
 
 /// What is kept of a dyno.
 type Handle<R> = Arc<Live<<R as Runtime>::Dyno>>;
@@ -108,7 +111,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
         let uid = peer(&request)?.uid.as_raw();
         let request = request.into_inner();
         check::id("dyno_id", &request.dyno_id)?;
-        let signal = check::signal(&request.signal, Some(Signal::SIGTERM))?;
+        let signal = check::signal(&request.signal, Some(Signal::TERM))?;
         let grace = match (request.force, request.grace_ms) {
             (true, _) => Duration::ZERO,
             (false, 0) => GRACE,
@@ -117,6 +120,9 @@ impl<R: Runtime> DynoDriver for Service<R> {
         let key = Key::new(uid, &request.dyno_id);
         if let Some(live) = self.begin_stop(&key, signal, grace) {
             self.until(&key, &live, ending).await;
+            if let (Some(_), Some(status)) = (live.dyno.get(), live.refused.get()) {
+                return Err(Status::clone(status));
+            }
         }
         Ok(Response::new(StopResponse {}))
     }
@@ -209,14 +215,15 @@ impl<R: Runtime> DynoDriver for Service<R> {
                     if state.table.in_use(peer.uid.as_raw(), &artifact) {
                         return Err(Status::failed_precondition(format!(
                             "artifact `{}` is in use",
-                            artifact.escape_debug()
+                            check::shown(&artifact)
                         )));
                     }
                     state.builds.removed(&artifact);
                 }
                 let service = self.clone();
                 let removal = tokio::spawn(async move {
-                    service.0.runtime.remove_artifact(peer, &artifact).await
+                    let removal = service.0.runtime.remove_artifact(peer, &artifact);
+                    guarded("remove an artifact", removal).await.flatten()
                 });
                 removal.await.map_err(|_| broken())??;
             }
@@ -290,8 +297,7 @@ impl<R: Runtime> Service<R> {
             StartRules {
                 options: identity.options,
                 images: identity.images,
-                fifos: identity.capabilities.contains(&Capability::StdioFifo),
-                terminals: identity.capabilities.contains(&Capability::Attach),
+                capabilities: identity.capabilities,
             },
         )?;
         let uid = peer.uid.as_raw();
@@ -346,7 +352,8 @@ impl<R: Runtime> Service<R> {
         request: BuildRequest,
         log: BuildLog,
     ) {
-        let result = self.0.runtime.build(peer, request, log).await;
+        let building = self.0.runtime.build(peer, request, log);
+        let result = guarded("build", building).await.flatten();
         self.state().builds.finished(key, result.map_err(Box::new));
     }
 
@@ -406,7 +413,11 @@ fn ending(view: Option<View>) -> Option<Ending> {
 }
 
 fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    request.extensions().get().copied().ok_or_else(broken)
+    let extensions = request.extensions();
+    if let Some(asked) = extensions.get::<Asked>() {
+        asked.yes();
+    }
+    extensions.get().copied().ok_or_else(broken)
 }
 
 fn unknown(id: &str) -> Status {

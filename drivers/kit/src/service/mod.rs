@@ -8,6 +8,7 @@ mod attach;
 mod build;
 mod calls;
 mod check;
+mod guard;
 mod links;
 mod runtime;
 mod table;
@@ -19,11 +20,10 @@ use std::{
     fmt,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use hsup_proto::driver::{Durability, ExitStatus, StartRequest};
-use nix::sys::signal::Signal;
+use hsup_proto::driver::{ExitStatus, StartRequest, exit_status::How};
 use tokio::{
     sync::Notify,
     time::{self, Instant},
@@ -31,13 +31,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-pub use self::runtime::{BuildLog, Dyno, Identity, Runtime, Terminal};
+pub use self::runtime::{BuildLog, Dyno, Identity, IdentityError, Runtime, Terminal};
 use self::{
     build::Builds,
+    guard::guarded,
     links::Links,
     table::{Key, Started, Stop, Stopping, Table, View},
 };
-use crate::serve::Peer;
+use crate::{clock::now_unix_ms, serve::Peer, signal::Signal};
 
 /// The grace period of a dyno whose supervisor did not say, or is gone.
 const GRACE: Duration = Duration::from_secs(30);
@@ -69,7 +70,7 @@ struct Live<D> {
     /// Its record has changed, or went away.
     changed: Notify,
     dyno: OnceLock<D>,
-    /// Why it could not be started.
+    /// Why it could not be started, or could not be stopped.
     refused: OnceLock<Box<Status>>,
     attached: AtomicBool,
 }
@@ -101,9 +102,14 @@ impl<D> Live<D> {
 
 impl<R: Runtime> Service<R> {
     /// A driver without dynos.
-    pub fn new(runtime: R) -> Self {
-        Self(Arc::new(Inner {
-            identity: runtime.identity(),
+    ///
+    /// # Errors
+    /// When the runtime promises what this kit cannot keep.
+    pub fn new(runtime: R) -> Result<Self, IdentityError> {
+        let identity = runtime.identity();
+        identity.check()?;
+        Ok(Self(Arc::new(Inner {
+            identity,
             runtime,
             instance_id: instance_id(),
             state: Mutex::new(State {
@@ -114,15 +120,7 @@ impl<R: Runtime> Service<R> {
                 ending: false,
             }),
             stirred: Notify::new(),
-        }))
-    }
-
-    /// Whether dynos go on when this process ends.
-    pub(crate) fn dynos_outlive_driver(&self) -> bool {
-        match self.0.identity.durability {
-            Durability::Survives | Durability::Exact => true,
-            Durability::None | Durability::Unspecified => false,
-        }
+        })))
     }
 
     /// A connection was opened.
@@ -168,7 +166,7 @@ impl<R: Runtime> Service<R> {
         let due = keys.into_iter().filter(|(of_dyno, _)| *of_dyno == linger);
         for (_, key) in due {
             tracing::info!(dyno_id = %key.id, "stopping a dyno whose supervisor is gone");
-            self.begin_stop(&key, Signal::SIGTERM, GRACE);
+            self.begin_stop(&key, Signal::TERM, GRACE);
         }
     }
 
@@ -180,14 +178,15 @@ impl<R: Runtime> Service<R> {
             state.table.alive_keys()
         };
         for key in &keys {
-            self.begin_stop(key, Signal::SIGTERM, grace);
+            self.begin_stop(key, Signal::TERM, grace);
         }
         self.until_stirred(|state| state.table.alive() == 0).await;
     }
 
     /// Lets the runtime clear up.
-    pub(crate) fn end(&self) {
-        self.0.runtime.end();
+    pub(crate) async fn end(&self) {
+        // It has been told.
+        drop(guarded("clear up", self.0.runtime.end()).await);
     }
 
     /// Resolves when the driver is, or is not, without connections and running dynos.
@@ -241,15 +240,17 @@ impl<R: Runtime> Service<R> {
         request: StartRequest,
         cancelled: CancellationToken,
     ) {
-        let started = if self.0.runtime.has_artifact(peer, &request.artifact) {
-            self.0.runtime.start(peer, request, cancelled).await
-        } else {
+        let runtime = &self.0.runtime;
+        let starting = async {
+            if runtime.has_artifact(peer, &request.artifact) {
+                return runtime.start(peer, request, cancelled).await;
+            }
             Err(Status::not_found(format!(
                 "artifact `{}` is not known to this driver",
-                request.artifact.escape_debug()
+                check::shown(&request.artifact)
             )))
         };
-        match started {
+        match guarded("start a dyno", starting).await.flatten() {
             Ok(dyno) => {
                 // Nobody else sets it: a dyno is started once.
                 drop(live.dyno.set(dyno));
@@ -283,8 +284,8 @@ impl<R: Runtime> Service<R> {
         let Some(dyno) = live.dyno.get() else {
             return;
         };
-        let status = dyno.wait().await;
-        self.record_exit(&key, status);
+        let status = guarded("wait for a dyno", dyno.wait()).await;
+        self.record_exit(&key, status.unwrap_or_else(|status| lost(&status)));
         live.changed.notify_waiters();
         self.0.stirred.notify_waiters();
     }
@@ -334,7 +335,8 @@ impl<R: Runtime> Service<R> {
             return;
         };
         if Instant::now() < stop.deadline {
-            dyno.signal(stop.signal).await;
+            // If that fails it is killed in time.
+            drop(guarded("signal a dyno", dyno.signal(stop.signal)).await);
         }
         loop {
             let mut changed = pin!(live.changed.notified());
@@ -350,7 +352,23 @@ impl<R: Runtime> Service<R> {
                 () = time::sleep_until(stop.deadline) => {}
             }
         }
-        dyno.kill().await;
+        if let Err(status) = guarded("kill a dyno", dyno.kill()).await {
+            // Nobody must wait for an end that does not come.
+            let exit = lost(&status);
+            drop(live.refused.set(Box::new(status)));
+            self.record_exit(&key, exit);
+            live.changed.notify_waiters();
+            self.0.stirred.notify_waiters();
+        }
+    }
+}
+
+/// The status of a dyno that the runtime has lost track of.
+fn lost(why: &Status) -> ExitStatus {
+    ExitStatus {
+        how: Some(How::Lost(why.message().to_owned())),
+        oom_killed: false,
+        exited_at_unix_ms: now_unix_ms(),
     }
 }
 
@@ -363,13 +381,4 @@ fn instance_id() -> String {
         bytes[4..12].copy_from_slice(&now_unix_ms().to_le_bytes());
     }
     format!("{:032x}", u128::from_le_bytes(bytes))
-}
-
-/// The time of day, for people.
-fn now_unix_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| since.as_millis().try_into().ok())
-        .unwrap_or_default()
 }

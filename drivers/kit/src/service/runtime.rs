@@ -7,13 +7,13 @@ use hsup_proto::driver::{
     BuildRequest, BuildResponse, Capability, Durability, ExitStatus, IpInfoResponse, Progress,
     StartRequest, StatsResponse, build_response::Event,
 };
-use nix::sys::signal::Signal;
+use thiserror::Error;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::build::Told;
-use crate::serve::Peer;
+use crate::{pty, serve::Peer, signal::Signal};
 
 /// What a driver is. Fixed for its life.
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +23,11 @@ pub struct Identity {
     /// The driver's own version.
     pub version: &'static str,
     /// What it can do besides the core calls. Stats, Signal and Attach are answered only if
-    /// they are here.
+    /// they are here. It must have `STDIO_FIFO`, and cannot have LOGS: this kit does not serve
+    /// it.
     pub capabilities: &'static [Capability],
-    /// What becomes of dynos when the driver's process ends.
+    /// What becomes of dynos when the driver's process ends. It must be NONE: this kit finds no
+    /// dyno again.
     pub durability: Durability,
     /// The keys it understands in `options`.
     pub options: &'static [&'static str],
@@ -33,7 +35,39 @@ pub struct Identity {
     pub images: bool,
 }
 
+/// A driver promises what this kit cannot keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    /// LOGS: nothing would answer the call.
+    #[error("the driver declares LOGS, which this kit does not serve")]
+    Logs,
+    /// Nobody could read what dynos write.
+    #[error("the driver declares neither STDIO_FIFO nor LOGS: a driver must have one of them")]
+    NoOutput,
+    /// SURVIVES, EXACT, or none at all.
+    #[error("the driver claims {}, and with this kit dynos end with it: it must be NONE", .0.as_str_name())]
+    Durability(Durability),
+}
+
+impl Identity {
+    /// Whether the kit can keep what it promises.
+    pub(super) fn check(&self) -> Result<(), IdentityError> {
+        if self.capabilities.contains(&Capability::Logs) {
+            return Err(IdentityError::Logs);
+        }
+        if !self.capabilities.contains(&Capability::StdioFifo) {
+            return Err(IdentityError::NoOutput);
+        }
+        match self.durability {
+            Durability::None => Ok(()),
+            other => Err(IdentityError::Durability(other)),
+        }
+    }
+}
+
 /// How a driver builds artifacts and starts dynos.
+///
+/// A call that panics is answered with INTERNAL, and what it was about is given up.
 ///
 /// The messages it gets have passed the protocol's checks. A [`Status`] it returns has one
 /// of the codes of the protocol's §9.
@@ -85,8 +119,10 @@ pub trait Runtime: Send + Sync + 'static {
         cancelled: CancellationToken,
     ) -> impl Future<Output = Result<Self::Dyno, Status>> + Send;
 
-    /// The driver ends: its dynos have been stopped, unless they outlive it.
-    fn end(&self) {}
+    /// The driver ends: its dynos have been stopped.
+    fn end(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// A dyno that was started. Cheap to clone.
@@ -127,6 +163,25 @@ pub trait Terminal: Send + Sync + 'static {
 
     /// Sets the size of the window.
     fn resize(&self, rows: u16, columns: u16) -> io::Result<()>;
+}
+
+/// A terminal as the kit makes it.
+impl Terminal for pty::Terminal {
+    async fn read(&self) -> Vec<u8> {
+        Self::read(self).await
+    }
+
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        Self::write(self, bytes).await
+    }
+
+    async fn end_input(&self) -> io::Result<()> {
+        Self::end_input(self).await
+    }
+
+    fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
+        Self::resize(self, rows, columns)
+    }
 }
 
 /// For a driver without ATTACH: it has no terminals.

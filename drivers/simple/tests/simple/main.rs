@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "what helps a test fails like one")]
 
+mod descriptors;
+mod escapes;
 mod fixture;
 mod life;
 mod process;
 mod stop;
 mod terminal;
+mod users;

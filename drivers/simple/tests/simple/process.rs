@@ -3,8 +3,8 @@
 use std::{
     ffi::OsStr,
     fs::{self, Permissions},
-    io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    io::{BufRead as _, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     time::Duration,
 };
@@ -13,10 +13,9 @@ use hsup_driver_kit::launch::{Launch, launch};
 use hsup_proto::driver::GetInfoRequest;
 use nix::unistd::{Pid, Uid};
 
-use crate::fixture::{Driver, binary, command, connect, until_gone};
-
-/// The user nobody.
-const STRANGER: u32 = 65534;
+use crate::fixture::{
+    Driver, NOBODY, binary, command, connect, connect_as_stranger, run, until_gone,
+};
 
 #[tokio::test]
 async fn a_socket_in_use_is_left_alone() {
@@ -70,32 +69,55 @@ async fn a_child_with_a_descriptor_ends_by_itself_when_nobody_needs_it() {
     until_gone(Pid::from_raw(child.pid())).await;
 }
 
+#[tokio::test]
+async fn a_child_with_a_path_ends_by_itself_when_its_parent_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("drv.sock");
+    let mut parent = run("bash")
+        .args(["-c", "HSUP_DRIVER_SOCKET=$1 $0 & echo $!; wait"])
+        .args([Path::new(binary()), &socket])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = std::io::BufReader::new(parent.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    drop(connect(&socket).await);
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    until_gone(Pid::from_raw(line.trim().parse().unwrap())).await;
+    assert!(!socket.exists());
+}
+
 /// What a process of the user nobody gets to hear when it says hello.
-#[expect(
-    unsafe_code,
-    reason = "the raw call changes the user of one thread only"
-)]
 fn hear_as_stranger(socket: &Path) -> Vec<u8> {
-    let socket = socket.to_owned();
-    std::thread::spawn(move || {
-        // SAFETY: plain numbers go in; the C library, which would change all threads, is
-        // not involved, and this thread ends with this function.
-        let changed =
-            unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, STRANGER, STRANGER, STRANGER) };
-        assert_eq!(changed, 0, "{}", std::io::Error::last_os_error());
-        let mut stream = UnixStream::connect(socket).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        // The preface of HTTP/2 and an empty SETTINGS; the far end may be closed already.
-        drop(stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"));
-        let mut heard = vec![0; 64];
-        let count = stream.read(&mut heard).unwrap_or_default();
-        heard.truncate(count);
-        heard
-    })
-    .join()
-    .unwrap()
+    let mut stream = connect_as_stranger(socket);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    // The preface of HTTP/2 and an empty SETTINGS; the far end may be closed already.
+    drop(stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"));
+    let mut heard = vec![0; 64];
+    let count = stream.read(&mut heard).unwrap_or_default();
+    heard.truncate(count);
+    heard
+}
+
+#[tokio::test]
+async fn a_descriptor_that_is_no_listening_socket_is_an_error() {
+    for (descriptor, says) in [
+        ("3<&-", "Bad file descriptor"),
+        ("3</dev/null", "Socket operation on non-socket"),
+    ] {
+        let line = format!("exec {descriptor}; LISTEN_FDS=1 exec $0");
+        let output = run("bash").args(["-c", &line, binary()]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("LISTEN_FDS"), "{text}");
+        // What is closed may by then be something of the driver's own, which is no socket.
+        let says = [says, "Socket operation on non-socket"];
+        assert!(says.iter().any(|says| text.contains(says)), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -105,7 +127,7 @@ async fn a_stranger_is_refused_unless_allowed() {
         eprintln!("skipped: only root can act as another user");
         return;
     }
-    let allow = STRANGER.to_string();
+    let allow = NOBODY.to_string();
     for (args, heard) in [(&[][..], false), (&["--allow-uid", allow.as_str()], true)] {
         let driver = Driver::with_args(args);
         driver.connect().await;

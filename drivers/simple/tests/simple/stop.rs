@@ -5,8 +5,9 @@ use std::time::Duration;
 use hsup_proto::driver::{GetInfoRequest, ListRequest, StopRequest, WaitRequest, exit_status::How};
 use nix::sys::signal::Signal;
 use tokio::{task::JoinSet, time::timeout};
+use tonic::Code;
 
-use crate::fixture::{Driver, PATIENCE, how, signalled, stop, until_gone, wait};
+use crate::fixture::{Driver, PATIENCE, how, signalled, stop, until, until_gone, wait};
 
 const STUBBORN: &str = "trap '' TERM; echo $$; while :; do sleep 1; done";
 
@@ -25,6 +26,21 @@ async fn a_dyno_that_obeys_ends_by_the_signal() {
     assert_eq!(how(&wait(&client, "a").await), signalled("SIGTERM"));
     client.stop(stop("a", 0)).await.unwrap();
     client.stop(stop("never-was", 0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_real_time_signal_has_the_name_that_its_end_is_told_with() {
+    let driver = Driver::new();
+    let mut client = driver.connect().await.client();
+    let (request, mut output) = driver.dyno("a", "echo $$; exec sleep 60");
+    client.start(request).await.unwrap();
+    output.pid().await;
+    let request = StopRequest {
+        signal: "SIGRTMIN+3".into(),
+        ..stop("a", 0)
+    };
+    client.stop(request).await.unwrap();
+    assert_eq!(how(&wait(&client, "a").await), signalled("SIGRTMIN+3"));
 }
 
 #[tokio::test]
@@ -212,6 +228,31 @@ async fn sigterm_stops_the_dynos_and_then_the_driver() {
     assert!(driver.ended().await.success());
     until_gone(pid).await;
     assert!(!driver.socket().exists());
+}
+
+#[tokio::test]
+async fn a_driver_that_ends_starts_nothing_and_can_be_hurried() {
+    let mut driver = Driver::new();
+    let mut client = driver.connect().await.client();
+    let (request, mut output) = driver.dyno("a", STUBBORN);
+    let (another, _output) = driver.dyno("b", "exec sleep 60");
+    client.start(request.clone()).await.unwrap();
+    let pid = output.pid().await;
+    driver.signal(Signal::SIGTERM);
+    // The socket's name goes first.
+    until("the end to begin", || {
+        (!driver.socket().exists()).then_some(())
+    })
+    .await;
+    let status = client.start(another).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    // What was started before still was.
+    client.start(request).await.unwrap();
+    driver.signal(Signal::SIGTERM);
+    // Far less than the grace of ten seconds.
+    let ended = timeout(Duration::from_secs(5), driver.ended()).await;
+    assert!(ended.expect("the driver is in no hurry").success());
+    assert!(crate::fixture::gone(pid));
 }
 
 #[tokio::test]

@@ -51,6 +51,13 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         ATTACH,
+        "stdin_eof is the end of input, after an unfinished line too",
+        "§6 AttachRequest: stdin_eof",
+        end_of_input,
+        NEEDS
+    ),
+    case!(
+        ATTACH,
         "the stream ends when the dyno does, after its last output",
         "§6 AttachResponse; §11: nothing written before exit is lost",
         ends,
@@ -211,6 +218,20 @@ async fn resize(cx: &Context) -> Result<(), NotPassed> {
         let size = attach_request::Resize { rows, columns };
         send(&terminal.keys, attach_request::Event::Resize(size)).await;
         terminal.shows("resized").await?;
+    }
+    Ok(())
+}
+
+async fn end_of_input(cx: &Context) -> Result<(), NotPassed> {
+    for (typed, unfinished) in [("", ""), ("whole\r", ""), ("part", "part")] {
+        let script = "echo ready; while read -r l; do :; done; echo \"after:$l\"; exit 36";
+        let id = start(cx, script).await?;
+        let mut terminal = Terminal::attach(cx, &id).await?;
+        terminal.shows("ready").await?;
+        terminal.press(typed.as_bytes()).await;
+        send(&terminal.keys, attach_request::Event::StdinEof(true)).await;
+        terminal.shows(&format!("after:{unfinished}\r\n")).await?;
+        cx.exits(&id, code(36)).await?;
     }
     Ok(())
 }

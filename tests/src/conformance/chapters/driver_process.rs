@@ -26,6 +26,7 @@ use super::super::{
     process::{DriverProcess, SocketDir},
     session::{Driver, Left},
 };
+use super::stop::grandchild_script;
 
 const PROCESS: &str = "driver process";
 const EXEC: &[Need] = &[Need::Exec];
@@ -259,7 +260,16 @@ async fn sigterm(cx: &Context) -> Result<(), NotPassed> {
 
 /// Starts a dyno on `driver` that runs until its stdin ends, with stdout as its canary.
 async fn start_on(cx: &Context, driver: &Driver, linger_ms: u32) -> Result<Dyno, NotPassed> {
-    let mut request = cx.request("echo ready; read _; exit 42").await?;
+    start_script_on(cx, driver, "echo ready; read _; exit 42", linger_ms).await
+}
+
+async fn start_script_on(
+    cx: &Context,
+    driver: &Driver,
+    script: &str,
+    linger_ms: u32,
+) -> Result<Dyno, NotPassed> {
+    let mut request = cx.request(script).await?;
     if cx.config().artifact.is_none() {
         request.artifact = driver.build(&cx.session).await?;
     }
@@ -294,8 +304,18 @@ fn left_by(durability: Durability) -> Left {
     }
 }
 
+/// Starts a dyno on `driver` as [`start_on`] does, with a grandchild that is no part of its
+/// session where there is `setsid`, and that has nothing of the dyno's but its stderr.
+async fn start_family_on(cx: &Context, driver: &Driver) -> Result<Dyno, NotPassed> {
+    let script = grandchild_script(
+        "exec >/dev/null; read _ <&2",
+        "exec 2>/dev/null; echo ready; read _; exit 42",
+    );
+    start_script_on(cx, driver, &script, 0).await
+}
+
 /// Fails unless the dyno is gone or runs, as `driver`'s durability has it, and the next driver
-/// lists it accordingly.
+/// lists it accordingly; and unless whoever was left of it is gone by then.
 async fn check_survival(
     cx: &Context,
     durability: Durability,
@@ -316,8 +336,15 @@ async fn check_survival(
         "no process left"
     };
     let observed = if ended { "none left" } else { "one that runs" };
-    check(ended != survives, on, expected, observed)?;
+    check(ended != survives, &on, expected, observed)?;
     let next = spawn(cx, dir).await?;
+    if !survives {
+        dyno.stderr.only_read()?;
+        // What its dying driver could not kill, the next one must, or nobody ever will.
+        let ended = dyno.stderr.ends_within(Duration::from_secs(3)).await?;
+        let expected = "no grandchild left, either, once the next driver serves";
+        check(ended, on, expected, "one that runs")?;
+    }
     let list = next.control.list(cx.own()).await.ok()?;
     let state = list.dynos.iter().find(|d| d.dyno_id == dyno.id());
     let state = state.map(hsup_proto::driver::Dyno::state);
@@ -343,7 +370,7 @@ async fn sigterm_durability(cx: &Context) -> Result<(), NotPassed> {
 async fn kill_durability(cx: &Context) -> Result<(), NotPassed> {
     let driver = spawn(cx, make_dir()?).await?;
     let durability = driver.info.durability();
-    let dyno = start_on(cx, &driver, 0).await?;
+    let dyno = start_family_on(cx, &driver).await?;
     let dir = its_dir(driver.kill().await)?;
     check_survival(cx, durability, dir, dyno).await
 }

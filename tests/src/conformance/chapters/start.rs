@@ -1,6 +1,6 @@
 //! Start: what was asked for, exactly once, or a refusal that changes nothing.
 
-use hsup_proto::driver::{Capability, StartRequest, State};
+use hsup_proto::driver::{Bind, Capability, Limits, StartRequest, State};
 use tokio::{
     task::JoinSet,
     time::{Duration, timeout},
@@ -103,6 +103,26 @@ pub(crate) const CASES: &[Case] = &[
         "an unknown option is INVALID_ARGUMENT, and the id stays free",
         "§9: unknown option key → INVALID_ARGUMENT, no state changed",
         unknown_option
+    ),
+    case!(
+        START,
+        "limits are refused by a driver that has none",
+        "§10 rule 2: the core MUST NOT send the field to a driver that lacks the capability; §9: INVALID_ARGUMENT",
+        limits,
+        &[Need::Lacks(Capability::Limits)]
+    ),
+    case!(
+        START,
+        "binds are refused by a driver that has none",
+        "§10 rule 2: the core MUST NOT send the field to a driver that lacks the capability; §9: INVALID_ARGUMENT",
+        binds,
+        &[Need::Lacks(Capability::Binds)]
+    ),
+    case!(
+        START,
+        "names without an end do not get in the way of List",
+        "§6 Dyno: small on purpose, so a List of thousands stays under 4 MiB",
+        endless_names
     ),
     case!(
         START,
@@ -355,6 +375,43 @@ async fn unknown_option(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.with_fifos(good, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(8)).await?;
+    Ok(())
+}
+
+async fn limits(cx: &Context) -> Result<(), NotPassed> {
+    let mut request = cx.request("exit 0").await?;
+    request.limits = Some(Limits {
+        memory_bytes: 1 << 30,
+        ..Limits::default()
+    });
+    refused(cx, request, &[Code::InvalidArgument]).await?;
+    Ok(())
+}
+
+async fn binds(cx: &Context) -> Result<(), NotPassed> {
+    let mut request = cx.request("exit 0").await?;
+    request.binds = vec![Bind {
+        host_path: "/tmp".to_owned(),
+        dyno_path: "/tmp".to_owned(),
+        writable: false,
+    }];
+    refused(cx, request, &[Code::InvalidArgument]).await?;
+    Ok(())
+}
+
+async fn endless_names(cx: &Context) -> Result<(), NotPassed> {
+    for _ in 0..5 {
+        let endless = "x".repeat(1 << 20);
+        let mut request = cx.request("read _").await?;
+        request.app.clone_from(&endless);
+        request.process_type = endless;
+        let dyno = cx.with_fifos(request, true)?;
+        let answer = cx.control().start(dyno.request).await;
+        if answer.result.is_err() {
+            answer.refused(&[Code::InvalidArgument])?;
+        }
+    }
+    cx.control().list(cx.own()).await.ok()?;
     Ok(())
 }
 

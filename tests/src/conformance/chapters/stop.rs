@@ -321,7 +321,7 @@ const DYNO_MARK: &str = "HSUP_CHECK_DYNO";
 
 /// A grandchild that ignores what can be ignored, in a session of its own where there is
 /// `setsid`; it prints `ready` itself. `sleep` may be missing: then it reads what never comes.
-fn grandchild_script(grandchild: &str, rest: &str) -> String {
+pub(super) fn grandchild_script(grandchild: &str, rest: &str) -> String {
     format!(
         "trap '' TERM HUP INT; \
          s=; command -v setsid >/dev/null && s=setsid; \
