@@ -9,10 +9,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::OnceLock,
     thread::sleep,
     time::Duration,
 };
@@ -23,6 +20,8 @@ use nix::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::ports::Lot;
 
 /// How long anything that must happen may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -47,18 +46,12 @@ pub(crate) fn binaries() -> &'static Path {
     })
 }
 
-/// A base of ports that no other test of this run has.
-fn port_base() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Apart from the other test programs of this machine, and below the ephemeral ports.
-    let lot = u16::try_from(std::process::id() % 20).unwrap();
-    10_000 + lot * 1000 + NEXT.fetch_add(1, Ordering::Relaxed) * 30
-}
-
 /// A folder with an app, and what hsup keeps of it.
 pub(crate) struct App {
     root: TempDir,
+    /// The first of three hundred that are this app's alone.
     pub(crate) port: u16,
+    _ports: Lot,
 }
 
 impl App {
@@ -79,9 +72,11 @@ impl App {
         for folder in ["app", "ctl", "rt", "state"] {
             fs::create_dir(root.path().join(folder)).unwrap();
         }
+        let ports = Lot::take();
         Self {
             root,
-            port: port_base(),
+            port: ports.base,
+            _ports: ports,
         }
     }
 
