@@ -10,8 +10,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::OnceLock,
-    thread::sleep,
-    time::Duration,
 };
 
 use nix::{
@@ -21,11 +19,10 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::ports::Lot;
-
-/// How long anything that must happen may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(1);
-const PAUSE: Duration = Duration::from_millis(20);
+use crate::{
+    deadline::{self, PATIENCE, poll},
+    ports::Lot,
+};
 
 /// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
 pub(crate) fn binaries() -> &'static Path {
@@ -47,6 +44,8 @@ pub(crate) fn binaries() -> &'static Path {
 }
 
 /// A folder with an app, and what hsup keeps of it.
+///
+/// Dropped, it takes with it whatever a test that failed has left running.
 pub(crate) struct App {
     root: TempDir,
     /// The first of three hundred that are this app's alone.
@@ -114,11 +113,11 @@ impl App {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.command("hsup").args(arguments).output().unwrap()
+        deadline::output(self.command("hsup").args(arguments))
     }
 
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
-        self.command("hsupctl").args(arguments).output().unwrap()
+        deadline::output(self.command("hsupctl").args(arguments))
     }
 
     /// `hsup start` with these arguments.
@@ -154,21 +153,18 @@ impl Running<'_> {
     }
 
     /// Waits until `done`; `what` names it.
-    pub(crate) fn wait_for<T>(&self, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-        let mut waited = Duration::ZERO;
-        loop {
-            if let Some(result) = done() {
-                return result;
-            }
-            assert!(
-                waited < PATIENCE,
-                "waited in vain for {what}; hsup said:\n{}\n{}",
-                self.log(),
-                String::from_utf8_lossy(&self.app.ctl(&["ps", "-o", "json"]).stdout)
+    pub(crate) fn wait_for<T>(&self, what: &str, done: impl FnMut() -> Option<T>) -> T {
+        poll(done).unwrap_or_else(|| {
+            let mut ps = self.app.command("hsupctl");
+            let dynos = match deadline::try_output(ps.args(["ps", "-o", "json"])) {
+                Ok(shown) => String::from_utf8_lossy(&shown.stdout).into_owned(),
+                Err(said) => said,
+            };
+            panic!(
+                "waited in vain for {what}; hsup said:\n{}\n{dynos}",
+                self.log()
             );
-            sleep(PAUSE);
-            waited += PAUSE;
-        }
+        })
     }
 
     pub(crate) fn wait_for_line(&self, text: &str) {
@@ -201,15 +197,8 @@ impl Running<'_> {
 
     /// Waits for its end.
     pub(crate) fn end(&mut self) -> ExitStatus {
-        let mut waited = Duration::ZERO;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(waited < PATIENCE, "hsup does not end:\n{}", self.log());
-            sleep(PAUSE);
-            waited += PAUSE;
-        }
+        poll(|| self.child.try_wait().unwrap())
+            .unwrap_or_else(|| panic!("hsup does not end:\n{}", self.log()))
     }
 
     /// Ends it as Ctrl-C does, and looks that nothing is left.
@@ -241,9 +230,19 @@ impl Drop for Running<'_> {
         // Already reaped is fine; a test that failed leaves the rest.
         drop(self.child.kill());
         drop(self.child.wait());
-        for pid in processes_of(self.app) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        kill_all_of(self.app);
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        kill_all_of(self);
+    }
+}
+
+fn kill_all_of(app: &App) {
+    for pid in processes_of(app) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
@@ -264,7 +263,8 @@ pub(crate) fn processes_of(app: &App) -> Vec<i32> {
 
 /// What an HTTP server on `port` answers to a plain request.
 pub(crate) fn page(port: u16) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -274,6 +274,7 @@ pub(crate) fn page(port: u16) -> Option<String> {
 /// What a server on a unix socket answers to `request`.
 pub(crate) fn http(socket: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -4,6 +4,7 @@
 
 mod app;
 mod bad_input;
+mod deadline;
 mod one_off;
 mod ports;
 mod releases;
