@@ -209,19 +209,16 @@ impl Running<'_> {
         self.nothing_is_left();
     }
 
+    /// No process, no socket, no FIFO, no lock: once hsup has ended, its runtime folder holds
+    /// the folder of all runs alone, and that is empty.
     pub(crate) fn nothing_is_left(&self) {
         self.wait_for("no process of the app", || {
             processes_of(self.app).is_empty().then_some(())
         });
-        let sockets = fs::read_dir(self.app.path("rt/hsup"));
-        let left: Vec<_> = sockets
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|end| end == "sock"))
-            .collect();
-        assert!(left.is_empty(), "left behind: {left:?}");
+        let runs = self.app.path("rt/hsup/run");
+        let mut left = below(&self.app.path("rt/hsup"));
+        left.retain(|path| *path != runs);
+        assert!(left.is_empty(), "left behind: {left:?}\n{}", self.log());
     }
 }
 
@@ -244,6 +241,22 @@ fn kill_all_of(app: &App) {
     for pid in processes_of(app) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
+}
+
+/// Everything in `folder` and in the folders in it.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| {
+            let path = entry.path();
+            let mut found = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => below(&path),
+                _ => Vec::new(),
+            };
+            found.push(path);
+            found
+        })
+        .collect()
 }
 
 /// Every live process that has this app's folder in its environment or its arguments.
@@ -279,4 +292,16 @@ pub(crate) fn http(socket: &Path, request: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+#[test]
+#[should_panic(expected = "left behind")]
+fn what_hsup_leaves_is_noticed() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let mut hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    app.write("rt/hsup/run/left", "");
+    hsup.nothing_is_left();
 }
