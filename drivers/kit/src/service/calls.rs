@@ -290,8 +290,7 @@ impl<R: Runtime> Service<R> {
             StartRules {
                 options: identity.options,
                 images: identity.images,
-                fifos: identity.capabilities.contains(&Capability::StdioFifo),
-                terminals: identity.capabilities.contains(&Capability::Attach),
+                capabilities: identity.capabilities,
             },
         )?;
         let uid = peer.uid.as_raw();

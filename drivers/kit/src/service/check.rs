@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use hsup_proto::driver::{BuildRequest, Release, StartRequest};
+use hsup_proto::driver::{BuildRequest, Capability, Release, StartRequest};
 use nix::sys::signal::Signal;
 use tonic::Status;
 
@@ -69,13 +69,13 @@ pub(super) struct StartRules<'a> {
     pub(super) options: &'a [&'a str],
     /// Whether an image may bring the command.
     pub(super) images: bool,
-    pub(super) fifos: bool,
-    pub(super) terminals: bool,
+    pub(super) capabilities: &'a [Capability],
 }
 
 /// Checks a Start request.
 pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(), Status> {
     let invalid = |message: &'static str| Err(Status::invalid_argument(message));
+    let offers = |capability| rules.capabilities.contains(&capability);
     id("dyno_id", &request.dyno_id)?;
     id("supervisor_id", &request.supervisor_id)?;
     options(&request.options, rules.options)?;
@@ -97,10 +97,17 @@ pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(),
             "the value of {name} in env holds a NUL byte"
         )));
     }
-    if request.tty && !rules.terminals {
+    // What is not offered is not dropped in silence: a dyno without its limits is another dyno.
+    if request.tty && !offers(Capability::Attach) {
         return invalid("tty is set, and this driver has no terminals");
     }
-    if !request.tty && rules.fifos && !request.io_dir.starts_with('/') {
+    if request.limits.is_some() && !offers(Capability::Limits) {
+        return invalid("limits are set, and this driver has none");
+    }
+    if !request.binds.is_empty() && !offers(Capability::Binds) {
+        return invalid("binds are set, and this driver has none");
+    }
+    if !request.tty && offers(Capability::StdioFifo) && !request.io_dir.starts_with('/') {
         return invalid("io_dir must be an absolute path");
     }
     Ok(())
@@ -121,6 +128,7 @@ pub(super) fn signal(name: &str, default: Option<Signal>) -> Result<Signal, Stat
 
 #[cfg(test)]
 mod tests {
+    use hsup_proto::driver::{Bind, Limits};
     use proptest::prelude::*;
     use test_case::test_case;
 
@@ -175,12 +183,55 @@ mod tests {
         let rules = StartRules {
             options: &[],
             images: false,
-            fifos: true,
-            terminals: false,
+            capabilities: &[Capability::StdioFifo],
         };
         let status = start(&request, rules).unwrap_err();
         assert!(status.message().contains("TOKEN"), "{status}");
         assert!(!status.message().contains("hunter2"), "{status}");
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused() {
+        let plain = StartRequest {
+            dyno_id: "a".into(),
+            supervisor_id: "s".into(),
+            artifact: "x".into(),
+            argv: vec!["true".into()],
+            io_dir: "/io".into(),
+            ..Default::default()
+        };
+        let limited = StartRequest {
+            limits: Some(Limits::default()),
+            ..plain.clone()
+        };
+        let bound = StartRequest {
+            binds: vec![Bind::default()],
+            ..plain.clone()
+        };
+        let terminal = StartRequest {
+            tty: true,
+            ..plain.clone()
+        };
+        let check = |request: &StartRequest, capabilities: &[Capability]| {
+            let rules = StartRules {
+                options: &[],
+                images: false,
+                capabilities,
+            };
+            start(request, rules).map_err(|status| status.code())
+        };
+        for (request, capability) in [
+            (limited, Capability::Limits),
+            (bound, Capability::Binds),
+            (terminal, Capability::Attach),
+        ] {
+            let refused = Err(tonic::Code::InvalidArgument);
+            assert_eq!(check(&request, &[Capability::StdioFifo]), refused);
+            assert_eq!(
+                check(&request, &[Capability::StdioFifo, capability]),
+                Ok(())
+            );
+        }
     }
 
     proptest! {
