@@ -12,6 +12,7 @@ use std::{
     sync::OnceLock,
 };
 
+use hsup_tests::deadline::{self, PATIENCE, poll};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -19,10 +20,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    deadline::{self, PATIENCE, poll},
-    ports::Lot,
-};
+use crate::ports::Lot;
 
 /// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
 pub(crate) fn binaries() -> &'static Path {

@@ -4,7 +4,6 @@
 
 mod app;
 mod bad_input;
-mod deadline;
 mod one_off;
 mod ports;
 mod releases;

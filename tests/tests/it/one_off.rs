@@ -2,10 +2,9 @@
 
 use std::{io::Write as _, process::Stdio};
 
-use crate::{
-    app::{App, binaries, processes_of},
-    deadline,
-};
+use hsup_tests::deadline;
+
+use crate::app::{App, binaries, processes_of};
 
 fn code(app: &App, line: &str) -> Option<i32> {
     app.run(&["run", line]).status.code()

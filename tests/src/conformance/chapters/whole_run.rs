@@ -3,10 +3,12 @@
 use tonic::Code;
 
 use super::super::{
-    calls::{Refusal, code_name},
+    calls::code_name,
     case::{Case, Failure, Need, NotPassed, case, check},
     context::Context,
-    process::CANARY,
+    process::{CANARY, marked},
+    record::Refusal,
+    session::MARK,
 };
 
 const WHOLE_RUN: &str = "whole run";
@@ -47,7 +49,7 @@ pub(crate) const CASES: &[Case] = &[
 
 /// Fails with the first refusal that `is_bad`.
 fn none(cx: &Context, expected: &str, is_bad: impl Fn(&Refusal) -> bool) -> Result<(), NotPassed> {
-    let refusals = cx.session.record.refusals();
+    let refusals = cx.record().refusals();
     let bad: Vec<_> = refusals.iter().filter(|refusal| is_bad(refusal)).collect();
     let Some(first) = bad.first() else {
         return Ok(());
@@ -102,7 +104,7 @@ async fn nothing_left(cx: &Context) -> Result<(), NotPassed> {
     let list = cx.control().list(cx.own()).await.ok()?;
     let left: Vec<_> = list.dynos.iter().map(|dyno| &dyno.dyno_id).collect();
     check(left.is_empty(), "List", "no dyno", format_args!("{left:?}"))?;
-    let marked = super::super::process::marked(super::super::session::MARK, &cx.session.token);
+    let marked = marked(MARK, &cx.session.token);
     let expected = "no process of a dyno";
     check(
         marked.is_empty(),

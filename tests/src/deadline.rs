@@ -1,4 +1,6 @@
-//! Waiting, never for ever: what takes too long is ended, and the test told what it said.
+//! Waiting in tests, never for ever: what takes too long is ended, and the test told what it said.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
     io::Read,
@@ -11,11 +13,11 @@ use std::{
 use tokio::time::Instant;
 
 /// How long anything that must happen may take on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks `done` now and then until it has an answer; `None` when the time is up.
-pub(crate) fn poll<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn poll<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(result) = done() {
@@ -29,12 +31,12 @@ pub(crate) fn poll<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 /// Runs a program to its end.
-pub(crate) fn output(command: &mut Command) -> Output {
+pub fn output(command: &mut Command) -> Output {
     try_output(command).unwrap_or_else(|said| panic!("{said}"))
 }
 
 /// As [`output`], for a caller that has more to say when it fails.
-pub(crate) fn try_output(command: &mut Command) -> Result<Output, String> {
+pub fn try_output(command: &mut Command) -> Result<Output, String> {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -44,7 +46,7 @@ pub(crate) fn try_output(command: &mut Command) -> Result<Output, String> {
 }
 
 /// Waits for a program's end, and for that of what it wrote to its pipes.
-pub(crate) fn finish(child: Child) -> Output {
+pub fn finish(child: Child) -> Output {
     finish_within(child, PATIENCE).unwrap_or_else(|said| panic!("{said}"))
 }
 
@@ -93,7 +95,7 @@ fn finish_within(mut child: Child, patience: Duration) -> Result<Output, String>
 }
 
 /// Waits for a program's end.
-pub(crate) fn end(child: &mut Child) -> ExitStatus {
+pub fn end(child: &mut Child) -> ExitStatus {
     let pid = child.id();
     ended(child, Instant::now() + PATIENCE)
         .unwrap_or_else(|| panic!("process {pid} did not end within {} s", PATIENCE.as_secs()))
