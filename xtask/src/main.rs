@@ -2,6 +2,8 @@
 
 mod bench;
 mod codegen;
+#[cfg(test)]
+mod contract;
 
 use std::{env, ffi::OsString};
 

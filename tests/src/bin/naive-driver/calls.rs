@@ -5,9 +5,9 @@ use std::{process, sync::atomic::Ordering, time::Duration};
 use hsup_proto::driver::{
     AttachRequest, AttachResponse, BuildRequest, BuildResponse, Durability, ExitStatus,
     GetInfoRequest, GetInfoResponse, IpInfoRequest, IpInfoResponse, ListRequest, ListResponse,
-    LogsRequest, LogsResponse, RemoveRequest, RemoveResponse, SignalRequest, SignalResponse,
-    StartRequest, StartResponse, State, StatsRequest, StatsResponse, StopRequest, StopResponse,
-    WaitRequest, WaitResponse, attach_request, build_response::Event,
+    LogsRequest, LogsResponse, Progress, RemoveRequest, RemoveResponse, SignalRequest,
+    SignalResponse, StartRequest, StartResponse, State, StatsRequest, StatsResponse, StopRequest,
+    StopResponse, WaitRequest, WaitResponse, attach_request, build_response::Event,
     dyno_driver_server::DynoDriver, exit_status::How, logs_response::Stream, remove_request::What,
 };
 use nix::sys::signal::Signal;
@@ -63,6 +63,12 @@ impl DynoDriver for Driver {
         let artifact = lock(&self.0.builds).build(request.get_ref(), self.0.args.fault)?;
         let events = [
             Event::Log(b"building\n".to_vec()),
+            Event::Progress(Progress {
+                step: "build".to_owned(),
+                done: 1,
+                total: 1,
+                unit: "directories".to_owned(),
+            }),
             Event::Artifact(artifact),
         ];
         let messages = events.map(|event| Ok(BuildResponse { event: Some(event) }));

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_proto::driver::{Bind, StatsResponse};
+use hsup_proto::driver::{Bind, Limits, StatsResponse};
 use nix::{
     sys::signal::Signal,
     unistd::{Pid, SysconfVar, sysconf},
@@ -71,9 +71,12 @@ pub(crate) fn bind(wanted: &[Bind], fault: Option<Fault>) -> io::Result<Binds> {
 
 /// Holds a dyno to its limits, if it has some.
 pub(crate) fn limit(dyno: &Arc<Dyno>) {
-    let (Some(limits), Some(first)) = (dyno.request.limits, dyno.first) else {
-        return;
-    };
+    if let (Some(limits), Some(first)) = (dyno.request.limits, dyno.first) {
+        hold(dyno, first, limits);
+    }
+}
+
+fn hold(dyno: &Arc<Dyno>, first: Pid, limits: Limits) {
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     let page = u64::try_from(page.unwrap_or(4096)).unwrap_or(4096);
     let watched = Arc::clone(dyno);
