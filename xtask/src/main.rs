@@ -4,6 +4,7 @@ mod bench;
 mod codegen;
 #[cfg(test)]
 mod contract;
+mod deny;
 
 use std::{env, ffi::OsString};
 
@@ -11,6 +12,7 @@ use anyhow::bail;
 
 const USAGE: &str = "\
 usage: cargo xtask codegen            generate the Rust code of the protos
+       cargo xtask deny               look for licences, crates and sources that may not come into the build
        cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, crash, idle; all by default";
 
 fn main() -> anyhow::Result<()> {
@@ -18,6 +20,7 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
     match words[..] {
         ["codegen"] => codegen::run(),
+        ["deny"] => deny::run(),
         ["bench", ref names @ ..] => bench::run(names),
         // What the benchmarks run as dynos.
         ["stamp", fifo] => bench::stamp(fifo.as_ref()),
