@@ -12,7 +12,6 @@ pub mod errors;
 pub mod exit;
 pub mod files;
 pub mod lifecycle;
-pub mod limits;
 pub mod logs;
 pub mod name;
 pub mod paths;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_driver_kit::orphans;
+use hsup_driver_kit::{open_files, orphans};
 use hsup_proto::driver::Bind;
 use nix::errno::Errno;
 use thiserror::Error;
@@ -27,7 +27,6 @@ use crate::{
     dyno::{DynoPolicy, FdBudget, Ledger, Shared},
     environment::Base,
     lifecycle::Kind,
-    limits,
     logs::{LogSettings, Logs, TerminalSettings},
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
@@ -150,7 +149,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         source,
     })?;
     orphans::become_subreaper().map_err(system("become a subreaper"))?;
-    limits::raise_open_files().map_err(system("raise the open-file limit"))?;
+    open_files::raise().map_err(system("raise the open-file limit"))?;
 
     let (source, key, app, base) = open_source(&source)?;
     let paths = Paths::from_env();

@@ -51,6 +51,26 @@ impl fmt::Debug for driver::StartRequest {
     }
 }
 
+impl fmt::Debug for driver::AttachRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttachRequest")
+            .field("event", &self.event)
+            .finish()
+    }
+}
+
+impl fmt::Debug for driver::attach_request::Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DynoId(id) => f.debug_tuple("DynoId").field(id).finish(),
+            // A person types passwords, too.
+            Self::Stdin(bytes) => write!(f, "Stdin({} bytes)", bytes.len()),
+            Self::Resize(size) => f.debug_tuple("Resize").field(size).finish(),
+            Self::StdinEof(end) => f.debug_tuple("StdinEof").field(end).finish(),
+        }
+    }
+}
+
 impl fmt::Debug for control::ApplyReleaseRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApplyReleaseRequest")
@@ -88,7 +108,15 @@ mod tests {
             json: b"hunter2".to_vec(),
             no_wait: false,
         };
-        let shown = format!("{release:?} {start:?} {apply:?}");
+        let typed = driver::AttachRequest {
+            event: Some(driver::attach_request::Event::Stdin(b"hunter2\r".to_vec())),
+        };
+        let shown = format!("{release:?} {start:?} {apply:?} {typed:?}");
+        let as_bytes = format!("{:?}", b"hunter2".as_slice());
+        assert!(
+            !shown.contains(as_bytes.trim_matches(['[', ']'])),
+            "{shown}"
+        );
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("DATABASE_URL"), "{shown}");
     }

@@ -76,6 +76,7 @@ faults! {
     ten_starts_at_once_are_ten_dynos: "start-does-not-join", "start: ten at once";
     another_request_is_taken: "other-request-ok", "start: the same id with another request is ALREADY_EXISTS";
     a_dyno_without_a_supervisor: "takes-no-supervisor", "start: a missing supervisor_id";
+    names_get_in_the_way_of_list: "takes-endless-names", "start: names without an end";
     a_removed_id_starts_again: "forgets-removed", "start: an id that was removed is refused";
     env_is_leaked: "leaks-env", "start: env arrives as it was given";
     an_empty_env_is_filled: "leaks-env", "start: an empty env stays empty";
@@ -122,13 +123,15 @@ faults! {
     a_false_claim_of_durability: "claims-exact", "durability: an exit while the driver is down";
     dynos_that_should_have_survived: "claims-exact", "durability: SIGTERM leaves";
     dynos_that_should_not_have_survived: "dynos-outlive-it", "durability: kill -9";
+    a_grandchild_that_outlives_its_driver: "leaves-grandchildren", "durability: kill -9";
     an_invented_exit: "invents137", "durability: an exit while the driver is down";
     a_status_is_unknown: "answers-unknown", "wait: a removed dyno", "whole run: no call answered";
     a_secret_is_in_a_message: "tells-env", "start: an unknown artifact", "whole run: no refusal showed";
     a_secret_is_printed: "prints-env", "wait: an exited", "wait: exit codes", "whole run: the driver's output";
 }
 
-/// Fails unless the driver passes everything that is about it.
+/// Fails unless the driver passes everything that is about it. Of malformed messages it never
+/// hears: its gRPC library refuses them, as others do.
 fn passes(options: &str, words: &str) {
     let report = run(&naive(options)).unwrap();
     let failures: Vec<_> = report
@@ -144,7 +147,7 @@ fn passes(options: &str, words: &str) {
 fn a_good_driver_with_fifos_passes() {
     passes(
         "--with signal --with stats --with attach --with own-network --with binds --with limits",
-        "core · durability NONE · stdio_fifo · signal · stats · attach · own_network · binds · limits",
+        "core (in part) · durability NONE · stdio_fifo · signal · stats · attach · own_network · binds · limits",
     );
 }
 
@@ -154,7 +157,7 @@ fn a_good_driver_with_logs_passes() {
     // FIFOs only.
     passes(
         "--with logs --with signal --with attach",
-        "core · durability NONE (not tested) · logs · signal · attach",
+        "core (in part) · durability NONE (not tested) · logs · signal · attach",
     );
 }
 

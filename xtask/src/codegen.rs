@@ -12,16 +12,19 @@ use std::{
 
 use anyhow::Context as _;
 use prost::Message as _;
+use protox::prost_reflect::prost_types::FileDescriptorSet;
 
 const PROTOS: &[&str] = &[
     "hsup/control/v1/control.proto",
     "hsup/driver/v1/driver.proto",
 ];
 
-/// Messages that carry config vars or a person's keystrokes: hsup-proto writes their `Debug` by hand.
+/// Messages that carry config vars or a person's keystrokes: hsup-proto writes their `Debug`
+/// by hand.
 const SECRET: &[&str] = &[
     "hsup.driver.v1.Release",
     "hsup.driver.v1.StartRequest",
+    "hsup.driver.v1.AttachRequest",
     "hsup.control.v1.ApplyReleaseRequest",
     "hsup.control.v1.PlanReleaseRequest",
 ];
@@ -30,9 +33,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
     generate(&checked_in())
 }
 
+/// The protos as they are.
+pub(crate) fn descriptors() -> anyhow::Result<FileDescriptorSet> {
+    protox::compile(PROTOS, [root().join("proto")]).context("failed to compile the protos")
+}
+
 fn generate(out_dir: &Path) -> anyhow::Result<()> {
-    let descriptors =
-        protox::compile(PROTOS, [root().join("proto")]).context("failed to compile the protos")?;
+    let descriptors = descriptors()?;
     // What is not made any more must not stay.
     if out_dir.exists() {
         fs::remove_dir_all(out_dir).context("failed to clear the folder of generated code")?;
@@ -75,6 +82,7 @@ mod tests {
     fn generated_code_is_current() {
         let fresh = tempfile::tempdir().unwrap();
         generate(fresh.path()).unwrap();
+
         let (want, have) = (files(fresh.path()), files(&checked_in()));
         let names: BTreeSet<_> = want.keys().chain(have.keys()).collect();
         for name in names {

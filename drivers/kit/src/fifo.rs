@@ -42,13 +42,15 @@ pub enum FifoError {
         /// What it was.
         path: PathBuf,
     },
-    /// The directory or a FIFO belongs to neither the caller nor root.
-    #[error("`{}` belongs to uid {owner}, which is neither the caller nor root", path.display())]
+    /// The directory or a FIFO does not belong to the caller.
+    #[error("`{}` belongs to uid {owner}, and the caller is uid {caller}", path.display())]
     Stranger {
         /// What belongs to somebody else.
         path: PathBuf,
         /// Whose it is.
         owner: u32,
+        /// Who asked for it.
+        caller: u32,
     },
     /// Others may write to the directory of a caller who is not us.
     #[error("others than its owner may write to the directory `{}`", path.display())]
@@ -142,14 +144,17 @@ fn reopen(seen: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd, Errno> {
     fcntl::open(link.as_str(), flags, Mode::empty())
 }
 
-fn check_owner(path: &Path, stat: &FileStat, owner: Uid) -> Result<(), FifoError> {
-    let uid = Uid::from_raw(stat.st_uid);
-    if uid == owner || uid.is_root() {
+/// Of another caller than us it must be exactly theirs: not even root's, whose FIFOs they may
+/// not be able to open themselves. We ourselves take what is root's, which no third party made.
+fn check_owner(path: &Path, stat: &FileStat, caller: Uid) -> Result<(), FifoError> {
+    let owner = Uid::from_raw(stat.st_uid);
+    if owner == caller || (owner.is_root() && caller == Uid::effective()) {
         return Ok(());
     }
     Err(FifoError::Stranger {
         path: path.to_owned(),
-        owner: uid.as_raw(),
+        owner: owner.as_raw(),
+        caller: caller.as_raw(),
     })
 }
 
@@ -264,21 +269,36 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_refused() {
-        // A folder of ours, opened for somebody else. Root's would do for anybody.
+    fn what_is_not_exactly_the_callers_is_refused() {
+        // A folder of ours, opened for somebody else: root's is not theirs, either.
         let folder = folder(&["stdout", "stderr"]);
-        let other = Uid::effective().as_raw() + 1;
-        let result = open(folder.path(), other);
-        if Uid::effective().is_root() {
-            assert!(result.is_ok(), "{result:?}");
-        } else {
-            let error = result.unwrap_err();
-            assert!(matches!(error, FifoError::Stranger { .. }), "{error:?}");
-        }
+        let error = open(folder.path(), Uid::effective().as_raw() + 1).unwrap_err();
+        assert!(matches!(error, FifoError::Stranger { .. }), "{error:?}");
     }
 
     #[test]
-    fn of_another_caller_we_take_neither_links_nor_shared_folders() {
+    #[expect(clippy::print_stderr, reason = "says that it was skipped")]
+    fn not_even_a_fifo_of_roots_is_taken_in_a_folder_of_the_callers() {
+        if !Uid::effective().is_root() {
+            eprintln!("skipped: only root can give a file away");
+            return;
+        }
+        let caller = 65534;
+        let folder = folder(&["stdout", "stderr"]);
+        let give = |path: &Path| std::os::unix::fs::chown(path, Some(caller), None).unwrap();
+        give(folder.path());
+        give(&folder.path().join("stdout"));
+        let error = open(folder.path(), caller).unwrap_err();
+        assert!(
+            matches!(&error, FifoError::Stranger { path, owner: 0, .. } if path.ends_with("stderr")),
+            "{error:?}"
+        );
+        give(&folder.path().join("stderr"));
+        open(folder.path(), caller).unwrap();
+    }
+
+    #[test]
+    fn of_another_caller_we_take_no_links() {
         let folder = folder(&["stdout", "stderr"]);
         let links = tempfile::tempdir().unwrap();
         let link = links.path().join("link");
@@ -291,11 +311,21 @@ mod tests {
             }
             error => panic!("{error:?}"),
         }
-        if Uid::effective().is_root() {
-            let shared = Permissions::from_mode(0o770);
-            std::fs::set_permissions(folder.path(), shared).unwrap();
-            let error = open(folder.path(), other).unwrap_err();
-            assert!(matches!(error, FifoError::Shared { .. }), "{error:?}");
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "says that it was skipped")]
+    fn of_another_caller_we_take_no_folder_that_others_may_write() {
+        if !Uid::effective().is_root() {
+            eprintln!("skipped: only root can give a file away");
+            return;
         }
+        let caller = 65534;
+        let folder = folder(&["stdout", "stderr"]);
+        std::os::unix::fs::chown(folder.path(), Some(caller), None).unwrap();
+        let shared = Permissions::from_mode(0o770);
+        std::fs::set_permissions(folder.path(), shared).unwrap();
+        let error = open(folder.path(), caller).unwrap_err();
+        assert!(matches!(error, FifoError::Shared { .. }), "{error:?}");
     }
 }

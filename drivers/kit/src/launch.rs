@@ -14,7 +14,7 @@ use std::{
         unix::{ffi::OsStrExt as _, net::UnixListener},
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -30,7 +30,7 @@ use thiserror::Error;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinHandle, time::timeout};
 
 use crate::{
-    socket,
+    open_files, socket,
     spawn::{Spawn, Ties},
 };
 
@@ -137,10 +137,11 @@ fn spawn(launch: &Launch, listener: Option<&OwnedFd>, output: &OwnedFd) -> io::R
         // A driver outlives hsup: its dynos may linger.
         ties: Ties::None,
         mark: None,
-        open_files: OPEN_FILES.get().copied(),
+        open_files: open_files::given(),
         cgroup: None,
     }
     .spawn()
+    .map(|spawned| spawned.pid)
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {
@@ -261,13 +262,4 @@ impl Child {
 pub fn terminate(pid: i32) {
     // It may have ended by itself.
     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-}
-
-/// The open-file limits that a driver, and so its dynos, gets: hsup may have raised its own.
-static OPEN_FILES: OnceLock<(u64, u64)> = OnceLock::new();
-
-/// Has every driver that is started from now on get these limits instead of ours.
-pub fn remember_open_files(soft: u64, hard: u64) {
-    // The first word counts: what hsup itself was started with.
-    let _ = OPEN_FILES.set((soft, hard));
 }

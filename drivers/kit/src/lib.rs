@@ -2,15 +2,23 @@
 //! and the supervisor's side of it.
 
 pub mod client;
+mod clock;
+pub mod errors;
 pub mod fifo;
 pub mod file_url;
 pub mod launch;
 pub mod listen;
+pub mod log;
+mod marks;
+pub mod open_files;
 pub mod orphans;
 pub mod processes;
+mod procfs;
 pub mod pty;
 pub mod serve;
 pub mod service;
+pub mod signal;
 pub mod socket;
 pub mod spawn;
-pub mod stats;
+mod stat;
+mod stats;

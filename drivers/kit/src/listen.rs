@@ -6,7 +6,8 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{
@@ -15,10 +16,11 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::{
-    fcntl::{FcntlArg, FdFlag, fcntl},
+    fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl},
     sys::socket::{getsockopt, sockopt},
 };
 use thiserror::Error;
@@ -28,6 +30,11 @@ use crate::socket;
 
 /// The longest path of a driver's socket, in bytes: `sockaddr_un` holds 108 with its end.
 pub const MAX_PATH: usize = 100;
+
+/// How often, and after which pause, the lock of a folder is tried, which others hold for as long
+/// as it takes to make a socket.
+const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The first descriptor of the `LISTEN_FDS` convention (`sd_listen_fds(3)`).
 const FIRST_DESCRIPTOR: i32 = 3;
@@ -97,8 +104,11 @@ pub enum ListenError {
 /// A listening socket; unlinked when dropped, if it was made here.
 #[derive(Debug)]
 pub struct Listener {
-    listener: UnixListener,
-    bound: Option<Bound>,
+    /// Only if it was made here. Before the socket, so that its name goes while it still is ours.
+    _bound: Option<Bound>,
+    socket: UnixListener,
+    /// None if it has no name in the file system.
+    path: Option<PathBuf>,
 }
 
 /// A socket file that is ours, by path and inode: another process may have replaced it.
@@ -110,6 +120,7 @@ struct Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
+        let _lock = lock_folder(&self.path);
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "failed to unlink the socket");
@@ -165,20 +176,24 @@ impl Listener {
                 path: path.to_owned(),
             });
         }
-        clear(path)?;
         let failed = |source| ListenError::Bind {
             path: path.to_owned(),
             source,
         };
+        // A socket that is bound and does not listen yet looks like a stale one.
+        let lock = lock_folder(path);
+        clear(path)?;
         let listener = socket::listen_at(path, 0o600).map_err(failed)?;
+        drop(lock);
         let bound = Bound {
             inode: fs::symlink_metadata(path).map_err(failed)?.ino(),
             path: path.to_owned(),
         };
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self {
-            listener: UnixListener::from_std(listener).map_err(failed)?,
-            bound: Some(bound),
+            socket: UnixListener::from_std(listener).map_err(failed)?,
+            path: Some(path.to_owned()),
+            _bound: Some(bound),
         })
     }
 
@@ -207,21 +222,45 @@ impl Listener {
         debug_assert_eq!(descriptor.as_raw_fd(), FIRST_DESCRIPTOR);
         let listener = StdListener::from(descriptor);
         listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
-            listener: UnixListener::from_std(listener).map_err(failed)?,
-            bound: None,
+            socket: UnixListener::from_std(listener).map_err(failed)?,
+            path: address.as_pathname().map(Path::to_owned),
+            _bound: None,
         })
     }
 
-    /// The path of a socket made here.
+    /// Where it is reached, whoever made it.
     pub fn path(&self) -> Option<&Path> {
-        self.bound.as_ref().map(|bound| bound.path.as_path())
+        self.path.as_deref()
     }
 
     /// The next connection.
     pub(crate) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
-        Ok(self.listener.accept().await?.0)
+        Ok(self.socket.accept().await?.0)
     }
+}
+
+/// Keeps other drivers from the sockets in the folder of `path`, as long as it is held; the lock
+/// leaves nothing behind, whatever becomes of its holder.
+///
+/// `None` where the folder may not be read, or somebody sits on its lock (for tmpfiles.d(5),
+/// say): that is no reason not to serve.
+fn lock_folder(path: &Path) -> Option<Flock<File>> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut folder = File::open(folder).ok()?;
+    for _ in 0..LOCK_ATTEMPTS {
+        folder = match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((folder, _)) => folder,
+        };
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    tracing::warn!(path = %path.display(), "somebody holds a lock on the folder of the socket");
+    None
 }
 
 /// Makes way at `path`: removes the socket of a process that is gone, and nothing else.
@@ -318,6 +357,43 @@ mod tests {
         let own = std::process::id().to_string();
         assert!(error.to_string().contains(&own), "{error}");
         assert!(error.to_string().contains("drv.sock"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn of_those_who_want_a_stale_socket_one_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("drv.sock");
+        let handle = tokio::runtime::Handle::current();
+        for _ in 0..200 {
+            drop(StdListener::bind(&path).unwrap());
+            let begin = std::sync::Barrier::new(4);
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let bind = || {
+                    let _runtime = handle.enter();
+                    begin.wait();
+                    Listener::bind(&path)
+                };
+                let binding: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
+                let results = binding.into_iter().map(|thread| thread.join().unwrap());
+                results.collect()
+            });
+            let served = results.iter().flatten().count();
+            assert_eq!(served, 1, "{results:?}");
+            for error in results.iter().filter_map(|result| result.as_ref().err()) {
+                assert!(matches!(error, ListenError::InUse { .. }), "{error}");
+            }
+            StdStream::connect(&path).unwrap();
+            drop(results);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_somebody_has_locked_is_no_hindrance() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = File::open(dir.path()).unwrap();
+        let _lock = Flock::lock(folder, FlockArg::LockShared).unwrap();
+        Listener::bind(&dir.path().join("drv.sock")).unwrap();
     }
 
     #[tokio::test]

@@ -1,18 +1,32 @@
-//! What a dead driver left: processes that are now ours, because a subreaper inherits them.
+//! What a dead driver left: processes that nobody else would ever stop.
 //!
-//! See `PR_SET_CHILD_SUBREAPER` in prctl(2). A driver of durability NONE takes its dynos with
-//! it; what of them survives nobody would ever stop.
+//! A driver of durability NONE takes its dynos' first processes with it, for they are tied to
+//! it. Whom those leave behind are ours if the driver was our child, because a subreaper
+//! inherits them (`PR_SET_CHILD_SUBREAPER` in prctl(2)). Otherwise they went to somebody who
+//! knows nothing of them, and are found by the mark that a driver of that socket gave them, or
+//! by its cgroups.
 
-use std::{fs, time::Duration};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use nix::{
     errno::Errno,
     sys::{
         signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{Pid, getpid},
 };
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    marks::{self, Tag},
+    processes::dead,
+    procfs::Procfs,
+};
+
+/// How long it is tried to kill what cannot be seen to end.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Makes this process inherit the orphans among its descendants.
 pub fn become_subreaper() -> Result<(), Errno> {
@@ -37,61 +51,116 @@ pub fn reap() -> Vec<(i32, WaitStatus)> {
 /// Kills all our descendants until none is left; how many there were.
 ///
 /// The children of what is killed become ours in turn, so this goes round until the kernel
-/// knows of no child. Only for a process whose children are all to die.
+/// knows of no child, or of none that we may kill. Only for a process whose children are all
+/// to die.
 pub async fn kill_all() -> usize {
     let mut killed = 0;
     let mut pause = Duration::from_millis(1);
     loop {
         reap();
-        let left = children(getpid());
-        if left.is_empty() {
+        if !have_children() {
             return killed;
         }
-        for pid in left {
-            if kill(pid, Signal::SIGKILL).is_ok() {
-                killed += 1;
+        // Where nobody can look, there may be somebody all the same: another look follows.
+        if let Ok(left) = children(getpid()) {
+            let mut refused = 0;
+            for pid in &left {
+                match kill(*pid, Signal::SIGKILL) {
+                    Ok(()) => killed += 1,
+                    Err(Errno::EPERM) => refused += 1,
+                    Err(_) => {}
+                }
+            }
+            if refused > 0 && refused == left.len() {
+                tracing::warn!(refused, "processes of another user are left");
+                return killed;
             }
         }
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }
 }
 
-/// The processes whose parent is `parent` and that have not ended.
-pub fn children(parent: Pid) -> Vec<Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
+/// Kills what a driver left that was killed while it served `socket`, until nobody is left; how
+/// many there were.
+///
+/// For whoever serves that socket now, or is about to have it served, and has no dyno yet. The
+/// dynos of a driver that still is ending there get no grace any more.
+pub async fn kill_left_by(socket: &Path) -> usize {
+    let Ok(procfs) = Procfs::open() else {
+        tracing::warn!("failed to look for what an earlier driver left");
+        return 0;
     };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/stat"))
-                .ok()
-                .and_then(|stat| parent_in(&stat))
-                .is_some_and(|(ppid, zombie)| ppid == parent.as_raw() && !zombie)
-        })
-        .map(Pid::from_raw)
-        .collect()
-}
-
-/// The parent in a line of `proc_pid_stat`(5), and whether the process is a zombie. The
-/// command's name may hold anything, parentheses and spaces too.
-fn parent_in(stat: &str) -> Option<(i32, bool)> {
-    let (_, after) = stat.rsplit_once(") ")?;
-    let mut fields = after.split(' ');
-    let state = fields.next()?;
-    let ppid = fields.next()?.parse().ok()?;
-    Some((ppid, state == "Z" || state == "X"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parent_is_found_behind_any_name() {
-        assert_eq!(parent_in("12 (a) b) S 7 12 12"), Some((7, false)));
-        assert_eq!(parent_in("12 (sh) Z 1 12 12"), Some((1, true)));
-        assert_eq!(parent_in("garbage"), None);
+    let killed = match Tag::of(socket) {
+        Ok(tag) => kill_marked(&procfs, tag).await,
+        Err(error) => {
+            tracing::debug!(%error, socket = %socket.display(), "no driver can have left anything");
+            0
+        }
+    };
+    dead::bury(&procfs).await;
+    if killed > 0 {
+        tracing::info!(killed, "killed what an earlier driver left");
     }
+    killed
+}
+
+async fn kill_marked(procfs: &Procfs, tag: Tag) -> usize {
+    let mut killed = HashSet::new();
+    let mut pause = Duration::from_millis(1);
+    let give_up = Instant::now() + KILL_WITHIN;
+    loop {
+        let left = marked(procfs, tag);
+        if left.as_ref().is_ok_and(Vec::is_empty) {
+            return killed.len();
+        }
+        if Instant::now() >= give_up {
+            tracing::warn!(?left, "an earlier driver's processes do not end");
+            return killed.len();
+        }
+        for pid in left.into_iter().flatten() {
+            if kill(pid, Signal::SIGKILL).is_ok() {
+                killed.insert(pid);
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Who has that mark and can be killed by us.
+fn marked(procfs: &Procfs, tag: Tag) -> nix::Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for pid in procfs.pids()? {
+        let process = Pid::from_raw(pid);
+        if process != getpid()
+            && kill(process, None).is_ok()
+            && marks::of(procfs, pid)?.is_some_and(|carried| tag.is_on(carried))
+            && procfs.stat(pid)?.is_some_and(|stat| !stat.zombie)
+        {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether we have a child, be it a zombie; this takes no look at `/proc`.
+pub(crate) fn have_children() -> bool {
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::WEXITED;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
+}
+
+/// The processes whose parent is `parent` and that have not ended.
+fn children(parent: Pid) -> nix::Result<Vec<Pid>> {
+    let procfs = Procfs::open()?;
+    let mut children = Vec::new();
+    for pid in procfs.pids()? {
+        if let Some(stat) = procfs.stat(pid)?
+            && stat.parent == parent.as_raw()
+            && !stat.zombie
+        {
+            children.push(Pid::from_raw(pid));
+        }
+    }
+    Ok(children)
 }

@@ -7,17 +7,18 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     pty::{Winsize, openpty},
-    sys::termios::{LocalFlags, SpecialCharacterIndices, tcgetattr},
+    sys::termios::{InputFlags, LocalFlags, SpecialCharacterIndices, Termios, tcgetattr},
     unistd::{read, write},
 };
 use tokio::{io::unix::AsyncFd, sync::Notify};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How much output waits for a reader.
 pub const KEPT: usize = 64 * 1024;
@@ -26,12 +27,16 @@ pub const KEPT: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Terminal {
     inner: Arc<Inner>,
+    /// Ends the pump, which may wait for a reader for ever, with the last of us.
+    _last: Arc<DropGuard>,
 }
 
 #[derive(Debug)]
 struct Inner {
     master: AsyncFd<OwnedFd>,
     output: Mutex<Output>,
+    /// What was typed last.
+    typed: Mutex<Option<u8>>,
     /// Output came, or its end.
     came: Notify,
     /// Output was taken.
@@ -63,15 +68,19 @@ pub fn open() -> io::Result<(Terminal, OwnedFd)> {
         &pair.master,
         FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK),
     )?;
+    let gone = CancellationToken::new();
     let terminal = Terminal {
         inner: Arc::new(Inner {
             master: register(pair.master)?,
             output: Mutex::default(),
+            typed: Mutex::default(),
             came: Notify::new(),
             taken: Notify::new(),
         }),
+        _last: Arc::new(gone.clone().drop_guard()),
     };
-    tokio::spawn(pump(Arc::clone(&terminal.inner)));
+    let pump = pump(Arc::clone(&terminal.inner));
+    tokio::spawn(async move { gone.run_until_cancelled(pump).await });
     Ok((terminal, pair.slave))
 }
 
@@ -84,7 +93,7 @@ fn register(master: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Moves output from the kernel to where it is kept, until every process has let go of the
 /// terminal.
 async fn pump(inner: Arc<Inner>) {
-    let mut buffer = [0; 8192];
+    let mut buffer = vec![0; 8192];
     loop {
         let has_room = inner.with_output(|output| output.bytes.len() < KEPT);
         if !has_room {
@@ -150,6 +159,7 @@ impl Terminal {
                     write(master, bytes).map_err(io::Error::from)
                 })
                 .await?;
+            *self.typed() = bytes[..written].last().copied();
             bytes = &bytes[written..];
         }
         Ok(())
@@ -165,7 +175,18 @@ impl Terminal {
             return Ok(());
         }
         let end = attributes.control_chars[SpecialCharacterIndices::VEOF as usize];
-        self.write(&[end]).await
+        let unfinished = self
+            .typed()
+            .is_some_and(|last| !ends_line(&attributes, last));
+        // The first one hands over what there is of a line; only at the beginning of one does
+        // it mean that there is no more.
+        let ends: &[u8] = if unfinished { &[end, end] } else { &[end] };
+        self.write(ends).await
+    }
+
+    fn typed(&self) -> MutexGuard<'_, Option<u8>> {
+        let typed = self.inner.typed.lock();
+        typed.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the window's size; the kernel tells the dyno (SIGWINCH).
@@ -185,6 +206,27 @@ impl Terminal {
         let result = unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &raw const size) };
         Errno::result(result)?;
         Ok(())
+    }
+}
+
+/// Whether nothing of a line is left after `byte` was typed: it ended, or was thrown away.
+fn ends_line(attributes: &Termios, byte: u8) -> bool {
+    use SpecialCharacterIndices as Index;
+    let is = |index: Index| {
+        let special = attributes.control_chars[index as usize];
+        special != libc::_POSIX_VDISABLE && special == byte
+    };
+    let has = |flag| attributes.local_flags.contains(flag);
+    match byte {
+        b'\n' => true,
+        b'\r' => attributes.input_flags.contains(InputFlags::ICRNL),
+        _ if has(LocalFlags::ISIG) && !has(LocalFlags::NOFLSH) => {
+            [Index::VINTR, Index::VQUIT, Index::VSUSP]
+                .into_iter()
+                .any(is)
+                || [Index::VEOF, Index::VEOL, Index::VKILL].into_iter().any(is)
+        }
+        _ => [Index::VEOF, Index::VEOL, Index::VKILL].into_iter().any(is),
     }
 }
 
@@ -208,14 +250,53 @@ mod tests {
         assert_eq!(all, b"hello\r\n");
     }
 
+    /// What a program reads until the end of its input, each time that it reads.
+    async fn reads(typed: &[&[u8]]) -> Vec<String> {
+        let (terminal, slave) = open().unwrap();
+        for typed in typed {
+            terminal.write(typed).await.unwrap();
+        }
+        terminal.end_input().await.unwrap();
+        // Were there no end, it would wait for ever.
+        terminal.write(b"no end\n").await.unwrap();
+        let mut reads = Vec::new();
+        let mut buffer = [0; 64];
+        loop {
+            let n = read(&slave, &mut buffer).unwrap();
+            if n == 0 {
+                return reads;
+            }
+            reads.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
+        }
+    }
+
     #[tokio::test]
     async fn input_and_its_end_arrive() {
+        assert_eq!(reads(&[b"line\n"]).await, ["line\n"]);
+        assert_eq!(reads(&[b"return\r"]).await, ["return\n"]);
+        assert_eq!(reads(&[]).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_input_comes_after_an_unfinished_line_too() {
+        assert_eq!(
+            reads(&[b"line\n", b"unfini", b"shed"]).await,
+            ["line\n", "unfinished"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_thrown_away_is_none() {
+        // Ctrl-U, Ctrl-C; a second end would be for the next reader.
         let (terminal, slave) = open().unwrap();
-        terminal.write(b"line\n").await.unwrap();
-        terminal.end_input().await.unwrap();
-        let mut buffer = [0; 16];
-        assert_eq!(read(&slave, &mut buffer), Ok(5));
-        assert_eq!(read(&slave, &mut buffer), Ok(0));
+        for thrown in [b"line\x15", b"line\x03"] {
+            terminal.write(thrown).await.unwrap();
+            terminal.end_input().await.unwrap();
+            terminal.write(b"next\n").await.unwrap();
+            let mut buffer = [0; 64];
+            assert_eq!(read(&slave, &mut buffer), Ok(0));
+            assert_eq!(read(&slave, &mut buffer), Ok(5));
+        }
     }
 
     #[tokio::test]

@@ -3,14 +3,14 @@
 //! Decided here: who may connect, that nothing which goes wrong with one connection
 //! touches another, and when a driver ends.
 
+mod calls;
+
 use std::{
-    convert::Infallible,
     io::{self, IsTerminal as _},
     pin::pin,
     time::Duration,
 };
 
-use hsup_proto::driver::{dyno_driver_server, dyno_driver_server::DynoDriverServer};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::unistd::Uid;
@@ -20,22 +20,24 @@ use tokio::{
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{body::Body, codegen::http};
-use tower::Service as _;
 
+use self::calls::Calls;
+pub(crate) use self::calls::{Asked, malformed};
 use crate::{
     listen::Listener,
     service::{Runtime, Service},
 };
 
-/// The largest message either way (driver protocol §12, R9).
-const MAX_MESSAGE: usize = 4 << 20;
 /// Every dyno has a Wait open; hyper's own limit of 200 would hold up the calls behind them.
 const MAX_STREAMS: u32 = 100_000;
 /// What one stream may have in flight towards us, and from us.
 const STREAM_WINDOW: u32 = 256 << 10;
 /// How long a driver that ends gives its connections to take their last answers.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long the next attempt to accept a connection waits when one has failed.
+const FIRST_BACKOFF: Duration = Duration::from_millis(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Who is behind a connection, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +122,7 @@ pub async fn serve<R: Runtime>(listener: Listener, runtime: R, options: Options)
             }
         }
     }
-    service.end();
+    service.end().await;
     closing.cancel();
     connections.close();
     let _ = time::timeout(FAREWELL, connections.wait()).await;
@@ -135,12 +137,12 @@ async fn accept<R: Runtime>(
     connections: &TaskTracker,
     closing: &CancellationToken,
 ) {
-    let mut backoff = Duration::from_millis(1);
+    let mut backoff = FIRST_BACKOFF;
     let mut next = 0;
     loop {
         match listener.accept().await {
             Ok(stream) => {
-                backoff = Duration::from_millis(1);
+                backoff = FIRST_BACKOFF;
                 next += 1;
                 let Some(peer) = admit(&stream, next, &options.allow) else {
                     continue;
@@ -149,9 +151,12 @@ async fn accept<R: Runtime>(
             }
             Err(error) => {
                 // Out of descriptors or memory: what is open goes on, and newcomers wait.
-                tracing::warn!(%error, "failed to accept a connection");
+                // Told once, not with every attempt.
+                if backoff == FIRST_BACKOFF {
+                    tracing::warn!(%error, "failed to accept a connection");
+                }
                 time::sleep(backoff).await;
-                backoff = (backoff * 2).min(Duration::from_secs(1));
+                backoff = (backoff * 2).min(MAX_BACKOFF);
             }
         }
     }
@@ -187,12 +192,7 @@ async fn connection<R: Runtime>(
     closing: CancellationToken,
 ) {
     service.connected(peer);
-    let calls = Calls {
-        server: DynoDriverServer::new(service.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE),
-        peer,
-    };
+    let calls = Calls::new(service.clone(), peer);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -229,26 +229,5 @@ async fn idle<R: Runtime>(service: &Service<R>, period: Option<Duration>) {
         {
             return;
         }
-    }
-}
-
-/// The generated server behind hyper's idea of a service, which says who calls.
-#[derive(Debug)]
-struct Calls<R: Runtime> {
-    server: DynoDriverServer<Service<R>>,
-    peer: Peer,
-}
-
-impl<R: Runtime> hyper::service::Service<http::Request<hyper::body::Incoming>> for Calls<R>
-where
-    Service<R>: dyno_driver_server::DynoDriver,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = tonic::codegen::BoxFuture<Self::Response, Self::Error>;
-
-    fn call(&self, mut request: http::Request<hyper::body::Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        self.server.clone().call(request)
     }
 }

@@ -27,6 +27,8 @@ use nix::{
     unistd::Pid,
 };
 
+pub use crate::marks::Mark;
+
 /// A process to spawn. All paths are resolved and all strings made beforehand: the child
 /// must not allocate.
 #[derive(Debug)]
@@ -43,8 +45,8 @@ pub struct Spawn<'a> {
     pub fds: &'a [BorrowedFd<'a>],
     /// What its life is tied to.
     pub ties: Ties,
-    /// A soft limit to set, besides those it inherits: see [`crate::processes`].
-    pub mark: Option<u64>,
+    /// How it and its descendants are to be known (`marks.rs`).
+    pub mark: Option<Mark>,
     /// Its open-file limits (soft, hard), where they differ from ours.
     pub open_files: Option<(u64, u64)>,
     /// The folder of the cgroup to enter. Where that fails it stays in ours.
@@ -63,13 +65,15 @@ pub enum Ties {
     Terminal,
 }
 
-/// Whether a process is in the cgroup that it was to enter.
+/// A process that was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// It has been since before its program began.
-    Yes,
-    /// None was named, or the kernel refused.
-    No,
+pub struct Spawned {
+    /// Which.
+    pub pid: Pid,
+    /// It is in the cgroup that it was to enter, and has been since before its program began.
+    pub in_cgroup: bool,
+    /// It has the mark that it was to get.
+    pub marked: bool,
 }
 
 /// Enough for the child's few calls; glibc's `posix_spawn` uses 32 KiB.
@@ -91,10 +95,11 @@ struct Child {
     fds: [RawFd; 4],
     fd_count: usize,
     ties: Ties,
-    mark: Option<u64>,
+    mark: Option<Mark>,
+    marked: bool,
     open_files: Option<(u64, u64)>,
     cgroup: RawFd,
-    entered: Entered,
+    in_cgroup: bool,
     parent: libc::pid_t,
     error: c_int,
 }
@@ -107,16 +112,8 @@ impl Spawn<'_> {
     /// # Errors
     /// What the failing call answered: `ENOENT`, `EACCES` or `ENOEXEC` from `execve`, say.
     /// There is then no process.
-    pub fn spawn(&self) -> io::Result<Pid> {
-        self.spawn_into().map(|(pid, _)| pid)
-    }
-
-    /// As [`Spawn::spawn`], and says whether the process entered its cgroup.
-    ///
-    /// # Errors
-    /// As [`Spawn::spawn`].
     #[expect(unsafe_code, reason = "there is no safe way to say clone(2)")]
-    pub fn spawn_into(&self) -> io::Result<(Pid, Entered)> {
+    pub fn spawn(&self) -> io::Result<Spawned> {
         let argv = pointers(self.argv);
         let env = pointers(self.env);
         let mut fds = [-1; 4];
@@ -135,10 +132,11 @@ impl Spawn<'_> {
             fd_count: self.fds.len(),
             ties: self.ties,
             mark: self.mark,
+            marked: false,
             open_files: self.open_files,
             cgroup: self.cgroup.map_or(-1, |fd| fd.as_raw_fd()),
             // Unless it is told otherwise, it was born there.
-            entered: Entered::Yes,
+            in_cgroup: true,
             parent: Pid::this().as_raw(),
             error: 0,
         };
@@ -151,7 +149,7 @@ impl Spawn<'_> {
             let argument = (&raw mut child).cast::<c_void>();
             let born = into_cgroup::clone(self.cgroup, &mut stack.0, begin, argument);
             born.unwrap_or_else(|| {
-                (*argument.cast::<Child>()).entered = Entered::No;
+                (*argument.cast::<Child>()).in_cgroup = false;
                 // It grows down from its end, which is aligned.
                 let top = stack.0.as_mut_ptr().add(STACK_SIZE).cast::<c_void>();
                 let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
@@ -162,14 +160,19 @@ impl Spawn<'_> {
         drop(stack);
         let pid = Pid::from_raw(cloned?);
         // SAFETY: `child` was written by the other process, behind the compiler's back.
-        let (error, entered) = unsafe {
+        let (error, in_cgroup, marked) = unsafe {
             (
                 ptr::read_volatile(&raw const child.error),
-                ptr::read_volatile(&raw const child.entered),
+                ptr::read_volatile(&raw const child.in_cgroup),
+                ptr::read_volatile(&raw const child.marked),
             )
         };
         if error == 0 {
-            return Ok((pid, entered));
+            return Ok(Spawned {
+                pid,
+                in_cgroup,
+                marked,
+            });
         }
         // It has ended already; nobody else knows of it.
         while nix::sys::wait::waitpid(pid, None) == Err(Errno::EINTR) {}
@@ -260,12 +263,12 @@ unsafe fn prepare(child: &mut Child) -> c_int {
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
-        if child.cgroup >= 0 && child.entered == Entered::No {
+        if child.cgroup >= 0 && !child.in_cgroup {
             let flags = libc::O_WRONLY | libc::O_CLOEXEC;
             let procs = libc::openat(child.cgroup, c"cgroup.procs".as_ptr(), flags);
             // "0" is the writer itself.
             if procs >= 0 && libc::write(procs, c"0".as_ptr().cast(), 1) == 1 {
-                child.entered = Entered::Yes;
+                child.in_cgroup = true;
             }
         }
         if child.ties == Ties::Terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
@@ -278,15 +281,12 @@ unsafe fn prepare(child: &mut Child) -> c_int {
         if child.ties != Ties::None && libc::getppid() != child.parent {
             return libc::ESRCH;
         }
-        if let Some(mark) = child.mark {
-            let mut limit: libc::rlimit = std::mem::zeroed();
-            if libc::getrlimit(libc::RLIMIT_LOCKS, &raw mut limit) < 0 {
-                return failed();
-            }
-            if mark <= limit.rlim_max {
-                limit.rlim_cur = mark;
-                libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limit);
-            }
+        if let Some(Mark { soft, hard }) = child.mark {
+            let limit = libc::rlimit {
+                rlim_cur: soft,
+                rlim_max: hard,
+            };
+            child.marked = libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limit) == 0;
         }
         if let Some((soft, hard)) = child.open_files {
             let limit = libc::rlimit {
@@ -324,7 +324,7 @@ mod tests {
             .collect()
     }
 
-    fn run(script: &str, mark: Option<u64>) -> io::Result<WaitStatus> {
+    fn run(script: &str, mark: Option<Mark>) -> io::Result<WaitStatus> {
         let null = File::options()
             .read(true)
             .write(true)
@@ -342,7 +342,8 @@ mod tests {
             open_files: None,
             cgroup: None,
         }
-        .spawn()?;
+        .spawn()?
+        .pid;
         Ok(waitpid(pid, None)?)
     }
 
@@ -372,8 +373,12 @@ mod tests {
 
     #[test]
     fn the_mark_is_inherited_over_generations() {
-        let mark = 0x1234_5678;
-        let script = "sh -c 'grep -q \"Max file locks *305419896 \" /proc/self/limits; exit $?'";
+        let mark = Mark {
+            soft: 0x1234_5678,
+            hard: 0x1234_5679,
+        };
+        let script =
+            "sh -c 'grep -q \"Max file locks *305419896 *305419897 \" /proc/self/limits; exit $?'";
         assert_eq!(code(run(script, Some(mark)).unwrap()), 0);
     }
 

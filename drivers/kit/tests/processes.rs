@@ -6,9 +6,9 @@ mod trees;
 
 use std::io;
 
-use hsup_driver_kit::processes::Processes;
+use hsup_driver_kit::processes::{Cgroups, Processes};
 
 /// How the tests begin.
 fn start() -> io::Result<Processes> {
-    Processes::start()
+    Processes::start(None, Cgroups::Never)
 }

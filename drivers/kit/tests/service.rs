@@ -18,6 +18,7 @@ use hsup_driver_kit::{
     listen::Listener,
     serve::{Options, Peer, serve},
     service::{BuildLog, Dyno, Identity, Runtime},
+    signal::Signal,
 };
 use hsup_proto::driver::{
     AttachRequest, BuildRequest, Capability, Durability, ExitStatus, IpInfoRequest, IpInfoResponse,
@@ -25,7 +26,6 @@ use hsup_proto::driver::{
     StatsRequest, StatsResponse, StopRequest, WaitRequest, build_response::Event, exit_status::How,
     remove_request::What,
 };
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::{
     sync::{Semaphore, watch},
@@ -51,7 +51,7 @@ struct Fake {
 
 /// A dyno of no process, which ends by any signal but SIGHUP.
 #[derive(Clone)]
-struct Nothing(watch::Sender<Option<&'static str>>);
+struct Nothing(watch::Sender<Option<Signal>>);
 
 impl Runtime for Fake {
     type Dyno = Nothing;
@@ -112,19 +112,19 @@ impl Dyno for Nothing {
         let mut ended = self.0.subscribe();
         let signal = ended.wait_for(Option::is_some).await.unwrap();
         ExitStatus {
-            how: signal.map(|name| How::Signal(name.into())),
+            how: signal.map(|name| How::Signal(name.to_string())),
             ..Default::default()
         }
     }
 
     async fn signal(&self, signal: Signal) {
-        if signal != Signal::SIGHUP {
-            self.0.send_replace(Some(signal.as_str()));
+        if signal != Signal::HUP {
+            self.0.send_replace(Some(signal));
         }
     }
 
     async fn kill(&self) {
-        self.0.send_replace(Some("SIGKILL"));
+        self.0.send_replace(Some(Signal::KILL));
     }
 
     fn ip_info(&self) -> Result<IpInfoResponse, Status> {

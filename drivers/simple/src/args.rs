@@ -17,9 +17,9 @@ Options:
       --socket PATH    Make a socket at PATH and serve on it
       --allow-uid UID  Let this user call the driver, besides its own and root (can be
                        repeated); dynos run as the driver's user all the same
-      --cgroups        Keep each dyno in a cgroup of its own, where this user may make one:
-                       processes that became another user's are then stopped, too; a
-                       start takes a little longer
+      --no-cgroups     Do not keep each dyno in a cgroup of its own where this user may make
+                       one: a start takes a little less time, and a process that takes pains
+                       to leave its dyno is not found when that is stopped
       --child          End when there is no connection and no running dyno for 5 s
   -h, --help           Print this help
   -V, --version        Print the version
@@ -38,7 +38,7 @@ pub(crate) enum Action {
 pub(crate) struct Args {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) allow: Vec<Uid>,
-    pub(crate) cgroups: bool,
+    pub(crate) no_cgroups: bool,
     pub(crate) child: bool,
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
         match (name.to_str(), joined) {
             (Some("-h" | "--help"), None) => return Ok(Action::Help),
             (Some("-V" | "--version"), None) => return Ok(Action::Version),
-            (Some("--cgroups"), None) => parsed.cgroups = true,
+            (Some("--no-cgroups"), None) => parsed.no_cgroups = true,
             (Some("--child"), None) => parsed.child = true,
             (Some("--socket"), joined) => {
                 let value = joined.or_else(|| args.next());
@@ -100,10 +100,10 @@ mod tests {
         let expected = Args {
             socket: Some("/a=b.sock".into()),
             allow: vec![Uid::from_raw(7), Uid::from_raw(8)],
-            cgroups: true,
+            no_cgroups: true,
             child: true,
         };
-        let line = "--allow-uid 7 --cgroups --child --socket=/a=b.sock --allow-uid=8";
+        let line = "--allow-uid 7 --no-cgroups --child --socket=/a=b.sock --allow-uid=8";
         assert_eq!(parsed(line), Ok(Action::Serve(expected)));
         assert_eq!(parsed(""), Ok(Action::Serve(Args::default())));
         assert_eq!(parsed("-h"), Ok(Action::Help));

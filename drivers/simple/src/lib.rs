@@ -6,10 +6,13 @@
 mod args;
 mod runtime;
 
-use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
+use std::{ffi::OsString, io, process::ExitCode, time::Duration};
 
 use hsup_driver_kit::{
+    errors::chain,
     listen::{ListenError, Listener, Place},
+    log, open_files, orphans,
+    processes::Cgroups,
     serve::{self, Options},
 };
 use thiserror::Error;
@@ -29,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(5);
 enum Failure {
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("failed to raise the open-file limit")]
+    OpenFiles(#[source] io::Error),
     #[error("failed to set up the runtime")]
     Runtime(#[source] io::Error),
     #[error("failed to become the parent of what dynos leave behind")]
@@ -60,6 +65,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
+    log::begin(NAME);
+    open_files::raise().map_err(|errno| Failure::OpenFiles(errno.into()))?;
     let place = Place::choose(
         args.socket,
         |name| std::env::var_os(name),
@@ -78,23 +85,20 @@ fn run(args: Args) -> Result<(), Failure> {
         .map_err(Failure::Runtime)?
         .block_on(async {
             let listener = Listener::open(&place)?;
-            let runtime = Simple::start(args.cgroups).map_err(Failure::Processes)?;
+            let cgroups = if args.no_cgroups {
+                Cgroups::Never
+            } else {
+                Cgroups::WherePossible
+            };
+            if let Place::Path(path) = &place {
+                // Who hands a descriptor down looks after what its earlier children left.
+                orphans::kill_left_by(path).await;
+            }
+            let runtime = Simple::start(listener.path(), cgroups).map_err(Failure::Processes)?;
             serve::serve(listener, runtime, options)
                 .await
                 .map_err(Failure::Serve)
         })
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Says something; whether anybody can hear it must not matter.

@@ -7,19 +7,17 @@ use std::{
 
 use hsup_driver_kit::{
     fifo, file_url,
-    processes::{Command, Process, Processes, SpawnError, Stdio},
+    processes::{Cgroups, Command, Process, Processes, Stdio},
     pty,
     serve::Peer,
     service::{BuildLog, Dyno, Identity, Runtime, Terminal},
+    signal::Signal,
 };
 use hsup_proto::driver::{
     BuildRequest, Capability, Durability, ExitStatus, IpInfoResponse, StartRequest, StatsResponse,
 };
-use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-
-use crate::chain;
 
 /// An artifact is a directory to run in: this, and its path.
 const DIRECTORY: &str = "dir:";
@@ -34,13 +32,9 @@ pub(crate) struct Simple {
 
 impl Simple {
     /// Prepares to spawn dynos; inside a tokio runtime.
-    pub(crate) fn start(cgroups: bool) -> io::Result<Self> {
+    pub(crate) fn start(socket: Option<&Path>, cgroups: Cgroups) -> io::Result<Self> {
         Ok(Self {
-            processes: if cgroups {
-                Processes::start_in_cgroups()?
-            } else {
-                Processes::start()?
-            },
+            processes: Processes::start(socket, cgroups)?,
             home: std::env::current_dir()?,
         })
     }
@@ -104,8 +98,8 @@ impl Runtime for Simple {
         Ok(())
     }
 
-    fn end(&self) {
-        self.processes.end();
+    async fn end(&self) {
+        self.processes.end().await;
     }
 
     async fn start(
@@ -122,33 +116,28 @@ impl Runtime for Simple {
         let stdio = if request.tty {
             Stdio::Terminal
         } else {
-            fifo::open(Path::new(&request.io_dir), peer.uid.as_raw())
-                .map_err(|error| Status::invalid_argument(chain(&error)))?
+            fifo::open(Path::new(&request.io_dir), peer.uid.as_raw())?
         };
-        let process = self
-            .processes
-            .spawn(Command {
-                argv: &request.argv,
-                env: &request.env,
-                cwd,
-                stdio,
-                name: &request.dyno_id,
-            })
-            .map_err(|error| refused(&error))?;
+        let process = self.processes.spawn(Command {
+            argv: &request.argv,
+            env: &request.env,
+            cwd,
+            stdio,
+            name: &request.dyno_id,
+        })?;
         Ok(Started {
             process,
-            port: request.env.get("PORT").and_then(|port| port.parse().ok()),
+            port: port(request.env.get("PORT")),
         })
     }
 }
 
-/// What refuses a dyno, in the protocol's words.
-fn refused(error: &SpawnError) -> Status {
-    let text = chain(error);
-    match error {
-        SpawnError::Exhausted(_) => Status::resource_exhausted(text),
-        SpawnError::NulByte => Status::invalid_argument(text),
-        SpawnError::Other(_) => Status::failed_precondition(text),
+/// The port that a dyno was given.
+fn port(variable: Option<&String>) -> Result<u16, &'static str> {
+    let port = variable.ok_or("the dyno has no PORT in its environment")?;
+    match port.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("PORT in the dyno's environment is not a number from 1 to 65535"),
     }
 }
 
@@ -156,7 +145,8 @@ fn refused(error: &SpawnError) -> Status {
 #[derive(Clone, Debug)]
 pub(crate) struct Started {
     process: Process,
-    port: Option<u16>,
+    /// Or what is wrong with it.
+    port: Result<u16, &'static str>,
 }
 
 impl Dyno for Started {
@@ -175,9 +165,7 @@ impl Dyno for Started {
     }
 
     fn ip_info(&self) -> Result<IpInfoResponse, Status> {
-        let port = self.port.ok_or_else(|| {
-            Status::failed_precondition("the dyno has no PORT in its environment")
-        })?;
+        let port = self.port.map_err(Status::failed_precondition)?;
         Ok(IpInfoResponse {
             ip: "127.0.0.1".into(),
             port: port.into(),
@@ -232,4 +220,19 @@ fn artifact(directory: &Path) -> Result<String, Status> {
 fn directory(artifact: &str) -> Option<&Path> {
     let path = Path::new(artifact.strip_prefix(DIRECTORY)?);
     path.is_absolute().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_port_is_told() {
+        let told = |text: &str| port(Some(&text.to_owned()));
+        assert_eq!(told("5000"), Ok(5000));
+        assert!(port(None).unwrap_err().contains("no PORT"));
+        for wrong in ["70000", "0", "-1", "http", ""] {
+            assert!(told(wrong).unwrap_err().contains("65535"), "{wrong}");
+        }
+    }
 }

@@ -6,8 +6,8 @@
 //! when a call fails because the connection did, waits for the next one.
 //!
 //! A driver that is down never means that its dynos are: the task decides nothing about
-//! dynos, but for those that a dead child driver of durability NONE left behind. They are
-//! now hsup's children (it is a subreaper), nobody will ever stop them, and they are killed
+//! dynos, but for those that a dead child driver of durability NONE left behind, be it of this
+//! life of hsup or of an earlier one. Nobody else will ever stop them, and they are killed
 //! before the driver is started again.
 
 use std::{
@@ -311,6 +311,7 @@ impl Keeper {
         if timeout(END_WITHIN, up.control.closed()).await.is_err() {
             warn!(pid, "driver did not end in time");
         }
+        orphans::kill_left_by(&previous.socket).await;
         if let Err(error) = std::fs::remove_file(&previous.socket) {
             debug!(%error, "driver socket not removed");
         }
@@ -362,7 +363,9 @@ impl Keeper {
                     return Ok(established);
                 }
                 // Whoever it was, it serves no more.
-                self.settings.previous = None;
+                if let Some(previous) = self.settings.previous.take() {
+                    orphans::kill_left_by(&previous.socket).await;
+                }
                 if self.child.as_ref().is_some_and(Child::is_running) {
                     // Restarted only when its process has ended, never because it is slow.
                     return Err(Failure::passing(format!(
@@ -587,6 +590,9 @@ impl Keeper {
             let killed = orphans::kill_all().await;
             if killed > 0 {
                 info!(killed, "killed what the dead driver left");
+            }
+            if let Some(child) = &self.child {
+                orphans::kill_left_by(child.socket()).await;
             }
         }
         self.child = None;

@@ -366,6 +366,7 @@ pub mod logs_response {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct AttachRequest {
     #[prost(oneof = "attach_request::Event", tags = "1, 2, 3, 4")]
     pub event: ::core::option::Option<attach_request::Event>,
@@ -380,6 +381,7 @@ pub mod attach_request {
         pub columns: u32,
     }
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[prost(skip_debug)]
     pub enum Event {
         /// first message only
         #[prost(string, tag = "1")]

@@ -15,6 +15,7 @@ mod ip_info;
 mod limits;
 mod list_remove;
 mod logs;
+mod malformed;
 mod own_network;
 mod signal;
 mod start;
@@ -32,7 +33,7 @@ pub(crate) use self::durability::DURABILITY;
 
 /// Every case of the suite, in order.
 pub fn all() -> Vec<&'static Case> {
-    let chapters: [&[Case]; 23] = [
+    let chapters: [&[Case]; 24] = [
         identity::CASES,
         build::CASES,
         build_key::CASES,
@@ -50,6 +51,7 @@ pub fn all() -> Vec<&'static Case> {
         signal::CASES,
         stats::CASES,
         attach::CASES,
+        malformed::CASES,
         own_network::CASES,
         binds::CASES,
         limits::CASES,

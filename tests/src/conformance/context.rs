@@ -34,6 +34,8 @@ struct Artifact {
 pub struct Context {
     pub(crate) session: Arc<Session>,
     pub(crate) driver: Driver,
+    /// Whose dynos these are: each that runs beside the others lists its own only.
+    pub(crate) supervisor_id: String,
     artifact: Arc<Artifact>,
     used: Mutex<Used>,
 }
@@ -48,6 +50,7 @@ struct Used {
 impl Context {
     pub(crate) fn new(session: Arc<Session>, driver: Driver) -> Self {
         Self {
+            supervisor_id: session.supervisor_id(),
             session,
             driver,
             artifact: Arc::default(),
@@ -55,10 +58,12 @@ impl Context {
         }
     }
 
-    /// The same driver for the case called `title`, which is run beside the others.
-    pub(crate) fn beside(&self, title: String) -> Self {
+    /// The same driver for the case called `title`, which is run as the one with this number
+    /// beside the others.
+    pub(crate) fn beside(&self, title: String, number: usize) -> Self {
         Self {
             session: Arc::clone(&self.session),
+            supervisor_id: format!("{}-{number}", self.supervisor_id),
             driver: self.driver.beside(&self.record().beside(title)),
             artifact: Arc::clone(&self.artifact),
             used: Mutex::default(),
@@ -200,7 +205,7 @@ impl Context {
     /// The List of this run's dynos.
     pub(crate) fn own(&self) -> ListRequest {
         ListRequest {
-            supervisor_id: self.session.supervisor_id(),
+            supervisor_id: self.supervisor_id.clone(),
         }
     }
 

@@ -56,7 +56,7 @@ impl Context {
         ];
         let dyno_id = self.fresh_id();
         Ok(StartRequest {
-            supervisor_id: self.session.supervisor_id(),
+            supervisor_id: self.supervisor_id.clone(),
             artifact: self.artifact().await?,
             app: "conformance".to_owned(),
             release: 7,

@@ -21,6 +21,21 @@ pub(crate) struct LaterGetInfoRequest {
     pub(crate) added_later: String,
 }
 
+/// What is no request of `v1`, though it begins like one: its first field, the `dyno_id`, is a
+/// number.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct WrongType {
+    #[prost(uint64, tag = "1")]
+    pub(crate) dyno_id: u64,
+}
+
+/// The same, with bytes that are no text.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct NoText {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) dyno_id: Vec<u8>,
+}
+
 /// Calls `path` on the driver at `socket` with `authority` as the `:authority`.
 pub(crate) async fn unary<Req, Res>(
     socket: &Path,

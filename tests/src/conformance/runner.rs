@@ -175,8 +175,8 @@ struct Beside(BTreeMap<String, (Rc<Context>, JoinHandle<CaseResult>)>);
 impl Beside {
     fn start(context: &Context, selected: &[&'static Case], round: u32) -> Self {
         let cases = selected.iter().copied().filter(|case| case.beside);
-        let running = cases.map(|case| {
-            let context = Rc::new(context.beside(case.title()));
+        let running = cases.enumerate().map(|(number, case)| {
+            let context = Rc::new(context.beside(case.title(), number));
             let own = Rc::clone(&context);
             let running = spawn_local(async move { run_case(&own, case, round).await });
             (case.title(), (context, running))

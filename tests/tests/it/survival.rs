@@ -71,6 +71,48 @@ fn a_killed_hsup_takes_its_dynos_over_again() {
 }
 
 #[test]
+fn the_driver_of_an_earlier_life_leaves_nobody_when_it_is_killed() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: {} grandchild\n", dyno.display()));
+    let arguments = ["--linger", "60s", "--grace", "1s"];
+    let mut first = app.start(&arguments);
+    let before = first.wait_up(&["worker.1"]);
+    let grandchild = first.wait_for("a grandchild", || number_after(&first.log(), "grandchild "));
+    let driver = driver_pid(&first);
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let second = app.start(&arguments);
+    assert_eq!(second.wait_up(&["worker.1"]), before, "adopted");
+    assert_eq!(driver_pid(&second), driver);
+    assert!(alive(grandchild));
+    // Its orphans do not become hsup's: another hsup was its parent.
+    kill(Pid::from_raw(driver), Signal::SIGKILL).unwrap();
+    second.wait_for("another dyno", || {
+        (second.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    assert!(!alive(grandchild), "it outlived its driver");
+    second.interrupt();
+}
+
+#[test]
+fn the_dynos_of_a_driver_that_was_killed_with_hsup_do_not_meet_the_next_ones() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: {} grandchild\n", dyno.display()));
+    let mut first = app.start(&["--grace", "1s"]);
+    first.wait_up(&["worker.1"]);
+    let grandchild = first.wait_for("a grandchild", || number_after(&first.log(), "grandchild "));
+    let driver = Pid::from_raw(driver_pid(&first));
+    first.signal(Signal::SIGKILL);
+    kill(driver, Signal::SIGKILL).unwrap();
+    first.end();
+    assert!(alive(grandchild));
+    let second = app.start(&["--grace", "1s"]);
+    second.wait_up(&["worker.1"]);
+    assert!(!alive(grandchild), "it outlived its driver");
+    second.interrupt();
+}
+
+#[test]
 fn what_a_killed_hsup_leaves_ends_by_itself() {
     let app = App::procfile("worker: sleep 1000\n");
     let mut hsup = app.start(&["--linger", "1s"]);

@@ -3,21 +3,15 @@
 use std::{
     collections::BTreeMap,
     ffi::{CString, OsStr},
-    io::{self, ErrorKind},
-    os::{
-        fd::BorrowedFd,
-        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    },
+    io,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::write,
-};
+use nix::errno::Errno;
 
 use super::SpawnError;
+use crate::errors::is_exhaustion;
 
 /// The shells' codes for a command that is not there, and for one that is no program.
 const NOT_FOUND: i32 = 127;
@@ -130,30 +124,10 @@ fn code_of(errno: Errno) -> Option<i32> {
 
 /// Whether the machine ran out of something.
 pub(super) fn sorted(error: io::Error) -> SpawnError {
-    match error.kind() {
-        ErrorKind::OutOfMemory | ErrorKind::WouldBlock => SpawnError::Exhausted(error),
-        _ if matches!(
-            error.raw_os_error(),
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
-        ) =>
-        {
-            SpawnError::Exhausted(error)
-        }
-        _ => SpawnError::Other(error),
-    }
-}
-
-/// Says why on the dyno's own standard error, where its user looks.
-///
-/// A FIFO of which nobody reads may be full, and the driver must not wait for a reader.
-pub(super) fn complain(stderr: BorrowedFd<'_>, why: &str) {
-    let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
-    let has_room = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-    if has_room {
-        // A pipe that has room has it for as much (pipe(7)).
-        let end = why.len().min(libc::PIPE_BUF);
-        // Nobody may have the other end: then nobody looks.
-        let _ = write(stderr, &why.as_bytes()[..end]);
+    if is_exhaustion(&error) {
+        SpawnError::Exhausted(error)
+    } else {
+        SpawnError::Other(error)
     }
 }
 

@@ -1,9 +1,9 @@
 //! How a process ended, in the protocol's words, and who has.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use hsup_proto::driver::{ExitStatus, exit_status::How};
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::unistd::Pid;
+
+use crate::{clock::now_unix_ms, signal::Signal};
 
 /// Reaps one child that has ended, if there is one.
 ///
@@ -24,22 +24,12 @@ pub(super) fn reap() -> Option<(Pid, ExitStatus)> {
 fn of(status: i32) -> ExitStatus {
     if libc::WIFEXITED(status) {
         code(libc::WEXITSTATUS(status))
-    } else if libc::WIFSIGNALED(status) {
-        now(How::Signal(signal_name(libc::WTERMSIG(status))))
+    } else if libc::WIFSIGNALED(status)
+        && let Some(signal) = Signal::from_number(libc::WTERMSIG(status))
+    {
+        now(How::Signal(signal.to_string()))
     } else {
         lost(&format!("waitpid answered {status:#x}"))
-    }
-}
-
-/// As `kill -l` has it.
-fn signal_name(number: i32) -> String {
-    match Signal::try_from(number) {
-        Ok(signal) => signal.as_str().to_owned(),
-        Err(_) if number >= libc::SIGRTMIN() => match number - libc::SIGRTMIN() {
-            0 => "SIGRTMIN".to_owned(),
-            offset => format!("SIGRTMIN+{offset}"),
-        },
-        Err(_) => format!("SIG{number}"),
     }
 }
 
@@ -54,24 +44,9 @@ pub(super) fn lost(why: &str) -> ExitStatus {
 }
 
 fn now(how: How) -> ExitStatus {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let ms = since.unwrap_or_default().as_millis();
     ExitStatus {
         how: Some(how),
         oom_killed: false,
-        exited_at_unix_ms: i64::try_from(ms).unwrap_or(i64::MAX),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_signal_has_a_name() {
-        assert_eq!(signal_name(libc::SIGKILL), "SIGKILL");
-        assert_eq!(signal_name(libc::SIGRTMIN()), "SIGRTMIN");
-        assert_eq!(signal_name(libc::SIGRTMIN() + 6), "SIGRTMIN+6");
-        assert_eq!(signal_name(32), "SIG32");
+        exited_at_unix_ms: now_unix_ms(),
     }
 }

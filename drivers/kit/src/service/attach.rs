@@ -11,7 +11,6 @@ use std::{
 use hsup_proto::driver::{
     AttachRequest, AttachResponse, attach_request, attach_response::Event as Output,
 };
-use nix::sys::signal::Signal;
 use tokio::{sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, codegen::BoxStream};
@@ -20,6 +19,7 @@ use super::{
     Dyno, Live, Runtime, Service, Terminal,
     table::{Key, View},
 };
+use crate::{serve::malformed, signal::Signal};
 
 /// How long a terminal may be silent after its dyno's end before that is taken for its end:
 /// a process outside of the dyno may still hold it.
@@ -29,11 +29,14 @@ const SILENCE: Duration = Duration::from_millis(500);
 enum End {
     Dyno,
     Caller,
+    /// The caller sent what is no message, or the connection broke.
+    Input(Status),
 }
 
 /// The dyno's id, which is the first message.
 pub(super) async fn first(input: &mut Streaming<AttachRequest>) -> Result<String, Status> {
-    match input.message().await?.and_then(|message| message.event) {
+    let first = input.message().await.map_err(malformed)?;
+    match first.and_then(|message| message.event) {
         Some(attach_request::Event::DynoId(id)) => Ok(id),
         _ => Err(Status::invalid_argument(
             "the first message must hold dyno_id",
@@ -67,12 +70,21 @@ pub(super) fn begin<R: Runtime>(
             end = copy_in(input, &terminal) => end,
             () = sender.closed() => End::Caller,
         };
-        if matches!(end, End::Caller)
+        let caller_is_gone = match end {
+            End::Dyno => false,
+            End::Caller => true,
+            End::Input(status) => {
+                // It may not be there to hear it.
+                drop(sender.try_send(Err(malformed(status))));
+                true
+            }
+        };
+        if caller_is_gone
             && let Some(dyno) = live.dyno.get()
             && service.state().table.view(&key) == Some(View::Running)
         {
             tracing::info!(dyno_id = %key.id, "the caller attached to a dyno vanished");
-            dyno.signal(Signal::SIGHUP).await;
+            dyno.signal(Signal::HUP).await;
         }
         live.attached.store(false, Ordering::Release);
     });
@@ -120,7 +132,7 @@ async fn copy_in(mut input: Streaming<AttachRequest>, terminal: &impl Terminal) 
             Ok(Some(message)) => message.event,
             // The caller has nothing more to type, and still looks on.
             Ok(None) => std::future::pending().await,
-            Err(_) => return End::Caller,
+            Err(status) => return End::Input(status),
         };
         let written = match event {
             Some(attach_request::Event::Stdin(bytes)) => terminal.write(&bytes).await,

@@ -9,7 +9,6 @@ use hsup_proto::driver::{
     StartRequest, StartResponse, StatsRequest, StatsResponse, StopRequest, StopResponse,
     WaitRequest, WaitResponse, dyno_driver_server::DynoDriver, remove_request::What,
 };
-use nix::sys::signal::Signal;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{self, Instant};
@@ -20,10 +19,13 @@ use super::{
     BuildLog, Dyno as _, GRACE, Live, Runtime, Service, attach,
     build::{self, Build, BuildKey},
     check::{self, StartRules},
-    now_unix_ms,
     table::{Key, Remove, Spec, Start, View},
 };
-use crate::serve::Peer;
+use crate::{
+    clock::now_unix_ms,
+    serve::{Asked, Peer},
+    signal::Signal,
+};
 
 /// What is kept of a dyno.
 type Handle<R> = Arc<Live<<R as Runtime>::Dyno>>;
@@ -108,7 +110,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
         let uid = peer(&request)?.uid.as_raw();
         let request = request.into_inner();
         check::id("dyno_id", &request.dyno_id)?;
-        let signal = check::signal(&request.signal, Some(Signal::SIGTERM))?;
+        let signal = check::signal(&request.signal, Some(Signal::TERM))?;
         let grace = match (request.force, request.grace_ms) {
             (true, _) => Duration::ZERO,
             (false, 0) => GRACE,
@@ -209,7 +211,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
                     if state.table.in_use(peer.uid.as_raw(), &artifact) {
                         return Err(Status::failed_precondition(format!(
                             "artifact `{}` is in use",
-                            artifact.escape_debug()
+                            check::shown(&artifact)
                         )));
                     }
                     state.builds.removed(&artifact);
@@ -405,7 +407,11 @@ fn ending(view: Option<View>) -> Option<Ending> {
 }
 
 fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    request.extensions().get().copied().ok_or_else(broken)
+    let extensions = request.extensions();
+    if let Some(asked) = extensions.get::<Asked>() {
+        asked.yes();
+    }
+    extensions.get().copied().ok_or_else(broken)
 }
 
 fn unknown(id: &str) -> Status {

@@ -5,12 +5,28 @@
 
 use std::collections::BTreeMap;
 
-use hsup_proto::driver::{BuildRequest, Capability, Release, StartRequest};
-use nix::sys::signal::Signal;
+use hsup_proto::driver::{BuildRequest, Capability, Limits, Release, StartRequest};
 use tonic::Status;
+
+use crate::signal::Signal;
 
 /// The longest dyno or supervisor id.
 const MAX_ID: usize = 63;
+/// The longest name of an app or a process type, in bytes: List shows them of every dyno, and
+/// has to stay below 4 MiB.
+const MAX_NAME: usize = 128;
+/// The longest artifact: a path and a bit.
+const MAX_ARTIFACT: usize = 8 << 10;
+/// How much of what a caller sent is shown to it in a message, which is a header on the wire.
+const SHOWN: usize = 100;
+
+/// The beginning of what a caller sent, for people.
+pub(super) fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
+        None => text.escape_debug().to_string(),
+    }
+}
 
 /// Checks an id against `[a-z0-9][a-z0-9-]{0,62}`.
 pub(super) fn id(field: &str, value: &str) -> Result<(), Status> {
@@ -32,7 +48,7 @@ pub(super) fn options(given: &BTreeMap<String, String>, known: &[&str]) -> Resul
     match given.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => Err(Status::invalid_argument(format!(
             "unknown option `{}`",
-            key.escape_debug()
+            shown(key)
         ))),
         None => Ok(()),
     }
@@ -72,15 +88,32 @@ pub(super) struct StartRules<'a> {
     pub(super) capabilities: &'a [Capability],
 }
 
+impl StartRules<'_> {
+    fn has(&self, capability: Capability) -> bool {
+        self.capabilities.contains(&capability)
+    }
+}
+
 /// Checks a Start request.
 pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(), Status> {
     let invalid = |message: &'static str| Err(Status::invalid_argument(message));
-    let offers = |capability| rules.capabilities.contains(&capability);
     id("dyno_id", &request.dyno_id)?;
     id("supervisor_id", &request.supervisor_id)?;
     options(&request.options, rules.options)?;
     if request.artifact.is_empty() {
         return invalid("artifact is missing");
+    }
+    for (field, value, most) in [
+        ("artifact", &request.artifact, MAX_ARTIFACT),
+        ("app", &request.app, MAX_NAME),
+        ("process_type", &request.process_type, MAX_NAME),
+    ] {
+        if value.len() > most {
+            return Err(Status::invalid_argument(format!(
+                "{field} has {} bytes, and {most} is the most",
+                value.len()
+            )));
+        }
     }
     if request.argv.is_empty() && !rules.images {
         return invalid("argv is empty");
@@ -94,20 +127,22 @@ pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(),
     }
     if let Some((name, _)) = request.env.iter().find(|(_, value)| value.contains('\0')) {
         return Err(Status::invalid_argument(format!(
-            "the value of {name} in env holds a NUL byte"
+            "the value of {} in env holds a NUL byte",
+            shown(name)
         )));
     }
-    // What is not offered is not dropped in silence: a dyno without its limits is another dyno.
-    if request.tty && !offers(Capability::Attach) {
+    if request.tty && !rules.has(Capability::Attach) {
         return invalid("tty is set, and this driver has no terminals");
     }
-    if request.limits.is_some() && !offers(Capability::Limits) {
-        return invalid("limits are set, and this driver has none");
+    // What would be ignored is not what was asked for.
+    if !request.binds.is_empty() && !rules.has(Capability::Binds) {
+        return invalid("binds are given, and this driver has none (BINDS)");
     }
-    if !request.binds.is_empty() && !offers(Capability::Binds) {
-        return invalid("binds are set, and this driver has none");
+    let unlimited = Limits::default();
+    if request.limits.is_some_and(|limits| limits != unlimited) && !rules.has(Capability::Limits) {
+        return invalid("limits are given, and this driver has none (LIMITS)");
     }
-    if !request.tty && offers(Capability::StdioFifo) && !request.io_dir.starts_with('/') {
+    if !request.tty && rules.has(Capability::StdioFifo) && !request.io_dir.starts_with('/') {
         return invalid("io_dir must be an absolute path");
     }
     Ok(())
@@ -118,17 +153,13 @@ pub(super) fn signal(name: &str, default: Option<Signal>) -> Result<Signal, Stat
     match default {
         Some(default) if name.is_empty() => Ok(default),
         _ => name.parse().map_err(|_| {
-            Status::invalid_argument(format!(
-                "`{}` is not the name of a signal",
-                name.escape_debug()
-            ))
+            Status::invalid_argument(format!("`{}` is not the name of a signal", shown(name)))
         }),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hsup_proto::driver::{Bind, Limits};
     use proptest::prelude::*;
     use test_case::test_case;
 
@@ -162,76 +193,93 @@ mod tests {
 
     #[test]
     fn signals_have_their_full_names() {
-        assert_eq!(signal("SIGHUP", None).unwrap(), Signal::SIGHUP);
-        assert_eq!(signal("", Some(Signal::SIGTERM)).unwrap(), Signal::SIGTERM);
+        assert_eq!(signal("SIGHUP", None).unwrap(), Signal::HUP);
+        assert_eq!(signal("", Some(Signal::TERM)).unwrap(), Signal::TERM);
         signal("", None).unwrap_err();
         signal("TERM", None).unwrap_err();
         signal("15", None).unwrap_err();
     }
 
-    #[test]
-    fn a_bad_environment_is_named_without_its_values() {
-        let request = StartRequest {
+    fn good() -> StartRequest {
+        StartRequest {
             dyno_id: "a".into(),
             supervisor_id: "s".into(),
             artifact: "x".into(),
             argv: vec!["true".into()],
-            env: BTreeMap::from([("TOKEN".to_owned(), "hunter2\0".to_owned())]),
             io_dir: "/io".into(),
             ..Default::default()
-        };
+        }
+    }
+
+    fn refused(request: &StartRequest, capabilities: &[Capability]) -> String {
         let rules = StartRules {
             options: &[],
             images: false,
-            capabilities: &[Capability::StdioFifo],
+            capabilities,
         };
-        let status = start(&request, rules).unwrap_err();
-        assert!(status.message().contains("TOKEN"), "{status}");
-        assert!(!status.message().contains("hunter2"), "{status}");
+        let status = start(request, rules).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        status.message().to_owned()
     }
 
     #[test]
-    fn what_is_not_offered_is_refused() {
-        let plain = StartRequest {
-            dyno_id: "a".into(),
-            supervisor_id: "s".into(),
-            artifact: "x".into(),
-            argv: vec!["true".into()],
-            io_dir: "/io".into(),
-            ..Default::default()
-        };
-        let limited = StartRequest {
-            limits: Some(Limits::default()),
-            ..plain.clone()
+    fn a_bad_environment_is_named_without_its_values() {
+        let mut request = good();
+        let value = "hunter2\0".to_owned();
+        request.env.insert("TOKEN".to_owned(), value);
+        let message = refused(&request, &[]);
+        assert!(message.contains("TOKEN"), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    type Field = fn(&mut StartRequest) -> &mut String;
+
+    #[test]
+    fn names_have_bounds() {
+        let long = "x".repeat(MAX_ARTIFACT + 1);
+        let spoil: [(&str, Field); 3] = [
+            ("artifact", |request| &mut request.artifact),
+            ("app", |request| &mut request.app),
+            ("process_type", |request| &mut request.process_type),
+        ];
+        for (name, field) in spoil {
+            let mut request = good();
+            field(&mut request).clone_from(&long);
+            let message = refused(&request, &[]);
+            assert!(message.starts_with(name), "{message}");
+            assert!(message.contains("8193 bytes"), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_the_driver_would_ignore_is_refused() {
+        let rules = |capabilities| StartRules {
+            options: &[],
+            images: false,
+            capabilities,
         };
         let bound = StartRequest {
-            binds: vec![Bind::default()],
-            ..plain.clone()
+            binds: vec![hsup_proto::driver::Bind::default()],
+            ..good()
         };
-        let terminal = StartRequest {
-            tty: true,
-            ..plain.clone()
-        };
-        let check = |request: &StartRequest, capabilities: &[Capability]| {
-            let rules = StartRules {
-                options: &[],
-                images: false,
-                capabilities,
-            };
-            start(request, rules).map_err(|status| status.code())
-        };
-        for (request, capability) in [
-            (limited, Capability::Limits),
-            (bound, Capability::Binds),
-            (terminal, Capability::Attach),
-        ] {
-            let refused = Err(tonic::Code::InvalidArgument);
-            assert_eq!(check(&request, &[Capability::StdioFifo]), refused);
-            assert_eq!(
-                check(&request, &[Capability::StdioFifo, capability]),
-                Ok(())
-            );
-        }
+        assert!(refused(&bound, &[Capability::Limits]).contains("BINDS"));
+        start(&bound, rules(&[Capability::Binds])).unwrap();
+        let mut limited = good();
+        limited.limits = Some(Limits::default());
+        start(&limited, rules(&[])).unwrap();
+        limited.limits = Some(Limits {
+            pids: 1,
+            ..Default::default()
+        });
+        assert!(refused(&limited, &[Capability::Binds]).contains("LIMITS"));
+        start(&limited, rules(&[Capability::Limits])).unwrap();
+    }
+
+    #[test]
+    fn a_message_shows_the_beginning_of_what_was_sent() {
+        assert_eq!(shown("a\n"), "a\\n");
+        assert_eq!(shown(&"é".repeat(100)), "é".repeat(100));
+        assert_eq!(shown(&"é".repeat(4 << 20)), format!("{}…", "é".repeat(100)));
     }
 
     proptest! {

@@ -19,11 +19,10 @@ use std::{
     fmt,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use hsup_proto::driver::{Durability, ExitStatus, StartRequest};
-use nix::sys::signal::Signal;
 use tokio::{
     sync::Notify,
     time::{self, Instant},
@@ -37,7 +36,7 @@ use self::{
     links::Links,
     table::{Key, Started, Stop, Stopping, Table, View},
 };
-use crate::serve::Peer;
+use crate::{clock::now_unix_ms, serve::Peer, signal::Signal};
 
 /// The grace period of a dyno whose supervisor did not say, or is gone.
 const GRACE: Duration = Duration::from_secs(30);
@@ -168,7 +167,7 @@ impl<R: Runtime> Service<R> {
         let due = keys.into_iter().filter(|(of_dyno, _)| *of_dyno == linger);
         for (_, key) in due {
             tracing::info!(dyno_id = %key.id, "stopping a dyno whose supervisor is gone");
-            self.begin_stop(&key, Signal::SIGTERM, GRACE);
+            self.begin_stop(&key, Signal::TERM, GRACE);
         }
     }
 
@@ -180,14 +179,14 @@ impl<R: Runtime> Service<R> {
             state.table.alive_keys()
         };
         for key in &keys {
-            self.begin_stop(key, Signal::SIGTERM, grace);
+            self.begin_stop(key, Signal::TERM, grace);
         }
         self.until_stirred(|state| state.table.alive() == 0).await;
     }
 
     /// Lets the runtime clear up.
-    pub(crate) fn end(&self) {
-        self.0.runtime.end();
+    pub(crate) async fn end(&self) {
+        self.0.runtime.end().await;
     }
 
     /// Resolves when the driver is, or is not, without connections and running dynos.
@@ -246,7 +245,7 @@ impl<R: Runtime> Service<R> {
         } else {
             Err(Status::not_found(format!(
                 "artifact `{}` is not known to this driver",
-                request.artifact.escape_debug()
+                check::shown(&request.artifact)
             )))
         };
         match started {
@@ -363,13 +362,4 @@ fn instance_id() -> String {
         bytes[4..12].copy_from_slice(&now_unix_ms().to_le_bytes());
     }
     format!("{:032x}", u128::from_le_bytes(bytes))
-}
-
-/// The time of day, for people.
-fn now_unix_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| since.as_millis().try_into().ok())
-        .unwrap_or_default()
 }

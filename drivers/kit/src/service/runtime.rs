@@ -7,13 +7,12 @@ use hsup_proto::driver::{
     BuildRequest, BuildResponse, Capability, Durability, ExitStatus, IpInfoResponse, Progress,
     StartRequest, StatsResponse, build_response::Event,
 };
-use nix::sys::signal::Signal;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::build::Told;
-use crate::serve::Peer;
+use crate::{serve::Peer, signal::Signal};
 
 /// What a driver is. Fixed for its life.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +85,9 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Dyno, Status>> + Send;
 
     /// The driver ends: its dynos have been stopped, unless they outlive it.
-    fn end(&self) {}
+    fn end(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// A dyno that was started. Cheap to clone.

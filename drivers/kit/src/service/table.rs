@@ -9,8 +9,9 @@ use std::{
 };
 
 use hsup_proto::driver::{Dyno, ExitStatus, State};
-use nix::sys::signal::Signal;
 use tokio::time::Instant;
+
+use crate::signal::Signal;
 
 /// How long a removed id is remembered, for a Start that arrives late.
 const REMEMBER: Duration = Duration::from_mins(10);
@@ -323,7 +324,7 @@ impl<H> Table<H> {
 
     /// Forgets exited dynos that nobody came back for: `away` says whose supervisor is gone.
     /// Those without a linger are kept for ever.
-    pub(super) fn expire(&mut self, now: Instant, away: impl Fn(u32, &str) -> bool) -> Vec<H> {
+    pub(super) fn expire(&mut self, now: Instant, away: impl Fn(u32, &str) -> bool) {
         let mut kept: Vec<(Instant, Key)> = self
             .dynos
             .iter()
@@ -342,11 +343,9 @@ impl<H> Table<H> {
             .iter()
             .enumerate()
             .filter(|(index, (at, _))| *index < surplus || now.duration_since(*at) >= KEEP_STATUS);
-        let mut handles = Vec::new();
         for (_, (_, key)) in forget {
-            handles.extend(self.dynos.remove(key).map(|entry| entry.handle));
+            self.dynos.remove(key);
         }
-        handles
     }
 
     fn forget_removed(&mut self, now: Instant) {

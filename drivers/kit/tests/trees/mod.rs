@@ -3,6 +3,8 @@
 //! One process has one [`Processes`], which reaps every child there is. So all tests share
 //! one, on a thread that lives as long as they do, and start no child in another way.
 
+mod escapes;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -21,20 +23,23 @@ use std::{
 use hsup_driver_kit::{
     processes::{Command, Process, Processes, Stdio},
     pty::Terminal,
+    signal::Signal,
 };
 use hsup_proto::driver::{ExitStatus, exit_status::How};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::{Signal, kill},
+    sys::signal::{self, kill},
     unistd::{self, Pid, pipe2},
 };
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{runtime::Handle, sync::RwLock, time::timeout};
 
 /// Far longer than anything here takes, on a machine with better things to do.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many tests are under way.
 static TESTS: AtomicUsize = AtomicUsize::new(0);
+/// Read by every test, written by the end: that kills whoever there is.
+static UNDER_WAY: RwLock<()> = RwLock::const_new(());
 
 /// Runs a test on the driver's thread.
 pub(crate) fn driver<F, T>(test: impl FnOnce(Processes) -> F + Send + 'static) -> T
@@ -62,10 +67,14 @@ where
     let (done, result) = mpsc::channel();
     let processes = processes.clone();
     handle.spawn(async move {
-        let result = test(processes.clone()).await;
-        // Whoever is last leaves nothing behind.
+        let result = {
+            let _under_way = UNDER_WAY.read().await;
+            test(processes.clone()).await
+        };
+        // Whoever is last leaves nothing behind; others may begin after it.
         if TESTS.fetch_sub(1, Ordering::Relaxed) == 1 {
-            processes.end();
+            let _nobody = UNDER_WAY.write().await;
+            processes.end().await;
         }
         // The test's thread waits for it.
         drop(done.send(result));
@@ -161,7 +170,7 @@ async fn rest(terminal: &Terminal) -> Vec<u8> {
     }
 }
 
-fn exists(pid: &str) -> bool {
+pub(crate) fn exists(pid: &str) -> bool {
     let pid: i32 = pid.trim().parse().unwrap();
     kill(Pid::from_raw(pid), None).is_ok()
 }
@@ -219,9 +228,10 @@ fn an_end_is_told_as_it_was() {
         assert_eq!(ended(&process).await, How::Code(255));
         assert_eq!(ended(&process).await, How::Code(255));
         for (signal, name) in [
-            (Signal::SIGTERM, "SIGTERM"),
-            (Signal::SIGKILL, "SIGKILL"),
-            (Signal::SIGUSR1, "SIGUSR1"),
+            (Signal::TERM, "SIGTERM"),
+            (Signal::KILL, "SIGKILL"),
+            ("SIGUSR1".parse().unwrap(), "SIGUSR1"),
+            ("SIGRTMIN+3".parse().unwrap(), "SIGRTMIN+3"),
         ] {
             let (process, mut output) = shell(&processes, name, "echo up; exec sleep 1000");
             assert_eq!(output.line().await, "up");
@@ -267,7 +277,7 @@ fn who_escaped_goes_when_the_first_process_does() {
         let (process, mut output) = shell(&processes, "escaped-2", &script);
         let escaped = output.line().await;
         assert!(exists(&escaped));
-        kill(process.pid().unwrap(), Signal::SIGTERM).unwrap();
+        kill(process.pid().unwrap(), signal::Signal::SIGTERM).unwrap();
         assert_eq!(ended(&process).await, How::Signal("SIGTERM".to_owned()));
         assert!(!exists(&escaped));
         output.text().await;
@@ -282,7 +292,7 @@ fn a_signal_reaches_who_escaped() {
             wait; wait; exit 3"#;
         let (process, mut output) = shell(&processes, "reach", script);
         assert_eq!(output.line().await, "up");
-        process.signal(Signal::SIGUSR1).await;
+        process.signal("SIGUSR1".parse().unwrap()).await;
         assert_eq!(output.line().await, "got it");
         assert_eq!(ended(&process).await, How::Code(3));
     });

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::Read as _,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::{self, fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus as Ended, Stdio},
     time::Duration,
@@ -24,7 +24,13 @@ use nix::{
     unistd::{Pid, mkfifo},
 };
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep},
+};
+
+/// The user nobody, and its group.
+pub(crate) const NOBODY: u32 = 65534;
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,14 +45,19 @@ pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_hsup-driver-simple")
 }
 
+pub(crate) fn command(args: &[&OsStr]) -> Command {
+    let mut command = run(binary());
+    command.args(args);
+    command
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the driver is the program under test"
 )]
-pub(crate) fn command(args: &[&OsStr]) -> Command {
-    let mut command = Command::new(binary());
+pub(crate) fn run(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     command
-        .args(args)
         .stdin(Stdio::null())
         .env_remove("HSUP_DRIVER_SOCKET");
     command
@@ -59,15 +70,52 @@ impl Driver {
 
     pub(crate) fn with_args(args: &[&str]) -> Self {
         let dir = TempDir::with_prefix("hsup").unwrap();
-        let child = Self::spawn(dir.path(), args);
+        let child = Self::spawn(dir.path(), command(&[]), args);
         Self { dir, child }
     }
 
-    fn spawn(dir: &Path, args: &[&str]) -> Child {
-        let socket = dir.join("drv.sock");
-        let mut all = vec![OsStr::new("--socket"), socket.as_os_str()];
-        all.extend(args.iter().map(OsStr::new));
-        command(&all).current_dir(dir).spawn().unwrap()
+    /// A driver that the shell starts after it has run `line`.
+    pub(crate) fn after(line: &str, args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("hsup").unwrap();
+        let line = format!("{line}; exec {} \"$@\"", binary());
+        let mut bash = run("bash");
+        bash.args(["-c", &line, "bash"]);
+        let child = Self::spawn(dir.path(), bash, args);
+        Self { dir, child }
+    }
+
+    /// A driver of the user nobody; only root can have one.
+    pub(crate) fn of_nobody(args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("hsup").unwrap();
+        // The folder of the build may be root's alone.
+        let program = dir.path().join("driver");
+        fs::copy(binary(), &program).unwrap();
+        unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let mut command = run(program);
+        command.uid(NOBODY).gid(NOBODY);
+        let child = Self::spawn(dir.path(), command, args);
+        Self { dir, child }
+    }
+
+    fn spawn(dir: &Path, mut command: Command, args: &[&str]) -> Child {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))
+            .unwrap();
+        command
+            .arg("--socket")
+            .arg(dir.join("drv.sock"))
+            .args(args)
+            .current_dir(dir)
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// What it, and whoever was here before it, wrote on its standard error.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -76,6 +124,18 @@ impl Driver {
 
     pub(crate) async fn connect(&self) -> Connection {
         connect(&self.socket()).await
+    }
+
+    /// As [`Driver::connect`], whoever the driver is.
+    pub(crate) async fn connect_to_stranger(&self) -> Connection {
+        let socket = self.socket();
+        let stream = until("a connection", || {
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
+        let stream = stream.await;
+        stream.set_nonblocking(true).unwrap();
+        let stream = UnixStream::from_std(stream).unwrap();
+        Connection::over(stream, None).await.unwrap()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -94,7 +154,7 @@ impl Driver {
 
     /// Starts another driver where this one, which has ended, was.
     pub(crate) fn restart(&mut self) {
-        self.child = Self::spawn(self.dir.path(), &[]);
+        self.child = Self::spawn(self.dir.path(), command(&[]), &[]);
     }
 
     /// A dyno that is `line`, run by the shell, with its output in FIFOs.
@@ -136,7 +196,11 @@ impl Driver {
 }
 
 impl Drop for Driver {
+    #[expect(clippy::print_stderr, reason = "says why, where a test failed")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the driver said:\n{}", self.log());
+        }
         // The second one makes it kill its dynos at once.
         while matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill(self.pid(), Signal::SIGTERM);

@@ -146,6 +146,10 @@ async fn an_unknown_artifact_is_said_to_be_one() {
     assert!(status.message().starts_with("artifact"), "{status}");
     let list = client.list(ListRequest::default()).await.unwrap();
     assert_eq!(list.into_inner().dynos, []);
+    assert_eq!(
+        driver.log(),
+        "hsup-driver-simple: a dyno could not be started dyno_id=a code=NotFound\n"
+    );
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what helps a test fails like one")]
 
+mod descriptors;
+mod escapes;
 mod fixture;
 mod life;
 mod process;

@@ -13,10 +13,7 @@ use hsup_driver_kit::launch::{Launch, launch};
 use hsup_proto::driver::GetInfoRequest;
 use nix::unistd::{Pid, Uid};
 
-use crate::fixture::{Driver, binary, command, connect, until_gone};
-
-/// The user nobody.
-const STRANGER: u32 = 65534;
+use crate::fixture::{Driver, NOBODY, binary, command, connect, until_gone};
 
 #[tokio::test]
 async fn a_socket_in_use_is_left_alone() {
@@ -81,7 +78,7 @@ fn hear_as_stranger(socket: &Path) -> Vec<u8> {
         // SAFETY: plain numbers go in; the C library, which would change all threads, is
         // not involved, and this thread ends with this function.
         let changed =
-            unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, STRANGER, STRANGER, STRANGER) };
+            unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
         assert_eq!(changed, 0, "{}", std::io::Error::last_os_error());
         let mut stream = UnixStream::connect(socket).unwrap();
         stream
@@ -105,7 +102,7 @@ async fn a_stranger_is_refused_unless_allowed() {
         eprintln!("skipped: only root can act as another user");
         return;
     }
-    let allow = STRANGER.to_string();
+    let allow = NOBODY.to_string();
     for (args, heard) in [(&[][..], false), (&["--allow-uid", allow.as_str()], true)] {
         let driver = Driver::with_args(args);
         driver.connect().await;

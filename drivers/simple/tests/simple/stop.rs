@@ -28,6 +28,21 @@ async fn a_dyno_that_obeys_ends_by_the_signal() {
 }
 
 #[tokio::test]
+async fn a_real_time_signal_has_the_name_that_its_end_is_told_with() {
+    let driver = Driver::new();
+    let mut client = driver.connect().await.client();
+    let (request, mut output) = driver.dyno("a", "echo $$; exec sleep 60");
+    client.start(request).await.unwrap();
+    output.pid().await;
+    let request = StopRequest {
+        signal: "SIGRTMIN+3".into(),
+        ..stop("a", 0)
+    };
+    client.stop(request).await.unwrap();
+    assert_eq!(how(&wait(&client, "a").await), signalled("SIGRTMIN+3"));
+}
+
+#[tokio::test]
 async fn a_dyno_that_ignores_the_signal_is_killed_with_its_children() {
     let driver = Driver::new();
     let mut client = driver.connect().await.client();

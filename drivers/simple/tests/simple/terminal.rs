@@ -1,16 +1,17 @@
 //! Attach: a dyno with a terminal.
 
 use hsup_proto::driver::{
-    AttachRequest,
+    AttachRequest, ListRequest, RemoveRequest, StopRequest,
     attach_request::{Event, Resize},
     attach_response,
     exit_status::How,
+    remove_request::What,
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use crate::fixture::{Driver, PATIENCE, how, signalled, wait};
+use crate::fixture::{Driver, PATIENCE, how, signalled, until, wait};
 
 fn message(event: Event) -> AttachRequest {
     AttachRequest { event: Some(event) }
@@ -121,4 +122,48 @@ async fn a_dyno_without_a_terminal_has_none() {
     assert!(status.message().contains("without a terminal"), "{status}");
     let status = attach(&client, "b").await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_terminal_that_nobody_read_is_not_kept() {
+    let driver = Driver::new();
+    let mut client = driver.connect().await.client();
+    let descriptors = || {
+        let folder = format!("/proc/{}/fd", driver.pid());
+        std::fs::read_dir(folder).unwrap().count()
+    };
+    // It is at rest when a call has been answered.
+    client.list(ListRequest::default()).await.unwrap();
+    let before = descriptors();
+    let (mut request, _output) = driver.dyno("a", "echo $$ >pid; exec yes");
+    request.tty = true;
+    client.start(request).await.unwrap();
+    assert_eq!(descriptors(), before + 1);
+    let mut waits = 0;
+    until("a terminal that takes no more", || {
+        let pid = std::fs::read_to_string(driver.dir.path().join("pid")).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok()?;
+        // Between two lines it may sleep, too, but not for long.
+        waits = if stat.contains("(yes) S ") {
+            waits + 1
+        } else {
+            0
+        };
+        (waits == 10).then_some(())
+    })
+    .await;
+    let force = StopRequest {
+        dyno_id: "a".into(),
+        force: true,
+        ..Default::default()
+    };
+    client.stop(force).await.unwrap();
+    let remove = RemoveRequest {
+        what: Some(What::DynoId("a".into())),
+    };
+    client.remove(remove).await.unwrap();
+    until("the end of the terminal", || {
+        (descriptors() == before).then_some(())
+    })
+    .await;
 }

@@ -22,6 +22,9 @@ use crate::{
     tree::Family,
 };
 
+/// The longest name of an app or a process type.
+const MAX_NAME: usize = 128;
+
 /// The driver. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Driver(pub(crate) Arc<Shared>);
@@ -138,6 +141,10 @@ impl Driver {
         }
         if request.supervisor_id.is_empty() && !self.has(Fault::TakesNoSupervisor) {
             return invalid("supervisor_id is missing");
+        }
+        let longest = request.app.len().max(request.process_type.len());
+        if longest > MAX_NAME && !self.has(Fault::TakesEndlessNames) {
+            return invalid("a name is too long for List");
         }
         if request.argv.is_empty() {
             return invalid("argv is empty");

@@ -34,6 +34,7 @@ use tokio::{
 use crate::{
     Args, Extra, Fault,
     extras::{self, Binds},
+    left,
     log::Log,
     terminal::{self, Terminal},
     tree::{Family, signal_tree},
@@ -162,6 +163,7 @@ fn stdio(
         return Ok(None);
     }
     let dir = &request.io_dir;
+    left::remember(dir)?;
     let read = args.fault != Some(Fault::OutputWriteOnly);
     command
         .stdout(open(dir, "stdout", read, true)?)

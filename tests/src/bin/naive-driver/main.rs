@@ -8,6 +8,7 @@ mod calls;
 mod driver;
 mod dyno;
 mod extras;
+mod left;
 mod log;
 mod serve;
 mod terminal;
@@ -53,6 +54,7 @@ enum Fault {
     IgnoresSigterm,
     Invents137,
     LeaksEnv,
+    LeavesGrandchildren,
     LimitsAreIgnored,
     ListBehindStop,
     ListLacksState,
@@ -81,6 +83,7 @@ enum Fault {
     StopHangs,
     StopUnknownNotFound,
     TakesAnything,
+    TakesEndlessNames,
     TakesNoSupervisor,
     TellsEnv,
     WaitAnswersDiffer,

@@ -33,11 +33,14 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tonic::transport::{Server, server::Connected};
 
-use crate::{Args, Fault, driver::Driver, log::say};
+use crate::{Args, Fault, driver::Driver, left, log::say};
 
 /// Serves until SIGTERM.
 pub(crate) async fn serve(args: &Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("failed to wait for SIGTERM")?;
+    if args.fault != Some(Fault::LeavesGrandchildren) {
+        left::kill_all();
+    }
     set_child_subreaper(true).context("failed to become the parent of what dynos leave")?;
     let (listener, path) = listen(args.fault).context("failed to listen")?;
     let driver = Driver::new(args.clone());
@@ -74,6 +77,7 @@ pub(crate) async fn serve(args: &Args) -> anyhow::Result<()> {
         drop(fs::remove_file(path));
     }
     driver.stop_all().await;
+    left::forget();
     Ok(())
 }
 

@@ -66,8 +66,8 @@ impl Master {
 }
 
 impl Terminal {
-    /// Ctrl-D at the beginning of a line.
-    const END: &[u8] = b"\x04";
+    /// Ctrl-D twice: the first ends an unfinished line.
+    const END: &[u8] = b"\x04\x04";
 
     fn input(&self, input: Input, fault: Option<Fault>) {
         let mut keys = &self.0;

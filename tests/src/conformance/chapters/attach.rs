@@ -52,16 +52,16 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         ATTACH,
-        "the stream ends when the dyno does, after its last output",
-        "§6 AttachResponse; §11: nothing written before exit is lost",
-        ends,
+        "stdin_eof is the end of input, after an unfinished line too",
+        "§6 AttachRequest: stdin_eof",
+        end_of_input,
         NEEDS
     ),
     case!(
         ATTACH,
-        "stdin_eof is the end of the dyno's input",
-        "§6 AttachRequest: stdin_eof",
-        end_of_input,
+        "the stream ends when the dyno does, after its last output",
+        "§6 AttachResponse; §11: nothing written before exit is lost",
+        ends,
         NEEDS
     ),
     case!(
@@ -237,6 +237,20 @@ async fn resize(cx: &Context) -> Result<(), NotPassed> {
     Ok(())
 }
 
+async fn end_of_input(cx: &Context) -> Result<(), NotPassed> {
+    for (typed, unfinished) in [("", ""), ("whole\r", ""), ("part", "part")] {
+        let script = "echo ready; while read -r l; do :; done; echo \"after:$l\"; exit 36";
+        let id = start(cx, script).await?;
+        let mut terminal = Terminal::attach(cx, &id).await?;
+        terminal.shows("ready").await?;
+        terminal.press(typed.as_bytes()).await;
+        send(&terminal.keys, attach_request::Event::StdinEof(true)).await;
+        terminal.shows(&format!("after:{unfinished}\r\n")).await?;
+        cx.exits(&id, code(36)).await?;
+    }
+    Ok(())
+}
+
 async fn ends(cx: &Context) -> Result<(), NotPassed> {
     let script = "read _; i=0; while [ $i -lt 200 ]; do echo line-$i; i=$((i+1)); done; \
                   echo last-line; exit 35";
@@ -256,19 +270,6 @@ async fn ends(cx: &Context) -> Result<(), NotPassed> {
         format_args!("{lines} lines, last-line: {}", shown.contains("last-line")),
     )?;
     cx.exits(&id, code(35)).await?;
-    Ok(())
-}
-
-async fn end_of_input(cx: &Context) -> Result<(), NotPassed> {
-    let script = "while read -r l; do echo \"got:$l\"; done; echo no-more; exit 36";
-    let id = start(cx, script).await?;
-    let mut terminal = Terminal::attach(cx, &id).await?;
-    terminal.press(b"hello\r").await;
-    terminal.shows("got:hello").await?;
-    send(&terminal.keys, attach_request::Event::StdinEof(true)).await;
-    // What it writes afterwards still comes.
-    terminal.shows("no-more").await?;
-    cx.exits(&id, code(36)).await?;
     Ok(())
 }
 

@@ -252,7 +252,17 @@ pub(super) async fn start_on(
     driver: &Driver,
     linger_ms: u32,
 ) -> Result<Dyno, NotPassed> {
-    let mut request = cx.request("echo ready; read _; exit 42").await?;
+    start_script_on(cx, driver, "echo ready; read _; exit 42", linger_ms).await
+}
+
+/// Starts a dyno on `driver` that says `ready`, with stdout as its canary.
+pub(super) async fn start_script_on(
+    cx: &Context,
+    driver: &Driver,
+    script: &str,
+    linger_ms: u32,
+) -> Result<Dyno, NotPassed> {
+    let mut request = cx.request(script).await?;
     if cx.config().artifact.is_none() {
         request.artifact = driver.build(&cx.session).await?;
     }

@@ -10,12 +10,13 @@ use super::{
         calls::Problem,
         case::{Case, Need, NotPassed, case, check, check_eq},
         context::Context,
-        driver::Left,
+        driver::{Driver, Left},
         dyno::Dyno,
         process::SocketDir,
         requests::{ONE_SECOND, code, wait_for},
     },
-    driver_process::{another, its_dir, left_by, spawn, start_on},
+    driver_process::{another, its_dir, left_by, spawn, start_on, start_script_on},
+    stop::grandchild_script,
 };
 
 /// Its cases prove what the driver claims of its durability.
@@ -46,8 +47,18 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
+/// Starts a dyno on `driver` as [`start_on`] does, with a grandchild that is no part of its
+/// session where there is `setsid`, and that has nothing of the dyno's but its stderr.
+async fn start_family_on(cx: &Context, driver: &Driver) -> Result<Dyno, NotPassed> {
+    let script = grandchild_script(
+        "exec >/dev/null; read _ <&2",
+        "exec 2>/dev/null; echo ready; read _; exit 42",
+    );
+    start_script_on(cx, driver, &script, 0).await
+}
+
 /// Fails unless the dyno is gone or runs, as `driver`'s durability has it, and the next driver
-/// lists it accordingly.
+/// lists it accordingly; and unless whoever was left of it is gone by then.
 async fn check_survival(
     cx: &Context,
     durability: Durability,
@@ -68,8 +79,15 @@ async fn check_survival(
         "no process left"
     };
     let observed = if ended { "none left" } else { "one that runs" };
-    check(ended != survives, on, expected, observed)?;
+    check(ended != survives, &on, expected, observed)?;
     let next = spawn(cx, dir).await?;
+    if !survives {
+        dyno.stderr.only_read()?;
+        // What its dying driver could not kill, the next one must, or nobody ever will.
+        let ended = dyno.stderr.ends_within(Duration::from_secs(3)).await?;
+        let expected = "no grandchild left, either, once the next driver serves";
+        check(ended, on, expected, "one that runs")?;
+    }
     let list = next.control.list(cx.own()).await.ok()?;
     let state = list.dynos.iter().find(|d| d.dyno_id == dyno.id());
     let state = state.map(hsup_proto::driver::Dyno::state);
@@ -95,7 +113,7 @@ async fn sigterm(cx: &Context) -> Result<(), NotPassed> {
 async fn killed(cx: &Context) -> Result<(), NotPassed> {
     let driver = another(cx).await?;
     let durability = driver.info.durability();
-    let dyno = start_on(cx, &driver, 0).await?;
+    let dyno = start_family_on(cx, &driver).await?;
     let dir = its_dir(driver.kill().await)?;
     check_survival(cx, durability, dir, dyno).await
 }

@@ -57,6 +57,12 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         START,
+        "names without an end do not get in the way of List",
+        "§6 Dyno: small on purpose, so a List of thousands stays under 4 MiB",
+        endless_names
+    ),
+    case!(
+        START,
         "an io_dir without FIFOs is refused",
         "§9: malformed field → INVALID_ARGUMENT; path refused → PERMISSION_DENIED",
         bad_io_dir,
@@ -163,6 +169,22 @@ async fn unknown_option(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.with_stdio(good, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(8)).await?;
+    Ok(())
+}
+
+async fn endless_names(cx: &Context) -> Result<(), NotPassed> {
+    for _ in 0..5 {
+        let endless = "x".repeat(1 << 20);
+        let mut request = cx.request(cx.hold()).await?;
+        request.app.clone_from(&endless);
+        request.process_type = endless;
+        let dyno = cx.with_stdio(request, true)?;
+        let answer = cx.control().start(dyno.request.clone()).await;
+        if answer.result.is_err() {
+            answer.refused(&[Code::InvalidArgument])?;
+        }
+    }
+    cx.control().list(cx.own()).await.ok()?;
     Ok(())
 }
 

@@ -264,7 +264,7 @@ pub(super) const DYNO_MARK: &str = "HSUP_CHECK_DYNO";
 
 /// A grandchild that ignores what can be ignored, in a session of its own where there is
 /// `setsid`.
-fn grandchild_script(grandchild: &str, rest: &str) -> String {
+pub(super) fn grandchild_script(grandchild: &str, rest: &str) -> String {
     format!(
         "trap '' TERM HUP INT; \
          s=; command -v setsid >/dev/null && s=setsid; \
