@@ -21,11 +21,18 @@ mod case;
 mod chapters;
 mod config;
 mod context;
+mod driver;
+mod dyno;
 mod fifo;
+mod follow;
+mod interrupt;
 mod kernel;
+mod output;
 mod process;
 mod raw;
+mod record;
 pub mod report;
+mod requests;
 mod runner;
 mod session;
 
@@ -34,9 +41,11 @@ pub use self::{
     case::{Case, Failure, Need, NotPassed, Outcome},
     chapters::all as cases,
     config::{Config, Target},
-    context::{Context, Dyno},
-    fifo::{Output, Stdin},
+    context::Context,
+    driver::ConnectDriverError,
+    dyno::Dyno,
+    fifo::Stdin,
+    output::Output,
     report::{CaseResult, DriverFacts, Report, Verdict},
-    runner::{Progress, RunError, run, run_with},
-    session::ConnectDriverError,
+    runner::{Listener, Progress, RunError, run, run_with},
 };

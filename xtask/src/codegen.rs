@@ -40,6 +40,10 @@ pub(crate) fn descriptors() -> anyhow::Result<FileDescriptorSet> {
 
 fn generate(out_dir: &Path) -> anyhow::Result<()> {
     let descriptors = descriptors()?;
+    // What is not made any more must not stay.
+    if out_dir.exists() {
+        fs::remove_dir_all(out_dir).context("failed to clear the folder of generated code")?;
+    }
     fs::create_dir_all(out_dir).context("failed to make the folder of generated code")?;
     #[expect(
         clippy::disallowed_methods,
@@ -67,6 +71,11 @@ fn root() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        ffi::OsString,
+    };
+
     use super::*;
 
     #[test]
@@ -74,15 +83,21 @@ mod tests {
         let fresh = tempfile::tempdir().unwrap();
         generate(fresh.path()).unwrap();
 
-        for entry in fs::read_dir(fresh.path()).unwrap() {
-            let entry = entry.unwrap();
-            let want = fs::read(entry.path()).unwrap();
-            let have = fs::read(checked_in().join(entry.file_name())).unwrap_or_default();
+        let (want, have) = (files(fresh.path()), files(&checked_in()));
+        let names: BTreeSet<_> = want.keys().chain(have.keys()).collect();
+        for name in names {
             assert!(
-                have == want,
+                want.get(name) == have.get(name),
                 "{} is stale: run `cargo xtask codegen`",
-                entry.file_name().display()
+                name.display()
             );
         }
+    }
+
+    fn files(dir: &Path) -> BTreeMap<OsString, Vec<u8>> {
+        let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+        entries
+            .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+            .collect()
     }
 }

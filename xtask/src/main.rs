@@ -2,6 +2,9 @@
 
 mod bench;
 mod codegen;
+#[cfg(test)]
+mod contract;
+mod deny;
 mod golden;
 
 use std::{env, ffi::OsString};
@@ -11,6 +14,7 @@ use anyhow::bail;
 const USAGE: &str = "\
 usage: cargo xtask codegen            generate the Rust code of the protos
        cargo xtask golden             promise for ever what the protos have now
+       cargo xtask deny               look for licences, crates and sources that may not come into the build
        cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, crash, idle; all by default";
 
 fn main() -> anyhow::Result<()> {
@@ -19,6 +23,7 @@ fn main() -> anyhow::Result<()> {
     match words[..] {
         ["codegen"] => codegen::run(),
         ["golden"] => golden::run(),
+        ["deny"] => deny::run(),
         ["bench", ref names @ ..] => bench::run(names),
         // What the benchmarks run as dynos.
         ["stamp", fifo] => bench::stamp(fifo.as_ref()),

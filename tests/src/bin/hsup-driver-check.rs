@@ -1,18 +1,21 @@
 //! `hsup-driver-check`: does a driver keep the rules of `hsup.driver.v1`?
 //!
-//! Ends with 0 when every case passed, 1 when one failed, 2 when the suite could not be run.
+//! Ends with 0 when every case passed or was skipped, 1 when one failed, 2 when the suite could
+//! not be run, or not all of it, and with 128 and its number when a signal ended it.
 
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal as _, Write as _},
+    ops::ControlFlow::{Break, Continue},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use hsup_tests::conformance::{
-    Config, Progress, cases,
+    Config, Progress, RunError, cases,
     report::{Json, Junit, Render, Tap, Text},
     run_with,
 };
@@ -156,22 +159,37 @@ fn check(args: Args) -> anyhow::Result<ExitCode> {
     };
     let planned = selected.len() * usize::try_from(config.repeat)?;
     let mut printed = Ok(());
-    let report = run_with(&config, &mut |progress| {
+    let ran = run_with(&config, &mut |progress| {
         let text = match progress {
             Progress::Connected(driver) => renderer.begin(driver, planned),
             Progress::Finished(result) => renderer.case(result),
         };
+        printed = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush());
+        // A report that nobody reads is not worth the rest of the run.
         if printed.is_ok() {
-            printed = stdout
-                .write_all(text.as_bytes())
-                .and_then(|()| stdout.flush());
+            Continue(())
+        } else {
+            Break(())
         }
-    })?;
-    printed?;
-    stdout.write_all(renderer.end(&report).as_bytes())?;
-    Ok(if report.passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    });
+    printed.context(UNPRINTED)?;
+    let report = match ran {
+        Err(RunError::Interrupted(signal)) => {
+            return Ok(ExitCode::from(128 + u8::try_from(signal as i32)?));
+        }
+        ran => ran?,
+    };
+    let end = renderer.end(&report);
+    stdout.write_all(end.as_bytes()).context(UNPRINTED)?;
+    let counts = report.counts();
+    Ok(match (counts.failed, counts.hindered) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::from(2),
+        (_, _) => ExitCode::FAILURE,
     })
 }
+
+/// What failed when the report cannot be written.
+const UNPRINTED: &str = "failed to print the report";

@@ -1,11 +1,7 @@
 //! The driver's calls as the cases make them: with a deadline, with a name for the report, and
 //! with every answer recorded.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use hsup_driver_kit::client::{Client, Connection};
 use hsup_proto::driver::{
@@ -19,62 +15,19 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status, Streaming};
 
-use super::case::{Failure, check};
+use super::{
+    case::{Failure, check},
+    record::Record,
+};
 
 /// The client deadline of the quick calls (driver protocol §9).
 const QUICK: Duration = Duration::from_secs(5);
 /// The client deadline of Start.
 const START: Duration = Duration::from_mins(1);
-/// How long a Stop may take beyond its grace.
-const BEYOND_GRACE: Duration = Duration::from_secs(10);
 /// The grace that `grace_ms` 0 stands for.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// The longest silence of a Build.
 const BUILD_SILENCE: Duration = Duration::from_secs(30);
-
-/// A refusal that is remembered until the end of the run.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    /// The case that made the call.
-    pub(crate) case: String,
-    /// The call.
-    pub(crate) call: String,
-    /// What it answered.
-    pub(crate) status: Status,
-}
-
-/// Every refusal of the run.
-#[derive(Debug, Default)]
-pub(crate) struct Record {
-    case: Mutex<String>,
-    refusals: Mutex<Vec<Refusal>>,
-}
-
-impl Record {
-    /// Notes which case makes the calls from now on.
-    pub(crate) fn enter(&self, title: String) {
-        *self.case.lock().unwrap_or_else(PoisonError::into_inner) = title;
-    }
-
-    /// Everything that was refused so far.
-    pub(crate) fn refusals(&self) -> Vec<Refusal> {
-        let refusals = self.refusals.lock();
-        refusals.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn note(&self, call: &str, status: &Status) {
-        let case = self.case.lock();
-        let refusal = Refusal {
-            case: case.unwrap_or_else(PoisonError::into_inner).clone(),
-            call: call.to_owned(),
-            status: status.clone(),
-        };
-        let refusals = self.refusals.lock();
-        refusals
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(refusal);
-    }
-}
 
 /// Why a call gave no reply.
 #[derive(Clone, Debug)]
@@ -157,7 +110,7 @@ pub struct Built {
 #[derive(Clone, Debug)]
 pub struct Calls {
     connection: Connection,
-    record: Arc<Record>,
+    record: Record,
 }
 
 macro_rules! unary {
@@ -172,7 +125,7 @@ macro_rules! unary {
             let call = describe($call, $subject);
             let deadline: Duration = $deadline;
             let mut client = self.client();
-            recorded(Arc::clone(&self.record), call, deadline, async move {
+            recorded(self.record.clone(), call, deadline, async move {
                 client.$name(request).await.map(tonic::Response::into_inner)
             })
         }
@@ -180,7 +133,7 @@ macro_rules! unary {
 }
 
 impl Calls {
-    pub(crate) const fn new(connection: Connection, record: Arc<Record>) -> Self {
+    pub(crate) const fn new(connection: Connection, record: Record) -> Self {
         Self { connection, record }
     }
 
@@ -189,8 +142,6 @@ impl Calls {
         get_info(GetInfoRequest) -> GetInfoResponse, "GetInfo", |_r| "", QUICK;
         /// Start.
         start(StartRequest) -> StartResponse, "Start", |r| &r.dyno_id, START;
-        /// Stop, with the deadline that its grace gives it.
-        stop(StopRequest) -> StopResponse, "Stop", |r| &r.dyno_id, stop_deadline(r);
         /// Wait, with the deadline that its timeout gives it.
         wait(WaitRequest) -> WaitResponse, "Wait", |r| &r.dyno_id, wait_deadline(r);
         /// `IPInfo`.
@@ -205,6 +156,33 @@ impl Calls {
         stats(StatsRequest) -> StatsResponse, "Stats", |r| &r.dyno_id, QUICK;
     }
 
+    /// The same connection, with what its calls come to noted in another record.
+    pub(crate) fn noted_in(&self, record: &Record) -> Self {
+        Self {
+            connection: self.connection.clone(),
+            record: record.clone(),
+        }
+    }
+
+    /// Stop, with the deadline that its grace gives it.
+    pub fn stop(
+        &self,
+        request: StopRequest,
+    ) -> impl Future<Output = Answer<StopResponse>> + Send + use<> {
+        let call = describe("Stop", &request.dyno_id);
+        let record = self.record.clone();
+        let deadline = grace(&request) + record.beyond_grace();
+        let mut client = self.client();
+        async move {
+            let stopped = async { client.stop(request).await.map(tonic::Response::into_inner) };
+            let answer = recorded(record.clone(), call, deadline, stopped).await;
+            if let Err(Problem::Silent(_)) = answer.result {
+                record.a_stop_has_hung();
+            }
+            answer
+        }
+    }
+
     /// Build, to its end.
     pub fn build(
         &self,
@@ -212,7 +190,7 @@ impl Calls {
     ) -> impl Future<Output = Answer<Built>> + Send + use<> {
         let mut client = self.client();
         recorded(
-            Arc::clone(&self.record),
+            self.record.clone(),
             "Build".to_owned(),
             BUILD_SILENCE,
             async move {
@@ -236,7 +214,7 @@ impl Calls {
     ) -> impl Future<Output = Answer<Streaming<LogsResponse>>> + Send + use<> {
         let mut client = self.client();
         let call = describe("Logs", &request.dyno_id);
-        recorded(Arc::clone(&self.record), call, QUICK, async move {
+        recorded(self.record.clone(), call, QUICK, async move {
             client.logs(request).await.map(tonic::Response::into_inner)
         })
     }
@@ -248,7 +226,7 @@ impl Calls {
     ) -> impl Future<Output = Answer<Streaming<AttachResponse>>> + Send {
         let mut client = self.client();
         recorded(
-            Arc::clone(&self.record),
+            self.record.clone(),
             "Attach".to_owned(),
             QUICK,
             async move {
@@ -267,7 +245,7 @@ impl Calls {
     ) -> Answer<Option<T>> {
         match begun.result {
             Ok(mut stream) => {
-                recorded(Arc::clone(&self.record), begun.call, QUICK, async move {
+                recorded(self.record.clone(), begun.call, QUICK, async move {
                     stream.next().await.transpose()
                 })
                 .await
@@ -278,6 +256,11 @@ impl Calls {
                 took: begun.took,
             },
         }
+    }
+
+    /// Where it is noted what the calls come to.
+    pub(crate) const fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The generated client, for calls that a case means to break off.
@@ -298,7 +281,7 @@ impl Calls {
 
 /// Makes a call with its deadline and notes a refusal.
 async fn recorded<T>(
-    record: Arc<Record>,
+    record: Record,
     call: String,
     deadline: Duration,
     answer: impl Future<Output = Result<T, Status>> + Send,
@@ -358,13 +341,12 @@ fn removed(request: &RemoveRequest) -> &str {
     }
 }
 
-fn stop_deadline(request: &StopRequest) -> Duration {
-    let grace = match (request.force, request.grace_ms) {
+fn grace(request: &StopRequest) -> Duration {
+    match (request.force, request.grace_ms) {
         (true, _) => Duration::ZERO,
         (false, 0) => DEFAULT_GRACE,
         (false, grace) => Duration::from_millis(grace.into()),
-    };
-    grace + BEYOND_GRACE
+    }
 }
 
 fn wait_deadline(request: &WaitRequest) -> Duration {

@@ -1,8 +1,8 @@
 //! One case of the suite: what it is called, the rule it checks, and how it can end.
 
-use std::{fmt, pin::Pin};
+use std::{error::Error, fmt, io, pin::Pin};
 
-use hsup_proto::driver::{Capability, Durability};
+use hsup_proto::driver::Capability;
 
 use super::context::Context;
 
@@ -16,10 +16,12 @@ pub enum Need {
     Has(Capability),
     /// The driver does not declare this capability.
     Lacks(Capability),
-    /// The driver claims this durability.
-    Is(Durability),
+    /// A dyno's output can be read, through FIFOs or Logs.
+    Output,
     /// The suite builds the artifact itself (no `--artifact`).
     Build,
+    /// The suite builds a slug of its own (neither `--artifact` nor `--slug-url`).
+    OwnSlug,
     /// The suite starts dynos without a launcher (no `--argv-prefix`).
     BareArgv,
     /// The suite starts the driver itself (`--exec`).
@@ -36,6 +38,8 @@ pub struct Case {
     pub rule: &'static str,
     /// What must be there, or the case is skipped.
     pub needs: &'static [Need],
+    /// It waits most of its time, and so is run beside the cases before it.
+    pub beside: bool,
     /// Runs it.
     pub run: for<'a> fn(&'a Context) -> Outcome<'a>,
 }
@@ -54,6 +58,7 @@ impl fmt::Debug for Case {
             .field("name", &self.name)
             .field("rule", &self.rule)
             .field("needs", &self.needs)
+            .field("beside", &self.beside)
             .finish_non_exhaustive()
     }
 }
@@ -69,6 +74,7 @@ macro_rules! case {
             name: $name,
             rule: $rule,
             needs: $needs,
+            beside: false,
             run: |cx| Box::pin($run(cx)),
         }
     };
@@ -101,8 +107,48 @@ impl fmt::Display for Failure {
 pub enum NotPassed {
     /// The driver broke the rule.
     Failed(Failure),
-    /// The case could not be run; says why.
+    /// The case does not fit this driver or this run; says why.
     Skipped(String),
+    /// The suite's own surroundings failed it, which is no fault of the driver's; says how.
+    Hindered(String),
+}
+
+impl NotPassed {
+    /// `what` is something of the suite's own that failed.
+    pub(crate) fn hindered(what: &str, error: &io::Error) -> Self {
+        Self::Hindered(format!("{what}: {error}"))
+    }
+
+    /// `error` came between the suite and a driver: the driver's, unless this process has no
+    /// descriptors left.
+    pub(crate) fn unreached(on: &str, expected: &str, error: &(dyn Error + 'static)) -> Self {
+        let observed = chain(error);
+        if out_of_descriptors(error) {
+            return Self::Hindered(format!("{on}: {observed}"));
+        }
+        Self::Failed(Failure {
+            on: on.to_owned(),
+            expected: expected.to_owned(),
+            observed,
+        })
+    }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn out_of_descriptors(error: &(dyn Error + 'static)) -> bool {
+    let code = error.downcast_ref().and_then(io::Error::raw_os_error);
+    matches!(code, Some(libc::EMFILE | libc::ENFILE))
+        || error.source().is_some_and(out_of_descriptors)
 }
 
 impl From<Failure> for NotPassed {

@@ -1,56 +1,42 @@
 //! What one case works with: the driver, and dynos that are removed when it is over.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{Mutex, PoisonError},
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
-use hsup_proto::driver::{
-    self, Capability, ExitStatus, ListRequest, RemoveRequest, StartRequest, StopRequest,
-    WaitRequest, exit_status::How, remove_request,
-};
+use hsup_proto::driver::{self, Capability, ExitStatus, ListRequest, exit_status::How};
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::{sync::OnceCell, task::JoinSet};
 
 use super::{
     calls::Calls,
     case::{Failure, NotPassed, check},
     config::{Config, Target},
-    fifo::{Output, Stdin},
-    session::{Artifact, Driver, MARK, Session},
+    driver::{Driver, calls},
+    record::Record,
+    requests::{check_exit, force, remove, wait_for},
+    session::Session,
 };
 
 /// How long a case waits for an exit that must come.
 const PATIENCE_MS: u32 = 20_000;
 
-/// A dyno of a case: what it is started with, and the suite's ends of its FIFOs.
-#[derive(Debug)]
-pub struct Dyno {
-    /// What Start is sent.
-    pub request: StartRequest,
-    /// Its stdout.
-    pub stdout: Output,
-    /// Its stderr.
-    pub stderr: Output,
-    /// Its stdin.
-    pub stdin: Stdin,
-}
-
-impl Dyno {
-    /// Its id.
-    pub fn id(&self) -> &str {
-        &self.request.dyno_id
-    }
+/// The artifact of a driver, or why it could not be built: nobody builds it twice.
+#[derive(Debug, Default)]
+struct Artifact {
+    built: OnceCell<Result<String, Failure>>,
+    asked: AtomicBool,
 }
 
 /// What one case works with.
 #[derive(Debug)]
 pub struct Context {
-    pub(crate) session: std::sync::Arc<Session>,
+    pub(crate) session: Arc<Session>,
     pub(crate) driver: Driver,
-    artifact: Artifact,
+    /// Whose dynos these are: each that runs beside the others lists its own only.
+    pub(crate) supervisor_id: String,
+    artifact: Arc<Artifact>,
     used: Mutex<Used>,
 }
 
@@ -62,13 +48,31 @@ struct Used {
 }
 
 impl Context {
-    pub(crate) fn new(session: std::sync::Arc<Session>, driver: Driver) -> Self {
+    pub(crate) fn new(session: Arc<Session>, driver: Driver) -> Self {
         Self {
+            supervisor_id: session.supervisor_id(),
             session,
             driver,
-            artifact: Artifact::default(),
+            artifact: Arc::default(),
             used: Mutex::default(),
         }
+    }
+
+    /// The same driver for the case called `title`, which is run as the one with this number
+    /// beside the others.
+    pub(crate) fn beside(&self, title: String, number: usize) -> Self {
+        Self {
+            session: Arc::clone(&self.session),
+            supervisor_id: format!("{}-{number}", self.supervisor_id),
+            driver: self.driver.beside(&self.record().beside(title)),
+            artifact: Arc::clone(&self.artifact),
+            used: Mutex::default(),
+        }
+    }
+
+    /// Where it is noted what the calls come to.
+    pub(crate) const fn record(&self) -> &Record {
+        self.driver.control.record()
     }
 
     /// The connection for control calls.
@@ -99,25 +103,39 @@ impl Context {
         self.driver.has(capability)
     }
 
-    /// A connection of its own, which a case may drop.
-    pub(crate) async fn another_connection(&self) -> Result<Calls, Failure> {
-        let connected = self.session.calls(&self.driver.socket).await;
-        connected.map_err(|error| Failure {
-            on: "another connection".to_owned(),
-            expected: "one more connection to the driver".to_owned(),
-            observed: error.to_string(),
-        })
+    /// Whether a dyno's output can be read.
+    pub(crate) fn has_output(&self) -> bool {
+        self.has(Capability::StdioFifo) || self.has(Capability::Logs)
     }
 
-    /// An artifact to start dynos from.
-    pub(crate) async fn artifact(&self) -> Result<String, Failure> {
+    /// A connection of its own, which a case may drop.
+    pub(crate) async fn another_connection(&self) -> Result<Calls, NotPassed> {
+        let connected = calls(&self.driver.socket, self.record()).await;
+        let (on, expected) = ("another connection", "one more connection to the driver");
+        connected.map_err(|error| NotPassed::unreached(on, expected, &error))
+    }
+
+    /// An artifact to start dynos from. The case that finds that there is none has failed;
+    /// those after it are not run.
+    pub(crate) async fn artifact(&self) -> Result<String, NotPassed> {
         if let Some(artifact) = &self.config().artifact {
             return Ok(artifact.clone());
         }
-        let built = self
-            .artifact
-            .get_or_try_init(|| self.driver.build(&self.session));
-        built.await.cloned()
+        if let Some(Err(failure)) = self.artifact.built.get() {
+            return Err(NotPassed::Skipped(format!("no artifact: {failure}")));
+        }
+        self.artifact.asked.store(true, Ordering::Relaxed);
+        let build = || self.driver.build(&self.session);
+        let built = self.artifact.built.get_or_init(build);
+        Ok(built.await.clone()?)
+    }
+
+    /// A case had no end: was it the Build that it waited for, then nobody waits for it again.
+    pub(crate) fn give_up(&self, failure: &Failure) {
+        if self.artifact.asked.load(Ordering::Relaxed) {
+            // It may be there, or another case may wait for it still.
+            drop(self.artifact.built.set(Err(failure.clone())));
+        }
     }
 
     /// A dyno id that was never used; the dyno is stopped and removed after the case.
@@ -132,97 +150,25 @@ impl Context {
         self.used().dynos.push(id.to_owned());
     }
 
+    /// Has a folder removed after the case.
+    pub(crate) fn keep(&self, dir: TempDir) {
+        self.used().dirs.push(dir);
+    }
+
+    /// Has what `other` would have cleared away cleared away with the next case.
+    pub(crate) fn take_over(&self, other: &Self) {
+        let theirs = std::mem::take(&mut *other.used());
+        let mut ours = self.used();
+        ours.dynos.extend(theirs.dynos);
+        ours.dirs.extend(theirs.dirs);
+    }
+
     /// The argv that has `/bin/sh` run `script`, whose `$1` and on are `args`.
     pub(crate) fn argv(&self, script: &str, args: &[&str]) -> Vec<String> {
         let mut argv = self.config().argv_prefix.clone();
         argv.extend(["/bin/sh", "-c", script, "sh"].map(str::to_owned));
         argv.extend(args.iter().map(|&arg| arg.to_owned()));
         argv
-    }
-
-    /// What Start is sent for a dyno that runs `script`, without FIFOs.
-    pub(crate) async fn request(&self, script: &str) -> Result<StartRequest, Failure> {
-        let env = [
-            (MARK, self.session.token.as_str()),
-            ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-            ("PORT", "5000"),
-        ];
-        let dyno_id = self.fresh_id();
-        Ok(StartRequest {
-            supervisor_id: self.session.supervisor_id(),
-            artifact: self.artifact().await?,
-            app: "conformance".to_owned(),
-            release: 7,
-            process_type: "web".to_owned(),
-            process_number: 3,
-            argv: self.argv(script, &[]),
-            env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-            dyno_id,
-            ..StartRequest::default()
-        })
-    }
-
-    /// A dyno that runs `script`, not started yet.
-    pub(crate) async fn dyno(&self, script: &str) -> Result<Dyno, Failure> {
-        let request = self.request(script).await?;
-        self.with_fifos(request, true)
-    }
-
-    /// Gives `request` FIFOs, where the driver takes them.
-    pub(crate) fn with_fifos(
-        &self,
-        mut request: StartRequest,
-        stdin: bool,
-    ) -> Result<Dyno, Failure> {
-        let failed = |error: io::Error| Failure {
-            on: "the suite itself".to_owned(),
-            expected: "FIFOs for a dyno".to_owned(),
-            observed: error.to_string(),
-        };
-        let dir = tempfile::Builder::new().prefix("hsup-io-").tempdir();
-        let dir = dir.map_err(failed)?;
-        let id = &request.dyno_id;
-        let stdout = Output::make(dir.path(), "stdout", id).map_err(failed)?;
-        let stderr = Output::make(dir.path(), "stderr", id).map_err(failed)?;
-        let stdin = if stdin {
-            Stdin::make(dir.path()).map_err(failed)?
-        } else {
-            Stdin::none()
-        };
-        if self.has(Capability::StdioFifo) {
-            request.io_dir = dir.path().to_string_lossy().into_owned();
-        }
-        self.used().dirs.push(dir);
-        Ok(Dyno {
-            request,
-            stdout,
-            stderr,
-            stdin,
-        })
-    }
-
-    /// Starts `dyno` and lets go of the reading end of its stdin.
-    pub(crate) async fn launch(&self, dyno: &mut Dyno) -> Result<(), Failure> {
-        self.control().start(dyno.request.clone()).await.ok()?;
-        dyno.stdin.started().map_err(|error| Failure {
-            on: format!("stdin of {}", dyno.id()),
-            expected: "a FIFO that can be opened for writing".to_owned(),
-            observed: error.to_string(),
-        })
-    }
-
-    /// Starts a dyno that runs `script`.
-    pub(crate) async fn start(&self, script: &str) -> Result<Dyno, Failure> {
-        let mut dyno = self.dyno(script).await?;
-        self.launch(&mut dyno).await?;
-        Ok(dyno)
-    }
-
-    /// Starts a dyno that runs `script`, and waits until it has printed `ready`.
-    pub(crate) async fn ready(&self, script: &str) -> Result<Dyno, Failure> {
-        let mut dyno = self.start(script).await?;
-        dyno.stdout.expect("ready").await?;
-        Ok(dyno)
     }
 
     /// Waits for the exit of the dyno called `id`.
@@ -259,7 +205,7 @@ impl Context {
     /// The List of this run's dynos.
     pub(crate) fn own(&self) -> ListRequest {
         ListRequest {
-            supervisor_id: self.session.supervisor_id(),
+            supervisor_id: self.supervisor_id.clone(),
         }
     }
 
@@ -281,11 +227,7 @@ impl Context {
         for id in used.dynos {
             let control = self.control().clone();
             removals.spawn(async move {
-                let stop = StopRequest {
-                    force: true,
-                    ..stop(&id)
-                };
-                control.stop(stop).await.ok()?;
+                control.stop(force(&id)).await.ok()?;
                 control.remove(remove(&id)).await.ok().map(drop)
             });
         }
@@ -297,73 +239,7 @@ impl Context {
         first
     }
 
-    fn used(&self) -> std::sync::MutexGuard<'_, Used> {
+    fn used(&self) -> MutexGuard<'_, Used> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Fails unless `status` says `how`.
-pub(crate) fn check_exit(id: &str, status: &ExitStatus, how: &How) -> Result<(), Failure> {
-    super::case::check_eq(
-        format_args!("Wait of {id}"),
-        &status.how.as_ref(),
-        &Some(how),
-    )
-}
-
-/// A graceful Stop with the default grace.
-pub(crate) fn stop(id: &str) -> StopRequest {
-    StopRequest {
-        dyno_id: id.to_owned(),
-        ..StopRequest::default()
-    }
-}
-
-/// A graceful Stop with `grace_ms`.
-pub(crate) fn stop_in(id: &str, grace_ms: u32) -> StopRequest {
-    StopRequest {
-        grace_ms,
-        ..stop(id)
-    }
-}
-
-/// A Wait of at most `timeout_ms`.
-pub(crate) fn wait_for(id: &str, timeout_ms: u32) -> WaitRequest {
-    WaitRequest {
-        dyno_id: id.to_owned(),
-        timeout_ms,
-    }
-}
-
-/// A Remove of a dyno.
-pub(crate) fn remove(id: &str) -> RemoveRequest {
-    RemoveRequest {
-        what: Some(remove_request::What::DynoId(id.to_owned())),
-    }
-}
-
-/// A Remove of an artifact.
-pub(crate) fn remove_artifact(artifact: &str) -> RemoveRequest {
-    RemoveRequest {
-        what: Some(remove_request::What::Artifact(artifact.to_owned())),
-    }
-}
-
-/// An exit with `code`.
-pub(crate) const fn code(code: i32) -> How {
-    How::Code(code)
-}
-
-/// An end by `signal`.
-pub(crate) fn signal(signal: &str) -> How {
-    How::Signal(signal.to_owned())
-}
-
-/// An environment of these variables alone.
-pub(crate) fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
-    pairs.iter().map(owned).collect()
-}
-
-/// One second, in which the pure calls must answer whatever else is in flight.
-pub(crate) const ONE_SECOND: Duration = Duration::from_secs(1);

@@ -1,27 +1,31 @@
-//! What is asked of the kernel and needs `unsafe`: bytes in a FIFO, waiting for one, and a
-//! child's own session.
+//! What is asked of the kernel and needs `unsafe`: bytes in a FIFO, waiting for one, whether a
+//! signal is ignored, and a child's own session.
 
 #![expect(
     unsafe_code,
-    reason = "FIONREAD, AsyncFd and pre_exec have no safe form in nix, tokio or std"
+    reason = "FIONREAD, AsyncFd, asking sigaction and pre_exec have no safe form in nix, tokio or std"
 )]
 
 use std::{
     fs::File,
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsRawFd as _, RawFd},
         unix::process::CommandExt as _,
     },
     process::Command,
+    ptr,
 };
 
 use nix::{
+    errno::Errno,
     sys::{
+        prctl::set_pdeathsig,
         resource::{Resource, getrlimit, setrlimit},
-        signal::{SigHandler, SigSet, Signal, signal},
+        signal::{SigHandler, SigSet, Signal, raise, signal},
     },
-    unistd::setsid,
+    unistd::{getpid, getppid, setsid},
 };
 use tokio::io::unix::AsyncFd;
 
@@ -45,6 +49,24 @@ pub(crate) fn readable_bytes(file: &File) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
+/// Whether this process ignores `signal`.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action nothing is changed, and the old one is written to `action`.
+    let asked = unsafe { libc::sigaction(signal as i32, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: the call has succeeded, and so has written it.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Ends this process by `signal`, as if it had never been caught.
+pub(crate) fn die_of(caught: Signal) {
+    // SAFETY: SIG_DFL installs no handler.
+    if unsafe { signal(caught, SigHandler::SigDfl) }.is_ok() {
+        // It cannot fail for a signal that exists.
+        _ = raise(caught);
+    }
+}
+
 /// The limits on open files: what this process was started with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpenFiles {
@@ -60,10 +82,17 @@ pub(crate) fn raise_open_files() -> io::Result<OpenFiles> {
 }
 
 /// Has `command` start in a session of its own, with the limits that this process was given,
-/// with default signals, and with no descriptors but the standard ones and `listener`, as 3.
+/// with default signals, and with no descriptors but the standard ones and `listener`, as 3. It
+/// is killed when the thread that starts it ends, so that a suite that is killed leaves none.
 pub(crate) fn detach(command: &mut Command, limits: OpenFiles, listener: Option<RawFd>) {
+    let suite = getpid();
     let prepare = move || {
         setsid()?;
+        set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != suite {
+            // It was killed before it could be watched.
+            return Err(Errno::ESRCH.into());
+        }
         // A shell's background jobs ignore SIGINT and SIGQUIT: whether a driver passes that on
         // must not hang on how this suite was started.
         for standard in Signal::iterator() {

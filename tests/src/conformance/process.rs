@@ -25,6 +25,10 @@ use super::kernel::{OpenFiles, detach};
 /// How much of the driver's output is kept to show when its start fails (driver protocol §7.2).
 const KEPT: usize = 64 * 1024;
 
+/// How often what is left is looked for: a process may fork while it is being killed, and takes
+/// a moment to go.
+const ROUNDS: usize = 500;
+
 /// A variable in the driver's own environment that no dyno may ever see.
 pub(crate) const CANARY: &str = "HSUP_DRIVER_CHECK_CANARY";
 
@@ -225,10 +229,17 @@ pub(crate) fn marked(name: &str, value: &str) -> Vec<i32> {
     processes().filter(has).collect()
 }
 
-/// Kills every process that [`marked`] finds.
+/// Kills every process that [`marked`] finds, and what those started meanwhile.
 pub(crate) fn kill_marked(name: &str, value: &str) {
-    for pid in marked(name, value) {
-        // One that is gone already, or is not ours to kill, needs no more.
-        _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    for _ in 0..ROUNDS {
+        let found = marked(name, value);
+        if found.is_empty() {
+            return;
+        }
+        for pid in found {
+            // One that is gone already, or is not ours to kill, needs no more.
+            _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        thread::sleep(Duration::from_millis(2));
     }
 }

@@ -4,8 +4,9 @@ mod json;
 mod junit;
 mod tap;
 mod text;
+mod words;
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use hsup_proto::driver::{Capability, Durability, GetInfoResponse};
 
@@ -22,6 +23,9 @@ pub enum Verdict {
     Failed(Failure),
     /// Not run; says why. Never counted as passed.
     Skipped(String),
+    /// Not run, or not to its end, through no fault of the driver's; says how. Whoever counts
+    /// on this run must run it again.
+    Hindered(String),
 }
 
 /// One case that was run or skipped.
@@ -59,11 +63,11 @@ pub struct DriverFacts {
 impl DriverFacts {
     /// Reads them from a driver's answer.
     pub fn of(info: &GetInfoResponse) -> Self {
-        let short = |name: &str, prefix: &str| name.trim_start_matches(prefix).to_owned();
+        let durability = info.durability().as_str_name();
         let mut facts = Self {
             name: info.name.clone(),
             version: info.version.clone(),
-            durability: short(info.durability().as_str_name(), "DURABILITY_"),
+            durability: durability.trim_start_matches("DURABILITY_").to_owned(),
             ..Self::default()
         };
         if Durability::try_from(info.durability).is_err() {
@@ -77,14 +81,17 @@ impl DriverFacts {
                     let warning = format!("capability {number} is not known to this suite");
                     facts.warnings.push(warning);
                 }
-                Ok(capability) => {
-                    let name = short(capability.as_str_name(), "CAPABILITY_");
-                    facts.capabilities.push(name.to_lowercase());
-                }
+                Ok(capability) => facts.capabilities.push(short_name(capability)),
             }
         }
         facts
     }
+}
+
+/// A capability's name as the verdict has it, such as `stdio_fifo`.
+fn short_name(capability: Capability) -> String {
+    let name = capability.as_str_name();
+    name.trim_start_matches("CAPABILITY_").to_lowercase()
 }
 
 /// What a run found.
@@ -105,6 +112,8 @@ pub struct Counts {
     pub failed: usize,
     /// Cases not run.
     pub skipped: usize,
+    /// Cases that the suite's own surroundings kept from running.
+    pub hindered: usize,
 }
 
 impl Report {
@@ -134,21 +143,28 @@ impl Report {
             passed: count(|verdict| matches!(verdict, Verdict::Passed)),
             failed: count(|verdict| matches!(verdict, Verdict::Failed(_))),
             skipped: count(|verdict| matches!(verdict, Verdict::Skipped(_))),
+            hindered: count(|verdict| matches!(verdict, Verdict::Hindered(_))),
         }
     }
 
-    /// One line such as `core · durability NONE · signal — 71 passed, 0 failed, 2 skipped`.
+    /// One line such as
+    /// `core · durability EXACT (not kept) · signal — 71 passed, 2 failed, 2 skipped`.
+    ///
+    /// A word stands for what the driver says of itself; what its cases say of that stands
+    /// behind it, unless all of them passed.
     pub fn summary(&self) -> String {
         let Counts {
             passed,
             failed,
             skipped,
+            hindered,
         } = self.counts();
-        let durability = format!("durability {}", self.driver.durability);
-        let parts = ["core".to_owned(), durability].into_iter();
-        let words: Vec<_> = parts.chain(self.driver.capabilities.clone()).collect();
-        let words = words.join(" · ");
-        format!("{words} — {passed} passed, {failed} failed, {skipped} skipped")
+        let words = words::of(self).join(" · ");
+        let mut line = format!("{words} — {passed} passed, {failed} failed, {skipped} skipped");
+        if hindered > 0 {
+            _ = write!(line, ", {hindered} hindered");
+        }
+        line
     }
 }
 
@@ -194,13 +210,15 @@ pub(crate) mod tests {
                     }),
                 ),
                 result("a third", Verdict::Skipped("needs --exec".to_owned())),
+                result("a fourth", Verdict::Hindered("a FIFO: no space".to_owned())),
             ],
         }
     }
 
     #[test]
     fn the_summary_counts() {
-        let expected = "core · durability NONE · signal — 1 passed, 1 failed, 1 skipped";
+        let expected = "core (not kept) · durability NONE (not tested) · signal (not tested) \
+                        — 1 passed, 1 failed, 1 skipped, 1 hindered";
         assert_eq!(sample().summary(), expected);
     }
 

@@ -9,14 +9,10 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU16, Ordering},
-    },
-    thread::sleep,
-    time::Duration,
+    sync::OnceLock,
 };
 
+use hsup_tests::deadline::{self, PATIENCE, poll};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,9 +20,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything that must happen may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(1);
-const PAUSE: Duration = Duration::from_millis(20);
+use crate::ports::Lot;
 
 /// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
 pub(crate) fn binaries() -> &'static Path {
@@ -47,18 +41,14 @@ pub(crate) fn binaries() -> &'static Path {
     })
 }
 
-/// A base of ports that no other test of this run has.
-fn port_base() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Apart from the other test programs of this machine, and below the ephemeral ports.
-    let lot = u16::try_from(std::process::id() % 20).unwrap();
-    10_000 + lot * 1000 + NEXT.fetch_add(1, Ordering::Relaxed) * 30
-}
-
 /// A folder with an app, and what hsup keeps of it.
+///
+/// Dropped, it takes with it whatever a test that failed has left running.
 pub(crate) struct App {
     root: TempDir,
+    /// The first of three hundred that are this app's alone.
     pub(crate) port: u16,
+    _ports: Lot,
 }
 
 impl App {
@@ -79,9 +69,11 @@ impl App {
         for folder in ["app", "ctl", "rt", "state"] {
             fs::create_dir(root.path().join(folder)).unwrap();
         }
+        let ports = Lot::take();
         Self {
             root,
-            port: port_base(),
+            port: ports.base,
+            _ports: ports,
         }
     }
 
@@ -119,11 +111,11 @@ impl App {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.command("hsup").args(arguments).output().unwrap()
+        deadline::output(self.command("hsup").args(arguments))
     }
 
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
-        self.command("hsupctl").args(arguments).output().unwrap()
+        deadline::output(self.command("hsupctl").args(arguments))
     }
 
     /// `hsup start` with these arguments.
@@ -159,21 +151,18 @@ impl Running<'_> {
     }
 
     /// Waits until `done`; `what` names it.
-    pub(crate) fn wait_for<T>(&self, what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-        let mut waited = Duration::ZERO;
-        loop {
-            if let Some(result) = done() {
-                return result;
-            }
-            assert!(
-                waited < PATIENCE,
-                "waited in vain for {what}; hsup said:\n{}\n{}",
-                self.log(),
-                String::from_utf8_lossy(&self.app.ctl(&["ps", "-o", "json"]).stdout)
+    pub(crate) fn wait_for<T>(&self, what: &str, done: impl FnMut() -> Option<T>) -> T {
+        poll(done).unwrap_or_else(|| {
+            let mut ps = self.app.command("hsupctl");
+            let dynos = match deadline::try_output(ps.args(["ps", "-o", "json"])) {
+                Ok(shown) => String::from_utf8_lossy(&shown.stdout).into_owned(),
+                Err(said) => said,
+            };
+            panic!(
+                "waited in vain for {what}; hsup said:\n{}\n{dynos}",
+                self.log()
             );
-            sleep(PAUSE);
-            waited += PAUSE;
-        }
+        })
     }
 
     pub(crate) fn wait_for_line(&self, text: &str) {
@@ -206,15 +195,8 @@ impl Running<'_> {
 
     /// Waits for its end.
     pub(crate) fn end(&mut self) -> ExitStatus {
-        let mut waited = Duration::ZERO;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(waited < PATIENCE, "hsup does not end:\n{}", self.log());
-            sleep(PAUSE);
-            waited += PAUSE;
-        }
+        poll(|| self.child.try_wait().unwrap())
+            .unwrap_or_else(|| panic!("hsup does not end:\n{}", self.log()))
     }
 
     /// Ends it as Ctrl-C does, and looks that nothing is left.
@@ -225,19 +207,16 @@ impl Running<'_> {
         self.nothing_is_left();
     }
 
+    /// No process, no socket, no FIFO, no lock: once hsup has ended, its runtime folder holds
+    /// the folder of all runs alone, and that is empty.
     pub(crate) fn nothing_is_left(&self) {
         self.wait_for("no process of the app", || {
             processes_of(self.app).is_empty().then_some(())
         });
-        let sockets = fs::read_dir(self.app.path("rt/hsup"));
-        let left: Vec<_> = sockets
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|end| end == "sock"))
-            .collect();
-        assert!(left.is_empty(), "left behind: {left:?}");
+        let runs = self.app.path("rt/hsup/run");
+        let mut left = below(&self.app.path("rt/hsup"));
+        left.retain(|path| *path != runs);
+        assert!(left.is_empty(), "left behind: {left:?}\n{}", self.log());
     }
 }
 
@@ -246,10 +225,36 @@ impl Drop for Running<'_> {
         // Already reaped is fine; a test that failed leaves the rest.
         drop(self.child.kill());
         drop(self.child.wait());
-        for pid in processes_of(self.app) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        kill_all_of(self.app);
     }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        kill_all_of(self);
+    }
+}
+
+fn kill_all_of(app: &App) {
+    for pid in processes_of(app) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Everything in `folder` and in the folders in it.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| {
+            let path = entry.path();
+            let mut found = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => below(&path),
+                _ => Vec::new(),
+            };
+            found.push(path);
+            found
+        })
+        .collect()
 }
 
 /// Every live process that has this app's folder in its environment or its arguments.
@@ -269,7 +274,8 @@ pub(crate) fn processes_of(app: &App) -> Vec<i32> {
 
 /// What an HTTP server on `port` answers to a plain request.
 pub(crate) fn page(port: u16) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -279,8 +285,21 @@ pub(crate) fn page(port: u16) -> Option<String> {
 /// What a server on a unix socket answers to `request`.
 pub(crate) fn http(socket: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+#[test]
+#[should_panic(expected = "left behind")]
+fn what_hsup_leaves_is_noticed() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let mut hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    app.write("rt/hsup/run/left", "");
+    hsup.nothing_is_left();
 }

@@ -2,6 +2,8 @@
 
 use std::{io::Write as _, process::Stdio};
 
+use hsup_tests::deadline;
+
 use crate::app::{App, binaries, processes_of};
 
 fn code(app: &App, line: &str) -> Option<i32> {
@@ -45,7 +47,7 @@ fn input_and_its_end_are_passed_on() {
     let mut stdin = child.stdin.take().unwrap();
     let big = vec![b'x'; 1 << 20];
     let writer = std::thread::spawn(move || stdin.write_all(&big).unwrap());
-    let output = child.wait_with_output().unwrap();
+    let output = deadline::finish(child);
     writer.join().unwrap();
     assert_eq!(output.stdout.len(), (1 << 20) + 4);
     assert!(output.stdout.ends_with(b"xend\n"));
@@ -61,7 +63,7 @@ fn a_reader_that_leaves_means_141() {
         .spawn()
         .unwrap();
     drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(141));
+    assert_eq!(deadline::end(&mut child).code(), Some(141));
     assert!(processes_of(&app).is_empty());
 }
 

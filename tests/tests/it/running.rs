@@ -15,7 +15,7 @@ fn two_types() -> App {
 #[test]
 fn an_app_runs_and_ends_without_a_trace() {
     let app = two_types();
-    let hsup = app.start(&["--grace", "1s"]);
+    let mut hsup = app.start(&["--grace", "1s"]);
     hsup.wait_up(&["web.1", "worker.1"]);
     assert!(page(app.port).unwrap().contains("hello from web.1"));
     let shown = String::from_utf8(app.ctl(&["ps"]).stdout).unwrap();
@@ -24,6 +24,7 @@ fn an_app_runs_and_ends_without_a_trace() {
     // The worker ignores SIGTERM.
     hsup.signal(Signal::SIGINT);
     hsup.wait_for_line("Error R12 (Exit timeout)");
+    assert_eq!(hsup.end().code(), Some(130), "{}", hsup.log());
     hsup.nothing_is_left();
 }
 

@@ -1,6 +1,9 @@
 //! A thousand dynos: how soon all of them run, and what hsup and its driver take up.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    process::{Child, Stdio},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -65,7 +68,7 @@ pub(super) fn measure() -> Result<Vec<Row>> {
 /// The same commands without a supervisor. std spawns by `posix_spawn` here.
 fn bare_loop(stamps: &mut Stamps) -> Result<u64> {
     let line = stamps.line()?;
-    let mut children = Vec::new();
+    let mut children = Children(Vec::new());
     for _ in 0..DYNOS {
         let child = app::command("bash")
             .args(["-c", &line])
@@ -73,16 +76,24 @@ fn bare_loop(stamps: &mut Stamps) -> Result<u64> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        children.push(child);
+        children.0.push(child);
     }
-    let taken = first_to_last(&stamps.take(DYNOS)?);
-    for child in &mut children {
-        child.kill()?;
+    Ok(first_to_last(&stamps.take(DYNOS)?))
+}
+
+/// The processes of the bare loop, which do not end by themselves: dropped, they are gone.
+struct Children(Vec<Child>);
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // One that has ended already is as good.
+            drop(child.kill());
+        }
+        for child in &mut self.0 {
+            drop(child.wait());
+        }
     }
-    for child in &mut children {
-        child.wait()?;
-    }
-    Ok(taken)
 }
 
 /// From the first program's first instruction to the last one's.

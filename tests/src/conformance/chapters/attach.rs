@@ -14,7 +14,8 @@ use tonic::{Code, Streaming};
 
 use super::super::{
     case::{Case, Failure, Need, NotPassed, case, check},
-    context::{Context, code, signal},
+    context::Context,
+    requests::{code, signal},
 };
 
 const ATTACH: &str = "attach";
@@ -62,6 +63,20 @@ pub(crate) const CASES: &[Case] = &[
         "§6 AttachResponse; §11: nothing written before exit is lost",
         ends,
         NEEDS
+    ),
+    case!(
+        ATTACH,
+        "a caller that vanishes is SIGHUP to the dyno",
+        "architecture, run: a vanished caller means SIGHUP",
+        vanished,
+        NEEDS
+    ),
+    case!(
+        ATTACH,
+        "a terminal that is not offered is refused",
+        "§6: CAPABILITY_ATTACH: StartRequest.tty is honoured; §9: malformed field",
+        not_offered,
+        &[Need::Lacks(Capability::Attach)]
     ),
     case!(
         ATTACH,
@@ -168,7 +183,7 @@ async fn send(keys: &mpsc::Sender<AttachRequest>, event: attach_request::Event) 
 }
 
 /// Starts a dyno with a terminal that runs `script`.
-async fn start(cx: &Context, script: &str) -> Result<String, Failure> {
+async fn start(cx: &Context, script: &str) -> Result<String, NotPassed> {
     let mut request = cx.request(script).await?;
     request.tty = true;
     let var = ("TERM".to_owned(), "dumb".to_owned());
@@ -255,6 +270,24 @@ async fn ends(cx: &Context) -> Result<(), NotPassed> {
         format_args!("{lines} lines, last-line: {}", shown.contains("last-line")),
     )?;
     cx.exits(&id, code(35)).await?;
+    Ok(())
+}
+
+async fn vanished(cx: &Context) -> Result<(), NotPassed> {
+    let id = start(cx, "echo ready; while :; do read _; done").await?;
+    let mut terminal = Terminal::attach(cx, &id).await?;
+    terminal.shows("ready").await?;
+    drop(terminal);
+    cx.exits(&id, signal("SIGHUP")).await?;
+    Ok(())
+}
+
+async fn not_offered(cx: &Context) -> Result<(), NotPassed> {
+    let mut request = cx.request("exit 0").await?;
+    request.tty = true;
+    let dyno = cx.with_stdio(request, false)?;
+    let answer = cx.control().start(dyno.request.clone()).await;
+    answer.refused(&[Code::InvalidArgument])?;
     Ok(())
 }
 

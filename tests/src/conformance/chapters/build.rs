@@ -1,15 +1,17 @@
 //! Build: a release becomes an artifact, once.
 
-use hsup_proto::driver::{BuildRequest, build_response::Event};
+use hsup_proto::driver::{BuildRequest, GetInfoRequest, build_response::Event};
 use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::super::{
     case::{Case, Failure, Need, NotPassed, case, check_eq},
-    context::{Context, code, remove_artifact},
+    context::Context,
+    requests::{ONE_SECOND, code, remove_artifact},
+    session::Slug,
 };
 
-const BUILD: &str = "build";
+pub(super) const BUILD: &str = "build";
 
 pub(crate) const CASES: &[Case] = &[
     case!(
@@ -35,9 +37,9 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         BUILD,
-        "neither version nor config are in its key",
-        "§8 Build: neither version nor config are in the key",
-        key,
+        "GetInfo and List answer within 1 s while ten Builds are under way",
+        "§8 GetInfo, List: within 1 s whatever else is in flight",
+        not_in_the_way,
         &[Need::Build]
     ),
     case!(
@@ -76,11 +78,11 @@ pub(crate) const CASES: &[Case] = &[
         "a removed artifact can be built again",
         "§6 Remove: every create has a negation; §8 Build",
         again,
-        &[Need::Build]
+        &[Need::OwnSlug]
     ),
 ];
 
-async fn build(cx: &Context, request: BuildRequest) -> Result<String, Failure> {
+pub(super) async fn build(cx: &Context, request: BuildRequest) -> Result<String, Failure> {
     let built = cx.control().build(request).await.ok()?;
     let artifacts = built.events.iter().filter_map(|event| match event {
         Event::Artifact(artifact) => Some(artifact),
@@ -124,17 +126,30 @@ async fn at_once(cx: &Context) -> Result<(), NotPassed> {
     Ok(())
 }
 
-async fn key(cx: &Context) -> Result<(), NotPassed> {
-    let first = build(cx, cx.session.build_request()).await?;
-    let mut request = cx.session.build_request();
-    if let Some(release) = &mut request.release {
-        release.version += 1;
-        let var = ("CONFORMANCE".to_owned(), "another".to_owned());
-        release.config.extend([var]);
+async fn not_in_the_way(cx: &Context) -> Result<(), NotPassed> {
+    let mut builds = JoinSet::new();
+    for n in 0..10 {
+        // Apps of their own, or all of them would be one Build that was done before.
+        let mut request = cx.session.build_request();
+        if let Some(release) = &mut request.release {
+            release.app = format!("conformance-{n}");
+        }
+        builds.spawn(cx.control().build(request));
     }
-    let second = build(cx, request).await?;
-    check_eq("Build of the next version", &second, &first)?;
-    Ok(())
+    loop {
+        let info = cx.control().get_info(GetInfoRequest::default()).await;
+        info.within(ONE_SECOND)?.ok()?;
+        cx.control().list(cx.own()).await.within(ONE_SECOND)?.ok()?;
+        // The first round is made in any case, while they begin.
+        while let Some(done) = builds.try_join_next() {
+            if let Ok(answer) = done {
+                answer.ok()?;
+            }
+        }
+        if builds.is_empty() {
+            return Ok(());
+        }
+    }
 }
 
 async fn hang_up(cx: &Context) -> Result<(), NotPassed> {
@@ -144,7 +159,7 @@ async fn hang_up(cx: &Context) -> Result<(), NotPassed> {
     let artifact = build(cx, cx.session.build_request()).await?;
     let mut request = cx.request("exit 4").await?;
     request.artifact = artifact;
-    let mut dyno = cx.with_fifos(request, true)?;
+    let mut dyno = cx.with_stdio(request, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(4)).await?;
     Ok(())
@@ -171,16 +186,13 @@ async fn no_release(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn in_use(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.start(HOLD).await?;
+    let dyno = cx.hang().await?;
     let artifact = dyno.request.artifact.clone();
     let answer = cx.control().remove(remove_artifact(&artifact)).await;
     answer.refused(&[Code::FailedPrecondition])?;
     cx.check_runs(dyno.id()).await?;
     Ok(())
 }
-
-/// Runs until its stdin ends or it is stopped.
-const HOLD: &str = "read _";
 
 async fn unknown_artifact(cx: &Context) -> Result<(), NotPassed> {
     let unknown = format!("no-such-artifact-{}", cx.fresh_id());
@@ -191,10 +203,11 @@ async fn unknown_artifact(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn again(cx: &Context) -> Result<(), NotPassed> {
-    // An app of its own, so that the artifact of the other cases stays.
+    // A slug of its own, so that the artifact of the other cases stays.
+    let slug = Slug::make().map_err(|error| NotPassed::hindered("a slug", &error))?;
     let mut request = cx.session.build_request();
     if let Some(release) = &mut request.release {
-        "conformance-removed".clone_into(&mut release.app);
+        release.slug_url = slug.url();
     }
     let artifact = build(cx, request.clone()).await?;
     for _ in 0..2 {
@@ -203,10 +216,8 @@ async fn again(cx: &Context) -> Result<(), NotPassed> {
     }
     let mut start = cx.request("exit 3").await?;
     start.artifact = build(cx, request).await?;
-    let mut dyno = cx.with_fifos(start, true)?;
+    let mut dyno = cx.with_stdio(start, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(3)).await?;
-    // A driver whose artifact names the slug alone has removed that of the other cases.
-    build(cx, cx.session.build_request()).await?;
     Ok(())
 }

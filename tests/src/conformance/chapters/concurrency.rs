@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
-use hsup_proto::driver::{Capability, GetInfoRequest, State, StopRequest, exit_status::How};
+use hsup_proto::driver::{GetInfoRequest, State, exit_status::How};
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use super::super::{
-    calls::Problem,
-    case::{Case, Failure, Need, NotPassed, case, check, check_eq},
-    context::{Context, ONE_SECOND, code, remove, stop, stop_in, wait_for},
+use super::{
+    super::{
+        calls::Problem,
+        case::{Case, Failure, Need, NotPassed, case, check, check_eq},
+        context::Context,
+        requests::{ONE_SECOND, code, force, remove, stop, stop_in, wait_for},
+    },
+    stopping::stubborn,
 };
 
 const CONCURRENCY: &str = "concurrency";
-const FIFO: Need = Need::Has(Capability::StdioFifo);
 
 pub(crate) const CASES: &[Case] = &[
     case!(
@@ -21,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
         "64 Waits and a Stop on one connection",
         "§13: 64 Waits then Stop; §8 Wait: any number of callers",
         waits_and_stop,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         CONCURRENCY,
@@ -46,7 +49,7 @@ pub(crate) const CASES: &[Case] = &[
         "Remove during a Stop is refused or waits, and harms nothing",
         "§8 Remove: running → FAILED_PRECONDITION; a call in flight → ABORTED",
         remove_during_stop,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         CONCURRENCY,
@@ -57,7 +60,8 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 async fn waits_and_stop(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.ready("trap 'exit 31' TERM; echo ready; read _").await?;
+    let script = format!("trap 'exit 31' TERM; echo ready; {}", cx.hold());
+    let dyno = cx.ready(&script).await?;
     let mut waits = JoinSet::new();
     for n in 0..64 {
         // With a limit and without one.
@@ -82,7 +86,7 @@ async fn storm(cx: &Context) -> Result<(), NotPassed> {
     let mut dynos = Vec::new();
     let mut starts = JoinSet::new();
     for _ in 0..DYNOS {
-        let dyno = cx.dyno("read _").await?;
+        let dyno = cx.dyno(cx.hold()).await?;
         starts.spawn(cx.control().start(dyno.request.clone()));
         dynos.push(dyno);
     }
@@ -136,7 +140,7 @@ async fn short_lives(cx: &Context) -> Result<(), NotPassed> {
 
 async fn start_and_stop(cx: &Context) -> Result<(), NotPassed> {
     for _ in 0..20 {
-        let dyno = cx.dyno("read _").await?;
+        let dyno = cx.dyno(cx.hold()).await?;
         let id = dyno.id().to_owned();
         let starting = tokio::spawn(cx.control().start(dyno.request.clone()));
         // A Stop that overtakes its Start is one of a dyno that is not known: OK as well.
@@ -170,19 +174,13 @@ async fn start_and_stop(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn remove_during_stop(cx: &Context) -> Result<(), NotPassed> {
-    let mut dyno = cx
-        .ready("trap 'echo term' TERM; echo ready; while :; do read _; done")
-        .await?;
+    let mut dyno = stubborn(cx).await?;
     let stopping = tokio::spawn(cx.control().stop(stop_in(dyno.id(), 25_000)));
     dyno.stdout.expect("term").await?;
     let answer = cx.control().remove(remove(dyno.id())).await;
     answer.refused(&[Code::FailedPrecondition, Code::Aborted])?;
     cx.check_runs(dyno.id()).await?;
-    let force = StopRequest {
-        force: true,
-        ..stop(dyno.id())
-    };
-    cx.control().stop(force).await.ok()?;
+    cx.control().stop(force(dyno.id())).await.ok()?;
     cx.control().remove(remove(dyno.id())).await.ok()?;
     check_eq("List", &cx.listed(dyno.id()).await?, &None)?;
     stopping.abort();
@@ -190,7 +188,7 @@ async fn remove_during_stop(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn connections(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.start("read _").await?;
+    let dyno = cx.hang().await?;
     let mut open = Vec::new();
     for _ in 0..8 {
         open.push(cx.another_connection().await?);

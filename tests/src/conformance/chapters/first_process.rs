@@ -2,16 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use hsup_proto::driver::Capability;
-
 use super::super::{
     case::{Case, Need, NotPassed, case, check, check_eq},
-    context::{Context, code, env},
+    context::Context,
     process::CANARY,
+    requests::{code, env},
 };
 
 const START: &str = "start";
-const FIFO: Need = Need::Has(Capability::StdioFifo);
 
 pub(crate) const CASES: &[Case] = &[
     case!(
@@ -19,42 +17,42 @@ pub(crate) const CASES: &[Case] = &[
         "argv arrives as it was given",
         "§6: argv exec'd as is",
         argv,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         START,
         "env arrives as it was given, and nothing is added",
         "§6: env is the whole environment; a driver never leaks its own",
         environment,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         START,
         "an empty env stays empty",
         "§6: env is the whole environment; a driver never leaks its own",
         empty_environment,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         START,
         "a dyno begins with the default signal dispositions",
         "§6: argv exec'd as is; §8 Stop needs a SIGTERM that is neither blocked nor ignored",
         signals,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         START,
         "a dyno does not have the umask of the socket",
         "§7.1: umask 0177 is for the bind",
         umask,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         START,
         "a dyno has its three descriptors and no other",
         "§11: stdin, stdout and stderr; any other would keep somebody's FIFO open",
         descriptors,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         START,
@@ -88,10 +86,10 @@ async fn argv(cx: &Context) -> Result<(), NotPassed> {
     ];
     let mut request = cx.request("").await?;
     request.argv = cx.argv("for a do printf '%s\\0' \"$a\"; done", &args);
-    let mut dyno = cx.with_fifos(request, true)?;
+    let mut dyno = cx.with_stdio(request, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(0)).await?;
-    let printed = dyno.stdout.drain()?;
+    let printed = dyno.stdout.drain().await?;
     let expected: Vec<u8> = args
         .iter()
         .flat_map(|a| [a.as_bytes(), b"\0"].concat())
@@ -136,10 +134,10 @@ async fn environment(cx: &Context) -> Result<(), NotPassed> {
     request.argv = cx.argv(values, &[]);
     request.env.extend(env(&odd));
     let given: BTreeSet<_> = request.env.keys().cloned().collect();
-    let mut dyno = cx.with_fifos(request, true)?;
+    let mut dyno = cx.with_stdio(request, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(0)).await?;
-    let printed = dyno.stdout.drain()?;
+    let printed = dyno.stdout.drain().await?;
     let expected: Vec<u8> = odd
         .iter()
         .flat_map(|(_, v)| [v.as_bytes(), b"\0"].concat())
@@ -160,10 +158,10 @@ async fn environment(cx: &Context) -> Result<(), NotPassed> {
 async fn empty_environment(cx: &Context) -> Result<(), NotPassed> {
     let mut request = cx.request("export -p").await?;
     request.env.clear();
-    let mut dyno = cx.with_fifos(request, true)?;
+    let mut dyno = cx.with_stdio(request, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(0)).await?;
-    let names = exported(&dyno.stdout.drain()?, &BTreeSet::new());
+    let names = exported(&dyno.stdout.drain().await?, &BTreeSet::new());
     let on = format!("env of {}", dyno.id());
     check(
         !names.contains(CANARY),
@@ -180,7 +178,7 @@ async fn signals(cx: &Context) -> Result<(), NotPassed> {
                   </proc/$$/status";
     let mut dyno = cx.start(script).await?;
     cx.exits(dyno.id(), code(0)).await?;
-    let printed = dyno.stdout.drain()?;
+    let printed = dyno.stdout.drain().await?;
     let printed = String::from_utf8_lossy(&printed);
     if printed.is_empty() {
         let reason = "the dyno has no /proc".to_owned();
@@ -212,10 +210,10 @@ async fn umask(cx: &Context) -> Result<(), NotPassed> {
 async fn descriptors(cx: &Context) -> Result<(), NotPassed> {
     // The shell's own descriptor for the listing is closed again when -e looks.
     let script = "for f in /proc/$$/fd/*; do [ -e \"$f\" ] && echo \"${f##*/}\"; done; :";
-    let neighbour = cx.start("read _").await?;
+    let neighbour = cx.hang().await?;
     let mut dyno = cx.start(script).await?;
     cx.exits(dyno.id(), code(0)).await?;
-    let printed = dyno.stdout.drain()?;
+    let printed = dyno.stdout.drain().await?;
     let printed = String::from_utf8_lossy(&printed);
     if printed.trim().is_empty() || printed.contains('*') {
         let reason = "the dyno has no /proc".to_owned();
@@ -230,7 +228,7 @@ async fn descriptors(cx: &Context) -> Result<(), NotPassed> {
 async fn exits_of(cx: &Context, argv: &[&str], wanted: i32) -> Result<(), NotPassed> {
     let mut request = cx.request("").await?;
     request.argv = argv.iter().map(|&word| word.to_owned()).collect();
-    let mut dyno = cx.with_fifos(request, true)?;
+    let mut dyno = cx.with_stdio(request, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(wanted)).await?;
     Ok(())

@@ -11,8 +11,9 @@ use tonic::{Code, Status};
 use super::super::{
     calls::{Answer, Problem},
     case::{Case, Failure, Need, NotPassed, case, check, check_eq},
-    context::{Context, ONE_SECOND},
+    context::Context,
     raw::{self, LaterGetInfoRequest},
+    requests::ONE_SECOND,
 };
 
 const IDENTITY: &str = "identity";

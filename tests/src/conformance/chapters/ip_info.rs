@@ -1,18 +1,25 @@
 //! `IPInfo`: where a dyno listens.
 
-use std::{net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
-use hsup_proto::driver::{IpInfoRequest, IpInfoResponse};
-use tokio::time::{Instant, sleep};
+use hsup_proto::driver::{Capability, IpInfoRequest, IpInfoResponse};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, timeout},
+};
 use tonic::Code;
 
 use super::super::{
     calls::Problem,
-    case::{Case, Failure, NotPassed, case, check, check_eq},
-    context::{Context, ONE_SECOND},
+    case::{Case, Failure, Need, NotPassed, case, check, check_eq},
+    context::Context,
+    requests::{ONE_SECOND, code, env},
 };
 
 const IP_INFO: &str = "ip info";
+/// How long a connection may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) const CASES: &[Case] = &[
     case!(
@@ -20,6 +27,13 @@ pub(crate) const CASES: &[Case] = &[
         "a running dyno has an address, and its PORT",
         "§6 IPInfoResponse: ip, port; §9: UNAVAILABLE while the address is not assigned yet",
         running
+    ),
+    case!(
+        IP_INFO,
+        "what listens on PORT in a dyno is reached there",
+        "§13: IPInfo reachable",
+        reachable,
+        &[Need::Output]
     ),
     case!(
         IP_INFO,
@@ -36,7 +50,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 async fn running(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.start("read _").await?;
+    let dyno = cx.hang().await?;
     let info = assigned(cx, dyno.id()).await?;
     let on = format!("IPInfo of {}", dyno.id());
     let parsed = info.ip.parse::<IpAddr>();
@@ -46,7 +60,7 @@ async fn running(cx: &Context) -> Result<(), NotPassed> {
 }
 
 /// The address, once the backend has given one.
-async fn assigned(cx: &Context, id: &str) -> Result<IpInfoResponse, Failure> {
+pub(super) async fn assigned(cx: &Context, id: &str) -> Result<IpInfoResponse, Failure> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let dyno_id = id.to_owned();
@@ -61,6 +75,89 @@ async fn assigned(cx: &Context, id: &str) -> Result<IpInfoResponse, Failure> {
             _ => return answer.ok(),
         }
     }
+}
+
+/// Connects to where a dyno says that it is.
+async fn connect(info: &IpInfoResponse) -> io::Result<TcpStream> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let ip: IpAddr = info.ip.parse().map_err(invalid)?;
+    let port = u16::try_from(info.port).unwrap_or_default();
+    match timeout(PATIENCE, TcpStream::connect((ip, port))).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Listens on PORT and answers with TOKEN; ends with 77 where nothing can, with 78 where PORT
+/// is taken.
+const LISTEN: &str = r#"
+if command -v perl >/dev/null; then exec perl -MSocket -e '
+    socket(S, PF_INET, SOCK_STREAM, 0) or exit 77;
+    setsockopt(S, SOL_SOCKET, SO_REUSEADDR, 1);
+    bind(S, sockaddr_in($ENV{PORT}, INADDR_ANY)) or exit 78;
+    listen(S, 5); $| = 1; print "ready\n";
+    while (accept(C, S)) { syswrite(C, $ENV{TOKEN}); close(C) }'
+elif command -v python3 >/dev/null; then exec python3 -c '
+import os, socket, sys
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+try: s.bind(("", int(os.environ["PORT"])))
+except OSError: sys.exit(78)
+s.listen(5); print("ready", flush=True)
+while True:
+    c, _ = s.accept(); c.sendall(os.environ["TOKEN"].encode()); c.close()'
+fi
+exit 77"#;
+
+/// A port that was free a moment ago.
+async fn free_port() -> Result<u16, NotPassed> {
+    let bound = TcpListener::bind("0.0.0.0:0").await;
+    let address = bound.and_then(|listener| listener.local_addr());
+    let address = address.map_err(|error| NotPassed::hindered("a free port", &error))?;
+    Ok(address.port())
+}
+
+async fn reachable(cx: &Context) -> Result<(), NotPassed> {
+    let dyno = loop {
+        let mut request = cx.request(LISTEN).await?;
+        let port = if cx.has(Capability::OwnNetwork) {
+            5000
+        } else {
+            free_port().await?
+        };
+        let id = request.dyno_id.clone();
+        request
+            .env
+            .extend(env(&[("PORT", &port.to_string()), ("TOKEN", &id)]));
+        let mut dyno = cx.with_stdio(request, false)?;
+        cx.launch(&mut dyno).await?;
+        if dyno.stdout.expect("ready").await.is_ok() {
+            break dyno;
+        }
+        let status = cx.exit(dyno.id()).await?;
+        // Somebody else was faster: another port.
+        if status.how != Some(code(78)) {
+            let reason = "a dyno has neither perl nor python3 to listen with".to_owned();
+            check(
+                status.how == Some(code(77)),
+                "a dyno that listens",
+                "ready",
+                format_args!("{status:?}"),
+            )?;
+            return Err(NotPassed::Skipped(reason));
+        }
+    };
+    let info = assigned(cx, dyno.id()).await?;
+    let read = async {
+        let mut token = String::new();
+        let mut stream = connect(&info).await?;
+        timeout(PATIENCE, stream.read_to_string(&mut token)).await??;
+        Ok::<_, io::Error>(token)
+    };
+    let on = format!("a connection to {}, port {}", info.ip, info.port);
+    let read = read.await.map_err(|error| error.to_string());
+    check_eq(on, &read, &Ok(dyno.id().to_owned()))?;
+    Ok(())
 }
 
 async fn exited(cx: &Context) -> Result<(), NotPassed> {

@@ -5,7 +5,8 @@ use tonic::Code;
 
 use super::super::{
     case::{Case, Need, NotPassed, case, check, check_eq},
-    context::{Context, ONE_SECOND, code, remove},
+    context::Context,
+    requests::{ONE_SECOND, code, remove},
 };
 
 const LIST: &str = "list and remove";
@@ -64,11 +65,11 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 async fn filtered(cx: &Context) -> Result<(), NotPassed> {
-    let mine = cx.start("read _").await?;
-    let mut request = cx.request("read _").await?;
+    let mine = cx.hang().await?;
+    let mut request = cx.request(cx.hold()).await?;
     request.supervisor_id.push_str("-other");
     let other_supervisor = request.supervisor_id.clone();
-    let mut other = cx.with_fifos(request, true)?;
+    let mut other = cx.with_stdio(request, true)?;
     cx.launch(&mut other).await?;
     for (supervisor_id, with_mine, with_other) in [
         (mine.request.supervisor_id.clone(), true, false),
@@ -103,7 +104,7 @@ async fn small(cx: &Context) -> Result<(), NotPassed> {
     let mut request = cx.request("exit 0").await?;
     let secret = format!("secret-{}", cx.session.token);
     request.env.insert("SECRET".to_owned(), secret.clone());
-    let mut dyno = cx.with_fifos(request, true)?;
+    let mut dyno = cx.with_stdio(request, true)?;
     cx.launch(&mut dyno).await?;
     let list = cx.control().list(cx.own()).await.within(ONE_SECOND)?.ok()?;
     let shown = format!("{list:?}");
@@ -117,7 +118,7 @@ async fn small(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn running(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.start("read _").await?;
+    let dyno = cx.hang().await?;
     let answer = cx.control().remove(remove(dyno.id())).await;
     answer.refused(&[Code::FailedPrecondition])?;
     cx.check_runs(dyno.id()).await?;

@@ -5,14 +5,13 @@ use tonic::Code;
 
 use super::super::{
     case::{Case, Need, NotPassed, case},
-    context::{Context, signal},
+    context::Context,
+    requests::signal,
 };
 
 const SIGNAL: &str = "signal";
-const NEEDS: &[Need] = &[
-    Need::Has(Capability::Signal),
-    Need::Has(Capability::StdioFifo),
-];
+const NEEDS: &[Need] = &[Need::Has(Capability::Signal)];
+const NEEDS_OUTPUT: &[Need] = &[Need::Has(Capability::Signal), Need::Output];
 
 pub(crate) const CASES: &[Case] = &[
     case!(
@@ -20,14 +19,14 @@ pub(crate) const CASES: &[Case] = &[
         "a signal arrives, and the dyno goes on",
         "§6 Signal: signals by name",
         arrives,
-        NEEDS
+        NEEDS_OUTPUT
     ),
     case!(
         SIGNAL,
         "a signal that ends the dyno is its exit status",
         "§6 ExitStatus: signal",
         ends,
-        NEEDS
+        NEEDS_OUTPUT
     ),
     case!(
         SIGNAL,
@@ -53,8 +52,11 @@ fn request(id: &str, signal: &str) -> SignalRequest {
 }
 
 async fn arrives(cx: &Context) -> Result<(), NotPassed> {
-    let script = "trap 'echo usr1' USR1; trap 'echo hup' HUP; echo ready; while :; do read _; done";
-    let mut dyno = cx.ready(script).await?;
+    let script = format!(
+        "trap 'echo usr1' USR1; trap 'echo hup' HUP; echo ready; while :; do {}; done",
+        cx.hold()
+    );
+    let mut dyno = cx.ready(&script).await?;
     for (name, said) in [("SIGUSR1", "usr1"), ("SIGHUP", "hup"), ("SIGUSR1", "usr1")] {
         let answer = cx.control().signal(request(dyno.id(), name)).await;
         answer.ok()?;
@@ -65,7 +67,7 @@ async fn arrives(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn ends(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.ready("echo ready; read _").await?;
+    let dyno = cx.paused("").await?;
     let answer = cx.control().signal(request(dyno.id(), "SIGKILL")).await;
     answer.ok()?;
     cx.exits(dyno.id(), signal("SIGKILL")).await?;
@@ -73,7 +75,7 @@ async fn ends(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn bad(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.start("read _").await?;
+    let dyno = cx.hang().await?;
     for name in ["", "SIGNOPE", "99"] {
         let answer = cx.control().signal(request(dyno.id(), name)).await;
         answer.refused(&[Code::InvalidArgument])?;

@@ -7,13 +7,15 @@ use super::{
     super::{
         calls::Problem,
         case::{Case, Failure, Need, NotPassed, case, check},
-        context::{Context, ONE_SECOND},
+        context::Context,
+        requests::ONE_SECOND,
     },
     start::now_ms,
 };
 
 const STATS: &str = "stats";
-const NEEDS: &[Need] = &[
+const NEEDS: &[Need] = &[Need::Has(Capability::Stats), Need::Output];
+const NEEDS_FIFO: &[Need] = &[
     Need::Has(Capability::Stats),
     Need::Has(Capability::StdioFifo),
 ];
@@ -31,7 +33,7 @@ pub(crate) const CASES: &[Case] = &[
         "cpu_ns grows with the work",
         "§6 StatsResponse: cpu_ns",
         grows,
-        NEEDS
+        NEEDS_FIFO
     ),
     case!(
         STATS,
@@ -49,7 +51,7 @@ async fn stats(cx: &Context, id: &str) -> Result<StatsResponse, Failure> {
 }
 
 async fn plausible(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.ready("echo ready; read _").await?;
+    let dyno = cx.paused("").await?;
     let before = now_ms();
     let found = stats(cx, dyno.id()).await?;
     let on = format!("Stats of {}", dyno.id());

@@ -7,8 +7,10 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{
     case::{Case, Failure, Need, NotPassed, case, check, check_eq},
-    context::{Context, Dyno, code, wait_for},
-    fifo::check_sequence,
+    context::Context,
+    dyno::Dyno,
+    output::check_sequence,
+    requests::{code, wait_for},
 };
 
 const STDIO: &str = "stdio";
@@ -39,24 +41,30 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         STDIO,
         "8 MiB as fast as they come lose nothing",
-        "§13: 1 MiB/s of output loses nothing",
+        "§13: nothing is lost; §11: the dyno blocks until the core reads",
         fast,
         FIFO
     ),
-    case!(
-        STDIO,
-        "1 MiB/s for 3 s loses nothing",
-        "§13: 1 MiB/s of output loses nothing",
-        steady,
-        FIFO
-    ),
-    case!(
-        STDIO,
-        "a slow reader blocks the dyno, and loses nothing",
-        "§13: output blocked by a slow reader, then nothing lost",
-        slow_reader,
-        FIFO
-    ),
+    Case {
+        beside: true,
+        ..case!(
+            STDIO,
+            "1 MiB/s for 10 s loses nothing",
+            "§13: 1 MiB/s of output for 10 s loses nothing",
+            steady,
+            FIFO
+        )
+    },
+    Case {
+        beside: true,
+        ..case!(
+            STDIO,
+            "a reader that is away for 5 s blocks the dyno, and loses nothing",
+            "§13: output blocked 5 s by a slow reader, then nothing lost",
+            slow_reader,
+            FIFO
+        )
+    },
     case!(
         STDIO,
         "a dyno outlives its reader, and what it wrote meanwhile is kept",
@@ -111,8 +119,12 @@ pub(crate) const CASES: &[Case] = &[
 async fn apart(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.start("echo out; echo err >&2; echo out2").await?;
     cx.exits(dyno.id(), code(0)).await?;
-    check_eq("stdout", &dyno.stdout.drain()?, &b"out\nout2\n".to_vec())?;
-    check_eq("stderr", &dyno.stderr.drain()?, &b"err\n".to_vec())?;
+    check_eq(
+        "stdout",
+        &dyno.stdout.drain().await?,
+        &b"out\nout2\n".to_vec(),
+    )?;
+    check_eq("stderr", &dyno.stderr.drain().await?, &b"err\n".to_vec())?;
     Ok(())
 }
 
@@ -121,7 +133,7 @@ async fn bytes(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.start(script).await?;
     cx.exits(dyno.id(), code(0)).await?;
     let expected = b"a\0b\xff\xfe\x80\r\n\x1b[31m\n\nno newline".to_vec();
-    check_eq("stdout", &dyno.stdout.drain()?, &expected)?;
+    check_eq("stdout", &dyno.stdout.drain().await?, &expected)?;
     Ok(())
 }
 
@@ -131,8 +143,8 @@ async fn last_words(cx: &Context) -> Result<(), NotPassed> {
         let mut dyno = cx.start(&script).await?;
         cx.exits(dyno.id(), code(n)).await?;
         let expected = format!("last words {n}").into_bytes();
-        check_eq("stdout", &dyno.stdout.drain()?, &expected)?;
-        check_eq("stderr", &dyno.stderr.drain()?, &b"dying\n".to_vec())?;
+        check_eq("stdout", &dyno.stdout.drain().await?, &expected)?;
+        check_eq("stderr", &dyno.stderr.drain().await?, &b"dying\n".to_vec())?;
     }
     Ok(())
 }
@@ -162,7 +174,7 @@ async fn read_sequence(
 ) -> Result<(), NotPassed> {
     let bytes = dyno.stdout.bytes(count * WIDTH, patience).await?;
     cx.exits(dyno.id(), code(0)).await?;
-    let rest = dyno.stdout.drain()?;
+    let rest = dyno.stdout.drain().await?;
     check_sequence("stdout", &[bytes, rest].concat(), count, WIDTH)?;
     Ok(())
 }
@@ -174,27 +186,27 @@ async fn fast(cx: &Context) -> Result<(), NotPassed> {
 
 async fn steady(cx: &Context) -> Result<(), NotPassed> {
     // The dyno is paced through its stdin: 256 KiB for each line that is written to it.
-    let mut dyno = cx.start(&sequence(3072, "read _")).await?;
+    let mut dyno = cx.start(&sequence(10 * 1024, "read _")).await?;
     let mut bytes = Vec::new();
     let begun = Instant::now();
-    for tick in 1..=12_u32 {
+    for tick in 1..=40_u32 {
         let burst = dyno.stdout.bytes(256 * WIDTH, Duration::from_secs(10));
         bytes.extend(burst.await?);
         tokio::time::sleep_until(begun + Duration::from_millis(250) * tick).await;
         dyno.stdin.write(b"\n").await?;
     }
     cx.exits(dyno.id(), code(0)).await?;
-    bytes.extend(dyno.stdout.drain()?);
-    check_sequence("stdout", &bytes, 3072, WIDTH)?;
+    bytes.extend(dyno.stdout.drain().await?);
+    check_sequence("stdout", &bytes, 10 * 1024, WIDTH)?;
     Ok(())
 }
 
 async fn slow_reader(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.start(&sequence(1024, ":")).await?;
-    // Wait until the FIFO is full: it holds the same for a while.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    // Wait until the FIFO has been full for so long: it holds the same all the while.
+    let deadline = Instant::now() + Duration::from_secs(30);
     let (mut seen, mut since) = (0, Instant::now());
-    while seen == 0 || since.elapsed() < Duration::from_millis(700) {
+    while seen == 0 || since.elapsed() < Duration::from_secs(5) {
         let waiting = dyno.stdout.waiting();
         if waiting != seen {
             (seen, since) = (waiting, Instant::now());
@@ -239,11 +251,11 @@ async fn reopened(cx: &Context) -> Result<(), NotPassed> {
         let reason = "the dyno has no /dev/stdout".to_owned();
         return Err(NotPassed::Skipped(reason));
     }
-    let stderr = dyno.stderr.drain()?;
+    let stderr = dyno.stderr.drain().await?;
     let shown = String::from_utf8_lossy(&stderr).into_owned();
     let on = format!("a dyno that opens /dev/stdout (stderr {shown:?})");
     check_eq(on, &status.how, &Some(code(19)))?;
-    check_eq("stdout", &dyno.stdout.drain()?, &b"out\n".to_vec())?;
+    check_eq("stdout", &dyno.stdout.drain().await?, &b"out\n".to_vec())?;
     check_eq("stderr", &stderr, &b"err\n".to_vec())?;
     Ok(())
 }
@@ -305,11 +317,11 @@ async fn patient_stdin(cx: &Context) -> Result<(), NotPassed> {
 async fn no_stdin(cx: &Context) -> Result<(), NotPassed> {
     let script = "if read -r _; then echo line; else echo end; fi; [ -t 0 ] && echo tty; exit 21";
     let request = cx.request(script).await?;
-    let mut dyno = cx.with_fifos(request, false)?;
+    let mut dyno = cx.with_stdio(request, false)?;
     cx.launch(&mut dyno).await?;
     dyno.stdout.expect("end").await?;
     cx.exits(dyno.id(), code(21)).await?;
-    let rest = dyno.stdout.drain()?;
+    let rest = dyno.stdout.drain().await?;
     if !rest.is_empty() {
         return Err(NotPassed::Failed(Failure {
             on: "stdin".to_owned(),

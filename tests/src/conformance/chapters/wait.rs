@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hsup_proto::driver::{Capability, ExitStatus, Limits, exit_status::How};
+use hsup_proto::driver::{Capability, ExitStatus, exit_status::How};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
@@ -12,7 +12,8 @@ use tonic::Code;
 use super::{
     super::{
         case::{Case, Failure, Need, NotPassed, case, check, check_eq},
-        context::{Context, ONE_SECOND, code, remove, signal, wait_for},
+        context::Context,
+        requests::{ONE_SECOND, code, remove, signal, wait_for},
     },
     start::now_ms,
     stop::check_canary,
@@ -57,21 +58,21 @@ pub(crate) const CASES: &[Case] = &[
         "an exit is told at once, before the timeout",
         "§6: Wait long-polls: exits seen at once",
         at_once,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         WAIT,
         "no timeout means no limit",
         "§6 WaitRequest: timeout_ms 0 means no limit",
         no_limit,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         WAIT,
         "ten at once get the same answer",
         "§8 Wait: pure; any number of callers",
         ten,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         WAIT,
@@ -84,7 +85,7 @@ pub(crate) const CASES: &[Case] = &[
         "a caller that hangs up touches nothing",
         "§8 Wait: cancelling it touches nothing",
         cancelled,
-        &[FIFO]
+        &[Need::Output]
     ),
     case!(
         WAIT,
@@ -97,13 +98,6 @@ pub(crate) const CASES: &[Case] = &[
         "a removed dyno is NOT_FOUND",
         "§8 Remove: forgets the status; §9: no such dyno → NOT_FOUND",
         removed
-    ),
-    case!(
-        WAIT,
-        "a dyno that needs more memory than its limit is OOM killed",
-        "§13: OOM if LIMITS; §6 ExitStatus: oom_killed",
-        out_of_memory,
-        &[Need::Has(Capability::Limits)]
     ),
     case!(
         WAIT,
@@ -152,7 +146,7 @@ async fn exit_time(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn times_out(cx: &Context) -> Result<(), NotPassed> {
-    let dyno = cx.start("read _").await?;
+    let dyno = cx.hang().await?;
     for limit in [1, 300] {
         let answer = cx.waits().wait(wait_for(dyno.id(), limit)).await;
         let limit = Duration::from_millis(limit.into());
@@ -170,11 +164,11 @@ async fn times_out(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn at_once(cx: &Context) -> Result<(), NotPassed> {
-    let mut dyno = cx.ready("echo ready; read _; exit 21").await?;
+    let mut dyno = cx.paused("exit 21").await?;
     let waiting = tokio::spawn(cx.waits().wait(wait_for(dyno.id(), 20_000)));
     cx.check_runs(dyno.id()).await?;
     let begun = Instant::now();
-    dyno.stdin.close();
+    cx.release(&mut dyno);
     let status = answer_of(dyno.id(), timeout(ONE_SECOND * 2, waiting).await)?;
     check_eq("Wait", &status.how, &Some(code(21)))?;
     let took = begun.elapsed();
@@ -205,7 +199,7 @@ fn answer_of(id: &str, waited: Waited) -> Result<ExitStatus, Failure> {
 }
 
 async fn no_limit(cx: &Context) -> Result<(), NotPassed> {
-    let mut dyno = cx.ready("echo ready; read _; exit 22").await?;
+    let mut dyno = cx.paused("exit 22").await?;
     let mut waiting = tokio::spawn(cx.waits().wait(wait_for(dyno.id(), 0)));
     let early = timeout(Duration::from_millis(700), &mut waiting).await;
     check(
@@ -214,21 +208,21 @@ async fn no_limit(cx: &Context) -> Result<(), NotPassed> {
         "no answer while the dyno runs",
         format_args!("{early:?}"),
     )?;
-    dyno.stdin.close();
+    cx.release(&mut dyno);
     let status = answer_of(dyno.id(), timeout(ONE_SECOND * 10, waiting).await)?;
     check_eq("Wait", &status.how, &Some(code(22)))?;
     Ok(())
 }
 
 async fn ten(cx: &Context) -> Result<(), NotPassed> {
-    let mut dyno = cx.ready("echo ready; read _; exit 23").await?;
+    let mut dyno = cx.paused("exit 23").await?;
     let mut waits = JoinSet::new();
     for n in 0..10 {
         let calls = if n % 2 == 0 { cx.waits() } else { cx.control() };
         waits.spawn(calls.wait(wait_for(dyno.id(), 20_000)));
     }
     cx.check_runs(dyno.id()).await?;
-    dyno.stdin.close();
+    cx.release(&mut dyno);
     let mut statuses = Vec::new();
     for answer in waits.join_all().await {
         statuses.push(answer.ok()?.status);
@@ -255,7 +249,7 @@ async fn repeated(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn cancelled(cx: &Context) -> Result<(), NotPassed> {
-    let mut dyno = cx.ready("echo ready; read _; exit 25").await?;
+    let mut dyno = cx.paused("exit 25").await?;
     let patient = tokio::spawn(cx.waits().wait(wait_for(dyno.id(), 20_000)));
     for _ in 0..20 {
         let call = tokio::spawn(cx.waits().wait(wait_for(dyno.id(), 20_000)));
@@ -263,7 +257,7 @@ async fn cancelled(cx: &Context) -> Result<(), NotPassed> {
         call.abort();
     }
     cx.check_runs(dyno.id()).await?;
-    dyno.stdin.close();
+    cx.release(&mut dyno);
     let status = answer_of(dyno.id(), timeout(ONE_SECOND * 10, patient).await)?;
     check_eq("Wait", &status.how, &Some(code(25)))?;
     Ok(())
@@ -284,21 +278,6 @@ async fn removed(cx: &Context) -> Result<(), NotPassed> {
     cx.control().remove(remove(dyno.id())).await.ok()?;
     let answer = cx.waits().wait(wait_for(dyno.id(), 1)).await;
     answer.refused(&[Code::NotFound])?;
-    Ok(())
-}
-
-async fn out_of_memory(cx: &Context) -> Result<(), NotPassed> {
-    let mut request = cx.request("x=xxxxxxxx; while :; do x=$x$x; done").await?;
-    request.limits = Some(Limits {
-        memory_bytes: 64 << 20,
-        ..Limits::default()
-    });
-    let mut dyno = cx.with_fifos(request, true)?;
-    cx.launch(&mut dyno).await?;
-    let status = cx.exit(dyno.id()).await?;
-    let on = format!("Wait of {}", dyno.id());
-    check_eq(&on, &status.how, &Some(signal("SIGKILL")))?;
-    check_eq(on, &status.oom_killed, &true)?;
     Ok(())
 }
 

@@ -1,12 +1,15 @@
 //! What must hold for every answer of the run. Stays last.
 
+use hsup_proto::driver::{Dyno, ListRequest};
 use tonic::Code;
 
 use super::super::{
-    calls::{Refusal, code_name},
+    calls::code_name,
     case::{Case, Failure, Need, NotPassed, case, check},
     context::Context,
-    process::CANARY,
+    process::{CANARY, marked},
+    record::Refusal,
+    session::MARK,
 };
 
 const WHOLE_RUN: &str = "whole run";
@@ -47,7 +50,7 @@ pub(crate) const CASES: &[Case] = &[
 
 /// Fails with the first refusal that `is_bad`.
 fn none(cx: &Context, expected: &str, is_bad: impl Fn(&Refusal) -> bool) -> Result<(), NotPassed> {
-    let refusals = cx.session.record.refusals();
+    let refusals = cx.record().refusals();
     let bad: Vec<_> = refusals.iter().filter(|refusal| is_bad(refusal)).collect();
     let Some(first) = bad.first() else {
         return Ok(());
@@ -99,10 +102,13 @@ async fn no_secrets_logged(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn nothing_left(cx: &Context) -> Result<(), NotPassed> {
-    let list = cx.control().list(cx.own()).await.ok()?;
-    let left: Vec<_> = list.dynos.iter().map(|dyno| &dyno.dyno_id).collect();
+    let list = cx.control().list(ListRequest::default()).await.ok()?;
+    // Those of the cases that were run beside the others as well.
+    let ours = |dyno: &&Dyno| dyno.supervisor_id.starts_with(&cx.supervisor_id);
+    let dynos = list.dynos.iter().filter(ours);
+    let left: Vec<_> = dynos.map(|dyno| &dyno.dyno_id).collect();
     check(left.is_empty(), "List", "no dyno", format_args!("{left:?}"))?;
-    let marked = super::super::process::marked(super::super::session::MARK, &cx.session.token);
+    let marked = marked(MARK, &cx.session.token);
     let expected = "no process of a dyno";
     check(
         marked.is_empty(),

@@ -32,6 +32,10 @@ impl Render for Json {
                     value["verdict"] = json!("skipped");
                     value["reason"] = json!(reason);
                 }
+                Verdict::Hindered(reason) => {
+                    value["verdict"] = json!("hindered");
+                    value["reason"] = json!(reason);
+                }
                 Verdict::Failed(failure) => {
                     value["verdict"] = json!("failed");
                     value["on"] = json!(failure.on);
@@ -55,6 +59,7 @@ impl Render for Json {
             "passed": counts.passed,
             "failed": counts.failed,
             "skipped": counts.skipped,
+            "hindered": counts.hindered,
             "cases": report.results.iter().map(case).collect::<Vec<_>>(),
         });
         format!("{whole:#}\n")
@@ -75,5 +80,6 @@ mod tests {
             "NOT_FOUND \"<no such & dyno>\""
         );
         assert_eq!(value["cases"][2]["reason"], "needs --exec");
+        assert_eq!(value["cases"][3]["verdict"], "hindered");
     }
 }

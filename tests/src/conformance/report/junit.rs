@@ -21,9 +21,11 @@ impl Render for Junit {
         let counts = report.counts();
         let mut out = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <testsuite name=\"hsup-driver-check\" tests=\"{}\" failures=\"{}\" skipped=\"{}\">\n",
+             <testsuite name=\"hsup-driver-check\" tests=\"{}\" failures=\"{}\" errors=\"{}\" \
+             skipped=\"{}\">\n",
             report.results.len(),
             counts.failed,
+            counts.hindered,
             counts.skipped
         );
         for result in &report.results {
@@ -46,6 +48,10 @@ fn testcase(result: &CaseResult) -> String {
         Verdict::Skipped(reason) => {
             let reason = escape(reason);
             _ = writeln!(out, "><skipped message=\"{reason}\"/></testcase>");
+        }
+        Verdict::Hindered(reason) => {
+            let reason = escape(reason);
+            _ = writeln!(out, "><error message=\"{reason}\"/></testcase>");
         }
         Verdict::Failed(failure) => {
             let message = escape(&failure.to_string());
@@ -89,7 +95,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("tests=\"3\" failures=\"1\" skipped=\"1\""),
+            text.contains("tests=\"4\" failures=\"1\" errors=\"1\" skipped=\"1\""),
             "{text}"
         );
     }

@@ -27,6 +27,7 @@ impl Render for Tap {
         match &result.verdict {
             Verdict::Passed => format!("ok {title}\n"),
             Verdict::Skipped(reason) => format!("ok {title} # SKIP {reason}\n"),
+            Verdict::Hindered(reason) => format!("not ok {title} # SKIP hindered: {reason}\n"),
             Verdict::Failed(failure) => format!(
                 "not ok {title}\n  ---\n  rule: {:?}\n  on: {:?}\n  expected: {:?}\n  observed: {:?}\n  ...\n",
                 result.rule, failure.on, failure.expected, failure.observed
@@ -51,5 +52,7 @@ mod tests {
         assert_eq!(lines[0], "ok 1 - stop: an exited dyno\n");
         assert!(lines[1].starts_with("not ok 2 - stop: an unknown dyno\n  ---\n"));
         assert_eq!(lines[2], "ok 3 - stop: a third # SKIP needs --exec\n");
+        let hindered = "not ok 4 - stop: a fourth # SKIP hindered: a FIFO: no space\n";
+        assert_eq!(lines[3], hindered);
     }
 }

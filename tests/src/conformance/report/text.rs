@@ -53,6 +53,10 @@ impl Render for Text {
                 let word = self.paint("33", "skip");
                 _ = writeln!(out, "  {word} {name} ({reason})");
             }
+            Verdict::Hindered(reason) => {
+                let word = self.paint("31", "????");
+                _ = writeln!(out, "  {word} {name} (hindered: {reason})");
+            }
             Verdict::Failed(failure) => {
                 let word = self.paint("31", "FAIL");
                 _ = writeln!(out, "  {word} {name}");
@@ -79,7 +83,7 @@ mod tests {
     fn a_failure_says_rule_expectation_and_observation() {
         let report = sample();
         let mut text = Text::new(false);
-        let mut out = text.begin(&report.driver, 3);
+        let mut out = text.begin(&report.driver, 4);
         for result in &report.results {
             out += &text.case(result);
         }
@@ -96,8 +100,9 @@ stop
        expected OK
        observed NOT_FOUND \"<no such & dyno>\"
   skip a third (needs --exec)
+  ???? a fourth (hindered: a FIFO: no space)
 
-core · durability NONE · signal — 1 passed, 1 failed, 1 skipped
+core (not kept) · durability NONE (not tested) · signal (not tested) — 1 passed, 1 failed, 1 skipped, 1 hindered
 ";
         assert_eq!(out, expected);
     }

@@ -1,0 +1,162 @@
+//! Durability: what becomes of dynos when their driver ends, exactly as it claims.
+
+use std::time::Duration;
+
+use hsup_proto::driver::{Capability, Durability, State, exit_status::How};
+use tonic::Code;
+
+use super::{
+    super::{
+        calls::Problem,
+        case::{Case, Need, NotPassed, case, check, check_eq},
+        context::Context,
+        driver::{Driver, Left},
+        dyno::Dyno,
+        process::SocketDir,
+        requests::{ONE_SECOND, code, wait_for},
+    },
+    driver_process::{another, its_dir, left_by, spawn, start_on, start_script_on},
+    stop::grandchild_script,
+};
+
+/// Its cases prove what the driver claims of its durability.
+pub(crate) const DURABILITY: &str = "durability";
+const EXEC_FIFO: &[Need] = &[Need::Exec, Need::Has(Capability::StdioFifo)];
+
+pub(crate) const CASES: &[Case] = &[
+    case!(
+        DURABILITY,
+        "SIGTERM leaves the dynos that it says",
+        "§7.6: leave dynos running if durability ≥ SURVIVES, else stop them",
+        sigterm,
+        EXEC_FIFO
+    ),
+    case!(
+        DURABILITY,
+        "kill -9 leaves the dynos that it says",
+        "§13: driver kill -9: NONE → no survivor and empty List; SURVIVES → still running",
+        killed,
+        EXEC_FIFO
+    ),
+    case!(
+        DURABILITY,
+        "an exit while the driver is down is told as it says, and never invented",
+        "§13: EXACT → exit 42 while the driver is down is reported as 42; §0.3: never invent",
+        exit_meanwhile,
+        EXEC_FIFO
+    ),
+];
+
+/// Starts a dyno on `driver` as [`start_on`] does, with a grandchild that is no part of its
+/// session where there is `setsid`, and that has nothing of the dyno's but its stderr.
+async fn start_family_on(cx: &Context, driver: &Driver) -> Result<Dyno, NotPassed> {
+    let script = grandchild_script(
+        "exec >/dev/null; read _ <&2",
+        "exec 2>/dev/null; echo ready; read _; exit 42",
+    );
+    start_script_on(cx, driver, &script, 0).await
+}
+
+/// Fails unless the dyno is gone or runs, as `driver`'s durability has it, and the next driver
+/// lists it accordingly; and unless whoever was left of it is gone by then.
+async fn check_survival(
+    cx: &Context,
+    durability: Durability,
+    dir: SocketDir,
+    mut dyno: Dyno,
+) -> Result<(), NotPassed> {
+    let on = format!("the dyno {} of a driver that ended", dyno.id());
+    let survives = left_by(durability) == Left::Dynos;
+    let patience = if survives {
+        ONE_SECOND
+    } else {
+        Duration::from_secs(3)
+    };
+    let ended = dyno.stdout.ends_within(patience).await?;
+    let expected = if survives {
+        "a dyno that runs on"
+    } else {
+        "no process left"
+    };
+    let observed = if ended { "none left" } else { "one that runs" };
+    check(ended != survives, &on, expected, observed)?;
+    let next = spawn(cx, dir).await?;
+    if !survives {
+        dyno.stderr.only_read()?;
+        // What its dying driver could not kill, the next one must, or nobody ever will.
+        let ended = dyno.stderr.ends_within(Duration::from_secs(3)).await?;
+        let expected = "no grandchild left, either, once the next driver serves";
+        check(ended, on, expected, "one that runs")?;
+    }
+    let list = next.control.list(cx.own()).await.ok()?;
+    let state = list.dynos.iter().find(|d| d.dyno_id == dyno.id());
+    let state = state.map(hsup_proto::driver::Dyno::state);
+    let listed = check_eq(
+        "List of the next driver",
+        &state,
+        &survives.then_some(State::Running),
+    );
+    // Let it end in any case, and the driver with it.
+    dyno.stdin.close();
+    next.end(left_by(durability)).await?;
+    Ok(listed?)
+}
+
+async fn sigterm(cx: &Context) -> Result<(), NotPassed> {
+    let driver = another(cx).await?;
+    let durability = driver.info.durability();
+    let dyno = start_on(cx, &driver, 0).await?;
+    let dir = its_dir(driver.end(left_by(durability)).await?)?;
+    check_survival(cx, durability, dir, dyno).await
+}
+
+async fn killed(cx: &Context) -> Result<(), NotPassed> {
+    let driver = another(cx).await?;
+    let durability = driver.info.durability();
+    let dyno = start_family_on(cx, &driver).await?;
+    let dir = its_dir(driver.kill().await)?;
+    check_survival(cx, durability, dir, dyno).await
+}
+
+async fn exit_meanwhile(cx: &Context) -> Result<(), NotPassed> {
+    let driver = another(cx).await?;
+    let durability = driver.info.durability();
+    let mut dyno = start_on(cx, &driver, 0).await?;
+    let dir = its_dir(driver.kill().await)?;
+    dyno.stdin.close();
+    let ended = dyno.stdout.ends_within(Duration::from_secs(10)).await?;
+    let on = format!("the dyno {} while its driver is down", dyno.id());
+    check(ended, on, "its end", "one that runs")?;
+    let next = spawn(cx, dir).await?;
+    let answer = next.waits.wait(wait_for(dyno.id(), 5000)).await;
+    let told = match &answer.result {
+        Ok(reply) => reply.status.as_ref().and_then(|status| status.how.clone()),
+        Err(_) => None,
+    };
+    let unknown =
+        matches!(&answer.result, Err(Problem::Refused(status)) if status.code() == Code::NotFound);
+    let (holds, expected) = match durability {
+        Durability::Exact => (told == Some(code(42)), "exit code 42"),
+        // The dyno may have been killed with the driver, and its record may be gone.
+        Durability::Survives => (
+            unknown || matches!(told, Some(How::Lost(_))) || told == Some(code(42)),
+            "exit code 42, lost, or NOT_FOUND",
+        ),
+        Durability::None | Durability::Unspecified => (
+            unknown || matches!(told, Some(How::Lost(_))),
+            "lost or NOT_FOUND",
+        ),
+    };
+    let observed = match &answer.result {
+        Ok(reply) => format!("{:?}", reply.status),
+        Err(problem) => problem.to_string(),
+    };
+    let told = check(
+        holds,
+        format_args!("Wait of {} at the next driver", dyno.id()),
+        expected,
+        observed,
+    );
+    next.end(left_by(durability)).await?;
+    Ok(told?)
+}
