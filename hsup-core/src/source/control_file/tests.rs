@@ -146,7 +146,9 @@ fn an_error_says_where_it_is() {
 #[test_case(r#"{"Env": {"é": "x", "A": 42}}"#, "line 1 column 25, at Env.A: invalid type: number, expected a string: put it in quotes"; "a number in the environment")]
 #[test_case(r#"{"Env": {"A.b": {"hunter2": 1}}}"#, "line 1 column 17, at Env[\"A.b\"]: invalid type: object, expected a string"; "an object in the environment")]
 #[test_case(r#"{"Env": ["hunter2"]}"#, "line 1 column 9, at Env: invalid type: list, expected an object"; "the environment is a list")]
-#[test_case(r#"{"Env": {"A=B": "hunter2"}}"#, "line 1 column 17, at Env[\"A=B\"]: invalid name: a config var needs a name, without `=` and without NUL characters"; "an equals sign in a name")]
+#[test_case(r#"{"Env": {"A=B": "hunter2"}}"#, "line 1 column 17, at Env[\"A=…\"]: invalid name: a config var needs a name, without `=` and without NUL characters"; "an equals sign in a name")]
+#[test_case(r#"{"Env": {"A=hunter2": ""}}"#, "line 1 column 23, at Env[\"A=…\"]: invalid name: a config var needs a name, without `=` and without NUL characters"; "a value in a name")]
+#[test_case(r#"{"Env": {"A=hunter2": x}}"#, "line 1 column 23, at Env[\"A=…\"]: expected value"; "a value in a name of a text that is no JSON")]
 #[test_case(r#"{"Env": {"": "hunter2"}}"#, "line 1 column 14, at Env[\"\"]: invalid name: a config var needs a name, without `=` and without NUL characters"; "no name")]
 #[test_case(r#"{"Env": {"A": "hunter2\u0000"}}"#, "line 1 column 15, at Env.A: invalid value: a string with a NUL character"; "nul in a value")]
 #[test_case(r#"{"Env": {"A": "hunter2\ud800"}}"#, "line 1 column 15, at Env.A: invalid value: a string with an invalid escape sequence"; "half a character")]
@@ -207,6 +209,10 @@ fn deep_nesting_is_no_trouble() {
         "]".repeat(200_000)
     ));
     assert_eq!(read(&deep).warnings, ["X: unknown key, ignored"]);
+    for opening in ["[", "{\"key\":", "{\"=\":"] {
+        let said = error(&opening.repeat(100_000));
+        assert!(said.contains('…') && said.len() < 400, "{said}");
+    }
 }
 
 /// Any JSON value, with the words of control files in it more often than chance has them.
