@@ -111,7 +111,7 @@ async fn from_control_dir(
                 control.accept(loaded.id);
                 return Ok(loaded.release);
             }
-            Update::Rejected { reason, .. } => return Err(LoadReleaseError::Rejected(reason)),
+            Update::Rejected { reason } => return Err(LoadReleaseError::Rejected(reason)),
             Update::Warning(text) => tracing::warn!(text, "control directory"),
         }
     }

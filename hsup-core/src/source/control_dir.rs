@@ -36,14 +36,17 @@ use tokio::{
 };
 
 use self::{
-    inbox::{Found, Inbox, LEAVING, NEW, Stamp, Writer, chain},
+    inbox::{Found, Inbox, LEAVING, NEW, Stamp, Writer},
     watch::{Change, Watch},
 };
 use super::{
     Loaded, Origin, Update,
     control_file::{self, ControlFile, ParseControlFileError},
 };
-use crate::files::{ReadFileError, WriteFileError};
+use crate::{
+    errors::chain,
+    files::{ReadFileError, WriteFileError},
+};
 
 mod inbox;
 mod watch;
@@ -355,13 +358,11 @@ impl ControlDir {
             }
             Found::Refused {
                 reason,
-                position,
                 left,
                 again,
             } => {
                 self.looked(left, again);
-                self.updates
-                    .push_back(Update::Rejected { reason, position });
+                self.updates.push_back(Update::Rejected { reason });
                 self.start_cold(cold, false);
             }
         }
@@ -391,24 +392,24 @@ impl ControlDir {
             return;
         };
         let path = self.inbox.path("loaded");
-        let reject = |reason, position| Update::Rejected { reason, position };
         match loaded {
             Ok(Some(text)) => match control_file::parse(&text) {
                 Ok(file) => {
                     self.load(file, text);
                     self.cold_start = Some(self.last_id);
                 }
-                Err(error) => self.updates.push_back(reject(
-                    format!("{}: {error}", path.display()),
-                    error.position(),
-                )),
+                Err(error) => self.updates.push_back(Update::Rejected {
+                    reason: format!("{}: {error}", path.display()),
+                }),
             },
             Ok(None) if says_nothing => self.updates.push_back(Update::Warning(format!(
                 "no release yet: write one to `{}`",
                 self.inbox.path(NEW).display()
             ))),
             Ok(None) => {}
-            Err(error) => self.updates.push_back(reject(chain(&error), None)),
+            Err(error) => self.updates.push_back(Update::Rejected {
+                reason: chain(&error),
+            }),
         }
     }
 

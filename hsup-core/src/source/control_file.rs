@@ -107,16 +107,6 @@ impl ParseControlFileError {
                 }
         )
     }
-
-    /// Where in the text it is.
-    pub const fn position(&self) -> Option<Position> {
-        match self {
-            Self::Empty | Self::TooLarge => None,
-            Self::NotUtf8 { position }
-            | Self::Syntax { position, .. }
-            | Self::Value { position, .. } => Some(*position),
-        }
-    }
 }
 
 impl From<SyntaxError> for ParseControlFileError {

@@ -4,7 +4,7 @@
 //! one it has. What it decides about a release it tells back with [`Source::accept`] and
 //! [`Source::reject`], which a control directory shows in its files.
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use crate::release::Release;
 
@@ -63,8 +63,6 @@ pub enum Update {
     Rejected {
         /// Why, with the file and the place in it.
         reason: String,
-        /// The place, where there is one.
-        position: Option<Position>,
     },
     /// Something an operator should know.
     Warning(String),
@@ -139,14 +137,6 @@ impl Source {
         match self {
             Self::Directory(_) => Ok(()),
             Self::ControlDir(control_dir) => control_dir.reject(id, reason).await,
-        }
-    }
-
-    /// The directory that it reads.
-    pub fn path(&self) -> &PathBuf {
-        match self {
-            Self::Directory(directory) => directory.path(),
-            Self::ControlDir(control_dir) => control_dir.path(),
         }
     }
 }

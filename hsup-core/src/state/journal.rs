@@ -118,11 +118,6 @@ impl Journal {
         self.live.values()
     }
 
-    /// Whether `dyno_id` is one of them.
-    pub fn knows(&self, dyno_id: &DynoId) -> bool {
-        self.live.contains_key(dyno_id)
-    }
-
     /// Appends all records or none, in one write.
     ///
     /// # Errors
@@ -339,7 +334,6 @@ mod tests {
         journal.append(&[start(0), start(1)]).unwrap();
         journal.append(&[end(0), start(2)]).unwrap();
         assert_eq!(live(&journal), [dyno(1), dyno(2)]);
-        assert!(journal.knows(&dyno(1).dyno_id) && !journal.knows(&dyno(0).dyno_id));
         drop(journal);
 
         let (journal, damage) = dir.open();

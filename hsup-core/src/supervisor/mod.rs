@@ -83,14 +83,6 @@ pub enum RunError {
     /// There is no release to run and none will come.
     #[error("{0}")]
     NoRelease(String),
-    /// `hsup start TYPE…` names a type that the release does not have.
-    #[error("no process type `{unknown}`: there is {known}")]
-    UnknownType {
-        /// As given.
-        unknown: String,
-        /// The release's types.
-        known: String,
-    },
 }
 
 /// A supervisor, ready to run.

@@ -102,7 +102,7 @@ impl Actor {
                     drop(reply.send(answer));
                 }
             }
-            Update::Rejected { reason, .. } => {
+            Update::Rejected { reason } => {
                 if let Some((reply, _)) = self.applied.take() {
                     drop(reply.send(Err(ControlError::Rejected(reason.clone()))));
                 }

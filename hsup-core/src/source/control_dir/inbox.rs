@@ -15,11 +15,9 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    errors::chain,
     files::{self, Links, ReadFileError, WriteFileError},
-    source::{
-        Position,
-        control_file::{self, ControlFile, MAX_SIZE, ParseControlFileError},
-    },
+    source::control_file::{self, ControlFile, MAX_SIZE, ParseControlFileError},
 };
 
 pub(super) const NEW: &str = "new";
@@ -84,7 +82,6 @@ pub(super) enum Found {
     /// It is none.
     Refused {
         reason: String,
-        position: Option<Position>,
         left: Option<Stamp>,
         again: bool,
     },
@@ -151,7 +148,7 @@ impl Inbox {
             Ok(text) => text,
             Err(ReadFileError::TooLarge { .. }) => {
                 let too_large = ParseControlFileError::TooLarge;
-                return self.refuse(&too_large.to_string(), None, stamp);
+                return self.refuse(&too_large.to_string(), stamp);
             }
             Err(error) => return self.refuse_in_place(&path, left, &chain(&error)),
         };
@@ -159,7 +156,7 @@ impl Inbox {
             Err(error) if writer == Writer::MayBeWriting && error.is_truncated() => {
                 Found::Unfinished
             }
-            Err(error) => self.refuse(&error.to_string(), error.position(), stamp),
+            Err(error) => self.refuse(&error.to_string(), stamp),
             Ok(parsed) => self.take(parsed, text, stamp),
         }
     }
@@ -188,7 +185,7 @@ impl Inbox {
         }
     }
 
-    fn refuse(&self, why: &str, position: Option<Position>, stamp: Stamp) -> Found {
+    fn refuse(&self, why: &str, stamp: Stamp) -> Found {
         self.note_error(&format!("{NEW}: {why}"));
         let gone = self.dismiss(stamp, Some(REJECTED));
         let path = self.path(NEW);
@@ -198,7 +195,6 @@ impl Inbox {
         }
         Found::Refused {
             reason,
-            position,
             left: matches!(gone, Gone::No(_)).then_some(stamp),
             again: matches!(gone, Gone::Replaced),
         }
@@ -218,7 +214,6 @@ impl Inbox {
         self.note_error(&reason);
         Found::Refused {
             reason,
-            position: None,
             left: Some(stamp),
             again: false,
         }
@@ -296,17 +291,6 @@ impl Inbox {
             tracing::warn!(path = %leaving.display(), %error, "file not put back");
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

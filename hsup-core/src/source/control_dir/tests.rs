@@ -76,7 +76,7 @@ async fn next_release(source: &mut ControlDir) -> Loaded {
 
 async fn next_rejection(source: &mut ControlDir) -> String {
     match next(source).await {
-        Update::Rejected { reason, .. } => reason,
+        Update::Rejected { reason } => reason,
         other => panic!("not a rejection: {other:?}"),
     }
 }
