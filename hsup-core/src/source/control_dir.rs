@@ -305,6 +305,7 @@ impl ControlDir {
         tokio::select! {
             change = change => match change {
                 Ok(Change::File) => self.due = Some(Writer::Done),
+                Ok(Change::Made) => self.due = Some(Writer::Begins),
                 Ok(Change::Directory) | Err(_) => {
                     self.watch = None;
                     self.poll_at = Instant::now();

@@ -6,9 +6,9 @@
 //! next. The calls here block, some until the disk has it.
 
 use std::{
-    fs::{self, Metadata},
+    fs::{self, Metadata, Permissions},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -43,11 +43,22 @@ pub(super) enum Writer {
     Done,
     /// Nobody knows.
     MayBeWriting,
+    /// It was just made: of a file, nothing can be said yet.
+    Begins,
 }
 
 /// Tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
+    contents: Contents,
+    /// When its owner, its mode or its name changed last: what could not be read may be
+    /// readable since.
+    changed: (i64, i64),
+}
+
+/// Tells one text of a file from another, whatever the file is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Contents {
     device: u64,
     inode: u64,
     size: u64,
@@ -55,6 +66,15 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            contents: Contents::of(metadata),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Contents {
     fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -130,7 +150,7 @@ impl Inbox {
             Err(error) => return self.refuse_in_place(&path, left, &chain(&error)),
         };
         let stamp = Stamp::of(&metadata);
-        if left == Some(stamp) {
+        if left == Some(stamp) || writer == Writer::Begins {
             return Found::Nothing;
         }
         let read = file
@@ -141,14 +161,14 @@ impl Inbox {
             })
             .and_then(|reader| files::read_limited(reader, &path, MAX_SIZE));
         // The open file keeps the inode's number from being used again meanwhile.
-        if file.metadata().map(|now| Stamp::of(&now)).ok() != Some(stamp) {
+        if file.metadata().map(|now| Contents::of(&now)).ok() != Some(stamp.contents) {
             return Found::Unfinished;
         }
         let text = match read {
             Ok(text) => text,
             Err(ReadFileError::TooLarge { .. }) => {
                 let too_large = ParseControlFileError::TooLarge;
-                return self.refuse(&too_large.to_string(), stamp);
+                return self.refuse(&too_large.to_string(), None, stamp);
             }
             Err(error) => return self.refuse_in_place(&path, left, &chain(&error)),
         };
@@ -156,7 +176,7 @@ impl Inbox {
             Err(error) if writer == Writer::MayBeWriting && error.is_truncated() => {
                 Found::Unfinished
             }
-            Err(error) => self.refuse(&error.to_string(), stamp),
+            Err(error) => self.refuse(&error.to_string(), Some(&text), stamp),
             Ok(parsed) => self.take(parsed, text, stamp),
         }
     }
@@ -185,9 +205,17 @@ impl Inbox {
         }
     }
 
-    fn refuse(&self, why: &str, stamp: Stamp) -> Found {
+    /// Refuses what is no release, and keeps it as `rejected`. A `text` that was read is
+    /// written there anew: the file itself may be readable for others, or somebody else's.
+    fn refuse(&self, why: &str, text: Option<&[u8]>, stamp: Stamp) -> Found {
         self.note_error(&format!("{NEW}: {why}"));
-        let gone = self.dismiss(stamp, Some(REJECTED));
+        let gone = match text {
+            None => self.dismiss(stamp, Some(REJECTED)),
+            Some(text) => match files::write_with_mode(&self.path(REJECTED), text, PRIVATE) {
+                Ok(()) => self.dismiss(stamp, None),
+                Err(error) => Gone::No(io::Error::other(chain(&error))),
+            },
+        };
         let path = self.path(NEW);
         let mut reason = format!("{}: {why}", path.display());
         if let Gone::No(error) = &gone {
@@ -261,13 +289,17 @@ impl Inbox {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Gone::Yes,
             Err(error) => return Gone::No(error),
         }
-        let same = fs::symlink_metadata(&leaving).is_ok_and(|now| Stamp::of(&now) == stamp);
+        let same =
+            fs::symlink_metadata(&leaving).is_ok_and(|now| Contents::of(&now) == stamp.contents);
         if !same {
             self.put_back();
             return Gone::Replaced;
         }
         let moved = match to {
-            Some(name) => fs::rename(&leaving, self.path(name)),
+            Some(name) => {
+                make_private(&leaving);
+                fs::rename(&leaving, self.path(name))
+            }
             None => fs::remove_file(&leaving),
         };
         let synced = moved.and_then(|()| files::sync_directory(&self.directory));
@@ -290,6 +322,12 @@ impl Inbox {
         if let Err(error) = result {
             tracing::warn!(path = %leaving.display(), %error, "file not put back");
         }
+    }
+}
+
+fn make_private(path: &Path) {
+    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(PRIVATE)) {
+        tracing::warn!(path = %path.display(), %error, "file of somebody else not made private");
     }
 }
 

@@ -204,6 +204,68 @@ async fn a_poll_finds_what_the_kernel_does_not_tell() {
 }
 
 #[tokio::test]
+async fn what_is_made_as_new_and_is_no_file_is_told_at_once() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_warning(&mut source).await;
+    let before = Instant::now();
+    symlink("elsewhere", fixture.path("new")).unwrap();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("a symbolic link"), "{reason}");
+    fs::remove_file(fixture.path("new")).unwrap();
+    fs::create_dir(fixture.path("new")).unwrap();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("a directory"), "{reason}");
+    assert!(before.elapsed() < POLL, "a poll found it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_only_opened_is_not_judged() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_warning(&mut source).await;
+    let file = fs::File::create(fixture.path("new")).unwrap();
+    // Longer than a text without its end is given.
+    let early = timeout(UNFINISHED * 2, source.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(file);
+    assert!(next_rejection(&mut source).await.contains("is empty"));
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::print_stderr, reason = "says that it was skipped")]
+async fn what_could_not_be_read_is_looked_at_again_once_it_can() {
+    if nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: root can read everything");
+        return;
+    }
+    let fixture = Fixture::new();
+    write_with_mode(&fixture.path("new"), release(1).as_bytes(), 0o000).unwrap();
+    let mut source = fixture.open();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("failed to read"), "{reason}");
+    fs::set_permissions(fixture.path("new"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_kept_where_only_its_owner_reads_it() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_warning(&mut source).await;
+    let too_large = " ".repeat(usize::try_from(control_file::MAX_SIZE).unwrap() + 1);
+    for text in ["{]", &too_large] {
+        fixture.write("draft", text);
+        let all = fs::Permissions::from_mode(0o666);
+        fs::set_permissions(fixture.path("draft"), all).unwrap();
+        fs::rename(fixture.path("draft"), fixture.path("new")).unwrap();
+        next_rejection(&mut source).await;
+        assert_eq!(fixture.mode("rejected"), 0o600);
+        assert_eq!(fixture.read("rejected").unwrap(), text);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_file_is_refused_once_and_left_alone() {
     let fixture = Fixture::new();
     fixture.write("elsewhere", &release(1));
