@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use hsup_proto::control;
 use serde::{Deserialize, Serialize};
 
-use super::{Damage, LoadError, SaveError, load_json, save_json};
+use super::{
+    Damage,
+    json::{JsonFile, LoadError, SaveError},
+};
 use crate::release::Release;
 
 /// How many releases are remembered. The last good one is, however many follow it.
@@ -93,27 +96,27 @@ pub struct TakenIn {
 /// as long as hsup runs.
 #[derive(Debug)]
 pub struct History {
-    path: PathBuf,
-    file: HistoryFile,
+    file: JsonFile,
+    contents: Contents,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct HistoryFile {
+struct Contents {
     last_id: u64,
     releases: Vec<ReleaseRecord>,
 }
 
 impl History {
     pub(super) fn load(path: PathBuf) -> Result<(Self, Option<Damage>), LoadError> {
-        let (mut file, damage): (HistoryFile, _) = load_json(&path)?;
-        let newest = file.releases.iter().map(|record| record.id).max();
-        file.last_id = file.last_id.max(newest.unwrap_or(0));
-        Ok((Self { path, file }, damage))
+        let (file, mut contents, damage): (_, Contents, _) = JsonFile::load(path)?;
+        let newest = contents.releases.iter().map(|record| record.id).max();
+        contents.last_id = contents.last_id.max(newest.unwrap_or(0));
+        Ok((Self { file, contents }, damage))
     }
 
     /// The releases, newest first.
     pub fn iter(&self) -> impl Iterator<Item = &ReleaseRecord> {
-        self.file.releases.iter()
+        self.contents.releases.iter()
     }
 
     /// The release with this id.
@@ -142,8 +145,8 @@ impl History {
         source: impl Into<String>,
         at_unix_ms: i64,
     ) -> TakenIn {
-        self.file.last_id += 1;
-        let id = self.file.last_id;
+        self.contents.last_id += 1;
+        let id = self.contents.last_id;
         let record = ReleaseRecord {
             id,
             state: ReleaseState::Building,
@@ -155,7 +158,7 @@ impl History {
             artifact: None,
             release,
         };
-        self.file.releases.insert(0, record);
+        self.contents.releases.insert(0, record);
         let forgotten = self.forget();
         TakenIn {
             id,
@@ -175,17 +178,18 @@ impl History {
         id: u64,
         change: impl FnOnce(&mut ReleaseRecord),
     ) -> Result<(), SaveError> {
-        let Some(record) = self.file.releases.iter_mut().find(|record| record.id == id) else {
+        let releases = &mut self.contents.releases;
+        let Some(record) = releases.iter_mut().find(|record| record.id == id) else {
             return Ok(());
         };
         let before = record.clone();
         change(record);
         record.id = id;
-        if *record == before {
+        if *record == before && !self.file.is_behind() {
             return Ok(());
         }
         if record.state == ReleaseState::Current {
-            for other in &mut self.file.releases {
+            for other in releases {
                 if other.state == ReleaseState::Current && other.id != id {
                     other.state = ReleaseState::Superseded;
                 }
@@ -197,21 +201,39 @@ impl History {
     /// Drops what is too old, but never the last good release or one that is on its way.
     fn forget(&mut self) -> Vec<ReleaseRecord> {
         let good = self.last_good().map(|record| record.id);
-        let mut surplus = self.file.releases.len().saturating_sub(KEEP);
+        let releases = &mut self.contents.releases;
+        let mut surplus = releases.len().saturating_sub(KEEP);
         let mut forgotten = Vec::new();
-        let mut index = self.file.releases.len();
+        let mut index = releases.len();
         while surplus > 0 && index > 1 {
             index -= 1;
-            if Some(self.file.releases[index].id) != good {
-                forgotten.push(self.file.releases.remove(index));
+            if Some(releases[index].id) != good {
+                forgotten.push(releases.remove(index));
                 surplus -= 1;
             }
         }
         forgotten
     }
 
-    fn save(&self) -> Result<(), SaveError> {
-        save_json(&self.path, &self.file)
+    /// Saves what could not be saved before.
+    ///
+    /// # Errors
+    /// When it still cannot.
+    pub fn save_again(&mut self) -> Result<(), SaveError> {
+        if self.file.is_behind() {
+            self.save()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether there is something that could not be saved.
+    pub const fn is_behind(&self) -> bool {
+        self.file.is_behind()
+    }
+
+    fn save(&mut self) -> Result<(), SaveError> {
+        self.file.save(&self.contents)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
     name::{DynoName, Selector},
     rollout,
     source::Source,
-    state::{History, LiveDyno, Memory},
+    state::{History, LiveDyno, Memory, SaveError},
     time::now_unix_ms,
 };
 
@@ -127,6 +127,8 @@ pub(super) struct Actor {
     pub(super) started_at_unix_ms: i64,
     largest_code: u8,
     fatal: Option<RunError>,
+    /// Something could not be saved, and people were told.
+    is_behind: bool,
 }
 
 impl Actor {
@@ -181,6 +183,7 @@ impl Actor {
             started_at_unix_ms: now_unix_ms(),
             largest_code: 0,
             fatal: None,
+            is_behind: false,
         }
     }
 
@@ -204,7 +207,10 @@ impl Actor {
                 Some(built) = self.built.recv() => self.built(built),
                 Ok(()) = self.link_state.changed() => self.link_changed(),
                 update = self.source.next(), if self.phase == Phase::Running => self.update(update),
-                _ = reconcile.tick() => self.reconcile(),
+                _ = reconcile.tick() => {
+                    self.save_again();
+                    self.reconcile();
+                }
                 () = at(deadline) => {
                     warn!(left = self.dynos.len(), "dynos did not end in time");
                     self.note(format!(
@@ -215,8 +221,9 @@ impl Actor {
                 }
             }
             for (id, why) in std::mem::take(&mut self.verdicts) {
-                let rejected = self.source.reject(id, &why).await;
-                self.complain(rejected);
+                if let Err(error) = self.source.reject(id, &why).await {
+                    self.note(crate::errors::chain(&error));
+                }
             }
             self.answer_waiters();
             if let Some(error) = self.fatal.take() {
@@ -234,6 +241,7 @@ impl Actor {
 
     /// Ends the driver, and tells whoever wanted the end that it is there.
     async fn end(&mut self) {
+        self.save_again();
         self.link.end().await;
         for reply in std::mem::take(&mut self.ending) {
             // Whoever asked may have gone.
@@ -663,14 +671,35 @@ impl Actor {
         }));
     }
 
-    /// Says that something could not be saved. It counts as long as hsup runs.
-    pub(super) fn complain<E: std::error::Error>(&self, saved: Result<(), E>) {
-        if let Err(error) = saved {
-            let why = crate::errors::chain(&error);
-            warn!(why, "state not saved");
-            self.note(format!(
-                "{why}; hsup goes on, but will not remember this when it is started again"
-            ));
+    /// Says once that state could not be saved, and once that it could be after all. It
+    /// counts as long as hsup runs.
+    pub(super) fn complain(&mut self, saved: Result<(), SaveError>) {
+        match saved {
+            Err(error) => {
+                let why = crate::errors::chain(&error);
+                warn!(why, "state not saved");
+                self.is_behind = true;
+                if !error.is_repeated() {
+                    self.note(format!(
+                        "{why}; hsup goes on, but will not remember this when it is started again"
+                    ));
+                }
+            }
+            Ok(()) if self.is_behind && !self.history.is_behind() && !self.memory.is_behind() => {
+                self.is_behind = false;
+                self.note("What could not be saved before is saved now");
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// Saves what could not be saved when it changed: the disk may have room again.
+    fn save_again(&mut self) {
+        if self.is_behind {
+            let saved = self.history.save_again();
+            self.complain(saved);
+            let saved = self.memory.update(|_| ());
+            self.complain(saved);
         }
     }
 
