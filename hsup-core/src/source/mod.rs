@@ -11,6 +11,7 @@ use crate::release::Release;
 pub mod choose;
 pub mod control_dir;
 pub mod control_file;
+mod control_text;
 pub mod directory;
 pub mod dotenv;
 mod json;
@@ -18,6 +19,7 @@ pub mod procfile;
 
 pub use choose::{Choice, ChooseSourceError, SourceSpec, choose};
 pub use control_dir::ControlDir;
+pub use control_text::ControlText;
 pub use directory::{Directory, LoadDirectoryError};
 
 /// A release that a source took in.

@@ -201,8 +201,10 @@ impl Actor {
             // A restart of hsup is no new release.
             Some(same) if self.good.is_none() && same.state != ReleaseState::Rejected => same.id,
             _ => {
-                let taken = self.history.take_in(release.clone(), origin, now_unix_ms());
-                self.complain(taken.saved);
+                let taken = self
+                    .history
+                    .take_in(release.clone(), None, origin, now_unix_ms())
+                    .map_err(|error| crate::errors::chain(&error))?;
                 self.forget_artifacts(&taken.forgotten);
                 self.note_release(format!("Release v{} created by {origin}", release.version));
                 taken.id
