@@ -100,7 +100,20 @@ impl App {
             r#"{{"Version":{version},"Env":{{"PORT":"{}"{env}}},"Processes":[{processes}]}}"#,
             self.port
         );
-        self.write("next", &text);
+        self.hand_in(&text);
+    }
+
+    /// The release of a control directory, with these members beside the processes.
+    pub(crate) fn text(&self, version: u32, members: &str, processes: &str) -> String {
+        format!(
+            r#"{{"Version":{version},"Env":{{"PORT":"{}"}},{members}"Processes":[{processes}]}}"#,
+            self.port
+        )
+    }
+
+    /// Moves a text into place as the file `new`.
+    pub(crate) fn hand_in(&self, text: &str) {
+        self.write("next", text);
         fs::rename(self.path("next"), self.path("ctl/new")).unwrap();
     }
 
@@ -116,6 +129,35 @@ impl App {
             .current_dir(self.path("app"))
             .stdin(Stdio::null());
         command
+    }
+
+    /// The version that a file of the control directory has, if it is a release.
+    pub(crate) fn version_in(&self, name: &str) -> Option<u64> {
+        let text = fs::read(self.path("ctl").join(name)).ok()?;
+        let release: Value = serde_json::from_slice(&text).ok()?;
+        release["Version"].as_u64()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        fs::read_to_string(self.path("ctl/last_error")).ok()
+    }
+
+    /// `hsup start` on the control directory: unless the arguments say otherwise, a web has
+    /// two seconds to boot.
+    pub(crate) fn control(&self, arguments: &[&str]) -> Running<'_> {
+        let directory = self.path("ctl");
+        let mut all = vec!["--control-dir", directory.to_str().unwrap()];
+        for default in [
+            ["--grace", "2s"],
+            ["--linger", "60s"],
+            ["--boot-timeout", "2s"],
+        ] {
+            if !arguments.contains(&default[0]) {
+                all.extend(default);
+            }
+        }
+        all.extend(arguments);
+        self.start(&all)
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
@@ -138,7 +180,11 @@ impl App {
             .stderr(err)
             .spawn()
             .unwrap();
-        Running { app: self, child }
+        Running {
+            app: self,
+            child,
+            is_left: false,
+        }
     }
 }
 
@@ -146,6 +192,7 @@ impl App {
 pub(crate) struct Running<'a> {
     pub(crate) app: &'a App,
     child: Child,
+    is_left: bool,
 }
 
 impl Running<'_> {
@@ -186,6 +233,24 @@ impl Running<'_> {
         serde_json::from_slice(&shown.stdout).unwrap_or_default()
     }
 
+    /// The releases that hsup remembers, newest first, as `hsupctl releases -o json` shows them.
+    pub(crate) fn releases(&self) -> Vec<Value> {
+        let shown = self.app.ctl(&["releases", "-o", "json"]);
+        serde_json::from_slice(&shown.stdout).unwrap_or_default()
+    }
+
+    /// Waits until the releases, newest first, are in these states: `v2 rejected`.
+    pub(crate) fn wait_releases(&self, states: &[&str]) {
+        self.wait_for(&format!("{states:?}"), || {
+            let releases = self.releases();
+            let shown = releases.iter().map(|release| {
+                let state = release["state"].as_str().unwrap_or_default();
+                format!("v{} {state}", release["version"])
+            });
+            shown.eq(states.iter().copied()).then_some(())
+        });
+    }
+
     /// Waits until exactly these dynos are up and ready; their ids.
     pub(crate) fn wait_up(&self, names: &[&str]) -> Vec<String> {
         self.wait_for(&format!("{names:?} up"), || {
@@ -217,6 +282,14 @@ impl Running<'_> {
         }
     }
 
+    /// Ends it as the kernel does, with its dynos left running.
+    pub(crate) fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.end();
+        // What is left is the next life's.
+        self.is_left = true;
+    }
+
     /// Ends it as Ctrl-C does, and looks that nothing is left.
     pub(crate) fn interrupt(mut self) {
         self.signal(Signal::SIGINT);
@@ -243,6 +316,9 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         // Already reaped is fine; a test that failed leaves the rest.
         drop(self.child.kill());
         drop(self.child.wait());
@@ -283,4 +359,18 @@ pub(crate) fn http(socket: &Path, request: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// A web process of `test-dyno`, for the file of a control directory.
+pub(crate) fn web(arguments: &str, quantity: &str) -> String {
+    let dyno = binaries().join("test-dyno");
+    format!(
+        r#"{{"Type":"web","Args":["exec","{}","serve {arguments}"],"Quantity":{quantity}}}"#,
+        dyno.display()
+    )
+}
+
+/// A process that runs this shell line.
+pub(crate) fn process(process_type: &str, line: &str, quantity: u32) -> String {
+    format!(r#"{{"Type":"{process_type}","Args":["{line}"],"Quantity":{quantity}}}"#)
 }

@@ -5,6 +5,8 @@
 mod app;
 mod bad_input;
 mod one_off;
+mod overtaken;
 mod releases;
+mod restarts;
 mod running;
 mod survival;

@@ -2,31 +2,11 @@
 
 use std::fs;
 
-use crate::app::{App, Running, binaries, page};
-
-fn web(arguments: &str, quantity: &str) -> String {
-    let dyno = binaries().join("test-dyno");
-    format!(
-        r#"{{"Type":"web","Args":["exec","{}","serve {arguments}"],"Quantity":{quantity}}}"#,
-        dyno.display()
-    )
-}
+use crate::app::{App, Running, page, web};
 
 fn started(app: &App) -> Running<'_> {
     app.release(1, "", &web("", "2"));
-    let control = app.path("ctl");
-    app.start(&[
-        "--control-dir",
-        control.to_str().unwrap(),
-        "--boot-timeout",
-        "2s",
-        "--grace",
-        "2s",
-    ])
-}
-
-fn last_error(app: &App) -> Option<String> {
-    fs::read_to_string(app.path("ctl/last_error")).ok()
+    app.control(&[])
 }
 
 #[test]
@@ -50,7 +30,7 @@ fn a_bad_file_takes_nothing_down() {
         app.write("next", &text);
         fs::rename(app.path("next"), app.path("ctl/new")).unwrap();
         hsup.wait_for(expected, || {
-            last_error(&app).filter(|error| error.contains(expected))
+            app.last_error().filter(|error| error.contains(expected))
         });
     }
     assert_eq!(hsup.wait_up(&["web.1", "web.2"]), before);
@@ -81,7 +61,7 @@ fn a_release_that_never_binds_its_port_is_rolled_back() {
     assert!(page(app.port).unwrap().contains("hello"));
     let releases = String::from_utf8(app.ctl(&["releases"]).stdout).unwrap();
     assert!(releases.contains("Error R10"), "{releases}");
-    assert!(last_error(&app).unwrap().contains("Error R10"));
+    assert!(app.last_error().unwrap().contains("Error R10"));
     let loaded = fs::read_to_string(app.path("ctl/loaded")).unwrap();
     assert!(loaded.contains("\"Version\":1"), "{loaded}");
     hsup.interrupt();

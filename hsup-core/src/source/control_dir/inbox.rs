@@ -17,7 +17,10 @@ use jiff::Timestamp;
 use crate::{
     errors::chain,
     files::{self, Links, ReadFileError, WriteFileError},
-    source::control_file::{self, ControlFile, MAX_SIZE, ParseControlFileError},
+    source::{
+        ControlText, Keep, News,
+        control_file::{self, ControlFile, MAX_SIZE, ParseControlFileError},
+    },
 };
 
 pub(super) const NEW: &str = "new";
@@ -96,6 +99,8 @@ pub(super) enum Found {
     Taken {
         file: Box<ControlFile>,
         text: Vec<u8>,
+        /// Whether `loaded` has it.
+        is_kept: bool,
         left: Option<Stamp>,
         again: bool,
     },
@@ -182,10 +187,11 @@ impl Inbox {
     }
 
     fn take(&self, mut parsed: ControlFile, text: Vec<u8>, stamp: Stamp) -> Found {
-        let gone = match files::write_with_mode(&self.path(LOADED), &text, PRIVATE) {
+        let kept = files::write_with_mode(&self.path(LOADED), &text, PRIVATE);
+        let is_kept = kept.is_ok();
+        let gone = match kept {
             Ok(()) => {
-                self.remove(REJECTED);
-                self.remove(LAST_ERROR);
+                self.forget_rejected();
                 self.dismiss(stamp, None)
             }
             // It stays `new`, so a cold start finds it there.
@@ -200,6 +206,7 @@ impl Inbox {
         Found::Taken {
             file: Box::new(parsed),
             text,
+            is_kept,
             left: matches!(gone, Gone::No(_)).then_some(stamp),
             again: matches!(gone, Gone::Replaced),
         }
@@ -247,25 +254,46 @@ impl Inbox {
         }
     }
 
-    /// Takes the release back that `text` is: it becomes `rejected`, and `loaded` what it
-    /// was before.
-    pub(super) fn withdraw(
+    /// Writes what the supervisor says: what became of the newest release, and what `loaded`
+    /// is to hold. The one does not depend on the other.
+    pub(super) fn tell(
         &self,
-        text: &[u8],
-        good: Option<&[u8]>,
-        reason: &str,
+        keep: Option<&Keep>,
+        news: Option<&News>,
     ) -> Result<(), WriteFileError> {
-        self.note_error(reason);
-        files::write_with_mode(&self.path(REJECTED), text, PRIVATE)?;
-        if let Some(good) = good {
-            return files::write_with_mode(&self.path(LOADED), good, PRIVATE);
-        }
-        self.remove(LOADED);
-        Ok(())
+        let told = match news {
+            None => Ok(()),
+            Some(News::TakenIn) => {
+                self.forget_rejected();
+                Ok(())
+            }
+            Some(News::Rejected { text, reason }) => {
+                self.note_error(reason);
+                self.write(REJECTED, text)
+            }
+        };
+        let kept = match keep {
+            None | Some(Keep::WhatIsThere) => Ok(()),
+            Some(Keep::Release(text)) => self.write(LOADED, text),
+            Some(Keep::Nothing) => {
+                self.remove(LOADED);
+                Ok(())
+            }
+        };
+        told.and(kept)
+    }
+
+    fn write(&self, name: &str, text: &ControlText) -> Result<(), WriteFileError> {
+        files::write_with_mode(&self.path(name), text.expose().as_bytes(), PRIVATE)
+    }
+
+    fn forget_rejected(&self) {
+        self.remove(REJECTED);
+        self.remove(LAST_ERROR);
     }
 
     /// Writes `last_error`. That it cannot be written is no reason to do otherwise.
-    pub(super) fn note_error(&self, reason: &str) {
+    fn note_error(&self, reason: &str) {
         let text = format!("{:.0}: {reason}\n", Timestamp::now());
         if let Err(error) = files::write_with_mode(&self.path(LAST_ERROR), text.as_bytes(), 0o400) {
             tracing::warn!(error = chain(&error), "last error not written");

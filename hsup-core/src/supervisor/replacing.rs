@@ -1,0 +1,288 @@
+//! A release that replaces the good one: its rollout, carried out.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{
+    actor::{Actor, Known},
+    formation::Wishes,
+};
+use crate::{
+    driver::Link,
+    dyno::Birth,
+    name::{DynoId, DynoName},
+    releases::Id,
+    rollout::{self, Action, Before, Replacement, Rollout, Strategy},
+    state::ReleaseState,
+};
+
+/// How many last lines of a dyno that did not come up are kept with its release.
+const LAST_LINES: usize = 20;
+
+/// The release that replaces the good one.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    id: Id,
+    pub(super) names: BTreeSet<DynoName>,
+    rollout: Rollout<DynoName>,
+    /// When the first dyno of the good release was stopped for it.
+    gap_since: Option<Instant>,
+    reason: Option<String>,
+    last_lines: Vec<String>,
+}
+
+impl Actor {
+    pub(super) fn begin_rollout(&mut self, id: Id) {
+        let Some(known) = self.known.get(&id).cloned() else {
+            return;
+        };
+        let record = self.history.get(id);
+        // What was said in a rollout that an earlier life began holds in this one.
+        if record.is_some_and(|record| record.state != ReleaseState::RollingOut) {
+            self.release_holds();
+        }
+        self.mark(id, ReleaseState::RollingOut);
+        self.see_types(&known.release);
+        let strategy = if self.has_own_network() {
+            Strategy::StartFirst
+        } else {
+            Strategy::StopFirst
+        };
+        let wishes = self.wishes_for(&known);
+        let mut names = BTreeSet::new();
+        let mut types = Vec::new();
+        for process in wishes.formation(&known.release) {
+            let wanted = wishes.names(&process).into_iter();
+            let replacements: Vec<_> = wanted
+                .filter(|name| !self.is_held(name))
+                .map(|name| Replacement {
+                    before: self.before(&name, id),
+                    name,
+                    strategy,
+                })
+                .collect();
+            names.extend(
+                replacements
+                    .iter()
+                    .map(|replacement| replacement.name.clone()),
+            );
+            types.push(replacements);
+        }
+        let (rollout, actions) = Rollout::begin(types);
+        info!(release = id, dynos = names.len(), "rollout begins");
+        self.candidate = Some(Candidate {
+            id,
+            names,
+            rollout,
+            gap_since: None,
+            reason: None,
+            last_lines: Vec::new(),
+        });
+        self.act(actions);
+        // Names that neither release has, left by a rollout that this one overtook.
+        self.converge();
+    }
+
+    fn before(&self, name: &DynoName, new: Id) -> Before {
+        let good = self.releases.good();
+        let mut before = Before::Nothing;
+        for (_, live) in self.of_name(name).filter(|(_, live)| !live.retiring) {
+            let id = live.handle.spec.release_id;
+            if id == new {
+                return Before::New;
+            }
+            before = if Some(id) == good {
+                Before::Good
+            } else {
+                Before::Other
+            };
+        }
+        before
+    }
+
+    /// What people asked for, as it would be with this release instead of the good one.
+    pub(super) fn wishes_for(&self, known: &Known) -> Wishes {
+        let mut wishes = self.wishes.clone();
+        if let Some(good) = self.good() {
+            wishes.follow(&good.release, &known.release);
+        }
+        wishes
+    }
+
+    pub(super) fn is_candidate(&self, release_id: Id) -> bool {
+        self.candidate
+            .as_ref()
+            .is_some_and(|candidate| candidate.id == release_id)
+    }
+
+    /// Remembers which dyno spoiled the release, and what it wrote last.
+    pub(super) fn blame(&mut self, name: &DynoName, why: &str, dyno_id: Option<&DynoId>) {
+        let lines = dyno_id.map(|id| self.shared.logs.tail_of(id, LAST_LINES));
+        let Some(candidate) = &mut self.candidate else {
+            return;
+        };
+        if candidate.reason.is_none() {
+            candidate.reason = Some(format!("{name}: {why}"));
+            candidate.last_lines = lines
+                .unwrap_or_default()
+                .iter()
+                .map(|line| String::from_utf8_lossy(&line.text).into_owned())
+                .collect();
+        }
+    }
+
+    pub(super) fn roll(&mut self, event: rollout::Event<DynoName>) {
+        let Some(candidate) = &mut self.candidate else {
+            return;
+        };
+        let actions = candidate.rollout.step(event);
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Vec<Action<DynoName>>) {
+        let mut events = Vec::new();
+        for action in actions {
+            let Some(candidate) = &mut self.candidate else {
+                return;
+            };
+            let new = candidate.id;
+            match action {
+                Action::Start(name) => self.start_or_defer(name, new),
+                Action::Retire(name) => {
+                    candidate.gap_since.get_or_insert_with(Instant::now);
+                    if self.retire_where(&name, |id| id != new) == 0 {
+                        events.push(rollout::Event::OldGone(name));
+                    }
+                }
+                Action::RetireNew(name) => {
+                    self.deferred.remove(&name);
+                    if self.retire_where(&name, |id| id == new) == 0 {
+                        events.push(rollout::Event::NewGone(name));
+                    }
+                }
+                Action::StartGood(name) => {
+                    if let Some(good) = self.releases.good()
+                        && !self.runs(&name, good)
+                    {
+                        self.start_or_defer(name, good);
+                    }
+                }
+                Action::GivenUp => {
+                    let why = candidate.reason.clone();
+                    let why = why.unwrap_or_else(|| "given up".to_owned());
+                    let decisions = self.releases.given_up(why);
+                    self.decide(decisions);
+                }
+                Action::Succeeded => self.succeeded(),
+                Action::RolledBack => self.rolled_back(),
+            }
+        }
+        for event in events {
+            self.roll(event);
+        }
+    }
+
+    /// Tells the dynos of that name whose release is meant to retire; how many there are.
+    fn retire_where(&mut self, name: &DynoName, meant: impl Fn(u64) -> bool) -> usize {
+        let keys: Vec<_> = self
+            .of_name(name)
+            .filter(|(_, live)| meant(live.handle.spec.release_id))
+            .map(|(key, live)| (key, live.retiring))
+            .collect();
+        for (key, retiring) in &keys {
+            if !retiring {
+                self.retire(*key, self.gracefully());
+            }
+        }
+        keys.len()
+    }
+
+    /// Whether a dyno of that name and release runs, and is to.
+    fn runs(&self, name: &DynoName, release: Id) -> bool {
+        self.of_name(name)
+            .any(|(_, live)| !live.retiring && live.handle.spec.release_id == release)
+    }
+
+    /// Starts a dyno, once no other of its name is on its way out: they would share a port.
+    fn start_or_defer(&mut self, name: DynoName, release: Id) {
+        if !self.has_own_network() && self.of_name(&name).next().is_some() {
+            self.deferred.insert(name, release);
+            return;
+        }
+        let known = self.known.get(&release);
+        if let Some(spec) = known.and_then(|known| self.spec_of(&name, known)) {
+            self.spawn_dyno(spec, Birth::Start);
+        }
+    }
+
+    fn has_own_network(&self) -> bool {
+        matches!(&*self.link_state.borrow(), Link::Up(up) if up.has_own_network())
+    }
+
+    pub(super) fn start_deferred(&mut self, name: &DynoName) {
+        if self.of_name(name).next().is_none()
+            && let Some(id) = self.deferred.remove(name)
+        {
+            self.start_or_defer(name.clone(), id);
+        }
+    }
+
+    /// Whether `name` is wanted by the release that is rolled out.
+    pub(super) fn wanted_after_rollout(&self, name: &DynoName) -> bool {
+        let candidate = self.candidate.as_ref();
+        let Some(known) = candidate.and_then(|candidate| self.known.get(&candidate.id)) else {
+            return false;
+        };
+        let wishes = self.wishes_for(known);
+        wishes.formation(&known.release).iter().any(|process| {
+            process.process_type == name.process_type && wishes.names(process).contains(name)
+        }) && !self.is_held(name)
+    }
+
+    /// Takes a name out of the rollout: somebody scaled it away or stopped it.
+    pub(super) fn forget_in_rollout(&mut self, name: &DynoName) {
+        if let Some(candidate) = &mut self.candidate {
+            candidate.names.remove(name);
+        }
+        self.deferred.remove(name);
+        self.retire_where(name, |_| true);
+        self.roll(rollout::Event::Forget(name.clone()));
+    }
+
+    fn succeeded(&mut self) {
+        self.candidate = None;
+        let decisions = self.releases.up();
+        self.decide(decisions);
+    }
+
+    fn rolled_back(&mut self) {
+        self.candidate = None;
+        let decisions = self.releases.undone();
+        self.decide(decisions);
+        self.converge();
+    }
+
+    /// What a rejected release leaves behind: for how long dynos were missing, and the last
+    /// lines of the one that spoiled it.
+    pub(super) fn end_trial(&mut self, id: Id) -> (Duration, Vec<String>) {
+        let Some(candidate) = self
+            .candidate
+            .as_mut()
+            .filter(|candidate| candidate.id == id)
+        else {
+            return (Duration::ZERO, Vec::new());
+        };
+        let gap = candidate
+            .gap_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        let last_lines = std::mem::take(&mut candidate.last_lines);
+        if self.releases.on_trial() != Some(id) {
+            // Another one has taken its place.
+            self.candidate = None;
+            self.deferred.clear();
+        }
+        (gap, last_lines)
+    }
+}
