@@ -223,6 +223,9 @@ impl History {
         if record.state == ReleaseState::Rejected {
             record.text = None;
         }
+        if !record.state.is_undecided() {
+            record.scaled_since.clear();
+        }
         if *record == before && !self.file.is_behind() {
             return Ok(());
         }

@@ -244,10 +244,10 @@ impl Actor {
         };
         let is_news = record.state != ReleaseState::Current;
         let was_tried = record.state == ReleaseState::RollingOut;
-        let release = record.release.clone();
+        let (release, scaled_since) = (record.release.clone(), record.scaled_since.clone());
         let before = self.history.last_good().filter(|before| before.id != id);
-        if let Some(before) = before.map(|before| before.release.clone()) {
-            self.wishes.follow(&before, &release);
+        if let Some(before) = before {
+            self.wishes.follow(&before.release, &release, &scaled_since);
         }
         if is_news && !was_tried {
             self.release_holds();

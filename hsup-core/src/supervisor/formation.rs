@@ -1,6 +1,9 @@
 //! Which dynos are wanted: a release's processes, and what people asked for beside it.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
 
 use hsup_proto::control::{self, scale_request};
 
@@ -66,15 +69,21 @@ impl Wishes {
     }
 
     /// Forgets a scaling where the new release's own quantity differs from the old one's: the
-    /// later word counts.
-    pub(super) fn follow(&mut self, old: &Release, new: &Release) {
+    /// later word counts. For the types in `scaled_since`, that is the scaling.
+    pub(super) fn follow(
+        &mut self,
+        old: &Release,
+        new: &Release,
+        scaled_since: &BTreeSet<ProcessType>,
+    ) {
         let own = |release: &Release, process_type: &ProcessType| {
             release
                 .process(process_type.as_str())
                 .map(|process| process.quantity)
         };
-        self.scaled
-            .retain(|process_type, _| own(old, process_type) == own(new, process_type));
+        self.scaled.retain(|process_type, _| {
+            scaled_since.contains(process_type) || own(old, process_type) == own(new, process_type)
+        });
     }
 
     /// Applies a scaling.
@@ -203,8 +212,11 @@ mod tests {
             .unwrap();
         assert_eq!(quantities(&wishes, &old), [3, 2]);
         let new = release(&[("web", 1), ("worker", 4)]);
-        wishes.follow(&old, &new);
-        assert_eq!(quantities(&wishes, &new), [3, 4]);
+        let mut scaled_before = wishes.clone();
+        scaled_before.follow(&old, &new, &BTreeSet::new());
+        assert_eq!(quantities(&scaled_before, &new), [3, 4]);
+        wishes.follow(&old, &new, &BTreeSet::from(["worker".parse().unwrap()]));
+        assert_eq!(quantities(&wishes, &new), [3, 2]);
     }
 
     #[test]

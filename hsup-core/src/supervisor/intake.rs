@@ -1,6 +1,8 @@
 //! What comes from the source, and from people who apply a release: taken in, compared with
 //! what is wanted already, or refused. What became of it goes back to the source.
 
+use std::collections::BTreeSet;
+
 use hsup_proto::control::events_response;
 
 use super::{
@@ -11,6 +13,7 @@ use super::{
 use crate::{
     errors::chain,
     lifecycle::Kind,
+    name::ProcessType,
     release::{Release, ReleaseChange},
     releases::{Id, Newness},
     source::{ControlText, Keep, Loaded, News, Origin, Source, Update},
@@ -213,11 +216,20 @@ impl Actor {
         };
         let is_good = self.releases.good() == Some(id);
         if is_good {
-            self.wishes.follow(&known.release, &release);
+            let none = BTreeSet::new();
+            self.wishes.follow(&known.release, &release, &none);
         }
-        let saved = self
-            .history
-            .update(id, |record| record.release = release.clone());
+        let own = |release: &Release, process_type: &ProcessType| {
+            let process = release.process(process_type.as_str());
+            process.map(|process| process.quantity)
+        };
+        let saved = self.history.update(id, |record| {
+            // The release is the later word again, where it says something else.
+            record.scaled_since.retain(|process_type| {
+                own(&known.release, process_type) == own(&release, process_type)
+            });
+            record.release = release.clone();
+        });
         self.complain(saved);
         let release = release.into();
         self.known.insert(id, Known { release, ..known });

@@ -105,8 +105,8 @@ impl Actor {
     /// What people asked for, as it would be with this release instead of the good one.
     pub(super) fn wishes_for(&self, known: &Known) -> Wishes {
         let mut wishes = self.wishes.clone();
-        if let Some(good) = self.good() {
-            wishes.follow(&good.release, &known.release);
+        if let (Some(good), Some(record)) = (self.good(), self.history.get(known.id)) {
+            wishes.follow(&good.release, &known.release, &record.scaled_since);
         }
         wishes
     }

@@ -20,11 +20,12 @@ use crate::{
     control::ControlError,
     driver::Link,
     lifecycle::Stop,
-    name::DynoName,
+    name::{DynoName, ProcessType},
     plan,
     release::Release,
     releases::Newness,
     source::{ControlText, News, Origin, Source, control_file},
+    state::ReleaseRecord,
 };
 
 /// How many last lines a crash report has.
@@ -165,15 +166,21 @@ impl Actor {
             self.wishes.scale(&release, &request.changes)?;
             self.remember_scaling();
             // Scaling a type is wanting it: a stop by hand ends here.
-            let types: BTreeSet<_> = request.changes.iter().map(|c| &c.process_type).collect();
+            let types = request.changes.iter().map(|change| &change.process_type);
+            let types: BTreeSet<ProcessType> = types.flat_map(|text| text.parse()).collect();
             let saved = self.memory.update(|memory| {
-                memory.stopped.retain(|name| {
-                    !types
-                        .iter()
-                        .any(|t| name.process_type.as_str() == t.as_str())
-                });
+                let stopped = &mut memory.stopped;
+                stopped.retain(|name| !types.contains(&name.process_type));
             });
             self.complain(saved);
+            let undecided: Vec<_> = self.releases.undecided().collect();
+            for id in undecided {
+                let said = |record: &mut ReleaseRecord| {
+                    record.scaled_since.extend(types.iter().cloned());
+                };
+                let saved = self.history.update(id, said);
+                self.complain(saved);
+            }
             let said: Vec<_> = self
                 .formation()
                 .iter()
@@ -330,7 +337,7 @@ impl Actor {
         let mut wishes = self.wishes.clone();
         let before = newest.as_deref().map_or_else(BTreeSet::new, |old| {
             let before = names(&wishes, old);
-            wishes.follow(old, &release);
+            wishes.follow(old, &release, &BTreeSet::new());
             before
         });
         let after = names(&wishes, &release);

@@ -251,6 +251,16 @@ impl Running<'_> {
         });
     }
 
+    /// Waits for a dyno of this version that has a process, however far it is; its id.
+    pub(crate) fn wait_dyno_of(&self, version: u64) -> String {
+        self.wait_for(&format!("a dyno of v{version}"), || {
+            let dynos = self.dynos();
+            let dyno = dynos.iter().find(|dyno| dyno["release"] == version)?;
+            let id = dyno["dyno_id"].as_str().filter(|id| !id.is_empty())?;
+            Some(id.to_owned())
+        })
+    }
+
     /// Waits until exactly these dynos are up and ready; their ids.
     pub(crate) fn wait_up(&self, names: &[&str]) -> Vec<String> {
         self.wait_for(&format!("{names:?} up"), || {

@@ -10,3 +10,4 @@ mod releases;
 mod restarts;
 mod running;
 mod survival;
+mod wishes;

@@ -28,10 +28,7 @@ fn with_v2_on_trial<'a>(app: &'a App, boot: &str) -> Running<'a> {
     let hsup = app.control(&["--boot-timeout", boot]);
     hsup.wait_up(&["web.1"]);
     app.release(2, "", &web("--never", "1"));
-    hsup.wait_for("the dyno of v2", || {
-        let dynos = hsup.dynos();
-        dynos.iter().any(|dyno| dyno["release"] == 2).then_some(())
-    });
+    hsup.wait_dyno_of(2);
     hsup
 }
 

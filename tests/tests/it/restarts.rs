@@ -3,8 +3,6 @@
 
 use std::fs;
 
-use serde_json::Value;
-
 use crate::app::{App, Running, process, web};
 
 /// In the first life a bad web is not given up before hsup ends.
@@ -16,16 +14,6 @@ fn with_v1(app: &App) -> Running<'_> {
     let hsup = app.control(PATIENT);
     hsup.wait_up(&["web.1"]);
     hsup
-}
-
-/// The dyno that runs now for this version, however far it is.
-fn wait_dyno_of(hsup: &Running<'_>, version: u64) -> String {
-    hsup.wait_for(&format!("a dyno of v{version}"), || {
-        let dynos = hsup.dynos();
-        let is_it = |dyno: &&Value| dyno["release"] == version && dyno["pid"] != 0;
-        let id = dynos.iter().find(is_it)?["dyno_id"].as_str()?;
-        (!id.is_empty()).then(|| id.to_owned())
-    })
 }
 
 /// The version of every dyno that is up.
@@ -43,12 +31,12 @@ fn a_killed_rollout_goes_on_and_a_bad_release_leads_back() {
     let app = App::empty();
     let hsup = with_v1(&app);
     app.release(2, "", &web("--never", "1"));
-    let on_trial = wait_dyno_of(&hsup, 2);
+    let on_trial = hsup.wait_dyno_of(2);
     hsup.kill();
 
     let hsup = app.control(&[]);
     assert_eq!(
-        wait_dyno_of(&hsup, 2),
+        hsup.wait_dyno_of(2),
         on_trial,
         "it was adopted, not started again"
     );
@@ -80,7 +68,7 @@ fn a_killed_rollout_goes_on_and_a_good_release_becomes_current() {
     let line = r"case $DYNO in web.2) until [ -e ../go ]; do sleep 0.1; done;; esac; exec";
     let bad = web("", "3").replace(r#""exec","#, &format!(r#""{line}","#));
     app.release(2, "", &bad);
-    let first = wait_dyno_of(&hsup, 2);
+    let first = hsup.wait_dyno_of(2);
     hsup.wait_for("the second wave", || {
         let dynos = hsup.dynos();
         let of_v2 = dynos.iter().filter(|dyno| dyno["release"] == 2);
@@ -102,7 +90,7 @@ fn an_interrupted_rollout_is_a_rollout_again() {
     let app = App::empty();
     let hsup = with_v1(&app);
     app.release(2, "", &web("--never", "1"));
-    wait_dyno_of(&hsup, 2);
+    hsup.wait_dyno_of(2);
     hsup.interrupt();
     assert_eq!(app.version_in("loaded"), Some(2));
 
@@ -157,7 +145,7 @@ fn a_rejection_does_not_take_the_release_on_trial_out_of_loaded() {
     let hsup = with_v1(&app);
     let slow = r#""until [ -e ../go ]; do sleep 0.1; done; exec","#;
     app.release(2, "", &web("", "1").replace(r#""exec","#, slow));
-    wait_dyno_of(&hsup, 2);
+    hsup.wait_dyno_of(2);
     app.hand_in(&app.text(3, r#""Slug":"file:///no/such/folder/","#, &web("", "1")));
     hsup.wait_releases(&["v3 rejected", "v2 rolling out", "v1 current"]);
     hsup.wait_for("v3 in rejected", || {
