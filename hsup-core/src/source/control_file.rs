@@ -287,6 +287,14 @@ fn processes(
         "Processes".clone_into(&mut error.path);
         return Err(error);
     }
+    if processes
+        .iter()
+        .all(|process| process.process_type.is_release())
+    {
+        let problem =
+            "there is no process but `release`, which is run once per release and gets no dyno";
+        return Err(fields.error("Processes", problem));
+    }
     Ok(processes)
 }
 

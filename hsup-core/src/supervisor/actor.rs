@@ -117,6 +117,8 @@ pub(super) struct Actor {
     pub(super) build_backoff: Backoff,
     /// Why a release that is built again and again cannot be built, as people were told.
     pub(super) build_said: Option<String>,
+    /// People were told what they asked for in an earlier life.
+    pub(super) has_said_wishes: bool,
     /// The source has said its first word.
     pub(super) has_begun: bool,
     /// What the source is to be told of the newest release.
@@ -180,6 +182,7 @@ impl Actor {
             build_task: None,
             build_backoff: Backoff::new(Policy::default(), random::u64()),
             build_said: None,
+            has_said_wishes: false,
             has_begun: false,
             news: None,
             deferred: BTreeMap::new(),
@@ -211,6 +214,7 @@ impl Actor {
             }
             return Err(error);
         }
+        self.lift_holds();
         if !self.await_driver().await? {
             self.end().await;
             return Ok(Outcome::ShutDown);

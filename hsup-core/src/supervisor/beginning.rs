@@ -1,7 +1,11 @@
 //! The beginning: where the history says that an earlier life of hsup ended, and the dynos
 //! that it left running.
 
-use super::{RunError, actor::Actor, dynos::counted};
+use super::{
+    RunError,
+    actor::Actor,
+    dynos::{abbreviated, counted},
+};
 use crate::{
     dyno::{Adopted, Birth},
     releases::{Releases, Resume},
@@ -78,10 +82,54 @@ impl Actor {
         };
         if self.releases.good().is_some_and(is_built) {
             let left_is_built = self.releases.wanted().is_some_and(is_built);
+            self.say_wishes();
             let decisions = self.releases.survived(left_is_built);
             self.decide(decisions);
         }
         self.converge();
+    }
+
+    /// Says once what people asked for in an earlier life and what therefore is not as the
+    /// release has it.
+    pub(super) fn say_wishes(&mut self) {
+        if std::mem::replace(&mut self.has_said_wishes, true) {
+            return;
+        }
+        let formation = self.formation();
+        let scaled: Vec<_> = formation
+            .iter()
+            .filter(|process| self.wishes.scaled.contains_key(&process.process_type))
+            .map(|process| format!("{}={}", process.process_type, process.quantity))
+            .collect();
+        if !scaled.is_empty() {
+            self.note_release(format!("Scaled before: {}", scaled.join(" ")));
+        }
+        let names = formation
+            .iter()
+            .flat_map(|process| self.wishes.names(process));
+        let (held, wanted): (Vec<_>, Vec<_>) = names.partition(|name| self.is_held(name));
+        if !held.is_empty() {
+            let held: Vec<_> = held.iter().map(ToString::to_string).collect();
+            self.note_release(format!(
+                "Stopped before, and so until `hsupctl start`: {}",
+                abbreviated(&held)
+            ));
+        }
+        if wanted.is_empty() {
+            self.note_release("There is nothing to run: no dyno is wanted");
+        }
+    }
+
+    /// What the command line names is wanted: a stop in an earlier life ends here.
+    pub(super) fn lift_holds(&mut self) {
+        let Some(explicit) = &self.wishes.explicit else {
+            return;
+        };
+        let saved = self.memory.update(|memory| {
+            let stopped = &mut memory.stopped;
+            stopped.retain(|name| !explicit.contains_key(&name.process_type));
+        });
+        self.complain(saved);
     }
 
     fn adopt(&mut self, survivor: LiveDyno) {

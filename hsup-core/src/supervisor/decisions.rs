@@ -258,6 +258,7 @@ impl Actor {
             self.note_release(format!("Release v{} is current", release.version));
         }
         self.remember_scaling();
+        self.say_wishes();
         self.converge();
         self.tell_formation();
     }

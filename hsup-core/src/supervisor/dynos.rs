@@ -295,7 +295,7 @@ pub(super) fn counted(dynos: usize) -> String {
 }
 
 /// The first names, and how many more there are.
-fn abbreviated(names: &[String]) -> String {
+pub(super) fn abbreviated(names: &[String]) -> String {
     const SHOWN: usize = 10;
     if names.len() <= SHOWN {
         names.join(", ")

@@ -9,7 +9,7 @@ use hsup_proto::control::{self, scale_request};
 
 use crate::{
     control::ControlError,
-    name::{DynoName, MAX_QUANTITY, ProcessType},
+    name::{DynoName, MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
     release::Release,
 };
 
@@ -61,8 +61,8 @@ impl Wishes {
 
     /// The names that `wanted` stands for.
     pub(super) fn names(&self, wanted: &Wanted) -> Vec<DynoName> {
-        let first = self.start_number.max(1);
-        (first..first.saturating_add(wanted.quantity))
+        let first = self.start_number.clamp(1, MAX_START_NUMBER);
+        (first..first + wanted.quantity.min(MAX_QUANTITY))
             .filter_map(NonZeroU32::new)
             .map(|number| DynoName::new(wanted.process_type.clone(), number))
             .collect()
@@ -86,6 +86,19 @@ impl Wishes {
         });
     }
 
+    /// Whether `hsup start TYPE…` names types that `release` has dynos of.
+    pub(super) fn check(&self, release: &Release) -> Result<(), ControlError> {
+        for process_type in self.explicit.iter().flat_map(BTreeMap::keys) {
+            if known(release, process_type.as_str())?
+                .process_type
+                .is_release()
+            {
+                return Err(no_dyno(release));
+            }
+        }
+        Ok(())
+    }
+
     /// Applies a scaling.
     pub(super) fn scale(
         &mut self,
@@ -96,9 +109,7 @@ impl Wishes {
         for change in changes {
             let process = known(release, &change.process_type)?;
             if process.process_type.is_release() {
-                return Err(ControlError::Invalid(
-                    "`release` is run once per release, it cannot be scaled".to_owned(),
-                ));
+                return Err(no_dyno(release));
             }
             let now = scaled
                 .get(&process.process_type)
@@ -144,6 +155,18 @@ pub(super) fn known<'a>(
             known.join(", ")
         ))
     })
+}
+
+fn no_dyno(release: &Release) -> ControlError {
+    let with_dynos = release.processes.iter();
+    let with_dynos = with_dynos.filter(|process| !process.process_type.is_release());
+    let names: Vec<_> = with_dynos
+        .map(|process| process.process_type.as_str())
+        .collect();
+    ControlError::Invalid(format!(
+        "`release` is run once per release and gets no dyno: there is {}",
+        names.join(", ")
+    ))
 }
 
 /// The formation for the wire.
@@ -247,5 +270,38 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(names, ["web.3", "web.4"]);
+    }
+
+    #[test]
+    fn the_last_numbers_are_numbers_as_well() {
+        let wishes = Wishes {
+            start_number: MAX_START_NUMBER,
+            ..Wishes::default()
+        };
+        let formation = wishes.formation(&release(&[("web", MAX_QUANTITY)]));
+        let names = wishes.names(&formation[0]);
+        assert_eq!(names.len(), MAX_QUANTITY as usize);
+    }
+
+    #[test]
+    fn a_type_on_the_command_line_is_one_that_there_is() {
+        let release = release(&[("web", 1), ("release", 0)]);
+        let check = |process_type: &str| {
+            let explicit = BTreeMap::from([(process_type.parse().unwrap(), 1)]);
+            let wishes = Wishes {
+                explicit: Some(explicit),
+                ..Wishes::default()
+            };
+            wishes.check(&release).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("web"), Ok(()));
+        assert_eq!(
+            check("cron").unwrap_err(),
+            "no process type `cron`: there is web, release"
+        );
+        assert_eq!(
+            check("release").unwrap_err(),
+            "`release` is run once per release and gets no dyno: there is web"
+        );
     }
 }

@@ -242,13 +242,9 @@ impl Actor {
 
     /// `hsup start TYPE…` must name types that there are.
     pub(super) fn check_types(&self, release: &Release) -> Result<(), String> {
-        let Some(explicit) = &self.wishes.explicit else {
-            return Ok(());
-        };
-        for process_type in explicit.keys() {
-            formation::known(release, process_type.as_str()).map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        self.wishes
+            .check(release)
+            .map_err(|error| error.to_string())
     }
 
     fn tell_refused(&self, why: &str) {

@@ -22,6 +22,17 @@ fn script(app: &App, text: &str) -> String {
 fn what_cannot_be_started_says_why() {
     let app = App::procfile("web: true\nworker: true\n");
     refused(&app, &["start", "nosuch"], "there is web, worker");
+    refused(
+        &app,
+        &["start", "release"],
+        "no process type `release`: there is",
+    );
+    let far = app.run(&["start", "--start-number", "4294967295"]);
+    assert_eq!(
+        far.status.code(),
+        Some(2),
+        "there is no dyno after that number"
+    );
     refused(&app, &["start", "-d", "docker"], "hsup-driver-docker");
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
@@ -32,6 +43,10 @@ fn what_cannot_be_started_says_why() {
     assert_eq!(app.run(&["start", "--nosuch"]).status.code(), Some(2));
     app.write("app/Procfile", "# nothing\n");
     refused(&app, &["start"], "Procfile");
+    app.write("app/Procfile", "release: true\n");
+    refused(&app, &["start"], "no process but `release`");
+    app.write("app/Procfile", "web: true\nrelease: true\n");
+    refused(&app, &["start", "release"], "gets no dyno: there is web");
 }
 
 #[test]

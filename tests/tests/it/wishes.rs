@@ -85,3 +85,45 @@ fn a_dyno_on_trial_that_is_stopped_says_nothing_of_its_release() {
     hsup.wait_up(&["web.1"]);
     hsup.interrupt();
 }
+
+#[test]
+fn what_was_asked_for_in_an_earlier_life_is_said_at_the_start() {
+    let app = App::procfile("api: sleep 1000\nworker: sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["api.1", "worker.1"]);
+    assert!(app.ctl(&["scale", "api=2"]).status.success());
+    assert!(app.ctl(&["stop", "worker.1"]).status.success());
+    hsup.interrupt();
+
+    let hsup = app.start(&[]);
+    hsup.wait_for_line("Scaled before: api=2");
+    hsup.wait_for_line("Stopped before, and so until `hsupctl start`: worker.1");
+    hsup.interrupt();
+
+    // The command line is the later word.
+    let hsup = app.start(&["worker"]);
+    hsup.wait_up(&["worker.1"]);
+    assert!(!hsup.log().contains("before"), "{}", hsup.log());
+    hsup.interrupt();
+    let hsup = app.start(&["worker=0"]);
+    hsup.wait_for_line("There is nothing to run");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_type_that_there_is_not_takes_no_survivor_down() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = app.start(&["--linger", "60s"]);
+    let before = hsup.wait_up(&["worker.1"]);
+    hsup.kill();
+    let refused = app.run(&["start", "nosuch"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("no process type `nosuch`: there is worker"),
+        "{said}"
+    );
+    let hsup = app.start(&[]);
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}

@@ -158,6 +158,7 @@ fn an_error_says_where_it_is() {
 #[test_case(r#"{"Limits": 5}"#, "line 1 column 12, at Limits: invalid type: number, expected an object"; "limits")]
 #[test_case("{}", "line 1 column 1, at Processes: there is no process: write at least one, such as {\"Type\": \"web\", \"Args\": [\"bin/server\"], \"Quantity\": 1}"; "no processes")]
 #[test_case(r#"{"Processes": []}"#, "line 1 column 15, at Processes: there is no process: write at least one, such as {\"Type\": \"web\", \"Args\": [\"bin/server\"], \"Quantity\": 1}"; "empty processes")]
+#[test_case(r#"{"Processes": [{"Type": "release", "Args": ["x"]}]}"#, "line 1 column 15, at Processes: there is no process but `release`, which is run once per release and gets no dyno"; "only the release phase")]
 #[test_case(r#"{"Processes": {"Type": "web"}}"#, "line 1 column 15, at Processes: invalid type: object, expected a list"; "one process without its list")]
 #[test_case(r#"{"Processes": [{"Args": ["x"]}]}"#, "line 1 column 16, at Processes[0].Type: a process needs a type, such as `web`"; "no type")]
 #[test_case(r#"{"Processes": [{"Type": "a/b", "Args": ["x"]}]}"#, "line 1 column 25, at Processes[0].Type: invalid value: `a/b` is not a process type: expected 1 to 128 ASCII letters, digits, `-` and `_`"; "slash in a type")]
