@@ -19,6 +19,7 @@ use super::{
     decisions::Built,
     dynos::counted,
     formation::Wishes,
+    gap::Gap,
     handle::{Reply, Request},
     reconcile,
     replacing::Candidate,
@@ -112,6 +113,8 @@ pub(super) struct Actor {
     /// Those that it speaks of.
     pub(super) known: BTreeMap<Id, Known>,
     pub(super) candidate: Option<Candidate>,
+    /// Which dynos are missing because of the candidate, or of the one before it.
+    pub(super) gap: Option<Gap>,
     /// What has the driver build.
     pub(super) build_task: Option<JoinHandle<()>>,
     pub(super) build_backoff: Backoff,
@@ -179,6 +182,7 @@ impl Actor {
             releases: Releases::default(),
             known: BTreeMap::new(),
             candidate: None,
+            gap: None,
             build_task: None,
             build_backoff: Backoff::new(Policy::default(), random::u64()),
             build_said: None,
@@ -379,6 +383,7 @@ impl Actor {
         let until = Instant::now() + grace + Duration::from_secs(15);
         self.stop_building();
         self.candidate = None;
+        self.gap = None;
         self.deferred.clear();
         self.phase = Phase::ShuttingDown { until };
         info!(dynos = self.dynos.len(), "shutting down");

@@ -324,7 +324,7 @@ impl Actor {
         self.tell_release(id);
     }
 
-    fn tell_release(&self, id: Id) {
+    pub(super) fn tell_release(&self, id: Id) {
         if let Some(record) = self.history.get(id) {
             self.event(events_response::Event::Release(status::release(record)));
         }

@@ -1,6 +1,9 @@
 //! The dynos: started, retired, heard, and made to be what is wanted.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hsup_proto::control::{self, events_response};
 
@@ -112,8 +115,12 @@ impl Actor {
         match report.what {
             What::Status(status) => {
                 live.status = *status;
+                let is_back = live.status.ready && !live.retiring;
                 let dyno = status::dyno(live);
                 self.event(events_response::Event::Dyno(dyno));
+                if is_back {
+                    self.end_gap(&name);
+                }
             }
             What::Ready => {
                 if self.is_candidate(release_id) {
@@ -201,33 +208,37 @@ impl Actor {
             .map(|(key, live)| (*key, live.handle.spec.name.clone()))
             .filter(|(_, name)| !wanted.contains(name) && !rolling.contains(name))
             .collect();
-        for (key, _) in surplus {
+        for (key, name) in surplus {
             self.retire(key, self.gracefully());
+            self.end_gap(&name);
         }
-        let unwanted: Vec<_> = rolling
-            .iter()
-            .filter(|name| !self.wanted_after_rollout(name))
+        let wanted_after = self.wanted_after_rollout();
+        for name in rolling
+            .difference(&wanted_after)
             .cloned()
-            .collect();
-        for name in unwanted {
+            .collect::<Vec<_>>()
+        {
             self.forget_in_rollout(&name);
         }
         self.past
             .retain(|name, _| wanted.contains(name) || rolling.contains(name));
+        // Asking name by name would look at every dyno for every name.
+        let mut there = BTreeMap::new();
+        for (key, live) in &self.dynos {
+            let outdated = live.handle.spec.release_id != good.id && !live.retiring;
+            let name = live.handle.spec.name.clone();
+            there.entry(name).or_insert((*key, outdated));
+        }
         for name in wanted {
             if rolling.contains(&name) || self.is_held(&name) {
                 continue;
             }
-            let mut others = self.of_name(&name);
-            if let Some((key, live)) = others.next() {
-                let outdated = live.handle.spec.release_id != good.id && !live.retiring;
-                drop(others);
-                if outdated {
-                    self.retire(key, self.gracefully());
+            if let Some((key, outdated)) = there.get(&name) {
+                if *outdated {
+                    self.retire(*key, self.gracefully());
                 }
                 continue;
             }
-            drop(others);
             let complete = self.past.get(&name).is_some_and(|past| past.complete);
             if !complete && let Some(spec) = self.spec_of(&name, &good) {
                 self.spawn_dyno(spec, Birth::Start);

@@ -16,6 +16,7 @@ mod beginning;
 mod decisions;
 mod dynos;
 mod formation;
+mod gap;
 mod handle;
 mod intake;
 mod reconcile;

@@ -8,6 +8,7 @@ use tracing::info;
 use super::{
     actor::{Actor, Known},
     formation::Wishes,
+    gap::Gap,
 };
 use crate::{
     driver::Link,
@@ -27,8 +28,6 @@ pub(super) struct Candidate {
     id: Id,
     pub(super) names: BTreeSet<DynoName>,
     rollout: Rollout<DynoName>,
-    /// When the first dyno of the good release was stopped for it.
-    gap_since: Option<Instant>,
     reason: Option<String>,
     last_lines: Vec<String>,
 }
@@ -70,13 +69,15 @@ impl Actor {
             );
             types.push(replacements);
         }
+        self.write_gap();
+        let overtaken = self.gap.take();
+        self.gap = Some(Gap::new(id, overtaken, Instant::now()));
         let (rollout, actions) = Rollout::begin(types);
         info!(release = id, dynos = names.len(), "rollout begins");
         self.candidate = Some(Candidate {
             id,
             names,
             rollout,
-            gap_since: None,
             reason: None,
             last_lines: Vec::new(),
         });
@@ -151,14 +152,28 @@ impl Actor {
             match action {
                 Action::Start(name) => self.start_or_defer(name, new),
                 Action::Retire(name) => {
-                    candidate.gap_since.get_or_insert_with(Instant::now);
-                    if self.retire_where(&name, |id| id != new) == 0 {
+                    let good = self.releases.good();
+                    let was_good = good.is_some_and(|good| self.runs(&name, good));
+                    let count = self.retire_where(&name, |id| id != new);
+                    if was_good
+                        && !self.serves(&name)
+                        && let Some(gap) = &mut self.gap
+                    {
+                        gap.lost(&name, Instant::now());
+                    }
+                    if count == 0 {
                         events.push(rollout::Event::OldGone(name));
                     }
                 }
                 Action::RetireNew(name) => {
                     self.deferred.remove(&name);
-                    if self.retire_where(&name, |id| id == new) == 0 {
+                    let count = self.retire_where(&name, |id| id == new);
+                    if !self.serves(&name)
+                        && let Some(gap) = &mut self.gap
+                    {
+                        gap.lost_again(&name, Instant::now());
+                    }
+                    if count == 0 {
                         events.push(rollout::Event::NewGone(name));
                     }
                 }
@@ -205,6 +220,37 @@ impl Actor {
             .any(|(_, live)| !live.retiring && live.handle.spec.release_id == release)
     }
 
+    /// Whether a dyno of that name is ready, and is to stay.
+    fn serves(&self, name: &DynoName) -> bool {
+        self.of_name(name)
+            .any(|(_, live)| !live.retiring && live.status.ready)
+    }
+
+    /// The name has a dyno that is ready, or is wanted no more.
+    pub(super) fn end_gap(&mut self, name: &DynoName) {
+        let gap = self.gap.as_mut();
+        if gap.is_some_and(|gap| gap.back(name, Instant::now())) {
+            self.write_gap();
+        }
+    }
+
+    /// Writes down how long the gap was, if it was a rejected release's.
+    fn write_gap(&mut self) {
+        let Some(gap) = &self.gap else {
+            return;
+        };
+        let (id, gap_ms) = (gap.release, gap.so_far(Instant::now()).as_millis());
+        let gap_ms = i64::try_from(gap_ms).unwrap_or(i64::MAX);
+        let is_news = self.history.get(id).is_some_and(|record| {
+            record.state == ReleaseState::Rejected && record.gap_ms != gap_ms
+        });
+        if is_news {
+            let saved = self.history.update(id, |record| record.gap_ms = gap_ms);
+            self.complain(saved);
+            self.tell_release(id);
+        }
+    }
+
     /// Starts a dyno, once no other of its name is on its way out: they would share a port.
     fn start_or_defer(&mut self, name: DynoName, release: Id) {
         if !self.has_own_network() && self.of_name(&name).next().is_some() {
@@ -229,16 +275,16 @@ impl Actor {
         }
     }
 
-    /// Whether `name` is wanted by the release that is rolled out.
-    pub(super) fn wanted_after_rollout(&self, name: &DynoName) -> bool {
+    /// The names that the release which is rolled out will have.
+    pub(super) fn wanted_after_rollout(&self) -> BTreeSet<DynoName> {
         let candidate = self.candidate.as_ref();
         let Some(known) = candidate.and_then(|candidate| self.known.get(&candidate.id)) else {
-            return false;
+            return BTreeSet::new();
         };
         let wishes = self.wishes_for(known);
-        wishes.formation(&known.release).iter().any(|process| {
-            process.process_type == name.process_type && wishes.names(process).contains(name)
-        }) && !self.is_held(name)
+        let formation = wishes.formation(&known.release);
+        let names = formation.iter().flat_map(|process| wishes.names(process));
+        names.filter(|name| !self.is_held(name)).collect()
     }
 
     /// Takes a name out of the rollout: somebody scaled it away or stopped it.
@@ -248,11 +294,13 @@ impl Actor {
         }
         self.deferred.remove(name);
         self.retire_where(name, |_| true);
+        self.end_gap(name);
         self.roll(rollout::Event::Forget(name.clone()));
     }
 
     fn succeeded(&mut self) {
         self.candidate = None;
+        self.gap = None;
         let decisions = self.releases.up();
         self.decide(decisions);
     }
@@ -264,8 +312,8 @@ impl Actor {
         self.converge();
     }
 
-    /// What a rejected release leaves behind: for how long dynos were missing, and the last
-    /// lines of the one that spoiled it.
+    /// What a rejected release leaves behind: for how long dynos were missing until now, and
+    /// the last lines of the one that spoiled it.
     pub(super) fn end_trial(&mut self, id: Id) -> (Duration, Vec<String>) {
         let Some(candidate) = self
             .candidate
@@ -274,9 +322,8 @@ impl Actor {
         else {
             return (Duration::ZERO, Vec::new());
         };
-        let gap = candidate
-            .gap_since
-            .map_or(Duration::ZERO, |since| since.elapsed());
+        let gap = self.gap.as_ref().filter(|gap| gap.release == id);
+        let gap = gap.map_or(Duration::ZERO, |gap| gap.so_far(Instant::now()));
         let last_lines = std::mem::take(&mut candidate.last_lines);
         if self.releases.on_trial() != Some(id) {
             // Another one has taken its place.

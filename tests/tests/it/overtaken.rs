@@ -76,6 +76,7 @@ fn a_release_on_trial_is_overtaken_by_a_better_one() {
         "overtaken by v3 before it was up"
     );
     hsup.wait_up(&["web.1"]);
+    assert_ne!(hsup.releases()[1]["gap_ms"], 0, "it had taken v1 down");
     assert_eq!(app.version_in("loaded"), Some(3));
     assert_eq!(app.last_error(), None, "the newest attempt went well");
     hsup.interrupt();

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::app::{App, Running, page, web};
+use crate::app::{App, Running, page, process, web};
 
 fn started(app: &App) -> Running<'_> {
     app.release(1, "", &web("", "2"));
@@ -97,5 +97,27 @@ fn config_replaces_dynos_and_quantities_do_not() {
     hsup.wait_for_line("Release v2 is current");
     let replaced = hsup.wait_up(&["web.1", "web.2", "web.3"]);
     assert!(replaced.iter().all(|id| !scaled.contains(id)));
+    hsup.interrupt();
+}
+
+#[test]
+fn the_gap_lasts_until_the_good_dynos_are_ready_again() {
+    let app = App::empty();
+    app.release(1, "", &web("--delay 1000", "1"));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    app.release(2, "", &process("web", "exit 7", 1));
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    hsup.wait_for("the whole gap", || {
+        (hsup.releases()[0]["gap_ms"].as_u64()? >= 1000).then_some(())
+    });
+    assert_eq!(hsup.dynos()[0]["ready"], true);
+    let shown = String::from_utf8(app.ctl(&["releases"]).stdout).unwrap();
+    assert!(shown.contains("fewer dynos than wanted ran for"), "{shown}");
+
+    // What takes nothing down leaves no gap.
+    app.hand_in(&app.text(3, r#""Slug":"file:///no/such/folder/","#, &web("", "1")));
+    hsup.wait_releases(&["v3 rejected", "v2 rejected", "v1 current"]);
+    assert_eq!(hsup.releases()[0]["gap_ms"], 0);
     hsup.interrupt();
 }
