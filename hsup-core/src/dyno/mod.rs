@@ -147,6 +147,9 @@ pub enum What {
     Ready,
     /// This attempt ended, or was not ready in time, before it was ready.
     Failed(String),
+    /// The driver lost this attempt before it was ready, which says nothing of the release:
+    /// it is started again.
+    Lost(String),
     /// It is retired, and nothing of it runs. The last report.
     Complete(Option<ExitStatus>),
 }

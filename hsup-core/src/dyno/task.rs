@@ -24,8 +24,8 @@ use super::{
 use crate::{
     backoff::Backoff,
     driver::up,
-    exit::ExitStatus,
-    lifecycle::{Action, Attempt, Event, Lifecycle, State, Stop, words},
+    exit::{Ending, ExitStatus},
+    lifecycle::{Action, Attempt, Event, Kind, Lifecycle, State, Stop, words},
     name::DynoId,
     ports::{self, Ports},
     random,
@@ -484,6 +484,14 @@ impl Task {
         }
     }
 
+    /// Tells the supervisor that this attempt was lost before it was ready.
+    fn tell_lost(&mut self, why: String) {
+        if !self.trusted {
+            self.trusted = true;
+            self.tell(What::Lost(why));
+        }
+    }
+
     /// Tells the supervisor that this attempt came to nothing before it was ready.
     fn fail(&mut self, why: String) {
         if !self.trusted {
@@ -601,6 +609,8 @@ impl Task {
             // A process that has done its work and left with 0 was no failure of its release.
             if status.success() && !self.spec.name.process_type.is_web() {
                 self.trust();
+            } else if matches!(status.how, Ending::Lost(_)) && self.spec.kind == Kind::Kept {
+                self.tell_lost(status.to_string());
             } else {
                 self.fail(status.to_string());
             }

@@ -143,6 +143,8 @@ impl Actor {
                     self.roll(rollout::Event::GoodSettled(name));
                 }
             }
+            What::Lost(why) if self.is_candidate(release_id) => self.lost_on_trial(&name, &why),
+            What::Lost(_) => {}
             What::Complete(exit) => self.complete(report.key, exit.as_ref()),
         }
     }

@@ -2,7 +2,15 @@
 
 use std::fs;
 
-use crate::app::{App, Running, page, process, web};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    app::{App, Running, page, process, web},
+    survival::driver_pid,
+};
 
 fn started(app: &App) -> Running<'_> {
     app.release(1, "", &web("", "2"));
@@ -119,5 +127,39 @@ fn the_gap_lasts_until_the_good_dynos_are_ready_again() {
     app.hand_in(&app.text(3, r#""Slug":"file:///no/such/folder/","#, &web("", "1")));
     hsup.wait_releases(&["v3 rejected", "v2 rejected", "v1 current"]);
     assert_eq!(hsup.releases()[0]["gap_ms"], 0);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_is_killed_in_a_rollout_is_no_verdict() {
+    let app = App::empty();
+    app.release(1, "", &web("", "1"));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    let wait = r#""until [ -e ../go ]; do sleep 0.1; done; exec","#;
+    app.release(2, "", &web("", "1").replace(r#""exec","#, wait));
+    let first = hsup.wait_dyno_of(2);
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another try", || {
+        (hsup.wait_dyno_of(2) != first).then_some(())
+    });
+    hsup.wait_releases(&["v2 rolling out", "v1 current"]);
+    app.write("go", "");
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_that_kills_its_driver_is_given_up() {
+    let app = App::empty();
+    app.release(1, "", &web("", "1"));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    app.release(2, "", &process("web", "kill -9 $PPID; sleep 1000", 1));
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    let reason = hsup.releases()[0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("web.1: lost 3 times"), "{reason}");
+    hsup.wait_up(&["web.1"]);
     hsup.interrupt();
 }
