@@ -47,6 +47,19 @@ impl Ledger {
         lock(&self.known).insert(id.clone());
     }
 
+    /// Makes sure that so many dynos can be replaced without the journal running full.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub(crate) fn reserve(&self, dynos: usize) -> Result<(), JournalError> {
+        lock(&self.journal).reserve(dynos)
+    }
+
+    /// Gives back what was reserved.
+    pub(crate) fn unreserve(&self) {
+        lock(&self.journal).unreserve();
+    }
+
     /// Writes down how it ended.
     pub(super) fn end(&self, id: &DynoId, status: &ExitStatus) {
         let record = Record::End {

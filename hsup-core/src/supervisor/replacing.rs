@@ -16,6 +16,7 @@ use super::{
 use crate::{
     driver::Link,
     dyno::Birth,
+    errors::chain,
     name::{DynoId, DynoName},
     releases::Id,
     rollout::{self, Action, Before, Replacement, Rollout, Strategy},
@@ -44,6 +45,12 @@ impl Actor {
         let Some(known) = self.known.get(&id).cloned() else {
             return;
         };
+        let formation = self.wishes_for(&known).formation(&known.release);
+        let dynos = formation.iter().map(|process| process.quantity as usize);
+        if let Err(error) = self.shared.ledger.reserve(dynos.sum()) {
+            // Half-way it would be too late: neither release could start a dyno then.
+            return self.refuse_to_try(chain(&error));
+        }
         let record = self.history.get(id);
         // What was said in a rollout that an earlier life began holds in this one.
         if record.is_some_and(|record| record.state != ReleaseState::RollingOut) {
@@ -91,6 +98,14 @@ impl Actor {
         });
         self.act(actions);
         // Names that neither release has, left by a rollout that this one overtook.
+        self.converge();
+    }
+
+    fn refuse_to_try(&mut self, why: String) {
+        let decisions = self.releases.given_up(why);
+        self.decide(decisions);
+        let decisions = self.releases.undone();
+        self.decide(decisions);
         self.converge();
     }
 
@@ -321,6 +336,7 @@ impl Actor {
 
     fn succeeded(&mut self) {
         self.candidate = None;
+        self.shared.ledger.unreserve();
         self.gap = None;
         let decisions = self.releases.up();
         self.decide(decisions);
@@ -328,6 +344,7 @@ impl Actor {
 
     fn rolled_back(&mut self) {
         self.candidate = None;
+        self.shared.ledger.unreserve();
         let decisions = self.releases.undone();
         self.decide(decisions);
         self.converge();

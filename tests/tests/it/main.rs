@@ -4,6 +4,7 @@
 
 mod app;
 mod bad_input;
+mod full_disk;
 mod one_off;
 mod overtaken;
 mod releases;
