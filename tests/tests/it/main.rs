@@ -10,5 +10,6 @@ mod overtaken;
 mod releases;
 mod restarts;
 mod running;
+mod secrets;
 mod survival;
 mod wishes;
