@@ -182,7 +182,45 @@ impl Actor {
         };
         self.roll(event);
         self.start_deferred(&name);
-        self.converge();
+        self.converge_name(&name);
+    }
+
+    /// As [`Actor::converge`], for one name alone.
+    fn converge_name(&mut self, name: &DynoName) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let Some(good) = self.good().cloned() else {
+            return;
+        };
+        let candidate = self.candidate.as_ref();
+        if candidate.is_some_and(|candidate| candidate.names.contains(name)) {
+            return;
+        }
+        if self.wishes.want(&good.release, name) {
+            let there = self.of_name(name).next();
+            let there = there.map(|(key, live)| (key, is_outdated(live, &good)));
+            self.have(name, there, &good);
+        } else {
+            self.past.remove(name);
+        }
+    }
+
+    /// Sees to a name that is wanted, of which `there` is the dyno and whether it must go.
+    fn have(&mut self, name: &DynoName, there: Option<(Key, bool)>, good: &Known) {
+        if self.is_held(name) {
+            return;
+        }
+        match there {
+            Some((key, true)) => self.retire(key, self.gracefully()),
+            Some((_, false)) => {}
+            None => {
+                let complete = self.past.get(name).is_some_and(|past| past.complete);
+                if !complete && let Some(spec) = self.spec_of(name, good) {
+                    self.spawn_dyno(spec, Birth::Start);
+                }
+            }
+        }
     }
 
     /// Makes what runs be what is wanted, but for what a rollout is at.
@@ -227,24 +265,12 @@ impl Actor {
         // Asking name by name would look at every dyno for every name.
         let mut there = BTreeMap::new();
         for (key, live) in &self.dynos {
-            let outdated = live.handle.spec.release_id != good.id && !live.retiring;
             let name = live.handle.spec.name.clone();
-            there.entry(name).or_insert((*key, outdated));
+            let entry = there.entry(name);
+            entry.or_insert_with(|| (*key, is_outdated(live, &good)));
         }
-        for name in wanted {
-            if rolling.contains(&name) || self.is_held(&name) {
-                continue;
-            }
-            if let Some((key, outdated)) = there.get(&name) {
-                if *outdated {
-                    self.retire(*key, self.gracefully());
-                }
-                continue;
-            }
-            let complete = self.past.get(&name).is_some_and(|past| past.complete);
-            if !complete && let Some(spec) = self.spec_of(&name, &good) {
-                self.spawn_dyno(spec, Birth::Start);
-            }
+        for name in wanted.difference(&rolling) {
+            self.have(name, there.get(name).copied(), &good);
         }
     }
 
@@ -297,6 +323,11 @@ impl Actor {
         }
         Ok(selected)
     }
+}
+
+/// Whether the dyno is none of `good`, and was not told to go yet.
+fn is_outdated(live: &Live, good: &Known) -> bool {
+    live.handle.spec.release_id != good.id && !live.retiring
 }
 
 /// How many dynos, in words.

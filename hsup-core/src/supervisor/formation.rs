@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
+    ops::Range,
 };
 
 use hsup_proto::control::{self, scale_request};
@@ -59,10 +60,23 @@ impl Wishes {
         }
     }
 
+    /// Whether a dyno of that name is wanted of `release`.
+    pub(super) fn want(&self, release: &Release, name: &DynoName) -> bool {
+        let Some(process) = release.process(name.process_type.as_str()) else {
+            return false;
+        };
+        let quantity = self.quantity(&process.process_type, process.quantity);
+        self.numbers(quantity).contains(&name.number.get())
+    }
+
+    fn numbers(&self, quantity: u32) -> Range<u32> {
+        let first = self.start_number.clamp(1, MAX_START_NUMBER);
+        first..first + quantity.min(MAX_QUANTITY)
+    }
+
     /// The names that `wanted` stands for.
     pub(super) fn names(&self, wanted: &Wanted) -> Vec<DynoName> {
-        let first = self.start_number.clamp(1, MAX_START_NUMBER);
-        (first..first + wanted.quantity.min(MAX_QUANTITY))
+        self.numbers(wanted.quantity)
             .filter_map(NonZeroU32::new)
             .map(|number| DynoName::new(wanted.process_type.clone(), number))
             .collect()
@@ -270,6 +284,9 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(names, ["web.3", "web.4"]);
+        let wanted = |name: &str| wishes.want(&release(&[("web", 2)]), &name.parse().unwrap());
+        assert!(wanted("web.3") && wanted("web.4"));
+        assert!(!wanted("web.2") && !wanted("web.5") && !wanted("worker.3"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -18,7 +18,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use serde_json::Value;
@@ -170,16 +173,28 @@ impl App {
 
     /// `hsup start` with these arguments.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running<'_> {
+        let mut command = self.command("hsup");
+        command.arg("start").args(arguments);
+        self.running(command)
+    }
+
+    /// `hsup start` that may open so many files.
+    pub(crate) fn start_limited(&self, files: u64, arguments: &[&str]) -> Running<'_> {
+        let mut command = self.command("hsup");
+        command.arg("start").args(arguments);
+        let limit = move || setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(Into::into);
+        #[expect(unsafe_code, reason = "the child's limit is set in the child")]
+        // SAFETY: setrlimit is a system call and touches no memory of this process.
+        unsafe {
+            command.pre_exec(limit);
+        }
+        self.running(command)
+    }
+
+    fn running(&self, mut command: Command) -> Running<'_> {
         let out = File::create(self.path("out")).unwrap();
         let err = File::create(self.path("err")).unwrap();
-        let child = self
-            .command("hsup")
-            .arg("start")
-            .args(arguments)
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap();
+        let child = command.stdout(out).stderr(err).spawn().unwrap();
         Running {
             app: self,
             child,

@@ -163,3 +163,24 @@ fn a_release_that_kills_its_driver_is_given_up() {
     hsup.wait_up(&["web.1"]);
     hsup.interrupt();
 }
+
+#[test]
+fn ten_thousand_dynos_are_no_hang() {
+    let app = App::empty();
+    app.release(1, "", &process("worker", "sleep 1000", 10_000));
+    let control = app.path("ctl");
+    let arguments = ["--control-dir", control.to_str().unwrap(), "--grace", "2s"];
+    let hsup = app.start_limited(256, &arguments);
+    let up = |hsup: &Running<'_>| {
+        let dynos = hsup.dynos();
+        let up = dynos.iter().filter(|dyno| dyno["state"] == "up").count();
+        (dynos.len(), up)
+    };
+    hsup.wait_for("what fits", || {
+        let (all, up) = up(&hsup);
+        (all == 10_000 && up >= 80).then_some(())
+    });
+    app.release(1, "", &process("worker", "sleep 1000", 2));
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    hsup.interrupt();
+}
