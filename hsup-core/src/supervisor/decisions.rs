@@ -187,15 +187,14 @@ impl Actor {
             return self.is_built(id, artifact);
         }
         let decisions = self.releases.build_failed(id, why.clone());
-        let is_stuck = self.releases.is_empty()
-            || matches!(decisions[..], [Decision::BuildAgain(_)]) && self.dynos.is_empty();
+        let is_again = matches!(decisions[..], [Decision::BuildAgain(_)]);
+        let nothing_better = is_again || self.kind == Kind::OneShot;
+        let is_stuck = self.releases.is_empty() || nothing_better && self.dynos.is_empty();
         if is_stuck && self.cannot_change() {
             self.decide_last(decisions);
             return self.fail(RunError::NoRelease(why));
         }
-        if matches!(decisions[..], [Decision::BuildAgain(_)])
-            && self.build_said.as_ref() != Some(&why)
-        {
+        if is_again && self.build_said.as_ref() != Some(&why) {
             self.note_release(format!(
                 "Release v{} cannot be built, trying again: {why}",
                 self.version(id)

@@ -17,6 +17,7 @@ use crate::{
     driver::Link,
     dyno::Birth,
     errors::chain,
+    lifecycle::Kind,
     name::{DynoId, DynoName},
     releases::Id,
     rollout::{self, Action, Before, Replacement, Rollout, Strategy},
@@ -45,6 +46,11 @@ impl Actor {
         let Some(known) = self.known.get(&id).cloned() else {
             return;
         };
+        if self.kind == Kind::OneShot && self.dynos.is_empty() {
+            // What runs once is not tried: its end is what was asked for, and running the
+            // release before it as well is not.
+            return self.succeeded();
+        }
         let formation = self.wishes_for(&known).formation(&known.release);
         let dynos = formation.iter().map(|process| process.quantity as usize);
         if let Err(error) = self.shared.ledger.reserve(dynos.sum()) {

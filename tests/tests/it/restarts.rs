@@ -300,3 +300,26 @@ fn a_procfile_that_changed_runs_as_it_is_now() {
     hsup.wait_releases(&["v1 current", "v1 superseded"]);
     hsup.interrupt();
 }
+
+#[test]
+fn what_runs_once_is_the_newest_release_alone() {
+    let app = App::empty();
+    let job = |code: u32| process("job", &format!("echo ran {code}; exit {code}"), 1);
+    for code in [0, 3] {
+        app.release(code + 1, "", &job(code));
+        let mut hsup = app.control(&["--oneshot"]);
+        assert_eq!(
+            hsup.end().code(),
+            i32::try_from(code).ok(),
+            "{}",
+            hsup.log()
+        );
+        assert_eq!(hsup.log().matches("| ran ").count(), 1, "{}", hsup.log());
+        assert_eq!(app.version_in("loaded"), Some(u64::from(code + 1)));
+    }
+    with_slug(&app, 5);
+    let mut hsup = app.control(&["--oneshot"]);
+    assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
+    assert!(hsup.log().contains("is not a directory"), "{}", hsup.log());
+    assert!(!hsup.log().contains("| ran "), "{}", hsup.log());
+}
