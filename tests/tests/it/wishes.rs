@@ -125,5 +125,6 @@ fn a_type_that_there_is_not_takes_no_survivor_down() {
     );
     let hsup = app.start(&[]);
     assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.wait_for_line("Taking over 1 dyno of an earlier hsup");
     hsup.interrupt();
 }
