@@ -94,6 +94,21 @@ impl App {
         file.write_all(text.as_bytes()).unwrap();
     }
 
+    /// What goes wrong from now on with the calls of `test-driver`: see its `script.rs`.
+    pub(crate) fn faults(&self, script: &str) {
+        self.write("faults.next", script);
+        fs::rename(self.path("faults.next"), self.path("faults")).unwrap();
+    }
+
+    /// The calls that `test-driver` has got: `start web-1-…: -`, with the fault or none.
+    pub(crate) fn calls(&self, call: &str) -> Vec<String> {
+        let calls = fs::read_to_string(self.path("faults.calls")).unwrap_or_default();
+        let of_call = calls
+            .lines()
+            .filter(|line| line.split(' ').next() == Some(call));
+        of_call.map(str::to_owned).collect()
+    }
+
     /// Writes a release for the control directory as people do: a file, moved into place.
     pub(crate) fn release(&self, version: u32, env: &str, processes: &str) {
         let text = format!(
@@ -113,6 +128,7 @@ impl App {
             .env("HOME", self.root.path())
             .env("XDG_RUNTIME_DIR", self.path("rt"))
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("TEST_DRIVER_SCRIPT", self.path("faults"))
             .current_dir(self.path("app"))
             .stdin(Stdio::null());
         command
