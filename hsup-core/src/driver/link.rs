@@ -17,7 +17,7 @@ use std::{
 };
 
 use hsup_driver_kit::{
-    client::{Capabilities, Client, Connection},
+    client::{Capabilities, Connection},
     launch::{self, Child, Launch},
     orphans,
 };
@@ -31,7 +31,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::spec::{self, DriverSpec};
+use super::{
+    Up,
+    spec::{self, DriverSpec},
+};
 
 /// What is known of a driver before anything is.
 pub const NOT_YET: &str = "not connected yet";
@@ -57,60 +60,6 @@ pub enum Link {
     },
     /// Connected.
     Up(Arc<Up>),
-}
-
-/// A driver that answers.
-#[derive(Clone, Debug)]
-pub struct Up {
-    /// What it says of itself.
-    pub info: GetInfoResponse,
-    /// What it can do.
-    pub capabilities: Capabilities,
-    /// Where it listens.
-    pub socket: PathBuf,
-    /// Whether hsup started it, now or in an earlier life.
-    pub child: bool,
-    /// It has not answered its last health checks.
-    pub silent: bool,
-    child_pid: Option<i32>,
-    control: Connection,
-    waits: Connection,
-}
-
-impl Up {
-    /// For calls that are answered at once.
-    pub fn client(&self) -> Client {
-        self.control.client()
-    }
-
-    /// For Wait, Logs and Attach, whose streams stay open: they have a connection of their own,
-    /// so that a driver's limit on streams can never keep a Stop from getting through.
-    pub fn waits(&self) -> Client {
-        self.waits.client()
-    }
-
-    /// Whether the connection has ended since.
-    pub fn is_gone(&self) -> bool {
-        self.control.is_closed() || self.waits.is_closed()
-    }
-
-    /// The process that serves the socket, if it is known: hsup's own child, or whom the
-    /// kernel tells. It tells who made the socket, which for a socket of ours is nobody else.
-    pub fn pid(&self) -> Option<i32> {
-        let own = std::process::id().cast_signed();
-        self.child_pid
-            .or_else(|| self.control.pid().filter(|pid| !self.child && *pid != own))
-    }
-
-    /// Whether every dyno has its own address.
-    pub fn has_own_network(&self) -> bool {
-        self.capabilities.has(Capability::OwnNetwork)
-    }
-
-    /// Whether dynos end with the driver.
-    pub fn dynos_die_with_it(&self) -> bool {
-        self.info.durability() == Durability::None
-    }
 }
 
 /// What the link needs to know.
@@ -198,21 +147,6 @@ impl DriverLink {
 impl Drop for DriverLink {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// Waits until the driver is connected.
-pub async fn up(state: &mut watch::Receiver<Link>) -> Arc<Up> {
-    loop {
-        if let Link::Up(up) = &*state.borrow_and_update()
-            && !up.is_gone()
-        {
-            return Arc::clone(up);
-        }
-        if state.changed().await.is_err() {
-            // The link's task ends with the process only.
-            std::future::pending::<()>().await;
-        }
     }
 }
 
@@ -525,16 +459,17 @@ impl Keeper {
             },
             control: control.clone(),
             waits: waits.clone(),
+            gone: CancellationToken::new(),
         };
         self.publish.send_replace(Link::Up(Arc::new(up.clone())));
 
         let mut misses = 0;
         let mut health = interval_at(Instant::now() + HEALTH_EVERY, HEALTH_EVERY);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let another = loop {
             tokio::select! {
-                () = control.closed() => break,
-                () = waits.closed() => break,
+                () = control.closed() => break false,
+                () = waits.closed() => break false,
                 _ = self.children.recv() => self.reap(),
                 _ = health.tick() => {
                     let before = (up.silent, up.info.clone());
@@ -543,7 +478,7 @@ impl Keeper {
                             misses = 0;
                             up.silent = false;
                             if info.instance_id != up.info.instance_id {
-                                return "the driver became another instance on the same connection".to_owned();
+                                break true;
                             }
                             up.info = info;
                         }
@@ -555,6 +490,12 @@ impl Keeper {
                     }
                 }
             }
+        };
+        // Whoever waits for an answer waits for the next driver instead: the connection may
+        // well go on, and the other instance knows nothing of what was asked before.
+        up.gone.cancel();
+        if another {
+            return "the driver became another instance on the same connection".to_owned();
         }
         // A child that has just died is a zombie by now or within a moment: the connection
         // ends as the kernel closes the dead process's descriptors.

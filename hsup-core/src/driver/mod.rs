@@ -2,6 +2,8 @@
 
 mod link;
 mod spec;
+mod up;
 
-pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous, Up, up};
+pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
+pub use up::{Up, up};

@@ -10,7 +10,7 @@ use hsup_proto::driver::{
     self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
     remove_request::What,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
@@ -114,11 +114,9 @@ pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result
             Ok(request) => request,
             Err(why) => return failed(why),
         };
-        let answer = timeout(START_WITHIN, up.client().start(request)).await;
-        let status = match answer {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(status)) => status,
-            Err(_) => Status::deadline_exceeded("no answer"),
+        let answer = up.call(START_WITHIN, up.client().start(request)).await;
+        let Err(status) = answer else {
+            return Ok(());
         };
         debug!(id = %run.dyno_id, code = ?status.code(), message = status.message(), "start failed");
         match verdict(&status, up.is_gone()) {
@@ -202,13 +200,13 @@ pub(super) async fn wait(shared: Arc<Shared>, dyno_id: DynoId) -> ExitStatus {
             dyno_id: dyno_id.to_string(),
             timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
         };
-        let status = match timeout(WAIT_FOR + WAIT_BEYOND, up.waits().wait(request)).await {
-            Err(_) => Status::deadline_exceeded("no answer"),
-            Ok(Err(status)) => status,
-            Ok(Ok(answer)) => match answer.into_inner().status {
+        let within = WAIT_FOR + WAIT_BEYOND;
+        let status = match up.call(within, up.waits().wait(request)).await {
+            Ok(answer) => match answer.status {
                 Some(status) => return status.into(),
                 None => continue,
             },
+            Err(status) => status,
         };
         if status.code() == Code::NotFound
             && !up.is_gone()
@@ -230,8 +228,8 @@ async fn lost(up: &Up, supervisor_id: &str, dyno_id: &DynoId) -> Option<ExitStat
     let request = ListRequest {
         supervisor_id: supervisor_id.to_owned(),
     };
-    let list = timeout(QUICK_WITHIN, up.client().list(request)).await;
-    let dynos = list.ok()?.ok()?.into_inner().dynos;
+    let list = up.call(QUICK_WITHIN, up.client().list(request)).await;
+    let dynos = list.ok()?.dynos;
     let found = dynos
         .into_iter()
         .find(|dyno| dyno.dyno_id == dyno_id.as_str());
@@ -266,12 +264,9 @@ async fn stop_on(up: &Up, dyno_id: &DynoId, how: Stop) -> Result<(), Status> {
         grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
         force,
     };
-    match timeout(grace + STOP_BEYOND_GRACE, up.client().stop(request)).await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded(
-            "the driver did not stop it in time",
-        )),
-    }
+    let within = grace + STOP_BEYOND_GRACE;
+    up.call(within, up.client().stop(request)).await?;
+    Ok(())
 }
 
 /// Has the driver forget the dyno. What fails here is made good by the next reconciliation.
@@ -288,10 +283,8 @@ async fn remove_on(up: &Up, dyno_id: &DynoId) -> Result<(), Status> {
     let request = RemoveRequest {
         what: Some(What::DynoId(dyno_id.to_string())),
     };
-    match timeout(QUICK_WITHIN, up.client().remove(request)).await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded("no answer")),
-    }
+    up.call(QUICK_WITHIN, up.client().remove(request)).await?;
+    Ok(())
 }
 
 #[cfg(test)]

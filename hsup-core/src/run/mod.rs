@@ -24,10 +24,7 @@ use hsup_proto::driver::{
 };
 use nix::errno::Errno;
 use thiserror::Error;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -53,6 +50,8 @@ use crate::{
 
 /// How long one Wait may take before it is asked again.
 const WAIT_FOR: Duration = Duration::from_mins(10);
+/// And how much longer its answer may take.
+const WAIT_BEYOND: Duration = Duration::from_secs(5);
 /// How long a driver may take to forget a dyno (driver protocol §9).
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
@@ -365,9 +364,10 @@ async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> 
             dyno_id: dyno_id.to_string(),
             timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
         };
-        let answer = up.waits().wait(request).await;
+        let mut waits = up.waits();
+        let answer = up.call(WAIT_FOR + WAIT_BEYOND, waits.wait(request));
         let lost = |status: Status| RunCommandError::Lost(said(&status));
-        if let Some(status) = answer.map_err(lost)?.into_inner().status {
+        if let Some(status) = answer.await.map_err(lost)?.status {
             return Ok(status.into());
         }
     }
@@ -397,10 +397,8 @@ async fn forget(up: &Up, dyno_id: &DynoId) {
     let request = RemoveRequest {
         what: Some(remove_request::What::DynoId(dyno_id.to_string())),
     };
-    match timeout(FORGET_WITHIN, up.client().remove(request)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(status)) => tracing::warn!(code = ?status.code(), "remove failed"),
-        Err(_) => tracing::warn!("remove not answered"),
+    if let Err(status) = up.call(FORGET_WITHIN, up.client().remove(request)).await {
+        tracing::warn!(code = ?status.code(), "remove failed");
     }
 }
 

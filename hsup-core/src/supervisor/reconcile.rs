@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use hsup_proto::driver::{ListRequest, RemoveRequest, StopRequest, remove_request::What};
-use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -25,13 +24,12 @@ pub(super) async fn sweep(shared: &Shared) {
     let request = ListRequest {
         supervisor_id: shared.supervisor_id.clone(),
     };
-    let list = match timeout(LIST_WITHIN, up.client().list(request)).await {
-        Ok(Ok(answer)) => answer.into_inner(),
-        Ok(Err(status)) => {
+    let list = match up.call(LIST_WITHIN, up.client().list(request)).await {
+        Ok(list) => list,
+        Err(status) => {
             debug!(code = ?status.code(), "list failed");
             return;
         }
-        Err(_) => return,
     };
     for dyno in list.dynos {
         if !shared.ledger.knows(&dyno.dyno_id) {

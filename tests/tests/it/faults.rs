@@ -34,3 +34,17 @@ fn a_start_that_is_refused_is_told_and_tried_again() {
     assert_eq!(app.calls("start").len(), 2);
     hsup.interrupt();
 }
+
+#[test]
+fn another_instance_on_the_same_connection_is_waited_for_anew() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app, &[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    assert_eq!(app.calls("wait").len(), 1);
+    app.faults("is instance another\n");
+    hsup.wait_for("another Wait", || {
+        (app.calls("wait").len() > 1).then_some(())
+    });
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}

@@ -1,0 +1,95 @@
+//! A driver that answers, and what waits for one.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use hsup_driver_kit::client::{Capabilities, Client, Connection};
+use hsup_proto::driver::{Capability, GetInfoResponse};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status};
+
+use super::Link;
+
+/// A driver that answers.
+#[derive(Clone, Debug)]
+pub struct Up {
+    /// What it says of itself.
+    pub info: GetInfoResponse,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Whether hsup started it, now or in an earlier life.
+    pub child: bool,
+    /// It has not answered its last health checks.
+    pub silent: bool,
+    pub(super) child_pid: Option<i32>,
+    pub(super) control: Connection,
+    pub(super) waits: Connection,
+    /// Cancelled when it is no longer the driver that it was: its connection has ended, or
+    /// another instance answers on it.
+    pub(super) gone: CancellationToken,
+}
+
+impl Up {
+    /// For calls that are answered at once.
+    pub fn client(&self) -> Client {
+        self.control.client()
+    }
+
+    /// For Wait, Logs and Attach, whose streams stay open: they have a connection of their own,
+    /// so that a driver's limit on streams can never keep a Stop from getting through.
+    pub fn waits(&self) -> Client {
+        self.waits.client()
+    }
+
+    /// Makes a call: no longer than its deadline, and no longer than the driver is the one
+    /// that was called.
+    pub async fn call<T>(
+        &self,
+        within: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
+        tokio::select! {
+            biased;
+            answer = timeout(within, call) => match answer {
+                Ok(answer) => answer.map(Response::into_inner),
+                Err(_) => Err(Status::deadline_exceeded(format!("no answer within {within:.0?}"))),
+            },
+            () = self.gone.cancelled() => Err(Status::unavailable("the driver is another one now")),
+        }
+    }
+
+    /// Whether it is no longer there.
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_cancelled() || self.control.is_closed() || self.waits.is_closed()
+    }
+
+    /// The process that serves the socket, if it is known: hsup's own child, or whom the
+    /// kernel tells. It tells who made the socket, which for a socket of ours is nobody else.
+    pub fn pid(&self) -> Option<i32> {
+        let own = std::process::id().cast_signed();
+        self.child_pid
+            .or_else(|| self.control.pid().filter(|pid| !self.child && *pid != own))
+    }
+
+    /// Whether every dyno has its own address.
+    pub fn has_own_network(&self) -> bool {
+        self.capabilities.has(Capability::OwnNetwork)
+    }
+}
+
+/// Waits until the driver is connected.
+pub async fn up(state: &mut watch::Receiver<Link>) -> Arc<Up> {
+    loop {
+        if let Link::Up(up) = &*state.borrow_and_update()
+            && !up.is_gone()
+        {
+            return Arc::clone(up);
+        }
+        if state.changed().await.is_err() {
+            // The link's task ends with the process only.
+            std::future::pending::<()>().await;
+        }
+    }
+}
