@@ -43,6 +43,8 @@ const BOOT: Duration = Duration::from_secs(10);
 /// How often a driver is asked how it does, and how long it may take (driver protocol §7.4).
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 const HEALTH_WITHIN: Duration = Duration::from_secs(1);
+/// How often one is asked that is not ready yet: everybody waits for it.
+const READINESS_EVERY: Duration = Duration::from_secs(1);
 /// How long a child driver may take to end when hsup does.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How many answers a driver may miss before it is called silent.
@@ -466,6 +468,9 @@ impl Keeper {
         let mut misses = 0;
         let mut health = interval_at(Instant::now() + HEALTH_EVERY, HEALTH_EVERY);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if !up.info.ready {
+            health.reset_after(READINESS_EVERY);
+        }
         let another = loop {
             tokio::select! {
                 () = control.closed() => break false,
@@ -485,6 +490,9 @@ impl Keeper {
                         _ => misses += 1,
                     }
                     up.silent = misses >= MISSES;
+                    if !up.info.ready {
+                        health.reset_after(READINESS_EVERY);
+                    }
                     if before != (up.silent, up.info.clone()) {
                         self.publish.send_replace(Link::Up(Arc::new(up.clone())));
                     }

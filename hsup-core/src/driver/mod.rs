@@ -1,9 +1,13 @@
 //! The supervisor's link to its driver: who it is, whether it is there, and the calls.
 
+mod calls;
+#[cfg(test)]
+pub(crate) mod fake;
 mod link;
 mod spec;
 mod up;
 
+pub(crate) use calls::{Pause, Verdict, said, verdict};
 pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
-pub use up::{Up, up};
+pub use up::{Up, ready, up};

@@ -50,13 +50,22 @@ impl Up {
         within: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Status> {
+        let late = |_| Status::deadline_exceeded(format!("no answer within {within:.0?}"));
+        let call = async { timeout(within, call).await.map_err(late)? };
+        self.while_there(call).await.map(Response::into_inner)
+    }
+
+    /// Does something that needs the driver for as long as it is the one that it was.
+    pub async fn while_there<T, E: From<Status>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         tokio::select! {
             biased;
-            answer = timeout(within, call) => match answer {
-                Ok(answer) => answer.map(Response::into_inner),
-                Err(_) => Err(Status::deadline_exceeded(format!("no answer within {within:.0?}"))),
-            },
-            () = self.gone.cancelled() => Err(Status::unavailable("the driver is another one now")),
+            result = work => result,
+            () = self.gone.cancelled() => {
+                Err(Status::unavailable("the driver is another one now").into())
+            }
         }
     }
 
@@ -81,9 +90,19 @@ impl Up {
 
 /// Waits until the driver is connected.
 pub async fn up(state: &mut watch::Receiver<Link>) -> Arc<Up> {
+    until(state, |_| true).await
+}
+
+/// Waits until the driver is connected and can run dynos.
+pub async fn ready(state: &mut watch::Receiver<Link>) -> Arc<Up> {
+    until(state, |up| up.info.ready).await
+}
+
+async fn until(state: &mut watch::Receiver<Link>, will_do: impl Fn(&Up) -> bool) -> Arc<Up> {
     loop {
         if let Link::Up(up) = &*state.borrow_and_update()
             && !up.is_gone()
+            && will_do(up)
         {
             return Arc::clone(up);
         }

@@ -10,14 +10,13 @@ use hsup_proto::driver::{
     self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
     remove_request::What,
 };
-use tokio::time::sleep;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
 use super::{DynoSpec, Shared, io::IoDir};
 use crate::{
     command,
-    driver::{Up, up},
+    driver::{Pause, Up, Verdict, ready, said, up, verdict},
     environment,
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
@@ -42,53 +41,6 @@ pub(super) struct Run {
     pub(super) port: u16,
 }
 
-/// What a failed Start means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The same call again, after a pause.
-    Again,
-    /// Build again, then Start: the driver has lost the artifact.
-    Rebuild,
-    /// The attempt has failed; why.
-    Failed(String),
-}
-
-/// Reads a Start's error as the protocol's table does.
-fn verdict(status: &Status, connection_gone: bool) -> Verdict {
-    if connection_gone {
-        return Verdict::Again;
-    }
-    match status.code() {
-        Code::Unavailable | Code::Aborted | Code::DeadlineExceeded => Verdict::Again,
-        Code::NotFound if status.message().starts_with("artifact") => Verdict::Rebuild,
-        _ => Verdict::Failed(said(status)),
-    }
-}
-
-/// A driver's error, for people.
-pub(crate) fn said(status: &Status) -> String {
-    let code = status.code();
-    if status.message().is_empty() {
-        format!("the driver answered {code:?}")
-    } else {
-        format!("{} ({code:?})", status.message())
-    }
-}
-
-/// Pauses that double from `0.1` s to 30 s, as the protocol asks for a backend that is down.
-struct Pause(Duration);
-
-impl Pause {
-    const fn new() -> Self {
-        Self(Duration::from_millis(100))
-    }
-
-    async fn wait(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Duration::from_secs(30));
-    }
-}
-
 /// Starts the process. `Err` is how the attempt ended.
 pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result<(), ExitStatus> {
     let _permit = shared.starts.acquire().await;
@@ -99,7 +51,7 @@ pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result
     let mut artifact = Arc::clone(&spec.artifact);
     let mut rebuilt = false;
     loop {
-        let up = up(&mut link).await;
+        let up = ready(&mut link).await;
         let instance = &up.info.instance_id;
         if spec.kind == Kind::OneShot && asked.as_ref().is_some_and(|asked| asked != instance) {
             return Err(ExitStatus::lost(
@@ -125,7 +77,7 @@ pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result
             Verdict::Rebuild if rebuilt => return failed(said(&status)),
             Verdict::Rebuild => {
                 rebuilt = true;
-                match build_again(&up, spec).await {
+                match build_again(shared, spec).await {
                     Ok(built) => artifact = built,
                     Err(why) => return failed(why),
                 }
@@ -135,12 +87,13 @@ pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result
 }
 
 /// Has the driver make the artifact that it has lost.
-async fn build_again(up: &Up, spec: &DynoSpec) -> Result<Arc<str>, String> {
+async fn build_again(shared: &Shared, spec: &DynoSpec) -> Result<Arc<str>, String> {
     let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
     let base = std::env::current_dir().unwrap_or_default();
     let request = crate::build::request(&spec.release, &base).map_err(|e| explain(&e))?;
-    let artifact = crate::build::build(up, request, |_| {}).await;
-    Ok(artifact.map_err(|e| explain(&e))?.into())
+    let mut link = shared.link.clone();
+    let built = crate::build::build(&mut link, request, |_| {}).await;
+    Ok(built.map_err(|e| explain(&e))?.artifact.into())
 }
 
 fn request(
@@ -285,38 +238,4 @@ async fn remove_on(up: &Up, dyno_id: &DynoId) -> Result<(), Status> {
     };
     up.call(QUICK_WITHIN, up.client().remove(request)).await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_are_read_as_the_protocol_says() {
-        let failed = |why: &str| Verdict::Failed(why.to_owned());
-        for (status, expected) in [
-            (Status::unavailable("dockerd is down"), Verdict::Again),
-            (Status::aborted("in flight"), Verdict::Again),
-            (
-                Status::not_found("artifact dir:/x is gone"),
-                Verdict::Rebuild,
-            ),
-            (Status::not_found("dyno"), failed("dyno (NotFound)")),
-            (
-                Status::invalid_argument("argv is empty"),
-                failed("argv is empty (InvalidArgument)"),
-            ),
-            (
-                Status::resource_exhausted(""),
-                failed("the driver answered ResourceExhausted"),
-            ),
-        ] {
-            assert_eq!(verdict(&status, false), expected, "{status:?}");
-        }
-    }
-
-    #[test]
-    fn any_error_of_a_dead_connection_means_again() {
-        assert_eq!(verdict(&Status::unknown("h2"), true), Verdict::Again);
-    }
 }

@@ -28,7 +28,6 @@ use std::{
 use hsup_proto::{control, driver};
 use tokio::sync::{Semaphore, watch};
 
-pub(crate) use attempt::said;
 pub use io::{FdBudget, IoDir, IoDirError};
 pub use ledger::Ledger;
 pub use task::spawn;

@@ -52,7 +52,7 @@ async fn attach(
     }
     let answers = up.waits().attach(ReceiverStream::new(requests)).await;
     let mut answers = answers
-        .map_err(|status| RunCommandError::Start(crate::dyno::said(&status)))?
+        .map_err(|status| RunCommandError::Start(crate::driver::said(&status)))?
         .into_inner();
     let mut resized =
         signal(SignalKind::window_change()).map_err(super::system("receive signals"))?;

@@ -36,8 +36,8 @@ use crate::{
     build::{self, BuildError},
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
-    driver::{DriverLink, DriverSpec, Link, LinkSettings, Up},
-    dyno::{IoDir, IoDirError, said},
+    driver::{DriverLink, DriverSpec, Link, LinkSettings, Up, ready, said},
+    dyno::{IoDir, IoDirError},
     environment,
     exit::ExitStatus,
     name::{DynoId, DynoName, ProcessType},
@@ -78,6 +78,8 @@ pub struct RunOptions {
     pub grace: Duration,
     /// How long the dyno outlives hsup.
     pub linger: Duration,
+    /// Tells whoever waits for the command why it takes so long.
+    pub tell: fn(&str),
 }
 
 /// The command could not be run.
@@ -170,6 +172,7 @@ pub async fn build_only(
     state_dir: Option<&Path>,
     driver: DriverSpec,
     own_program: PathBuf,
+    tell: fn(&str),
 ) -> Result<String, RunCommandError> {
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
     let loaded = release::load(source, state_dir).await?;
@@ -182,28 +185,34 @@ pub async fn build_only(
         previous: None,
     })
     .map_err(system("receive signals"))?;
-    let result = async {
-        let up = first_up(&link).await?;
-        build_on(&up, &loaded.release).await
-    };
-    let result = result.await;
+    let result = prepare(&link, &loaded.release, tell).await;
     link.end().await;
     if let Err(error) = std::fs::remove_dir_all(&run_dir) {
         tracing::debug!(%error, "runtime folder not removed");
     }
-    result
+    Ok(result?.1)
 }
 
-async fn build_on(up: &Up, release: &Release) -> Result<String, RunCommandError> {
+/// Waits for the driver and has it build; answers the driver and the artifact.
+async fn prepare(
+    link: &DriverLink,
+    release: &Release,
+    tell: fn(&str),
+) -> Result<(Arc<Up>, String), RunCommandError> {
+    first_up(link, tell).await?;
     let base = std::env::current_dir().unwrap_or_default();
     let request = build::request(release, &base)
         .map_err(|error| RunCommandError::Driver(error.to_string()))?;
-    let artifact = build::build(up, request, |saying| {
-        if let build::Saying::Progress(progress) = saying {
+    let mut state = link.watch();
+    let built = build::build(&mut state, request, |saying| match saying {
+        build::Saying::Log(_) => {}
+        build::Saying::Progress(progress) => {
             tracing::debug!(step = progress.step, "building");
         }
+        build::Saying::NotYet(why) => tell(&format!("the release cannot be built yet: {why}")),
     });
-    Ok(artifact.await?)
+    let artifact = built.await?.artifact;
+    Ok((ready(&mut state).await, artifact))
 }
 
 struct Command {
@@ -226,8 +235,10 @@ impl Command {
         if !at_terminal {
             pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
         }
-        let up = first_up(link).await?;
-        let artifact = build_on(&up, &self.loaded.release).await?;
+        let (up, artifact) = tokio::select! {
+            prepared = prepare(link, &self.loaded.release, self.options.tell) => prepared?,
+            (number, _) = self.signals.next() => return Ok(128 + number),
+        };
 
         let ending = CancellationToken::new();
         let server = match &self.options.control_socket {
@@ -320,17 +331,19 @@ fn code_of(status: &ExitStatus) -> Result<u8, RunCommandError> {
     }
 }
 
-/// Waits for the driver's first answer.
-async fn first_up(link: &DriverLink) -> Result<Arc<Up>, RunCommandError> {
+/// Waits until the driver has answered for the first time that it can run dynos.
+async fn first_up(link: &DriverLink, tell: fn(&str)) -> Result<(), RunCommandError> {
     let mut state = link.watch();
+    let mut told = None;
     loop {
         match &*state.borrow_and_update() {
-            Link::Up(up) if up.info.ready => return Ok(Arc::clone(up)),
+            Link::Up(up) if up.info.ready => return Ok(()),
             Link::Up(up) => {
-                return Err(RunCommandError::Driver(format!(
-                    "the {} driver is not ready: {}",
-                    up.info.name, up.info.message
-                )));
+                let why = &up.info.message;
+                if told.as_ref() != Some(why) {
+                    tell(&format!("the {} driver is not ready: {why}", up.info.name));
+                    told = Some(why.clone());
+                }
             }
             Link::Down {
                 why,

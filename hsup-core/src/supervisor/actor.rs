@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     control::ControlError,
-    driver::{DriverLink, Link},
+    driver::{DriverLink, Link, Up},
     dyno::{self, Birth, DynoHandle, DynoSpec, DynoStatus, Key, Report, Shared, What},
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
@@ -251,6 +251,9 @@ impl Actor {
                 Link::Up(up) => {
                     self.remember_driver(&up);
                     self.reconcile();
+                    if let Err(why) = fitness(&up) {
+                        self.note(format!("The {} driver is not ready: {why}", up.info.name));
+                    }
                     return Ok(true);
                 }
                 Link::Down {
@@ -281,7 +284,7 @@ impl Actor {
         }
     }
 
-    fn remember_driver(&mut self, up: &crate::driver::Up) {
+    fn remember_driver(&mut self, up: &Up) {
         let socket = up.child.then(|| up.socket.clone());
         let pid = up.pid().filter(|_| up.child);
         let saved = self.memory.update(|memory| {
@@ -297,25 +300,18 @@ impl Actor {
             Link::Up(up) => {
                 let up = Arc::clone(up);
                 self.remember_driver(&up);
-                let message = if up.silent {
-                    "it does not answer its health checks".to_owned()
-                } else {
-                    up.info.message.clone()
-                };
-                if up.silent || !up.info.ready {
-                    self.note(format!(
-                        "The {} driver is not ready: {message}",
-                        up.info.name
-                    ));
-                } else {
-                    self.note(format!("The {} driver is ready", up.info.name));
+                let name = up.info.name.clone();
+                let fitness = fitness(&up);
+                match &fitness {
+                    Ok(()) => self.note(format!("The {name} driver is ready")),
+                    Err(why) => self.note(format!("The {name} driver is not ready: {why}")),
                 }
                 self.reconcile();
                 events_response::Driver {
-                    name: up.info.name.clone(),
+                    name,
                     connected: true,
-                    ready: up.info.ready && !up.silent,
-                    message,
+                    ready: fitness.is_ok(),
+                    message: fitness.err().unwrap_or_else(|| up.info.message.clone()),
                 }
             }
             Link::Down { why, .. } => {
@@ -705,6 +701,17 @@ impl Actor {
                     && self.next.as_ref().is_none_or(|next| next.id != *id)
             }
         }
+    }
+}
+
+/// Whether the driver can be worked with, and if not, why.
+fn fitness(up: &Up) -> Result<(), String> {
+    if up.silent {
+        Err("it does not answer its health checks".to_owned())
+    } else if up.info.ready {
+        Ok(())
+    } else {
+        Err(up.info.message.clone())
     }
 }
 

@@ -290,17 +290,20 @@ impl Actor {
         let logs = self.shared.logs.clone();
         let work = Arc::clone(&release);
         let task = tokio::spawn(async move {
-            let up = up(&mut link).await;
-            let driver = up.info.name.clone();
             let result = match kept {
-                Some(artifact) => Ok(artifact),
+                Some(artifact) => Ok(Artifact {
+                    driver: up(&mut link).await.info.name.clone(),
+                    artifact,
+                }),
                 None => match build::request(&work, &base) {
                     Err(error) => Err(crate::errors::chain(&error)),
-                    Ok(request) => build::build(&up, request, |saying| {
-                        if let build::Saying::Log(bytes) = saying
-                            && !bytes.is_empty()
-                        {
+                    Ok(request) => build::build(&mut link, request, |saying| match saying {
+                        build::Saying::Log(bytes) if !bytes.is_empty() => {
                             logs.note("build", String::from_utf8_lossy(&bytes));
+                        }
+                        build::Saying::Log(_) | build::Saying::Progress(_) => {}
+                        build::Saying::NotYet(why) => {
+                            logs.note("build", format!("It cannot be built yet: {why}"));
                         }
                     })
                     .await
@@ -311,7 +314,7 @@ impl Actor {
             drop(built.send(Built {
                 id,
                 release: work,
-                result: result.map(|artifact| Artifact { driver, artifact }),
+                result,
             }));
         });
         self.building = Some(Building { id, release, task });

@@ -154,7 +154,7 @@ impl App {
             .stderr(err)
             .spawn()
             .unwrap();
-        Running { app: self, child }
+        Running::of(self, child)
     }
 }
 
@@ -164,7 +164,12 @@ pub(crate) struct Running<'a> {
     child: Child,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    /// A process of the app whose output goes to its files `out` and `err`.
+    pub(crate) const fn of(app: &'a App, child: Child) -> Self {
+        Self { app, child }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }

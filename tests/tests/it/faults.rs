@@ -1,5 +1,9 @@
 //! A driver that misbehaves, and an hsup that copes.
 
+use std::fs::File;
+
+use nix::sys::signal::Signal;
+
 use crate::app::{App, Running, binaries, page};
 
 /// `hsup start` with the driver that does what its script says.
@@ -47,4 +51,89 @@ fn another_instance_on_the_same_connection_is_waited_for_anew() {
     });
     assert_eq!(hsup.wait_up(&["worker.1"]), before);
     hsup.interrupt();
+}
+
+/// A control directory's release with a slug of its own, so that it is built.
+fn release(app: &App, version: u32, slug: &str) {
+    let slug = app.path(slug);
+    std::fs::create_dir_all(&slug).unwrap();
+    let text = format!(
+        r#"{{"Version":{version},"Slug":"file://{}/","Env":{{"PORT":"{}"}},
+            "Processes":[{{"Type":"worker","Args":["sleep","1000"],"Quantity":1}}]}}"#,
+        slug.display(),
+        app.port
+    );
+    app.write("next", &text);
+    std::fs::rename(app.path("next"), app.path("ctl/new")).unwrap();
+}
+
+#[test]
+fn a_build_goes_on_when_the_drivers_backend_is_back() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("build unavailable the store is down\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("It cannot be built yet: the store is down (Unavailable)");
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_dies_while_it_builds_condemns_no_release_unless_it_always_does() {
+    let app = App::empty();
+    release(&app, 1, "one");
+    let control = app.path("ctl");
+    let hsup = started(&app, &["--control-dir", control.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    app.faults("once build die\n");
+    release(&app, 2, "two");
+    hsup.wait_for_line("Release v2 is current");
+    app.faults("build die\n");
+    release(&app, 3, "three");
+    hsup.wait_for_line(
+        "Release v3 rejected, v2 keeps running: the driver was lost 3 times while it built it",
+    );
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_is_not_ready_is_waited_for() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("is not-ready still warming up\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("The simple driver is not ready: still warming up");
+    assert!(app.calls("build").is_empty());
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn run_waits_for_a_driver_that_is_not_ready_and_a_signal_ends_the_wait() {
+    let app = App::procfile("worker: true\n");
+    let driver = binaries().join("test-driver");
+    let run = |said: &str| {
+        let mut command = app.command("hsup");
+        command
+            .args(["run", "-d", driver.to_str().unwrap(), "echo done"])
+            .stdout(File::create(app.path("out")).unwrap())
+            .stderr(File::create(app.path("err")).unwrap());
+        let child = command.spawn().unwrap();
+        let hsup = Running::of(&app, child);
+        hsup.wait_for_line(said);
+        hsup
+    };
+    app.faults("is not-ready still warming up\n");
+    let mut hsup = run("hsup: the simple driver is not ready: still warming up");
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(128 + 15));
+    hsup.nothing_is_left();
+    let mut hsup = run("hsup: the simple driver is not ready: still warming up");
+    app.faults("build unavailable the store is down\n");
+    hsup.wait_for_line("hsup: the release cannot be built yet: the store is down");
+    app.faults("");
+    assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
+    assert!(hsup.log().starts_with("done\n"));
+    hsup.nothing_is_left();
 }
