@@ -121,7 +121,8 @@ pub enum Event {
 pub enum Action {
     /// Ask the driver for a process; answer with `StartOk` or `Ended`.
     Start(Attempt),
-    /// Ask the driver to end it. The end itself arrives as `Ended`.
+    /// Ask the driver to end it, or give up what has not come up yet. The end itself arrives
+    /// as `Ended`.
     Stop(Attempt, Stop),
     /// Answer with `Elapsed` once this has passed: at once, without a timer, when it is zero.
     ArmBackoff(Duration),
@@ -261,9 +262,11 @@ impl Lifecycle {
                 )
             }
 
+            // The driver may have seen the Stop before the Start that it was about: now there
+            // is something to stop.
             (
                 &(State::Restarting { attempt, how } | State::Retiring { attempt, how }),
-                Event::StopFailed(_),
+                Event::StopFailed(_) | Event::StartOk(_),
             ) => vec![Action::Stop(attempt, how)],
 
             _ => vec![],
@@ -475,8 +478,8 @@ mod tests {
         Waiting    -                 Starting:disarm,start-2  -         -                      Starting:start-2  Retired:disarm,complete-1   Retired:disarm,complete-1   -        -
         Starting   -                 Restarting:stop-1        Started   Waiting:arm            -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
         Started    -                 Restarting:stop-1        -         Waiting:arm            -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Restarting -                 -                        -         Starting:start-2       -                 Retiring                    Retiring:stop-1-sooner      -        Restarting:stop-1
-        Retiring   -                 -                        -         Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
+        Restarting -                 -                        Restarting:stop-1  Starting:start-2       -                 Retiring                    Retiring:stop-1-sooner      -        Restarting:stop-1
+        Retiring   -                 -                        Retiring:stop-1  Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
         Retired    -                 -                        -         -                      -                 -                           -                           -        -
     ";
     /// One-shots differ where they end, and in that nobody restarts them.
@@ -485,7 +488,7 @@ mod tests {
         Stopped    Starting:start-1  Starting:start-1         -         -                      -                 Retired:complete            Retired:complete            Started  -
         Starting   -                 -                        Started   Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
         Started    -                 -                        -         Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Retiring   -                 -                        -         Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
+        Retiring   -                 -                        Retiring:stop-1  Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
         Retired    -                 -                        -         -                      -                 -                           -                           -        -
     ";
 
@@ -694,12 +697,16 @@ mod tests {
                 Event::Elapsed => world.timer = false,
                 _ => {}
             }
-            let failed = matches!(event, Event::StopFailed(attempt) if world.live == Some(attempt));
+            // A Stop that failed, or that came before there was something to stop.
+            let unstopped = matches!(
+                event,
+                Event::StopFailed(attempt) | Event::StartOk(attempt) if world.live == Some(attempt)
+            );
             let actions = dyno.step(event);
-            if failed && world.stop_wanted {
+            if unstopped && world.stop_wanted {
                 prop_assert!(
                     matches!(actions[..], [Action::Stop(attempt, _)] if world.live == Some(attempt)),
-                    "a stop that failed was not sent again: {:?}",
+                    "a stop without effect was not sent again: {:?}",
                     actions
                 );
             }

@@ -45,14 +45,17 @@ impl Up {
 
     /// Makes a call: no longer than its deadline, and no longer than the driver is the one
     /// that was called.
-    pub async fn call<T>(
-        &self,
+    pub fn call<'a, T: 'a>(
+        &'a self,
         within: Duration,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Status> {
-        let late = |_| Status::deadline_exceeded(format!("no answer within {within:.0?}"));
-        let call = async { timeout(within, call).await.map_err(late)? };
-        self.while_there(call).await.map(Response::into_inner)
+        call: impl Future<Output = Result<Response<T>, Status>> + Send + 'a,
+    ) -> impl Future<Output = Result<T, Status>> + Send + 'a {
+        // Boxed before anything is built around it: a call is large, every future around it
+        // would hold it twice, and every dyno has one under way.
+        let call = Box::pin(call);
+        let late = move |_| Status::deadline_exceeded(format!("no answer within {within:.0?}"));
+        let call = async move { timeout(within, call).await.map_err(late)? };
+        async move { self.while_there(call).await.map(Response::into_inner) }
     }
 
     /// Does something that needs the driver for as long as it is the one that it was.

@@ -1,5 +1,4 @@
-//! One attempt to run a dyno, as calls to the driver: Start, Wait, Stop, Remove, and what each
-//! error means (driver protocol §8 and §9).
+//! One attempt to run a dyno, as calls to the driver: Start, Wait, Stop, Remove.
 //!
 //! Every call may outlive the connection it was made on. Start, Wait, Stop and Remove can be
 //! made again with the same id, so a lost connection only means: on the next one, again.
@@ -10,25 +9,27 @@ use hsup_proto::driver::{
     self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
     remove_request::What,
 };
+use tokio::sync::watch;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
-use super::{DynoSpec, Shared, io::IoDir};
+use super::{DynoSpec, Shared, io::IoDir, starting::Starting};
 use crate::{
     command,
-    driver::{Pause, Up, Verdict, ready, said, up, verdict},
+    driver::{Pause, Up, said, up},
     environment,
     exit::ExitStatus,
-    lifecycle::{Kind, Stop},
+    lifecycle::Stop,
     name::DynoId,
     release::Limits,
     time::now_unix_ms,
 };
 
 /// Deadlines of driver protocol §9.
-const START_WITHIN: Duration = Duration::from_mins(1);
 const QUICK_WITHIN: Duration = Duration::from_secs(5);
 const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
+/// How often a Remove that fails is made again.
+const REMOVE_TRIES: u32 = 6;
 const WAIT_FOR: Duration = Duration::from_mins(10);
 const WAIT_BEYOND: Duration = Duration::from_secs(5);
 
@@ -41,65 +42,30 @@ pub(super) struct Run {
     pub(super) port: u16,
 }
 
-/// Starts the process. `Err` is how the attempt ended.
-pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result<(), ExitStatus> {
-    let _permit = shared.starts.acquire().await;
-    let failed = |why: String| Err(ExitStatus::not_started(why, now_unix_ms()));
-    let mut link = shared.link.clone();
-    let mut pause = Pause::new();
-    let mut asked: Option<String> = None;
-    let mut artifact = Arc::clone(&spec.artifact);
-    let mut rebuilt = false;
-    loop {
-        let up = ready(&mut link).await;
-        let instance = &up.info.instance_id;
-        if spec.kind == Kind::OneShot && asked.as_ref().is_some_and(|asked| asked != instance) {
-            return Err(ExitStatus::lost(
-                "the driver restarted while it was being started; a one-off is never started twice",
-                now_unix_ms(),
-            ));
-        }
-        asked = Some(instance.clone());
-        // Made now and for this call only: it holds the whole environment, which many dynos
-        // that wait for their turn would hold many times.
-        let request = match request(shared, spec, run, &artifact) {
-            Ok(request) => request,
-            Err(why) => return failed(why),
-        };
-        let answer = up.call(START_WITHIN, up.client().start(request)).await;
-        let Err(status) = answer else {
-            return Ok(());
-        };
-        debug!(id = %run.dyno_id, code = ?status.code(), message = status.message(), "start failed");
-        match verdict(&status, up.is_gone()) {
-            Verdict::Again => pause.wait().await,
-            Verdict::Failed(why) => return failed(why),
-            Verdict::Rebuild if rebuilt => return failed(said(&status)),
-            Verdict::Rebuild => {
-                rebuilt = true;
-                match build_again(shared, spec).await {
-                    Ok(built) => artifact = built,
-                    Err(why) => return failed(why),
-                }
-            }
-        }
-    }
-}
-
-/// Has the driver make the artifact that it has lost.
-async fn build_again(shared: &Shared, spec: &DynoSpec) -> Result<Arc<str>, String> {
-    let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
-    let base = std::env::current_dir().unwrap_or_default();
-    let request = crate::build::request(&spec.release, &base).map_err(|e| explain(&e))?;
-    let mut link = shared.link.clone();
-    let built = crate::build::build(&mut link, request, |_| {}).await;
-    Ok(built.map_err(|e| explain(&e))?.artifact.into())
+/// Starts the process, unless it is said how to stop it. `Err` is how the attempt ended.
+pub(super) async fn start(
+    shared: &Shared,
+    spec: &DynoSpec,
+    run: &Run,
+    unwanted: &mut watch::Receiver<Option<Stop>>,
+) -> Result<(), ExitStatus> {
+    let starting = Starting {
+        dyno_id: &run.dyno_id,
+        kind: spec.kind,
+        release: &spec.release,
+        artifact: Arc::clone(&spec.artifact),
+        request: &|up, artifact| request(shared, spec, run, up, artifact),
+        turns: &shared.starts,
+        tell: &|text| shared.logs.note(&spec.name.to_string(), text),
+    };
+    starting.start(&shared.link, unwanted).await.map(|_| ())
 }
 
 fn request(
     shared: &Shared,
     spec: &DynoSpec,
     run: &Run,
+    up: &Up,
     artifact: &str,
 ) -> Result<StartRequest, String> {
     let io_dir = run
@@ -107,7 +73,7 @@ fn request(
         .path()
         .to_str()
         .ok_or("the runtime folder's path is not UTF-8")?;
-    let base = if shared.has_own_network() {
+    let base = if up.has_own_network() {
         environment::Base::Container
     } else {
         shared.host_base
@@ -205,7 +171,7 @@ pub(super) async fn stop(shared: Arc<Shared>, dyno_id: DynoId, how: Stop) -> Res
         .map_err(|status| said(&status))
 }
 
-async fn stop_on(up: &Up, dyno_id: &DynoId, how: Stop) -> Result<(), Status> {
+pub(super) async fn stop_on(up: &Up, dyno_id: &DynoId, how: Stop) -> Result<(), Status> {
     let (force, grace) = match how {
         Stop::Immediately => (true, Duration::ZERO),
         // 0 would mean the default on the wire.
@@ -222,12 +188,18 @@ async fn stop_on(up: &Up, dyno_id: &DynoId, how: Stop) -> Result<(), Status> {
     Ok(())
 }
 
-/// Has the driver forget the dyno. What fails here is made good by the next reconciliation.
+/// Has the driver forget the dyno. One that it keeps all the same is struck out, so that the
+/// sweep takes it for nobody's: it stops what may still run, and removes it.
 pub(super) async fn remove(shared: Arc<Shared>, dyno_id: DynoId) {
     let mut link = shared.link.clone();
-    let up = up(&mut link).await;
-    if let Err(status) = remove_on(&up, &dyno_id).await {
+    let mut pause = Pause::new();
+    for _ in 0..REMOVE_TRIES {
+        let up = up(&mut link).await;
+        let Err(status) = remove_on(&up, &dyno_id).await else {
+            break;
+        };
         warn!(%dyno_id, code = ?status.code(), message = status.message(), "remove failed");
+        pause.wait().await;
     }
     shared.ledger.forget(&dyno_id);
 }

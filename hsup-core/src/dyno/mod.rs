@@ -16,6 +16,7 @@ mod inbox;
 mod io;
 mod ledger;
 mod ready;
+mod starting;
 mod task;
 
 use std::{
@@ -30,6 +31,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use io::{FdBudget, IoDir, IoDirError};
 pub use ledger::Ledger;
+pub(crate) use starting::Starting;
 pub use task::spawn;
 
 use crate::{

@@ -9,7 +9,7 @@ use std::{
 
 use hsup_proto::{control::DynoState, driver};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, Sleep, sleep, timeout},
 };
 
@@ -92,7 +92,10 @@ pub fn spawn(
 struct Running {
     attempt: Attempt,
     run: Run,
+    /// Since when its process is known to run.
     started: Option<Instant>,
+    /// How to stop what is still being started, once that is wanted.
+    unwanted: watch::Sender<Option<Stop>>,
     _share: Option<FdShare>,
 }
 
@@ -266,7 +269,8 @@ impl Task {
             dyno_id,
             io,
         };
-        let begun = self.begin(&run);
+        let (unwanted, is_unwanted) = watch::channel(None);
+        let begun = self.begin(&run, is_unwanted);
         if begun.is_err() {
             run.io.remove();
             self.ports().free(&self.spec.name);
@@ -278,12 +282,17 @@ impl Task {
             attempt,
             run,
             started: None,
+            unwanted,
             _share: Some(share),
         });
         Ok(())
     }
 
-    fn begin(&mut self, run: &Run) -> Result<(), String> {
+    fn begin(
+        &mut self,
+        run: &Run,
+        mut unwanted: watch::Receiver<Option<Stop>>,
+    ) -> Result<(), String> {
         let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         let output = run.io.open_output().map_err(|e| explain(&e))?;
         // Written before Start is called: after a crash of hsup the driver's dynos that are
@@ -305,7 +314,7 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         let (spec, run) = (self.spec.clone(), run.clone());
         self.process = Some(Box::pin(async move {
-            match attempt::start(&shared, &spec, &run).await {
+            match attempt::start(&shared, &spec, &run, &mut unwanted).await {
                 Ok(()) => Progress::Started,
                 Err(status) => Progress::Ended(status),
             }
@@ -374,6 +383,7 @@ impl Task {
             attempt,
             run,
             started: Some(Instant::now()),
+            unwanted: watch::Sender::default(),
             _share: share,
         });
         // It was up; should it not be, its end or the boot timeout tells.
@@ -393,11 +403,9 @@ impl Task {
         running.started = Some(Instant::now());
         let attempt = running.attempt;
         self.watch_process();
-        // Somebody may have wanted it gone meanwhile, and the driver may have seen that Stop
-        // before this Start: say it again, now that there is something to stop.
-        if let State::Restarting { how, .. } | State::Retiring { how, .. } = *self.lifecycle.state()
-        {
-            self.send_stop(how);
+        if !matches!(self.lifecycle.state(), State::Starting { .. }) {
+            // Nobody wants it any more.
+            self.apply(Event::StartOk(attempt));
             return;
         }
         if !self.spec.name.process_type.is_web() {
@@ -496,6 +504,13 @@ impl Task {
 
     fn stop(&mut self, how: Stop) {
         self.probe = None;
+        if let Some(running) = &self.running
+            && running.started.is_none()
+        {
+            // Nothing is known to run that could be told anything, or have a grace.
+            running.unwanted.send_replace(Some(how));
+            return;
+        }
         if self.killed_at_boot {
             // It is being killed already; a gentler word must not come in between.
             return;
@@ -572,6 +587,7 @@ impl Task {
             attempt,
             run,
             started,
+            unwanted: _,
             _share: share,
         } = running;
         self.stopping = None;
@@ -583,16 +599,19 @@ impl Task {
             tracing::warn!(dyno = %self.spec.name, "last lines are still being written");
         }
         drop(share);
-        self.note(status.to_string());
+        let by_itself = matches!(
+            self.lifecycle.state(),
+            State::Starting { .. } | State::Started { .. }
+        );
+        if by_itself || started.is_some() {
+            self.note(status.to_string());
+            self.status.last_exit = Some(status.clone());
+        }
         if status.oom_killed {
             self.note("It was killed because it had used up its memory");
         }
         self.ports().free(&self.spec.name);
 
-        let by_itself = matches!(
-            self.lifecycle.state(),
-            State::Starting { .. } | State::Started { .. }
-        );
         if by_itself {
             self.status.crash = Some(Crash {
                 status: status.clone(),
@@ -606,7 +625,6 @@ impl Task {
             }
         }
         self.ready = false;
-        self.status.last_exit = Some(status.clone());
         self.status.dyno_id = None;
         self.status.ip.clear();
         self.status.port = 0;

@@ -5,6 +5,7 @@
 //! supervisor id of its own, so that it never takes another hsup's dynos for orphans.
 
 mod attached;
+mod begin;
 mod control;
 mod piped;
 mod release;
@@ -28,22 +29,22 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use begin::{Begun, prepare, start};
 use piped::Pipes;
 pub use release::LoadReleaseError;
 pub use terminal::RawTerminal;
 
 use crate::{
-    build::{self, BuildError},
+    build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
-    driver::{DriverLink, DriverSpec, Link, LinkSettings, Up, ready, said},
+    driver::{DriverLink, DriverSpec, LinkSettings, Up, said},
     dyno::{IoDir, IoDirError},
     environment,
-    exit::ExitStatus,
+    exit::{Ending, ExitStatus},
     name::{DynoId, DynoName, ProcessType},
     paths::{Paths, PathsError},
     ports, random,
-    release::Release,
     source::SourceSpec,
     state::SupervisorId,
 };
@@ -193,28 +194,6 @@ pub async fn build_only(
     Ok(result?.1)
 }
 
-/// Waits for the driver and has it build; answers the driver and the artifact.
-async fn prepare(
-    link: &DriverLink,
-    release: &Release,
-    tell: fn(&str),
-) -> Result<(Arc<Up>, String), RunCommandError> {
-    first_up(link, tell).await?;
-    let base = std::env::current_dir().unwrap_or_default();
-    let request = build::request(release, &base)
-        .map_err(|error| RunCommandError::Driver(error.to_string()))?;
-    let mut state = link.watch();
-    let built = build::build(&mut state, request, |saying| match saying {
-        build::Saying::Log(_) => {}
-        build::Saying::Progress(progress) => {
-            tracing::debug!(step = progress.step, "building");
-        }
-        build::Saying::NotYet(why) => tell(&format!("the release cannot be built yet: {why}")),
-    });
-    let artifact = built.await?.artifact;
-    Ok((ready(&mut state).await, artifact))
-}
-
 struct Command {
     options: RunOptions,
     line: String,
@@ -261,14 +240,11 @@ impl Command {
         }
         let io = pipes.as_ref().map(Pipes::io);
         let request = self.start_request(&name, &dyno_id, &artifact, &up, io)?;
-        let grace = self.options.grace;
-        let result = match pipes {
-            None => attached::run(&up, request, &mut self.signals, grace).await,
-            Some(pipes) => {
-                pipes
-                    .run(link, &up, request, &mut self.signals, grace)
-                    .await
-            }
+        let (release, tell) = (&self.loaded.release, self.options.tell);
+        let result = match start(link, request, release, &mut self.signals, tell).await {
+            Err(error) => Err(error),
+            Ok(Begun::Signalled(code)) => Ok(code),
+            Ok(Begun::Running(up)) => self.accompany(link, &up, &dyno_id, pipes).await,
         };
         ending.cancel();
         if let Some(server) = server {
@@ -276,6 +252,21 @@ impl Command {
             drop(server.await);
         }
         result
+    }
+
+    /// Stays with the dyno until it has ended; answers hsup's exit code.
+    async fn accompany(
+        &mut self,
+        link: &DriverLink,
+        up: &Up,
+        dyno_id: &DynoId,
+        pipes: Option<Pipes>,
+    ) -> Result<u8, RunCommandError> {
+        let grace = self.options.grace;
+        match pipes {
+            None => attached::run(up, dyno_id, &mut self.signals, grace).await,
+            Some(pipes) => pipes.run(link, up, &mut self.signals, grace).await,
+        }
     }
 
     fn start_request(
@@ -326,47 +317,8 @@ impl Command {
 /// The command's own code, or 128 + n.
 fn code_of(status: &ExitStatus) -> Result<u8, RunCommandError> {
     match &status.how {
-        crate::exit::Ending::Lost(why) => Err(RunCommandError::Lost(why.clone())),
+        Ending::Lost(why) => Err(RunCommandError::Lost(why.clone())),
         _ => Ok(status.exit_code()),
-    }
-}
-
-/// Waits until the driver has answered for the first time that it can run dynos.
-async fn first_up(link: &DriverLink, tell: fn(&str)) -> Result<(), RunCommandError> {
-    let mut state = link.watch();
-    let mut told = None;
-    loop {
-        match &*state.borrow_and_update() {
-            Link::Up(up) if up.info.ready => return Ok(()),
-            Link::Up(up) => {
-                let why = &up.info.message;
-                if told.as_ref() != Some(why) {
-                    tell(&format!("the {} driver is not ready: {why}", up.info.name));
-                    told = Some(why.clone());
-                }
-            }
-            Link::Down {
-                why,
-                hopeless: true,
-            } => return Err(RunCommandError::Driver(why.clone())),
-            Link::Down { why, .. } if !link.is_child() && why != crate::driver::NOT_YET => {
-                return Err(RunCommandError::Driver(why.clone()));
-            }
-            Link::Down { .. } => {}
-        }
-        if state.changed().await.is_err() {
-            return Err(RunCommandError::Driver(
-                "the link to the driver ended".to_owned(),
-            ));
-        }
-    }
-}
-
-/// Starts it, once: what fails is not tried again.
-async fn start(up: &Up, request: StartRequest) -> Result<(), RunCommandError> {
-    match up.client().start(request).await {
-        Ok(_) => Ok(()),
-        Err(status) => Err(RunCommandError::Start(said(&status))),
     }
 }
 

@@ -27,6 +27,7 @@ use tempfile::TempDir;
 /// How long anything that must happen may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
+const CTL_PAUSE: Duration = Duration::from_millis(2);
 
 /// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
 pub(crate) fn binaries() -> &'static Path {
@@ -139,7 +140,20 @@ impl App {
     }
 
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
-        self.command("hsupctl").args(arguments).output().unwrap()
+        let mut command = self.command("hsupctl");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.args(arguments).spawn().unwrap();
+        let mut waited = Duration::ZERO;
+        // What it says fits in its pipes.
+        while child.try_wait().unwrap().is_none() {
+            if waited >= PATIENCE {
+                drop(child.kill());
+                panic!("hsupctl {arguments:?} does not end");
+            }
+            sleep(CTL_PAUSE);
+            waited += CTL_PAUSE;
+        }
+        child.wait_with_output().unwrap()
     }
 
     /// `hsup start` with these arguments.

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use nix::sys::signal::Signal;
 
-use crate::app::{App, Running, binaries, page};
+use crate::app::{App, Running, binaries, page, processes_of};
 
 /// `hsup start` with the driver that does what its script says.
 fn started<'a>(app: &'a App, arguments: &[&str]) -> Running<'a> {
@@ -125,15 +125,115 @@ fn run_waits_for_a_driver_that_is_not_ready_and_a_signal_ends_the_wait() {
         hsup
     };
     app.faults("is not-ready still warming up\n");
-    let mut hsup = run("hsup: the simple driver is not ready: still warming up");
+    let mut hsup = run("hsup: The simple driver is not ready: still warming up");
     hsup.signal(Signal::SIGTERM);
     assert_eq!(hsup.end().code(), Some(128 + 15));
     hsup.nothing_is_left();
-    let mut hsup = run("hsup: the simple driver is not ready: still warming up");
+    let mut hsup = run("hsup: The simple driver is not ready: still warming up");
     app.faults("build unavailable the store is down\n");
-    hsup.wait_for_line("hsup: the release cannot be built yet: the store is down");
+    hsup.wait_for_line("hsup: The release cannot be built yet: the store is down");
     app.faults("");
     assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
     assert!(hsup.log().starts_with("done\n"));
     hsup.nothing_is_left();
+}
+
+/// The processes of the app that run `test-dyno serve`.
+fn servers(app: &App) -> usize {
+    let serves = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.ends_with(b"test-dyno\0serve\0")
+    };
+    processes_of(app).iter().filter(|pid| serves(pid)).count()
+}
+
+#[test]
+fn a_start_that_the_driver_cannot_make_yet_is_told_and_can_be_given_up() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("start unavailable the backend is down\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("The driver cannot start it yet: the backend is down (Unavailable)");
+    assert!(app.ctl(&["stop", "worker.1"]).status.success());
+    hsup.wait_for_line("State changed from starting to down");
+    assert!(app.ctl(&["start", "worker.1"]).status.success());
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_start_that_is_never_answered_holds_up_neither_a_restart_nor_the_end() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("once start hang\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for("a Start", || app.calls("start").pop());
+    assert!(app.ctl(&["restart", "worker.1"]).status.success());
+    let first = hsup.wait_up(&["worker.1"]);
+    app.faults("start hang\n");
+    assert!(
+        app.ctl(&["restart", "--no-wait", "worker.1"])
+            .status
+            .success()
+    );
+    hsup.wait_for("another Start", || {
+        let starts = app.calls("start");
+        (!starts.last()?.contains(&first[0])).then_some(())
+    });
+    hsup.signal(Signal::SIGINT);
+    hsup.nothing_is_left();
+    assert!(!hsup.log().contains("R12"), "{}", hsup.log());
+    assert!(
+        !hsup.log().contains("did not end in time"),
+        "{}",
+        hsup.log()
+    );
+}
+
+#[test]
+fn a_start_that_fails_after_all_leaves_no_twin() {
+    let app = App::procfile(&format!("web: {}\n", serve()));
+    app.faults("once start unknown-after lost its mind\nonce remove internal\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("Process could not be started: lost its mind (Unknown)");
+    hsup.wait_up(&["web.1"]);
+    assert_eq!(servers(&app), 1);
+    assert!(hsup.log().contains(&format!("listening on {}\n", app.port)));
+    hsup.wait_for("the first to be removed", || {
+        let first = app.calls("start")[0].clone();
+        let removed = first
+            .replace("start", "remove")
+            .replace("unknown-after lost its mind", "-");
+        app.calls("remove").contains(&removed).then_some(())
+    });
+    hsup.interrupt();
+}
+
+#[test]
+fn run_reads_the_errors_of_start_the_same_way() {
+    let app = App::procfile("worker: true\n");
+    let driver = binaries().join("test-driver");
+    let run = |faults: &str| {
+        app.faults(faults);
+        app.run(&["run", "-d", driver.to_str().unwrap(), "echo done"])
+    };
+    let waited = run("once start unavailable the backend is down\n");
+    let said = String::from_utf8_lossy(&waited.stderr);
+    assert!(
+        said.contains("The driver cannot start it yet: the backend is down"),
+        "{said}"
+    );
+    assert_eq!(waited.stdout, b"done\n");
+    let failed = run("once start internal-after no idea\n");
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(
+        said.contains("could not be started: no idea (Internal)"),
+        "{said}"
+    );
+    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(
+        app.calls("stop").len(),
+        1,
+        "what it may have started is stopped"
+    );
+    assert!(processes_of(&app).is_empty());
 }
