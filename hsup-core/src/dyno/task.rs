@@ -591,8 +591,14 @@ impl Task {
             _share: share,
         } = running;
         self.stopping = None;
-        self.grace = None;
         self.probe = None;
+        // The driver kills when its grace is over, and that end may be seen before our own
+        // timer is.
+        if let Some(grace) = self.grace.take()
+            && grace.deadline() <= Instant::now()
+        {
+            self.grace_elapsed();
+        }
 
         let finish = self.shared.logs.finish(&run.dyno_id);
         if timeout(LAST_LINES_WITHIN, finish).await.is_err() {
