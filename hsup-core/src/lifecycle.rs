@@ -13,6 +13,10 @@
 //!             ended
 //! ```
 //!
+//! A dyno of a release that has yet to prove itself is *on trial*: when it ends before it was
+//! ready, it is `Failed` and stays so until somebody restarts or retires it. A release that
+//! does not work must not be started again and again while the one before waits for its port.
+//!
 //! [`Lifecycle::step`] takes no clock, no I/O and no driver: it turns one
 //! [`Event`] into the [`Action`]s that the dyno's task must carry out. Every
 //! rule about restarts lives here, so it can be tested without a process.
@@ -68,6 +72,9 @@ pub enum Kind {
     OneShot,
 }
 
+/// How often a dyno on trial may be lost in a row before that is held against it.
+const LOSSES_ON_TRIAL: u32 = 3;
+
 /// Where a dyno is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -79,6 +86,8 @@ pub enum State {
     Starting { attempt: Attempt },
     /// Its first process exists.
     Started { attempt: Attempt },
+    /// Ended on trial: whoever tries it decides what becomes of it.
+    Failed { last: ExitStatus },
     /// Being stopped in order to be started again.
     Restarting { attempt: Attempt, how: Stop },
     /// Being stopped for good.
@@ -96,6 +105,8 @@ pub enum Event {
     Restart { how: Stop },
     /// The driver says that the first process of this attempt exists.
     StartOk(Attempt),
+    /// It is ready for work: a trial is over.
+    Ready(Attempt),
     /// This attempt could not be started, has exited, or was lost; its status says which.
     ///
     /// `uptime` is how long it ran: zero when it never did.
@@ -136,6 +147,7 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     kind: Kind,
+    trial: bool,
     state: State,
     backoff: Backoff,
     next: Attempt,
@@ -146,10 +158,31 @@ impl Lifecycle {
     pub const fn new(kind: Kind, backoff: Backoff) -> Self {
         Self {
             kind,
+            trial: false,
             state: State::Stopped,
             backoff,
             next: Attempt(1),
         }
+    }
+
+    /// The same dyno, on trial until it is ready for the first time.
+    #[must_use]
+    pub fn on_trial(self) -> Self {
+        Self {
+            trial: true,
+            ..self
+        }
+    }
+
+    /// Whether it has yet to be ready for the first time.
+    pub const fn is_on_trial(&self) -> bool {
+        self.trial
+    }
+
+    /// Whether its trial is spoilt if it ends like this. That the driver lost it says nothing
+    /// of a dyno, unless it happens every time.
+    pub fn spoils_trial(&self, status: &ExitStatus) -> bool {
+        self.trial && (!status.is_lost() || self.backoff.crashes() + 1 >= LOSSES_ON_TRIAL)
     }
 
     /// The current state.
@@ -205,8 +238,21 @@ impl Lifecycle {
                 self.retired(Some(last), vec![Action::DisarmBackoff])
             }
 
+            (State::Failed { .. }, Event::Restart { .. }) => {
+                self.backoff.reset();
+                self.start(vec![])
+            }
+            (State::Failed { last }, Event::Retire { .. }) => {
+                let last = last.clone();
+                self.retired(Some(last), vec![])
+            }
+
             (&State::Starting { attempt }, Event::StartOk(_)) => {
                 self.enter(State::Started { attempt }, vec![])
+            }
+            (State::Started { .. }, Event::Ready(_)) => {
+                self.trial = false;
+                vec![]
             }
             // A one-shot may not run twice, so nobody can restart it.
             (
@@ -224,6 +270,9 @@ impl Lifecycle {
                 Event::Ended { status, uptime, .. },
             ) => match self.kind {
                 Kind::OneShot => self.retired(Some(status), vec![]),
+                Kind::Kept if self.spoils_trial(&status) => {
+                    self.enter(State::Failed { last: status }, vec![])
+                }
                 Kind::Kept => {
                     let wait = self.backoff.crashed(uptime);
                     self.enter(
@@ -299,7 +348,9 @@ impl State {
             | Self::Started { attempt }
             | Self::Restarting { attempt, .. }
             | Self::Retiring { attempt, .. } => Some(*attempt),
-            Self::Stopped | Self::Waiting { .. } | Self::Retired { .. } => None,
+            Self::Stopped | Self::Waiting { .. } | Self::Failed { .. } | Self::Retired { .. } => {
+                None
+            }
         }
     }
 }
@@ -309,6 +360,7 @@ impl Event {
     const fn attempt(&self) -> Option<Attempt> {
         match self {
             Self::StartOk(attempt)
+            | Self::Ready(attempt)
             | Self::Ended { attempt, .. }
             | Self::Adopt(attempt)
             | Self::StopFailed(attempt) => Some(*attempt),
@@ -323,7 +375,7 @@ impl Event {
 fn heroku_state(state: &State, kind: Kind) -> DynoState {
     match state {
         State::Stopped => DynoState::Down,
-        State::Waiting { .. } => DynoState::Crashed,
+        State::Waiting { .. } | State::Failed { .. } => DynoState::Crashed,
         State::Starting { .. } | State::Restarting { .. } => DynoState::Starting,
         State::Started { .. } => DynoState::Up,
         State::Retiring { .. } => DynoState::Stopping,
@@ -361,7 +413,7 @@ pub mod words {
     /// The original hsup's word, which its HTTP `/status` still answers.
     pub const fn original(state: &State) -> &'static str {
         match state {
-            State::Stopped | State::Waiting { .. } => "Stopped",
+            State::Stopped | State::Waiting { .. } | State::Failed { .. } => "Stopped",
             State::Starting { .. } | State::Started { .. } | State::Restarting { .. } => "Started",
             State::Retiring { .. } => "Retiring",
             State::Retired { .. } => "Retired",
@@ -402,10 +454,18 @@ mod tests {
 
     /// A dyno brought into each state; where there is an attempt, it is the first.
     fn in_state(name: &str, kind: Kind) -> Lifecycle {
+        brought(dyno(kind), name)
+    }
+
+    fn brought(mut dyno: Lifecycle, name: &str) -> Lifecycle {
         let first = Attempt(1);
         let events = match name {
             "Stopped" => vec![],
-            "Waiting" => vec![Event::StayStarted, ended(first, code(1))],
+            // One on trial has been lost.
+            "Waiting" if dyno.is_on_trial() => {
+                vec![Event::StayStarted, ended(first, ExitStatus::lost("", 1))]
+            }
+            "Waiting" | "Failed" => vec![Event::StayStarted, ended(first, code(1))],
             "Starting" => vec![Event::StayStarted],
             "Started" => vec![Event::StayStarted, Event::StartOk(first)],
             "Restarting" => vec![Event::StayStarted, Event::Restart { how: GRACE }],
@@ -413,7 +473,6 @@ mod tests {
             "Retired" => vec![Event::Retire { how: GRACE }],
             other => panic!("no state {other}"),
         };
-        let mut dyno = dyno(kind);
         for event in events {
             dyno.step(event);
         }
@@ -425,6 +484,7 @@ mod tests {
         match state {
             State::Stopped => "Stopped",
             State::Waiting { .. } => "Waiting",
+            State::Failed { .. } => "Failed",
             State::Starting { .. } => "Starting",
             State::Started { .. } => "Started",
             State::Restarting { .. } => "Restarting",
@@ -445,7 +505,7 @@ mod tests {
         }
     }
 
-    /// Every event of a column; `Ended` is three of them.
+    /// Every event of a column; `Ended` is two of them.
     fn events(column: &str, attempt: Attempt) -> Vec<Event> {
         match column {
             "StayStarted" => vec![Event::StayStarted],
@@ -453,9 +513,10 @@ mod tests {
             "StartOk" => vec![Event::StartOk(attempt)],
             "Ended" => vec![
                 ended(attempt, ExitStatus::code(1, 2)),
-                ended(attempt, ExitStatus::lost("driver died", 2)),
                 ended(attempt, ExitStatus::not_started("no such stack", 2)),
             ],
+            "Lost" => vec![ended(attempt, ExitStatus::lost("driver died", 2))],
+            "Ready" => vec![Event::Ready(attempt)],
             "Elapsed" => vec![Event::Elapsed],
             "Retire" => vec![Event::Retire { how: GRACE }],
             "Sooner" => vec![
@@ -473,26 +534,38 @@ mod tests {
     /// The whole machine. `-` changes nothing; the others are the next state and the
     /// actions, with the attempt each speaks of and the code it completes with.
     const KEPT: &str = "
-                 StayStarted       Restart                  StartOk   Ended                  Elapsed           Retire                      Sooner                      Adopt    StopFailed
-        Stopped    Starting:start-1  Starting:start-1         -         -                      -                 Retired:complete            Retired:complete            Started  -
-        Waiting    -                 Starting:disarm,start-2  -         -                      Starting:start-2  Retired:disarm,complete-1   Retired:disarm,complete-1   -        -
-        Starting   -                 Restarting:stop-1        Started   Waiting:arm            -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Started    -                 Restarting:stop-1        -         Waiting:arm            -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Restarting -                 -                        Restarting:stop-1  Starting:start-2       -                 Retiring                    Retiring:stop-1-sooner      -        Restarting:stop-1
-        Retiring   -                 -                        Retiring:stop-1  Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
-        Retired    -                 -                        -         -                      -                 -                           -                           -        -
+                   StayStarted       Restart                  StartOk            Ready  Ended               Lost                Elapsed           Retire                      Sooner                      Adopt    StopFailed
+        Stopped    Starting:start-1  Starting:start-1         -                  -      -                   -                   -                 Retired:complete            Retired:complete            Started  -
+        Waiting    -                 Starting:disarm,start-2  -                  -      -                   -                   Starting:start-2  Retired:disarm,complete-1   Retired:disarm,complete-1   -        -
+        Starting   -                 Restarting:stop-1        Started            -      Waiting:arm         Waiting:arm         -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
+        Started    -                 Restarting:stop-1        -                  -      Waiting:arm         Waiting:arm         -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
+        Restarting -                 -                        Restarting:stop-1  -      Starting:start-2    Starting:start-2    -                 Retiring                    Retiring:stop-1-sooner      -        Restarting:stop-1
+        Retiring   -                 -                        Retiring:stop-1    -      Retired:complete-1  Retired:complete-1  -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
+        Retired    -                 -                        -                  -      -                   -                   -                 -                           -                           -        -
+    ";
+    /// One on trial differs in what becomes of it when it ends by itself, but for a loss.
+    const ON_TRIAL: &str = "
+                   StayStarted       Restart                  StartOk            Ready  Ended               Lost                Elapsed           Retire                      Sooner                      Adopt    StopFailed
+        Stopped    Starting:start-1  Starting:start-1         -                  -      -                   -                   -                 Retired:complete            Retired:complete            Started  -
+        Waiting    -                 Starting:disarm,start-2  -                  -      -                   -                   Starting:start-2  Retired:disarm,complete-1   Retired:disarm,complete-1   -        -
+        Failed     -                 Starting:start-2         -                  -      -                   -                   -                 Retired:complete-1          Retired:complete-1          -        -
+        Starting   -                 Restarting:stop-1        Started            -      Failed              Waiting:arm         -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
+        Started    -                 Restarting:stop-1        -                  -      Failed              Waiting:arm         -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
+        Restarting -                 -                        Restarting:stop-1  -      Starting:start-2    Starting:start-2    -                 Retiring                    Retiring:stop-1-sooner      -        Restarting:stop-1
+        Retiring   -                 -                        Retiring:stop-1    -      Retired:complete-1  Retired:complete-1  -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
+        Retired    -                 -                        -                  -      -                   -                   -                 -                           -                           -        -
     ";
     /// One-shots differ where they end, and in that nobody restarts them.
     const ONE_SHOT: &str = "
-                 StayStarted       Restart                  StartOk   Ended                  Elapsed           Retire                      Sooner                      Adopt    StopFailed
-        Stopped    Starting:start-1  Starting:start-1         -         -                      -                 Retired:complete            Retired:complete            Started  -
-        Starting   -                 -                        Started   Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Started    -                 -                        -         Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Retiring   -                 -                        Retiring:stop-1  Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
-        Retired    -                 -                        -         -                      -                 -                           -                           -        -
+                   StayStarted       Restart                  StartOk            Ready  Ended               Lost                Elapsed           Retire                      Sooner                      Adopt    StopFailed
+        Stopped    Starting:start-1  Starting:start-1         -                  -      -                   -                   -                 Retired:complete            Retired:complete            Started  -
+        Starting   -                 -                        Started            -      Retired:complete-1  Retired:complete-1  -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
+        Started    -                 -                        -                  -      Retired:complete-1  Retired:complete-1  -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
+        Retiring   -                 -                        Retiring:stop-1    -      Retired:complete-1  Retired:complete-1  -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
+        Retired    -                 -                        -                  -      -                   -                   -                 -                           -                           -        -
     ";
 
-    fn check(table: &str, kind: Kind) {
+    fn check(table: &str, new: &Lifecycle) {
         let mut rows = table
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
@@ -502,9 +575,10 @@ mod tests {
             let (name, cells) = row.split_first().unwrap();
             assert_eq!(cells.len(), columns.len(), "{name}");
             for (column, cell) in columns.iter().zip(cells) {
-                let current = in_state(name, kind).state().attempt().unwrap_or(Attempt(1));
+                let start = brought(new.clone(), name);
+                let current = start.state().attempt().unwrap_or(Attempt(1));
                 for event in events(column, current) {
-                    let mut dyno = in_state(name, kind);
+                    let mut dyno = start.clone();
                     let before = dyno.state().clone();
                     let actions = dyno.step(event.clone());
                     let actions: Vec<_> = actions.iter().map(action_name).collect();
@@ -513,7 +587,7 @@ mod tests {
                         (_, []) => state_name(dyno.state()).to_owned(),
                         (_, some) => format!("{}:{}", state_name(dyno.state()), some.join(",")),
                     };
-                    assert_eq!(&got, cell, "{kind:?} {name} on {event:?}");
+                    assert_eq!(&got, cell, "{new:?} {name} on {event:?}");
                 }
             }
         }
@@ -521,8 +595,36 @@ mod tests {
 
     #[test]
     fn every_state_answers_every_event_as_the_table_says() {
-        check(KEPT, Kind::Kept);
-        check(ONE_SHOT, Kind::OneShot);
+        check(KEPT, &dyno(Kind::Kept));
+        check(ON_TRIAL, &dyno(Kind::Kept).on_trial());
+        check(ONE_SHOT, &dyno(Kind::OneShot));
+        // Being ready, and then ending, is all that tells a trial that is over.
+        let mut proved = dyno(Kind::Kept).on_trial();
+        for event in [
+            Event::StayStarted,
+            Event::StartOk(Attempt(1)),
+            Event::Ready(Attempt(1)),
+        ] {
+            proved.step(event);
+        }
+        assert_eq!(
+            proved.step(ended(Attempt(1), code(1))),
+            [Action::ArmBackoff(Duration::ZERO)]
+        );
+    }
+
+    #[test]
+    fn a_dyno_on_trial_that_is_always_lost_has_failed() {
+        let mut dyno = dyno(Kind::Kept).on_trial();
+        dyno.step(Event::StayStarted);
+        for attempt in 1..=2 {
+            let lost = ended(Attempt(attempt), ExitStatus::lost("driver died", 2));
+            assert!(matches!(dyno.step(lost)[..], [Action::ArmBackoff(_)]));
+            dyno.step(Event::Elapsed);
+        }
+        let lost = ended(Attempt(3), ExitStatus::lost("driver died", 2));
+        assert_eq!(dyno.step(lost), []);
+        assert_eq!(state_name(dyno.state()), "Failed");
     }
 
     #[test]
@@ -537,7 +639,7 @@ mod tests {
             "Retired",
         ];
         for name in names {
-            for column in ["StartOk", "Ended", "Adopt", "StopFailed"] {
+            for column in ["StartOk", "Ready", "Ended", "Lost", "Adopt", "StopFailed"] {
                 for event in events(column, Attempt(9)) {
                     let mut dyno = in_state(name, Kind::Kept);
                     let before = dyno.state().clone();
@@ -646,7 +748,7 @@ mod tests {
     /// that runs (0), some of one before or after it.
     fn event() -> impl Strategy<Value = (u8, i64, u64)> {
         (
-            0_u8..9,
+            0_u8..11,
             prop_oneof![4 => Just(0_i64), 1 => -2..3_i64],
             0..100_u64,
         )
@@ -661,8 +763,8 @@ mod tests {
         starts: u64,
     }
 
-    fn run(kind: Kind, script: &[(u8, i64, u64)]) -> Result<(), TestCaseError> {
-        let mut dyno = dyno(kind);
+    fn run(mut dyno: Lifecycle, script: &[(u8, i64, u64)]) -> Result<(), TestCaseError> {
+        let kind = dyno.kind;
         let mut world = World::default();
         let mut retired: Option<State> = None;
         for &(which, off, seconds) in script {
@@ -686,6 +788,12 @@ mod tests {
                 6 => Event::Retire { how },
                 7 if world.live.is_none() => Event::Adopt(attempt),
                 7 => continue,
+                8 => Event::Ready(attempt),
+                9 => Event::Ended {
+                    attempt,
+                    status: ExitStatus::lost("driver died", 1),
+                    uptime: Duration::from_secs(seconds),
+                },
                 _ => Event::StopFailed(attempt),
             };
             // What the event says has happened in the world.
@@ -702,7 +810,18 @@ mod tests {
                 event,
                 Event::StopFailed(attempt) | Event::StartOk(attempt) if world.live == Some(attempt)
             );
+            let (on_trial, by_hand) = (dyno.is_on_trial(), matches!(event, Event::Restart { .. }));
+            let failed = matches!(dyno.state(), State::Failed { .. });
             let actions = dyno.step(event);
+            prop_assert!(on_trial || !dyno.is_on_trial(), "on trial again");
+            if failed && !by_hand {
+                prop_assert!(
+                    !actions
+                        .iter()
+                        .any(|action| matches!(action, Action::Start(_))),
+                    "a dyno that failed on trial was started again"
+                );
+            }
             if unstopped && world.stop_wanted {
                 prop_assert!(
                     matches!(actions[..], [Action::Stop(attempt, _)] if world.live == Some(attempt)),
@@ -761,12 +880,17 @@ mod tests {
     proptest! {
         #[test]
         fn a_kept_dyno_holds_its_invariants(script in prop::collection::vec(event(), 0..200)) {
-            run(Kind::Kept, &script)?;
+            run(dyno(Kind::Kept), &script)?;
+        }
+
+        #[test]
+        fn one_on_trial_holds_its_invariants(script in prop::collection::vec(event(), 0..200)) {
+            run(dyno(Kind::Kept).on_trial(), &script)?;
         }
 
         #[test]
         fn a_one_shot_holds_its_invariants(script in prop::collection::vec(event(), 0..60)) {
-            run(Kind::OneShot, &script)?;
+            run(dyno(Kind::OneShot), &script)?;
         }
     }
 }

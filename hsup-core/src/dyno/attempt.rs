@@ -42,11 +42,13 @@ pub(super) struct Run {
     pub(super) port: u16,
 }
 
-/// Starts the process, unless it is said how to stop it. `Err` is how the attempt ended.
+/// Starts the process, unless it is said how to stop it or takes longer than `within`. `Err` is
+/// how the attempt ended.
 pub(super) async fn start(
     shared: &Shared,
     spec: &DynoSpec,
     run: &Run,
+    within: Option<Duration>,
     unwanted: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<(), ExitStatus> {
     let starting = Starting {
@@ -56,6 +58,7 @@ pub(super) async fn start(
         artifact: Arc::clone(&spec.artifact),
         request: &|up, artifact| request(shared, spec, run, up, artifact),
         turns: &shared.starts,
+        within,
         tell: &|text| shared.logs.note(&spec.name.to_string(), text),
     };
     starting.start(&shared.link, unwanted).await.map(|_| ())

@@ -65,6 +65,9 @@ pub struct DynoSpec {
     pub command: Arc<str>,
     /// Whether it is started again.
     pub kind: Kind,
+    /// Its release has yet to prove itself: a dyno that ends before it was ready for the
+    /// first time stays down, for whoever tries the release to decide.
+    pub on_trial: bool,
 }
 
 /// What all dynos of a supervisor share.
@@ -146,8 +149,13 @@ pub enum What {
     Status(Box<DynoStatus>),
     /// It is ready for work: a `web` accepts connections, another has run for a moment.
     Ready,
-    /// This attempt ended, or was not ready in time, before it was ready.
+    /// This attempt could not be started, ended, or was not ready in time. One on trial stays
+    /// down.
     Failed(String),
+    /// The driver lost this attempt before it was ready, which says nothing of its release. It
+    /// is started again by itself, on trial, too; one that is lost every time has `Failed` in
+    /// the end.
+    Lost(String),
     /// It is retired, and nothing of it runs. The last report.
     Complete(Option<ExitStatus>),
 }

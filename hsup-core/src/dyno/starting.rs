@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use hsup_proto::driver::StartRequest;
 use tokio::{
     sync::{Semaphore, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 use tonic::Status;
 use tracing::debug;
@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a Start may take (driver protocol §9).
 const START_WITHIN: Duration = Duration::from_mins(1);
+/// How many drivers may be lost over one Start that has a deadline.
+const LOSSES: u32 = 3;
 /// After this it is said that it takes long.
 const SLOW_AFTER: Duration = Duration::from_secs(10);
 
@@ -43,6 +45,8 @@ pub(crate) struct Starting<'a> {
     pub(crate) request: &'a (dyn Fn(&Up, &str) -> Result<StartRequest, String> + Sync),
     /// How many Starts may be in flight.
     pub(crate) turns: &'a Semaphore,
+    /// How long the driver may take from the first call; `None`: for ever.
+    pub(crate) within: Option<Duration>,
     /// Says why it takes so long.
     pub(crate) tell: &'a (dyn Fn(&str) + Sync),
 }
@@ -89,12 +93,9 @@ impl Starting<'_> {
                 // Somebody wants it to end sooner.
                 Ok(()) = unwanted.changed() => continue,
             };
-            if !std::mem::replace(&mut told, true) {
-                (self.tell)(&format!(
-                    "It could not be stopped, trying again: {}",
-                    said(&status)
-                ));
-            }
+            self.tell_once(&mut told, || {
+                format!("It could not be stopped, trying again: {}", said(&status))
+            });
             pause.wait().await;
         }
     }
@@ -107,6 +108,7 @@ impl Starting<'_> {
     ) -> Result<Arc<Up>, ExitStatus> {
         let mut artifact = Arc::clone(&self.artifact);
         let (mut pause, mut told, mut rebuilt) = (Pause::new(), false, false);
+        let (mut deadline, mut losses) = (None, 0);
         loop {
             let up = ready(&mut link).await;
             let instance = &up.info.instance_id;
@@ -117,28 +119,50 @@ impl Starting<'_> {
                     now_unix_ms(),
                 ));
             }
-            let Err(status) = self.call(&up, &artifact, asked, &mut told).await? else {
+            let answer = self.call(&up, &artifact, asked, &mut deadline, &mut told);
+            let Err(status) = answer.await? else {
                 return Ok(up);
             };
             debug!(id = %self.dyno_id, code = ?status.code(), message = status.message(), "start failed");
             match verdict(&status, up.is_gone()) {
-                Verdict::Again => {
-                    if !std::mem::replace(&mut told, true) {
-                        (self.tell)(&format!(
-                            "The driver cannot start it yet: {}",
-                            said(&status)
-                        ));
+                Verdict::Again if up.is_gone() => {
+                    // Another driver has all the time there is, but for one that takes down
+                    // every driver it is started on.
+                    deadline = None;
+                    losses += 1;
+                    if self.within.is_some() && losses == LOSSES {
+                        return Err(not_started(format!(
+                            "the driver was lost {losses} times while it was being started"
+                        )));
                     }
-                    pause.wait().await;
+                }
+                Verdict::Again => {
+                    self.tell_once(&mut told, || {
+                        format!("The driver cannot start it yet: {}", said(&status))
+                    });
                 }
                 Verdict::Rebuild if !rebuilt => {
                     rebuilt = true;
                     // Rare, and large: a thousand Starts at once must not all have room for it.
                     let built = Box::pin(self.build_again(&mut link));
                     artifact = built.await.map_err(not_started)?;
+                    continue;
                 }
                 Verdict::Rebuild | Verdict::Failed(_) => return Err(not_started(said(&status))),
             }
+            if !within(deadline, pause.wait()).await {
+                let allowed = self.within.unwrap_or_default().as_secs_f64();
+                return Err(not_started(format!(
+                    "the driver could not start it within {allowed} seconds: {}",
+                    said(&status)
+                )));
+            }
+        }
+    }
+
+    fn tell_once(&self, told: &mut bool, text: impl FnOnce() -> String) {
+        if !std::mem::replace(told, true) {
+            (self.tell)(&text());
         }
     }
 
@@ -148,24 +172,25 @@ impl Starting<'_> {
         up: &Up,
         artifact: &str,
         asked: &mut Option<String>,
+        deadline: &mut Option<Instant>,
         told: &mut bool,
     ) -> Result<Result<(), Status>, ExitStatus> {
         let _turn = self.turns.acquire().await;
         let request = (self.request)(up, artifact).map_err(not_started)?;
         *asked = Some(up.info.instance_id.clone());
         let begun = Instant::now();
+        if deadline.is_none() {
+            *deadline = self.within.map(|within| begun + within);
+        }
+        let left = deadline.map_or(START_WITHIN, |deadline| deadline - begun);
         let mut client = up.client();
-        let mut call = std::pin::pin!(up.call(START_WITHIN, client.start(request)));
+        let mut call = std::pin::pin!(up.call(START_WITHIN.min(left), client.start(request)));
         loop {
             tokio::select! {
                 answer = &mut call => return Ok(answer.map(|_| ())),
-                () = sleep(SLOW_AFTER), if !*told => {
-                    *told = true;
-                    (self.tell)(&format!(
-                        "The driver has been starting it for {:.0?}",
-                        begun.elapsed()
-                    ));
-                }
+                () = sleep(SLOW_AFTER), if !*told => self.tell_once(told, || {
+                    format!("The driver has been starting it for {:.0?}", begun.elapsed())
+                }),
             }
         }
     }
@@ -182,6 +207,15 @@ impl Starting<'_> {
 
 fn not_started(why: impl Into<String>) -> ExitStatus {
     ExitStatus::not_started(why, now_unix_ms())
+}
+
+/// Does something, unless the deadline passes first; whether it did.
+async fn within(deadline: Option<Instant>, what: impl Future<Output = ()>) -> bool {
+    let Some(deadline) = deadline else {
+        what.await;
+        return true;
+    };
+    timeout_at(deadline, what).await.is_ok()
 }
 
 /// Resolves when somebody has said how to stop it.
@@ -254,6 +288,7 @@ mod tests {
                 })
             },
             turns: &Semaphore::new(1),
+            within: None,
             tell: &|text| told.lock().unwrap().push(text.to_owned()),
         };
         let (unwanted, mut is_unwanted) = watch::channel(None);

@@ -53,9 +53,13 @@ pub fn spawn(
 ) -> DynoHandle {
     let (commands, inbox) = inbox();
     let backoff = Backoff::new(shared.policy.backoff, random::u64());
+    let mut lifecycle = Lifecycle::new(spec.kind, backoff);
+    if spec.on_trial {
+        lifecycle = lifecycle.on_trial();
+    }
     let task = Task {
         key,
-        lifecycle: Lifecycle::new(spec.kind, backoff),
+        lifecycle,
         spec: spec.clone(),
         shared,
         reports,
@@ -247,7 +251,7 @@ impl Task {
                 let status = ExitStatus::not_started(why, now_unix_ms());
                 self.note(status.to_string());
                 self.status.last_exit = Some(status.clone());
-                self.fail(status.to_string());
+                self.fail(What::Failed(status.to_string()));
                 Some(Event::Ended {
                     attempt,
                     status,
@@ -313,8 +317,11 @@ impl Task {
             .add(&run.dyno_id, &self.spec.name, output.stdout, output.stderr);
         let shared = Arc::clone(&self.shared);
         let (spec, run) = (self.spec.clone(), run.clone());
+        // Whoever waits for a trial to end has an old dyno to start again.
+        let on_trial = self.lifecycle.is_on_trial();
+        let within = on_trial.then_some(self.shared.policy.boot_timeout);
         self.process = Some(Box::pin(async move {
-            match attempt::start(&shared, &spec, &run, &mut unwanted).await {
+            match attempt::start(&shared, &spec, &run, within, &mut unwanted).await {
                 Ok(()) => Progress::Started,
                 Err(status) => Progress::Ended(status),
             }
@@ -466,8 +473,6 @@ impl Task {
                 self.ready = true;
                 self.status.ip = address.ip;
                 self.status.port = address.port;
-                self.say_state();
-                self.publish();
                 self.trust();
             }
             Probed::Settled => self.trust(),
@@ -479,24 +484,28 @@ impl Task {
                 self.note(&error);
                 self.note("Stopping process with SIGKILL");
                 self.killed_at_boot = true;
-                self.fail(error);
+                self.fail(What::Failed(error));
                 self.send_stop(Stop::Immediately);
             }
         }
     }
 
+    /// The attempt has shown that it works.
     fn trust(&mut self) {
         if !self.trusted {
             self.trusted = true;
+            if let Some(attempt) = self.lifecycle.state().attempt() {
+                self.apply(Event::Ready(attempt));
+            }
             self.tell(What::Ready);
         }
     }
 
     /// Tells the supervisor that this attempt came to nothing before it was ready.
-    fn fail(&mut self, why: String) {
+    fn fail(&mut self, what: What) {
         if !self.trusted {
             self.trusted = true;
-            self.tell(What::Failed(why));
+            self.tell(what);
         }
     }
 
@@ -626,8 +635,10 @@ impl Task {
             // A process that has done its work and left with 0 was no failure of its release.
             if status.success() && !self.spec.name.process_type.is_web() {
                 self.trust();
+            } else if status.is_lost() && !self.lifecycle.spoils_trial(&status) {
+                self.fail(What::Lost(status.to_string()));
             } else {
-                self.fail(status.to_string());
+                self.fail(What::Failed(status.to_string()));
             }
         }
         self.ready = false;

@@ -101,6 +101,7 @@ pub(super) async fn start(
             })
         },
         turns: &Semaphore::new(1),
+        within: None,
         tell: &tell,
     };
     let state = link.watch();

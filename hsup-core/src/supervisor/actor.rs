@@ -384,6 +384,7 @@ impl Actor {
             artifact: Arc::clone(&good.artifact),
             command,
             kind: self.kind,
+            on_trial: self.is_candidate(good.id),
         })
     }
 
@@ -437,20 +438,16 @@ impl Actor {
                     self.roll(rollout::Event::GoodSettled(name));
                 }
             }
-            What::Failed(why) => {
-                let crash = live
-                    .status
-                    .crash
-                    .as_ref()
-                    .map(|crash| crash.dyno_id.clone());
-                let running = live.status.dyno_id.clone();
-                if self.is_candidate(release_id) {
-                    self.blame(&name, &why, running.or(crash).as_ref());
-                    self.roll(rollout::Event::Failed(name));
-                } else {
-                    self.roll(rollout::Event::GoodSettled(name));
-                }
+            What::Failed(why) if self.is_candidate(release_id) => {
+                let status = &self.dynos[&report.key].status;
+                let crash = status.crash.as_ref().map(|crash| &crash.dyno_id);
+                let dyno_id = status.dyno_id.as_ref().or(crash).cloned();
+                self.blame(&name, &why, dyno_id.as_ref());
+                self.roll(rollout::Event::Failed(name));
             }
+            // It is started again, and what comes of that counts.
+            What::Lost(_) if self.is_candidate(release_id) => {}
+            What::Failed(_) | What::Lost(_) => self.roll(rollout::Event::GoodSettled(name)),
             What::Complete(exit) => self.complete(report.key, exit.as_ref()),
         }
     }

@@ -237,3 +237,67 @@ fn run_reads_the_errors_of_start_the_same_way() {
     );
     assert!(processes_of(&app).is_empty());
 }
+
+/// Writes a release with a web whose shell line is this.
+fn release_web(app: &App, version: u32, line: &str) {
+    let line = serde_json::to_string(line).unwrap();
+    let web = format!(r#"{{"Type":"web","Args":[{line}],"Quantity":1}}"#);
+    app.release(version, "", &web);
+}
+
+/// A control directory whose first release serves pages.
+fn serving<'a>(app: &'a App, arguments: &[&str]) -> Running<'a> {
+    release_web(app, 1, &serve());
+    let control = app.path("ctl");
+    let mut all = vec!["--control-dir", control.to_str().unwrap()];
+    all.extend(arguments);
+    let hsup = started(app, &all);
+    hsup.wait_up(&["web.1"]);
+    hsup
+}
+
+#[test]
+fn a_release_that_the_driver_cannot_start_in_time_is_rolled_back() {
+    let app = App::empty();
+    let hsup = serving(&app, &["--boot-timeout", "1s"]);
+    app.faults("start unavailable the cluster is full\n");
+    release_web(&app, 2, &format!("{} # two", serve()));
+    hsup.wait_for_line(
+        "the driver could not start it within 1 seconds: the cluster is full (Unavailable)",
+    );
+    app.faults("");
+    hsup.wait_for_line(
+        "Release v2 rejected, v1 keeps running: web.1: Process could not be started",
+    );
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_dyno_of_a_bad_release_is_started_once() {
+    let app = App::empty();
+    let hsup = serving(&app, &[]);
+    release_web(&app, 2, "exit 3");
+    hsup.wait_for_line(
+        "Release v2 rejected, v1 keeps running: web.1: Process exited with status 3",
+    );
+    hsup.wait_up(&["web.1"]);
+    assert_eq!(app.calls("start").len(), 3, "v1, v2, and v1 again");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_dies_in_a_rollout_condemns_no_release_unless_it_always_does() {
+    let app = App::empty();
+    let hsup = serving(&app, &[]);
+    app.faults("once ip die\n");
+    release_web(&app, 2, &format!("{} # two", serve()));
+    hsup.wait_for_line("Release v2 is current");
+    hsup.wait_up(&["web.1"]);
+    app.faults("ip die\n");
+    release_web(&app, 3, &format!("{} # three", serve()));
+    hsup.wait_for_line("Release v3 rejected, v2 keeps running: web.1: Process exited with unknown");
+    app.faults("");
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
