@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -202,6 +202,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let shared = Arc::new(Shared {
         supervisor_id: state.supervisor_id().as_str().to_owned(),
         link: link.watch(),
+        own_network: AtomicBool::default(),
         logs: logs.clone(),
         ledger: Ledger::new(journal),
         ports: Mutex::new(ports),

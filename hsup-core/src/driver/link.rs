@@ -45,6 +45,8 @@ const HEALTH_EVERY: Duration = Duration::from_secs(10);
 const HEALTH_WITHIN: Duration = Duration::from_secs(1);
 /// How often one is asked that is not ready yet: everybody waits for it.
 const READINESS_EVERY: Duration = Duration::from_secs(1);
+/// A driver that lived so long is started again at once when it ends.
+const STEADY: Duration = Duration::from_secs(5);
 /// How long a child driver may take to end when hsup does.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How many answers a driver may miss before it is called silent.
@@ -59,6 +61,8 @@ pub enum Link {
         why: String,
         /// It never came up and trying again is pointless: the operator must act.
         hopeless: bool,
+        /// The driver that was there last has ended, and its dynos with it.
+        dynos_ended: bool,
     },
     /// Connected.
     Up(Arc<Up>),
@@ -104,6 +108,7 @@ impl DriverLink {
         let (publish, state) = watch::channel(Link::Down {
             why: NOT_YET.to_owned(),
             hopeless: false,
+            dynos_ended: false,
         });
         let ending = CancellationToken::new();
         let is_child = matches!(settings.spec, DriverSpec::Child(_));
@@ -112,6 +117,7 @@ impl DriverLink {
             settings,
             publish,
             child: None,
+            dynos_ended: false,
         };
         Ok(Self {
             is_child,
@@ -157,6 +163,8 @@ struct Keeper {
     publish: watch::Sender<Link>,
     children: Signal,
     child: Option<Child>,
+    /// The driver that was there last has ended, and its dynos with it.
+    dynos_ended: bool,
 }
 
 /// A driver that answered its first question.
@@ -258,15 +266,18 @@ impl Keeper {
         loop {
             match self.establish().await {
                 Ok(established) => {
-                    failures = 0;
                     ever_up = true;
+                    let begun = Instant::now();
                     let dynos_die_with_it = established.info.durability() == Durability::None;
                     let why = self.tend(established).await;
                     warn!(why, "driver gone");
-                    self.announce(why, false);
                     self.bury(dynos_die_with_it).await;
-                    // The first attempt to get it back follows at once.
-                    continue;
+                    self.announce(why, false);
+                    if begun.elapsed() >= STEADY {
+                        failures = 0;
+                        // The first attempt to get it back follows at once.
+                        continue;
+                    }
                 }
                 Err(failure) => {
                     let hopeless = failure.hopeless && !ever_up;
@@ -283,8 +294,26 @@ impl Keeper {
         }
     }
 
-    fn announce(&self, why: String, hopeless: bool) {
-        self.publish.send_replace(Link::Down { why, hopeless });
+    /// Publishes that there is no driver. The same again is no news.
+    fn announce(&self, news: String, is_hopeless: bool) {
+        self.publish.send_if_modified(|link| {
+            if let Link::Down {
+                why,
+                hopeless,
+                dynos_ended,
+            } = link
+                && *why == news
+                && (*hopeless, *dynos_ended) == (is_hopeless, self.dynos_ended)
+            {
+                return false;
+            }
+            *link = Link::Down {
+                why: news,
+                hopeless: is_hopeless,
+                dynos_ended: self.dynos_ended,
+            };
+            true
+        });
     }
 
     /// Finds or starts the driver and has it answer.
@@ -463,6 +492,7 @@ impl Keeper {
             waits: waits.clone(),
             gone: CancellationToken::new(),
         };
+        self.dynos_ended = false;
         self.publish.send_replace(Link::Up(Arc::new(up.clone())));
 
         let mut misses = 0;
@@ -537,6 +567,7 @@ impl Keeper {
             if killed > 0 {
                 info!(killed, "killed what the dead driver left");
             }
+            self.dynos_ended = true;
         }
         self.child = None;
     }

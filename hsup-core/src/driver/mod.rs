@@ -10,4 +10,4 @@ mod up;
 pub(crate) use calls::{Pause, Verdict, said, verdict};
 pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
-pub use up::{Up, ready, up};
+pub use up::{Up, ready, up, up_again};

@@ -101,6 +101,25 @@ pub async fn ready(state: &mut watch::Receiver<Link>) -> Arc<Up> {
     until(state, |up| up.info.ready).await
 }
 
+/// Waits until the driver is connected, for somebody who has asked it for a dyno before.
+///
+/// # Errors
+/// Why there is no such dyno any more: it has ended with the driver.
+pub async fn up_again(state: &mut watch::Receiver<Link>) -> Result<Arc<Up>, String> {
+    loop {
+        match &*state.borrow_and_update() {
+            Link::Up(up) if !up.is_gone() => return Ok(Arc::clone(up)),
+            Link::Down {
+                why,
+                dynos_ended: true,
+                ..
+            } => return Err(why.clone()),
+            Link::Up(_) | Link::Down { .. } => {}
+        }
+        changed(state).await;
+    }
+}
+
 async fn until(state: &mut watch::Receiver<Link>, will_do: impl Fn(&Up) -> bool) -> Arc<Up> {
     loop {
         if let Link::Up(up) = &*state.borrow_and_update()
@@ -109,9 +128,13 @@ async fn until(state: &mut watch::Receiver<Link>, will_do: impl Fn(&Up) -> bool)
         {
             return Arc::clone(up);
         }
-        if state.changed().await.is_err() {
-            // The link's task ends with the process only.
-            std::future::pending::<()>().await;
-        }
+        changed(state).await;
+    }
+}
+
+async fn changed(state: &mut watch::Receiver<Link>) {
+    if state.changed().await.is_err() {
+        // The link's task ends with the process only.
+        std::future::pending::<()>().await;
     }
 }

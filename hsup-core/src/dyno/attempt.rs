@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::{DynoSpec, Shared, io::IoDir, starting::Starting};
 use crate::{
     command,
-    driver::{Pause, Up, said, up},
+    driver::{Pause, Up, said, up_again},
     environment,
     exit::ExitStatus,
     lifecycle::Stop,
@@ -117,7 +117,10 @@ pub(super) async fn wait(shared: Arc<Shared>, dyno_id: DynoId) -> ExitStatus {
     let mut link = shared.link.clone();
     let mut pause = Pause::new();
     loop {
-        let up = up(&mut link).await;
+        let up = match up_again(&mut link).await {
+            Ok(up) => up,
+            Err(why) => return ExitStatus::lost(why, now_unix_ms()),
+        };
         let request = WaitRequest {
             dyno_id: dyno_id.to_string(),
             timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
@@ -168,7 +171,9 @@ async fn lost(up: &Up, supervisor_id: &str, dyno_id: &DynoId) -> Option<ExitStat
 /// Ends the process and all its offspring; waits for the driver to come back if it is away.
 pub(super) async fn stop(shared: Arc<Shared>, dyno_id: DynoId, how: Stop) -> Result<(), String> {
     let mut link = shared.link.clone();
-    let up = up(&mut link).await;
+    let Ok(up) = up_again(&mut link).await else {
+        return Ok(());
+    };
     stop_on(&up, &dyno_id, how)
         .await
         .map_err(|status| said(&status))
@@ -197,7 +202,9 @@ pub(super) async fn remove(shared: Arc<Shared>, dyno_id: DynoId) {
     let mut link = shared.link.clone();
     let mut pause = Pause::new();
     for _ in 0..REMOVE_TRIES {
-        let up = up(&mut link).await;
+        let Ok(up) = up_again(&mut link).await else {
+            break;
+        };
         let Err(status) = remove_on(&up, &dyno_id).await else {
             break;
         };

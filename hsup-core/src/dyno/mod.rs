@@ -22,7 +22,10 @@ mod task;
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -77,6 +80,8 @@ pub struct Shared {
     pub supervisor_id: String,
     /// The driver.
     pub link: watch::Receiver<Link>,
+    /// Whether it gave every dyno an address of its own when that was last asked.
+    pub own_network: AtomicBool,
     /// Where output goes.
     pub logs: Logs,
     /// Which dyno ids are ours, over a crash of hsup, too.
@@ -100,12 +105,14 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Whether the driver gives every dyno an address of its own.
+    /// Whether the driver gives every dyno an address of its own; while it is away, whether it
+    /// did so last.
     fn has_own_network(&self) -> bool {
-        match &*self.link.borrow() {
-            Link::Up(up) => up.has_own_network(),
-            Link::Down { .. } => false,
+        if let Link::Up(up) = &*self.link.borrow() {
+            let own = up.has_own_network();
+            self.own_network.store(own, Ordering::Relaxed);
         }
+        self.own_network.load(Ordering::Relaxed)
     }
 }
 

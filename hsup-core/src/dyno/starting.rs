@@ -17,7 +17,7 @@ use tracing::debug;
 use super::attempt::stop_on;
 use crate::{
     build,
-    driver::{Link, Pause, Up, Verdict, ready, said, up, verdict},
+    driver::{Link, Pause, Up, Verdict, ready, said, up_again, verdict},
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::DynoId,
@@ -82,8 +82,11 @@ impl Starting<'_> {
         loop {
             let how = unwanted.borrow_and_update().unwrap_or(Stop::Immediately);
             let stopping = async {
-                let up = up(&mut link).await;
-                stop_on(&up, self.dyno_id, how).await
+                match up_again(&mut link).await {
+                    Ok(up) => stop_on(&up, self.dyno_id, how).await,
+                    // Whatever there was has ended with the driver.
+                    Err(_) => Ok(()),
+                }
             };
             let status = tokio::select! {
                 stopped = stopping => match stopped {
@@ -110,6 +113,11 @@ impl Starting<'_> {
         let (mut pause, mut told, mut rebuilt) = (Pause::new(), false, false);
         let (mut deadline, mut losses) = (None, 0);
         loop {
+            if self.kind == Kind::OneShot && asked.is_some() {
+                // Without a driver there is nothing to wait for either.
+                let gone = up_again(&mut link).await.err();
+                gone.map_or(Ok(()), |why| Err(ExitStatus::lost(why, now_unix_ms())))?;
+            }
             let up = ready(&mut link).await;
             let instance = &up.info.instance_id;
             let elsewhere = asked.as_ref().is_some_and(|asked| asked != instance);

@@ -55,6 +55,7 @@ async fn first_up(link: &DriverLink, tell: fn(&str)) -> Result<(), RunCommandErr
             Link::Down {
                 why,
                 hopeless: true,
+                ..
             } => return Err(RunCommandError::Driver(why.clone())),
             Link::Down { why, .. } if !link.is_child() && why != crate::driver::NOT_YET => {
                 return Err(RunCommandError::Driver(why.clone()));

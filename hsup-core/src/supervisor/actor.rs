@@ -259,6 +259,7 @@ impl Actor {
                 Link::Down {
                     why,
                     hopeless: true,
+                    ..
                 } => return Err(RunError::Driver(why)),
                 Link::Down { why, .. } => {
                     debug!(why, "waiting for the driver");

@@ -1,10 +1,19 @@
 //! A driver that misbehaves, and an hsup that copes.
 
-use std::fs::File;
+use std::{
+    fs::File,
+    time::{Duration, SystemTime},
+};
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-use crate::app::{App, Running, binaries, page, processes_of};
+use crate::{
+    app::{App, Running, binaries, page, processes_of},
+    survival::driver_pid,
+};
 
 /// `hsup start` with the driver that does what its script says.
 fn started<'a>(app: &'a App, arguments: &[&str]) -> Running<'a> {
@@ -299,5 +308,42 @@ fn a_driver_that_dies_in_a_rollout_condemns_no_release_unless_it_always_does() {
     hsup.wait_for_line("Release v3 rejected, v2 keeps running: web.1: Process exited with unknown");
     app.faults("");
     hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn the_dynos_of_a_driver_that_cannot_be_started_again_are_known_to_be_gone() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let driver = app.path("driver");
+    std::fs::copy(binaries().join("test-driver"), &driver).unwrap();
+    let hsup = app.start(&["-d", driver.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    std::fs::remove_file(&driver).unwrap();
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for_line("State changed from up to crashed");
+    hsup.wait_for_line("does not exist");
+    hsup.wait_for("more attempts", || {
+        hsup.signal(Signal::SIGUSR1);
+        (hsup.log().matches("driver not reached").count() > 4).then_some(())
+    });
+    hsup.signal(Signal::SIGINT);
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(!log.contains("did not end in time"), "{log}");
+    assert!(log.matches("The driver is gone").count() <= 2, "{log}");
+}
+
+#[test]
+fn a_driver_that_dies_at_once_is_started_again_with_pauses() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("list die\n");
+    let begun = SystemTime::now();
+    let hsup = started(&app, &[]);
+    hsup.wait_for("four drivers more", || {
+        (app.calls("list").len() > 4).then_some(())
+    });
+    assert!(begun.elapsed().unwrap() > Duration::from_millis(100 + 200 + 400 + 800));
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
     hsup.interrupt();
 }

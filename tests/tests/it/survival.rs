@@ -13,7 +13,7 @@ fn number_after(log: &str, word: &str) -> Option<i32> {
     word.trim_end_matches(',').parse().ok()
 }
 
-fn driver_pid(hsup: &Running<'_>) -> i32 {
+pub(crate) fn driver_pid(hsup: &Running<'_>) -> i32 {
     let shown = hsup.app.ctl(&["driver", "info"]);
     let text = String::from_utf8(shown.stdout).unwrap();
     number_after(&text, "Process:").unwrap_or_else(|| panic!("{text}"))
