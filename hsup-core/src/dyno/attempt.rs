@@ -9,7 +9,7 @@ use hsup_proto::driver::{
     self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
     remove_request::What,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
@@ -20,7 +20,7 @@ use crate::{
     environment,
     exit::ExitStatus,
     lifecycle::Stop,
-    name::DynoId,
+    name::{DynoId, DynoName},
     release::Limits,
     time::now_unix_ms,
 };
@@ -112,10 +112,17 @@ fn wire_limits(limits: &Limits) -> Option<driver::Limits> {
     (limits != driver::Limits::default()).then_some(limits)
 }
 
-/// Waits until the process and all its offspring have ended.
-pub(super) async fn wait(shared: Arc<Shared>, dyno_id: DynoId) -> ExitStatus {
+/// Waits until the process and all its offspring have ended. `stopped` tells that a Stop was
+/// carried out: then there is no use in waiting longer before the driver is asked again.
+pub(super) async fn wait(
+    shared: Arc<Shared>,
+    name: DynoName,
+    dyno_id: DynoId,
+    stopped: Arc<Notify>,
+) -> ExitStatus {
     let mut link = shared.link.clone();
     let mut pause = Pause::new();
+    let mut told = false;
     loop {
         let up = match up_again(&mut link).await {
             Ok(up) => up,
@@ -133,39 +140,66 @@ pub(super) async fn wait(shared: Arc<Shared>, dyno_id: DynoId) -> ExitStatus {
             },
             Err(status) => status,
         };
-        if status.code() == Code::NotFound
-            && !up.is_gone()
-            && let Some(status) = lost(&up, &shared.supervisor_id, &dyno_id).await
-        {
-            return status;
-        }
         debug!(%dyno_id, code = ?status.code(), "wait failed");
-        pause.wait().await;
+        if !up.is_gone() {
+            let is_known = status.code() != Code::NotFound;
+            if is_known && !std::mem::replace(&mut told, true) {
+                let text = format!("The driver does not tell when it ends: {}", said(&status));
+                shared.logs.note(&name.to_string(), text);
+            }
+            // Rare, and large: every dyno has a Wait.
+            let ended = Box::pin(look(&up, &shared.supervisor_id, &dyno_id, is_known));
+            if let Some(status) = ended.await {
+                return status;
+            }
+        }
+        tokio::select! {
+            () = pause.wait() => {}
+            () = stopped.notified() => {}
+        }
     }
 }
 
-/// The driver does not know the dyno. Before it counts as lost, whatever may still run is
+/// What the driver's list says of a dyno that its Wait says nothing of. `None`: it runs, or
+/// nobody can tell.
+///
+/// Before a dyno that the driver does not know counts as lost, whatever may still run is
 /// stopped, and the driver is asked once more for everything it has (driver protocol §7).
-async fn lost(up: &Up, supervisor_id: &str, dyno_id: &DynoId) -> Option<ExitStatus> {
-    let force = Stop::Immediately;
-    stop_on(up, dyno_id, force).await.ok()?;
+async fn look(
+    up: &Up,
+    supervisor_id: &str,
+    dyno_id: &DynoId,
+    is_known: bool,
+) -> Option<ExitStatus> {
+    if is_known && let Some(dyno) = listed(up, supervisor_id, dyno_id).await.ok()? {
+        return exited(dyno);
+    }
+    stop_on(up, dyno_id, Stop::Immediately).await.ok()?;
     remove_on(up, dyno_id).await.ok()?;
-    let request = ListRequest {
-        supervisor_id: supervisor_id.to_owned(),
-    };
-    let list = up.call(QUICK_WITHIN, up.client().list(request)).await;
-    let dynos = list.ok()?.dynos;
-    let found = dynos
-        .into_iter()
-        .find(|dyno| dyno.dyno_id == dyno_id.as_str());
-    match found {
-        Some(dyno) if dyno.state() == State::Exited => Some(dyno.status.unwrap_or_default().into()),
-        Some(_) => None,
+    match listed(up, supervisor_id, dyno_id).await.ok()? {
+        Some(dyno) => exited(dyno),
         None => Some(ExitStatus::lost(
             "the driver has no record of it",
             now_unix_ms(),
         )),
     }
+}
+
+fn exited(dyno: driver::Dyno) -> Option<ExitStatus> {
+    (dyno.state() == State::Exited).then(|| dyno.status.unwrap_or_default().into())
+}
+
+async fn listed(
+    up: &Up,
+    supervisor_id: &str,
+    dyno_id: &DynoId,
+) -> Result<Option<driver::Dyno>, Status> {
+    let request = ListRequest {
+        supervisor_id: supervisor_id.to_owned(),
+    };
+    let list = up.call(QUICK_WITHIN, up.client().list(request)).await?;
+    let mut dynos = list.dynos.into_iter();
+    Ok(dynos.find(|dyno| dyno.dyno_id == dyno_id.as_str()))
 }
 
 /// Ends the process and all its offspring; waits for the driver to come back if it is away.

@@ -9,7 +9,7 @@ use std::{
 
 use hsup_proto::{control::DynoState, driver};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, Sleep, sleep, timeout},
 };
 
@@ -100,6 +100,8 @@ struct Running {
     started: Option<Instant>,
     /// How to stop what is still being started, once that is wanted.
     unwanted: watch::Sender<Option<Stop>>,
+    /// Tells that what runs was stopped.
+    stopped: Arc<Notify>,
     _share: Option<FdShare>,
 }
 
@@ -287,6 +289,7 @@ impl Task {
             run,
             started: None,
             unwanted,
+            stopped: Arc::default(),
             _share: Some(share),
         });
         Ok(())
@@ -391,6 +394,7 @@ impl Task {
             run,
             started: Some(Instant::now()),
             unwanted: watch::Sender::default(),
+            stopped: Arc::default(),
             _share: share,
         });
         // It was up; should it not be, its end or the boot timeout tells.
@@ -431,9 +435,10 @@ impl Task {
             return;
         };
         let shared = Arc::clone(&self.shared);
-        let dyno_id = running.run.dyno_id.clone();
+        let (name, dyno_id) = (self.spec.name.clone(), running.run.dyno_id.clone());
+        let stopped = Arc::clone(&running.stopped);
         self.process = Some(Box::pin(async move {
-            Progress::Ended(attempt::wait(shared, dyno_id).await)
+            Progress::Ended(attempt::wait(shared, name, dyno_id, stopped).await)
         }));
     }
 
@@ -553,14 +558,15 @@ impl Task {
     }
 
     fn stopped(&mut self, result: Result<(), String>) {
-        let Err(why) = result else {
-            // The end itself is the Wait's to tell.
-            return;
-        };
-        self.note(format!("It could not be stopped, trying again: {why}"));
         let Some(running) = &self.running else {
             return;
         };
+        let Err(why) = result else {
+            // The end itself is the Wait's to tell.
+            running.stopped.notify_one();
+            return;
+        };
+        self.note(format!("It could not be stopped, trying again: {why}"));
         let attempt = running.attempt;
         if self.killed_at_boot {
             self.send_stop(Stop::Immediately);
@@ -596,8 +602,8 @@ impl Task {
             attempt,
             run,
             started,
-            unwanted: _,
             _share: share,
+            ..
         } = running;
         self.stopping = None;
         self.probe = None;

@@ -347,3 +347,26 @@ fn a_driver_that_dies_at_once_is_started_again_with_pauses() {
     hsup.wait_up(&["worker.1"]);
     hsup.interrupt();
 }
+
+#[test]
+fn the_end_of_a_dyno_is_seen_though_its_wait_fails() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("wait internal no idea\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("The driver does not tell when it ends: no idea (Internal)");
+    let before = hsup.wait_up(&["worker.1"]);
+    let is_dyno = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0")
+    };
+    let dyno = processes_of(&app).into_iter().find(is_dyno).unwrap();
+    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    hsup.wait_for_line("Process exited with status 137");
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    hsup.signal(Signal::SIGINT);
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(!log.contains("did not end in time"), "{log}");
+    assert_eq!(log.matches("does not tell").count(), 2, "once for each");
+}
