@@ -117,6 +117,7 @@ impl DriverLink {
             settings,
             publish,
             child: None,
+            last: None,
             dynos_ended: false,
         };
         Ok(Self {
@@ -163,7 +164,9 @@ struct Keeper {
     publish: watch::Sender<Link>,
     children: Signal,
     child: Option<Child>,
-    /// The driver that was there last has ended, and its dynos with it.
+    /// What becomes of the dynos of the driver that was there last; `None`: none ever was.
+    last: Option<Durability>,
+    /// That one has ended, and its dynos with it.
     dynos_ended: bool,
 }
 
@@ -214,28 +217,47 @@ impl Keeper {
             return;
         };
         let socket = child.socket().to_owned();
-        if child.is_running() {
-            launch::terminate(child.pid());
-            let deadline = sleep(END_WITHIN);
-            tokio::pin!(deadline);
-            self.reap();
-            while self.child.as_ref().is_some_and(Child::is_running) {
-                tokio::select! {
-                    _ = self.children.recv() => self.reap(),
-                    () = &mut deadline => {
-                        warn!("driver did not end in time");
-                        if let Some(child) = &self.child {
-                            child.kill();
-                        }
-                        break;
-                    }
-                }
-            }
+        let cleared_up = child.is_running() && self.terminate_child().await;
+        let (never_up, dynos_die) = match self.last {
+            None => (true, true),
+            Some(durability) => (false, durability == Durability::None),
+        };
+        if never_up || (dynos_die && !cleared_up) {
+            // It did not stop its dynos, or never was a driver: what is left is nobody's.
+            let killed = orphans::kill_all().await;
+            debug!(killed, "killed what the driver left");
         }
         // A driver may have removed it itself.
         if let Err(error) = std::fs::remove_file(&socket) {
             debug!(%error, "driver socket not removed");
         }
+    }
+
+    /// Asks the child driver to end, and kills it when it does not; whether it ended by itself.
+    async fn terminate_child(&mut self) -> bool {
+        let deadline = sleep(END_WITHIN);
+        tokio::pin!(deadline);
+        let mut by_itself = true;
+        if let Some(child) = &self.child {
+            launch::terminate(child.pid());
+        }
+        self.reap();
+        while self.child.as_ref().is_some_and(Child::is_running) {
+            tokio::select! {
+                _ = self.children.recv() => self.reap(),
+                () = &mut deadline => {
+                    warn!(by_itself, "driver did not end in time");
+                    if !std::mem::replace(&mut by_itself, false) {
+                        break;
+                    }
+                    if let Some(child) = &self.child {
+                        child.kill();
+                    }
+                    deadline.as_mut().reset(Instant::now() + END_WITHIN);
+                }
+            }
+        }
+        by_itself
     }
 
     /// Ends the driver of an earlier life. It is nobody's child here: its connection's end
@@ -254,6 +276,7 @@ impl Keeper {
         launch::terminate(pid);
         if timeout(END_WITHIN, up.control.closed()).await.is_err() {
             warn!(pid, "driver did not end in time");
+            launch::kill(pid);
         }
         if let Err(error) = std::fs::remove_file(&previous.socket) {
             debug!(%error, "driver socket not removed");
@@ -262,16 +285,14 @@ impl Keeper {
 
     async fn keep(&mut self) {
         let mut failures = 0u32;
-        let mut ever_up = false;
         loop {
             match self.establish().await {
                 Ok(established) => {
-                    ever_up = true;
                     let begun = Instant::now();
-                    let dynos_die_with_it = established.info.durability() == Durability::None;
+                    self.last = Some(established.info.durability());
                     let why = self.tend(established).await;
                     warn!(why, "driver gone");
-                    self.bury(dynos_die_with_it).await;
+                    self.bury().await;
                     self.announce(why, false);
                     if begun.elapsed() >= STEADY {
                         failures = 0;
@@ -280,7 +301,7 @@ impl Keeper {
                     }
                 }
                 Err(failure) => {
-                    let hopeless = failure.hopeless && !ever_up;
+                    let hopeless = failure.hopeless && self.last.is_none();
                     debug!(why = failure.why, hopeless, "driver not reached");
                     self.announce(failure.why, hopeless);
                     if hopeless {
@@ -557,12 +578,12 @@ impl Keeper {
     }
 
     /// After a child driver has ended: kills what it left, if nobody else ever will.
-    async fn bury(&mut self, dynos_die_with_it: bool) {
+    async fn bury(&mut self) {
         let ended = self.child.as_ref().is_some_and(|child| !child.is_running());
         if !ended {
             return;
         }
-        if dynos_die_with_it {
+        if self.last == Some(Durability::None) {
             let killed = orphans::kill_all().await;
             if killed > 0 {
                 info!(killed, "killed what the dead driver left");

@@ -602,11 +602,12 @@ impl Actor {
     // ---- the end
 
     pub(super) fn shut_down(&mut self, how: Stop) {
-        let grace = match how {
-            Stop::Gracefully { grace } => grace,
-            Stop::Immediately => Duration::ZERO,
+        // A driver that has not answered by then goes on stopping what it was told to stop.
+        let patience = match how {
+            Stop::Gracefully { grace } => grace + Duration::from_secs(15),
+            Stop::Immediately => Duration::from_secs(5),
         };
-        let until = Instant::now() + grace + Duration::from_secs(15);
+        let until = Instant::now() + patience;
         if let Some(building) = self.building.take() {
             building.task.abort();
         }

@@ -11,7 +11,7 @@ fn refused(app: &App, arguments: &[&str], expected: &str) {
     assert!(said.contains(expected), "{arguments:?}: {said}");
 }
 
-fn script(app: &App, text: &str) -> String {
+pub(crate) fn script(app: &App, text: &str) -> String {
     let path = app.path("driver.sh");
     app.write("driver.sh", text);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -5,7 +5,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::app::{App, Running, binaries, processes_of};
+use crate::{
+    app::{App, Running, binaries, processes_of},
+    bad_input::script,
+};
 
 fn number_after(log: &str, word: &str) -> Option<i32> {
     let at = log.rfind(word)? + word.len();
@@ -80,4 +83,38 @@ fn what_a_killed_hsup_leaves_ends_by_itself() {
     hsup.wait_for("the end of dyno and driver", || {
         processes_of(&app).is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_driver_that_hangs_is_killed_with_all_that_its_dynos_left() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: {} grandchild\n", dyno.display()));
+    let mut hsup = app.start(&["--grace", "1s"]);
+    hsup.wait_up(&["worker.1"]);
+    let grandchild = hsup.wait_for("a grandchild", || number_after(&hsup.log(), "grandchild "));
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGSTOP).unwrap();
+    hsup.signal(Signal::SIGINT);
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    assert!(!alive(grandchild), "it has outlived hsup");
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn a_driver_that_is_not_up_yet_leaves_nothing_when_hsup_ends() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let driver = script(&app, "#!/bin/sh\nsleep 1000 & sleep 1000\n");
+    let mut hsup = app.start(&["-d", &driver]);
+    let sleeps = || {
+        let line = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let all = processes_of(&app);
+        all.iter()
+            .filter(|pid| line(pid).starts_with(b"sleep\0"))
+            .count()
+    };
+    hsup.wait_for("what the driver starts", || (sleeps() == 2).then_some(()));
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    assert_eq!(sleeps(), 0);
+    hsup.nothing_is_left();
 }
