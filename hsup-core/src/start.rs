@@ -37,8 +37,6 @@ use crate::{
     supervisor::{Outcome, RunError, Settings, Supervisor, SupervisorHandle},
 };
 
-/// How many Starts are asked of the driver at once.
-const STARTS_IN_FLIGHT: usize = 64;
 /// How long the last lines may take to be written when hsup ends.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 
@@ -208,7 +206,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         ports: Mutex::new(ports),
         io_root: io_root.clone(),
         fds: FdBudget::of_this_process().map_err(system("read the open-file limit"))?,
-        starts: Semaphore::new(STARTS_IN_FLIGHT),
+        starts: Semaphore::new(0),
         host_base: base,
         host_vars: std::env::vars_os().collect(),
         binds,

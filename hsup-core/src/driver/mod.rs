@@ -4,10 +4,12 @@ mod calls;
 #[cfg(test)]
 pub(crate) mod fake;
 mod link;
+mod orphans;
 mod spec;
 mod up;
 
 pub(crate) use calls::{Pause, Verdict, said, verdict};
 pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous};
+pub(crate) use orphans::clear;
 pub use spec::{DriverSpec, FindDriverError, Found, find};
 pub use up::{Up, ready, up, up_again};

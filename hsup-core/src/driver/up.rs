@@ -3,12 +3,20 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsup_driver_kit::client::{Capabilities, Client, Connection};
-use hsup_proto::driver::{Capability, GetInfoResponse};
+use hsup_proto::driver::{
+    self, Capability, GetInfoResponse, ListRequest, RemoveRequest, StopRequest,
+    remove_request::What,
+};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
 use super::Link;
+use crate::lifecycle::Stop;
+
+/// Deadlines of driver protocol §9: of calls that are answered at once, and of a Stop.
+pub(crate) const QUICK_WITHIN: Duration = Duration::from_secs(5);
+const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
 
 /// A driver that answers.
 #[derive(Clone, Debug)]
@@ -58,6 +66,44 @@ impl Up {
         async move { self.while_there(call).await.map(Response::into_inner) }
     }
 
+    /// What the driver has of that supervisor.
+    pub async fn list(&self, supervisor_id: &str) -> Result<Vec<driver::Dyno>, Status> {
+        let request = ListRequest {
+            supervisor_id: supervisor_id.to_owned(),
+        };
+        let mut client = self.client();
+        let list = self.call(QUICK_WITHIN, client.list(request)).await?;
+        Ok(list.dynos)
+    }
+
+    /// Has the driver end a dyno, and all its offspring.
+    pub async fn stop(&self, dyno_id: &str, how: Stop) -> Result<(), Status> {
+        let (force, grace) = match how {
+            Stop::Immediately => (true, Duration::ZERO),
+            // 0 would mean the default on the wire.
+            Stop::Gracefully { grace } => (false, grace.max(Duration::from_millis(1))),
+        };
+        let request = StopRequest {
+            dyno_id: dyno_id.to_owned(),
+            signal: String::new(),
+            grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+            force,
+        };
+        let mut client = self.client();
+        let within = grace + STOP_BEYOND_GRACE;
+        self.call(within, client.stop(request)).await.map(|_| ())
+    }
+
+    /// Has the driver forget a dyno.
+    pub async fn remove(&self, dyno_id: &str) -> Result<(), Status> {
+        let request = RemoveRequest {
+            what: Some(What::DynoId(dyno_id.to_owned())),
+        };
+        let mut client = self.client();
+        let removed = self.call(QUICK_WITHIN, client.remove(request));
+        removed.await.map(|_| ())
+    }
+
     /// Does something that needs the driver for as long as it is the one that it was.
     pub async fn while_there<T, E: From<Status>>(
         &self,
@@ -67,7 +113,7 @@ impl Up {
             biased;
             result = work => result,
             () = self.gone.cancelled() => {
-                Err(Status::unavailable("the driver is another one now").into())
+                Err(Status::unavailable("the driver went away").into())
             }
         }
     }

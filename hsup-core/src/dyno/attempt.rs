@@ -5,10 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hsup_proto::driver::{
-    self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
-    remove_request::What,
-};
+use hsup_proto::driver::{self, StartRequest, State, WaitRequest};
 use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 use tracing::{debug, warn};
@@ -25,9 +22,6 @@ use crate::{
     time::now_unix_ms,
 };
 
-/// Deadlines of driver protocol §9.
-const QUICK_WITHIN: Duration = Duration::from_secs(5);
-const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
 /// How often a Remove that fails is made again.
 const REMOVE_TRIES: u32 = 6;
 const WAIT_FOR: Duration = Duration::from_mins(10);
@@ -174,8 +168,8 @@ async fn look(
     if is_known && let Some(dyno) = listed(up, supervisor_id, dyno_id).await.ok()? {
         return exited(dyno);
     }
-    stop_on(up, dyno_id, Stop::Immediately).await.ok()?;
-    remove_on(up, dyno_id).await.ok()?;
+    up.stop(dyno_id.as_str(), Stop::Immediately).await.ok()?;
+    up.remove(dyno_id.as_str()).await.ok()?;
     match listed(up, supervisor_id, dyno_id).await.ok()? {
         Some(dyno) => exited(dyno),
         None => Some(ExitStatus::lost(
@@ -194,11 +188,8 @@ async fn listed(
     supervisor_id: &str,
     dyno_id: &DynoId,
 ) -> Result<Option<driver::Dyno>, Status> {
-    let request = ListRequest {
-        supervisor_id: supervisor_id.to_owned(),
-    };
-    let list = up.call(QUICK_WITHIN, up.client().list(request)).await?;
-    let mut dynos = list.dynos.into_iter();
+    let dynos = up.list(supervisor_id).await?;
+    let mut dynos = dynos.into_iter();
     Ok(dynos.find(|dyno| dyno.dyno_id == dyno_id.as_str()))
 }
 
@@ -208,26 +199,8 @@ pub(super) async fn stop(shared: Arc<Shared>, dyno_id: DynoId, how: Stop) -> Res
     let Ok(up) = up_again(&mut link).await else {
         return Ok(());
     };
-    stop_on(&up, &dyno_id, how)
-        .await
-        .map_err(|status| said(&status))
-}
-
-pub(super) async fn stop_on(up: &Up, dyno_id: &DynoId, how: Stop) -> Result<(), Status> {
-    let (force, grace) = match how {
-        Stop::Immediately => (true, Duration::ZERO),
-        // 0 would mean the default on the wire.
-        Stop::Gracefully { grace } => (false, grace.max(Duration::from_millis(1))),
-    };
-    let request = StopRequest {
-        dyno_id: dyno_id.to_string(),
-        signal: String::new(),
-        grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
-        force,
-    };
-    let within = grace + STOP_BEYOND_GRACE;
-    up.call(within, up.client().stop(request)).await?;
-    Ok(())
+    let stopped = up.stop(dyno_id.as_str(), how).await;
+    stopped.map_err(|status| said(&status))
 }
 
 /// Has the driver forget the dyno. One that it keeps all the same is struck out, so that the
@@ -239,19 +212,11 @@ pub(super) async fn remove(shared: Arc<Shared>, dyno_id: DynoId) {
         let Ok(up) = up_again(&mut link).await else {
             break;
         };
-        let Err(status) = remove_on(&up, &dyno_id).await else {
+        let Err(status) = up.remove(dyno_id.as_str()).await else {
             break;
         };
         warn!(%dyno_id, code = ?status.code(), message = status.message(), "remove failed");
         pause.wait().await;
     }
     shared.ledger.forget(&dyno_id);
-}
-
-async fn remove_on(up: &Up, dyno_id: &DynoId) -> Result<(), Status> {
-    let request = RemoveRequest {
-        what: Some(What::DynoId(dyno_id.to_string())),
-    };
-    up.call(QUICK_WITHIN, up.client().remove(request)).await?;
-    Ok(())
 }

@@ -49,6 +49,9 @@ use crate::{
     release::Release,
 };
 
+/// How many Starts are asked of the driver at once.
+pub const STARTS_IN_FLIGHT: usize = 64;
+
 /// Tells the dynos of one supervisor apart, even two of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u64);
@@ -92,7 +95,8 @@ pub struct Shared {
     pub io_root: PathBuf,
     /// How many descriptors are left for FIFOs.
     pub fds: FdBudget,
-    /// How many Starts may be in flight.
+    /// How many more Starts may be in flight: none before the driver's first sweep is through,
+    /// for what that stops may hold a port.
     pub starts: Semaphore,
     /// What dynos that share this host start with, below their config vars.
     pub host_base: Base,

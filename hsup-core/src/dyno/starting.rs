@@ -14,7 +14,6 @@ use tokio::{
 use tonic::Status;
 use tracing::debug;
 
-use super::attempt::stop_on;
 use crate::{
     build,
     driver::{Link, Pause, Up, Verdict, ready, said, up_again, verdict},
@@ -83,7 +82,7 @@ impl Starting<'_> {
             let how = unwanted.borrow_and_update().unwrap_or(Stop::Immediately);
             let stopping = async {
                 match up_again(&mut link).await {
-                    Ok(up) => stop_on(&up, self.dyno_id, how).await,
+                    Ok(up) => up.stop(self.dyno_id.as_str(), how).await,
                     // Whatever there was has ended with the driver.
                     Err(_) => Ok(()),
                 }

@@ -374,7 +374,6 @@ impl Task {
         if run.port != 0 {
             self.ports().adopt(&self.spec.name, run.port);
         }
-        self.shared.ledger.adopt(&run.dyno_id);
         let share = self.shared.fds.take().ok();
         match run.io.open_output() {
             Ok(output) => {

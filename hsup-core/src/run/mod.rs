@@ -20,9 +20,7 @@ use std::{
 };
 
 use hsup_driver_kit::orphans;
-use hsup_proto::driver::{
-    Bind, Capability, RemoveRequest, StartRequest, StopRequest, WaitRequest, remove_request,
-};
+use hsup_proto::driver::{Bind, Capability, StartRequest, StopRequest, WaitRequest};
 use nix::errno::Errno;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,8 +51,6 @@ use crate::{
 const WAIT_FOR: Duration = Duration::from_mins(10);
 /// And how much longer its answer may take.
 const WAIT_BEYOND: Duration = Duration::from_secs(5);
-/// How long a driver may take to forget a dyno (driver protocol §9).
-const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -359,10 +355,7 @@ async fn forget(up: &Up, dyno_id: &DynoId) {
     if up.child {
         return;
     }
-    let request = RemoveRequest {
-        what: Some(remove_request::What::DynoId(dyno_id.to_string())),
-    };
-    if let Err(status) = up.call(FORGET_WITHIN, up.client().remove(request)).await {
+    if let Err(status) = up.remove(dyno_id.as_str()).await {
         tracing::warn!(code = ?status.code(), "remove failed");
     }
 }

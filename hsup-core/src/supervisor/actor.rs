@@ -24,7 +24,9 @@ use super::{
 use crate::{
     control::ControlError,
     driver::{DriverLink, Link, Up},
-    dyno::{self, Birth, DynoHandle, DynoSpec, DynoStatus, Key, Report, Shared, What},
+    dyno::{
+        self, Birth, DynoHandle, DynoSpec, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared, What,
+    },
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::{DynoName, Selector},
@@ -190,6 +192,7 @@ impl Actor {
             return Ok(Outcome::ShutDown);
         }
         self.adopt_survivors();
+        self.first_reconcile();
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
@@ -250,7 +253,6 @@ impl Actor {
             match link {
                 Link::Up(up) => {
                     self.remember_driver(&up);
-                    self.reconcile();
                     if let Err(why) = fitness(&up) {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
                     }
@@ -326,6 +328,16 @@ impl Actor {
             }
         };
         self.event(events_response::Event::Driver(event));
+    }
+
+    /// Has the driver's list compared with what we took over, and only then dynos started:
+    /// what is nobody's may hold the port of one, or be its twin.
+    fn first_reconcile(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            reconcile::sweep(&shared).await;
+            shared.starts.add_permits(STARTS_IN_FLIGHT);
+        });
     }
 
     /// Has the driver's list compared with what we run.

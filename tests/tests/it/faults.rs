@@ -336,11 +336,15 @@ fn the_dynos_of_a_driver_that_cannot_be_started_again_are_known_to_be_gone() {
 #[test]
 fn a_driver_that_dies_at_once_is_started_again_with_pauses() {
     let app = App::procfile("worker: sleep 1000\n");
-    app.faults("list die\n");
-    let begun = SystemTime::now();
     let hsup = started(&app, &[]);
-    hsup.wait_for("four drivers more", || {
-        (app.calls("list").len() > 4).then_some(())
+    hsup.wait_up(&["worker.1"]);
+    // The first call that it gets when it is back.
+    app.faults("list die\n");
+    let lists = app.calls("list").len();
+    let begun = SystemTime::now();
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for("five drivers more", || {
+        (app.calls("list").len() >= lists + 5).then_some(())
     });
     assert!(begun.elapsed().unwrap() > Duration::from_millis(100 + 200 + 400 + 800));
     app.faults("");

@@ -118,3 +118,37 @@ fn a_driver_that_is_not_up_yet_leaves_nothing_when_hsup_ends() {
     assert_eq!(sleeps(), 0);
     hsup.nothing_is_left();
 }
+
+#[test]
+fn what_nobody_remembers_is_stopped_at_once_and_before_anything_is_started() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: exec {} ignore-term\n", dyno.display()));
+    let arguments = ["worker=3", "--grace", "1s", "--linger", "60s"];
+    let names = ["worker.1", "worker.2", "worker.3"];
+    let workers = || {
+        let line = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let all = processes_of(&app);
+        all.iter()
+            .filter(|pid| line(pid).ends_with(b"ignore-term\0"))
+            .count()
+    };
+    let mut first = app.start(&arguments);
+    let before = first.wait_up(&names);
+    first.wait_for("all to ignore SIGTERM", || {
+        (first.log().matches("| ready").count() == 3).then_some(())
+    });
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let state = std::fs::read_dir(app.path("state/hsup"))
+        .unwrap()
+        .next()
+        .unwrap();
+    std::fs::File::create(state.unwrap().path().join("journal")).unwrap();
+    let second = app.start(&arguments);
+    second.wait_for_line("Stopping 3 dynos that the driver has and hsup does not know");
+    let after = second.wait_up(&names);
+    assert_eq!(workers(), 3);
+    assert!(after.iter().all(|id| !before.contains(id)));
+    second.signal(Signal::SIGINT);
+    second.nothing_is_left();
+}
