@@ -23,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::{self, BindError, Control as _, ControlListener, ServeError},
     diagnostics::Diagnostics,
-    driver::{DriverLink, DriverSpec, LinkSettings, Previous},
+    driver::{DriverLink, DriverNote, DriverSpec, LinkSettings, Lives},
     dyno::{DynoPolicy, FdBudget, Ledger, Shared},
     environment::Base,
+    exit::ExitStatus,
     lifecycle::Kind,
     limits,
     logs::{LogSettings, Logs, TerminalSettings},
@@ -33,8 +34,9 @@ use crate::{
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
     source::{ControlDir, Directory, Source, SourceSpec, control_dir, directory},
-    state::{Damage, JournalError, LoadError, OpenStateError, StateDir},
+    state::{Damage, Journal, JournalError, LoadError, OpenStateError, Record, StateDir},
     supervisor::{Outcome, RunError, Settings, Supervisor, SupervisorHandle},
+    time::now_unix_ms,
 };
 
 /// How long the last lines may take to be written when hsup ends.
@@ -157,12 +159,12 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         None => paths.state_dir(&key)?,
     };
     let state = StateDir::open(&state_path)?;
-    let (journal, torn) = state.journal()?;
+    let (mut journal, torn) = state.journal()?;
     let (history, torn_history) = state.history()?;
     let (memory, torn_memory) = state.memory()?;
-    let survivors: Vec<_> = journal.live().cloned().collect();
-
     let run_dir = paths.run_dir(state.supervisor_id())?;
+    let note = DriverNote::in_dir(&run_dir);
+    let previous = note.read();
     let io_root = run_dir.join("io");
     make_private(&io_root)?;
     let socket = match control_socket {
@@ -182,13 +184,24 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     for damage in torn.iter().chain(&torn_history).chain(&torn_memory) {
         say_damage(&logs, damage);
     }
+    if previous
+        .as_ref()
+        .is_some_and(|previous| !previous.may_be(&driver))
+    {
+        let text = "Another driver is used than before: the dynos of that one are stopped";
+        logs.note(crate::logs::SYSTEM, text);
+        give_up(&mut journal);
+    }
+    let survivors: Vec<_> = journal.live().cloned().collect();
     let link = DriverLink::start(LinkSettings {
         spec: driver,
         own_program,
-        socket_dir: run_dir.clone(),
-        previous: memory.get().driver_socket.clone().map(|socket| Previous {
-            socket,
-            pid: memory.get().driver_pid,
+        socket: Paths::driver_socket(&run_dir),
+        lives: Some(Lives {
+            previous,
+            note,
+            supervisor_id: state.supervisor_id().as_str().to_owned(),
+            grace: policy.grace,
         }),
     })
     .map_err(|source| StartError::System {
@@ -291,6 +304,21 @@ fn make_private(path: &Path) -> Result<(), StartError> {
 fn remove_if_empty(path: &Path) {
     if let Err(error) = fs::remove_dir(path) {
         tracing::debug!(%error, path = %path.display(), "folder not removed");
+    }
+}
+
+/// Strikes out the dynos of an earlier life: their driver is not used any more.
+fn give_up(journal: &mut Journal) {
+    let ends: Vec<_> = journal
+        .live()
+        .map(|dyno| Record::End {
+            dyno_id: dyno.dyno_id.clone(),
+            status: ExitStatus::lost("it ran on another driver", now_unix_ms()),
+        })
+        .collect();
+    if let Err(error) = journal.append(&ends) {
+        // They are looked for, and not found.
+        tracing::warn!(error = crate::errors::chain(&error), "ends not journalled");
     }
 }
 

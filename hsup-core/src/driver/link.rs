@@ -11,13 +11,14 @@
 //! before the driver is started again.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use hsup_driver_kit::{
-    client::{Capabilities, Connection},
+    client::{Capabilities, ConnectError, Connection},
     launch::{self, Child, Launch},
     orphans,
 };
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Up,
+    DriverNote, Previous, Up,
     spec::{self, DriverSpec},
 };
 
@@ -75,19 +76,24 @@ pub struct LinkSettings {
     pub spec: DriverSpec,
     /// hsup's own program, which acts as the simple driver.
     pub own_program: PathBuf,
-    /// A folder of hsup's own (0700) for the socket of a child driver.
-    pub socket_dir: PathBuf,
-    /// The child driver of an earlier life of this hsup: it may still serve.
-    pub previous: Option<Previous>,
+    /// Where a child driver listens: in a folder of hsup's own (0700).
+    pub socket: PathBuf,
+    /// What lives of hsup before and after this one have to do with it; `None`: this is the
+    /// only one.
+    pub lives: Option<Lives>,
 }
 
-/// A driver that an earlier life of this hsup started.
+/// See [`LinkSettings::lives`].
 #[derive(Clone, Debug)]
-pub struct Previous {
-    /// Where it listened.
-    pub socket: PathBuf,
-    /// Its process, if it is known.
-    pub pid: Option<i32>,
+pub struct Lives {
+    /// The driver of an earlier life: it may still serve.
+    pub previous: Option<Previous>,
+    /// Where the next one finds this one's.
+    pub note: DriverNote,
+    /// Under which both know their dynos.
+    pub supervisor_id: String,
+    /// What those have between SIGTERM and SIGKILL.
+    pub grace: Duration,
 }
 
 /// The front of the link's task.
@@ -112,8 +118,10 @@ impl DriverLink {
         });
         let ending = CancellationToken::new();
         let is_child = matches!(settings.spec, DriverSpec::Child(_));
+        let lives = settings.lives.as_ref();
         let keeper = Keeper {
             children: signal(SignalKind::child())?,
+            previous: lives.and_then(|lives| lives.previous.clone()),
             settings,
             publish,
             child: None,
@@ -164,6 +172,8 @@ struct Keeper {
     publish: watch::Sender<Link>,
     children: Signal,
     child: Option<Child>,
+    /// The driver of an earlier life, as long as it may serve.
+    previous: Option<Previous>,
     /// What becomes of the dynos of the driver that was there last; `None`: none ever was.
     last: Option<Durability>,
     /// That one has ended, and its dynos with it.
@@ -182,6 +192,8 @@ struct Established {
 struct Failure {
     why: String,
     hopeless: bool,
+    /// Nobody listens at its socket.
+    nobody: bool,
 }
 
 impl Failure {
@@ -189,6 +201,7 @@ impl Failure {
         Self {
             why: why.into(),
             hopeless: false,
+            nobody: false,
         }
     }
 
@@ -196,6 +209,7 @@ impl Failure {
         Self {
             why: why.into(),
             hopeless: true,
+            nobody: false,
         }
     }
 }
@@ -208,6 +222,9 @@ impl Keeper {
             () = self.keep() => ending.cancelled().await,
         }
         self.end_child().await;
+        if let Some(lives) = &self.settings.lives {
+            lives.note.remove();
+        }
     }
 
     /// Ends the child driver and removes the socket that was made for it.
@@ -263,14 +280,19 @@ impl Keeper {
     /// Ends the driver of an earlier life. It is nobody's child here: its connection's end
     /// tells of its own.
     async fn end_previous(&self) {
-        let Some(previous) = &self.settings.previous else {
+        let Some(previous) = &self.previous else {
             return;
         };
         let up = match &*self.publish.borrow() {
             Link::Up(up) => Arc::clone(up),
             Link::Down { .. } => return,
         };
+        self.terminate_previous(previous, &up).await;
+    }
+
+    async fn terminate_previous(&self, previous: &Previous, up: &Up) {
         let Some(pid) = previous.pid else {
+            // Nobody's child, or its process is not known.
             return;
         };
         launch::terminate(pid);
@@ -339,37 +361,76 @@ impl Keeper {
 
     /// Finds or starts the driver and has it answer.
     async fn establish(&mut self) -> Result<Established, Failure> {
+        if let Some(established) = self.meet_previous().await? {
+            return Ok(established);
+        }
         match self.settings.spec.clone() {
-            DriverSpec::Socket(socket) => self.greet(&socket, HEALTH_WITHIN).await,
+            DriverSpec::Socket(socket) => {
+                let greeted = self.greet(&socket, HEALTH_WITHIN).await;
+                match &greeted {
+                    Ok(_) => self.note(None),
+                    Err(failure) if failure.nobody => self.bury_unseen(),
+                    Err(_) => {}
+                }
+                greeted
+            }
             DriverSpec::Child(name) => {
-                if let Some(socket) = self.known_socket()
-                    && let Ok(established) = self.greet(&socket, HEALTH_WITHIN).await
-                {
-                    return Ok(established);
-                }
-                // Whoever it was, it serves no more.
-                self.settings.previous = None;
-                if self.child.as_ref().is_some_and(Child::is_running) {
-                    // Restarted only when its process has ended, never because it is slow.
-                    return Err(Failure::passing(format!(
-                        "the {name} driver runs but does not answer"
-                    )));
-                }
-                self.launch(&name).await
+                let Some(child) = self.child.as_ref().filter(|child| child.is_running()) else {
+                    return self.launch(&name).await;
+                };
+                let socket = child.socket().to_owned();
+                let greeted = self.greet(&socket, HEALTH_WITHIN).await;
+                // Restarted only when its process has ended, never because it is slow.
+                greeted.map_err(|_| {
+                    Failure::passing(format!("the {name} driver runs but does not answer"))
+                })
             }
         }
     }
 
-    /// Where a driver may still serve: the child of this life, or of an earlier one.
-    fn known_socket(&mut self) -> Option<PathBuf> {
-        match &self.child {
-            Some(child) if child.is_running() => Some(child.socket().to_owned()),
-            Some(_) => None,
-            None => self
-                .settings
-                .previous
-                .as_ref()
-                .map(|previous| previous.socket.clone()),
+    /// Finds the driver of an earlier life. One that is not the driver wanted now is ended,
+    /// with the dynos that it has of ours.
+    async fn meet_previous(&mut self) -> Result<Option<Established>, Failure> {
+        let Some(previous) = self.previous.clone() else {
+            return Ok(None);
+        };
+        let is_child = matches!(previous.driver, None | Some(DriverSpec::Child(_)));
+        match self.greet(&previous.socket, HEALTH_WITHIN).await {
+            Ok(established) if previous.may_be(&self.settings.spec) => {
+                return Ok(Some(established));
+            }
+            Ok(established) => self.replace(&previous, established).await,
+            // What it runs must not run twice.
+            Err(failure) if is_child && !failure.nobody => {
+                return Err(Failure::passing(format!(
+                    "the driver of an earlier hsup runs but does not answer: {}",
+                    failure.why
+                )));
+            }
+            // Whoever it was, it serves no more.
+            Err(_) => self.bury_unseen(),
+        }
+        self.previous = None;
+        Ok(None)
+    }
+
+    async fn replace(&self, previous: &Previous, established: Established) {
+        let Some(lives) = &self.settings.lives else {
+            return;
+        };
+        let up = self.up(established);
+        info!(name = up.info.name, "ending the driver of an earlier life");
+        let cleared = super::clear(&up, &lives.supervisor_id, lives.grace, |_| false, |_| ()).await;
+        if let Err(status) = cleared {
+            warn!(code = ?status.code(), "its dynos are not known");
+        }
+        self.terminate_previous(previous, &up).await;
+    }
+
+    /// Notes who is to be found by the next life.
+    fn note(&self, pid: Option<i32>) {
+        if let Some(lives) = &self.settings.lives {
+            lives.note.write(&self.settings.spec, pid);
         }
     }
 
@@ -379,12 +440,13 @@ impl Keeper {
         let launch = Launch {
             program: found.program,
             argv0: found.argv0,
-            socket: self.settings.socket_dir.join("driver.sock"),
+            socket: self.settings.socket.clone(),
             hand_listener: found.takes_listener,
         };
         let child = launch::launch(&launch)
             .map_err(|error| Failure::hopeless(crate::errors::chain(&error)))?;
         info!(pid = child.pid(), "driver started");
+        self.note(Some(child.pid()));
         let socket = child.socket().to_owned();
         self.child = Some(child);
 
@@ -425,7 +487,15 @@ impl Keeper {
     /// Ends a child that never became a driver, and whatever it started: it never ran a
     /// dyno, so all of that is nobody's.
     async fn give_up_child(&mut self) {
-        orphans::kill_all().await;
+        if self
+            .last
+            .is_none_or(|durability| durability == Durability::None)
+        {
+            orphans::kill_all().await;
+        } else {
+            // Dynos that outlived the driver before may be ours by now, and are to live.
+            self.terminate_child().await;
+        }
         if let Some(child) = self.child.take()
             && let Err(error) = std::fs::remove_file(child.socket())
         {
@@ -438,14 +508,27 @@ impl Keeper {
         let open = async {
             let control = Connection::open(socket).await?;
             let waits = Connection::open(socket).await?;
-            Ok::<_, hsup_driver_kit::client::ConnectError>((control, waits))
+            Ok::<_, ConnectError>((control, waits))
         };
         let (control, waits) = match open.await {
             Ok(connections) => connections,
-            Err(error @ hsup_driver_kit::client::ConnectError::Stranger { .. }) => {
+            Err(error @ ConnectError::Stranger { .. }) => {
                 return Err(Failure::hopeless(error.to_string()));
             }
-            Err(error) => return Err(Failure::passing(crate::errors::chain(&error))),
+            Err(error) => {
+                let nobody = matches!(
+                    &error,
+                    ConnectError::Connect { source, .. } if matches!(
+                        source.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    )
+                );
+                return Err(Failure {
+                    why: crate::errors::chain(&error),
+                    hopeless: false,
+                    nobody,
+                });
+            }
         };
         let info = match timeout(within, ask(&control)).await {
             Err(_) => {
@@ -480,39 +563,38 @@ impl Keeper {
         })
     }
 
-    /// Publishes the driver and watches it until its connection ends; says why it did.
-    async fn tend(&mut self, established: Established) -> String {
+    /// The driver that was just met, for whoever calls it.
+    fn up(&self, established: Established) -> Up {
         let Established {
             control,
             waits,
             info,
             socket,
         } = established;
-        info!(
-            name = info.name,
-            version = info.version,
-            ready = info.ready,
-            "driver connected"
-        );
-        let child = matches!(self.settings.spec, DriverSpec::Child(_));
-        let mut up = Up {
+        let previous = self.previous.as_ref().and_then(|previous| previous.pid);
+        Up {
             capabilities: Capabilities::of(&info),
             info,
             socket,
-            child,
+            child: matches!(self.settings.spec, DriverSpec::Child(_)),
             silent: false,
-            child_pid: match &self.child {
-                Some(child) => Some(child.pid()),
-                None => self
-                    .settings
-                    .previous
-                    .as_ref()
-                    .and_then(|previous| previous.pid),
-            },
-            control: control.clone(),
-            waits: waits.clone(),
+            child_pid: self.child.as_ref().map(Child::pid).or(previous),
+            control,
+            waits,
             gone: CancellationToken::new(),
-        };
+        }
+    }
+
+    /// Publishes the driver and watches it until its connection ends; says why it did.
+    async fn tend(&mut self, established: Established) -> String {
+        info!(
+            name = established.info.name,
+            version = established.info.version,
+            ready = established.info.ready,
+            "driver connected"
+        );
+        let mut up = self.up(established);
+        let (control, waits) = (up.control.clone(), up.waits.clone());
         self.dynos_ended = false;
         self.publish.send_replace(Link::Up(Arc::new(up.clone())));
 
@@ -591,6 +673,11 @@ impl Keeper {
             self.dynos_ended = true;
         }
         self.child = None;
+    }
+
+    /// After a driver that is not our child has ended: nobody listens where it did.
+    fn bury_unseen(&mut self) {
+        self.dynos_ended |= self.last == Some(Durability::None);
     }
 
     /// Reaps whatever has ended: the child driver, and, for a subreaper, anybody's orphans.

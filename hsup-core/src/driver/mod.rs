@@ -5,11 +5,13 @@ mod calls;
 pub(crate) mod fake;
 mod link;
 mod orphans;
+mod previous;
 mod spec;
 mod up;
 
 pub(crate) use calls::{Pause, Verdict, said, verdict};
-pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous};
+pub use link::{DriverLink, Link, LinkSettings, Lives, NOT_YET};
 pub(crate) use orphans::clear;
+pub use previous::{DriverNote, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
 pub use up::{Up, ready, up, up_again};

@@ -140,8 +140,8 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
     let mut link = DriverLink::start(LinkSettings {
         spec: options.driver.clone(),
         own_program: options.own_program.clone(),
-        socket_dir: run_dir.clone(),
-        previous: None,
+        socket: Paths::driver_socket(&run_dir),
+        lives: None,
     })
     .map_err(system("receive signals"))?;
     let command = Command {
@@ -178,8 +178,8 @@ pub async fn build_only(
     let mut link = DriverLink::start(LinkSettings {
         spec: driver,
         own_program,
-        socket_dir: run_dir.clone(),
-        previous: None,
+        socket: Paths::driver_socket(&run_dir),
+        lives: None,
     })
     .map_err(system("receive signals"))?;
     let result = prepare(&link, &loaded.release, tell).await;

@@ -252,7 +252,6 @@ impl Actor {
             let link = self.link_state.borrow_and_update().clone();
             match link {
                 Link::Up(up) => {
-                    self.remember_driver(&up);
                     if let Err(why) = fitness(&up) {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
                     }
@@ -287,24 +286,12 @@ impl Actor {
         }
     }
 
-    fn remember_driver(&mut self, up: &Up) {
-        let socket = up.child.then(|| up.socket.clone());
-        let pid = up.pid().filter(|_| up.child);
-        let saved = self.memory.update(|memory| {
-            memory.driver_socket = socket;
-            memory.driver_pid = pid;
-        });
-        self.complain(saved);
-    }
-
     fn link_changed(&mut self) {
         let link = self.link_state.borrow_and_update().clone();
         let event = match &link {
             Link::Up(up) => {
-                let up = Arc::clone(up);
-                self.remember_driver(&up);
                 let name = up.info.name.clone();
-                let fitness = fitness(&up);
+                let fitness = fitness(up);
                 match &fitness {
                     Ok(()) => self.note(format!("The {name} driver is ready")),
                     Err(why) => self.note(format!("The {name} driver is not ready: {why}")),

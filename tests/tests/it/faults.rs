@@ -374,3 +374,20 @@ fn the_end_of_a_dyno_is_seen_though_its_wait_fails() {
     assert!(!log.contains("did not end in time"), "{log}");
     assert_eq!(log.matches("does not tell").count(), 2, "once for each");
 }
+
+#[test]
+fn a_driver_of_an_earlier_life_that_hangs_gets_no_second_one_beside_it() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let mut first = started(&app, &["--linger", "60s"]);
+    let before = first.wait_up(&["worker.1"]);
+    app.faults("info hang\n");
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let second = started(&app, &["--linger", "60s"]);
+    second.wait_for_line(
+        "Waiting for the driver: the driver of an earlier hsup runs but does not answer",
+    );
+    app.faults("");
+    assert_eq!(second.wait_up(&["worker.1"]), before);
+    second.interrupt();
+}

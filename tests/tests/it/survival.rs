@@ -105,13 +105,7 @@ fn a_driver_that_is_not_up_yet_leaves_nothing_when_hsup_ends() {
     let app = App::procfile("worker: sleep 1000\n");
     let driver = script(&app, "#!/bin/sh\nsleep 1000 & sleep 1000\n");
     let mut hsup = app.start(&["-d", &driver]);
-    let sleeps = || {
-        let line = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let all = processes_of(&app);
-        all.iter()
-            .filter(|pid| line(pid).starts_with(b"sleep\0"))
-            .count()
-    };
+    let sleeps = || running(&app, "sleep\x001000").len();
     hsup.wait_for("what the driver starts", || (sleeps() == 2).then_some(()));
     hsup.signal(Signal::SIGINT);
     hsup.end();
@@ -125,13 +119,6 @@ fn what_nobody_remembers_is_stopped_at_once_and_before_anything_is_started() {
     let app = App::procfile(&format!("worker: exec {} ignore-term\n", dyno.display()));
     let arguments = ["worker=3", "--grace", "1s", "--linger", "60s"];
     let names = ["worker.1", "worker.2", "worker.3"];
-    let workers = || {
-        let line = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let all = processes_of(&app);
-        all.iter()
-            .filter(|pid| line(pid).ends_with(b"ignore-term\0"))
-            .count()
-    };
     let mut first = app.start(&arguments);
     let before = first.wait_up(&names);
     first.wait_for("all to ignore SIGTERM", || {
@@ -147,8 +134,68 @@ fn what_nobody_remembers_is_stopped_at_once_and_before_anything_is_started() {
     let second = app.start(&arguments);
     second.wait_for_line("Stopping 3 dynos that the driver has and hsup does not know");
     let after = second.wait_up(&names);
-    assert_eq!(workers(), 3);
+    assert_eq!(running(&app, "ignore-term").len(), 3);
     assert!(after.iter().all(|id| !before.contains(id)));
     second.signal(Signal::SIGINT);
     second.nothing_is_left();
+}
+
+/// The processes of the app whose arguments hold this.
+fn running(app: &App, what: &str) -> Vec<i32> {
+    let runs = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(what)
+    };
+    processes_of(app).into_iter().filter(runs).collect()
+}
+
+#[test]
+fn a_damaged_memory_makes_no_second_driver() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut first = app.start(&["--linger", "60s"]);
+    first.wait_up(&["worker.1"]);
+    let drivers = running(&app, "hsup-driver-simple");
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let state = std::fs::read_dir(app.path("state/hsup"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let runtime = std::fs::read_dir(app.path("rt/hsup/run"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let (state, runtime) = (state.unwrap().path(), runtime.unwrap().path());
+    for damaged in [
+        state.join("history.json"),
+        state.join("memory.json"),
+        runtime.join("driver.json"),
+    ] {
+        use std::io::Write as _;
+        let file = std::fs::File::options().append(true).open(&damaged);
+        file.unwrap().write_all(b"garbage").unwrap();
+    }
+    let second = app.start(&["--linger", "60s"]);
+    second.wait_up(&["worker.1"]);
+    assert_eq!(running(&app, "hsup-driver-simple"), drivers);
+    assert_eq!(running(&app, "sleep\x001000").len(), 1);
+    second.interrupt();
+}
+
+#[test]
+fn another_driver_than_before_takes_the_place_of_the_first() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut first = app.start(&["--linger", "60s"]);
+    let before = first.wait_up(&["worker.1"]);
+    let simple = driver_pid(&first);
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let driver = binaries().join("test-driver");
+    let second = app.start(&["-d", driver.to_str().unwrap(), "--linger", "60s"]);
+    second.wait_for_line("Another driver is used than before");
+    assert_ne!(second.wait_up(&["worker.1"]), before);
+    assert_eq!(app.calls("start").len(), 1);
+    assert!(!alive(simple));
+    assert_eq!(running(&app, "sleep\x001000").len(), 1);
+    second.interrupt();
 }
