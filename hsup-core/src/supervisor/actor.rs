@@ -11,7 +11,7 @@ use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Outcome, RunError, Settings,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     control::ControlError,
-    driver::{DriverLink, Link, Up},
+    driver::{DriverLink, Link, NOT_YET, Up},
     dyno::{
         self, Birth, DynoHandle, DynoSpec, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared, What,
     },
@@ -247,10 +247,10 @@ impl Actor {
     /// Waits for the driver's first answer, without which it is no use to begin; answers
     /// whether to begin, or to end already.
     async fn await_driver(&mut self) -> Result<bool, RunError> {
-        let (mut told, mut first) = (false, true);
+        let mut told = NOT_YET.to_owned();
         loop {
             let link = self.link_state.borrow_and_update().clone();
-            match link {
+            let why = match link {
                 Link::Up(up) => {
                     if let Err(why) = fitness(&up) {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
@@ -262,25 +262,27 @@ impl Actor {
                     hopeless: true,
                     ..
                 } => return Err(RunError::Driver(why)),
-                Link::Down { why, .. } => {
-                    debug!(why, "waiting for the driver");
-                    if !told && !first {
-                        told = true;
-                        self.note(format!("Waiting for the driver: {why}"));
-                    }
-                    first = false;
-                }
+                Link::Down { why, .. } => why,
+            };
+            if why != told {
+                self.note(format!("Waiting for the driver: {why}"));
+                told.clone_from(&why);
             }
             tokio::select! {
                 changed = self.link_state.changed() => if changed.is_err() {
                     return Err(RunError::Driver("the link to the driver ended".to_owned()));
                 },
-                Some(request) = self.inbox.recv() => {
-                    if let Request::Shutdown(_, reply) = request {
+                Some(request) = self.inbox.recv() => match request {
+                    Request::Shutdown(_, reply) => {
                         self.ending.push(reply);
                         return Ok(false);
                     }
-                    request.refuse();
+                    // What can be told without one.
+                    Request::Status(..) | Request::Releases(..) => self.request(request),
+                    request => {
+                        let error = ControlError::Driver(format!("hsup waits for it: {why}"));
+                        request.refuse(&error);
+                    }
                 }
             }
         }

@@ -118,3 +118,27 @@ fn a_flood_without_a_newline_is_no_flood_in_memory() {
     assert!(kib < 64 * 1024, "hsup grew to {kib} KiB");
     hsup.interrupt();
 }
+
+#[test]
+fn without_its_driver_hsup_tells_what_it_waits_for() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let socket = app.path("nobody.sock");
+    let hsup = app.start(&["--driver-socket", socket.to_str().unwrap()]);
+    hsup.wait_for_line("Waiting for the driver: failed to connect to the driver socket");
+    let said = |arguments: &[&str]| {
+        let output = app.ctl(arguments);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    assert_eq!(said(&["ps"]).0, Some(3));
+    assert_eq!(said(&["releases"]).0, Some(0));
+    let (code, text) = said(&["scale", "worker=2"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("hsup waits for it: failed to connect"),
+        "{text}"
+    );
+    assert!(said(&["driver", "info"]).1.contains("failed to connect"));
+    assert_eq!(hsup.log().matches("Waiting for the driver").count(), 1);
+    hsup.interrupt();
+}
