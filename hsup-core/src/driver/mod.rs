@@ -14,4 +14,5 @@ pub use link::{DriverLink, Link, LinkSettings, Lives, NOT_YET};
 pub(crate) use orphans::clear;
 pub use previous::{DriverNote, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
+pub(crate) use up::QUICK_WITHIN;
 pub use up::{Up, ready, up, up_again};

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_proto::{control::DynoState, driver};
+use hsup_proto::control::DynoState;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, Sleep, sleep, timeout},
@@ -19,11 +19,10 @@ use super::{
     attempt::{self, Run},
     inbox::{Inbox, inbox},
     io::{FdShare, IoDir},
-    ready::{self, Address},
+    ready::{self, Probed},
 };
 use crate::{
     backoff::Backoff,
-    driver::up,
     exit::ExitStatus,
     lifecycle::{Action, Attempt, Event, Lifecycle, State, Stop, words},
     name::DynoId,
@@ -109,13 +108,6 @@ struct Running {
 enum Progress {
     Started,
     Ended(ExitStatus),
-}
-
-/// What became of the watch over a new process.
-enum Probed {
-    Accepts(Address),
-    BootTimeout,
-    Settled,
 }
 
 /// What woke the task.
@@ -457,17 +449,8 @@ impl Task {
         }
         let shared = Arc::clone(&self.shared);
         let dyno_id = running.run.dyno_id.clone();
-        let within = shared.policy.boot_timeout;
         self.probe = Some(Box::pin(async move {
-            let accepts = async {
-                let address = address(&shared, &dyno_id).await;
-                ready::accepts(&address).await;
-                address
-            };
-            match timeout(within, accepts).await {
-                Ok(address) => Probed::Accepts(address),
-                Err(_) => Probed::BootTimeout,
-            }
+            ready::probe(&shared.link, &dyno_id, shared.policy.boot_timeout).await
         }));
     }
 
@@ -480,11 +463,7 @@ impl Task {
                 self.trust();
             }
             Probed::Settled => self.trust(),
-            Probed::BootTimeout => {
-                let error = format!(
-                    "Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {} seconds of launch",
-                    self.shared.policy.boot_timeout.as_secs_f64()
-                );
+            Probed::BootTimeout(error) => {
                 self.note(&error);
                 self.note("Stopping process with SIGKILL");
                 self.killed_at_boot = true;
@@ -711,30 +690,6 @@ impl Task {
 
     fn note(&self, text: impl AsRef<str>) {
         self.shared.logs.note(&self.spec.name.to_string(), text);
-    }
-}
-
-/// Where the driver says that the dyno can be reached.
-async fn address(shared: &Shared, dyno_id: &DynoId) -> Address {
-    let mut link = shared.link.clone();
-    loop {
-        let up = up(&mut link).await;
-        let request = driver::IpInfoRequest {
-            dyno_id: dyno_id.to_string(),
-        };
-        if let Ok(answer) = up.client().ip_info(request).await {
-            let answer = answer.into_inner();
-            if let Ok(port) = u16::try_from(answer.port)
-                && port != 0
-            {
-                return Address {
-                    ip: answer.ip,
-                    port,
-                };
-            }
-        }
-        // UNAVAILABLE means that the address is not assigned yet.
-        sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -391,3 +391,16 @@ fn a_driver_of_an_earlier_life_that_hangs_gets_no_second_one_beside_it() {
     assert_eq!(second.wait_up(&["worker.1"]), before);
     second.interrupt();
 }
+
+#[test]
+fn a_driver_that_does_not_tell_the_address_is_no_boot_timeout_of_the_web() {
+    let app = App::procfile(&format!("web: {}\n", serve()));
+    app.faults("once ip hang\n");
+    let hsup = started(&app, &["--boot-timeout", "1s"]);
+    hsup.wait_for_line(
+        "The driver did not tell within 1 seconds where the process can be reached: no answer",
+    );
+    hsup.wait_up(&["web.1"]);
+    assert!(!hsup.log().contains("R10"), "{}", hsup.log());
+    hsup.interrupt();
+}
