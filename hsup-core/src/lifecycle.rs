@@ -151,6 +151,7 @@ pub struct Lifecycle {
     state: State,
     backoff: Backoff,
     next: Attempt,
+    restarts: u32,
 }
 
 impl Lifecycle {
@@ -162,6 +163,7 @@ impl Lifecycle {
             state: State::Stopped,
             backoff,
             next: Attempt(1),
+            restarts: 0,
         }
     }
 
@@ -193,6 +195,11 @@ impl Lifecycle {
     /// Whether it is started again after it has ended.
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// How often it was started again because it had ended by itself.
+    pub const fn restarts(&self) -> u32 {
+        self.restarts
     }
 
     /// How often it has crashed without a healthy run in between.
@@ -228,7 +235,10 @@ impl Lifecycle {
             }
             (State::Stopped, Event::Retire { .. }) => self.retired(None, vec![]),
 
-            (State::Waiting { .. }, Event::Elapsed) => self.start(vec![]),
+            (State::Waiting { .. }, Event::Elapsed) => {
+                self.restarts = self.restarts.saturating_add(1);
+                self.start(vec![])
+            }
             (State::Waiting { .. }, Event::Restart { .. }) => {
                 self.backoff.reset();
                 self.start(vec![Action::DisarmBackoff])
@@ -696,6 +706,19 @@ mod tests {
         assert_eq!(dyno.crashes_in_a_row(), 2);
         dyno.step(Event::Restart { how: GRACE });
         assert_eq!(dyno.crashes_in_a_row(), 0);
+    }
+
+    #[test]
+    fn a_restart_by_hand_is_none_that_counts() {
+        let mut dyno = in_state("Waiting", Kind::Kept);
+        assert_eq!(dyno.restarts(), 0);
+        dyno.step(Event::Elapsed);
+        assert_eq!(dyno.restarts(), 1);
+        dyno.step(Event::Restart { how: GRACE });
+        let attempt = dyno.state().attempt().unwrap();
+        dyno.step(ended(attempt, code(0)));
+        assert_eq!(state_name(dyno.state()), "Starting");
+        assert_eq!(dyno.restarts(), 1);
     }
 
     #[test]

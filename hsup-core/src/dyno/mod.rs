@@ -180,7 +180,7 @@ pub struct DynoStatus {
     pub since_unix_ms: i64,
     /// A `web` accepts connections, another is up.
     pub ready: bool,
-    /// By hsup after a crash.
+    /// How often hsup started it again because it had ended by itself.
     pub restarts: u32,
     /// How it ended last.
     pub last_exit: Option<ExitStatus>,

@@ -228,9 +228,6 @@ impl Task {
 
     /// Begins an attempt; answers its end when it cannot even begin.
     fn start(&mut self, attempt: Attempt) -> Option<Event> {
-        if attempt.0 > 1 && self.status.last_exit.is_some() {
-            self.status.restarts += 1;
-        }
         self.status.retry_at_unix_ms = None;
         self.ready = false;
         self.trusted = false;
@@ -673,6 +670,7 @@ impl Task {
         let before = self.status.clone();
         self.status.state = state;
         self.status.ready = self.ready && state == DynoState::Up;
+        self.status.restarts = self.lifecycle.restarts();
         self.status.crashes_in_a_row = self.lifecycle.crashes_in_a_row();
         if before.state != state {
             self.status.since_unix_ms = now_unix_ms();
