@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
@@ -98,14 +97,6 @@ pub enum StartError {
     /// The control server.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// The folder of FIFOs.
-    #[error("failed to make the folder of FIFOs `{}`", path.display())]
-    IoRoot {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// Something that every process has.
     #[error("failed to {what}")]
     System {
@@ -165,8 +156,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let run_dir = paths.run_dir(state.supervisor_id())?;
     let note = DriverNote::in_dir(&run_dir);
     let previous = note.read();
-    let io_root = run_dir.join("io");
-    make_private(&io_root)?;
+    let io_root = paths.io_dir(state.supervisor_id())?;
     let socket = match control_socket {
         Some(path) => path,
         None => paths.control_socket(&key)?,
@@ -211,12 +201,13 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let mut ports = Ports::new();
     ports.learn(&memory.get().types_seen);
     let shared = Arc::new(Shared {
-        supervisor_id: state.supervisor_id().as_str().to_owned(),
+        supervisor_id: state.supervisor_id().clone(),
         link: link.watch(),
         own_network: AtomicBool::default(),
         logs: logs.clone(),
         ledger: Ledger::new(journal),
         ports: Mutex::new(ports),
+        paths,
         io_root: io_root.clone(),
         fds: FdBudget::of_this_process().map_err(system("read the open-file limit"))?,
         starts: Semaphore::new(0),
@@ -286,17 +277,6 @@ fn open_source(spec: &SourceSpec) -> Result<(Source, AppKey, String, Base), Star
             let app = directory::app_name(control.path());
             (Source::ControlDir(Box::new(control)), key, app, Base::Login)
         }
-    })
-}
-
-fn make_private(path: &Path) -> Result<(), StartError> {
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|source| StartError::IoRoot {
-        path: path.to_owned(),
-        source,
     })
 }
 

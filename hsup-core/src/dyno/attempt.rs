@@ -79,7 +79,7 @@ fn request(
     let linger = shared.policy.linger.as_millis();
     Ok(StartRequest {
         dyno_id: run.dyno_id.to_string(),
-        supervisor_id: shared.supervisor_id.clone(),
+        supervisor_id: shared.supervisor_id.as_str().to_owned(),
         artifact: artifact.to_owned(),
         app: spec.release.app.clone(),
         release: spec.release.version,
@@ -142,7 +142,7 @@ pub(super) async fn wait(
                 shared.logs.note(&name.to_string(), text);
             }
             // Rare, and large: every dyno has a Wait.
-            let ended = Box::pin(look(&up, &shared.supervisor_id, &dyno_id, is_known));
+            let ended = Box::pin(look(&up, shared.supervisor_id.as_str(), &dyno_id, is_known));
             if let Some(status) = ended.await {
                 return status;
             }

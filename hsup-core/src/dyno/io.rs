@@ -54,6 +54,13 @@ pub enum IoDirError {
     },
 }
 
+impl IoDirError {
+    /// Whether the folder that it was to be made in is not there.
+    pub fn is_homeless(&self) -> bool {
+        matches!(self, Self::Make { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// The folder that holds one dyno's FIFOs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IoDir(PathBuf);

@@ -45,8 +45,10 @@ use crate::{
     lifecycle::{Kind, Stop},
     logs::Logs,
     name::{DynoId, DynoName},
+    paths::Paths,
     ports::Ports,
     release::Release,
+    state::SupervisorId,
 };
 
 /// How many Starts are asked of the driver at once.
@@ -80,7 +82,7 @@ pub struct DynoSpec {
 #[derive(Debug)]
 pub struct Shared {
     /// Under which the driver knows our dynos.
-    pub supervisor_id: String,
+    pub supervisor_id: SupervisorId,
     /// The driver.
     pub link: watch::Receiver<Link>,
     /// Whether it gave every dyno an address of its own when that was last asked.
@@ -91,7 +93,9 @@ pub struct Shared {
     pub ledger: Ledger,
     /// The ports that dynos have.
     pub ports: Mutex<Ports>,
-    /// The folder of FIFO folders.
+    /// Where files go.
+    pub paths: Paths,
+    /// The folder of FIFO folders, from there.
     pub io_root: PathBuf,
     /// How many descriptors are left for FIFOs.
     pub fds: FdBudget,

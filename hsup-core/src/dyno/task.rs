@@ -258,7 +258,17 @@ impl Task {
         let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         let share = self.shared.fds.take().map_err(|e| explain(&e))?;
         let io = IoDir::at(self.shared.io_root.join(dyno_id.as_str()));
-        io.make(false).map_err(|e| explain(&e))?;
+        match io.make(false) {
+            // Whoever clears up runtime folders has taken it: it is made with all its care.
+            Err(error) if error.is_homeless() => {
+                let paths = &self.shared.paths;
+                let made = paths.io_dir(&self.shared.supervisor_id);
+                made.map_err(|e| explain(&e))?;
+                io.make(false)
+            }
+            result => result,
+        }
+        .map_err(|e| explain(&e))?;
         let run = Run {
             port: self.allot_port()?,
             dyno_id,

@@ -23,8 +23,9 @@ pub(super) async fn sweep(shared: &Shared) {
         let text = format!("Stopping {dynos} that the driver has and hsup does not know");
         shared.logs.note(SYSTEM, text);
     };
+    let supervisor_id = shared.supervisor_id.as_str();
     let grace = shared.policy.grace;
-    if let Err(status) = clear(&up, &shared.supervisor_id, grace, is_known, found).await {
+    if let Err(status) = clear(&up, supervisor_id, grace, is_known, found).await {
         debug!(code = ?status.code(), "list failed");
     }
 }

@@ -199,3 +199,28 @@ fn another_driver_than_before_takes_the_place_of_the_first() {
     assert_eq!(running(&app, "sleep\x001000").len(), 1);
     second.interrupt();
 }
+
+#[test]
+fn a_runtime_folder_that_was_cleared_up_is_made_again() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let hsup = app.start(&[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let runtime = std::fs::read_dir(app.path("rt/hsup/run"))
+        .unwrap()
+        .next()
+        .unwrap();
+    std::fs::remove_dir_all(runtime.unwrap().path().join("io")).unwrap();
+    let dyno = running(&app, "sleep\x001000")[0];
+    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    assert!(app.ctl(&["restart"]).status.success());
+    hsup.wait_up(&["worker.1"]);
+    assert_eq!(
+        hsup.dynos()[0]["restarts"],
+        1,
+        "one by hand is none that counts"
+    );
+    hsup.interrupt();
+}
