@@ -25,8 +25,9 @@ use crate::{
     backoff::Backoff,
     exit::ExitStatus,
     lifecycle::{Action, Attempt, Event, Lifecycle, State, Stop, words},
+    logs::SYSTEM,
     name::DynoId,
-    ports::{self, Ports},
+    ports::{self, Allotted, Ports},
     random,
     state::LiveDyno,
     time::{now_unix_ms, unix_ms_in},
@@ -63,6 +64,8 @@ pub fn spawn(
         shared,
         reports,
         inbox,
+        share: None,
+        refused: false,
         running: None,
         process: None,
         probe: None,
@@ -71,7 +74,6 @@ pub fn spawn(
         grace: None,
         ready: false,
         trusted: false,
-        killed_at_boot: false,
         said: DynoState::Down,
         status: DynoStatus {
             state: DynoState::Down,
@@ -101,11 +103,14 @@ struct Running {
     unwanted: watch::Sender<Option<Stop>>,
     /// Tells that what runs was stopped.
     stopped: Arc<Notify>,
-    _share: Option<FdShare>,
+    /// It could not be reached in time.
+    killed_at_boot: bool,
 }
 
 /// How far the process of the attempt is.
 enum Progress {
+    /// There are descriptors for it; `None`: not in time.
+    Room(Option<FdShare>),
     Started,
     Ended(ExitStatus),
 }
@@ -130,6 +135,10 @@ struct Task {
     status: DynoStatus,
     /// The state last told to people.
     said: DynoState,
+    /// The descriptors that it costs, for as long as it is not retired.
+    share: Option<FdShare>,
+    /// The last attempt could not even begin, and why was said.
+    refused: bool,
     running: Option<Running>,
     process: Pending<Progress>,
     probe: Pending<Probed>,
@@ -140,7 +149,6 @@ struct Task {
     ready: bool,
     /// The supervisor was told that this attempt is ready.
     trusted: bool,
-    killed_at_boot: bool,
 }
 
 impl Task {
@@ -159,6 +167,7 @@ impl Task {
                 Woken::Command(None) => return,
                 Woken::Command(Some(Command::Restart(how))) => self.apply(Event::Restart { how }),
                 Woken::Command(Some(Command::Retire(how))) => self.apply(Event::Retire { how }),
+                Woken::Process(Progress::Room(share)) => self.room(share),
                 Woken::Process(Progress::Started) => self.started(),
                 Woken::Process(Progress::Ended(status)) => self.ended(status).await,
                 Woken::Probe(probed) => self.probed(probed),
@@ -195,7 +204,10 @@ impl Task {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             let actions = self.lifecycle.step(event);
-            self.say_state();
+            if !matches!(self.lifecycle.state(), State::Starting { .. }) {
+                // A start is said when it has begun.
+                self.say_state();
+            }
             for action in actions {
                 events.extend(self.carry_out(&action));
             }
@@ -206,16 +218,18 @@ impl Task {
     fn carry_out(&mut self, action: &Action) -> Option<Event> {
         match *action {
             Action::Start(attempt) => return self.start(attempt),
-            Action::Stop(_, how) => self.stop(how),
+            Action::Stop(attempt, how) => return self.stop(attempt, how),
             Action::ArmBackoff(wait) if wait.is_zero() => return Some(Event::Elapsed),
             Action::ArmBackoff(wait) => {
                 self.backoff = Some(Box::pin(sleep(wait)));
                 self.status.retry_at_unix_ms = Some(unix_ms_in(wait));
-                self.note(format!(
-                    "Crashed {} times in a row, starting again in {}",
-                    self.lifecycle.crashes_in_a_row(),
-                    seconds(wait)
-                ));
+                if !self.refused {
+                    self.note(format!(
+                        "Crashed {} times in a row, starting again in {}",
+                        self.lifecycle.crashes_in_a_row(),
+                        seconds(wait)
+                    ));
+                }
             }
             Action::DisarmBackoff => self.backoff = None,
             // The loop sees it in the state.
@@ -231,55 +245,104 @@ impl Task {
         self.status.retry_at_unix_ms = None;
         self.ready = false;
         self.trusted = false;
-        self.killed_at_boot = false;
-        self.note(format!(
-            "Starting process with command `{}`",
-            self.spec.command
-        ));
-        match self.prepare(attempt) {
-            Ok(()) => None,
-            Err(why) => {
-                let status = ExitStatus::not_started(why, now_unix_ms());
-                self.note(status.to_string());
-                self.status.last_exit = Some(status.clone());
-                self.fail(What::Failed(status.to_string()));
-                Some(Event::Ended {
-                    attempt,
-                    status,
-                    uptime: Duration::ZERO,
-                })
-            }
+        if self.share.is_none() {
+            self.share = self.shared.fds.try_take();
+        }
+        if self.share.is_some() {
+            return self.try_to_begin(attempt);
+        }
+        self.say_state();
+        if let Some(why) = self.shared.fds.why_not_once() {
+            let text = format!("No more dynos are started until others end: {why}");
+            self.shared.logs.note(SYSTEM, text);
+        }
+        let fds = self.shared.fds.clone();
+        let within = self.patience();
+        self.process = Some(Box::pin(async move {
+            Progress::Room(match within {
+                Some(within) => timeout(within, fds.take()).await.ok(),
+                None => Some(fds.take().await),
+            })
+        }));
+        None
+    }
+
+    /// There are descriptors for it now, or will not be in time.
+    fn room(&mut self, share: Option<FdShare>) {
+        let Some(attempt) = self.lifecycle.state().attempt() else {
+            return;
+        };
+        let end = if share.is_some() {
+            self.share = share;
+            self.try_to_begin(attempt)
+        } else {
+            let why = self.shared.fds.why_not().to_string();
+            Some(self.refuse(attempt, why))
+        };
+        match end {
+            Some(event) => self.apply(event),
+            None => self.publish(),
         }
     }
 
-    /// Makes what an attempt needs, and asks the driver.
-    fn prepare(&mut self, attempt: Attempt) -> Result<(), String> {
-        let dyno_id = DynoId::mint(&self.spec.name, random::u64());
-        let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
-        let share = self.shared.fds.take().map_err(|e| explain(&e))?;
-        let io = IoDir::at(self.shared.io_root.join(dyno_id.as_str()));
-        match io.make(false) {
-            // Whoever clears up runtime folders has taken it: it is made with all its care.
-            Err(error) if error.is_homeless() => {
-                let paths = &self.shared.paths;
-                let made = paths.io_dir(&self.shared.supervisor_id);
-                made.map_err(|e| explain(&e))?;
-                io.make(false)
+    /// How long an attempt may take to have its process. Whoever waits for a trial to end has
+    /// an old dyno to start again.
+    fn patience(&self) -> Option<Duration> {
+        let on_trial = self.lifecycle.is_on_trial();
+        on_trial.then_some(self.shared.policy.boot_timeout)
+    }
+
+    fn try_to_begin(&mut self, attempt: Attempt) -> Option<Event> {
+        match self.prepare(attempt) {
+            Ok(allotted) => {
+                self.refused = false;
+                self.say_state();
+                self.note(format!(
+                    "Starting process with command `{}`",
+                    self.spec.command
+                ));
+                if allotted.port != allotted.first_choice {
+                    self.note(format!(
+                        "Port {} is in use, so PORT is {}",
+                        allotted.first_choice, allotted.port
+                    ));
+                }
+                None
             }
-            result => result,
+            Err(why) => Some(self.refuse(attempt, why)),
         }
-        .map_err(|e| explain(&e))?;
+    }
+
+    /// Ends an attempt that could not even begin. Said once, however often it is tried.
+    fn refuse(&mut self, attempt: Attempt, why: String) -> Event {
+        let status = ExitStatus::not_started(why, now_unix_ms());
+        if !std::mem::replace(&mut self.refused, true) {
+            self.say_state();
+            self.note(status.to_string());
+        }
+        self.status.last_exit = Some(status.clone());
+        self.fail(What::Failed(status.to_string()));
+        Event::Ended {
+            attempt,
+            status,
+            uptime: Duration::ZERO,
+        }
+    }
+
+    /// Makes what an attempt needs, and asks the driver; answers its port.
+    fn prepare(&mut self, attempt: Attempt) -> Result<Allotted, String> {
+        let dyno_id = DynoId::mint(&self.spec.name, random::u64());
+        let allotted = self.allot_port()?;
         let run = Run {
-            port: self.allot_port()?,
+            port: allotted.port,
+            io: IoDir::at(self.shared.io_root.join(dyno_id.as_str())),
             dyno_id,
-            io,
         };
         let (unwanted, is_unwanted) = watch::channel(None);
-        let begun = self.begin(&run, is_unwanted);
-        if begun.is_err() {
+        if let Err(why) = self.begin(&run, is_unwanted) {
             run.io.remove();
             self.ports().free(&self.spec.name);
-            return begun;
+            return Err(why);
         }
         self.status.dyno_id = Some(run.dyno_id.clone());
         self.status.port = run.port;
@@ -289,9 +352,9 @@ impl Task {
             started: None,
             unwanted,
             stopped: Arc::default(),
-            _share: Some(share),
+            killed_at_boot: false,
         });
-        Ok(())
+        Ok(allotted)
     }
 
     fn begin(
@@ -300,6 +363,17 @@ impl Task {
         mut unwanted: watch::Receiver<Option<Stop>>,
     ) -> Result<(), String> {
         let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
+        match run.io.make(false) {
+            // Whoever clears up runtime folders has taken it: it is made with all its care.
+            Err(error) if error.is_homeless() => {
+                let paths = &self.shared.paths;
+                let made = paths.io_dir(&self.shared.supervisor_id);
+                made.map_err(|e| explain(&e))?;
+                run.io.make(false)
+            }
+            result => result,
+        }
+        .map_err(|e| explain(&e))?;
         let output = run.io.open_output().map_err(|e| explain(&e))?;
         // Written before Start is called: after a crash of hsup the driver's dynos that are
         // not in the journal are nobody's.
@@ -319,9 +393,7 @@ impl Task {
             .add(&run.dyno_id, &self.spec.name, output.stdout, output.stderr);
         let shared = Arc::clone(&self.shared);
         let (spec, run) = (self.spec.clone(), run.clone());
-        // Whoever waits for a trial to end has an old dyno to start again.
-        let on_trial = self.lifecycle.is_on_trial();
-        let within = on_trial.then_some(self.shared.policy.boot_timeout);
+        let within = self.patience();
         self.process = Some(Box::pin(async move {
             match attempt::start(&shared, &spec, &run, within, &mut unwanted).await {
                 Ok(()) => Progress::Started,
@@ -331,24 +403,19 @@ impl Task {
         Ok(())
     }
 
-    fn allot_port(&self) -> Result<u16, String> {
+    fn allot_port(&self) -> Result<Allotted, String> {
         let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         let base = ports::base(&self.spec.release.config).map_err(|e| explain(&e))?;
         if self.has_own_network() {
-            return Ok(base);
+            return Ok(Allotted {
+                port: base,
+                first_choice: base,
+            });
         }
         let in_use = |port| !ports::is_free(port);
-        let allotted = self
-            .ports()
+        self.ports()
             .allot(&self.spec.name, base, in_use)
-            .map_err(|e| explain(&e))?;
-        if allotted.port != allotted.first_choice {
-            self.note(format!(
-                "Port {} is in use, so PORT is {}",
-                allotted.first_choice, allotted.port
-            ));
-        }
-        Ok(allotted.port)
+            .map_err(|e| explain(&e))
     }
 
     fn ports(&self) -> MutexGuard<'_, Ports> {
@@ -373,7 +440,8 @@ impl Task {
         if run.port != 0 {
             self.ports().adopt(&self.spec.name, run.port);
         }
-        let share = self.shared.fds.take().ok();
+        // It has its descriptors, whether or not they fit.
+        self.share = self.shared.fds.try_take();
         match run.io.open_output() {
             Ok(output) => {
                 let (stdout, stderr) = (output.stdout, output.stderr);
@@ -393,7 +461,7 @@ impl Task {
             started: Some(Instant::now()),
             unwanted: watch::Sender::default(),
             stopped: Arc::default(),
-            _share: share,
+            killed_at_boot: false,
         });
         // It was up; should it not be, its end or the boot timeout tells.
         self.ready = true;
@@ -473,7 +541,9 @@ impl Task {
             Probed::BootTimeout(error) => {
                 self.note(&error);
                 self.note("Stopping process with SIGKILL");
-                self.killed_at_boot = true;
+                if let Some(running) = &mut self.running {
+                    running.killed_at_boot = true;
+                }
                 self.fail(What::Failed(error));
                 self.send_stop(Stop::Immediately);
             }
@@ -501,18 +571,26 @@ impl Task {
 
     // ---- stopping and ending
 
-    fn stop(&mut self, how: Stop) {
+    /// Has the attempt end; answers its end when there is nothing to be stopped.
+    fn stop(&mut self, attempt: Attempt, how: Stop) -> Option<Event> {
         self.probe = None;
-        if let Some(running) = &self.running
-            && running.started.is_none()
-        {
+        let Some(running) = &self.running else {
+            // It waits for descriptors.
+            self.process = None;
+            return Some(Event::Ended {
+                attempt,
+                status: ExitStatus::not_started("it was stopped before it ran", now_unix_ms()),
+                uptime: Duration::ZERO,
+            });
+        };
+        if running.started.is_none() {
             // Nothing is known to run that could be told anything, or have a grace.
             running.unwanted.send_replace(Some(how));
-            return;
+            return None;
         }
-        if self.killed_at_boot {
+        if running.killed_at_boot {
             // It is being killed already; a gentler word must not come in between.
-            return;
+            return None;
         }
         match how {
             Stop::Gracefully { grace } => {
@@ -525,6 +603,7 @@ impl Task {
             }
         }
         self.send_stop(how);
+        None
     }
 
     fn send_stop(&mut self, how: Stop) {
@@ -553,7 +632,7 @@ impl Task {
         };
         self.note(format!("It could not be stopped, trying again: {why}"));
         let attempt = running.attempt;
-        if self.killed_at_boot {
+        if running.killed_at_boot {
             self.send_stop(Stop::Immediately);
         }
         self.apply(Event::StopFailed(attempt));
@@ -587,7 +666,6 @@ impl Task {
             attempt,
             run,
             started,
-            _share: share,
             ..
         } = running;
         self.stopping = None;
@@ -604,7 +682,6 @@ impl Task {
         if timeout(LAST_LINES_WITHIN, finish).await.is_err() {
             tracing::warn!(dyno = %self.spec.name, "last lines are still being written");
         }
-        drop(share);
         let by_itself = matches!(
             self.lifecycle.state(),
             State::Starting { .. } | State::Started { .. }

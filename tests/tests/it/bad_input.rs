@@ -93,7 +93,20 @@ fn a_low_open_file_limit_is_told_and_what_fits_runs() {
             .matches(": up ")
             .count()
     };
-    outer.wait_for("most of them up", || (up() >= 90).then_some(()));
+    outer.wait_for("what fits", || (up() == 96).then_some(()));
+    assert_eq!(outer.log().matches("the open-file limit of 256").count(), 1);
+    let inner = |arguments: &[&str]| {
+        let all = [&["--control-socket", socket.to_str().unwrap()], arguments].concat();
+        String::from_utf8(app.ctl(&all).stdout).unwrap()
+    };
+    assert!(inner(&["ps"]).contains("worker.97: starting"));
+    // Who waits for descriptors can be stopped, and gets them when another ends.
+    inner(&["stop", "worker.98"]);
+    inner(&["stop", "worker.1"]);
+    outer.wait_for("the next in turn", || {
+        inner(&["ps"]).contains("worker.97: up").then_some(())
+    });
+    assert!(inner(&["ps"]).contains("worker.98: down"));
     outer.interrupt();
 }
 

@@ -224,3 +224,39 @@ fn a_runtime_folder_that_was_cleared_up_is_made_again() {
     );
     hsup.interrupt();
 }
+
+#[test]
+fn what_cannot_even_begin_is_told_once() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let runtime = std::fs::read_dir(app.path("rt/hsup/run"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let io = runtime.unwrap().path().join("io");
+    std::fs::remove_dir_all(&io).unwrap();
+    std::fs::File::create(&io).unwrap();
+    let dyno = running(&app, "sleep\x001000")[0];
+    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    hsup.wait_for("three attempts", || {
+        let crashes = hsup.dynos().first()?["crashes_in_a_row"].as_u64()?;
+        (crashes >= 4).then_some(())
+    });
+    let log = hsup.log();
+    let count = |text: &str| log.matches(text).count();
+    assert_eq!(
+        count("Process could not be started: failed to make the FIFO"),
+        1,
+        "{log}"
+    );
+    assert_eq!(
+        (count("Starting process"), count("times in a row")),
+        (1, 0),
+        "{log}"
+    );
+    assert_eq!(count("State changed from starting to crashed"), 1, "{log}");
+    std::fs::remove_file(&io).unwrap();
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
