@@ -192,11 +192,6 @@ impl Lifecycle {
         &self.state
     }
 
-    /// Whether it is started again after it has ended.
-    pub const fn kind(&self) -> Kind {
-        self.kind
-    }
-
     /// How often it was started again because it had ended by itself.
     pub const fn restarts(&self) -> u32 {
         self.restarts
@@ -400,8 +395,6 @@ fn heroku_state(state: &State, kind: Kind) -> DynoState {
 pub mod words {
     use hsup_proto::control::DynoState;
 
-    use super::State;
-
     /// Heroku's word: `starting`, `up`, `crashed`, `stopping`, `down`, `complete`.
     pub const fn heroku(state: DynoState) -> &'static str {
         match state {
@@ -418,16 +411,6 @@ pub mod words {
     /// Heroku's log line for a change of state, or nothing when the word stays the same.
     pub fn state_changed(from: DynoState, to: DynoState) -> Option<String> {
         (from != to).then(|| format!("State changed from {} to {}", heroku(from), heroku(to)))
-    }
-
-    /// The original hsup's word, which its HTTP `/status` still answers.
-    pub const fn original(state: &State) -> &'static str {
-        match state {
-            State::Stopped | State::Waiting { .. } | State::Failed { .. } => "Stopped",
-            State::Starting { .. } | State::Started { .. } | State::Restarting { .. } => "Started",
-            State::Retiring { .. } => "Retiring",
-            State::Retired { .. } => "Retired",
-        }
     }
 }
 
@@ -743,21 +726,22 @@ mod tests {
     }
 
     #[test]
-    fn heroku_and_the_original_have_their_words() {
+    fn heroku_has_its_words() {
         let rows = [
-            ("Stopped", "down", "Stopped"),
-            ("Waiting", "crashed", "Stopped"),
-            ("Starting", "starting", "Started"),
-            ("Started", "up", "Started"),
-            ("Restarting", "starting", "Started"),
-            ("Retiring", "stopping", "Retiring"),
-            ("Retired", "down", "Retired"),
+            ("Stopped", "down"),
+            ("Waiting", "crashed"),
+            ("Starting", "starting"),
+            ("Started", "up"),
+            ("Restarting", "starting"),
+            ("Retiring", "stopping"),
+            ("Retired", "down"),
         ];
-        for (name, heroku, original) in rows {
+        for (name, heroku) in rows {
             let dyno = in_state(name, Kind::Kept);
             assert_eq!(words::heroku(dyno.heroku_state()), heroku);
-            assert_eq!(words::original(dyno.state()), original);
         }
+        let failed = brought(dyno(Kind::Kept).on_trial(), "Failed");
+        assert_eq!(failed.heroku_state(), DynoState::Crashed);
         let complete = in_state("Retired", Kind::OneShot).heroku_state();
         assert_eq!(complete, DynoState::Complete);
         assert_eq!(
