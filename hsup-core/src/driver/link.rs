@@ -10,19 +10,16 @@
 //! now hsup's children (it is a subreaper), nobody will ever stop them, and they are killed
 //! before the driver is started again.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod reach;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsup_driver_kit::{
-    client::{Capabilities, ConnectError, Connection},
-    launch::{self, Child, Launch},
+    client::Capabilities,
+    launch::{self, Child},
     orphans,
 };
-use hsup_proto::driver::{Capability, Durability, GetInfoRequest, GetInfoResponse};
+use hsup_proto::driver::Durability;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -32,15 +29,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{
-    DriverNote, Previous, Up,
-    spec::{self, DriverSpec},
-};
+use self::reach::{Established, Failure, ask};
+use super::{DriverNote, DriverSpec, Link, Previous, Up};
 
 /// What is known of a driver before anything is.
 pub const NOT_YET: &str = "not connected yet";
-/// How long a child driver may take from its start to its first answer.
-const BOOT: Duration = Duration::from_secs(10);
 /// How often a driver is asked how it does, and how long it may take (driver protocol §7.4).
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 const HEALTH_WITHIN: Duration = Duration::from_secs(1);
@@ -52,22 +45,6 @@ const STEADY: Duration = Duration::from_secs(5);
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How many answers a driver may miss before it is called silent.
 const MISSES: u32 = 3;
-
-/// What hsup knows of its driver.
-#[derive(Clone, Debug)]
-pub enum Link {
-    /// Not connected; why, for people.
-    Down {
-        /// What went wrong last.
-        why: String,
-        /// It never came up and trying again is pointless: the operator must act.
-        hopeless: bool,
-        /// The driver that was there last has ended, and its dynos with it.
-        dynos_ended: bool,
-    },
-    /// Connected.
-    Up(Arc<Up>),
-}
 
 /// What the link needs to know.
 #[derive(Clone, Debug)]
@@ -178,40 +155,6 @@ struct Keeper {
     last: Option<Durability>,
     /// That one has ended, and its dynos with it.
     dynos_ended: bool,
-}
-
-/// A driver that answered its first question.
-struct Established {
-    control: Connection,
-    waits: Connection,
-    info: GetInfoResponse,
-    socket: PathBuf,
-}
-
-/// Why no driver answers.
-struct Failure {
-    why: String,
-    hopeless: bool,
-    /// Nobody listens at its socket.
-    nobody: bool,
-}
-
-impl Failure {
-    fn passing(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            hopeless: false,
-            nobody: false,
-        }
-    }
-
-    fn hopeless(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            hopeless: true,
-            nobody: false,
-        }
-    }
 }
 
 impl Keeper {
@@ -434,135 +377,6 @@ impl Keeper {
         }
     }
 
-    async fn launch(&mut self, name: &str) -> Result<Established, Failure> {
-        let found = spec::find(name, &self.settings.own_program)
-            .map_err(|error| Failure::hopeless(error.to_string()))?;
-        let launch = Launch {
-            program: found.program,
-            argv0: found.argv0,
-            socket: self.settings.socket.clone(),
-            hand_listener: found.takes_listener,
-        };
-        let child = launch::launch(&launch)
-            .map_err(|error| Failure::hopeless(crate::errors::chain(&error)))?;
-        info!(pid = child.pid(), "driver started");
-        self.note(Some(child.pid()));
-        let socket = child.socket().to_owned();
-        self.child = Some(child);
-
-        let deadline = Instant::now() + BOOT;
-        let mut pause = Duration::from_millis(1);
-        loop {
-            let failure = match self.greet(&socket, deadline - Instant::now()).await {
-                Ok(established) => return Ok(established),
-                Err(failure) => failure,
-            };
-            self.reap();
-            let child = self.child.as_ref().expect("it was just started");
-            let why = if !child.is_running() {
-                let said = child.last_output().await;
-                format!(
-                    "the {name} driver ended before it answered ({}){said}",
-                    child.how_it_ended()
-                )
-            } else if failure.hopeless {
-                failure.why
-            } else if Instant::now() + pause >= deadline {
-                let said = child.last_output().await;
-                format!(
-                    "the {name} driver did not answer within {} s: {}{said}",
-                    BOOT.as_secs(),
-                    failure.why
-                )
-            } else {
-                self.reaping(sleep(pause)).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-                continue;
-            };
-            self.give_up_child().await;
-            return Err(Failure::hopeless(why));
-        }
-    }
-
-    /// Ends a child that never became a driver, and whatever it started: it never ran a
-    /// dyno, so all of that is nobody's.
-    async fn give_up_child(&mut self) {
-        if self
-            .last
-            .is_none_or(|durability| durability == Durability::None)
-        {
-            orphans::kill_all().await;
-        } else {
-            // Dynos that outlived the driver before may be ours by now, and are to live.
-            self.terminate_child().await;
-        }
-        if let Some(child) = self.child.take()
-            && let Err(error) = std::fs::remove_file(child.socket())
-        {
-            debug!(%error, "driver socket not removed");
-        }
-    }
-
-    /// Connects twice and asks the first question.
-    async fn greet(&self, socket: &Path, within: Duration) -> Result<Established, Failure> {
-        let open = async {
-            let control = Connection::open(socket).await?;
-            let waits = Connection::open(socket).await?;
-            Ok::<_, ConnectError>((control, waits))
-        };
-        let (control, waits) = match open.await {
-            Ok(connections) => connections,
-            Err(error @ ConnectError::Stranger { .. }) => {
-                return Err(Failure::hopeless(error.to_string()));
-            }
-            Err(error) => {
-                let nobody = matches!(
-                    &error,
-                    ConnectError::Connect { source, .. } if matches!(
-                        source.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                    )
-                );
-                return Err(Failure {
-                    why: crate::errors::chain(&error),
-                    hopeless: false,
-                    nobody,
-                });
-            }
-        };
-        let info = match timeout(within, ask(&control)).await {
-            Err(_) => {
-                return Err(Failure::passing(format!(
-                    "the driver at `{}` did not answer GetInfo within {:.0?}",
-                    socket.display(),
-                    within
-                )));
-            }
-            Ok(Err(status)) => {
-                return Err(Failure::passing(format!(
-                    "the driver at `{}` answered GetInfo with {:?}: {}",
-                    socket.display(),
-                    status.code(),
-                    status.message()
-                )));
-            }
-            Ok(Ok(info)) => info,
-        };
-        if !Capabilities::of(&info).has(Capability::StdioFifo) {
-            return Err(Failure::hopeless(format!(
-                "the driver `{}` does not take its dynos' output to FIFOs (STDIO_FIFO), \
-                 the only way that this hsup can read it",
-                info.name
-            )));
-        }
-        Ok(Established {
-            control,
-            waits,
-            info,
-            socket: socket.to_owned(),
-        })
-    }
-
     /// The driver that was just met, for whoever calls it.
     fn up(&self, established: Established) -> Up {
         let Established {
@@ -705,12 +519,4 @@ impl Keeper {
             }
         }
     }
-}
-
-async fn ask(connection: &Connection) -> Result<GetInfoResponse, tonic::Status> {
-    let request = GetInfoRequest {
-        supervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let answer = connection.client().get_info(request).await?;
-    Ok(answer.into_inner())
 }

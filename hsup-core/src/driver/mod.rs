@@ -10,9 +10,9 @@ mod spec;
 mod up;
 
 pub(crate) use calls::{Pause, Verdict, said, verdict};
-pub use link::{DriverLink, Link, LinkSettings, Lives, NOT_YET};
+pub use link::{DriverLink, LinkSettings, Lives, NOT_YET};
 pub(crate) use orphans::clear;
 pub use previous::{DriverNote, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
 pub(crate) use up::QUICK_WITHIN;
-pub use up::{Up, ready, up, up_again};
+pub use up::{Link, Up, ready, up, up_again};

@@ -11,12 +11,27 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
-use super::Link;
 use crate::lifecycle::Stop;
 
 /// Deadlines of driver protocol §9: of calls that are answered at once, and of a Stop.
 pub(crate) const QUICK_WITHIN: Duration = Duration::from_secs(5);
 const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
+
+/// What hsup knows of its driver.
+#[derive(Clone, Debug)]
+pub enum Link {
+    /// Not connected; why, for people.
+    Down {
+        /// What went wrong last.
+        why: String,
+        /// It never came up and trying again is pointless: the operator must act.
+        hopeless: bool,
+        /// The driver that was there last has ended, and its dynos with it.
+        dynos_ended: bool,
+    },
+    /// Connected.
+    Up(Arc<Up>),
+}
 
 /// A driver that answers.
 #[derive(Clone, Debug)]
