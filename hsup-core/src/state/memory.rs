@@ -1,5 +1,5 @@
 //! What hsup must not forget between two runs, besides its releases and dynos: what
-//! people asked of it, and what keeps ports and drivers the same.
+//! people asked of it, and what keeps ports the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,12 +24,6 @@ pub struct Remembered {
     pub stopped: BTreeSet<DynoName>,
     /// Process types in the order in which they were first seen: their ports depend on it.
     pub types_seen: Vec<ProcessType>,
-    /// The socket of the driver that hsup started last: it may still be there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub driver_socket: Option<PathBuf>,
-    /// And its process.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub driver_pid: Option<i32>,
 }
 
 /// What is remembered, and the file it is in.
@@ -109,7 +103,6 @@ mod tests {
             .update(|remembered| {
                 remembered.quantities.insert("web".parse().unwrap(), 2);
                 remembered.stopped.insert("worker.1".parse().unwrap());
-                remembered.driver_socket = Some("/run/hsup/run/x/driver.sock".into());
             })
             .unwrap();
         assert_eq!(load(&path).get(), memory.get());

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Outcome, RunError, Settings,
@@ -26,8 +26,9 @@ use super::{
 };
 use crate::{
     backoff::{Backoff, Policy},
-    driver::{DriverLink, Link},
-    dyno::{DynoHandle, DynoStatus, Key, Report, Shared},
+    control::ControlError,
+    driver::{DriverLink, Link, NOT_YET, Up},
+    dyno::{DynoHandle, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared},
     lifecycle::{Kind, Stop},
     name::DynoName,
     random,
@@ -224,6 +225,7 @@ impl Actor {
             return Ok(Outcome::ShutDown);
         }
         self.adopt_survivors();
+        self.first_reconcile();
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
@@ -280,78 +282,63 @@ impl Actor {
     /// Waits for the driver's first answer, without which it is no use to begin; answers
     /// whether to begin, or to end already.
     async fn await_driver(&mut self) -> Result<bool, RunError> {
-        let (mut told, mut first) = (false, true);
+        let mut told = NOT_YET.to_owned();
         loop {
             let link = self.link_state.borrow_and_update().clone();
-            match link {
+            let why = match link {
                 Link::Up(up) => {
-                    self.remember_driver(&up);
-                    self.reconcile();
+                    if let Err(why) = fitness(&up) {
+                        self.note(format!("The {} driver is not ready: {why}", up.info.name));
+                    }
                     return Ok(true);
                 }
                 Link::Down {
                     why,
                     hopeless: true,
+                    ..
                 } => return Err(RunError::Driver(why)),
-                Link::Down { why, .. } => {
-                    debug!(why, "waiting for the driver");
-                    if !told && !first {
-                        told = true;
-                        self.note(format!("Waiting for the driver: {why}"));
-                    }
-                    first = false;
-                }
+                Link::Down { why, .. } => why,
+            };
+            if why != told {
+                self.note(format!("Waiting for the driver: {why}"));
+                told.clone_from(&why);
             }
             tokio::select! {
                 changed = self.link_state.changed() => if changed.is_err() {
                     return Err(RunError::Driver("the link to the driver ended".to_owned()));
                 },
-                Some(request) = self.inbox.recv() => {
-                    if let Request::Shutdown(_, reply) = request {
+                Some(request) = self.inbox.recv() => match request {
+                    Request::Shutdown(_, reply) => {
                         self.ending.push(reply);
                         return Ok(false);
                     }
-                    request.refuse();
+                    // What can be told without one.
+                    Request::Status(..) | Request::Releases(..) => self.request(request),
+                    request => {
+                        let error = ControlError::Driver(format!("hsup waits for it: {why}"));
+                        request.refuse(&error);
+                    }
                 }
             }
         }
-    }
-
-    fn remember_driver(&mut self, up: &crate::driver::Up) {
-        let socket = up.child.then(|| up.socket.clone());
-        let pid = up.pid().filter(|_| up.child);
-        let saved = self.memory.update(|memory| {
-            memory.driver_socket = socket;
-            memory.driver_pid = pid;
-        });
-        self.complain(saved);
     }
 
     fn link_changed(&mut self) {
         let link = self.link_state.borrow_and_update().clone();
         let event = match &link {
             Link::Up(up) => {
-                let up = Arc::clone(up);
-                self.remember_driver(&up);
-                let message = if up.silent {
-                    "it does not answer its health checks".to_owned()
-                } else {
-                    up.info.message.clone()
-                };
-                if up.silent || !up.info.ready {
-                    self.note(format!(
-                        "The {} driver is not ready: {message}",
-                        up.info.name
-                    ));
-                } else {
-                    self.note(format!("The {} driver is ready", up.info.name));
+                let name = up.info.name.clone();
+                let fitness = fitness(up);
+                match &fitness {
+                    Ok(()) => self.note(format!("The {name} driver is ready")),
+                    Err(why) => self.note(format!("The {name} driver is not ready: {why}")),
                 }
                 self.reconcile();
                 events_response::Driver {
-                    name: up.info.name.clone(),
+                    name,
                     connected: true,
-                    ready: up.info.ready && !up.silent,
-                    message,
+                    ready: fitness.is_ok(),
+                    message: fitness.err().unwrap_or_else(|| up.info.message.clone()),
                 }
             }
             Link::Down { why, .. } => {
@@ -367,6 +354,16 @@ impl Actor {
         self.event(events_response::Event::Driver(event));
     }
 
+    /// Has the driver's list compared with what we took over, and only then dynos started:
+    /// what is nobody's may hold the port of one, or be its twin.
+    fn first_reconcile(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            reconcile::sweep(&shared).await;
+            shared.starts.add_permits(STARTS_IN_FLIGHT);
+        });
+    }
+
     /// Has the driver's list compared with what we run.
     fn reconcile(&self) {
         let shared = Arc::clone(&self.shared);
@@ -376,11 +373,12 @@ impl Actor {
     // ---- the end
 
     pub(super) fn shut_down(&mut self, how: Stop) {
-        let grace = match how {
-            Stop::Gracefully { grace } => grace,
-            Stop::Immediately => Duration::ZERO,
+        // A driver that has not answered by then goes on stopping what it was told to stop.
+        let patience = match how {
+            Stop::Gracefully { grace } => grace + Duration::from_secs(15),
+            Stop::Immediately => Duration::from_secs(5),
         };
-        let until = Instant::now() + grace + Duration::from_secs(15);
+        let until = Instant::now() + patience;
         self.stop_building();
         self.candidate = None;
         self.gap = None;
@@ -490,6 +488,17 @@ impl Actor {
             }),
             Until::Decided(id) => self.is_decided(*id),
         }
+    }
+}
+
+/// Whether the driver can be worked with, and if not, why.
+fn fitness(up: &Up) -> Result<(), String> {
+    if up.silent {
+        Err("it does not answer its health checks".to_owned())
+    } else if up.info.ready {
+        Ok(())
+    } else {
+        Err(up.info.message.clone())
     }
 }
 

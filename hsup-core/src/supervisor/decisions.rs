@@ -120,17 +120,20 @@ impl Actor {
         let logs = self.shared.logs.clone();
         let task = tokio::spawn(async move {
             sleep(pause).await;
-            let up = up(&mut link).await;
-            let driver = up.info.name.clone();
             let result = match kept {
-                Some(artifact) => Ok(artifact.to_string()),
+                Some(artifact) => Ok(Artifact {
+                    driver: up(&mut link).await.info.name.clone(),
+                    artifact: artifact.to_string(),
+                }),
                 None => match build::request(&release, &base) {
                     Err(error) => Err(chain(&error)),
-                    Ok(request) => build::build(&up, request, |saying| {
-                        if let build::Saying::Log(bytes) = saying
-                            && !bytes.is_empty()
-                        {
+                    Ok(request) => build::build(&mut link, request, |saying| match saying {
+                        build::Saying::Log(bytes) if !bytes.is_empty() => {
                             logs.note("build", String::from_utf8_lossy(&bytes));
+                        }
+                        build::Saying::Log(_) | build::Saying::Progress(_) => {}
+                        build::Saying::NotYet(why) => {
+                            logs.note("build", format!("It cannot be built yet: {why}"));
                         }
                     })
                     .await
@@ -138,10 +141,7 @@ impl Actor {
                 },
             };
             // No receiver means that hsup ends.
-            drop(built.send(Built {
-                id,
-                result: result.map(|artifact| Artifact { driver, artifact }),
-            }));
+            drop(built.send(Built { id, result }));
         });
         self.build_task = Some(task);
     }

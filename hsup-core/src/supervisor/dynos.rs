@@ -72,6 +72,7 @@ impl Actor {
             artifact: Arc::clone(known.artifact.as_ref()?),
             command,
             kind: self.kind,
+            on_trial: self.releases.good() != Some(known.id),
         })
     }
 
@@ -143,8 +144,9 @@ impl Actor {
                     self.roll(rollout::Event::GoodSettled(name));
                 }
             }
-            What::Lost(why) if self.is_candidate(release_id) => self.lost_on_trial(&name, &why),
-            What::Lost(_) => {}
+            // It is started again, and what comes of that counts.
+            What::Lost(_) if self.is_candidate(release_id) => {}
+            What::Lost(_) => self.roll(rollout::Event::GoodSettled(name)),
             What::Complete(exit) => self.complete(report.key, exit.as_ref()),
         }
     }

@@ -1,9 +1,6 @@
 //! A release that replaces the good one: its rollout, carried out.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -26,10 +23,6 @@ use crate::{
 
 /// How many last lines of a dyno that did not come up are kept with its release.
 const LAST_LINES: usize = 20;
-/// How often a dyno of a release on trial may be lost before that is the release's fault: one
-/// that takes its driver down every time takes the good dynos with it.
-const LOSSES: u32 = 3;
-
 /// The release that replaces the good one.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -38,7 +31,6 @@ pub(super) struct Candidate {
     rollout: Rollout<DynoName>,
     reason: Option<String>,
     last_lines: Vec<String>,
-    lost: BTreeMap<DynoName, u32>,
 }
 
 impl Actor {
@@ -100,7 +92,6 @@ impl Actor {
             rollout,
             reason: None,
             last_lines: Vec::new(),
-            lost: BTreeMap::new(),
         });
         self.act(actions);
         // Names that neither release has, left by a rollout that this one overtook.
@@ -160,19 +151,6 @@ impl Actor {
                 .iter()
                 .map(|line| String::from_utf8_lossy(&line.text).into_owned())
                 .collect();
-        }
-    }
-
-    /// A dyno on trial was lost by the driver, and is being started again: its wave goes on.
-    pub(super) fn lost_on_trial(&mut self, name: &DynoName, why: &str) {
-        let Some(candidate) = &mut self.candidate else {
-            return;
-        };
-        let lost = candidate.lost.entry(name.clone()).or_default();
-        *lost += 1;
-        if *lost == LOSSES {
-            self.blame(name, &format!("lost {LOSSES} times: {why}"), None);
-            self.roll(rollout::Event::Failed(name.clone()));
         }
     }
 

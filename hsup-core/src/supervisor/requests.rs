@@ -39,7 +39,7 @@ impl Actor {
                 Request::Status(..) | Request::Releases(..) | Request::Shutdown(..)
             )
         {
-            request.refuse();
+            request.refuse(&ControlError::ShuttingDown);
             return;
         }
         // A reply that nobody waits for any more is dropped.

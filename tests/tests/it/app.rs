@@ -30,6 +30,7 @@ use tempfile::TempDir;
 /// How long anything that must happen may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
+const CTL_PAUSE: Duration = Duration::from_millis(2);
 
 /// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
 pub(crate) fn binaries() -> &'static Path {
@@ -97,6 +98,21 @@ impl App {
         file.write_all(text.as_bytes()).unwrap();
     }
 
+    /// What goes wrong from now on with the calls of `test-driver`: see its `script.rs`.
+    pub(crate) fn faults(&self, script: &str) {
+        self.write("faults.next", script);
+        fs::rename(self.path("faults.next"), self.path("faults")).unwrap();
+    }
+
+    /// The calls that `test-driver` has got: `start web-1-…: -`, with the fault or none.
+    pub(crate) fn calls(&self, call: &str) -> Vec<String> {
+        let calls = fs::read_to_string(self.path("faults.calls")).unwrap_or_default();
+        let of_call = calls
+            .lines()
+            .filter(|line| line.split(' ').next() == Some(call));
+        of_call.map(str::to_owned).collect()
+    }
+
     /// Writes a release for the control directory as people do: a file, moved into place.
     pub(crate) fn release(&self, version: u32, env: &str, processes: &str) {
         let text = format!(
@@ -129,6 +145,7 @@ impl App {
             .env("HOME", self.root.path())
             .env("XDG_RUNTIME_DIR", self.path("rt"))
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("TEST_DRIVER_SCRIPT", self.path("faults"))
             .current_dir(self.path("app"))
             .stdin(Stdio::null());
         command
@@ -168,7 +185,20 @@ impl App {
     }
 
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
-        self.command("hsupctl").args(arguments).output().unwrap()
+        let mut command = self.command("hsupctl");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.args(arguments).spawn().unwrap();
+        let mut waited = Duration::ZERO;
+        // What it says fits in its pipes.
+        while child.try_wait().unwrap().is_none() {
+            if waited >= PATIENCE {
+                drop(child.kill());
+                panic!("hsupctl {arguments:?} does not end");
+            }
+            sleep(CTL_PAUSE);
+            waited += CTL_PAUSE;
+        }
+        child.wait_with_output().unwrap()
     }
 
     /// `hsup start` with these arguments.
@@ -195,11 +225,7 @@ impl App {
         let out = File::create(self.path("out")).unwrap();
         let err = File::create(self.path("err")).unwrap();
         let child = command.stdout(out).stderr(err).spawn().unwrap();
-        Running {
-            app: self,
-            child,
-            is_left: false,
-        }
+        Running::of(self, child)
     }
 }
 
@@ -210,7 +236,16 @@ pub(crate) struct Running<'a> {
     is_left: bool,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    /// A process of the app whose output goes to its files `out` and `err`.
+    pub(crate) const fn of(app: &'a App, child: Child) -> Self {
+        Self {
+            app,
+            child,
+            is_left: false,
+        }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }

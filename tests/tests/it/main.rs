@@ -4,6 +4,7 @@
 
 mod app;
 mod bad_input;
+mod faults;
 mod full_disk;
 mod one_off;
 mod overtaken;
