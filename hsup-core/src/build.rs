@@ -2,20 +2,27 @@
 
 use std::{path::Path, time::Duration};
 
-use hsup_proto::driver::{self, BuildRequest, build_response::Event};
+use hsup_proto::driver::{self, BuildRequest, BuildResponse, build_response::Event};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+use tonic::{Status, Streaming};
 
 use crate::{
-    driver::Up,
-    dyno::said,
+    driver::{Link, Pause, Up, Verdict, ready, said, verdict},
     release::{Release, SlugPathError},
+    state::Artifact,
 };
 
 /// A driver that builds says something at least this often (driver protocol §9).
 const SILENCE: Duration = Duration::from_secs(30);
 /// And is through within this.
 const BUILD_WITHIN: Duration = Duration::from_mins(15);
+/// How many drivers may be lost over one build: a release that takes its driver down every
+/// time takes the dynos of the good one with it.
+const LOSSES: u32 = 3;
 
 /// The release could not be made startable.
 #[derive(Debug, Error)]
@@ -32,15 +39,20 @@ pub enum BuildError {
     /// The stream ended before the artifact.
     #[error("the driver ended the build without an artifact")]
     NoArtifact,
+    /// The driver went away, again and again.
+    #[error("the driver was lost {0} times while it built it")]
+    Lost(u32),
 }
 
-/// What a driver says while it builds.
+/// What there is to say while a driver builds.
 #[derive(Debug)]
 pub enum Saying {
-    /// A piece of its log.
+    /// A piece of the driver's log.
     Log(Vec<u8>),
     /// How far it is.
     Progress(driver::Progress),
+    /// It cannot be built yet; why. Said once.
+    NotYet(String),
 }
 
 /// The Build request of `release`. Config vars are no part of it: they build nothing.
@@ -63,35 +75,115 @@ pub fn request(release: &Release, base: &Path) -> Result<BuildRequest, SlugPathE
     })
 }
 
-/// Has the driver build; answers the artifact.
+/// Has the driver build, as soon as it is ready to, and again where its error means that.
+///
+/// # Errors
+/// When it would not help to ask again.
 pub async fn build(
-    up: &Up,
+    link: &mut watch::Receiver<Link>,
     request: BuildRequest,
     mut said_so: impl FnMut(Saying),
-) -> Result<String, BuildError> {
-    let work = async {
-        let mut stream = up
-            .client()
-            .build(request)
-            .await
-            .map_err(|status| BuildError::Driver(said(&status)))?
-            .into_inner();
-        let mut artifact = None;
-        loop {
-            let message = timeout(SILENCE, stream.message())
-                .await
-                .map_err(|_| BuildError::Silent(SILENCE))?
-                .map_err(|status| BuildError::Driver(said(&status)))?;
-            match message.map(|message| message.event) {
-                None => return artifact.ok_or(BuildError::NoArtifact),
-                Some(Some(Event::Artifact(id))) => artifact = Some(id),
-                Some(Some(Event::Log(bytes))) => said_so(Saying::Log(bytes)),
-                Some(Some(Event::Progress(progress))) => said_so(Saying::Progress(progress)),
-                Some(None) => {}
+) -> Result<Artifact, BuildError> {
+    let mut pause = Pause::new();
+    let (mut told, mut losses) = (false, 0);
+    loop {
+        let up = ready(link).await;
+        let work = once(&up, request.clone(), &mut said_so);
+        let status = match up.while_there(work).await {
+            Ok(artifact) => {
+                return Ok(Artifact {
+                    driver: up.info.name.clone(),
+                    artifact,
+                });
+            }
+            Err(Failure::Call(status)) => status,
+            Err(Failure::Build(error)) => return Err(error),
+        };
+        match verdict(&status, up.is_gone()) {
+            Verdict::Again => {}
+            Verdict::Rebuild | Verdict::Failed(_) => return Err(BuildError::Driver(said(&status))),
+        }
+        if up.is_gone() {
+            losses += 1;
+            if losses == LOSSES {
+                return Err(BuildError::Lost(losses));
             }
         }
-    };
-    timeout(BUILD_WITHIN, work)
-        .await
-        .unwrap_or(Err(BuildError::TooLong(BUILD_WITHIN)))
+        if !std::mem::replace(&mut told, true) {
+            said_so(Saying::NotYet(said(&status)));
+        }
+        pause.wait().await;
+    }
+}
+
+/// How one Build failed.
+enum Failure {
+    /// With an error of the call, which may pass.
+    Call(Status),
+    /// In a way that says it all.
+    Build(BuildError),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Call(status)
+    }
+}
+
+/// Makes the call, and follows it to its end.
+async fn once(
+    up: &Up,
+    request: BuildRequest,
+    said_so: &mut impl FnMut(Saying),
+) -> Result<String, Failure> {
+    let deadline = Instant::now() + BUILD_WITHIN;
+    // The answer may be as late as any of its messages.
+    let silent = |_| Failure::Build(BuildError::Silent(SILENCE));
+    let mut client = up.client();
+    let answer = timeout(SILENCE, client.build(request)).await;
+    let mut stream: Streaming<BuildResponse> = answer.map_err(silent)??.into_inner();
+    let mut artifact = None;
+    loop {
+        let message = timeout_at(deadline, timeout(SILENCE, stream.message())).await;
+        let message = message.map_err(|_| Failure::Build(BuildError::TooLong(BUILD_WITHIN)))?;
+        match message.map_err(silent)??.map(|message| message.event) {
+            None => return artifact.ok_or(Failure::Build(BuildError::NoArtifact)),
+            Some(Some(Event::Artifact(id))) => artifact = Some(id),
+            Some(Some(Event::Log(bytes))) => said_so(Saying::Log(bytes)),
+            Some(Some(Event::Progress(progress))) => said_so(Saying::Progress(progress)),
+            Some(None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Request, Response, codegen::BoxStream};
+
+    use super::*;
+    use crate::driver::fake;
+
+    /// A driver whose Build answers nothing, not even that it has begun.
+    struct Mute;
+
+    #[tonic::async_trait]
+    impl driver::dyno_driver_server::DynoDriver for Mute {
+        async fn build(
+            &self,
+            _: Request<BuildRequest>,
+        ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_that_never_answers_is_silent() {
+        let mut link = fake::link(Mute).await;
+        let begun = Instant::now();
+        let error = build(&mut link, BuildRequest::default(), |_| {})
+            .await
+            .unwrap_err();
+        assert!(matches!(error, BuildError::Silent(_)), "{error}");
+        assert_eq!(begun.elapsed().as_secs(), SILENCE.as_secs());
+    }
 }

@@ -75,6 +75,11 @@ impl ExitStatus {
         }
     }
 
+    /// Whether nobody knows how it ended.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self.how, Ending::Lost(_))
+    }
+
     /// Whether it left with code 0.
     pub fn success(&self) -> bool {
         self.how == Ending::Code(0)

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod ports;
 pub mod random;
 pub mod release;
+pub mod releases;
 pub mod rollout;
 pub mod run;
 pub mod source;

@@ -13,6 +13,10 @@
 //!             ended
 //! ```
 //!
+//! A dyno of a release that has yet to prove itself is *on trial*: when it ends before it was
+//! ready, it is `Failed` and stays so until somebody restarts or retires it. A release that
+//! does not work must not be started again and again while the one before waits for its port.
+//!
 //! [`Lifecycle::step`] takes no clock, no I/O and no driver: it turns one
 //! [`Event`] into the [`Action`]s that the dyno's task must carry out. Every
 //! rule about restarts lives here, so it can be tested without a process.
@@ -68,6 +72,9 @@ pub enum Kind {
     OneShot,
 }
 
+/// How often a dyno on trial may be lost in a row before that is held against it.
+const LOSSES_ON_TRIAL: u32 = 3;
+
 /// Where a dyno is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -79,6 +86,8 @@ pub enum State {
     Starting { attempt: Attempt },
     /// Its first process exists.
     Started { attempt: Attempt },
+    /// Ended on trial: whoever tries it decides what becomes of it.
+    Failed { last: ExitStatus },
     /// Being stopped in order to be started again.
     Restarting { attempt: Attempt, how: Stop },
     /// Being stopped for good.
@@ -96,6 +105,8 @@ pub enum Event {
     Restart { how: Stop },
     /// The driver says that the first process of this attempt exists.
     StartOk(Attempt),
+    /// It is ready for work: a trial is over.
+    Ready(Attempt),
     /// This attempt could not be started, has exited, or was lost; its status says which.
     ///
     /// `uptime` is how long it ran: zero when it never did.
@@ -121,7 +132,8 @@ pub enum Event {
 pub enum Action {
     /// Ask the driver for a process; answer with `StartOk` or `Ended`.
     Start(Attempt),
-    /// Ask the driver to end it. The end itself arrives as `Ended`.
+    /// Ask the driver to end it, or give up what has not come up yet. The end itself arrives
+    /// as `Ended`.
     Stop(Attempt, Stop),
     /// Answer with `Elapsed` once this has passed: at once, without a timer, when it is zero.
     ArmBackoff(Duration),
@@ -135,9 +147,11 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     kind: Kind,
+    trial: bool,
     state: State,
     backoff: Backoff,
     next: Attempt,
+    restarts: u32,
 }
 
 impl Lifecycle {
@@ -145,10 +159,32 @@ impl Lifecycle {
     pub const fn new(kind: Kind, backoff: Backoff) -> Self {
         Self {
             kind,
+            trial: false,
             state: State::Stopped,
             backoff,
             next: Attempt(1),
+            restarts: 0,
         }
+    }
+
+    /// The same dyno, on trial until it is ready for the first time.
+    #[must_use]
+    pub fn on_trial(self) -> Self {
+        Self {
+            trial: true,
+            ..self
+        }
+    }
+
+    /// Whether it has yet to be ready for the first time.
+    pub const fn is_on_trial(&self) -> bool {
+        self.trial
+    }
+
+    /// Whether its trial is spoilt if it ends like this. That the driver lost it says nothing
+    /// of a dyno, unless it happens every time.
+    pub fn spoils_trial(&self, status: &ExitStatus) -> bool {
+        self.trial && (!status.is_lost() || self.backoff.crashes() + 1 >= LOSSES_ON_TRIAL)
     }
 
     /// The current state.
@@ -156,9 +192,9 @@ impl Lifecycle {
         &self.state
     }
 
-    /// Whether it is started again after it has ended.
-    pub const fn kind(&self) -> Kind {
-        self.kind
+    /// How often it was started again because it had ended by itself.
+    pub const fn restarts(&self) -> u32 {
+        self.restarts
     }
 
     /// How often it has crashed without a healthy run in between.
@@ -194,7 +230,10 @@ impl Lifecycle {
             }
             (State::Stopped, Event::Retire { .. }) => self.retired(None, vec![]),
 
-            (State::Waiting { .. }, Event::Elapsed) => self.start(vec![]),
+            (State::Waiting { .. }, Event::Elapsed) => {
+                self.restarts = self.restarts.saturating_add(1);
+                self.start(vec![])
+            }
             (State::Waiting { .. }, Event::Restart { .. }) => {
                 self.backoff.reset();
                 self.start(vec![Action::DisarmBackoff])
@@ -204,8 +243,21 @@ impl Lifecycle {
                 self.retired(Some(last), vec![Action::DisarmBackoff])
             }
 
+            (State::Failed { .. }, Event::Restart { .. }) => {
+                self.backoff.reset();
+                self.start(vec![])
+            }
+            (State::Failed { last }, Event::Retire { .. }) => {
+                let last = last.clone();
+                self.retired(Some(last), vec![])
+            }
+
             (&State::Starting { attempt }, Event::StartOk(_)) => {
                 self.enter(State::Started { attempt }, vec![])
+            }
+            (State::Started { .. }, Event::Ready(_)) => {
+                self.trial = false;
+                vec![]
             }
             // A one-shot may not run twice, so nobody can restart it.
             (
@@ -223,6 +275,9 @@ impl Lifecycle {
                 Event::Ended { status, uptime, .. },
             ) => match self.kind {
                 Kind::OneShot => self.retired(Some(status), vec![]),
+                Kind::Kept if self.spoils_trial(&status) => {
+                    self.enter(State::Failed { last: status }, vec![])
+                }
                 Kind::Kept => {
                     let wait = self.backoff.crashed(uptime);
                     self.enter(
@@ -261,9 +316,11 @@ impl Lifecycle {
                 )
             }
 
+            // The driver may have seen the Stop before the Start that it was about: now there
+            // is something to stop.
             (
                 &(State::Restarting { attempt, how } | State::Retiring { attempt, how }),
-                Event::StopFailed(_),
+                Event::StopFailed(_) | Event::StartOk(_),
             ) => vec![Action::Stop(attempt, how)],
 
             _ => vec![],
@@ -296,7 +353,9 @@ impl State {
             | Self::Started { attempt }
             | Self::Restarting { attempt, .. }
             | Self::Retiring { attempt, .. } => Some(*attempt),
-            Self::Stopped | Self::Waiting { .. } | Self::Retired { .. } => None,
+            Self::Stopped | Self::Waiting { .. } | Self::Failed { .. } | Self::Retired { .. } => {
+                None
+            }
         }
     }
 }
@@ -306,6 +365,7 @@ impl Event {
     const fn attempt(&self) -> Option<Attempt> {
         match self {
             Self::StartOk(attempt)
+            | Self::Ready(attempt)
             | Self::Ended { attempt, .. }
             | Self::Adopt(attempt)
             | Self::StopFailed(attempt) => Some(*attempt),
@@ -320,7 +380,7 @@ impl Event {
 fn heroku_state(state: &State, kind: Kind) -> DynoState {
     match state {
         State::Stopped => DynoState::Down,
-        State::Waiting { .. } => DynoState::Crashed,
+        State::Waiting { .. } | State::Failed { .. } => DynoState::Crashed,
         State::Starting { .. } | State::Restarting { .. } => DynoState::Starting,
         State::Started { .. } => DynoState::Up,
         State::Retiring { .. } => DynoState::Stopping,
@@ -334,8 +394,6 @@ fn heroku_state(state: &State, kind: Kind) -> DynoState {
 /// What states are called where people and programs read them.
 pub mod words {
     use hsup_proto::control::DynoState;
-
-    use super::State;
 
     /// Heroku's word: `starting`, `up`, `crashed`, `stopping`, `down`, `complete`.
     pub const fn heroku(state: DynoState) -> &'static str {
@@ -354,412 +412,7 @@ pub mod words {
     pub fn state_changed(from: DynoState, to: DynoState) -> Option<String> {
         (from != to).then(|| format!("State changed from {} to {}", heroku(from), heroku(to)))
     }
-
-    /// The original hsup's word, which its HTTP `/status` still answers.
-    pub const fn original(state: &State) -> &'static str {
-        match state {
-            State::Stopped | State::Waiting { .. } => "Stopped",
-            State::Starting { .. } | State::Started { .. } | State::Restarting { .. } => "Started",
-            State::Retiring { .. } => "Retiring",
-            State::Retired { .. } => "Retired",
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::backoff::Policy;
-
-    const GRACE: Stop = Stop::Gracefully {
-        grace: Duration::from_secs(30),
-    };
-    const SHORT: Stop = Stop::Gracefully {
-        grace: Duration::from_secs(3),
-    };
-    const HEALTHY: Duration = Duration::from_hours(1);
-
-    fn dyno(kind: Kind) -> Lifecycle {
-        Lifecycle::new(kind, Backoff::new(Policy::default(), 1))
-    }
-
-    fn ended(attempt: Attempt, status: ExitStatus) -> Event {
-        Event::Ended {
-            attempt,
-            status,
-            uptime: Duration::ZERO,
-        }
-    }
-
-    fn code(code: i32) -> ExitStatus {
-        ExitStatus::code(code, 1)
-    }
-
-    /// A dyno brought into each state; where there is an attempt, it is the first.
-    fn in_state(name: &str, kind: Kind) -> Lifecycle {
-        let first = Attempt(1);
-        let events = match name {
-            "Stopped" => vec![],
-            "Waiting" => vec![Event::StayStarted, ended(first, code(1))],
-            "Starting" => vec![Event::StayStarted],
-            "Started" => vec![Event::StayStarted, Event::StartOk(first)],
-            "Restarting" => vec![Event::StayStarted, Event::Restart { how: GRACE }],
-            "Retiring" => vec![Event::StayStarted, Event::Retire { how: GRACE }],
-            "Retired" => vec![Event::Retire { how: GRACE }],
-            other => panic!("no state {other}"),
-        };
-        let mut dyno = dyno(kind);
-        for event in events {
-            dyno.step(event);
-        }
-        assert_eq!(state_name(dyno.state()), name);
-        dyno
-    }
-
-    fn state_name(state: &State) -> &'static str {
-        match state {
-            State::Stopped => "Stopped",
-            State::Waiting { .. } => "Waiting",
-            State::Starting { .. } => "Starting",
-            State::Started { .. } => "Started",
-            State::Restarting { .. } => "Restarting",
-            State::Retiring { .. } => "Retiring",
-            State::Retired { .. } => "Retired",
-        }
-    }
-
-    fn action_name(action: &Action) -> String {
-        match action {
-            Action::Start(attempt) => format!("start-{attempt}"),
-            Action::Stop(attempt, GRACE) => format!("stop-{attempt}"),
-            Action::Stop(attempt, _) => format!("stop-{attempt}-sooner"),
-            Action::ArmBackoff(_) => "arm".to_owned(),
-            Action::DisarmBackoff => "disarm".to_owned(),
-            Action::Complete(None) => "complete".to_owned(),
-            Action::Complete(Some(status)) => format!("complete-{}", status.exit_code()),
-        }
-    }
-
-    /// Every event of a column; `Ended` is three of them.
-    fn events(column: &str, attempt: Attempt) -> Vec<Event> {
-        match column {
-            "StayStarted" => vec![Event::StayStarted],
-            "Restart" => vec![Event::Restart { how: GRACE }],
-            "StartOk" => vec![Event::StartOk(attempt)],
-            "Ended" => vec![
-                ended(attempt, ExitStatus::code(1, 2)),
-                ended(attempt, ExitStatus::lost("driver died", 2)),
-                ended(attempt, ExitStatus::not_started("no such stack", 2)),
-            ],
-            "Elapsed" => vec![Event::Elapsed],
-            "Retire" => vec![Event::Retire { how: GRACE }],
-            "Sooner" => vec![
-                Event::Retire { how: SHORT },
-                Event::Retire {
-                    how: Stop::Immediately,
-                },
-            ],
-            "Adopt" => vec![Event::Adopt(attempt)],
-            "StopFailed" => vec![Event::StopFailed(attempt)],
-            other => panic!("no event {other}"),
-        }
-    }
-
-    /// The whole machine. `-` changes nothing; the others are the next state and the
-    /// actions, with the attempt each speaks of and the code it completes with.
-    const KEPT: &str = "
-                 StayStarted       Restart                  StartOk   Ended                  Elapsed           Retire                      Sooner                      Adopt    StopFailed
-        Stopped    Starting:start-1  Starting:start-1         -         -                      -                 Retired:complete            Retired:complete            Started  -
-        Waiting    -                 Starting:disarm,start-2  -         -                      Starting:start-2  Retired:disarm,complete-1   Retired:disarm,complete-1   -        -
-        Starting   -                 Restarting:stop-1        Started   Waiting:arm            -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Started    -                 Restarting:stop-1        -         Waiting:arm            -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Restarting -                 -                        -         Starting:start-2       -                 Retiring                    Retiring:stop-1-sooner      -        Restarting:stop-1
-        Retiring   -                 -                        -         Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
-        Retired    -                 -                        -         -                      -                 -                           -                           -        -
-    ";
-    /// One-shots differ where they end, and in that nobody restarts them.
-    const ONE_SHOT: &str = "
-                 StayStarted       Restart                  StartOk   Ended                  Elapsed           Retire                      Sooner                      Adopt    StopFailed
-        Stopped    Starting:start-1  Starting:start-1         -         -                      -                 Retired:complete            Retired:complete            Started  -
-        Starting   -                 -                        Started   Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Started    -                 -                        -         Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        -
-        Retiring   -                 -                        -         Retired:complete-1     -                 Retiring:stop-1             Retiring:stop-1-sooner      -        Retiring:stop-1
-        Retired    -                 -                        -         -                      -                 -                           -                           -        -
-    ";
-
-    fn check(table: &str, kind: Kind) {
-        let mut rows = table
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .filter(|row| !row.is_empty());
-        let columns = rows.next().unwrap();
-        for row in rows {
-            let (name, cells) = row.split_first().unwrap();
-            assert_eq!(cells.len(), columns.len(), "{name}");
-            for (column, cell) in columns.iter().zip(cells) {
-                let current = in_state(name, kind).state().attempt().unwrap_or(Attempt(1));
-                for event in events(column, current) {
-                    let mut dyno = in_state(name, kind);
-                    let before = dyno.state().clone();
-                    let actions = dyno.step(event.clone());
-                    let actions: Vec<_> = actions.iter().map(action_name).collect();
-                    let got = match (dyno.state() == &before, actions.as_slice()) {
-                        (true, []) => "-".to_owned(),
-                        (_, []) => state_name(dyno.state()).to_owned(),
-                        (_, some) => format!("{}:{}", state_name(dyno.state()), some.join(",")),
-                    };
-                    assert_eq!(&got, cell, "{kind:?} {name} on {event:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_state_answers_every_event_as_the_table_says() {
-        check(KEPT, Kind::Kept);
-        check(ONE_SHOT, Kind::OneShot);
-    }
-
-    #[test]
-    fn a_report_about_another_attempt_changes_nothing() {
-        let names = [
-            "Stopped",
-            "Waiting",
-            "Starting",
-            "Started",
-            "Restarting",
-            "Retiring",
-            "Retired",
-        ];
-        for name in names {
-            for column in ["StartOk", "Ended", "Adopt", "StopFailed"] {
-                for event in events(column, Attempt(9)) {
-                    let mut dyno = in_state(name, Kind::Kept);
-                    let before = dyno.state().clone();
-                    assert_eq!(dyno.step(event), [], "{name} {column}");
-                    assert_eq!(dyno.state(), &before, "{name} {column}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_grace_of_a_stop_only_ever_shortens() {
-        let mut dyno = in_state("Started", Kind::Kept);
-        let first = Attempt(1);
-        assert_eq!(
-            dyno.step(Event::Retire { how: SHORT }),
-            [Action::Stop(first, SHORT)]
-        );
-        assert_eq!(
-            dyno.step(Event::Retire { how: GRACE }),
-            [Action::Stop(first, SHORT)]
-        );
-        let now = Stop::Immediately;
-        assert_eq!(
-            dyno.step(Event::Retire { how: now }),
-            [Action::Stop(first, now)]
-        );
-        assert_eq!(
-            dyno.step(Event::StopFailed(first)),
-            [Action::Stop(first, now)]
-        );
-    }
-
-    #[test]
-    fn the_first_crash_waits_for_nothing_and_a_healthy_run_makes_it_first_again() {
-        let mut dyno = in_state("Started", Kind::Kept);
-        let crash = |dyno: &mut Lifecycle, uptime| {
-            let attempt = dyno.state().attempt().unwrap();
-            let actions = dyno.step(Event::Ended {
-                attempt,
-                status: code(1),
-                uptime,
-            });
-            let [Action::ArmBackoff(wait)] = actions[..] else {
-                panic!("{actions:?}");
-            };
-            dyno.step(Event::Elapsed);
-            wait
-        };
-        assert_eq!(crash(&mut dyno, Duration::ZERO), Duration::ZERO);
-        assert!(crash(&mut dyno, Duration::ZERO) > Duration::ZERO);
-        assert_eq!(crash(&mut dyno, HEALTHY), Duration::ZERO);
-        assert!(crash(&mut dyno, Duration::ZERO) > Duration::ZERO);
-        assert_eq!(dyno.crashes_in_a_row(), 2);
-        dyno.step(Event::Restart { how: GRACE });
-        assert_eq!(dyno.crashes_in_a_row(), 0);
-    }
-
-    #[test]
-    fn a_restart_by_hand_forgets_the_crashes_while_it_waits_too() {
-        let mut dyno = in_state("Waiting", Kind::Kept);
-        assert_eq!(dyno.crashes_in_a_row(), 1);
-        dyno.step(Event::Restart { how: GRACE });
-        assert_eq!(dyno.crashes_in_a_row(), 0);
-    }
-
-    #[test]
-    fn a_dyno_adopted_after_a_reconnect_goes_on_as_if_started_here() {
-        let mut dyno = dyno(Kind::OneShot);
-        let attempt = dyno.next_attempt();
-        assert_eq!(dyno.step(Event::Adopt(attempt)), []);
-        assert_eq!(dyno.state(), &State::Started { attempt });
-        assert_eq!(dyno.next_attempt(), Attempt(2));
-        assert_eq!(
-            dyno.step(ended(attempt, code(42))),
-            [Action::Complete(Some(code(42)))]
-        );
-    }
-
-    #[test]
-    fn heroku_and_the_original_have_their_words() {
-        let rows = [
-            ("Stopped", "down", "Stopped"),
-            ("Waiting", "crashed", "Stopped"),
-            ("Starting", "starting", "Started"),
-            ("Started", "up", "Started"),
-            ("Restarting", "starting", "Started"),
-            ("Retiring", "stopping", "Retiring"),
-            ("Retired", "down", "Retired"),
-        ];
-        for (name, heroku, original) in rows {
-            let dyno = in_state(name, Kind::Kept);
-            assert_eq!(words::heroku(dyno.heroku_state()), heroku);
-            assert_eq!(words::original(dyno.state()), original);
-        }
-        let complete = in_state("Retired", Kind::OneShot).heroku_state();
-        assert_eq!(complete, DynoState::Complete);
-        assert_eq!(
-            words::state_changed(DynoState::Up, DynoState::Crashed).unwrap(),
-            "State changed from up to crashed"
-        );
-        assert_eq!(words::state_changed(DynoState::Up, DynoState::Up), None);
-    }
-
-    /// Events as a driver, a timer and people might send them: some speak of the attempt
-    /// that runs (0), some of one before or after it.
-    fn event() -> impl Strategy<Value = (u8, i64, u64)> {
-        (
-            0_u8..9,
-            prop_oneof![4 => Just(0_i64), 1 => -2..3_i64],
-            0..100_u64,
-        )
-    }
-
-    /// What a driver and a timer would know.
-    #[derive(Default)]
-    struct World {
-        live: Option<Attempt>,
-        stop_wanted: bool,
-        timer: bool,
-        starts: u64,
-    }
-
-    fn run(kind: Kind, script: &[(u8, i64, u64)]) -> Result<(), TestCaseError> {
-        let mut dyno = dyno(kind);
-        let mut world = World::default();
-        let mut retired: Option<State> = None;
-        for &(which, off, seconds) in script {
-            let about = dyno
-                .state()
-                .attempt()
-                .unwrap_or_else(|| dyno.next_attempt());
-            let attempt = Attempt(about.0.saturating_add_signed(off));
-            let how = [GRACE, SHORT, Stop::Immediately][usize::try_from(seconds % 3).unwrap()];
-            let event = match which {
-                0 => Event::StayStarted,
-                1 => Event::Restart { how },
-                2 => Event::StartOk(attempt),
-                3 | 4 => Event::Ended {
-                    attempt,
-                    status: code(1),
-                    uptime: Duration::from_secs(seconds),
-                },
-                5 if world.timer => Event::Elapsed,
-                5 => continue,
-                6 => Event::Retire { how },
-                7 if world.live.is_none() => Event::Adopt(attempt),
-                7 => continue,
-                _ => Event::StopFailed(attempt),
-            };
-            // What the event says has happened in the world.
-            match &event {
-                Event::Ended { attempt, .. } if world.live == Some(*attempt) => {
-                    world.live = None;
-                    world.stop_wanted = false;
-                }
-                Event::Elapsed => world.timer = false,
-                _ => {}
-            }
-            let failed = matches!(event, Event::StopFailed(attempt) if world.live == Some(attempt));
-            let actions = dyno.step(event);
-            if failed && world.stop_wanted {
-                prop_assert!(
-                    matches!(actions[..], [Action::Stop(attempt, _)] if world.live == Some(attempt)),
-                    "a stop that failed was not sent again: {:?}",
-                    actions
-                );
-            }
-            for action in actions {
-                match action {
-                    Action::Start(attempt) => {
-                        prop_assert_eq!(world.live, None, "two live attempts");
-                        prop_assert!(!world.timer, "started while a timer runs");
-                        world.live = Some(attempt);
-                        world.starts += 1;
-                    }
-                    Action::Stop(attempt, _) => {
-                        prop_assert_eq!(world.live, Some(attempt), "stopped what does not run");
-                        world.stop_wanted = true;
-                    }
-                    Action::ArmBackoff(_) => {
-                        prop_assert!(!world.timer, "two timers");
-                        world.timer = true;
-                    }
-                    Action::DisarmBackoff => {
-                        prop_assert!(world.timer, "disarmed what is not armed");
-                        world.timer = false;
-                    }
-                    Action::Complete(_) => {
-                        prop_assert_eq!(world.live, None, "complete while it runs");
-                        prop_assert!(retired.is_none(), "complete twice");
-                    }
-                }
-            }
-            if let State::Started { attempt } = dyno.state() {
-                // An adopted process runs, whoever started it.
-                world.live.get_or_insert(*attempt);
-            }
-            prop_assert_eq!(dyno.state().attempt(), world.live);
-            prop_assert_eq!(
-                matches!(dyno.state(), State::Waiting { .. }),
-                world.timer,
-                "a timer runs exactly while it waits"
-            );
-            if let Some(state) = &retired {
-                prop_assert_eq!(dyno.state(), state, "left retirement");
-            } else if matches!(dyno.state(), State::Retired { .. }) {
-                retired = Some(dyno.state().clone());
-            }
-            if kind == Kind::OneShot {
-                prop_assert!(world.starts <= 1, "a one-shot was started twice");
-            }
-        }
-        Ok(())
-    }
-
-    proptest! {
-        #[test]
-        fn a_kept_dyno_holds_its_invariants(script in prop::collection::vec(event(), 0..200)) {
-            run(Kind::Kept, &script)?;
-        }
-
-        #[test]
-        fn a_one_shot_holds_its_invariants(script in prop::collection::vec(event(), 0..60)) {
-            run(Kind::OneShot, &script)?;
-        }
-    }
-}
+mod tests;

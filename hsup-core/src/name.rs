@@ -17,6 +17,10 @@ use thiserror::Error;
 /// the finger into a message instead of a machine that swaps.
 pub const MAX_QUANTITY: u32 = 10_000;
 
+/// The largest number that the first dyno of a process type may have: those after it have
+/// numbers, too.
+pub const MAX_START_NUMBER: u32 = u32::MAX - MAX_QUANTITY;
+
 /// The type of a process, such as `web`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

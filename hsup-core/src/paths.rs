@@ -228,6 +228,16 @@ impl Paths {
         Ok(path)
     }
 
+    /// The directory for a supervisor's FIFOs, in its [`Paths::run_dir`].
+    ///
+    /// # Errors
+    /// As [`Paths::runtime_dir`].
+    pub fn io_dir(&self, id: &SupervisorId) -> Result<PathBuf, PathsError> {
+        let path = self.run_dir(id)?.join("io");
+        private_dir(&path, self.uid)?;
+        Ok(path)
+    }
+
     /// The socket of a supervisor's own driver, in its [`Paths::run_dir`].
     pub fn driver_socket(run_dir: &Path) -> PathBuf {
         run_dir.join(DRIVER_SOCKET)

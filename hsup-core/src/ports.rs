@@ -149,11 +149,6 @@ impl Ports {
     pub fn free(&mut self, dyno: &DynoName) {
         self.held.remove(dyno);
     }
-
-    /// The port of `dyno`.
-    pub fn of(&self, dyno: &DynoName) -> Option<u16> {
-        self.held.get(dyno).copied()
-    }
 }
 
 /// Whether a server could listen on `port`, on all addresses, IPv4 and IPv6.
@@ -238,9 +233,11 @@ mod tests {
         );
         let again = ports.allot(&name("web.1"), 5000, |_| false).unwrap();
         assert_eq!(again.port, 5000);
-        assert_eq!(ports.of(&name("web.1")), Some(5000));
+        let other = ports.allot(&name("web.2"), 4999, |_| false).unwrap();
+        assert_eq!(other.port, 5001, "web.1 has the first choice");
         ports.free(&name("web.1"));
-        assert_eq!(ports.of(&name("web.1")), None);
+        let other = ports.allot(&name("web.2"), 4999, |_| false).unwrap();
+        assert_eq!(other.port, 5000);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum Before {
     Good,
     /// A dyno of neither release, left by a rollout that this one overtakes.
     Other,
+    /// A dyno of the new release, which an earlier life of hsup has started.
+    New,
     /// Nothing: the name is new, or was stopped by hand.
     Nothing,
 }
@@ -48,8 +50,10 @@ pub enum Action<N> {
     Retire(N),
     /// Retire the dyno of the new release.
     RetireNew(N),
-    /// Start a dyno of the good release again.
+    /// Start a dyno of the good release again, unless one is there.
     StartGood(N),
+    /// The release will not do: what follows undoes it.
+    GivenUp,
     /// Every dyno is of the new release and was ready.
     Succeeded,
     /// The good release runs again.
@@ -71,8 +75,6 @@ pub enum Event<N> {
     GoodSettled(N),
     /// The name is no longer wanted: somebody scaled it away or stopped it.
     Forget(N),
-    /// The release is given up for a reason of the supervisor's.
-    Abort,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +133,12 @@ impl<N: Ord + Clone> Rollout<N> {
         for replacements in types {
             let quarter = replacements.len().div_ceil(4);
             for (position, replacement) in replacements.into_iter().enumerate() {
-                // The first is a wave of its own; then come quarters.
-                let wave = position.div_ceil(quarter);
+                // The first is a wave of its own; then come quarters. What runs already is
+                // waited for from the beginning.
+                let wave = match replacement.before {
+                    Before::New => 0,
+                    _ => position.div_ceil(quarter),
+                };
                 if waves.len() <= wave {
                     waves.resize_with(wave + 1, Vec::new);
                 }
@@ -205,7 +211,6 @@ impl<N: Ord + Clone> Rollout<N> {
                     self.turn_back(actions);
                 }
             }
-            Event::Abort => self.turn_back(actions),
             Event::Forget(name) => {
                 self.slots.remove(&name);
                 self.wave.remove(&name);
@@ -241,7 +246,7 @@ impl<N: Ord + Clone> Rollout<N> {
             Event::Forget(name) => {
                 self.slots.remove(&name);
             }
-            Event::Ready(_) | Event::Failed(_) | Event::Abort => {}
+            Event::Ready(_) | Event::Failed(_) => {}
         }
         self.end_if_restored(actions);
     }
@@ -262,14 +267,16 @@ impl<N: Ord + Clone> Rollout<N> {
                 let Some(slot) = self.slots.get_mut(&name) else {
                     continue;
                 };
-                let stop_first =
-                    slot.strategy == Strategy::StopFirst && slot.before != Before::Nothing;
-                slot.step = if stop_first {
-                    actions.push(Action::Retire(name.clone()));
-                    Step::Stopping
-                } else {
-                    actions.push(Action::Start(name.clone()));
-                    Step::Starting
+                slot.step = match (slot.before, slot.strategy) {
+                    (Before::New, _) => Step::Starting,
+                    (Before::Good | Before::Other, Strategy::StopFirst) => {
+                        actions.push(Action::Retire(name.clone()));
+                        Step::Stopping
+                    }
+                    (Before::Nothing, _) | (_, Strategy::StartFirst) => {
+                        actions.push(Action::Start(name.clone()));
+                        Step::Starting
+                    }
                 };
                 self.wave.insert(name);
             }
@@ -278,6 +285,7 @@ impl<N: Ord + Clone> Rollout<N> {
 
     fn turn_back(&mut self, actions: &mut Vec<Action<N>>) {
         self.direction = Direction::Back;
+        actions.push(Action::GivenUp);
         self.waves.clear();
         self.wave.clear();
         self.slots.retain(|name, slot| {
@@ -378,7 +386,7 @@ mod tests {
         rollout.step(Event::OldGone("web.1"));
         assert_eq!(
             rollout.step(Event::Failed("web.1")),
-            [Action::RetireNew("web.1")]
+            [Action::GivenUp, Action::RetireNew("web.1")]
         );
         assert!(rollout.is_going_back());
         assert_eq!(
@@ -398,9 +406,43 @@ mod tests {
         assert_eq!(actions, [Action::Start("cron.1")]);
         assert_eq!(
             rollout.step(Event::Failed("cron.1")),
-            [Action::RetireNew("cron.1")]
+            [Action::GivenUp, Action::RetireNew("cron.1")]
         );
         assert_eq!(rollout.step(Event::NewGone("cron.1")), [Action::RolledBack]);
+    }
+
+    #[test]
+    fn what_runs_already_is_waited_for_and_not_started_again() {
+        let with = |name, before| Replacement {
+            before,
+            ..replace(name, Strategy::StopFirst)
+        };
+        let web = [
+            with("web.1", Before::New),
+            with("web.2", Before::New),
+            with("web.3", Before::Good),
+        ];
+        let (mut rollout, actions) = Rollout::begin(vec![web.to_vec()]);
+        assert_eq!(actions, []);
+        assert_eq!(rollout.step(Event::Ready("web.2")), []);
+        let mut bad = rollout.clone();
+        assert_eq!(
+            rollout.step(Event::Ready("web.1")),
+            [Action::Retire("web.3")]
+        );
+        let (new_1, new_2) = (Action::RetireNew("web.1"), Action::RetireNew("web.2"));
+        assert_eq!(
+            bad.step(Event::Failed("web.1")),
+            [Action::GivenUp, new_1, new_2]
+        );
+        assert_eq!(
+            bad.step(Event::NewGone("web.2")),
+            [Action::StartGood("web.2")]
+        );
+        assert_eq!(
+            bad.step(Event::NewGone("web.1")),
+            [Action::StartGood("web.1"), Action::RolledBack]
+        );
     }
 
     #[test]
@@ -445,6 +487,7 @@ mod tests {
         prop_oneof![
             4 => Just(Before::Good),
             1 => Just(Before::Other),
+            1 => Just(Before::New),
             1 => Just(Before::Nothing)
         ]
     }
@@ -466,6 +509,7 @@ mod tests {
             let mut world: Vec<World> = befores.iter().map(|before| World {
                 good: *before == Before::Good,
                 other: *before == Before::Other,
+                new: *before == Before::New,
                 ..World::default()
             }).collect();
             let limit = befores.len().div_ceil(4).max(1);
@@ -489,6 +533,7 @@ mod tests {
                             world[n].old_ending = false;
                             world[n].restored = true;
                         }
+                        Action::GivenUp => prop_assert!(outcome.is_none()),
                         Action::Succeeded => outcome = Some(true),
                         Action::RolledBack => outcome = Some(false),
                     }

@@ -3,9 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -23,21 +22,21 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::{self, BindError, Control as _, ControlListener, ServeError},
     diagnostics::Diagnostics,
-    driver::{DriverLink, DriverSpec, LinkSettings, Previous},
+    driver::{DriverLink, DriverNote, DriverSpec, LinkSettings, Lives},
     dyno::{DynoPolicy, FdBudget, Ledger, Shared},
     environment::Base,
+    exit::ExitStatus,
     lifecycle::Kind,
     logs::{LogSettings, Logs, TerminalSettings},
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
     source::{ControlDir, Directory, Source, SourceSpec, control_dir, directory},
-    state::{Damage, JournalError, LoadError, OpenStateError, StateDir},
+    state::{Damage, Journal, JournalError, LoadError, OpenStateError, Record, StateDir},
     supervisor::{Outcome, RunError, Settings, Supervisor, SupervisorHandle},
+    time::now_unix_ms,
 };
 
-/// How many Starts are asked of the driver at once.
-const STARTS_IN_FLIGHT: usize = 64;
 /// How long the last lines may take to be written when hsup ends.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 
@@ -97,14 +96,6 @@ pub enum StartError {
     /// The control server.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// The folder of FIFOs.
-    #[error("failed to make the folder of FIFOs `{}`", path.display())]
-    IoRoot {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// Something that every process has.
     #[error("failed to {what}")]
     System {
@@ -158,14 +149,13 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         None => paths.state_dir(&key)?,
     };
     let state = StateDir::open(&state_path)?;
-    let (journal, torn) = state.journal()?;
+    let (mut journal, torn) = state.journal()?;
     let (history, torn_history) = state.history()?;
     let (memory, torn_memory) = state.memory()?;
-    let survivors: Vec<_> = journal.live().cloned().collect();
-
     let run_dir = paths.run_dir(state.supervisor_id())?;
-    let io_root = run_dir.join("io");
-    make_private(&io_root)?;
+    let note = DriverNote::in_dir(&run_dir);
+    let previous = note.read();
+    let io_root = paths.io_dir(state.supervisor_id())?;
     let socket = match control_socket {
         Some(path) => path,
         None => paths.control_socket(&key)?,
@@ -183,13 +173,24 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     for damage in torn.iter().chain(&torn_history).chain(&torn_memory) {
         say_damage(&logs, damage);
     }
+    if previous
+        .as_ref()
+        .is_some_and(|previous| !previous.may_be(&driver))
+    {
+        let text = "Another driver is used than before: the dynos of that one are stopped";
+        logs.note(crate::logs::SYSTEM, text);
+        give_up(&mut journal);
+    }
+    let survivors: Vec<_> = journal.live().cloned().collect();
     let link = DriverLink::start(LinkSettings {
         spec: driver,
         own_program,
-        socket_dir: run_dir.clone(),
-        previous: memory.get().driver_socket.clone().map(|socket| Previous {
-            socket,
-            pid: memory.get().driver_pid,
+        socket: Paths::driver_socket(&run_dir),
+        lives: Some(Lives {
+            previous,
+            note,
+            supervisor_id: state.supervisor_id().as_str().to_owned(),
+            grace: policy.grace,
         }),
     })
     .map_err(|source| StartError::System {
@@ -199,14 +200,16 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let mut ports = Ports::new();
     ports.learn(&memory.get().types_seen);
     let shared = Arc::new(Shared {
-        supervisor_id: state.supervisor_id().as_str().to_owned(),
+        supervisor_id: state.supervisor_id().clone(),
         link: link.watch(),
+        own_network: AtomicBool::default(),
         logs: logs.clone(),
         ledger: Ledger::new(journal),
         ports: Mutex::new(ports),
+        paths,
         io_root: io_root.clone(),
         fds: FdBudget::of_this_process().map_err(system("read the open-file limit"))?,
-        starts: Semaphore::new(STARTS_IN_FLIGHT),
+        starts: Semaphore::new(0),
         host_base: base,
         host_vars: std::env::vars_os().collect(),
         binds,
@@ -276,21 +279,25 @@ fn open_source(spec: &SourceSpec) -> Result<(Source, AppKey, String, Base), Star
     })
 }
 
-fn make_private(path: &Path) -> Result<(), StartError> {
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|source| StartError::IoRoot {
-        path: path.to_owned(),
-        source,
-    })
-}
-
 /// What is left in it belongs to somebody: then it stays.
 fn remove_if_empty(path: &Path) {
     if let Err(error) = fs::remove_dir(path) {
         tracing::debug!(%error, path = %path.display(), "folder not removed");
+    }
+}
+
+/// Strikes out the dynos of an earlier life: their driver is not used any more.
+fn give_up(journal: &mut Journal) {
+    let ends: Vec<_> = journal
+        .live()
+        .map(|dyno| Record::End {
+            dyno_id: dyno.dyno_id.clone(),
+            status: ExitStatus::lost("it ran on another driver", now_unix_ms()),
+        })
+        .collect();
+    if let Err(error) = journal.append(&ends) {
+        // They are looked for, and not found.
+        tracing::warn!(error = crate::errors::chain(&error), "ends not journalled");
     }
 }
 

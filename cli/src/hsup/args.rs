@@ -6,7 +6,10 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use hsup_core::{backoff::Policy, name::ProcessType};
+use hsup_core::{
+    backoff::Policy,
+    name::{MAX_START_NUMBER, ProcessType},
+};
 use hsup_proto::driver::Bind;
 
 const AFTER_HELP: &str = "\
@@ -135,7 +138,7 @@ pub struct Options {
     pub oneshot: bool,
 
     /// The number of the first dyno of each type
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), global = true)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_START_NUMBER)), global = true)]
     pub start_number: u32,
 
     /// A path of this machine to show to dynos, for drivers that can; may be repeated

@@ -51,11 +51,16 @@ pub fn main() -> ExitCode {
     match execute(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let text = chain(error.as_ref());
-            drop(writeln!(io::stderr(), "hsup: {text}"));
+            tell(&chain(error.as_ref()));
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// Says something of hsup's own, where nobody else does.
+fn tell(text: &str) {
+    // Whether anybody can hear it must not matter.
+    drop(writeln!(io::stderr(), "hsup: {text}"));
 }
 
 fn execute(cli: Cli) -> anyhow::Result<u8> {
@@ -87,7 +92,7 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Build => {
             let driver = driver(&options);
             let state_dir = options.state_dir.as_deref();
-            let work = run::build_only(&source, state_dir, driver, own_program);
+            let work = run::build_only(&source, state_dir, driver, own_program, tell);
             let artifact = runtime.block_on(work)?;
             writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
             0
@@ -202,6 +207,7 @@ fn run_options(
         state_dir: options.state_dir,
         binds: options.binds,
         source,
+        tell,
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 use nix::{
     fcntl::OFlag,
     sys::{
-        signal::{Signal, kill},
+        signal::{self, Signal},
         wait::WaitStatus,
     },
     unistd::{Pid, pipe2},
@@ -253,13 +253,18 @@ impl Child {
 
     /// Ends it at once. Its end is noted when it is reaped.
     pub fn kill(&self) {
-        // It may have ended by itself.
-        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        self::kill(self.pid);
     }
 }
 
 /// Asks a driver to end.
 pub fn terminate(pid: i32) {
     // It may have ended by itself.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    let _ = signal::kill(Pid::from_raw(pid), Signal::SIGTERM);
+}
+
+/// Ends a driver at once.
+pub fn kill(pid: i32) {
+    // It may have ended by itself.
+    let _ = signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
 }

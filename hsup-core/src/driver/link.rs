@@ -10,18 +10,16 @@
 //! life of hsup or of an earlier one. Nobody else will ever stop them, and they are killed
 //! before the driver is started again.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod reach;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsup_driver_kit::{
-    client::{Capabilities, Client, Connection},
-    launch::{self, Child, Launch},
+    client::Capabilities,
+    launch::{self, Child},
     orphans,
 };
-use hsup_proto::driver::{Capability, Durability, GetInfoRequest, GetInfoResponse};
+use hsup_proto::driver::Durability;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -31,87 +29,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::spec::{self, DriverSpec};
+use self::reach::{Established, Failure, ask};
+use super::{DriverNote, DriverSpec, Link, Previous, Up};
 
 /// What is known of a driver before anything is.
 pub const NOT_YET: &str = "not connected yet";
-/// How long a child driver may take from its start to its first answer.
-const BOOT: Duration = Duration::from_secs(10);
 /// How often a driver is asked how it does, and how long it may take (driver protocol §7.4).
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 const HEALTH_WITHIN: Duration = Duration::from_secs(1);
+/// How often one is asked that is not ready yet: everybody waits for it.
+const READINESS_EVERY: Duration = Duration::from_secs(1);
+/// A driver that lived so long is started again at once when it ends.
+const STEADY: Duration = Duration::from_secs(5);
 /// How long a child driver may take to end when hsup does.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How many answers a driver may miss before it is called silent.
 const MISSES: u32 = 3;
-
-/// What hsup knows of its driver.
-#[derive(Clone, Debug)]
-pub enum Link {
-    /// Not connected; why, for people.
-    Down {
-        /// What went wrong last.
-        why: String,
-        /// It never came up and trying again is pointless: the operator must act.
-        hopeless: bool,
-    },
-    /// Connected.
-    Up(Arc<Up>),
-}
-
-/// A driver that answers.
-#[derive(Clone, Debug)]
-pub struct Up {
-    /// What it says of itself.
-    pub info: GetInfoResponse,
-    /// What it can do.
-    pub capabilities: Capabilities,
-    /// Where it listens.
-    pub socket: PathBuf,
-    /// Whether hsup started it, now or in an earlier life.
-    pub child: bool,
-    /// It has not answered its last health checks.
-    pub silent: bool,
-    child_pid: Option<i32>,
-    control: Connection,
-    waits: Connection,
-}
-
-impl Up {
-    /// For calls that are answered at once.
-    pub fn client(&self) -> Client {
-        self.control.client()
-    }
-
-    /// For Wait, Logs and Attach, whose streams stay open: they have a connection of their own,
-    /// so that a driver's limit on streams can never keep a Stop from getting through.
-    pub fn waits(&self) -> Client {
-        self.waits.client()
-    }
-
-    /// Whether the connection has ended since.
-    pub fn is_gone(&self) -> bool {
-        self.control.is_closed() || self.waits.is_closed()
-    }
-
-    /// The process that serves the socket, if it is known: hsup's own child, or whom the
-    /// kernel tells. It tells who made the socket, which for a socket of ours is nobody else.
-    pub fn pid(&self) -> Option<i32> {
-        let own = std::process::id().cast_signed();
-        self.child_pid
-            .or_else(|| self.control.pid().filter(|pid| !self.child && *pid != own))
-    }
-
-    /// Whether every dyno has its own address.
-    pub fn has_own_network(&self) -> bool {
-        self.capabilities.has(Capability::OwnNetwork)
-    }
-
-    /// Whether dynos end with the driver.
-    pub fn dynos_die_with_it(&self) -> bool {
-        self.info.durability() == Durability::None
-    }
-}
 
 /// What the link needs to know.
 #[derive(Clone, Debug)]
@@ -120,19 +53,24 @@ pub struct LinkSettings {
     pub spec: DriverSpec,
     /// hsup's own program, which acts as the simple driver.
     pub own_program: PathBuf,
-    /// A folder of hsup's own (0700) for the socket of a child driver.
-    pub socket_dir: PathBuf,
-    /// The child driver of an earlier life of this hsup: it may still serve.
-    pub previous: Option<Previous>,
+    /// Where a child driver listens: in a folder of hsup's own (0700).
+    pub socket: PathBuf,
+    /// What lives of hsup before and after this one have to do with it; `None`: this is the
+    /// only one.
+    pub lives: Option<Lives>,
 }
 
-/// A driver that an earlier life of this hsup started.
+/// See [`LinkSettings::lives`].
 #[derive(Clone, Debug)]
-pub struct Previous {
-    /// Where it listened.
-    pub socket: PathBuf,
-    /// Its process, if it is known.
-    pub pid: Option<i32>,
+pub struct Lives {
+    /// The driver of an earlier life: it may still serve.
+    pub previous: Option<Previous>,
+    /// Where the next one finds this one's.
+    pub note: DriverNote,
+    /// Under which both know their dynos.
+    pub supervisor_id: String,
+    /// What those have between SIGTERM and SIGKILL.
+    pub grace: Duration,
 }
 
 /// The front of the link's task.
@@ -153,14 +91,19 @@ impl DriverLink {
         let (publish, state) = watch::channel(Link::Down {
             why: NOT_YET.to_owned(),
             hopeless: false,
+            dynos_ended: false,
         });
         let ending = CancellationToken::new();
         let is_child = matches!(settings.spec, DriverSpec::Child(_));
+        let lives = settings.lives.as_ref();
         let keeper = Keeper {
             children: signal(SignalKind::child())?,
+            previous: lives.and_then(|lives| lives.previous.clone()),
             settings,
             publish,
             child: None,
+            last: None,
+            dynos_ended: false,
         };
         Ok(Self {
             is_child,
@@ -201,56 +144,17 @@ impl Drop for DriverLink {
     }
 }
 
-/// Waits until the driver is connected.
-pub async fn up(state: &mut watch::Receiver<Link>) -> Arc<Up> {
-    loop {
-        if let Link::Up(up) = &*state.borrow_and_update()
-            && !up.is_gone()
-        {
-            return Arc::clone(up);
-        }
-        if state.changed().await.is_err() {
-            // The link's task ends with the process only.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
 struct Keeper {
     settings: LinkSettings,
     publish: watch::Sender<Link>,
     children: Signal,
     child: Option<Child>,
-}
-
-/// A driver that answered its first question.
-struct Established {
-    control: Connection,
-    waits: Connection,
-    info: GetInfoResponse,
-    socket: PathBuf,
-}
-
-/// Why no driver answers.
-struct Failure {
-    why: String,
-    hopeless: bool,
-}
-
-impl Failure {
-    fn passing(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            hopeless: false,
-        }
-    }
-
-    fn hopeless(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            hopeless: true,
-        }
-    }
+    /// The driver of an earlier life, as long as it may serve.
+    previous: Option<Previous>,
+    /// What becomes of the dynos of the driver that was there last; `None`: none ever was.
+    last: Option<Durability>,
+    /// That one has ended, and its dynos with it.
+    dynos_ended: bool,
 }
 
 impl Keeper {
@@ -261,6 +165,9 @@ impl Keeper {
             () = self.keep() => ending.cancelled().await,
         }
         self.end_child().await;
+        if let Some(lives) = &self.settings.lives {
+            lives.note.remove();
+        }
     }
 
     /// Ends the child driver and removes the socket that was made for it.
@@ -270,23 +177,15 @@ impl Keeper {
             return;
         };
         let socket = child.socket().to_owned();
-        if child.is_running() {
-            launch::terminate(child.pid());
-            let deadline = sleep(END_WITHIN);
-            tokio::pin!(deadline);
-            self.reap();
-            while self.child.as_ref().is_some_and(Child::is_running) {
-                tokio::select! {
-                    _ = self.children.recv() => self.reap(),
-                    () = &mut deadline => {
-                        warn!("driver did not end in time");
-                        if let Some(child) = &self.child {
-                            child.kill();
-                        }
-                        break;
-                    }
-                }
-            }
+        let cleared_up = child.is_running() && self.terminate_child().await;
+        let (never_up, dynos_die) = match self.last {
+            None => (true, true),
+            Some(durability) => (false, durability == Durability::None),
+        };
+        if never_up || (dynos_die && !cleared_up) {
+            // It did not stop its dynos, or never was a driver: what is left is nobody's.
+            let killed = orphans::kill_all().await + orphans::kill_left_by(&socket).await;
+            debug!(killed, "killed what the driver left");
         }
         // A driver may have removed it itself.
         if let Err(error) = std::fs::remove_file(&socket) {
@@ -294,22 +193,55 @@ impl Keeper {
         }
     }
 
+    /// Asks the child driver to end, and kills it when it does not; whether it ended by itself.
+    async fn terminate_child(&mut self) -> bool {
+        let deadline = sleep(END_WITHIN);
+        tokio::pin!(deadline);
+        let mut by_itself = true;
+        if let Some(child) = &self.child {
+            launch::terminate(child.pid());
+        }
+        self.reap();
+        while self.child.as_ref().is_some_and(Child::is_running) {
+            tokio::select! {
+                _ = self.children.recv() => self.reap(),
+                () = &mut deadline => {
+                    warn!(by_itself, "driver did not end in time");
+                    if !std::mem::replace(&mut by_itself, false) {
+                        break;
+                    }
+                    if let Some(child) = &self.child {
+                        child.kill();
+                    }
+                    deadline.as_mut().reset(Instant::now() + END_WITHIN);
+                }
+            }
+        }
+        by_itself
+    }
+
     /// Ends the driver of an earlier life. It is nobody's child here: its connection's end
     /// tells of its own.
     async fn end_previous(&self) {
-        let Some(previous) = &self.settings.previous else {
+        let Some(previous) = &self.previous else {
             return;
         };
         let up = match &*self.publish.borrow() {
             Link::Up(up) => Arc::clone(up),
             Link::Down { .. } => return,
         };
+        self.terminate_previous(previous, &up).await;
+    }
+
+    async fn terminate_previous(&self, previous: &Previous, up: &Up) {
         let Some(pid) = previous.pid else {
+            // Nobody's child, or its process is not known.
             return;
         };
         launch::terminate(pid);
         if timeout(END_WITHIN, up.control.closed()).await.is_err() {
             warn!(pid, "driver did not end in time");
+            launch::kill(pid);
         }
         orphans::kill_left_by(&previous.socket).await;
         if let Err(error) = std::fs::remove_file(&previous.socket) {
@@ -319,22 +251,23 @@ impl Keeper {
 
     async fn keep(&mut self) {
         let mut failures = 0u32;
-        let mut ever_up = false;
         loop {
             match self.establish().await {
                 Ok(established) => {
-                    failures = 0;
-                    ever_up = true;
-                    let dynos_die_with_it = established.info.durability() == Durability::None;
+                    let begun = Instant::now();
+                    self.last = Some(established.info.durability());
                     let why = self.tend(established).await;
                     warn!(why, "driver gone");
+                    self.bury().await;
                     self.announce(why, false);
-                    self.bury(dynos_die_with_it).await;
-                    // The first attempt to get it back follows at once.
-                    continue;
+                    if begun.elapsed() >= STEADY {
+                        failures = 0;
+                        // The first attempt to get it back follows at once.
+                        continue;
+                    }
                 }
                 Err(failure) => {
-                    let hopeless = failure.hopeless && !ever_up;
+                    let hopeless = failure.hopeless && self.last.is_none();
                     debug!(why = failure.why, hopeless, "driver not reached");
                     self.announce(failure.why, hopeless);
                     if hopeless {
@@ -348,196 +281,153 @@ impl Keeper {
         }
     }
 
-    fn announce(&self, why: String, hopeless: bool) {
-        self.publish.send_replace(Link::Down { why, hopeless });
+    /// Publishes that there is no driver. The same again is no news.
+    fn announce(&self, news: String, is_hopeless: bool) {
+        self.publish.send_if_modified(|link| {
+            if let Link::Down {
+                why,
+                hopeless,
+                dynos_ended,
+            } = link
+                && *why == news
+                && (*hopeless, *dynos_ended) == (is_hopeless, self.dynos_ended)
+            {
+                return false;
+            }
+            *link = Link::Down {
+                why: news,
+                hopeless: is_hopeless,
+                dynos_ended: self.dynos_ended,
+            };
+            true
+        });
     }
 
     /// Finds or starts the driver and has it answer.
     async fn establish(&mut self) -> Result<Established, Failure> {
+        if let Some(established) = self.meet_previous().await? {
+            return Ok(established);
+        }
         match self.settings.spec.clone() {
-            DriverSpec::Socket(socket) => self.greet(&socket, HEALTH_WITHIN).await,
-            DriverSpec::Child(name) => {
-                if let Some(socket) = self.known_socket()
-                    && let Ok(established) = self.greet(&socket, HEALTH_WITHIN).await
-                {
-                    return Ok(established);
+            DriverSpec::Socket(socket) => {
+                let greeted = self.greet(&socket, HEALTH_WITHIN).await;
+                match &greeted {
+                    Ok(_) => self.note(None),
+                    Err(failure) if failure.nobody => self.bury_unseen(),
+                    Err(_) => {}
                 }
-                // Whoever it was, it serves no more.
-                if let Some(previous) = self.settings.previous.take() {
+                greeted
+            }
+            DriverSpec::Child(name) => {
+                let Some(child) = self.child.as_ref().filter(|child| child.is_running()) else {
+                    return self.launch(&name).await;
+                };
+                let socket = child.socket().to_owned();
+                let greeted = self.greet(&socket, HEALTH_WITHIN).await;
+                // Restarted only when its process has ended, never because it is slow.
+                greeted.map_err(|_| {
+                    Failure::passing(format!("the {name} driver runs but does not answer"))
+                })
+            }
+        }
+    }
+
+    /// Finds the driver of an earlier life. One that is not the driver wanted now is ended,
+    /// with the dynos that it has of ours.
+    async fn meet_previous(&mut self) -> Result<Option<Established>, Failure> {
+        let Some(previous) = self.previous.clone() else {
+            return Ok(None);
+        };
+        let is_child = matches!(previous.driver, None | Some(DriverSpec::Child(_)));
+        match self.greet(&previous.socket, HEALTH_WITHIN).await {
+            Ok(established) if previous.may_be(&self.settings.spec) => {
+                return Ok(Some(established));
+            }
+            Ok(established) => self.replace(&previous, established).await,
+            // What it runs must not run twice.
+            Err(failure) if is_child && !failure.nobody => {
+                return Err(Failure::passing(format!(
+                    "the driver of an earlier hsup runs but does not answer: {}",
+                    failure.why
+                )));
+            }
+            // Whoever it was, it serves no more.
+            Err(_) => {
+                self.bury_unseen();
+                if is_child {
                     orphans::kill_left_by(&previous.socket).await;
                 }
-                if self.child.as_ref().is_some_and(Child::is_running) {
-                    // Restarted only when its process has ended, never because it is slow.
-                    return Err(Failure::passing(format!(
-                        "the {name} driver runs but does not answer"
-                    )));
-                }
-                self.launch(&name).await
             }
         }
+        self.previous = None;
+        Ok(None)
     }
 
-    /// Where a driver may still serve: the child of this life, or of an earlier one.
-    fn known_socket(&mut self) -> Option<PathBuf> {
-        match &self.child {
-            Some(child) if child.is_running() => Some(child.socket().to_owned()),
-            Some(_) => None,
-            None => self
-                .settings
-                .previous
-                .as_ref()
-                .map(|previous| previous.socket.clone()),
+    async fn replace(&self, previous: &Previous, established: Established) {
+        let Some(lives) = &self.settings.lives else {
+            return;
+        };
+        let up = self.up(established);
+        info!(name = up.info.name, "ending the driver of an earlier life");
+        let cleared = super::clear(&up, &lives.supervisor_id, lives.grace, |_| false, |_| ()).await;
+        if let Err(status) = cleared {
+            warn!(code = ?status.code(), "its dynos are not known");
+        }
+        self.terminate_previous(previous, &up).await;
+    }
+
+    /// Notes who is to be found by the next life.
+    fn note(&self, pid: Option<i32>) {
+        if let Some(lives) = &self.settings.lives {
+            lives.note.write(&self.settings.spec, pid);
         }
     }
 
-    async fn launch(&mut self, name: &str) -> Result<Established, Failure> {
-        let found = spec::find(name, &self.settings.own_program)
-            .map_err(|error| Failure::hopeless(error.to_string()))?;
-        let launch = Launch {
-            program: found.program,
-            argv0: found.argv0,
-            socket: self.settings.socket_dir.join("driver.sock"),
-            hand_listener: found.takes_listener,
-        };
-        let child = launch::launch(&launch)
-            .map_err(|error| Failure::hopeless(crate::errors::chain(&error)))?;
-        info!(pid = child.pid(), "driver started");
-        let socket = child.socket().to_owned();
-        self.child = Some(child);
-
-        let deadline = Instant::now() + BOOT;
-        let mut pause = Duration::from_millis(1);
-        loop {
-            let failure = match self.greet(&socket, deadline - Instant::now()).await {
-                Ok(established) => return Ok(established),
-                Err(failure) => failure,
-            };
-            self.reap();
-            let child = self.child.as_ref().expect("it was just started");
-            let why = if !child.is_running() {
-                let said = child.last_output().await;
-                format!(
-                    "the {name} driver ended before it answered ({}){said}",
-                    child.how_it_ended()
-                )
-            } else if failure.hopeless {
-                failure.why
-            } else if Instant::now() + pause >= deadline {
-                let said = child.last_output().await;
-                format!(
-                    "the {name} driver did not answer within {} s: {}{said}",
-                    BOOT.as_secs(),
-                    failure.why
-                )
-            } else {
-                self.reaping(sleep(pause)).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-                continue;
-            };
-            self.give_up_child().await;
-            return Err(Failure::hopeless(why));
-        }
-    }
-
-    /// Ends a child that never became a driver, and whatever it started: it never ran a
-    /// dyno, so all of that is nobody's.
-    async fn give_up_child(&mut self) {
-        orphans::kill_all().await;
-        if let Some(child) = self.child.take()
-            && let Err(error) = std::fs::remove_file(child.socket())
-        {
-            debug!(%error, "driver socket not removed");
-        }
-    }
-
-    /// Connects twice and asks the first question.
-    async fn greet(&self, socket: &Path, within: Duration) -> Result<Established, Failure> {
-        let open = async {
-            let control = Connection::open(socket).await?;
-            let waits = Connection::open(socket).await?;
-            Ok::<_, hsup_driver_kit::client::ConnectError>((control, waits))
-        };
-        let (control, waits) = match open.await {
-            Ok(connections) => connections,
-            Err(error @ hsup_driver_kit::client::ConnectError::Stranger { .. }) => {
-                return Err(Failure::hopeless(error.to_string()));
-            }
-            Err(error) => return Err(Failure::passing(crate::errors::chain(&error))),
-        };
-        let info = match timeout(within, ask(&control)).await {
-            Err(_) => {
-                return Err(Failure::passing(format!(
-                    "the driver at `{}` did not answer GetInfo within {:.0?}",
-                    socket.display(),
-                    within
-                )));
-            }
-            Ok(Err(status)) => {
-                return Err(Failure::passing(format!(
-                    "the driver at `{}` answered GetInfo with {:?}: {}",
-                    socket.display(),
-                    status.code(),
-                    status.message()
-                )));
-            }
-            Ok(Ok(info)) => info,
-        };
-        if !Capabilities::of(&info).has(Capability::StdioFifo) {
-            return Err(Failure::hopeless(format!(
-                "the driver `{}` does not take its dynos' output to FIFOs (STDIO_FIFO), \
-                 the only way that this hsup can read it",
-                info.name
-            )));
-        }
-        Ok(Established {
-            control,
-            waits,
-            info,
-            socket: socket.to_owned(),
-        })
-    }
-
-    /// Publishes the driver and watches it until its connection ends; says why it did.
-    async fn tend(&mut self, established: Established) -> String {
+    /// The driver that was just met, for whoever calls it.
+    fn up(&self, established: Established) -> Up {
         let Established {
             control,
             waits,
             info,
             socket,
         } = established;
-        info!(
-            name = info.name,
-            version = info.version,
-            ready = info.ready,
-            "driver connected"
-        );
-        let child = matches!(self.settings.spec, DriverSpec::Child(_));
-        let mut up = Up {
+        let previous = self.previous.as_ref().and_then(|previous| previous.pid);
+        Up {
             capabilities: Capabilities::of(&info),
             info,
             socket,
-            child,
+            child: matches!(self.settings.spec, DriverSpec::Child(_)),
             silent: false,
-            child_pid: match &self.child {
-                Some(child) => Some(child.pid()),
-                None => self
-                    .settings
-                    .previous
-                    .as_ref()
-                    .and_then(|previous| previous.pid),
-            },
-            control: control.clone(),
-            waits: waits.clone(),
-        };
+            child_pid: self.child.as_ref().map(Child::pid).or(previous),
+            control,
+            waits,
+            gone: CancellationToken::new(),
+        }
+    }
+
+    /// Publishes the driver and watches it until its connection ends; says why it did.
+    async fn tend(&mut self, established: Established) -> String {
+        info!(
+            name = established.info.name,
+            version = established.info.version,
+            ready = established.info.ready,
+            "driver connected"
+        );
+        let mut up = self.up(established);
+        let (control, waits) = (up.control.clone(), up.waits.clone());
+        self.dynos_ended = false;
         self.publish.send_replace(Link::Up(Arc::new(up.clone())));
 
         let mut misses = 0;
         let mut health = interval_at(Instant::now() + HEALTH_EVERY, HEALTH_EVERY);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        if !up.info.ready {
+            health.reset_after(READINESS_EVERY);
+        }
+        let another = loop {
             tokio::select! {
-                () = control.closed() => break,
-                () = waits.closed() => break,
+                () = control.closed() => break false,
+                () = waits.closed() => break false,
                 _ = self.children.recv() => self.reap(),
                 _ = health.tick() => {
                     let before = (up.silent, up.info.clone());
@@ -546,18 +436,27 @@ impl Keeper {
                             misses = 0;
                             up.silent = false;
                             if info.instance_id != up.info.instance_id {
-                                return "the driver became another instance on the same connection".to_owned();
+                                break true;
                             }
                             up.info = info;
                         }
                         _ => misses += 1,
                     }
                     up.silent = misses >= MISSES;
+                    if !up.info.ready {
+                        health.reset_after(READINESS_EVERY);
+                    }
                     if before != (up.silent, up.info.clone()) {
                         self.publish.send_replace(Link::Up(Arc::new(up.clone())));
                     }
                 }
             }
+        };
+        // Whoever waits for an answer waits for the next driver instead: the connection may
+        // well go on, and the other instance knows nothing of what was asked before.
+        up.gone.cancel();
+        if another {
+            return "the driver became another instance on the same connection".to_owned();
         }
         // A child that has just died is a zombie by now or within a moment: the connection
         // ends as the kernel closes the dead process's descriptors.
@@ -581,12 +480,12 @@ impl Keeper {
     }
 
     /// After a child driver has ended: kills what it left, if nobody else ever will.
-    async fn bury(&mut self, dynos_die_with_it: bool) {
+    async fn bury(&mut self) {
         let ended = self.child.as_ref().is_some_and(|child| !child.is_running());
         if !ended {
             return;
         }
-        if dynos_die_with_it {
+        if self.last == Some(Durability::None) {
             let killed = orphans::kill_all().await;
             if killed > 0 {
                 info!(killed, "killed what the dead driver left");
@@ -594,8 +493,14 @@ impl Keeper {
             if let Some(child) = &self.child {
                 orphans::kill_left_by(child.socket()).await;
             }
+            self.dynos_ended = true;
         }
         self.child = None;
+    }
+
+    /// After a driver that is not our child has ended: nobody listens where it did.
+    fn bury_unseen(&mut self) {
+        self.dynos_ended |= self.last == Some(Durability::None);
     }
 
     /// Reaps whatever has ended: the child driver, and, for a subreaper, anybody's orphans.
@@ -623,12 +528,4 @@ impl Keeper {
             }
         }
     }
-}
-
-async fn ask(connection: &Connection) -> Result<GetInfoResponse, tonic::Status> {
-    let request = GetInfoRequest {
-        supervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let answer = connection.client().get_info(request).await?;
-    Ok(answer.into_inner())
 }

@@ -1,7 +1,18 @@
 //! The supervisor's link to its driver: who it is, whether it is there, and the calls.
 
+mod calls;
+#[cfg(test)]
+pub(crate) mod fake;
 mod link;
+mod orphans;
+mod previous;
 mod spec;
+mod up;
 
-pub use link::{DriverLink, Link, LinkSettings, NOT_YET, Previous, Up, up};
+pub(crate) use calls::{Pause, Verdict, said, verdict};
+pub use link::{DriverLink, LinkSettings, Lives, NOT_YET};
+pub(crate) use orphans::clear;
+pub use previous::{DriverNote, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
+pub(crate) use up::QUICK_WITHIN;
+pub use up::{Link, Up, ready, up, up_again};

@@ -7,13 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The drivers that come with hsup, by the name that `-d` takes.
 const KNOWN: [&str; 3] = ["simple", "docker", "libcontainer"];
 
 /// What the operator asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DriverSpec {
     /// `--driver-socket PATH`: somebody else runs it.
     Socket(PathBuf),

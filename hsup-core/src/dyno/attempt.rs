@@ -1,35 +1,29 @@
-//! One attempt to run a dyno, as calls to the driver: Start, Wait, Stop, Remove, and what each
-//! error means (driver protocol §8 and §9).
+//! One attempt to run a dyno, as calls to the driver: Start, Wait, Stop, Remove.
 //!
 //! Every call may outlive the connection it was made on. Start, Wait, Stop and Remove can be
 //! made again with the same id, so a lost connection only means: on the next one, again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hsup_proto::driver::{
-    self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
-    remove_request::What,
-};
-use tokio::time::{sleep, timeout};
+use hsup_proto::driver::{self, StartRequest, State, WaitRequest};
+use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
-use super::{DynoSpec, Shared, io::IoDir};
+use super::{DynoSpec, Shared, io::IoDir, starting::Starting};
 use crate::{
     command,
-    driver::{Up, up},
+    driver::{Pause, Up, said, up_again},
     environment,
     exit::ExitStatus,
-    lifecycle::{Kind, Stop},
-    name::DynoId,
+    lifecycle::Stop,
+    name::{DynoId, DynoName},
     release::Limits,
     time::now_unix_ms,
 };
 
-/// Deadlines of driver protocol §9.
-const START_WITHIN: Duration = Duration::from_mins(1);
-const QUICK_WITHIN: Duration = Duration::from_secs(5);
-const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
+/// How often a Remove that fails is made again.
+const REMOVE_TRIES: u32 = 6;
 const WAIT_FOR: Duration = Duration::from_mins(10);
 const WAIT_BEYOND: Duration = Duration::from_secs(5);
 
@@ -42,113 +36,33 @@ pub(super) struct Run {
     pub(super) port: u16,
 }
 
-/// What a failed Start means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The same call again, after a pause.
-    Again,
-    /// Build again, then Start: the driver has lost the artifact.
-    Rebuild,
-    /// The attempt has failed; why.
-    Failed(String),
-}
-
-/// Reads a Start's error as the protocol's table does.
-fn verdict(status: &Status, connection_gone: bool) -> Verdict {
-    if connection_gone {
-        return Verdict::Again;
-    }
-    match status.code() {
-        Code::Unavailable | Code::Aborted | Code::DeadlineExceeded => Verdict::Again,
-        Code::NotFound if status.message().starts_with("artifact") => Verdict::Rebuild,
-        _ => Verdict::Failed(said(status)),
-    }
-}
-
-/// A driver's error, for people.
-pub(crate) fn said(status: &Status) -> String {
-    let code = status.code();
-    if status.message().is_empty() {
-        format!("the driver answered {code:?}")
-    } else {
-        format!("{} ({code:?})", status.message())
-    }
-}
-
-/// Pauses that double from `0.1` s to 30 s, as the protocol asks for a backend that is down.
-struct Pause(Duration);
-
-impl Pause {
-    const fn new() -> Self {
-        Self(Duration::from_millis(100))
-    }
-
-    async fn wait(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Duration::from_secs(30));
-    }
-}
-
-/// Starts the process. `Err` is how the attempt ended.
-pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result<(), ExitStatus> {
-    let _permit = shared.starts.acquire().await;
-    let failed = |why: String| Err(ExitStatus::not_started(why, now_unix_ms()));
-    let mut link = shared.link.clone();
-    let mut pause = Pause::new();
-    let mut asked: Option<String> = None;
-    let mut artifact = Arc::clone(&spec.artifact);
-    let mut rebuilt = false;
-    loop {
-        let up = up(&mut link).await;
-        let instance = &up.info.instance_id;
-        if spec.kind == Kind::OneShot && asked.as_ref().is_some_and(|asked| asked != instance) {
-            return Err(ExitStatus::lost(
-                "the driver restarted while it was being started; a one-off is never started twice",
-                now_unix_ms(),
-            ));
-        }
-        asked = Some(instance.clone());
-        // Made now and for this call only: it holds the whole environment, which many dynos
-        // that wait for their turn would hold many times.
-        let request = match request(shared, spec, run, &artifact) {
-            Ok(request) => request,
-            Err(why) => return failed(why),
-        };
-        let answer = timeout(START_WITHIN, up.client().start(request)).await;
-        let status = match answer {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(status)) => status,
-            Err(_) => Status::deadline_exceeded("no answer"),
-        };
-        debug!(id = %run.dyno_id, code = ?status.code(), message = status.message(), "start failed");
-        match verdict(&status, up.is_gone()) {
-            Verdict::Again => pause.wait().await,
-            Verdict::Failed(why) => return failed(why),
-            Verdict::Rebuild if rebuilt => return failed(said(&status)),
-            Verdict::Rebuild => {
-                rebuilt = true;
-                match build_again(&up, spec).await {
-                    Ok(built) => artifact = built,
-                    Err(why) => return failed(why),
-                }
-            }
-        }
-    }
-}
-
-/// Has the driver make the artifact that it has lost.
-async fn build_again(up: &Up, spec: &DynoSpec) -> Result<Arc<str>, String> {
-    let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
-    let base = std::env::current_dir().unwrap_or_default();
-    let request = crate::build::request(&spec.release, &base).map_err(|e| explain(&e))?;
-    let artifact = crate::build::build(up, request, |_| {}).await;
-    Ok(artifact.map_err(|e| explain(&e))?.into())
+/// Starts the process, unless it is said how to stop it or takes longer than `within`. `Err` is
+/// how the attempt ended.
+pub(super) async fn start(
+    shared: &Shared,
+    spec: &DynoSpec,
+    run: &Run,
+    within: Option<Duration>,
+    unwanted: &mut watch::Receiver<Option<Stop>>,
+) -> Result<(), ExitStatus> {
+    let starting = Starting {
+        dyno_id: &run.dyno_id,
+        kind: spec.kind,
+        release: &spec.release,
+        artifact: Arc::clone(&spec.artifact),
+        request: &|up, artifact| request(shared, spec, run, up, artifact),
+        turns: &shared.starts,
+        within,
+        tell: &|text| shared.logs.note(&spec.name.to_string(), text),
+    };
+    starting.start(&shared.link, unwanted).await.map(|_| ())
 }
 
 fn request(
     shared: &Shared,
     spec: &DynoSpec,
     run: &Run,
+    up: &Up,
     artifact: &str,
 ) -> Result<StartRequest, String> {
     let io_dir = run
@@ -156,7 +70,7 @@ fn request(
         .path()
         .to_str()
         .ok_or("the runtime folder's path is not UTF-8")?;
-    let base = if shared.has_own_network() {
+    let base = if up.has_own_network() {
         environment::Base::Container
     } else {
         shared.host_base
@@ -165,7 +79,7 @@ fn request(
     let linger = shared.policy.linger.as_millis();
     Ok(StartRequest {
         dyno_id: run.dyno_id.to_string(),
-        supervisor_id: shared.supervisor_id.clone(),
+        supervisor_id: shared.supervisor_id.as_str().to_owned(),
         artifact: artifact.to_owned(),
         app: spec.release.app.clone(),
         release: spec.release.version,
@@ -192,52 +106,72 @@ fn wire_limits(limits: &Limits) -> Option<driver::Limits> {
     (limits != driver::Limits::default()).then_some(limits)
 }
 
-/// Waits until the process and all its offspring have ended.
-pub(super) async fn wait(shared: Arc<Shared>, dyno_id: DynoId) -> ExitStatus {
+/// Waits until the process and all its offspring have ended. `stopped` tells that a Stop was
+/// carried out: then there is no use in waiting longer before the driver is asked again.
+pub(super) async fn wait(
+    shared: Arc<Shared>,
+    name: DynoName,
+    dyno_id: DynoId,
+    stopped: Arc<Notify>,
+) -> ExitStatus {
     let mut link = shared.link.clone();
     let mut pause = Pause::new();
+    let mut told = false;
     loop {
-        let up = up(&mut link).await;
+        let up = match up_again(&mut link).await {
+            Ok(up) => up,
+            Err(why) => return ExitStatus::lost(why, now_unix_ms()),
+        };
         let request = WaitRequest {
             dyno_id: dyno_id.to_string(),
             timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
         };
-        let status = match timeout(WAIT_FOR + WAIT_BEYOND, up.waits().wait(request)).await {
-            Err(_) => Status::deadline_exceeded("no answer"),
-            Ok(Err(status)) => status,
-            Ok(Ok(answer)) => match answer.into_inner().status {
+        let within = WAIT_FOR + WAIT_BEYOND;
+        let status = match up.call(within, up.waits().wait(request)).await {
+            Ok(answer) => match answer.status {
                 Some(status) => return status.into(),
                 None => continue,
             },
+            Err(status) => status,
         };
-        if status.code() == Code::NotFound
-            && !up.is_gone()
-            && let Some(status) = lost(&up, &shared.supervisor_id, &dyno_id).await
-        {
-            return status;
-        }
         debug!(%dyno_id, code = ?status.code(), "wait failed");
-        pause.wait().await;
+        if !up.is_gone() {
+            let is_known = status.code() != Code::NotFound;
+            if is_known && !std::mem::replace(&mut told, true) {
+                let text = format!("The driver does not tell when it ends: {}", said(&status));
+                shared.logs.note(&name.to_string(), text);
+            }
+            // Rare, and large: every dyno has a Wait.
+            let ended = Box::pin(look(&up, shared.supervisor_id.as_str(), &dyno_id, is_known));
+            if let Some(status) = ended.await {
+                return status;
+            }
+        }
+        tokio::select! {
+            () = pause.wait() => {}
+            () = stopped.notified() => {}
+        }
     }
 }
 
-/// The driver does not know the dyno. Before it counts as lost, whatever may still run is
+/// What the driver's list says of a dyno that its Wait says nothing of. `None`: it runs, or
+/// nobody can tell.
+///
+/// Before a dyno that the driver does not know counts as lost, whatever may still run is
 /// stopped, and the driver is asked once more for everything it has (driver protocol §7).
-async fn lost(up: &Up, supervisor_id: &str, dyno_id: &DynoId) -> Option<ExitStatus> {
-    let force = Stop::Immediately;
-    stop_on(up, dyno_id, force).await.ok()?;
-    remove_on(up, dyno_id).await.ok()?;
-    let request = ListRequest {
-        supervisor_id: supervisor_id.to_owned(),
-    };
-    let list = timeout(QUICK_WITHIN, up.client().list(request)).await;
-    let dynos = list.ok()?.ok()?.into_inner().dynos;
-    let found = dynos
-        .into_iter()
-        .find(|dyno| dyno.dyno_id == dyno_id.as_str());
-    match found {
-        Some(dyno) if dyno.state() == State::Exited => Some(dyno.status.unwrap_or_default().into()),
-        Some(_) => None,
+async fn look(
+    up: &Up,
+    supervisor_id: &str,
+    dyno_id: &DynoId,
+    is_known: bool,
+) -> Option<ExitStatus> {
+    if is_known && let Some(dyno) = listed(up, supervisor_id, dyno_id).await.ok()? {
+        return exited(dyno);
+    }
+    up.stop(dyno_id.as_str(), Stop::Immediately).await.ok()?;
+    up.remove(dyno_id.as_str()).await.ok()?;
+    match listed(up, supervisor_id, dyno_id).await.ok()? {
+        Some(dyno) => exited(dyno),
         None => Some(ExitStatus::lost(
             "the driver has no record of it",
             now_unix_ms(),
@@ -245,85 +179,44 @@ async fn lost(up: &Up, supervisor_id: &str, dyno_id: &DynoId) -> Option<ExitStat
     }
 }
 
+fn exited(dyno: driver::Dyno) -> Option<ExitStatus> {
+    (dyno.state() == State::Exited).then(|| dyno.status.unwrap_or_default().into())
+}
+
+async fn listed(
+    up: &Up,
+    supervisor_id: &str,
+    dyno_id: &DynoId,
+) -> Result<Option<driver::Dyno>, Status> {
+    let dynos = up.list(supervisor_id).await?;
+    let mut dynos = dynos.into_iter();
+    Ok(dynos.find(|dyno| dyno.dyno_id == dyno_id.as_str()))
+}
+
 /// Ends the process and all its offspring; waits for the driver to come back if it is away.
 pub(super) async fn stop(shared: Arc<Shared>, dyno_id: DynoId, how: Stop) -> Result<(), String> {
     let mut link = shared.link.clone();
-    let up = up(&mut link).await;
-    stop_on(&up, &dyno_id, how)
-        .await
-        .map_err(|status| said(&status))
+    let Ok(up) = up_again(&mut link).await else {
+        return Ok(());
+    };
+    let stopped = up.stop(dyno_id.as_str(), how).await;
+    stopped.map_err(|status| said(&status))
 }
 
-async fn stop_on(up: &Up, dyno_id: &DynoId, how: Stop) -> Result<(), Status> {
-    let (force, grace) = match how {
-        Stop::Immediately => (true, Duration::ZERO),
-        // 0 would mean the default on the wire.
-        Stop::Gracefully { grace } => (false, grace.max(Duration::from_millis(1))),
-    };
-    let request = StopRequest {
-        dyno_id: dyno_id.to_string(),
-        signal: String::new(),
-        grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
-        force,
-    };
-    match timeout(grace + STOP_BEYOND_GRACE, up.client().stop(request)).await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded(
-            "the driver did not stop it in time",
-        )),
-    }
-}
-
-/// Has the driver forget the dyno. What fails here is made good by the next reconciliation.
+/// Has the driver forget the dyno. One that it keeps all the same is struck out, so that the
+/// sweep takes it for nobody's: it stops what may still run, and removes it.
 pub(super) async fn remove(shared: Arc<Shared>, dyno_id: DynoId) {
     let mut link = shared.link.clone();
-    let up = up(&mut link).await;
-    if let Err(status) = remove_on(&up, &dyno_id).await {
+    let mut pause = Pause::new();
+    for _ in 0..REMOVE_TRIES {
+        let Ok(up) = up_again(&mut link).await else {
+            break;
+        };
+        let Err(status) = up.remove(dyno_id.as_str()).await else {
+            break;
+        };
         warn!(%dyno_id, code = ?status.code(), message = status.message(), "remove failed");
+        pause.wait().await;
     }
     shared.ledger.forget(&dyno_id);
-}
-
-async fn remove_on(up: &Up, dyno_id: &DynoId) -> Result<(), Status> {
-    let request = RemoveRequest {
-        what: Some(What::DynoId(dyno_id.to_string())),
-    };
-    match timeout(QUICK_WITHIN, up.client().remove(request)).await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded("no answer")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_are_read_as_the_protocol_says() {
-        let failed = |why: &str| Verdict::Failed(why.to_owned());
-        for (status, expected) in [
-            (Status::unavailable("dockerd is down"), Verdict::Again),
-            (Status::aborted("in flight"), Verdict::Again),
-            (
-                Status::not_found("artifact dir:/x is gone"),
-                Verdict::Rebuild,
-            ),
-            (Status::not_found("dyno"), failed("dyno (NotFound)")),
-            (
-                Status::invalid_argument("argv is empty"),
-                failed("argv is empty (InvalidArgument)"),
-            ),
-            (
-                Status::resource_exhausted(""),
-                failed("the driver answered ResourceExhausted"),
-            ),
-        ] {
-            assert_eq!(verdict(&status, false), expected, "{status:?}");
-        }
-    }
-
-    #[test]
-    fn any_error_of_a_dead_connection_means_again() {
-        assert_eq!(verdict(&Status::unknown("h2"), true), Verdict::Again);
-    }
 }

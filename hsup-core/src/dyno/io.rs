@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -23,6 +23,7 @@ use nix::{
     unistd::mkfifo,
 };
 use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The FIFOs could not be made or opened.
 #[derive(Debug, Error)]
@@ -52,6 +53,13 @@ pub enum IoDirError {
         /// The soft limit.
         limit: u64,
     },
+}
+
+impl IoDirError {
+    /// Whether the folder that it was to be made in is not there.
+    pub fn is_homeless(&self) -> bool {
+        matches!(self, Self::Make { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// The folder that holds one dyno's FIFOs.
@@ -166,21 +174,20 @@ const RESERVE: u64 = 64;
 /// Descriptors that one dyno costs hsup: its two output FIFOs.
 const PER_DYNO: u64 = 2;
 
-/// Keeps the FIFOs of dynos from using up the descriptors that hsup needs to go on.
+/// Keeps the FIFOs of dynos from using up the descriptors that hsup needs to go on. Who gets
+/// none waits for another dyno to end.
 #[derive(Clone, Debug)]
 pub struct FdBudget {
     limit: u64,
-    used: Arc<AtomicU64>,
+    shares: Arc<Semaphore>,
+    /// That there are too few was said, and holds still.
+    told: Arc<AtomicBool>,
 }
 
 /// A dyno's share of the budget; gives it back when dropped.
 #[derive(Debug)]
-pub struct FdShare(Arc<AtomicU64>);
-
-impl Drop for FdShare {
-    fn drop(&mut self) {
-        self.0.fetch_sub(PER_DYNO, Ordering::Relaxed);
-    }
+pub struct FdShare {
+    _permit: OwnedSemaphorePermit,
 }
 
 impl FdBudget {
@@ -192,28 +199,38 @@ impl FdBudget {
 
     /// A budget below `limit`.
     pub fn new(limit: u64) -> Self {
+        let dynos = limit.saturating_sub(RESERVE) / PER_DYNO;
+        let permits = usize::try_from(dynos).unwrap_or(usize::MAX);
         Self {
             limit,
-            used: Arc::default(),
+            shares: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            told: Arc::default(),
         }
     }
 
-    /// How many dynos fit at most.
-    pub const fn dynos(&self) -> u64 {
-        self.limit.saturating_sub(RESERVE) / PER_DYNO
+    /// One dyno's share, if there is one.
+    pub fn try_take(&self) -> Option<FdShare> {
+        let permit = Arc::clone(&self.shares).try_acquire_owned().ok()?;
+        self.told.store(false, Ordering::Relaxed);
+        Some(FdShare { _permit: permit })
     }
 
-    /// Takes one dyno's share.
-    ///
-    /// # Errors
-    /// [`IoDirError::TooManyOpenFiles`] when no share is left.
-    pub fn take(&self) -> Result<FdShare, IoDirError> {
-        let used = self.used.fetch_add(PER_DYNO, Ordering::Relaxed);
-        let share = FdShare(Arc::clone(&self.used));
-        if used + PER_DYNO + RESERVE > self.limit {
-            return Err(IoDirError::TooManyOpenFiles { limit: self.limit });
+    /// One dyno's share, once there is one.
+    pub async fn take(&self) -> FdShare {
+        let permit = Arc::clone(&self.shares).acquire_owned().await;
+        FdShare {
+            _permit: permit.expect("nobody closes the semaphore"),
         }
-        Ok(share)
+    }
+
+    /// Why there is no share to be had.
+    pub const fn why_not(&self) -> IoDirError {
+        IoDirError::TooManyOpenFiles { limit: self.limit }
+    }
+
+    /// The same for people, but for those who were told before: many dynos find out at once.
+    pub fn why_not_once(&self) -> Option<IoDirError> {
+        (!self.told.swap(true, Ordering::Relaxed)).then(|| self.why_not())
     }
 }
 
@@ -252,15 +269,28 @@ mod tests {
         ));
     }
 
-    #[test]
-    fn the_budget_runs_out_and_comes_back() {
+    #[tokio::test]
+    async fn the_budget_runs_out_is_told_once_and_comes_back() {
         let budget = FdBudget::new(RESERVE + 4);
-        assert_eq!(budget.dynos(), 2);
-        let first = budget.take().unwrap();
-        let _second = budget.take().unwrap();
-        let error = budget.take().unwrap_err();
-        assert!(error.to_string().contains("ulimit -n"), "{error}");
+        let first = budget.try_take().unwrap();
+        let _second = budget.try_take().unwrap();
+        assert!(budget.try_take().is_none());
+        let why = budget.why_not_once().unwrap();
+        assert!(why.to_string().contains("ulimit -n"), "{why}");
+        assert!(budget.why_not_once().is_none());
+
+        let waiting = budget.take();
+        tokio::pin!(waiting);
+        tokio::select! {
+            biased;
+            _ = &mut waiting => panic!("there is no share"),
+            () = std::future::ready(()) => {}
+        }
         drop(first);
-        assert!(budget.take().is_ok());
+        let third = waiting.await;
+        assert!(budget.try_take().is_none(), "who waits comes first");
+        drop(third);
+        assert!(budget.try_take().is_some());
+        assert!(budget.why_not_once().is_some(), "it is news again");
     }
 }

@@ -16,21 +16,25 @@ mod inbox;
 mod io;
 mod ledger;
 mod ready;
+mod starting;
 mod task;
 
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use hsup_proto::{control, driver};
 use tokio::sync::{Semaphore, watch};
 
-pub(crate) use attempt::said;
 pub use io::{FdBudget, IoDir, IoDirError};
 pub use ledger::Ledger;
+pub(crate) use starting::Starting;
 pub use task::spawn;
 
 use crate::{
@@ -41,9 +45,14 @@ use crate::{
     lifecycle::{Kind, Stop},
     logs::Logs,
     name::{DynoId, DynoName},
+    paths::Paths,
     ports::Ports,
     release::Release,
+    state::SupervisorId,
 };
+
+/// How many Starts are asked of the driver at once.
+pub const STARTS_IN_FLIGHT: usize = 64;
 
 /// Tells the dynos of one supervisor apart, even two of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,26 +73,34 @@ pub struct DynoSpec {
     pub command: Arc<str>,
     /// Whether it is started again.
     pub kind: Kind,
+    /// Its release has yet to prove itself: a dyno that ends before it was ready for the
+    /// first time stays down, for whoever tries the release to decide.
+    pub on_trial: bool,
 }
 
 /// What all dynos of a supervisor share.
 #[derive(Debug)]
 pub struct Shared {
     /// Under which the driver knows our dynos.
-    pub supervisor_id: String,
+    pub supervisor_id: SupervisorId,
     /// The driver.
     pub link: watch::Receiver<Link>,
+    /// Whether it gave every dyno an address of its own when that was last asked.
+    pub own_network: AtomicBool,
     /// Where output goes.
     pub logs: Logs,
     /// Which dyno ids are ours, over a crash of hsup, too.
     pub ledger: Ledger,
     /// The ports that dynos have.
     pub ports: Mutex<Ports>,
-    /// The folder of FIFO folders.
+    /// Where files go.
+    pub paths: Paths,
+    /// The folder of FIFO folders, from there.
     pub io_root: PathBuf,
     /// How many descriptors are left for FIFOs.
     pub fds: FdBudget,
-    /// How many Starts may be in flight.
+    /// How many more Starts may be in flight: none before the driver's first sweep is through,
+    /// for what that stops may hold a port.
     pub starts: Semaphore,
     /// What dynos that share this host start with, below their config vars.
     pub host_base: Base,
@@ -96,12 +113,14 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Whether the driver gives every dyno an address of its own.
+    /// Whether the driver gives every dyno an address of its own; while it is away, whether it
+    /// did so last.
     fn has_own_network(&self) -> bool {
-        match &*self.link.borrow() {
-            Link::Up(up) => up.has_own_network(),
-            Link::Down { .. } => false,
+        if let Link::Up(up) = &*self.link.borrow() {
+            let own = up.has_own_network();
+            self.own_network.store(own, Ordering::Relaxed);
         }
+        self.own_network.load(Ordering::Relaxed)
     }
 }
 
@@ -145,8 +164,13 @@ pub enum What {
     Status(Box<DynoStatus>),
     /// It is ready for work: a `web` accepts connections, another has run for a moment.
     Ready,
-    /// This attempt ended, or was not ready in time, before it was ready.
+    /// This attempt could not be started, ended, or was not ready in time. One on trial stays
+    /// down.
     Failed(String),
+    /// The driver lost this attempt before it was ready, which says nothing of its release. It
+    /// is started again by itself, on trial, too; one that is lost every time has `Failed` in
+    /// the end.
+    Lost(String),
     /// It is retired, and nothing of it runs. The last report.
     Complete(Option<ExitStatus>),
 }
@@ -160,7 +184,7 @@ pub struct DynoStatus {
     pub since_unix_ms: i64,
     /// A `web` accepts connections, another is up.
     pub ready: bool,
-    /// By hsup after a crash.
+    /// How often hsup started it again because it had ended by itself.
     pub restarts: u32,
     /// How it ended last.
     pub last_exit: Option<ExitStatus>,

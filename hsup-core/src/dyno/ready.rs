@@ -4,10 +4,79 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use hsup_proto::driver::IpInfoRequest;
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep, timeout},
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
 };
+
+use crate::{
+    driver::{Link, QUICK_WITHIN, said, up},
+    name::DynoId,
+};
+
+/// What became of the watch over a new process.
+#[derive(Debug)]
+pub(super) enum Probed {
+    /// It can be reached.
+    Accepts(Address),
+    /// It could not be reached in time; why.
+    BootTimeout(String),
+    /// It has no port, and has run for a moment.
+    Settled,
+}
+
+/// Waits until a web dyno accepts connections, no longer than the boot timeout.
+pub(super) async fn probe(
+    link: &watch::Receiver<Link>,
+    dyno_id: &DynoId,
+    boot_timeout: Duration,
+) -> Probed {
+    let deadline = Instant::now() + boot_timeout;
+    let seconds = boot_timeout.as_secs_f64();
+    let mut trouble = "no answer".to_owned();
+    let address = address(link.clone(), dyno_id, &mut trouble);
+    let Ok(address) = timeout_at(deadline, address).await else {
+        return Probed::BootTimeout(format!(
+            "The driver did not tell within {seconds} seconds where the process can be reached: {trouble}"
+        ));
+    };
+    match timeout_at(deadline, accepts(&address)).await {
+        Ok(()) => Probed::Accepts(address),
+        Err(_) => Probed::BootTimeout(format!(
+            "Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch"
+        )),
+    }
+}
+
+/// Where the driver says that the dyno can be reached; `trouble` is why it has not yet.
+async fn address(
+    mut link: watch::Receiver<Link>,
+    dyno_id: &DynoId,
+    trouble: &mut String,
+) -> Address {
+    loop {
+        let up = up(&mut link).await;
+        let request = IpInfoRequest {
+            dyno_id: dyno_id.to_string(),
+        };
+        match up.call(QUICK_WITHIN, up.client().ip_info(request)).await {
+            Ok(answer) => match u16::try_from(answer.port) {
+                Ok(port) if port != 0 => {
+                    return Address {
+                        ip: answer.ip,
+                        port,
+                    };
+                }
+                _ => *trouble = format!("port {}", answer.port),
+            },
+            // UNAVAILABLE means that the address is not assigned yet.
+            Err(status) => *trouble = said(&status),
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
 
 /// Where a dyno can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +88,7 @@ pub(super) struct Address {
 }
 
 /// Resolves once `address` accepts a connection.
-pub(super) async fn accepts(address: &Address) {
+async fn accepts(address: &Address) {
     // Most apps take tens of milliseconds or many seconds: look often first, then less.
     let mut pause = Duration::from_millis(5);
     loop {
@@ -49,7 +118,46 @@ fn candidates(ip: &str) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use hsup_proto::driver::{IpInfoResponse, dyno_driver_server::DynoDriver};
+    use tonic::{Request, Response, Status};
+
     use super::*;
+    use crate::driver::fake;
+
+    /// A driver that answers its second call.
+    struct Sleepy {
+        port: u16,
+        asked: AtomicBool,
+    }
+
+    #[tonic::async_trait]
+    impl DynoDriver for Sleepy {
+        async fn ip_info(
+            &self,
+            _: Request<IpInfoRequest>,
+        ) -> Result<Response<IpInfoResponse>, Status> {
+            if !self.asked.swap(true, Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            Ok(Response::new(IpInfoResponse {
+                ip: "127.0.0.1".to_owned(),
+                port: self.port.into(),
+            }))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ip_info_that_is_never_answered_is_asked_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = AtomicBool::default();
+        let link = fake::link(Sleepy { port, asked }).await;
+        let dyno_id = "web-1-abc".parse().unwrap();
+        let probed = probe(&link, &dyno_id, Duration::from_mins(1)).await;
+        assert!(matches!(probed, Probed::Accepts(_)), "{probed:?}");
+    }
 
     #[tokio::test]
     async fn a_port_that_opens_late_is_seen() {

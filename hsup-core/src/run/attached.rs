@@ -5,33 +5,28 @@ use std::{
     time::Duration,
 };
 
-use hsup_proto::driver::{AttachRequest, StartRequest, attach_request, attach_response};
+use hsup_proto::driver::{AttachRequest, attach_request, attach_response};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{RawTerminal, RunCommandError, Signals, code_of, forget, start, stop, wait};
+use super::{RawTerminal, RunCommandError, Signals, code_of, forget, stop, wait};
 use crate::{driver::Up, name::DynoId};
 
 /// How many pieces of input may wait for the driver.
 const INPUT: usize = 16;
 
-/// Starts the dyno and stays attached to it until it has ended; answers its exit code.
+/// Stays attached to the dyno until it has ended; answers its exit code.
 pub(super) async fn run(
     up: &Up,
-    request: StartRequest,
+    dyno_id: &DynoId,
     signals: &mut Signals,
     grace: Duration,
 ) -> Result<u8, RunCommandError> {
-    let dyno_id: DynoId = request
-        .dyno_id
-        .parse()
-        .map_err(|error| RunCommandError::Start(format!("{error}")))?;
-    start(up, request).await?;
-    let result = attach(up, &dyno_id, signals, grace).await;
-    forget(up, &dyno_id).await;
+    let result = attach(up, dyno_id, signals, grace).await;
+    forget(up, dyno_id).await;
     result
 }
 
@@ -52,7 +47,7 @@ async fn attach(
     }
     let answers = up.waits().attach(ReceiverStream::new(requests)).await;
     let mut answers = answers
-        .map_err(|status| RunCommandError::Start(crate::dyno::said(&status)))?
+        .map_err(|status| RunCommandError::Start(crate::driver::said(&status)))?
         .into_inner();
     let mut resized =
         signal(SignalKind::window_change()).map_err(super::system("receive signals"))?;

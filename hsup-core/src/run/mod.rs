@@ -5,6 +5,7 @@
 //! supervisor id of its own, so that it never takes another hsup's dynos for orphans.
 
 mod attached;
+mod begin;
 mod control;
 mod piped;
 mod release;
@@ -19,42 +20,37 @@ use std::{
 };
 
 use hsup_driver_kit::orphans;
-use hsup_proto::driver::{
-    Bind, Capability, RemoveRequest, StartRequest, StopRequest, WaitRequest, remove_request,
-};
+use hsup_proto::driver::{Bind, Capability, StartRequest, StopRequest, WaitRequest};
 use nix::errno::Errno;
 use thiserror::Error;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use begin::{Begun, prepare, start};
 use piped::Pipes;
 pub use release::LoadReleaseError;
 pub use terminal::RawTerminal;
 
 use crate::{
-    build::{self, BuildError},
+    build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
-    driver::{DriverLink, DriverSpec, Link, LinkSettings, Up},
-    dyno::{IoDir, IoDirError, said},
+    driver::{DriverLink, DriverSpec, LinkSettings, Up, said},
+    dyno::{IoDir, IoDirError},
     environment,
-    exit::ExitStatus,
+    exit::{Ending, ExitStatus},
     name::{DynoId, DynoName, ProcessType},
     paths::{Paths, PathsError},
     ports, random,
-    release::Release,
     source::SourceSpec,
     state::SupervisorId,
 };
 
 /// How long one Wait may take before it is asked again.
 const WAIT_FOR: Duration = Duration::from_mins(10);
-/// How long a driver may take to forget a dyno (driver protocol §9).
-const FORGET_WITHIN: Duration = Duration::from_secs(5);
+/// And how much longer its answer may take.
+const WAIT_BEYOND: Duration = Duration::from_secs(5);
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -79,6 +75,8 @@ pub struct RunOptions {
     pub grace: Duration,
     /// How long the dyno outlives hsup.
     pub linger: Duration,
+    /// Tells whoever waits for the command why it takes so long.
+    pub tell: fn(&str),
 }
 
 /// The command could not be run.
@@ -142,8 +140,8 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
     let mut link = DriverLink::start(LinkSettings {
         spec: options.driver.clone(),
         own_program: options.own_program.clone(),
-        socket_dir: run_dir.clone(),
-        previous: None,
+        socket: Paths::driver_socket(&run_dir),
+        lives: None,
     })
     .map_err(system("receive signals"))?;
     let command = Command {
@@ -171,6 +169,7 @@ pub async fn build_only(
     state_dir: Option<&Path>,
     driver: DriverSpec,
     own_program: PathBuf,
+    tell: fn(&str),
 ) -> Result<String, RunCommandError> {
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
     let loaded = release::load(source, state_dir).await?;
@@ -179,32 +178,16 @@ pub async fn build_only(
     let mut link = DriverLink::start(LinkSettings {
         spec: driver,
         own_program,
-        socket_dir: run_dir.clone(),
-        previous: None,
+        socket: Paths::driver_socket(&run_dir),
+        lives: None,
     })
     .map_err(system("receive signals"))?;
-    let result = async {
-        let up = first_up(&link).await?;
-        build_on(&up, &loaded.release).await
-    };
-    let result = result.await;
+    let result = prepare(&link, &loaded.release, tell).await;
     link.end().await;
     if let Err(error) = std::fs::remove_dir_all(&run_dir) {
         tracing::debug!(%error, "runtime folder not removed");
     }
-    result
-}
-
-async fn build_on(up: &Up, release: &Release) -> Result<String, RunCommandError> {
-    let base = std::env::current_dir().unwrap_or_default();
-    let request = build::request(release, &base)
-        .map_err(|error| RunCommandError::Driver(error.to_string()))?;
-    let artifact = build::build(up, request, |saying| {
-        if let build::Saying::Progress(progress) = saying {
-            tracing::debug!(step = progress.step, "building");
-        }
-    });
-    Ok(artifact.await?)
+    Ok(result?.1)
 }
 
 struct Command {
@@ -227,8 +210,10 @@ impl Command {
         if !at_terminal {
             pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
         }
-        let up = first_up(link).await?;
-        let artifact = build_on(&up, &self.loaded.release).await?;
+        let (up, artifact) = tokio::select! {
+            prepared = prepare(link, &self.loaded.release, self.options.tell) => prepared?,
+            (number, _) = self.signals.next() => return Ok(128 + number),
+        };
 
         let ending = CancellationToken::new();
         let server = match &self.options.control_socket {
@@ -251,14 +236,11 @@ impl Command {
         }
         let io = pipes.as_ref().map(Pipes::io);
         let request = self.start_request(&name, &dyno_id, &artifact, &up, io)?;
-        let grace = self.options.grace;
-        let result = match pipes {
-            None => attached::run(&up, request, &mut self.signals, grace).await,
-            Some(pipes) => {
-                pipes
-                    .run(link, &up, request, &mut self.signals, grace)
-                    .await
-            }
+        let (release, tell) = (&self.loaded.release, self.options.tell);
+        let result = match start(link, request, release, &mut self.signals, tell).await {
+            Err(error) => Err(error),
+            Ok(Begun::Signalled(code)) => Ok(code),
+            Ok(Begun::Running(up)) => self.accompany(link, &up, &dyno_id, pipes).await,
         };
         ending.cancel();
         if let Some(server) = server {
@@ -266,6 +248,21 @@ impl Command {
             drop(server.await);
         }
         result
+    }
+
+    /// Stays with the dyno until it has ended; answers hsup's exit code.
+    async fn accompany(
+        &mut self,
+        link: &DriverLink,
+        up: &Up,
+        dyno_id: &DynoId,
+        pipes: Option<Pipes>,
+    ) -> Result<u8, RunCommandError> {
+        let grace = self.options.grace;
+        match pipes {
+            None => attached::run(up, dyno_id, &mut self.signals, grace).await,
+            Some(pipes) => pipes.run(link, up, &mut self.signals, grace).await,
+        }
     }
 
     fn start_request(
@@ -316,45 +313,8 @@ impl Command {
 /// The command's own code, or 128 + n.
 fn code_of(status: &ExitStatus) -> Result<u8, RunCommandError> {
     match &status.how {
-        crate::exit::Ending::Lost(why) => Err(RunCommandError::Lost(why.clone())),
+        Ending::Lost(why) => Err(RunCommandError::Lost(why.clone())),
         _ => Ok(status.exit_code()),
-    }
-}
-
-/// Waits for the driver's first answer.
-async fn first_up(link: &DriverLink) -> Result<Arc<Up>, RunCommandError> {
-    let mut state = link.watch();
-    loop {
-        match &*state.borrow_and_update() {
-            Link::Up(up) if up.info.ready => return Ok(Arc::clone(up)),
-            Link::Up(up) => {
-                return Err(RunCommandError::Driver(format!(
-                    "the {} driver is not ready: {}",
-                    up.info.name, up.info.message
-                )));
-            }
-            Link::Down {
-                why,
-                hopeless: true,
-            } => return Err(RunCommandError::Driver(why.clone())),
-            Link::Down { why, .. } if !link.is_child() && why != crate::driver::NOT_YET => {
-                return Err(RunCommandError::Driver(why.clone()));
-            }
-            Link::Down { .. } => {}
-        }
-        if state.changed().await.is_err() {
-            return Err(RunCommandError::Driver(
-                "the link to the driver ended".to_owned(),
-            ));
-        }
-    }
-}
-
-/// Starts it, once: what fails is not tried again.
-async fn start(up: &Up, request: StartRequest) -> Result<(), RunCommandError> {
-    match up.client().start(request).await {
-        Ok(_) => Ok(()),
-        Err(status) => Err(RunCommandError::Start(said(&status))),
     }
 }
 
@@ -365,9 +325,10 @@ async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> 
             dyno_id: dyno_id.to_string(),
             timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
         };
-        let answer = up.waits().wait(request).await;
+        let mut waits = up.waits();
+        let answer = up.call(WAIT_FOR + WAIT_BEYOND, waits.wait(request));
         let lost = |status: Status| RunCommandError::Lost(said(&status));
-        if let Some(status) = answer.map_err(lost)?.into_inner().status {
+        if let Some(status) = answer.await.map_err(lost)?.status {
             return Ok(status.into());
         }
     }
@@ -394,13 +355,8 @@ async fn forget(up: &Up, dyno_id: &DynoId) {
     if up.child {
         return;
     }
-    let request = RemoveRequest {
-        what: Some(remove_request::What::DynoId(dyno_id.to_string())),
-    };
-    match timeout(FORGET_WITHIN, up.client().remove(request)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(status)) => tracing::warn!(code = ?status.code(), "remove failed"),
-        Err(_) => tracing::warn!("remove not answered"),
+    if let Err(status) = up.remove(dyno_id.as_str()).await {
+        tracing::warn!(code = ?status.code(), "remove failed");
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::{fs::File, os::fd::OwnedFd, path::Path, time::Duration};
 
-use hsup_proto::driver::StartRequest;
-
-use super::{RunCommandError, Signals, code_of, forget, start, stop, system, wait};
+use super::{RunCommandError, Signals, code_of, forget, stop, system, wait};
 use crate::{
     driver::{DriverLink, Up},
     dyno::IoDir,
@@ -63,12 +61,11 @@ impl Pipes {
         &self.io
     }
 
-    /// Starts the dyno and copies until it has ended; answers its exit code.
+    /// Copies until the dyno has ended; answers its exit code.
     pub(super) async fn run(
         self,
         link: &DriverLink,
         up: &Up,
-        request: StartRequest,
         signals: &mut Signals,
         grace: Duration,
     ) -> Result<u8, RunCommandError> {
@@ -78,7 +75,6 @@ impl Pipes {
             stdin,
             logs,
         } = self;
-        start(up, request).await?;
         // The driver has opened its end, so ours opens at once; with none it has ended.
         let pump = match io.write_stdin() {
             Ok(sink) => StdinPump::start_standard(OwnedFd::from(sink)).ok(),

@@ -34,7 +34,7 @@ pub enum LoadReleaseError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] OpenStateError),
-    /// The file `new`.
+    /// What is in the directory is no release.
     #[error("{0}")]
     Rejected(String),
     /// There is nothing yet.
@@ -107,11 +107,10 @@ async fn from_control_dir(
     }
     loop {
         match control.next().await {
-            Update::Release(loaded) => {
-                control.accept(loaded.id);
-                return Ok(loaded.release);
+            Update::Release(loaded) => return Ok(loaded.release),
+            Update::Rejected { reason: why } | Update::Empty { why } => {
+                return Err(LoadReleaseError::Rejected(why));
             }
-            Update::Rejected { reason, .. } => return Err(LoadReleaseError::Rejected(reason)),
             Update::Warning(text) => tracing::warn!(text, "control directory"),
         }
     }

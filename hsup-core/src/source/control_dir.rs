@@ -3,14 +3,15 @@
 //! | file | what it is |
 //! |---|---|
 //! | `new` | a release that is wanted; goes away once there is a verdict |
-//! | `loaded` | the last release that was taken in, for a cold start (0600) |
-//! | `rejected` | the last `new` that was none, or whose release did not come up |
+//! | `loaded` | the release that a cold start begins with: the newest that is not rejected (0600) |
+//! | `rejected` | the last `new` that was none, or whose release did not come up (0600) |
 //! | `last_error` | when and why (0400) |
 //!
-//! `rejected` and `last_error` speak of the newest attempt: a `new` that is taken in
+//! `rejected` and `last_error` speak of the newest attempt: a release that is taken in
 //! removes them, so a script that waits until `new` is gone finds `last_error` only if it
 //! failed. (The original left them for ever.) `loaded` never keeps a release that is
-//! known to be bad: when one does not come up, the text before it returns.
+//! known to be bad. Which release it is to hold is the supervisor's to decide, from its
+//! history: this source only writes it there ([`ControlDir::tell`]).
 //!
 //! The directory is made where there is none, for its owner alone; the original asked
 //! for it to be there. A symbolic link, a directory or a FIFO under the name `new` is
@@ -25,25 +26,28 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use thiserror::Error;
 use tokio::{
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
     time::{Instant, sleep_until},
 };
 
 use self::{
-    inbox::{Found, Inbox, LEAVING, NEW, Stamp, Writer, chain},
+    inbox::{Found, Inbox, LEAVING, NEW, Stamp, Writer},
     watch::{Change, Watch},
 };
 use super::{
-    Loaded, Origin, Update,
+    ControlText, Keep, Loaded, News, Origin, Update,
     control_file::{self, ControlFile, ParseControlFileError},
 };
-use crate::files::{ReadFileError, WriteFileError};
+use crate::{
+    errors::chain,
+    files::{ReadFileError, WriteFileError},
+    releases::Newness,
+};
 
 mod inbox;
 mod watch;
@@ -75,10 +79,10 @@ pub enum OpenControlDirError {
     },
 }
 
-/// The files of a control directory do not say that a release was rejected.
+/// The files of a control directory do not say what they should.
 #[derive(Debug, Error)]
-#[error("failed to keep a rejected release in `{}`", .directory.display())]
-pub struct RejectReleaseError {
+#[error("failed to update the control directory `{}`", .directory.display())]
+pub struct WriteControlDirError {
     directory: PathBuf,
     source: WriteFileError,
 }
@@ -142,18 +146,13 @@ pub struct ControlDir {
     unfinished_until: Option<Instant>,
     is_missing: bool,
     left: Option<Stamp>,
-    last_id: u64,
-    /// The release that was read from `loaded`.
-    cold_start: Option<u64>,
-    /// The texts of releases that are neither accepted nor rejected.
-    undecided: Vec<(u64, Arc<[u8]>)>,
-    good: Option<Arc<[u8]>>,
+    /// The release that `loaded` holds, as far as is known.
+    loaded: Option<ControlText>,
+    /// What could not be written to it.
+    failed: Option<Keep>,
 }
 
-#[derive(Debug)]
-struct ColdStart {
-    loaded: Result<Option<Vec<u8>>, ReadFileError>,
-}
+type ColdStart = Result<Option<Vec<u8>>, ReadFileError>;
 
 impl ControlDir {
     /// Opens the control directory `path`; makes it where there is none.
@@ -195,9 +194,7 @@ impl ControlDir {
         let inbox = Inbox::new(path.clone());
         inbox.recover();
         Ok(Self {
-            cold: Some(ColdStart {
-                loaded: inbox.loaded(),
-            }),
+            cold: Some(inbox.loaded()),
             path,
             inbox,
             updates,
@@ -208,10 +205,8 @@ impl ControlDir {
             unfinished_until: None,
             is_missing: false,
             left: None,
-            last_id: 0,
-            cold_start: None,
-            undecided: Vec::new(),
-            good: None,
+            loaded: None,
+            failed: None,
         })
     }
 
@@ -228,17 +223,8 @@ impl ControlDir {
                 return update;
             }
             self.watch_again();
-            if let Some(looking) = &mut self.looking {
-                let found = looking.await;
-                self.looking = None;
-                match found {
-                    Ok(found) => self.settle(found),
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        // The runtime ends, and this with it.
-                        Err(_) => std::future::pending().await,
-                    },
-                }
+            if self.looking.is_some() {
+                self.finish_look().await;
             } else if let Some(writer) = self.due.take() {
                 let (inbox, left) = (self.inbox.clone(), self.left);
                 // It waits for the disk.
@@ -302,6 +288,7 @@ impl ControlDir {
         tokio::select! {
             change = change => match change {
                 Ok(Change::File) => self.due = Some(Writer::Done),
+                Ok(Change::Made) => self.due = Some(Writer::Begins),
                 Ok(Change::Directory) | Err(_) => {
                     self.watch = None;
                     self.poll_at = Instant::now();
@@ -336,33 +323,29 @@ impl ControlDir {
                 let until = self.unfinished_until.filter(|until| *until > now);
                 self.unfinished_until = Some(until.unwrap_or(now + UNFINISHED));
             }
-            Found::Nothing => self.start_cold(cold, true),
+            Found::Nothing => self.start_cold(cold),
             Found::Taken {
                 file,
                 text,
+                is_kept,
                 left,
                 again,
             } => {
                 self.looked(left, again);
-                if let Some(ColdStart {
-                    loaded: Ok(Some(before)),
-                }) = cold
-                    && control_file::parse(&before).is_ok()
-                {
-                    self.good = Some(before.into());
+                let text = ControlText::new(&text);
+                if is_kept {
+                    self.loaded = Some(text.clone());
                 }
-                self.load(*file, text);
+                self.load(*file, text, Newness::New);
             }
             Found::Refused {
                 reason,
-                position,
                 left,
                 again,
             } => {
                 self.looked(left, again);
-                self.updates
-                    .push_back(Update::Rejected { reason, position });
-                self.start_cold(cold, false);
+                self.updates.push_back(Update::Rejected { reason });
+                self.start_cold(cold);
             }
         }
     }
@@ -374,96 +357,114 @@ impl ControlDir {
         }
     }
 
-    fn load(&mut self, file: ControlFile, text: Vec<u8>) {
-        self.last_id += 1;
-        self.undecided.push((self.last_id, text.into()));
+    fn load(&mut self, file: ControlFile, text: ControlText, newness: Newness) {
         self.updates.push_back(Update::Release(Box::new(Loaded {
-            id: self.last_id,
             release: file.release,
             warnings: file.warnings,
             origin: Origin::ControlDirectory,
+            newness,
+            text: Some(text),
         })));
     }
 
     /// Takes up what ran before hsup was started.
-    fn start_cold(&mut self, cold: Option<ColdStart>, says_nothing: bool) {
-        let Some(ColdStart { loaded }) = cold else {
+    fn start_cold(&mut self, cold: Option<ColdStart>) {
+        let Some(loaded) = cold else {
             return;
         };
         let path = self.inbox.path("loaded");
-        let reject = |reason, position| Update::Rejected { reason, position };
-        match loaded {
+        let why = match loaded {
             Ok(Some(text)) => match control_file::parse(&text) {
                 Ok(file) => {
-                    self.load(file, text);
-                    self.cold_start = Some(self.last_id);
+                    let text = ControlText::new(&text);
+                    self.loaded = Some(text.clone());
+                    return self.load(file, text, Newness::Kept);
                 }
-                Err(error) => self.updates.push_back(reject(
-                    format!("{}: {error}", path.display()),
-                    error.position(),
-                )),
+                Err(error) => format!("`{}` is not a release: {error}", path.display()),
             },
-            Ok(None) if says_nothing => self.updates.push_back(Update::Warning(format!(
-                "no release yet: write one to `{}`",
-                self.inbox.path(NEW).display()
-            ))),
-            Ok(None) => {}
-            Err(error) => self.updates.push_back(reject(chain(&error), None)),
-        }
+            Ok(None) => format!("there is no `{}`", path.display()),
+            Err(error) => chain(&error),
+        };
+        self.updates.push_back(Update::Empty { why });
     }
 
-    /// Tells that the release `id` is the one that runs now: its text is what a rejected
-    /// one after it gives way to.
-    pub fn accept(&mut self, id: u64) {
-        let accepted = self
-            .undecided
-            .iter()
-            .find(|(undecided, _)| *undecided == id);
-        if let Some((_, text)) = accepted {
-            self.good = Some(Arc::clone(text));
-        }
-        self.undecided.retain(|(undecided, _)| *undecided > id);
-    }
-
-    /// Tells that the release `id` could not be built, or did not come up: it becomes
-    /// `rejected`, `reason` goes to `last_error`, and `loaded` is again the last one that
-    /// ran. Does nothing when a newer release is there already.
-    ///
-    /// A release that was read from `loaded` itself, when hsup started, stays there: what
-    /// failed may have been the machine.
+    /// Tells what `loaded` is to hold, and what came of the newest release, which `rejected`
+    /// and `last_error` then say. A release that was taken in meanwhile is newer than what
+    /// is told here, and changes nothing until its own turn has come.
     ///
     /// # Errors
-    /// When the files cannot be written.
-    pub async fn reject(&mut self, id: u64, reason: &str) -> Result<(), RejectReleaseError> {
-        let rejected = self
-            .undecided
-            .iter()
-            .find(|(undecided, _)| *undecided == id);
-        let text = rejected.map(|(_, text)| Arc::clone(text));
-        self.undecided.retain(|(undecided, _)| *undecided != id);
-        let Some(text) = text.filter(|_| id == self.last_id) else {
+    /// When a file cannot be written.
+    pub async fn tell(
+        &mut self,
+        keep: &Keep,
+        news: Option<News>,
+    ) -> Result<(), WriteControlDirError> {
+        if news.is_none() && (!self.is_new(keep) || self.failed.as_ref() == Some(keep)) {
             return Ok(());
-        };
-        let good = self.good.clone();
-        let was_cold_start = self.cold_start == Some(id);
-        let (inbox, reason) = (self.inbox.clone(), reason.to_owned());
-        let withdraw = move || {
-            if was_cold_start {
-                inbox.note_error(&reason);
-                return Ok(());
-            }
-            inbox.withdraw(&text, good.as_deref(), &reason)
-        };
-        match tokio::task::spawn_blocking(withdraw).await {
-            Ok(result) => result.map_err(|source| RejectReleaseError {
-                directory: self.path.clone(),
-                source,
-            }),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => std::future::pending().await,
-            },
         }
+        self.finish_look().await;
+        let is_overtaken = |update: &Update| matches!(update, Update::Release(_));
+        if self.updates.iter().any(is_overtaken) {
+            return Ok(());
+        }
+        let keep = self.is_new(keep).then(|| keep.clone());
+        let inbox = self.inbox.clone();
+        let told = keep.clone();
+        let write = move || inbox.tell(told.as_ref(), news.as_ref());
+        match blocking(write).await {
+            Ok(()) => match keep {
+                Some(Keep::Release(text)) => self.loaded = Some(text),
+                Some(Keep::Nothing) => self.loaded = None,
+                Some(Keep::WhatIsThere) | None => {}
+            },
+            Err(source) => {
+                self.failed = keep;
+                return Err(WriteControlDirError {
+                    directory: self.path.clone(),
+                    source,
+                });
+            }
+        }
+        self.failed = None;
+        Ok(())
+    }
+
+    /// What could not be written may be tried again.
+    pub fn forgive(&mut self) {
+        self.failed = None;
+    }
+
+    fn is_new(&self, keep: &Keep) -> bool {
+        match keep {
+            Keep::Release(text) => self.loaded.as_ref() != Some(text),
+            Keep::Nothing => self.loaded.is_some(),
+            Keep::WhatIsThere => false,
+        }
+    }
+
+    /// Waits for a look that is under way: it may be changing the files.
+    async fn finish_look(&mut self) {
+        if let Some(looking) = &mut self.looking {
+            let found = joined(looking.await).await;
+            self.looking = None;
+            self.settle(found);
+        }
+    }
+}
+
+/// Does what waits for the disk where nobody waits for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    joined(tokio::task::spawn_blocking(work).await).await
+}
+
+async fn joined<T>(result: Result<T, JoinError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

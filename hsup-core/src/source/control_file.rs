@@ -107,16 +107,6 @@ impl ParseControlFileError {
                 }
         )
     }
-
-    /// Where in the text it is.
-    pub const fn position(&self) -> Option<Position> {
-        match self {
-            Self::Empty | Self::TooLarge => None,
-            Self::NotUtf8 { position }
-            | Self::Syntax { position, .. }
-            | Self::Value { position, .. } => Some(*position),
-        }
-    }
 }
 
 impl From<SyntaxError> for ParseControlFileError {
@@ -296,6 +286,14 @@ fn processes(
         );
         "Processes".clone_into(&mut error.path);
         return Err(error);
+    }
+    if processes
+        .iter()
+        .all(|process| process.process_type.is_release())
+    {
+        let problem =
+            "there is no process but `release`, which is run once per release and gets no dyno";
+        return Err(fields.error("Processes", problem));
     }
     Ok(processes)
 }

@@ -19,6 +19,7 @@ use crate::{
     files::{Links, ReadFileError, read_regular},
     ports::{self, BasePortError},
     release::{Limits, Release, Slug, SlugPathError, file_url},
+    releases::Newness,
 };
 
 /// The name of the file with the process types.
@@ -100,10 +101,11 @@ impl Directory {
             })?;
         let (release, warnings) = load(&path)?;
         let loaded = Some(Box::new(Loaded {
-            id: 1,
             release,
             warnings,
             origin: Origin::Procfile,
+            newness: Newness::Kept,
+            text: None,
         }));
         Ok(Self { path, loaded })
     }
@@ -111,6 +113,11 @@ impl Directory {
     /// The directory, as a canonical path.
     pub const fn path(&self) -> &PathBuf {
         &self.path
+    }
+
+    /// The release that is there to begin with, unless [`Directory::next`] has told it.
+    pub fn release(&self) -> Option<&Release> {
+        self.loaded.as_ref().map(|loaded| &loaded.release)
     }
 
     /// The release, and then nothing for ever. Cancel safe.

@@ -21,6 +21,9 @@ use serde_json::value::RawValue;
 
 use super::Position;
 
+/// How long a path of keys may get in an error, about: a text may be nested without end.
+const PATH_MAX: usize = 200;
+
 /// One value of a JSON text.
 #[derive(Clone, Debug)]
 pub(super) struct Json<'a> {
@@ -94,24 +97,38 @@ fn path_at(text: &str, line: usize, column: usize) -> String {
     let mut path = String::new();
     for frame in open {
         match frame {
-            Open::List { index } => {
-                write!(path, "[{index}]").expect("writing to a String cannot fail");
-            }
-            Open::Object { key: Some(key), .. } => {
-                if is_plain(&key) {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    path.push_str(&key);
-                } else {
-                    write!(path, "[{:?}]", super::excerpt(&key))
-                        .expect("writing to a String cannot fail");
-                }
-            }
+            Open::List { index } => push_index(&mut path, index),
+            Open::Object { key: Some(key), .. } => push_key(&mut path, &key),
             Open::Object { key: None, .. } => {}
+        }
+        if path.len() > PATH_MAX {
+            path.push('…');
+            break;
         }
     }
     path
+}
+
+/// Adds a key to a path. Of a key with a `=` only the name before it is shown: somebody may
+/// have written `NAME=value` where the name belongs.
+fn push_key(path: &mut String, key: &str) {
+    if is_plain(key) {
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(key);
+        return;
+    }
+    let mut shown = super::excerpt(key);
+    if let Some(end) = shown.find('=') {
+        shown.truncate(end + 1);
+        shown.push('…');
+    }
+    write!(path, "[{shown:?}]").expect("writing to a String cannot fail");
+}
+
+fn push_index(path: &mut String, index: usize) {
+    write!(path, "[{index}]").expect("writing to a String cannot fail");
 }
 
 /// A value is not what is expected at its place.
@@ -179,11 +196,8 @@ impl<'a> Json<'a> {
         let Members(members) = serde_json::from_str(self.raw)
             .map_err(|_| self.error("a key has an invalid escape sequence"))?;
         let child = |(key, raw): (String, &'a RawValue)| {
-            let path = match (self.path.is_empty(), is_plain(&key)) {
-                (true, true) => key.clone(),
-                (false, true) => format!("{}.{key}", self.path),
-                (_, false) => format!("{}[{:?}]", self.path, super::excerpt(&key)),
-            };
+            let mut path = self.path.clone();
+            push_key(&mut path, &key);
             (
                 key,
                 Self {
@@ -206,10 +220,14 @@ impl<'a> Json<'a> {
         }
         let items: Vec<&RawValue> =
             serde_json::from_str(self.raw).map_err(|_| self.error("invalid list"))?;
-        let child = |(index, raw): (usize, &'a RawValue)| Self {
-            text: self.text,
-            raw: raw.get(),
-            path: format!("{}[{index}]", self.path),
+        let child = |(index, raw): (usize, &'a RawValue)| {
+            let mut path = self.path.clone();
+            push_index(&mut path, index);
+            Self {
+                text: self.text,
+                raw: raw.get(),
+                path,
+            }
         };
         Ok(items.into_iter().enumerate().map(child).collect())
     }

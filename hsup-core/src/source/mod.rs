@@ -1,16 +1,18 @@
 //! Where releases come from.
 //!
 //! A [`Source`] yields what is wanted, as [`Update`]s; the supervisor does not know which
-//! one it has. What it decides about a release it tells back with [`Source::accept`] and
-//! [`Source::reject`], which a control directory shows in its files.
+//! one it has. What it decides about releases it tells back with [`Source::tell`], which a
+//! control directory shows in its files. A source decides nothing itself, and remembers
+//! nothing that the history does not know better.
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
-use crate::release::Release;
+use crate::{release::Release, releases::Newness};
 
 pub mod choose;
 pub mod control_dir;
 pub mod control_file;
+mod control_text;
 pub mod directory;
 pub mod dotenv;
 mod json;
@@ -18,19 +20,22 @@ pub mod procfile;
 
 pub use choose::{Choice, ChooseSourceError, SourceSpec, choose};
 pub use control_dir::ControlDir;
+pub use control_text::ControlText;
 pub use directory::{Directory, LoadDirectoryError};
 
 /// A release that a source took in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// Which one of this source's it is, from 1; for [`Source::accept`] and [`Source::reject`].
-    pub id: u64,
     /// The release.
     pub release: Release,
     /// What is odd about it but does no harm.
     pub warnings: Vec<String>,
     /// Where it comes from.
     pub origin: Origin,
+    /// Whether somebody has just handed it in, or it is what there was to begin with.
+    pub newness: Newness,
+    /// What it was read from, where that is a control file.
+    pub text: Option<ControlText>,
 }
 
 /// Where a release comes from.
@@ -59,15 +64,43 @@ impl fmt::Display for Origin {
 pub enum Update {
     /// A release is wanted from now on.
     Release(Box<Loaded>),
+    /// There is no release to begin with.
+    Empty {
+        /// What there is instead, with the file.
+        why: String,
+    },
     /// There was a new release, but it is none; what runs goes on.
     Rejected {
         /// Why, with the file and the place in it.
         reason: String,
-        /// The place, where there is one.
-        position: Option<Position>,
     },
     /// Something an operator should know.
     Warning(String),
+}
+
+/// What the supervisor has to say of a release, beside which one it will begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// One was taken in that the source does not know of.
+    TakenIn,
+    /// The newest one was rejected.
+    Rejected {
+        /// What it was read from.
+        text: ControlText,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a source is to keep for the next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// This release.
+    Release(ControlText),
+    /// Whatever there is: the release that is wanted never was a text.
+    WhatIsThere,
+    /// None.
+    Nothing,
 }
 
 /// A place in a text: both from 1, the column in characters.
@@ -118,35 +151,28 @@ impl Source {
         }
     }
 
-    /// Tells that the release `id` is the one that runs now.
-    pub fn accept(&mut self, id: u64) {
-        match self {
-            Self::Directory(_) => {}
-            Self::ControlDir(control_dir) => control_dir.accept(id),
-        }
-    }
-
-    /// Tells that the release `id` could not be built, or did not come up.
+    /// Tells what to keep for the next start, and what came of the newest release. Costs
+    /// nothing when neither is anything new.
     ///
     /// # Errors
-    /// When a control directory's files could not be written; the release is rejected
-    /// all the same.
-    pub async fn reject(
+    /// When a control directory's files could not be written. The same is not tried again
+    /// before [`Source::forgive`].
+    pub async fn tell(
         &mut self,
-        id: u64,
-        reason: &str,
-    ) -> Result<(), control_dir::RejectReleaseError> {
+        keep: &Keep,
+        news: Option<News>,
+    ) -> Result<(), control_dir::WriteControlDirError> {
         match self {
             Self::Directory(_) => Ok(()),
-            Self::ControlDir(control_dir) => control_dir.reject(id, reason).await,
+            Self::ControlDir(control_dir) => control_dir.tell(keep, news).await,
         }
     }
 
-    /// The directory that it reads.
-    pub fn path(&self) -> &PathBuf {
+    /// What could not be written may be tried again.
+    pub fn forgive(&mut self) {
         match self {
-            Self::Directory(directory) => directory.path(),
-            Self::ControlDir(control_dir) => control_dir.path(),
+            Self::Directory(_) => {}
+            Self::ControlDir(control_dir) => control_dir.forgive(),
         }
     }
 }

@@ -73,6 +73,11 @@ pub enum ParseProcfileError {
     /// There is nothing to run.
     #[error("it names no process: write a line such as `web: bin/server`")]
     Empty,
+    /// There is nothing to keep running.
+    #[error(
+        "it names no process but `release`, which is run once per release and gets no dyno: write a line such as `web: bin/server`"
+    )]
+    OnlyRelease,
 }
 
 /// Reads a Procfile's text.
@@ -104,6 +109,12 @@ pub fn parse(text: &[u8]) -> Result<Procfile, ParseProcfileError> {
     }
     if processes.is_empty() {
         return Err(ParseProcfileError::Empty);
+    }
+    if processes
+        .iter()
+        .all(|process| process.process_type.is_release())
+    {
+        return Err(ParseProcfileError::OnlyRelease);
     }
     Ok(Procfile {
         processes,
@@ -207,6 +218,7 @@ mod tests {
     #[test_case(b"web: a\0b", "line 1: the command of `web` contains a NUL character"; "nul")]
     #[test_case(b"web: x\n\xff\n", "line 2 is not UTF-8 text"; "not text")]
     #[test_case(b"", "it names no process: write a line such as `web: bin/server`"; "empty")]
+    #[test_case(b"release: x\n", "it names no process but `release`, which is run once per release and gets no dyno: write a line such as `web: bin/server`"; "only the release phase")]
     #[test_case(b"# web: x\n\n", "it names no process: write a line such as `web: bin/server`"; "only comments")]
     fn a_bad_procfile_is_refused(text: &[u8], message: &str) {
         assert_eq!(parse(text).unwrap_err().to_string(), message);

@@ -3,14 +3,20 @@
 //! The history is what a cold start falls back to when the newest release is a bad one,
 //! so it holds whole releases, config and all: the file is 0600 and its records show no
 //! config in `Debug`. It is written at once with every change, and it is kept short.
+//!
+//! A release that was good once stays so: from current it can only become superseded,
+//! whatever happens to it when hsup is started again.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use hsup_proto::control;
 use serde::{Deserialize, Serialize};
 
-use super::{Damage, LoadError, SaveError, load_json, save_json};
-use crate::release::Release;
+use super::{
+    Damage,
+    json::{JsonFile, LoadError, SaveError},
+};
+use crate::{name::ProcessType, release::Release, source::ControlText};
 
 /// How many releases are remembered. The last good one is, however many follow it.
 pub const KEEP: usize = 20;
@@ -29,6 +35,18 @@ pub enum ReleaseState {
     Rejected,
     /// It ran until a better one came.
     Superseded,
+}
+
+impl ReleaseState {
+    /// Whether a release in this state runs, or did until a better one came.
+    pub const fn is_good(self) -> bool {
+        matches!(self, Self::Current | Self::Superseded)
+    }
+
+    /// Whether it is still to be seen what becomes of it.
+    pub const fn is_undecided(self) -> bool {
+        matches!(self, Self::Building | Self::RollingOut)
+    }
 }
 
 impl From<ReleaseState> for control::ReleaseState {
@@ -76,6 +94,14 @@ pub struct ReleaseRecord {
     pub artifact: Option<Artifact>,
     /// The release itself. Its config is secret.
     pub release: Release,
+    /// The text that it came as, for the file `loaded` of a control directory: kept as long
+    /// as it is good, or may become so. Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<ControlText>,
+    /// Process types that somebody scaled after it was taken in: there, that is the later
+    /// word.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub scaled_since: BTreeSet<ProcessType>,
 }
 
 /// What came of taking in a release.
@@ -85,35 +111,33 @@ pub struct TakenIn {
     pub id: u64,
     /// The records that were forgotten for it: their artifacts may be removed.
     pub forgotten: Vec<ReleaseRecord>,
-    /// Whether the disk has it too.
-    pub saved: Result<(), SaveError>,
 }
 
 /// The history, newest release first. A change that cannot be saved still counts
 /// as long as hsup runs.
 #[derive(Debug)]
 pub struct History {
-    path: PathBuf,
-    file: HistoryFile,
+    file: JsonFile,
+    contents: Contents,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct HistoryFile {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Contents {
     last_id: u64,
     releases: Vec<ReleaseRecord>,
 }
 
 impl History {
     pub(super) fn load(path: PathBuf) -> Result<(Self, Option<Damage>), LoadError> {
-        let (mut file, damage): (HistoryFile, _) = load_json(&path)?;
-        let newest = file.releases.iter().map(|record| record.id).max();
-        file.last_id = file.last_id.max(newest.unwrap_or(0));
-        Ok((Self { path, file }, damage))
+        let (file, mut contents, damage): (_, Contents, _) = JsonFile::load(path)?;
+        let newest = contents.releases.iter().map(|record| record.id).max();
+        contents.last_id = contents.last_id.max(newest.unwrap_or(0));
+        Ok((Self { file, contents }, damage))
     }
 
     /// The releases, newest first.
     pub fn iter(&self) -> impl Iterator<Item = &ReleaseRecord> {
-        self.file.releases.iter()
+        self.contents.releases.iter()
     }
 
     /// The release with this id.
@@ -135,15 +159,21 @@ impl History {
         })
     }
 
-    /// Takes in a release, which is now building.
+    /// Takes in a release, which is now building, and the text that it came as.
+    ///
+    /// # Errors
+    /// When it cannot be saved: then it is not taken in, for after a crash nobody would know
+    /// whose dynos those of it are.
     pub fn take_in(
         &mut self,
         release: Release,
+        text: Option<ControlText>,
         source: impl Into<String>,
         at_unix_ms: i64,
-    ) -> TakenIn {
-        self.file.last_id += 1;
-        let id = self.file.last_id;
+    ) -> Result<TakenIn, SaveError> {
+        let before = self.contents.clone();
+        self.contents.last_id += 1;
+        let id = self.contents.last_id;
         let record = ReleaseRecord {
             id,
             state: ReleaseState::Building,
@@ -154,17 +184,22 @@ impl History {
             last_lines: Vec::new(),
             artifact: None,
             release,
+            text,
+            scaled_since: BTreeSet::new(),
         };
-        self.file.releases.insert(0, record);
+        self.contents.releases.insert(0, record);
         let forgotten = self.forget();
-        TakenIn {
-            id,
-            forgotten,
-            saved: self.save(),
+        match self.save() {
+            Ok(()) => Ok(TakenIn { id, forgotten }),
+            Err(error) => {
+                self.contents = before;
+                Err(error)
+            }
         }
     }
 
-    /// Changes the record of a release; making one current supersedes the one before.
+    /// Changes the record of a release; making one current supersedes the one before, and
+    /// one that was good stays so.
     ///
     /// An id that is not known changes nothing.
     ///
@@ -175,19 +210,30 @@ impl History {
         id: u64,
         change: impl FnOnce(&mut ReleaseRecord),
     ) -> Result<(), SaveError> {
-        let Some(record) = self.file.releases.iter_mut().find(|record| record.id == id) else {
+        let releases = &mut self.contents.releases;
+        let Some(record) = releases.iter_mut().find(|record| record.id == id) else {
             return Ok(());
         };
         let before = record.clone();
         change(record);
         record.id = id;
-        if *record == before {
+        if before.state.is_good() && !record.state.is_good() {
+            record.state = before.state;
+        }
+        if record.state == ReleaseState::Rejected {
+            record.text = None;
+        }
+        if !record.state.is_undecided() {
+            record.scaled_since.clear();
+        }
+        if *record == before && !self.file.is_behind() {
             return Ok(());
         }
         if record.state == ReleaseState::Current {
-            for other in &mut self.file.releases {
+            for other in releases {
                 if other.state == ReleaseState::Current && other.id != id {
                     other.state = ReleaseState::Superseded;
+                    other.text = None;
                 }
             }
         }
@@ -197,161 +243,42 @@ impl History {
     /// Drops what is too old, but never the last good release or one that is on its way.
     fn forget(&mut self) -> Vec<ReleaseRecord> {
         let good = self.last_good().map(|record| record.id);
-        let mut surplus = self.file.releases.len().saturating_sub(KEEP);
+        let releases = &mut self.contents.releases;
+        let mut surplus = releases.len().saturating_sub(KEEP);
         let mut forgotten = Vec::new();
-        let mut index = self.file.releases.len();
-        while surplus > 0 && index > 1 {
+        let mut index = releases.len();
+        while surplus > 0 && index > 0 {
             index -= 1;
-            if Some(self.file.releases[index].id) != good {
-                forgotten.push(self.file.releases.remove(index));
+            let record = &releases[index];
+            if Some(record.id) != good && !record.state.is_undecided() {
+                forgotten.push(releases.remove(index));
                 surplus -= 1;
             }
         }
         forgotten
     }
 
-    fn save(&self) -> Result<(), SaveError> {
-        save_json(&self.path, &self.file)
+    /// Saves what could not be saved before.
+    ///
+    /// # Errors
+    /// When it still cannot.
+    pub fn save_again(&mut self) -> Result<(), SaveError> {
+        if self.file.is_behind() {
+            self.save()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether there is something that could not be saved.
+    pub const fn is_behind(&self) -> bool {
+        self.file.is_behind()
+    }
+
+    fn save(&mut self) -> Result<(), SaveError> {
+        self.file.save(&self.contents)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
-
-    use super::*;
-    use crate::release::{ConfigVars, Limits};
-
-    fn release(version: u64) -> Release {
-        Release {
-            app: "shop".into(),
-            version,
-            config: [("DATABASE_URL", "hunter2")]
-                .into_iter()
-                .collect::<ConfigVars>(),
-            slug: None,
-            slug_checksum: None,
-            stack: String::new(),
-            image: None,
-            limits: Limits::default(),
-            log_target: None,
-            processes: vec![],
-        }
-    }
-
-    fn load(path: &Path) -> History {
-        let (history, damage) = History::load(path.to_owned()).unwrap();
-        assert_eq!(damage, None);
-        history
-    }
-
-    fn take_in(history: &mut History, version: u64) -> u64 {
-        let taken = history.take_in(release(version), "apply", 1);
-        taken.saved.unwrap();
-        taken.id
-    }
-
-    fn set(history: &mut History, id: u64, state: ReleaseState) {
-        history.update(id, |record| record.state = state).unwrap();
-    }
-
-    #[test]
-    fn the_history_outlives_hsup_and_is_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("history.json");
-        let mut history = load(&path);
-        let id = take_in(&mut history, 7);
-        history
-            .update(id, |record| {
-                record.state = ReleaseState::Rejected;
-                record.reason = "web.1 did not come up".into();
-                record.artifact = Some(Artifact {
-                    driver: "simple".into(),
-                    artifact: "a-1".into(),
-                });
-            })
-            .unwrap();
-        let again = load(&path);
-        assert!(again.iter().eq(history.iter()));
-        assert_eq!(again.get(id).unwrap().release, release(7));
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert!(!format!("{again:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn one_release_is_current() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut history = load(&dir.path().join("history.json"));
-        let first = take_in(&mut history, 1);
-        let second = take_in(&mut history, 1);
-        assert_ne!(first, second);
-        assert!(history.last_good().is_none());
-        set(&mut history, first, ReleaseState::Current);
-        set(&mut history, second, ReleaseState::RollingOut);
-        assert_eq!(history.last_good().unwrap().id, first);
-        set(&mut history, second, ReleaseState::Current);
-        assert_eq!(history.current().unwrap().id, second);
-        assert_eq!(history.get(first).unwrap().state, ReleaseState::Superseded);
-        set(&mut history, second, ReleaseState::Rejected);
-        assert_eq!(history.last_good().unwrap().id, first);
-    }
-
-    #[test]
-    fn old_releases_are_forgotten_but_never_the_last_good_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("history.json");
-        let mut history = load(&path);
-        let good = take_in(&mut history, 1);
-        set(&mut history, good, ReleaseState::Superseded);
-        let mut forgotten = Vec::new();
-        for version in 2..=100 {
-            let taken = history.take_in(release(version), "apply", 1);
-            forgotten.extend(taken.forgotten.iter().map(|record| record.id));
-            set(&mut history, taken.id, ReleaseState::Rejected);
-        }
-        let again = load(&path);
-        assert_eq!(again.iter().count(), KEEP);
-        assert_eq!(again.last_good().unwrap().id, good);
-        assert_eq!(again.iter().next().unwrap().id, 100);
-        let expected: Vec<u64> = (2..=81).collect();
-        assert_eq!(forgotten, expected);
-    }
-
-    #[test]
-    fn ids_are_not_used_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("history.json");
-        take_in(&mut load(&path), 1);
-        assert_eq!(take_in(&mut load(&path), 1), 2);
-    }
-
-    #[test]
-    fn a_damaged_history_is_set_aside_and_shows_no_value() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("history.json");
-        crate::files::write_atomic(&path, b"{\"last_id\":\"hunter2\"}").unwrap();
-        let (history, damage) = History::load(path.clone()).unwrap();
-        assert_eq!(history.iter().count(), 0);
-        let damage = damage.unwrap().to_string();
-        assert!(
-            damage.contains("line 1") && !damage.contains("hunter2"),
-            "{damage}"
-        );
-        assert!(dir.path().join("history.json.damaged").exists());
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_change_that_cannot_be_saved_still_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut history = load(&dir.path().join("history.json"));
-        let id = take_in(&mut history, 1);
-        drop(dir);
-        let error = history
-            .update(id, |record| record.state = ReleaseState::Current)
-            .unwrap_err();
-        assert!(error.to_string().contains("history.json"), "{error}");
-        assert_eq!(history.current().unwrap().id, id);
-    }
-}
+mod tests;

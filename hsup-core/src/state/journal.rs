@@ -16,6 +16,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
@@ -25,6 +29,10 @@ use crate::{
     exit::ExitStatus,
     name::{DynoId, DynoName},
 };
+
+/// What the records of one dyno that is replaced take at most, about: its end and its
+/// successor's start, and the same again when that is undone.
+const ROOM_PER_DYNO: u64 = 4 * 512;
 
 /// A journal smaller than this is not worth rewriting.
 const COMPACT_ABOVE: u64 = 1024 * 1024;
@@ -70,6 +78,9 @@ pub enum JournalError {
         .path.display()
     )]
     Write { path: PathBuf, source: io::Error },
+
+    #[error("there is no room to journal the dynos of the release in `{}`", .path.display())]
+    NoRoom { path: PathBuf, source: io::Error },
 }
 
 /// The journal, open for appending.
@@ -118,11 +129,6 @@ impl Journal {
         self.live.values()
     }
 
-    /// Whether `dyno_id` is one of them.
-    pub fn knows(&self, dyno_id: &DynoId) -> bool {
-        self.live.contains_key(dyno_id)
-    }
-
     /// Appends all records or none, in one write.
     ///
     /// # Errors
@@ -148,6 +154,42 @@ impl Journal {
             self.try_compact();
         }
         Ok(())
+    }
+
+    /// Makes sure that `dynos` of them can be replaced, and put back, without the disk being
+    /// full half-way. A file system that cannot promise this is taken at its best.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn reserve(&self, dynos: usize) -> Result<(), JournalError> {
+        let room = ROOM_PER_DYNO.saturating_mul(u64::try_from(dynos).unwrap_or(u64::MAX));
+        let [offset, room] = [self.length, room].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        if room == 0 {
+            return Ok(());
+        }
+        match fallocate(
+            &self.file,
+            FallocateFlags::FALLOC_FL_KEEP_SIZE,
+            offset,
+            room,
+        ) {
+            Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) => {
+                Err(JournalError::NoRoom {
+                    path: self.path.clone(),
+                    source: errno.into(),
+                })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives back what was reserved and not needed.
+    pub fn unreserve(&self) {
+        if !self.torn
+            && let Err(error) = self.file.set_len(self.length)
+        {
+            tracing::debug!(%error, "room of the journal not given back");
+        }
     }
 
     fn write(&mut self, records: &[Record], mut lines: Vec<u8>) -> io::Result<()> {
@@ -277,226 +319,4 @@ impl Contents {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn dyno(number: u64) -> LiveDyno {
-        let name: DynoName = format!("web.{}", number + 1).parse().unwrap();
-        LiveDyno {
-            dyno_id: DynoId::mint(&name, number),
-            name,
-            release: 3,
-            port: Some(5000),
-            at_unix_ms: 7,
-            io_dir: Some("/run/hsup/run/x/y".into()),
-        }
-    }
-
-    fn start(number: u64) -> Record {
-        Record::Start(dyno(number))
-    }
-
-    fn end(number: u64) -> Record {
-        Record::End {
-            dyno_id: dyno(number).dyno_id,
-            status: ExitStatus::code(1, 42),
-        }
-    }
-
-    fn live(journal: &Journal) -> Vec<LiveDyno> {
-        journal.live().cloned().collect()
-    }
-
-    struct Dir(tempfile::TempDir);
-
-    impl Dir {
-        fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
-        }
-
-        fn path(&self) -> PathBuf {
-            self.0.path().join("journal")
-        }
-
-        fn open(&self) -> (Journal, Vec<Damage>) {
-            Journal::open(&self.path()).unwrap()
-        }
-
-        fn text(&self) -> String {
-            fs::read_to_string(self.path()).unwrap()
-        }
-    }
-
-    #[test]
-    fn what_was_started_and_has_not_ended_is_found_again() {
-        let dir = Dir::new();
-        let (mut journal, damage) = dir.open();
-        assert_eq!(damage, []);
-        journal.append(&[start(0), start(1)]).unwrap();
-        journal.append(&[end(0), start(2)]).unwrap();
-        assert_eq!(live(&journal), [dyno(1), dyno(2)]);
-        assert!(journal.knows(&dyno(1).dyno_id) && !journal.knows(&dyno(0).dyno_id));
-        drop(journal);
-
-        let (journal, damage) = dir.open();
-        assert_eq!((live(&journal), damage), (vec![dyno(1), dyno(2)], vec![]));
-        assert_eq!(dir.text().lines().count(), 2, "not compacted on open");
-    }
-
-    #[test]
-    fn a_line_is_what_the_manual_says() {
-        let dir = Dir::new();
-        dir.open().0.append(&[start(0), end(0)]).unwrap();
-        assert_eq!(
-            dir.text(),
-            concat!(
-                r#"{"start":{"dyno_id":"web-1-0000000000000","name":"web.1","release":3,"at_unix_ms":7,"port":5000,"io_dir":"/run/hsup/run/x/y"}}"#,
-                "\n",
-                r#"{"end":{"dyno_id":"web-1-0000000000000","status":{"how":{"code":1},"at_unix_ms":42}}}"#,
-                "\n"
-            )
-        );
-    }
-
-    #[test]
-    fn garbage_is_reported_and_skipped() {
-        let dir = Dir::new();
-        dir.open().0.append(&[start(0), start(1)]).unwrap();
-        let (first, second) = {
-            let text = dir.text();
-            let mut lines = text.lines().map(str::to_owned);
-            (lines.next().unwrap(), lines.next().unwrap())
-        };
-        let mut text = format!("{first}\n\0\0\0\n{{\"start\":7}}\n{second}\n").into_bytes();
-        text.extend(b"\xff\xfe\n{\"start\":{\"dyno_id\":\"we");
-        crate::files::write_atomic(&dir.path(), &text).unwrap();
-
-        let (journal, damage) = dir.open();
-        assert_eq!(live(&journal), [dyno(0), dyno(1)]);
-        let damage: Vec<String> = damage.iter().map(ToString::to_string).collect();
-        assert_eq!(damage.len(), 2, "{damage:?}");
-        assert!(damage[0].starts_with("3 of 6 lines"), "{damage:?}");
-        assert!(damage[1].contains("cut off"), "{damage:?}");
-        assert_eq!(dir.open().1, [], "damage is reported once");
-    }
-
-    #[test]
-    fn a_journal_that_cannot_be_compacted_on_open_is_still_appended_to() {
-        let dir = Dir::new();
-        let (mut journal, _) = dir.open();
-        journal.append(&[start(0)]).unwrap();
-        // A line that a full disk cut off, and that could not be undone.
-        journal.file.write_all(b"{\"start\":{\"dy").unwrap();
-        journal.torn = true;
-        journal.append(&[start(1)]).unwrap();
-        let (journal, damage) = dir.open();
-        assert_eq!(live(&journal), [dyno(0), dyno(1)]);
-        assert_eq!(damage.len(), 1, "{damage:?}");
-    }
-
-    #[test]
-    fn a_full_disk_is_an_error_that_says_what_happens_and_ends() {
-        let dir = Dir::new();
-        let (mut journal, _) = dir.open();
-        journal.append(&[start(0)]).unwrap();
-        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let file = std::mem::replace(&mut journal.file, full);
-        let error = journal.append(&[start(1)]).unwrap_err();
-        let JournalError::Write { source, .. } = &error else {
-            panic!("{error}");
-        };
-        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
-        assert!(error.to_string().contains("no dyno is started"), "{error}");
-        assert!(error.to_string().contains("journal`"), "{error}");
-        assert_eq!(
-            live(&journal),
-            [dyno(0)],
-            "what was not written does not count"
-        );
-
-        journal.file = file;
-        journal.append(&[start(1)]).unwrap();
-        drop(journal);
-        let (journal, damage) = dir.open();
-        assert_eq!((live(&journal), damage), (vec![dyno(0), dyno(1)], vec![]));
-    }
-
-    #[test]
-    fn a_write_that_stops_half_way_does_not_spoil_the_next() {
-        let dir = Dir::new();
-        let (mut journal, _) = dir.open();
-        // A pipe takes the first 64 KiB, and cannot be cut back to where it was.
-        let (_reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
-        let file = std::mem::replace(&mut journal.file, File::from(writer));
-        let many: Vec<Record> = (0..2000).map(start).collect();
-        let error = journal.append(&many).unwrap_err();
-        let JournalError::Write { source, .. } = error else {
-            panic!("{error}");
-        };
-        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(live(&journal), []);
-
-        journal.file = file;
-        journal.append(&[start(1)]).unwrap();
-        journal.append(&[start(2)]).unwrap();
-        let text = dir.text();
-        assert!(text.starts_with("\n{") && !text.contains("}\n\n"), "{text}");
-        assert_eq!(Contents::read(text.as_bytes()).live.len(), 2);
-    }
-
-    #[test]
-    fn it_stays_small_however_many_dynos_come_and_go() {
-        let dir = Dir::new();
-        let (mut journal, _) = dir.open();
-        journal.append(&[start(0)]).unwrap();
-        let mut largest = 0;
-        for round in 0..40 {
-            let batch: Vec<Record> = (1..500)
-                .flat_map(|n| [start(round * 1000 + n), end(round * 1000 + n)])
-                .collect();
-            journal.append(&batch).unwrap();
-            largest = largest.max(fs::metadata(dir.path()).unwrap().len());
-        }
-        assert!(largest < 2 * COMPACT_ABOVE, "{largest}");
-        assert_eq!(live(&journal), [dyno(0)]);
-        assert_eq!(live(&dir.open().0), [dyno(0)]);
-    }
-
-    #[test]
-    fn many_live_dynos_do_not_make_every_append_a_rewrite() {
-        let dir = Dir::new();
-        let (mut journal, _) = dir.open();
-        let many: Vec<Record> = (0..10_000).map(start).collect();
-        journal.append(&many).unwrap();
-        assert!(journal.length > COMPACT_ABOVE);
-        assert!(journal.compact_at > journal.length * 3 / 2);
-    }
-
-    proptest! {
-        #[test]
-        fn cut_anywhere_it_loses_at_most_the_last_line(cut in 0.0..1.0_f64) {
-            let dir = Dir::new();
-            dir.open().0.append(&[start(0), start(1), end(0), start(2)]).unwrap();
-            let text = dir.text();
-            #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "a place in a short text")]
-            let text = &text[..(text.len() as f64 * cut) as usize];
-            let whole: String = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
-            let expected = Contents::read(whole.as_bytes());
-            prop_assert!(expected.bad.is_empty() && !expected.torn);
-            let got = Contents::read(text.as_bytes());
-            prop_assert!(got.bad.is_empty());
-            // A line that only lacks its end still counts.
-            prop_assert!(got.live.len() >= expected.live.len() || got.lines > expected.lines);
-            prop_assert!(got.lines <= expected.lines + 1);
-        }
-
-        #[test]
-        fn reading_never_panics(text in prop::collection::vec(any::<u8>(), 0..300)) {
-            Contents::read(&text);
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
 //! What hsup must not forget between two runs, besides its releases and dynos: what
-//! people asked of it, and what keeps ports and drivers the same.
+//! people asked of it, and what keeps ports the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Damage, LoadError, SaveError, load_json, save_json};
+use super::{
+    Damage,
+    json::{JsonFile, LoadError, SaveError},
+};
 use crate::name::{DynoName, ProcessType};
 
 /// What is remembered.
@@ -21,25 +24,19 @@ pub struct Remembered {
     pub stopped: BTreeSet<DynoName>,
     /// Process types in the order in which they were first seen: their ports depend on it.
     pub types_seen: Vec<ProcessType>,
-    /// The socket of the driver that hsup started last: it may still be there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub driver_socket: Option<PathBuf>,
-    /// And its process.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub driver_pid: Option<i32>,
 }
 
 /// What is remembered, and the file it is in.
 #[derive(Debug)]
 pub struct Memory {
-    path: PathBuf,
+    file: JsonFile,
     remembered: Remembered,
 }
 
 impl Memory {
     pub(super) fn load(path: PathBuf) -> Result<(Self, Option<Damage>), LoadError> {
-        let (remembered, damage) = load_json(&path)?;
-        Ok((Self { path, remembered }, damage))
+        let (file, remembered, damage) = JsonFile::load(path)?;
+        Ok((Self { file, remembered }, damage))
     }
 
     /// What is remembered.
@@ -47,18 +44,24 @@ impl Memory {
         &self.remembered
     }
 
-    /// Changes what is remembered, and saves it when that changed anything.
+    /// Changes what is remembered, and saves it when that changed anything, or when an
+    /// earlier change could not be saved.
     ///
     /// # Errors
-    /// When it could not be saved; the change counts nevertheless, and the next one
-    /// saves it too.
+    /// When it could not be saved; the change counts nevertheless, and the next call tries
+    /// again.
     pub fn update(&mut self, change: impl FnOnce(&mut Remembered)) -> Result<(), SaveError> {
         let before = self.remembered.clone();
         change(&mut self.remembered);
-        if self.remembered == before {
+        if self.remembered == before && !self.file.is_behind() {
             return Ok(());
         }
-        save_json(&self.path, &self.remembered)
+        self.file.save(&self.remembered)
+    }
+
+    /// Whether there is something that could not be saved.
+    pub const fn is_behind(&self) -> bool {
+        self.file.is_behind()
     }
 
     /// Adds those of `types` that were never seen before, in their order.
@@ -100,7 +103,6 @@ mod tests {
             .update(|remembered| {
                 remembered.quantities.insert("web".parse().unwrap(), 2);
                 remembered.stopped.insert("worker.1".parse().unwrap());
-                remembered.driver_socket = Some("/run/hsup/run/x/driver.sock".into());
             })
             .unwrap();
         assert_eq!(load(&path).get(), memory.get());
@@ -132,6 +134,23 @@ mod tests {
         let mut memory = load(&path);
         memory.update(|_| ()).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_could_not_be_saved_is_saved_later_though_nothing_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/memory.json");
+        let mut memory = load(&path);
+        let change = |remembered: &mut Remembered| {
+            remembered.quantities.insert("web".parse().unwrap(), 3);
+        };
+        assert!(!memory.update(change).unwrap_err().is_repeated());
+        assert!(memory.update(change).unwrap_err().is_repeated());
+        assert!(memory.is_behind());
+        std::fs::create_dir(dir.path().join("state")).unwrap();
+        memory.update(change).unwrap();
+        assert!(!memory.is_behind());
+        assert_eq!(load(&path).get(), memory.get());
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 mod history;
 mod journal;
+mod json;
 mod memory;
 
 use std::{
@@ -27,12 +28,12 @@ use std::{
     time::Duration,
 };
 
-use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 pub use self::{
     history::{Artifact, History, KEEP, ReleaseRecord, ReleaseState, TakenIn},
     journal::{Journal, JournalError, LiveDyno, Record},
+    json::{LoadError, SaveError},
     memory::{Memory, Remembered},
 };
 use crate::files::write_atomic;
@@ -78,24 +79,6 @@ pub enum OpenStateError {
         .path.display()
     )]
     BadSupervisorId { path: PathBuf },
-}
-
-/// A file of the state directory could not be written.
-#[derive(Debug, Error)]
-#[error("failed to save `{}`; hsup goes on, but would not remember this after a restart", .path.display())]
-pub struct SaveError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-/// A file of the state directory could not be read.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    #[error("failed to read `{}`", .path.display())]
-    Read { path: PathBuf, source: io::Error },
-
-    #[error("failed to set the damaged file `{}` aside", .path.display())]
-    SetAside { path: PathBuf, source: io::Error },
 }
 
 /// Something on disk that was not as hsup had left it, and what became of it.
@@ -289,53 +272,6 @@ fn supervisor_id(path: &Path) -> Result<SupervisorId, OpenStateError> {
         }
         Err(error) => Err(failed(error)),
     }
-}
-
-/// Reads a JSON file; one that is missing is the default, one that makes no sense is
-/// renamed and then the default.
-fn load_json<T: Default + DeserializeOwned>(path: &Path) -> Result<(T, Option<Damage>), LoadError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((T::default(), None)),
-        Err(source) => {
-            return Err(LoadError::Read {
-                path: path.to_owned(),
-                source,
-            });
-        }
-    };
-    let error = match serde_json::from_slice(&bytes) {
-        Ok(value) => return Ok((value, None)),
-        Err(error) => error,
-    };
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".damaged");
-    fs::rename(path, &aside).map_err(|source| LoadError::SetAside {
-        path: path.to_owned(),
-        source,
-    })?;
-    // The text of the error could show a value of the file; where it is does not.
-    let damage = Damage(format!(
-        "`{}` made no sense at line {}, column {}, and is now `{}`; starting without it",
-        path.display(),
-        error.line(),
-        error.column(),
-        Path::new(&aside).display(),
-    ));
-    Ok((T::default(), Some(damage)))
-}
-
-fn save_json<T: Serialize>(path: &Path, value: &T) -> Result<(), SaveError> {
-    serde_json::to_vec(value)
-        .map_err(io::Error::from)
-        .and_then(|mut text| {
-            text.push(b'\n');
-            write_atomic(path, &text)
-        })
-        .map_err(|source| SaveError {
-            path: path.to_owned(),
-            source,
-        })
 }
 
 #[cfg(test)]

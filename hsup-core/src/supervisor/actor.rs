@@ -9,28 +9,33 @@ use std::{
 use hsup_proto::control::{self, events_response};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Outcome, RunError, Settings,
-    formation::{Wanted, Wishes},
-    handle::{Applied, Reply, Request},
+    decisions::Built,
+    dynos::counted,
+    formation::Wishes,
+    gap::Gap,
+    handle::{Reply, Request},
     reconcile,
-    releases::{Building, Built, Candidate, Good},
-    status,
+    replacing::Candidate,
 };
 use crate::{
+    backoff::{Backoff, Policy},
     control::ControlError,
-    driver::{DriverLink, Link},
-    dyno::{self, Birth, DynoHandle, DynoSpec, DynoStatus, Key, Report, Shared, What},
-    exit::ExitStatus,
+    driver::{DriverLink, Link, NOT_YET, Up},
+    dyno::{DynoHandle, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared},
     lifecycle::{Kind, Stop},
-    name::{DynoName, Selector},
-    rollout,
-    source::Source,
-    state::{History, LiveDyno, Memory},
+    name::DynoName,
+    random,
+    release::Release,
+    releases::{Id, Releases},
+    source::{News, Source},
+    state::{History, LiveDyno, Memory, SaveError},
     time::now_unix_ms,
 };
 
@@ -44,6 +49,15 @@ pub(super) struct Live {
     pub(super) status: DynoStatus,
     /// It was told to retire.
     pub(super) retiring: bool,
+}
+
+/// A release that the supervisor works with.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) id: Id,
+    pub(super) release: Arc<Release>,
+    /// What the driver made of it, once it has.
+    pub(super) artifact: Option<Arc<str>>,
 }
 
 /// What is remembered of a name that has no dyno.
@@ -96,23 +110,29 @@ pub(super) struct Actor {
     pub(super) memory: Memory,
     pub(super) survivors: Vec<LiveDyno>,
 
-    pub(super) good: Option<Good>,
+    pub(super) releases: Releases,
+    /// Those that it speaks of.
+    pub(super) known: BTreeMap<Id, Known>,
     pub(super) candidate: Option<Candidate>,
-    pub(super) building: Option<Building>,
-    /// Built while a rollout was going back: it begins when that is over.
-    pub(super) next: Option<Good>,
-    /// The source's own numbers of releases that it has not heard of since.
-    pub(super) source_ids: BTreeMap<u64, u64>,
-    /// What the source is to be told: its number of a rejected release, and why.
-    pub(super) verdicts: Vec<(u64, String)>,
-    /// Who waits for the source to bring back what was applied, and whether for no more.
-    pub(super) applied: Option<(Reply<Applied>, bool)>,
+    /// Which dynos are missing because of the candidate, or of the one before it.
+    pub(super) gap: Option<Gap>,
+    /// What has the driver build.
+    pub(super) build_task: Option<JoinHandle<()>>,
+    pub(super) build_backoff: Backoff,
+    /// Why a release that is built again and again cannot be built, as people were told.
+    pub(super) build_said: Option<String>,
+    /// People were told what they asked for in an earlier life.
+    pub(super) has_said_wishes: bool,
+    /// The source has said its first word.
+    pub(super) has_begun: bool,
+    /// What the source is to be told of the newest release.
+    pub(super) news: Option<News>,
     /// New dynos that wait for their predecessor to end.
     pub(super) deferred: BTreeMap<DynoName, u64>,
 
     pub(super) dynos: BTreeMap<Key, Live>,
     pub(super) past: BTreeMap<DynoName, Past>,
-    next_key: u64,
+    pub(super) next_key: u64,
 
     inbox: mpsc::Receiver<Request>,
     reports: mpsc::UnboundedReceiver<Report>,
@@ -125,8 +145,10 @@ pub(super) struct Actor {
     /// Who asked for the end.
     pub(super) ending: Vec<Reply<()>>,
     pub(super) started_at_unix_ms: i64,
-    largest_code: u8,
+    pub(super) largest_code: u8,
     fatal: Option<RunError>,
+    /// Something could not be saved, and people were told.
+    is_behind: bool,
 }
 
 impl Actor {
@@ -158,13 +180,16 @@ impl Actor {
             history: settings.history,
             memory: settings.memory,
             survivors: settings.survivors,
-            good: None,
+            releases: Releases::default(),
+            known: BTreeMap::new(),
             candidate: None,
-            building: None,
-            next: None,
-            source_ids: BTreeMap::new(),
-            verdicts: Vec::new(),
-            applied: None,
+            gap: None,
+            build_task: None,
+            build_backoff: Backoff::new(Policy::default(), random::u64()),
+            build_said: None,
+            has_said_wishes: false,
+            has_begun: false,
+            news: None,
             deferred: BTreeMap::new(),
             dynos: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -181,15 +206,26 @@ impl Actor {
             started_at_unix_ms: now_unix_ms(),
             largest_code: 0,
             fatal: None,
+            is_behind: false,
         }
     }
 
     pub(super) async fn run(mut self) -> Result<Outcome, RunError> {
+        self.take_up_history();
+        if let Err(error) = self.refuse_unknown_types() {
+            // What has survived stays with its driver.
+            if self.survivors.is_empty() {
+                self.end().await;
+            }
+            return Err(error);
+        }
+        self.lift_holds();
         if !self.await_driver().await? {
             self.end().await;
             return Ok(Outcome::ShutDown);
         }
         self.adopt_survivors();
+        self.first_reconcile();
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
@@ -204,20 +240,21 @@ impl Actor {
                 Some(built) = self.built.recv() => self.built(built),
                 Ok(()) = self.link_state.changed() => self.link_changed(),
                 update = self.source.next(), if self.phase == Phase::Running => self.update(update),
-                _ = reconcile.tick() => self.reconcile(),
+                _ = reconcile.tick() => {
+                    self.save_again();
+                    self.source.forgive();
+                    self.reconcile();
+                }
                 () = at(deadline) => {
                     warn!(left = self.dynos.len(), "dynos did not end in time");
                     self.note(format!(
-                        "{} dynos did not end in time and are left to the driver",
-                        self.dynos.len()
+                        "{} did not end in time: left to the driver",
+                        counted(self.dynos.len())
                     ));
                     break Outcome::ShutDown;
                 }
             }
-            for (id, why) in std::mem::take(&mut self.verdicts) {
-                let rejected = self.source.reject(id, &why).await;
-                self.complain(rejected);
-            }
+            self.tell_source().await;
             self.answer_waiters();
             if let Some(error) = self.fatal.take() {
                 self.retire_all(Stop::Immediately);
@@ -234,6 +271,7 @@ impl Actor {
 
     /// Ends the driver, and tells whoever wanted the end that it is there.
     async fn end(&mut self) {
+        self.save_again();
         self.link.end().await;
         for reply in std::mem::take(&mut self.ending) {
             // Whoever asked may have gone.
@@ -244,78 +282,63 @@ impl Actor {
     /// Waits for the driver's first answer, without which it is no use to begin; answers
     /// whether to begin, or to end already.
     async fn await_driver(&mut self) -> Result<bool, RunError> {
-        let (mut told, mut first) = (false, true);
+        let mut told = NOT_YET.to_owned();
         loop {
             let link = self.link_state.borrow_and_update().clone();
-            match link {
+            let why = match link {
                 Link::Up(up) => {
-                    self.remember_driver(&up);
-                    self.reconcile();
+                    if let Err(why) = fitness(&up) {
+                        self.note(format!("The {} driver is not ready: {why}", up.info.name));
+                    }
                     return Ok(true);
                 }
                 Link::Down {
                     why,
                     hopeless: true,
+                    ..
                 } => return Err(RunError::Driver(why)),
-                Link::Down { why, .. } => {
-                    debug!(why, "waiting for the driver");
-                    if !told && !first {
-                        told = true;
-                        self.note(format!("Waiting for the driver: {why}"));
-                    }
-                    first = false;
-                }
+                Link::Down { why, .. } => why,
+            };
+            if why != told {
+                self.note(format!("Waiting for the driver: {why}"));
+                told.clone_from(&why);
             }
             tokio::select! {
                 changed = self.link_state.changed() => if changed.is_err() {
                     return Err(RunError::Driver("the link to the driver ended".to_owned()));
                 },
-                Some(request) = self.inbox.recv() => {
-                    if let Request::Shutdown(_, reply) = request {
+                Some(request) = self.inbox.recv() => match request {
+                    Request::Shutdown(_, reply) => {
                         self.ending.push(reply);
                         return Ok(false);
                     }
-                    request.refuse();
+                    // What can be told without one.
+                    Request::Status(..) | Request::Releases(..) => self.request(request),
+                    request => {
+                        let error = ControlError::Driver(format!("hsup waits for it: {why}"));
+                        request.refuse(&error);
+                    }
                 }
             }
         }
-    }
-
-    fn remember_driver(&mut self, up: &crate::driver::Up) {
-        let socket = up.child.then(|| up.socket.clone());
-        let pid = up.pid().filter(|_| up.child);
-        let saved = self.memory.update(|memory| {
-            memory.driver_socket = socket;
-            memory.driver_pid = pid;
-        });
-        self.complain(saved);
     }
 
     fn link_changed(&mut self) {
         let link = self.link_state.borrow_and_update().clone();
         let event = match &link {
             Link::Up(up) => {
-                let up = Arc::clone(up);
-                self.remember_driver(&up);
-                let message = if up.silent {
-                    "it does not answer its health checks".to_owned()
-                } else {
-                    up.info.message.clone()
-                };
-                if up.silent || !up.info.ready {
-                    self.note(format!(
-                        "The {} driver is not ready: {message}",
-                        up.info.name
-                    ));
-                } else {
-                    self.note(format!("The {} driver is ready", up.info.name));
+                let name = up.info.name.clone();
+                let fitness = fitness(up);
+                match &fitness {
+                    Ok(()) => self.note(format!("The {name} driver is ready")),
+                    Err(why) => self.note(format!("The {name} driver is not ready: {why}")),
                 }
                 self.reconcile();
                 events_response::Driver {
-                    name: up.info.name.clone(),
+                    name,
                     connected: true,
-                    ready: up.info.ready && !up.silent,
-                    message,
+                    ready: fitness.is_ok(),
+                    message: fitness.err().unwrap_or_else(|| up.info.message.clone()),
                 }
             }
             Link::Down { why, .. } => {
@@ -331,293 +354,34 @@ impl Actor {
         self.event(events_response::Event::Driver(event));
     }
 
+    /// Has the driver's list compared with what we took over, and only then dynos started:
+    /// what is nobody's may hold the port of one, or be its twin.
+    fn first_reconcile(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            reconcile::sweep(&shared).await;
+            shared.starts.add_permits(STARTS_IN_FLIGHT);
+        });
+    }
+
     /// Has the driver's list compared with what we run.
     fn reconcile(&self) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move { reconcile::sweep(&shared).await });
     }
 
-    // ---- dynos
-
-    /// Starts a dyno, or takes one over.
-    pub(super) fn spawn_dyno(&mut self, spec: DynoSpec, birth: Birth) {
-        self.next_key += 1;
-        let key = Key(self.next_key);
-        let past = self.past.remove(&spec.name);
-        let status = DynoStatus {
-            state: control::DynoState::Down,
-            since_unix_ms: now_unix_ms(),
-            ready: false,
-            restarts: 0,
-            last_exit: None,
-            crash: None,
-            retry_at_unix_ms: None,
-            crashes_in_a_row: 0,
-            dyno_id: None,
-            ip: String::new(),
-            port: 0,
-        };
-        let inherited = past.map_or_else(dyno::Past::default, |past| dyno::Past {
-            last_exit: past.status.last_exit,
-            crash: past.status.crash,
-        });
-        let handle = dyno::spawn(
-            key,
-            spec,
-            birth,
-            inherited,
-            Arc::clone(&self.shared),
-            self.report_to.clone(),
-        );
-        let live = Live {
-            handle,
-            status,
-            retiring: false,
-        };
-        self.dynos.insert(key, live);
-    }
-
-    /// The specification of a dyno of `good`, if its release has that process type.
-    pub(super) fn spec_of(&self, name: &DynoName, good: &Good) -> Option<DynoSpec> {
-        let process = good.release.process(name.process_type.as_str())?;
-        let command: Arc<str> = process.command.as_str().into();
-        Some(DynoSpec {
-            name: name.clone(),
-            release_id: good.id,
-            release: Arc::clone(&good.release),
-            artifact: Arc::clone(&good.artifact),
-            command,
-            kind: self.kind,
-        })
-    }
-
-    pub(super) fn retire(&mut self, key: Key, how: Stop) {
-        if let Some(live) = self.dynos.get_mut(&key) {
-            live.retiring = true;
-            live.handle.retire(how);
-        }
-    }
-
-    pub(super) fn retire_all(&mut self, how: Stop) {
-        let keys: Vec<_> = self.dynos.keys().copied().collect();
-        for key in keys {
-            self.retire(key, how);
-        }
-    }
-
-    pub(super) fn gracefully(&self) -> Stop {
-        Stop::Gracefully {
-            grace: self.shared.policy.grace,
-        }
-    }
-
-    /// The dynos of that name, oldest first.
-    pub(super) fn of_name<'a>(
-        &'a self,
-        name: &'a DynoName,
-    ) -> impl Iterator<Item = (Key, &'a Live)> {
-        self.dynos
-            .iter()
-            .filter(move |(_, live)| live.handle.spec.name == *name)
-            .map(|(key, live)| (*key, live))
-    }
-
-    fn report(&mut self, report: Report) {
-        let Some(live) = self.dynos.get_mut(&report.key) else {
-            return;
-        };
-        let name = live.handle.spec.name.clone();
-        let release_id = live.handle.spec.release_id;
-        match report.what {
-            What::Status(status) => {
-                live.status = *status;
-                let dyno = status::dyno(live);
-                self.event(events_response::Event::Dyno(dyno));
-            }
-            What::Ready => {
-                if self.is_candidate(release_id) {
-                    self.roll(rollout::Event::Ready(name));
-                } else {
-                    self.roll(rollout::Event::GoodSettled(name));
-                }
-            }
-            What::Failed(why) => {
-                let crash = live
-                    .status
-                    .crash
-                    .as_ref()
-                    .map(|crash| crash.dyno_id.clone());
-                let running = live.status.dyno_id.clone();
-                if self.is_candidate(release_id) {
-                    self.blame(&name, &why, running.or(crash).as_ref());
-                    self.roll(rollout::Event::Failed(name));
-                } else {
-                    self.roll(rollout::Event::GoodSettled(name));
-                }
-            }
-            What::Complete(exit) => self.complete(report.key, exit.as_ref()),
-        }
-    }
-
-    fn complete(&mut self, key: Key, exit: Option<&ExitStatus>) {
-        let Some(live) = self.dynos.remove(&key) else {
-            return;
-        };
-        let spec = &live.handle.spec;
-        let name = spec.name.clone();
-        let release_id = spec.release_id;
-        if self.kind == Kind::OneShot
-            && let Some(exit) = exit
-        {
-            self.largest_code = self.largest_code.max(exit.exit_code());
-        }
-        let past = Past {
-            release: spec.release.version,
-            command: Arc::clone(&spec.command),
-            complete: self.kind == Kind::OneShot && !live.retiring,
-            status: live.status.clone(),
-        };
-        if self.of_name(&name).next().is_none() {
-            self.past.insert(name.clone(), past);
-        }
-        self.event(events_response::Event::Gone(events_response::Gone {
-            name: name.to_string(),
-            dyno_id: String::new(),
-            status: exit.map(Into::into),
-        }));
-        let event = if self.is_candidate(release_id) {
-            rollout::Event::NewGone(name.clone())
-        } else {
-            rollout::Event::OldGone(name.clone())
-        };
-        self.roll(event);
-        self.start_deferred(&name);
-        self.converge();
-    }
-
-    /// Makes what runs be what is wanted, but for what a rollout is at.
-    pub(super) fn converge(&mut self) {
-        if self.phase != Phase::Running {
-            return;
-        }
-        let Some(good) = self.good.clone() else {
-            return;
-        };
-        let formation = self.formation();
-        let mut wanted: BTreeSet<DynoName> = BTreeSet::new();
-        for process in &formation {
-            wanted.extend(self.wishes.names(process));
-        }
-        let rolling: BTreeSet<DynoName> = match &self.candidate {
-            Some(candidate) => candidate.names.clone(),
-            None => BTreeSet::new(),
-        };
-        // What is wanted no more goes, whoever was at it.
-        let surplus: Vec<(Key, DynoName)> = self
-            .dynos
-            .iter()
-            .filter(|(_, live)| !live.retiring)
-            .map(|(key, live)| (*key, live.handle.spec.name.clone()))
-            .filter(|(_, name)| !wanted.contains(name) && !rolling.contains(name))
-            .collect();
-        for (key, _) in surplus {
-            self.retire(key, self.gracefully());
-        }
-        let unwanted: Vec<_> = rolling
-            .iter()
-            .filter(|name| !self.wanted_after_rollout(name))
-            .cloned()
-            .collect();
-        for name in unwanted {
-            self.forget_in_rollout(&name);
-        }
-        self.past
-            .retain(|name, _| wanted.contains(name) || rolling.contains(name));
-        for name in wanted {
-            if rolling.contains(&name) || self.is_held(&name) {
-                continue;
-            }
-            let mut others = self.of_name(&name);
-            if let Some((key, live)) = others.next() {
-                let outdated = live.handle.spec.release_id != good.id && !live.retiring;
-                drop(others);
-                if outdated {
-                    self.retire(key, self.gracefully());
-                }
-                continue;
-            }
-            drop(others);
-            let complete = self.past.get(&name).is_some_and(|past| past.complete);
-            if !complete && let Some(spec) = self.spec_of(&name, &good) {
-                self.spawn_dyno(spec, Birth::Start);
-            }
-        }
-    }
-
-    /// The formation as wanted now: of the good release.
-    pub(super) fn formation(&self) -> Vec<Wanted> {
-        match &self.good {
-            Some(good) => self.wishes.formation(&good.release),
-            None => Vec::new(),
-        }
-    }
-
-    pub(super) fn is_held(&self, name: &DynoName) -> bool {
-        self.memory.get().stopped.contains(name)
-    }
-
-    /// Every name that is or was there, and that `select` means; all when it is empty.
-    pub(super) fn selected(&self, select: &[String]) -> Result<BTreeSet<DynoName>, ControlError> {
-        let mut all: BTreeSet<DynoName> = self
-            .dynos
-            .values()
-            .map(|live| live.handle.spec.name.clone())
-            .collect();
-        for process in self.formation() {
-            all.extend(self.wishes.names(&process));
-        }
-        if select.is_empty() {
-            return Ok(all);
-        }
-        let mut selected = BTreeSet::new();
-        for text in select {
-            let selector: Selector = text
-                .parse()
-                .map_err(|error| ControlError::Invalid(format!("{error}")))?;
-            let before = selected.len();
-            selected.extend(all.iter().filter(|name| selector.matches(name)).cloned());
-            let known_type = self
-                .good
-                .as_ref()
-                .is_some_and(|good| good.release.process(text).is_some());
-            if selected.len() == before && !known_type {
-                let names: Vec<_> = all.iter().map(ToString::to_string).collect();
-                return Err(ControlError::NotFound(if names.is_empty() {
-                    format!("no dyno or process type `{text}`: none runs")
-                } else {
-                    format!(
-                        "no dyno or process type `{text}`: there is {}",
-                        abbreviated(&names)
-                    )
-                }));
-            }
-        }
-        Ok(selected)
-    }
-
     // ---- the end
 
     pub(super) fn shut_down(&mut self, how: Stop) {
-        let grace = match how {
-            Stop::Gracefully { grace } => grace,
-            Stop::Immediately => Duration::ZERO,
+        // A driver that has not answered by then goes on stopping what it was told to stop.
+        let patience = match how {
+            Stop::Gracefully { grace } => grace + Duration::from_secs(15),
+            Stop::Immediately => Duration::from_secs(5),
         };
-        let until = Instant::now() + grace + Duration::from_secs(15);
-        if let Some(building) = self.building.take() {
-            building.task.abort();
-        }
+        let until = Instant::now() + patience;
+        self.stop_building();
         self.candidate = None;
-        self.next = None;
+        self.gap = None;
         self.deferred.clear();
         self.phase = Phase::ShuttingDown { until };
         info!(dynos = self.dynos.len(), "shutting down");
@@ -632,9 +396,8 @@ impl Actor {
             return Some(Outcome::ShutDown);
         }
         let all_complete = self.kind == Kind::OneShot
-            && self.good.is_some()
-            && self.building.is_none()
-            && self.candidate.is_none()
+            && self.has_begun
+            && self.releases.is_settled()
             && self.deferred.is_empty();
         all_complete.then_some(Outcome::AllComplete(self.largest_code))
     }
@@ -663,14 +426,35 @@ impl Actor {
         }));
     }
 
-    /// Says that something could not be saved. It counts as long as hsup runs.
-    pub(super) fn complain<E: std::error::Error>(&self, saved: Result<(), E>) {
-        if let Err(error) = saved {
-            let why = crate::errors::chain(&error);
-            warn!(why, "state not saved");
-            self.note(format!(
-                "{why}; hsup goes on, but will not remember this when it is started again"
-            ));
+    /// Says once that state could not be saved, and once that it could be after all. It
+    /// counts as long as hsup runs.
+    pub(super) fn complain(&mut self, saved: Result<(), SaveError>) {
+        match saved {
+            Err(error) => {
+                let why = crate::errors::chain(&error);
+                warn!(why, "state not saved");
+                self.is_behind = true;
+                if !error.is_repeated() {
+                    self.note(format!(
+                        "{why}; hsup goes on, but will not remember this when it is started again"
+                    ));
+                }
+            }
+            Ok(()) if self.is_behind && !self.history.is_behind() && !self.memory.is_behind() => {
+                self.is_behind = false;
+                self.note("What could not be saved before is saved now");
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// Saves what could not be saved when it changed: the disk may have room again.
+    fn save_again(&mut self) {
+        if self.is_behind {
+            let saved = self.history.save_again();
+            self.complain(saved);
+            let saved = self.memory.update(|_| ());
+            self.complain(saved);
         }
     }
 
@@ -686,6 +470,12 @@ impl Actor {
         }
     }
 
+    /// Whether the release is good or rejected, and nothing of a rejected one is left.
+    pub(super) fn is_decided(&self, id: Id) -> bool {
+        self.releases.undecided().all(|undecided| undecided != id)
+            && self.releases.on_trial() != Some(id)
+    }
+
     fn is_over(&self, until: &Until) -> bool {
         match until {
             Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains_key(key)),
@@ -696,29 +486,19 @@ impl Actor {
                         || live.status.state == control::DynoState::Crashed
                 })
             }),
-            Until::Decided(id) => {
-                !self.is_candidate(*id)
-                    && self
-                        .building
-                        .as_ref()
-                        .is_none_or(|building| building.id != *id)
-                    && self.next.as_ref().is_none_or(|next| next.id != *id)
-            }
+            Until::Decided(id) => self.is_decided(*id),
         }
     }
 }
 
-/// The first names, and how many more there are.
-fn abbreviated(names: &[String]) -> String {
-    const SHOWN: usize = 10;
-    if names.len() <= SHOWN {
-        names.join(", ")
+/// Whether the driver can be worked with, and if not, why.
+fn fitness(up: &Up) -> Result<(), String> {
+    if up.silent {
+        Err("it does not answer its health checks".to_owned())
+    } else if up.info.ready {
+        Ok(())
     } else {
-        format!(
-            "{} and {} more",
-            names[..SHOWN].join(", "),
-            names.len() - SHOWN
-        )
+        Err(up.info.message.clone())
     }
 }
 

@@ -1,12 +1,16 @@
 //! Which dynos are wanted: a release's processes, and what people asked for beside it.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    ops::Range,
+};
 
 use hsup_proto::control::{self, scale_request};
 
 use crate::{
     control::ControlError,
-    name::{DynoName, MAX_QUANTITY, ProcessType},
+    name::{DynoName, MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
     release::Release,
 };
 
@@ -56,25 +60,57 @@ impl Wishes {
         }
     }
 
+    /// Whether a dyno of that name is wanted of `release`.
+    pub(super) fn want(&self, release: &Release, name: &DynoName) -> bool {
+        let Some(process) = release.process(name.process_type.as_str()) else {
+            return false;
+        };
+        let quantity = self.quantity(&process.process_type, process.quantity);
+        self.numbers(quantity).contains(&name.number.get())
+    }
+
+    fn numbers(&self, quantity: u32) -> Range<u32> {
+        let first = self.start_number.clamp(1, MAX_START_NUMBER);
+        first..first + quantity.min(MAX_QUANTITY)
+    }
+
     /// The names that `wanted` stands for.
     pub(super) fn names(&self, wanted: &Wanted) -> Vec<DynoName> {
-        let first = self.start_number.max(1);
-        (first..first.saturating_add(wanted.quantity))
+        self.numbers(wanted.quantity)
             .filter_map(NonZeroU32::new)
             .map(|number| DynoName::new(wanted.process_type.clone(), number))
             .collect()
     }
 
     /// Forgets a scaling where the new release's own quantity differs from the old one's: the
-    /// later word counts.
-    pub(super) fn follow(&mut self, old: &Release, new: &Release) {
+    /// later word counts. For the types in `scaled_since`, that is the scaling.
+    pub(super) fn follow(
+        &mut self,
+        old: &Release,
+        new: &Release,
+        scaled_since: &BTreeSet<ProcessType>,
+    ) {
         let own = |release: &Release, process_type: &ProcessType| {
             release
                 .process(process_type.as_str())
                 .map(|process| process.quantity)
         };
-        self.scaled
-            .retain(|process_type, _| own(old, process_type) == own(new, process_type));
+        self.scaled.retain(|process_type, _| {
+            scaled_since.contains(process_type) || own(old, process_type) == own(new, process_type)
+        });
+    }
+
+    /// Whether `hsup start TYPE…` names types that `release` has dynos of.
+    pub(super) fn check(&self, release: &Release) -> Result<(), ControlError> {
+        for process_type in self.explicit.iter().flat_map(BTreeMap::keys) {
+            if known(release, process_type.as_str())?
+                .process_type
+                .is_release()
+            {
+                return Err(no_dyno(release));
+            }
+        }
+        Ok(())
     }
 
     /// Applies a scaling.
@@ -87,9 +123,7 @@ impl Wishes {
         for change in changes {
             let process = known(release, &change.process_type)?;
             if process.process_type.is_release() {
-                return Err(ControlError::Invalid(
-                    "`release` is run once per release, it cannot be scaled".to_owned(),
-                ));
+                return Err(no_dyno(release));
             }
             let now = scaled
                 .get(&process.process_type)
@@ -135,6 +169,18 @@ pub(super) fn known<'a>(
             known.join(", ")
         ))
     })
+}
+
+fn no_dyno(release: &Release) -> ControlError {
+    let with_dynos = release.processes.iter();
+    let with_dynos = with_dynos.filter(|process| !process.process_type.is_release());
+    let names: Vec<_> = with_dynos
+        .map(|process| process.process_type.as_str())
+        .collect();
+    ControlError::Invalid(format!(
+        "`release` is run once per release and gets no dyno: there is {}",
+        names.join(", ")
+    ))
 }
 
 /// The formation for the wire.
@@ -203,8 +249,11 @@ mod tests {
             .unwrap();
         assert_eq!(quantities(&wishes, &old), [3, 2]);
         let new = release(&[("web", 1), ("worker", 4)]);
-        wishes.follow(&old, &new);
-        assert_eq!(quantities(&wishes, &new), [3, 4]);
+        let mut scaled_before = wishes.clone();
+        scaled_before.follow(&old, &new, &BTreeSet::new());
+        assert_eq!(quantities(&scaled_before, &new), [3, 4]);
+        wishes.follow(&old, &new, &BTreeSet::from(["worker".parse().unwrap()]));
+        assert_eq!(quantities(&wishes, &new), [3, 2]);
     }
 
     #[test]
@@ -235,5 +284,41 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(names, ["web.3", "web.4"]);
+        let wanted = |name: &str| wishes.want(&release(&[("web", 2)]), &name.parse().unwrap());
+        assert!(wanted("web.3") && wanted("web.4"));
+        assert!(!wanted("web.2") && !wanted("web.5") && !wanted("worker.3"));
+    }
+
+    #[test]
+    fn the_last_numbers_are_numbers_as_well() {
+        let wishes = Wishes {
+            start_number: MAX_START_NUMBER,
+            ..Wishes::default()
+        };
+        let formation = wishes.formation(&release(&[("web", MAX_QUANTITY)]));
+        let names = wishes.names(&formation[0]);
+        assert_eq!(names.len(), MAX_QUANTITY as usize);
+    }
+
+    #[test]
+    fn a_type_on_the_command_line_is_one_that_there_is() {
+        let release = release(&[("web", 1), ("release", 0)]);
+        let check = |process_type: &str| {
+            let explicit = BTreeMap::from([(process_type.parse().unwrap(), 1)]);
+            let wishes = Wishes {
+                explicit: Some(explicit),
+                ..Wishes::default()
+            };
+            wishes.check(&release).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("web"), Ok(()));
+        assert_eq!(
+            check("cron").unwrap_err(),
+            "no process type `cron`: there is web, release"
+        );
+        assert_eq!(
+            check("release").unwrap_err(),
+            "`release` is run once per release and gets no dyno: there is web"
+        );
     }
 }

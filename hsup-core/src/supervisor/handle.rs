@@ -75,23 +75,23 @@ pub(super) struct Applied {
 }
 
 impl Request {
-    /// Answers that hsup is not there for it now.
-    pub(super) fn refuse(self) {
-        fn no<T>(reply: Reply<T>) {
+    /// Answers that hsup is not there for it now, and why.
+    pub(super) fn refuse(self, why: &ControlError) {
+        fn answer<T>(reply: Reply<T>, why: &ControlError) {
             // Whoever asked may have gone.
-            drop(reply.send(Err(ControlError::ShuttingDown)));
+            drop(reply.send(Err(why.clone())));
         }
         match self {
-            Self::Status(_, reply) => no(reply),
-            Self::Scale(_, reply) => no(reply),
-            Self::Start(_, reply) => no(reply),
-            Self::Stop(_, reply) => no(reply),
-            Self::Restart(_, reply) => no(reply),
-            Self::Releases(reply) => no(reply),
-            Self::Apply(_, reply) => no(reply),
-            Self::Release(_, reply) => no(reply),
-            Self::Plan(_, reply) => no(reply),
-            Self::Shutdown(_, reply) => no(reply),
+            Self::Status(_, reply) => answer(reply, why),
+            Self::Scale(_, reply) => answer(reply, why),
+            Self::Start(_, reply) => answer(reply, why),
+            Self::Stop(_, reply) => answer(reply, why),
+            Self::Restart(_, reply) => answer(reply, why),
+            Self::Releases(reply) => answer(reply, why),
+            Self::Apply(_, reply) => answer(reply, why),
+            Self::Release(_, reply) => answer(reply, why),
+            Self::Plan(_, reply) => answer(reply, why),
+            Self::Shutdown(_, reply) => answer(reply, why),
         }
     }
 }

@@ -7,14 +7,20 @@
 //! ```
 //!
 //! The pieces that decide are pure and elsewhere: [`crate::lifecycle`] for one dyno,
-//! [`crate::rollout`] for a release replacing another, `formation.rs` for what is wanted.
+//! [`crate::releases`] for which release is to run, [`crate::rollout`] for one replacing
+//! another, `formation.rs` for what is wanted.
 //! This task knows what runs, feeds them, and carries out what they answer.
 
 mod actor;
+mod beginning;
+mod decisions;
+mod dynos;
 mod formation;
+mod gap;
 mod handle;
+mod intake;
 mod reconcile;
-mod releases;
+mod replacing;
 mod requests;
 mod status;
 
@@ -80,17 +86,9 @@ pub enum RunError {
     /// There is no driver to run dynos with.
     #[error("{0}")]
     Driver(String),
-    /// There is no release to run and none will come.
+    /// There is no release that can be run, and none will come.
     #[error("{0}")]
     NoRelease(String),
-    /// `hsup start TYPE…` names a type that the release does not have.
-    #[error("no process type `{unknown}`: there is {known}")]
-    UnknownType {
-        /// As given.
-        unknown: String,
-        /// The release's types.
-        known: String,
-    },
 }
 
 /// A supervisor, ready to run.

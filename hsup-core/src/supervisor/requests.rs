@@ -1,6 +1,6 @@
 //! What people ask of the supervisor, carried out.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hsup_proto::control::{
     ApplyReleaseResponse, DynoState, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
@@ -12,19 +12,20 @@ use tokio::sync::oneshot;
 use super::{
     actor::{Actor, Phase, Until, Waiter},
     formation::{self, Wishes},
-    handle::{Applied, Reply, Request},
-    releases::Taken,
+    handle::{Applied, Request},
+    intake::Taken,
     status,
 };
 use crate::{
     control::ControlError,
     driver::Link,
-    files::write_atomic,
     lifecycle::Stop,
-    name::DynoName,
+    name::{DynoName, ProcessType},
     plan,
     release::Release,
-    source::{Origin, Source, control_file},
+    releases::Newness,
+    source::{ControlText, News, Origin, Source, control_file},
+    state::ReleaseRecord,
 };
 
 /// How many last lines a crash report has.
@@ -38,7 +39,7 @@ impl Actor {
                 Request::Status(..) | Request::Releases(..) | Request::Shutdown(..)
             )
         {
-            request.refuse();
+            request.refuse(&ControlError::ShuttingDown);
             return;
         }
         // A reply that nobody waits for any more is dropped.
@@ -52,7 +53,9 @@ impl Actor {
                 let releases = self.history.iter().map(status::release).collect();
                 drop(reply.send(Ok(ListReleasesResponse { releases })));
             }
-            Request::Apply(request, reply) => self.apply(&request.json, request.no_wait, reply),
+            Request::Apply(request, reply) => {
+                drop(reply.send(self.apply(&request.json, request.no_wait)));
+            }
             Request::Release(id, reply) => {
                 let record = self.history.get(id).map(status::release);
                 let missing = || ControlError::NotFound("the release is forgotten".to_owned());
@@ -81,19 +84,19 @@ impl Actor {
             .flat_map(|process| self.wishes.names(process))
             .collect();
         let mut dynos = Vec::with_capacity(names.len());
-        let mut all_up = self.good.is_some();
+        let mut all_up = self.good().is_some();
         for name in &names {
             let live: Vec<_> = self.of_name(name).collect();
             let wanted_up = wanted.contains(name)
                 && !self.is_held(name)
-                && !self.past_of(name).is_some_and(|past| past.complete);
+                && !self.past.get(name).is_some_and(|past| past.complete);
             if wanted_up {
                 all_up &= live
                     .iter()
                     .any(|(_, live)| live.status.ready && !live.retiring);
             }
             if live.is_empty() {
-                dynos.push(match self.past_of(name) {
+                dynos.push(match self.past.get(name) {
                     Some(past) => status::past(name, past),
                     None => self.absent(name),
                 });
@@ -122,7 +125,11 @@ impl Actor {
         };
         Ok(GetStatusResponse {
             app: self.app.clone(),
-            release: self.current_release(),
+            release: self
+                .releases
+                .good()
+                .and_then(|id| self.history.get(id))
+                .map(status::release),
             formation: formation::to_wire(&self.formation()),
             dynos,
             driver,
@@ -136,7 +143,7 @@ impl Actor {
     }
 
     fn absent(&self, name: &DynoName) -> hsup_proto::control::Dyno {
-        let good = self.good.as_ref();
+        let good = self.good();
         let version = good.map_or(0, |good| good.release.version);
         let command = good
             .and_then(|good| good.release.process(name.process_type.as_str()))
@@ -145,7 +152,7 @@ impl Actor {
     }
 
     fn running_release(&self) -> Result<&Release, ControlError> {
-        match &self.good {
+        match self.good() {
             Some(good) => Ok(&good.release),
             None => Err(ControlError::Rejected(
                 "there is no release yet: nothing to scale, start or stop".to_owned(),
@@ -159,15 +166,21 @@ impl Actor {
             self.wishes.scale(&release, &request.changes)?;
             self.remember_scaling();
             // Scaling a type is wanting it: a stop by hand ends here.
-            let types: BTreeSet<_> = request.changes.iter().map(|c| &c.process_type).collect();
+            let types = request.changes.iter().map(|change| &change.process_type);
+            let types: BTreeSet<ProcessType> = types.flat_map(|text| text.parse()).collect();
             let saved = self.memory.update(|memory| {
-                memory.stopped.retain(|name| {
-                    !types
-                        .iter()
-                        .any(|t| name.process_type.as_str() == t.as_str())
-                });
+                let stopped = &mut memory.stopped;
+                stopped.retain(|name| !types.contains(&name.process_type));
             });
             self.complain(saved);
+            let undecided: Vec<_> = self.releases.undecided().collect();
+            for id in undecided {
+                let said = |record: &mut ReleaseRecord| {
+                    record.scaled_since.extend(types.iter().cloned());
+                };
+                let saved = self.history.update(id, said);
+                self.complain(saved);
+            }
             let said: Vec<_> = self
                 .formation()
                 .iter()
@@ -189,7 +202,7 @@ impl Actor {
         let down: Vec<_> = names
             .into_iter()
             .filter(|name| {
-                self.is_held(name) || self.past_of(name).is_some_and(|past| past.complete)
+                self.is_held(name) || self.past.get(name).is_some_and(|past| past.complete)
             })
             .collect();
         let saved = self.memory.update(|memory| {
@@ -288,62 +301,32 @@ impl Actor {
         Ok((release, warnings))
     }
 
-    /// Takes in a release from hsupctl. A control directory gets it as a file, so that it
-    /// outlives a restart of hsup; its answer comes when the directory's does.
-    fn apply(&mut self, json: &[u8], no_wait: bool, reply: Reply<Applied>) {
-        let (release, warnings) = match self.parse(json) {
-            Ok(parsed) => parsed,
-            Err(error) => return drop(reply.send(Err(error))),
+    /// Takes in a release from hsupctl. A control directory keeps it, as if it had come as a
+    /// file.
+    fn apply(&mut self, json: &[u8], no_wait: bool) -> Result<Applied, ControlError> {
+        let (release, warnings) = self.parse(json)?;
+        let text = match &self.source {
+            Source::ControlDir(_) => Some(ControlText::new(json)),
+            Source::Directory(_) => None,
         };
-        if let Source::ControlDir(directory) = &self.source {
-            let path = directory.path().join("new");
-            if self.applied.is_some() {
-                let busy = "another release is being applied, try again".to_owned();
-                return drop(reply.send(Err(ControlError::Rejected(busy))));
-            }
-            match write_atomic(&path, json) {
-                Ok(()) => self.applied = Some((reply, no_wait)),
-                Err(error) => {
-                    let why = crate::errors::chain(&error);
-                    drop(reply.send(Err(ControlError::Rejected(why))));
-                }
-            }
-            return;
-        }
-        let answer = self
-            .take_in(release, &Origin::Apply.to_string())
-            .map_err(ControlError::Rejected)
-            .map(|taken| self.answer_apply(taken, warnings, no_wait));
-        drop(reply.send(answer));
-    }
-
-    pub(super) fn answer_apply(
-        &mut self,
-        taken: Taken,
-        warnings: Vec<String>,
-        no_wait: bool,
-    ) -> Applied {
-        let id = match taken {
-            Taken::In(id) => Some(id),
-            Taken::Unchanged | Taken::Scaled => None,
-        };
+        let taken = self
+            .take_in(release, text, Origin::Apply, Newness::New)
+            .map_err(ControlError::Rejected)?;
+        self.news = Some(News::TakenIn);
+        let id = taken.id();
+        let is_decided = self.is_decided(id);
         let response = ApplyReleaseResponse {
-            release: match id {
-                Some(id) => self.history.get(id).map(status::release),
-                None => self.current_release(),
-            },
+            release: self.history.get(id).map(status::release),
             warnings,
-            unchanged: taken == Taken::Unchanged,
+            unchanged: is_decided && matches!(taken, Taken::Unchanged(_)),
         };
-        let decided = id
-            .filter(|_| !no_wait)
-            .map(|id| (id, self.wait_until(Until::Decided(id))));
-        Applied { response, decided }
+        let decided = (!is_decided && !no_wait).then(|| (id, self.wait_until(Until::Decided(id))));
+        Ok(Applied { response, decided })
     }
 
     fn plan(&self, json: &[u8]) -> Result<PlanReleaseResponse, ControlError> {
         let (release, warnings) = self.parse(json)?;
-        let newest = self.newest();
+        let newest = self.wanted().map(|known| Arc::clone(&known.release));
         let names = |wishes: &Wishes, release: &Release| -> BTreeSet<DynoName> {
             let formation = wishes.formation(release);
             formation
@@ -354,7 +337,7 @@ impl Actor {
         let mut wishes = self.wishes.clone();
         let before = newest.as_deref().map_or_else(BTreeSet::new, |old| {
             let before = names(&wishes, old);
-            wishes.follow(old, &release);
+            wishes.follow(old, &release, &BTreeSet::new());
             before
         });
         let after = names(&wishes, &release);

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::OnceLock,
@@ -14,7 +14,10 @@ use std::{
 
 use hsup_tests::deadline::{self, PATIENCE, poll};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use serde_json::Value;
@@ -86,13 +89,41 @@ impl App {
         file.write_all(text.as_bytes()).unwrap();
     }
 
+    /// What goes wrong from now on with the calls of `test-driver`: see its `script.rs`.
+    pub(crate) fn faults(&self, script: &str) {
+        self.write("faults.next", script);
+        fs::rename(self.path("faults.next"), self.path("faults")).unwrap();
+    }
+
+    /// The calls that `test-driver` has got: `start web-1-…: -`, with the fault or none.
+    pub(crate) fn calls(&self, call: &str) -> Vec<String> {
+        let calls = fs::read_to_string(self.path("faults.calls")).unwrap_or_default();
+        let of_call = calls
+            .lines()
+            .filter(|line| line.split(' ').next() == Some(call));
+        of_call.map(str::to_owned).collect()
+    }
+
     /// Writes a release for the control directory as people do: a file, moved into place.
     pub(crate) fn release(&self, version: u32, env: &str, processes: &str) {
         let text = format!(
             r#"{{"Version":{version},"Env":{{"PORT":"{}"{env}}},"Processes":[{processes}]}}"#,
             self.port
         );
-        self.write("next", &text);
+        self.hand_in(&text);
+    }
+
+    /// The release of a control directory, with these members beside the processes.
+    pub(crate) fn text(&self, version: u32, members: &str, processes: &str) -> String {
+        format!(
+            r#"{{"Version":{version},"Env":{{"PORT":"{}"}},{members}"Processes":[{processes}]}}"#,
+            self.port
+        )
+    }
+
+    /// Moves a text into place as the file `new`.
+    pub(crate) fn hand_in(&self, text: &str) {
+        self.write("next", text);
         fs::rename(self.path("next"), self.path("ctl/new")).unwrap();
     }
 
@@ -105,9 +136,39 @@ impl App {
             .env("HOME", self.root.path())
             .env("XDG_RUNTIME_DIR", self.path("rt"))
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("TEST_DRIVER_SCRIPT", self.path("faults"))
             .current_dir(self.path("app"))
             .stdin(Stdio::null());
         command
+    }
+
+    /// The version that a file of the control directory has, if it is a release.
+    pub(crate) fn version_in(&self, name: &str) -> Option<u64> {
+        let text = fs::read(self.path("ctl").join(name)).ok()?;
+        let release: Value = serde_json::from_slice(&text).ok()?;
+        release["Version"].as_u64()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        fs::read_to_string(self.path("ctl/last_error")).ok()
+    }
+
+    /// `hsup start` on the control directory: unless the arguments say otherwise, a web has
+    /// two seconds to boot.
+    pub(crate) fn control(&self, arguments: &[&str]) -> Running<'_> {
+        let directory = self.path("ctl");
+        let mut all = vec!["--control-dir", directory.to_str().unwrap()];
+        for default in [
+            ["--grace", "2s"],
+            ["--linger", "60s"],
+            ["--boot-timeout", "2s"],
+        ] {
+            if !arguments.contains(&default[0]) {
+                all.extend(default);
+            }
+        }
+        all.extend(arguments);
+        self.start(&all)
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
@@ -120,17 +181,29 @@ impl App {
 
     /// `hsup start` with these arguments.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running<'_> {
+        let mut command = self.command("hsup");
+        command.arg("start").args(arguments);
+        self.running(command)
+    }
+
+    /// `hsup start` that may open so many files.
+    pub(crate) fn start_limited(&self, files: u64, arguments: &[&str]) -> Running<'_> {
+        let mut command = self.command("hsup");
+        command.arg("start").args(arguments);
+        let limit = move || setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(Into::into);
+        #[expect(unsafe_code, reason = "the child's limit is set in the child")]
+        // SAFETY: setrlimit is a system call and touches no memory of this process.
+        unsafe {
+            command.pre_exec(limit);
+        }
+        self.running(command)
+    }
+
+    fn running(&self, mut command: Command) -> Running<'_> {
         let out = File::create(self.path("out")).unwrap();
         let err = File::create(self.path("err")).unwrap();
-        let child = self
-            .command("hsup")
-            .arg("start")
-            .args(arguments)
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap();
-        Running { app: self, child }
+        let child = command.stdout(out).stderr(err).spawn().unwrap();
+        Running::of(self, child)
     }
 }
 
@@ -138,9 +211,19 @@ impl App {
 pub(crate) struct Running<'a> {
     pub(crate) app: &'a App,
     child: Child,
+    is_left: bool,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    /// A process of the app whose output goes to its files `out` and `err`.
+    pub(crate) const fn of(app: &'a App, child: Child) -> Self {
+        Self {
+            app,
+            child,
+            is_left: false,
+        }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }
@@ -175,6 +258,34 @@ impl Running<'_> {
         serde_json::from_slice(&shown.stdout).unwrap_or_default()
     }
 
+    /// The releases that hsup remembers, newest first, as `hsupctl releases -o json` shows them.
+    pub(crate) fn releases(&self) -> Vec<Value> {
+        let shown = self.app.ctl(&["releases", "-o", "json"]);
+        serde_json::from_slice(&shown.stdout).unwrap_or_default()
+    }
+
+    /// Waits until the releases, newest first, are in these states: `v2 rejected`.
+    pub(crate) fn wait_releases(&self, states: &[&str]) {
+        self.wait_for(&format!("{states:?}"), || {
+            let releases = self.releases();
+            let shown = releases.iter().map(|release| {
+                let state = release["state"].as_str().unwrap_or_default();
+                format!("v{} {state}", release["version"])
+            });
+            shown.eq(states.iter().copied()).then_some(())
+        });
+    }
+
+    /// Waits for a dyno of this version that has a process, however far it is; its id.
+    pub(crate) fn wait_dyno_of(&self, version: u64) -> String {
+        self.wait_for(&format!("a dyno of v{version}"), || {
+            let dynos = self.dynos();
+            let dyno = dynos.iter().find(|dyno| dyno["release"] == version)?;
+            let id = dyno["dyno_id"].as_str().filter(|id| !id.is_empty())?;
+            Some(id.to_owned())
+        })
+    }
+
     /// Waits until exactly these dynos are up and ready; their ids.
     pub(crate) fn wait_up(&self, names: &[&str]) -> Vec<String> {
         self.wait_for(&format!("{names:?} up"), || {
@@ -197,6 +308,14 @@ impl Running<'_> {
     pub(crate) fn end(&mut self) -> ExitStatus {
         poll(|| self.child.try_wait().unwrap())
             .unwrap_or_else(|| panic!("hsup does not end:\n{}", self.log()))
+    }
+
+    /// Ends it as the kernel does, with its dynos left running.
+    pub(crate) fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.end();
+        // What is left is the next life's.
+        self.is_left = true;
     }
 
     /// Ends it as Ctrl-C does, and looks that nothing is left.
@@ -222,6 +341,9 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         // Already reaped is fine; a test that failed leaves the rest.
         drop(self.child.kill());
         drop(self.child.wait());
@@ -302,4 +424,18 @@ fn what_hsup_leaves_is_noticed() {
     hsup.end();
     app.write("rt/hsup/run/left", "");
     hsup.nothing_is_left();
+}
+
+/// A web process of `test-dyno`, for the file of a control directory.
+pub(crate) fn web(arguments: &str, quantity: &str) -> String {
+    let dyno = binaries().join("test-dyno");
+    format!(
+        r#"{{"Type":"web","Args":["exec","{}","serve {arguments}"],"Quantity":{quantity}}}"#,
+        dyno.display()
+    )
+}
+
+/// A process that runs this shell line.
+pub(crate) fn process(process_type: &str, line: &str, quantity: u32) -> String {
+    format!(r#"{{"Type":"{process_type}","Args":["{line}"],"Quantity":{quantity}}}"#)
 }

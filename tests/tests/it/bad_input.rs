@@ -11,7 +11,7 @@ fn refused(app: &App, arguments: &[&str], expected: &str) {
     assert!(said.contains(expected), "{arguments:?}: {said}");
 }
 
-fn script(app: &App, text: &str) -> String {
+pub(crate) fn script(app: &App, text: &str) -> String {
     let path = app.path("driver.sh");
     app.write("driver.sh", text);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -22,6 +22,17 @@ fn script(app: &App, text: &str) -> String {
 fn what_cannot_be_started_says_why() {
     let app = App::procfile("web: true\nworker: true\n");
     refused(&app, &["start", "nosuch"], "there is web, worker");
+    refused(
+        &app,
+        &["start", "release"],
+        "no process type `release`: there is",
+    );
+    let far = app.run(&["start", "--start-number", "4294967295"]);
+    assert_eq!(
+        far.status.code(),
+        Some(2),
+        "there is no dyno after that number"
+    );
     refused(&app, &["start", "-d", "docker"], "hsup-driver-docker");
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
@@ -32,6 +43,10 @@ fn what_cannot_be_started_says_why() {
     assert_eq!(app.run(&["start", "--nosuch"]).status.code(), Some(2));
     app.write("app/Procfile", "# nothing\n");
     refused(&app, &["start"], "Procfile");
+    app.write("app/Procfile", "release: true\n");
+    refused(&app, &["start"], "no process but `release`");
+    app.write("app/Procfile", "web: true\nrelease: true\n");
+    refused(&app, &["start", "release"], "gets no dyno: there is web");
 }
 
 #[test]
@@ -93,7 +108,20 @@ fn a_low_open_file_limit_is_told_and_what_fits_runs() {
             .matches(": up ")
             .count()
     };
-    outer.wait_for("most of them up", || (up() >= 90).then_some(()));
+    outer.wait_for("what fits", || (up() == 96).then_some(()));
+    assert_eq!(outer.log().matches("the open-file limit of 256").count(), 1);
+    let inner = |arguments: &[&str]| {
+        let all = [&["--control-socket", socket.to_str().unwrap()], arguments].concat();
+        String::from_utf8(app.ctl(&all).stdout).unwrap()
+    };
+    assert!(inner(&["ps"]).contains("worker.97: starting"));
+    // Who waits for descriptors can be stopped, and gets them when another ends.
+    inner(&["stop", "worker.98"]);
+    inner(&["stop", "worker.1"]);
+    outer.wait_for("the next in turn", || {
+        inner(&["ps"]).contains("worker.97: up").then_some(())
+    });
+    assert!(inner(&["ps"]).contains("worker.98: down"));
     outer.interrupt();
 }
 
@@ -116,5 +144,29 @@ fn a_flood_without_a_newline_is_no_flood_in_memory() {
         .unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib < 64 * 1024, "hsup grew to {kib} KiB");
+    hsup.interrupt();
+}
+
+#[test]
+fn without_its_driver_hsup_tells_what_it_waits_for() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let socket = app.path("nobody.sock");
+    let hsup = app.start(&["--driver-socket", socket.to_str().unwrap()]);
+    hsup.wait_for_line("Waiting for the driver: failed to connect to the driver socket");
+    let said = |arguments: &[&str]| {
+        let output = app.ctl(arguments);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    assert_eq!(said(&["ps"]).0, Some(3));
+    assert_eq!(said(&["releases"]).0, Some(0));
+    let (code, text) = said(&["scale", "worker=2"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("hsup waits for it: failed to connect"),
+        "{text}"
+    );
+    assert!(said(&["driver", "info"]).1.contains("failed to connect"));
+    assert_eq!(hsup.log().matches("Waiting for the driver").count(), 1);
     hsup.interrupt();
 }

@@ -4,8 +4,14 @@
 
 mod app;
 mod bad_input;
+mod faults;
+mod full_disk;
 mod one_off;
 mod ports;
+mod overtaken;
 mod releases;
+mod restarts;
 mod running;
+mod secrets;
 mod survival;
+mod wishes;

@@ -2,31 +2,19 @@
 
 use std::fs;
 
-use crate::app::{App, Running, binaries, page};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-fn web(arguments: &str, quantity: &str) -> String {
-    let dyno = binaries().join("test-dyno");
-    format!(
-        r#"{{"Type":"web","Args":["exec","{}","serve {arguments}"],"Quantity":{quantity}}}"#,
-        dyno.display()
-    )
-}
+use crate::{
+    app::{App, Running, page, process, web},
+    survival::driver_pid,
+};
 
 fn started(app: &App) -> Running<'_> {
     app.release(1, "", &web("", "2"));
-    let control = app.path("ctl");
-    app.start(&[
-        "--control-dir",
-        control.to_str().unwrap(),
-        "--boot-timeout",
-        "2s",
-        "--grace",
-        "2s",
-    ])
-}
-
-fn last_error(app: &App) -> Option<String> {
-    fs::read_to_string(app.path("ctl/last_error")).ok()
+    app.control(&[])
 }
 
 #[test]
@@ -50,7 +38,7 @@ fn a_bad_file_takes_nothing_down() {
         app.write("next", &text);
         fs::rename(app.path("next"), app.path("ctl/new")).unwrap();
         hsup.wait_for(expected, || {
-            last_error(&app).filter(|error| error.contains(expected))
+            app.last_error().filter(|error| error.contains(expected))
         });
     }
     assert_eq!(hsup.wait_up(&["web.1", "web.2"]), before);
@@ -81,7 +69,7 @@ fn a_release_that_never_binds_its_port_is_rolled_back() {
     assert!(page(app.port).unwrap().contains("hello"));
     let releases = String::from_utf8(app.ctl(&["releases"]).stdout).unwrap();
     assert!(releases.contains("Error R10"), "{releases}");
-    assert!(last_error(&app).unwrap().contains("Error R10"));
+    assert!(app.last_error().unwrap().contains("Error R10"));
     let loaded = fs::read_to_string(app.path("ctl/loaded")).unwrap();
     assert!(loaded.contains("\"Version\":1"), "{loaded}");
     hsup.interrupt();
@@ -117,5 +105,91 @@ fn config_replaces_dynos_and_quantities_do_not() {
     hsup.wait_for_line("Release v2 is current");
     let replaced = hsup.wait_up(&["web.1", "web.2", "web.3"]);
     assert!(replaced.iter().all(|id| !scaled.contains(id)));
+    hsup.interrupt();
+}
+
+#[test]
+fn the_gap_lasts_until_the_good_dynos_are_ready_again() {
+    let app = App::empty();
+    app.release(1, "", &web("--delay 1000", "1"));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    app.release(2, "", &process("web", "exit 7", 1));
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    hsup.wait_for("the whole gap", || {
+        (hsup.releases()[0]["gap_ms"].as_u64()? >= 1000).then_some(())
+    });
+    assert_eq!(hsup.dynos()[0]["ready"], true);
+    let shown = String::from_utf8(app.ctl(&["releases"]).stdout).unwrap();
+    assert!(shown.contains("fewer dynos than wanted ran for"), "{shown}");
+
+    // What takes nothing down leaves no gap.
+    app.hand_in(&app.text(3, r#""Slug":"file:///no/such/folder/","#, &web("", "1")));
+    hsup.wait_releases(&["v3 rejected", "v2 rejected", "v1 current"]);
+    assert_eq!(hsup.releases()[0]["gap_ms"], 0);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_is_killed_in_a_rollout_is_no_verdict() {
+    let app = App::empty();
+    app.release(1, "", &web("", "1"));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    let wait = r#""until [ -e ../go ]; do sleep 0.1; done; exec","#;
+    app.release(2, "", &web("", "1").replace(r#""exec","#, wait));
+    let first = hsup.wait_dyno_of(2);
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another try", || {
+        (hsup.wait_dyno_of(2) != first).then_some(())
+    });
+    hsup.wait_releases(&["v2 rolling out", "v1 current"]);
+    app.write("go", "");
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_that_kills_its_driver_is_given_up() {
+    let app = App::empty();
+    app.release(1, "", &web("", "1"));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    app.release(2, "", &process("web", "kill -9 $PPID; sleep 1000", 1));
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    let reason = hsup.releases()[0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("exited with unknown status"), "{reason}");
+    let tries = hsup
+        .log()
+        .matches("Starting process with command `kill")
+        .count();
+    assert!(tries > 1, "{}", hsup.log());
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn ten_thousand_dynos_are_no_hang() {
+    let app = App::empty();
+    app.release(1, "", &process("worker", "sleep 1000", 10_000));
+    let control = app.path("ctl");
+    let arguments = ["--control-dir", control.to_str().unwrap(), "--grace", "2s"];
+    let hsup = app.start_limited(256, &arguments);
+    // How many there are, and how many of them are up: more than a pipe holds.
+    let dynos = || {
+        let shown = app.command("hsupctl").arg("ps").output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let of_workers = shown.lines().filter(|line| line.starts_with("worker."));
+        let (up, down): (Vec<_>, Vec<_>) = of_workers.partition(|line| line.contains(": up "));
+        (up.len() + down.len(), up.len())
+    };
+    hsup.wait_for("what fits", || {
+        let (all, up) = dynos();
+        (all == 10_000 && up >= 80).then_some(())
+    });
+    app.release(1, "", &process("worker", "sleep 1000", 2));
+    hsup.wait_for("two of them", || (dynos() == (2, 2)).then_some(()));
+    hsup.wait_up(&["worker.1", "worker.2"]);
     hsup.interrupt();
 }

@@ -21,7 +21,8 @@ fn an_app_runs_and_ends_without_a_trace() {
     let shown = String::from_utf8(app.ctl(&["ps"]).stdout).unwrap();
     assert!(shown.contains("web.1: up "), "{shown}");
     hsup.wait_for_line("| listening on");
-    // The worker ignores SIGTERM.
+    // The worker ignores SIGTERM from now on.
+    hsup.wait_for_line("| ready");
     hsup.signal(Signal::SIGINT);
     hsup.wait_for_line("Error R12 (Exit timeout)");
     assert_eq!(hsup.end().code(), Some(130), "{}", hsup.log());

@@ -5,7 +5,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::app::{App, Running, binaries, processes_of};
+use crate::{
+    app::{App, Running, binaries, processes_of},
+    bad_input::script,
+};
 
 fn number_after(log: &str, word: &str) -> Option<i32> {
     let at = log.rfind(word)? + word.len();
@@ -13,7 +16,7 @@ fn number_after(log: &str, word: &str) -> Option<i32> {
     word.trim_end_matches(',').parse().ok()
 }
 
-fn driver_pid(hsup: &Running<'_>) -> i32 {
+pub(crate) fn driver_pid(hsup: &Running<'_>) -> i32 {
     let shown = hsup.app.ctl(&["driver", "info"]);
     let text = String::from_utf8(shown.stdout).unwrap();
     number_after(&text, "Process:").unwrap_or_else(|| panic!("{text}"))
@@ -122,4 +125,180 @@ fn what_a_killed_hsup_leaves_ends_by_itself() {
     hsup.wait_for("the end of dyno and driver", || {
         processes_of(&app).is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_driver_that_hangs_is_killed_with_all_that_its_dynos_left() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: {} grandchild\n", dyno.display()));
+    let mut hsup = app.start(&["--grace", "1s"]);
+    hsup.wait_up(&["worker.1"]);
+    let grandchild = hsup.wait_for("a grandchild", || number_after(&hsup.log(), "grandchild "));
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGSTOP).unwrap();
+    hsup.signal(Signal::SIGINT);
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    assert!(!alive(grandchild), "it has outlived hsup");
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn a_driver_that_is_not_up_yet_leaves_nothing_when_hsup_ends() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let driver = script(&app, "#!/bin/sh\nsleep 1000 & sleep 1000\n");
+    let mut hsup = app.start(&["-d", &driver]);
+    let sleeps = || running(&app, "sleep\x001000").len();
+    hsup.wait_for("what the driver starts", || (sleeps() == 2).then_some(()));
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    assert_eq!(sleeps(), 0);
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn what_nobody_remembers_is_stopped_at_once_and_before_anything_is_started() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: exec {} ignore-term\n", dyno.display()));
+    let arguments = ["worker=3", "--grace", "1s", "--linger", "60s"];
+    let names = ["worker.1", "worker.2", "worker.3"];
+    let mut first = app.start(&arguments);
+    let before = first.wait_up(&names);
+    first.wait_for("all to ignore SIGTERM", || {
+        (first.log().matches("| ready").count() == 3).then_some(())
+    });
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let state = std::fs::read_dir(app.path("state/hsup"))
+        .unwrap()
+        .next()
+        .unwrap();
+    std::fs::File::create(state.unwrap().path().join("journal")).unwrap();
+    let second = app.start(&arguments);
+    second.wait_for_line("Stopping 3 dynos that the driver has and hsup does not know");
+    let after = second.wait_up(&names);
+    assert_eq!(running(&app, "ignore-term").len(), 3);
+    assert!(after.iter().all(|id| !before.contains(id)));
+    second.signal(Signal::SIGINT);
+    second.nothing_is_left();
+}
+
+/// The processes of the app whose arguments hold this.
+fn running(app: &App, what: &str) -> Vec<i32> {
+    let runs = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(what)
+    };
+    processes_of(app).into_iter().filter(runs).collect()
+}
+
+#[test]
+fn a_damaged_memory_makes_no_second_driver() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut first = app.start(&["--linger", "60s"]);
+    first.wait_up(&["worker.1"]);
+    let drivers = running(&app, "hsup-driver-simple");
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let state = std::fs::read_dir(app.path("state/hsup"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let runtime = std::fs::read_dir(app.path("rt/hsup/run"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let (state, runtime) = (state.unwrap().path(), runtime.unwrap().path());
+    for damaged in [
+        state.join("history.json"),
+        state.join("memory.json"),
+        runtime.join("driver.json"),
+    ] {
+        use std::io::Write as _;
+        let file = std::fs::File::options().append(true).open(&damaged);
+        file.unwrap().write_all(b"garbage").unwrap();
+    }
+    let second = app.start(&["--linger", "60s"]);
+    second.wait_up(&["worker.1"]);
+    assert_eq!(running(&app, "hsup-driver-simple"), drivers);
+    assert_eq!(running(&app, "sleep\x001000").len(), 1);
+    second.interrupt();
+}
+
+#[test]
+fn another_driver_than_before_takes_the_place_of_the_first() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut first = app.start(&["--linger", "60s"]);
+    let before = first.wait_up(&["worker.1"]);
+    let simple = driver_pid(&first);
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let driver = binaries().join("test-driver");
+    let second = app.start(&["-d", driver.to_str().unwrap(), "--linger", "60s"]);
+    second.wait_for_line("Another driver is used than before");
+    assert_ne!(second.wait_up(&["worker.1"]), before);
+    assert_eq!(app.calls("start").len(), 1);
+    assert!(!alive(simple));
+    assert_eq!(running(&app, "sleep\x001000").len(), 1);
+    second.interrupt();
+}
+
+#[test]
+fn a_runtime_folder_that_was_cleared_up_is_made_again() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let hsup = app.start(&[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let runtime = std::fs::read_dir(app.path("rt/hsup/run"))
+        .unwrap()
+        .next()
+        .unwrap();
+    std::fs::remove_dir_all(runtime.unwrap().path().join("io")).unwrap();
+    let dyno = running(&app, "sleep\x001000")[0];
+    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    assert!(app.ctl(&["restart"]).status.success());
+    hsup.wait_up(&["worker.1"]);
+    assert_eq!(
+        hsup.dynos()[0]["restarts"],
+        1,
+        "one by hand is none that counts"
+    );
+    hsup.interrupt();
+}
+
+#[test]
+fn what_cannot_even_begin_is_told_once() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let runtime = std::fs::read_dir(app.path("rt/hsup/run"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let io = runtime.unwrap().path().join("io");
+    std::fs::remove_dir_all(&io).unwrap();
+    std::fs::File::create(&io).unwrap();
+    let dyno = running(&app, "sleep\x001000")[0];
+    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    hsup.wait_for("three attempts", || {
+        let crashes = hsup.dynos().first()?["crashes_in_a_row"].as_u64()?;
+        (crashes >= 4).then_some(())
+    });
+    let log = hsup.log();
+    let count = |text: &str| log.matches(text).count();
+    assert_eq!(
+        count("Process could not be started: failed to make the FIFO"),
+        1,
+        "{log}"
+    );
+    assert_eq!(
+        (count("Starting process"), count("times in a row")),
+        (1, 0),
+        "{log}"
+    );
+    assert_eq!(count("State changed from starting to crashed"), 1, "{log}");
+    std::fs::remove_file(&io).unwrap();
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
 }

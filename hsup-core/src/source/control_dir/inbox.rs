@@ -6,18 +6,19 @@
 //! next. The calls here block, some until the disk has it.
 
 use std::{
-    fs::{self, Metadata},
+    fs::{self, Metadata, Permissions},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
 use crate::{
+    errors::chain,
     files::{self, Links, ReadFileError, WriteFileError},
     source::{
-        Position,
+        ControlText, Keep, News,
         control_file::{self, ControlFile, MAX_SIZE, ParseControlFileError},
     },
 };
@@ -45,11 +46,22 @@ pub(super) enum Writer {
     Done,
     /// Nobody knows.
     MayBeWriting,
+    /// It was just made: of a file, nothing can be said yet.
+    Begins,
 }
 
 /// Tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
+    contents: Contents,
+    /// When its owner, its mode or its name changed last: what could not be read may be
+    /// readable since.
+    changed: (i64, i64),
+}
+
+/// Tells one text of a file from another, whatever the file is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Contents {
     device: u64,
     inode: u64,
     size: u64,
@@ -57,6 +69,15 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            contents: Contents::of(metadata),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Contents {
     fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -78,13 +99,14 @@ pub(super) enum Found {
     Taken {
         file: Box<ControlFile>,
         text: Vec<u8>,
+        /// Whether `loaded` has it.
+        is_kept: bool,
         left: Option<Stamp>,
         again: bool,
     },
     /// It is none.
     Refused {
         reason: String,
-        position: Option<Position>,
         left: Option<Stamp>,
         again: bool,
     },
@@ -133,7 +155,7 @@ impl Inbox {
             Err(error) => return self.refuse_in_place(&path, left, &chain(&error)),
         };
         let stamp = Stamp::of(&metadata);
-        if left == Some(stamp) {
+        if left == Some(stamp) || writer == Writer::Begins {
             return Found::Nothing;
         }
         let read = file
@@ -144,7 +166,7 @@ impl Inbox {
             })
             .and_then(|reader| files::read_limited(reader, &path, MAX_SIZE));
         // The open file keeps the inode's number from being used again meanwhile.
-        if file.metadata().map(|now| Stamp::of(&now)).ok() != Some(stamp) {
+        if file.metadata().map(|now| Contents::of(&now)).ok() != Some(stamp.contents) {
             return Found::Unfinished;
         }
         let text = match read {
@@ -159,16 +181,17 @@ impl Inbox {
             Err(error) if writer == Writer::MayBeWriting && error.is_truncated() => {
                 Found::Unfinished
             }
-            Err(error) => self.refuse(&error.to_string(), error.position(), stamp),
+            Err(error) => self.refuse(&error.to_string(), Some(&text), stamp),
             Ok(parsed) => self.take(parsed, text, stamp),
         }
     }
 
     fn take(&self, mut parsed: ControlFile, text: Vec<u8>, stamp: Stamp) -> Found {
-        let gone = match files::write_with_mode(&self.path(LOADED), &text, PRIVATE) {
+        let kept = files::write_with_mode(&self.path(LOADED), &text, PRIVATE);
+        let is_kept = kept.is_ok();
+        let gone = match kept {
             Ok(()) => {
-                self.remove(REJECTED);
-                self.remove(LAST_ERROR);
+                self.forget_rejected();
                 self.dismiss(stamp, None)
             }
             // It stays `new`, so a cold start finds it there.
@@ -183,14 +206,23 @@ impl Inbox {
         Found::Taken {
             file: Box::new(parsed),
             text,
+            is_kept,
             left: matches!(gone, Gone::No(_)).then_some(stamp),
             again: matches!(gone, Gone::Replaced),
         }
     }
 
-    fn refuse(&self, why: &str, position: Option<Position>, stamp: Stamp) -> Found {
+    /// Refuses what is no release, and keeps it as `rejected`. A `text` that was read is
+    /// written there anew: the file itself may be readable for others, or somebody else's.
+    fn refuse(&self, why: &str, text: Option<&[u8]>, stamp: Stamp) -> Found {
         self.note_error(&format!("{NEW}: {why}"));
-        let gone = self.dismiss(stamp, Some(REJECTED));
+        let gone = match text {
+            None => self.dismiss(stamp, Some(REJECTED)),
+            Some(text) => match files::write_with_mode(&self.path(REJECTED), text, PRIVATE) {
+                Ok(()) => self.dismiss(stamp, None),
+                Err(error) => Gone::No(io::Error::other(chain(&error))),
+            },
+        };
         let path = self.path(NEW);
         let mut reason = format!("{}: {why}", path.display());
         if let Gone::No(error) = &gone {
@@ -198,7 +230,6 @@ impl Inbox {
         }
         Found::Refused {
             reason,
-            position,
             left: matches!(gone, Gone::No(_)).then_some(stamp),
             again: matches!(gone, Gone::Replaced),
         }
@@ -218,31 +249,51 @@ impl Inbox {
         self.note_error(&reason);
         Found::Refused {
             reason,
-            position: None,
             left: Some(stamp),
             again: false,
         }
     }
 
-    /// Takes the release back that `text` is: it becomes `rejected`, and `loaded` what it
-    /// was before.
-    pub(super) fn withdraw(
+    /// Writes what the supervisor says: what became of the newest release, and what `loaded`
+    /// is to hold. The one does not depend on the other.
+    pub(super) fn tell(
         &self,
-        text: &[u8],
-        good: Option<&[u8]>,
-        reason: &str,
+        keep: Option<&Keep>,
+        news: Option<&News>,
     ) -> Result<(), WriteFileError> {
-        self.note_error(reason);
-        files::write_with_mode(&self.path(REJECTED), text, PRIVATE)?;
-        if let Some(good) = good {
-            return files::write_with_mode(&self.path(LOADED), good, PRIVATE);
-        }
-        self.remove(LOADED);
-        Ok(())
+        let told = match news {
+            None => Ok(()),
+            Some(News::TakenIn) => {
+                self.forget_rejected();
+                Ok(())
+            }
+            Some(News::Rejected { text, reason }) => {
+                self.note_error(reason);
+                self.write(REJECTED, text)
+            }
+        };
+        let kept = match keep {
+            None | Some(Keep::WhatIsThere) => Ok(()),
+            Some(Keep::Release(text)) => self.write(LOADED, text),
+            Some(Keep::Nothing) => {
+                self.remove(LOADED);
+                Ok(())
+            }
+        };
+        told.and(kept)
+    }
+
+    fn write(&self, name: &str, text: &ControlText) -> Result<(), WriteFileError> {
+        files::write_with_mode(&self.path(name), text.expose().as_bytes(), PRIVATE)
+    }
+
+    fn forget_rejected(&self) {
+        self.remove(REJECTED);
+        self.remove(LAST_ERROR);
     }
 
     /// Writes `last_error`. That it cannot be written is no reason to do otherwise.
-    pub(super) fn note_error(&self, reason: &str) {
+    fn note_error(&self, reason: &str) {
         let text = format!("{:.0}: {reason}\n", Timestamp::now());
         if let Err(error) = files::write_with_mode(&self.path(LAST_ERROR), text.as_bytes(), 0o400) {
             tracing::warn!(error = chain(&error), "last error not written");
@@ -266,13 +317,17 @@ impl Inbox {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Gone::Yes,
             Err(error) => return Gone::No(error),
         }
-        let same = fs::symlink_metadata(&leaving).is_ok_and(|now| Stamp::of(&now) == stamp);
+        let same =
+            fs::symlink_metadata(&leaving).is_ok_and(|now| Contents::of(&now) == stamp.contents);
         if !same {
             self.put_back();
             return Gone::Replaced;
         }
         let moved = match to {
-            Some(name) => fs::rename(&leaving, self.path(name)),
+            Some(name) => {
+                make_private(&leaving);
+                fs::rename(&leaving, self.path(name))
+            }
             None => fs::remove_file(&leaving),
         };
         let synced = moved.and_then(|()| files::sync_directory(&self.directory));
@@ -298,15 +353,10 @@ impl Inbox {
     }
 }
 
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+fn make_private(path: &Path) {
+    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(PRIVATE)) {
+        tracing::warn!(path = %path.display(), %error, "file of somebody else not made private");
     }
-    text
 }
 
 #[cfg(test)]

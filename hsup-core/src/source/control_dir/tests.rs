@@ -76,8 +76,15 @@ async fn next_release(source: &mut ControlDir) -> Loaded {
 
 async fn next_rejection(source: &mut ControlDir) -> String {
     match next(source).await {
-        Update::Rejected { reason, .. } => reason,
+        Update::Rejected { reason } => reason,
         other => panic!("not a rejection: {other:?}"),
+    }
+}
+
+async fn next_empty(source: &mut ControlDir) -> String {
+    match next(source).await {
+        Update::Empty { why } => why,
+        other => panic!("not empty: {other:?}"),
     }
 }
 
@@ -96,6 +103,8 @@ async fn a_new_file_becomes_loaded() {
     let loaded = next_release(&mut source).await;
     assert_eq!(loaded.release.version, 1);
     assert_eq!(loaded.origin, Origin::ControlDirectory);
+    assert_eq!(loaded.newness, Newness::New);
+    assert_eq!(loaded.text.unwrap().expose(), release(1));
     assert_eq!(fixture.names(), ["loaded"]);
     assert_eq!(fixture.read("loaded").unwrap(), release(1));
     assert_eq!(fixture.mode("loaded"), 0o600);
@@ -106,7 +115,8 @@ async fn a_bad_file_is_kept_beside_the_reason() {
     let fixture = Fixture::new();
     fixture.write("loaded", &release(1));
     let mut source = fixture.open();
-    assert_eq!(next_release(&mut source).await.release.version, 1);
+    let loaded = next_release(&mut source).await;
+    assert_eq!((loaded.release.version, loaded.newness), (1, Newness::Kept));
 
     let bad = release(2).replace(": 1}", ": -1}");
     fixture.write("new", &bad);
@@ -130,11 +140,7 @@ async fn a_bad_file_is_kept_beside_the_reason() {
 async fn a_writer_and_a_mover_are_both_noticed() {
     let fixture = Fixture::new();
     let mut source = fixture.open();
-    assert!(
-        next_warning(&mut source)
-            .await
-            .starts_with("no release yet")
-    );
+    assert!(next_empty(&mut source).await.starts_with("there is no `"));
     for version in 1..20 {
         if version % 2 == 0 {
             fixture.write("new", &release(version));
@@ -190,7 +196,7 @@ async fn a_text_without_its_end_gets_a_second_when_nobody_said_it_is_done() {
 async fn a_poll_finds_what_the_kernel_does_not_tell() {
     let fixture = Fixture::new();
     let mut source = fixture.open();
-    next_warning(&mut source).await;
+    next_empty(&mut source).await;
     let before = Instant::now();
     fixture.write("draft", &release(1));
     fs::hard_link(fixture.path("draft"), fixture.path("new")).unwrap();
@@ -204,11 +210,74 @@ async fn a_poll_finds_what_the_kernel_does_not_tell() {
 }
 
 #[tokio::test]
+async fn what_is_made_as_new_and_is_no_file_is_told_at_once() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_empty(&mut source).await;
+    let before = Instant::now();
+    symlink("elsewhere", fixture.path("new")).unwrap();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("a symbolic link"), "{reason}");
+    fs::remove_file(fixture.path("new")).unwrap();
+    fs::create_dir(fixture.path("new")).unwrap();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("a directory"), "{reason}");
+    assert!(before.elapsed() < POLL, "a poll found it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_only_opened_is_not_judged() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_empty(&mut source).await;
+    let file = fs::File::create(fixture.path("new")).unwrap();
+    // Longer than a text without its end is given.
+    let early = timeout(UNFINISHED * 2, source.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(file);
+    assert!(next_rejection(&mut source).await.contains("is empty"));
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::print_stderr, reason = "says that it was skipped")]
+async fn what_could_not_be_read_is_looked_at_again_once_it_can() {
+    if nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: root can read everything");
+        return;
+    }
+    let fixture = Fixture::new();
+    write_with_mode(&fixture.path("new"), release(1).as_bytes(), 0o000).unwrap();
+    let mut source = fixture.open();
+    let reason = next_rejection(&mut source).await;
+    assert!(reason.contains("failed to read"), "{reason}");
+    next_empty(&mut source).await;
+    fs::set_permissions(fixture.path("new"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_kept_where_only_its_owner_reads_it() {
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_empty(&mut source).await;
+    let too_large = " ".repeat(usize::try_from(control_file::MAX_SIZE).unwrap() + 1);
+    for text in ["{]", &too_large] {
+        fixture.write("draft", text);
+        let all = fs::Permissions::from_mode(0o666);
+        fs::set_permissions(fixture.path("draft"), all).unwrap();
+        fs::rename(fixture.path("draft"), fixture.path("new")).unwrap();
+        next_rejection(&mut source).await;
+        assert_eq!(fixture.mode("rejected"), 0o600);
+        assert_eq!(fixture.read("rejected").unwrap(), text);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_file_is_refused_once_and_left_alone() {
     let fixture = Fixture::new();
     fixture.write("elsewhere", &release(1));
     let mut source = fixture.open();
-    next_warning(&mut source).await;
+    next_empty(&mut source).await;
     mkfifo(&fixture.path("fifo"), Mode::from_bits_truncate(0o600)).unwrap();
     fs::create_dir(fixture.path("directory")).unwrap();
     symlink("elsewhere", fixture.path("link")).unwrap();
@@ -242,69 +311,109 @@ impl Fixture {
     }
 }
 
-#[tokio::test]
-async fn a_release_that_does_not_come_up_gives_way_to_the_one_before() {
-    let fixture = Fixture::new();
-    fixture.write("new", &release(1));
-    let mut source = fixture.open();
-    let first = next_release(&mut source).await;
-    source.accept(first.id);
+fn keep(version: u64) -> Keep {
+    Keep::Release(ControlText::new(release(version).as_bytes()))
+}
 
+fn rejected(version: u64, reason: &str) -> News {
+    News::Rejected {
+        text: ControlText::new(release(version).as_bytes()),
+        reason: reason.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_does_not_come_up_gives_way_to_the_one_that_is_kept() {
+    let fixture = Fixture::new();
     fixture.write("new", &release(2));
-    let second = next_release(&mut source).await;
-    assert_eq!(fixture.read("loaded").unwrap(), release(2));
-    source
-        .reject(second.id, "web.1 did not come up")
-        .await
-        .unwrap();
+    let mut source = fixture.open();
+    next_release(&mut source).await;
+    let news = Some(rejected(2, "web.1 did not come up"));
+    source.tell(&keep(1), news).await.unwrap();
     assert_eq!(fixture.read("loaded").unwrap(), release(1));
+    assert_eq!(fixture.mode("loaded"), 0o600);
     assert_eq!(fixture.read("rejected").unwrap(), release(2));
+    assert_eq!(fixture.mode("rejected"), 0o600);
     let text = fixture.read("last_error").unwrap();
     assert!(text.ends_with("Z: web.1 did not come up\n"), "{text}");
 
-    // A verdict on an older one changes nothing.
-    fixture.write("new", &release(3));
-    let third = next_release(&mut source).await;
-    fixture.write("new", &release(4));
-    let fourth = next_release(&mut source).await;
-    source.reject(third.id, "late").await.unwrap();
+    // One that is taken in by other means than a file says that this is over.
+    source.tell(&keep(3), Some(News::TakenIn)).await.unwrap();
     assert_eq!(fixture.names(), ["loaded"]);
-    source.reject(fourth.id, "bad").await.unwrap();
+    assert_eq!(fixture.read("loaded").unwrap(), release(3));
+}
+
+#[tokio::test]
+async fn what_is_told_of_an_older_release_does_not_hide_a_newer_one() {
+    let fixture = Fixture::new();
+    fixture.write("new", &release(3));
+    let mut source = fixture.open();
+    next_release(&mut source).await;
+    fixture.write("new", &release(4));
+    // Taken from the directory, but not yet told.
+    while source.updates.is_empty() {
+        source.due = Some(Writer::Done);
+        let look = timeout(Duration::from_millis(1), source.next()).await;
+        if let Ok(update) = look {
+            source.updates.push_front(update);
+        }
+    }
+    source
+        .tell(&keep(1), Some(rejected(3, "late")))
+        .await
+        .unwrap();
+    assert_eq!(fixture.names(), ["loaded"]);
+    assert_eq!(fixture.read("loaded").unwrap(), release(4));
+    assert_eq!(next_release(&mut source).await.release.version, 4);
+    source
+        .tell(&keep(1), Some(rejected(4, "bad")))
+        .await
+        .unwrap();
     assert_eq!(fixture.read("loaded").unwrap(), release(1));
 }
 
 #[tokio::test]
-async fn the_first_release_leaves_no_loaded_when_it_does_not_come_up() {
+async fn without_a_release_to_keep_there_is_no_loaded() {
     let fixture = Fixture::new();
     fixture.write("new", &release(1));
     let mut source = fixture.open();
-    let loaded = next_release(&mut source).await;
-    source.reject(loaded.id, "no").await.unwrap();
+    next_release(&mut source).await;
+    source
+        .tell(&Keep::Nothing, Some(rejected(1, "no")))
+        .await
+        .unwrap();
     assert_eq!(fixture.names(), ["last_error", "rejected"]);
 }
 
 #[tokio::test]
-async fn a_cold_start_that_fails_keeps_loaded() {
+async fn a_loaded_that_is_no_release_stays_until_there_is_one() {
     let fixture = Fixture::new();
-    fixture.write("loaded", &release(1));
+    fixture.write("loaded", "{]");
     let mut source = fixture.open();
-    let loaded = next_release(&mut source).await;
-    source
-        .reject(loaded.id, "the slug's server is down")
-        .await
-        .unwrap();
-    assert_eq!(fixture.names(), ["last_error", "loaded"]);
+    let why = next_empty(&mut source).await;
+    assert!(why.contains("/loaded` is not a release: line 1"), "{why}");
+    source.tell(&Keep::Nothing, None).await.unwrap();
+    source.tell(&Keep::WhatIsThere, None).await.unwrap();
+    assert_eq!(fixture.read("loaded").unwrap(), "{]");
+    source.tell(&keep(1), None).await.unwrap();
+    assert_eq!(fixture.read("loaded").unwrap(), release(1));
 }
 
 #[tokio::test]
-async fn what_loaded_held_is_good_when_new_was_there_at_the_start() {
+async fn what_cannot_be_written_is_tried_again_when_it_may_be() {
     let fixture = Fixture::new();
-    fixture.write("loaded", &release(1));
-    fixture.write("new", &release(2));
     let mut source = fixture.open();
-    let loaded = next_release(&mut source).await;
-    source.reject(loaded.id, "no").await.unwrap();
-    assert_eq!(fixture.read("loaded").unwrap(), release(1));
+    next_empty(&mut source).await;
+    fs::create_dir(fixture.path("loaded")).unwrap();
+    let error = source.tell(&keep(1), None).await.unwrap_err();
+    assert!(chain(&error).contains("/loaded`"), "{error}");
+    source.tell(&keep(1), None).await.unwrap();
+    fs::remove_dir(fixture.path("loaded")).unwrap();
+    source.tell(&keep(1), None).await.unwrap();
+    assert!(fixture.names().is_empty(), "it waits");
+    source.forgive();
+    source.tell(&keep(1), None).await.unwrap();
+    assert_eq!(fixture.names(), ["loaded"]);
 }
 
 #[tokio::test]
@@ -317,11 +426,7 @@ async fn a_directory_that_is_not_there_is_made() {
             .await
             .starts_with("made the control directory")
     );
-    assert!(
-        next_warning(&mut source)
-            .await
-            .starts_with("no release yet")
-    );
+    next_empty(&mut source).await;
     assert_eq!(fixture.mode("a/b"), 0o700);
     assert_eq!(source.path(), &path.canonicalize().unwrap());
 
@@ -336,7 +441,7 @@ async fn a_directory_that_is_deleted_may_come_back() {
     let path = fixture.path("control");
     let mut source = ControlDir::open(&path).unwrap();
     next_warning(&mut source).await;
-    next_warning(&mut source).await;
+    next_empty(&mut source).await;
     fs::remove_dir_all(&path).unwrap();
     let warning = next_warning(&mut source).await;
     assert!(warning.contains("is gone"), "{warning}");
@@ -401,7 +506,7 @@ async fn a_run_reads_loaded_and_touches_nothing() {
 async fn nothing_is_lost_when_nobody_waits() {
     let fixture = Fixture::new();
     let mut source = fixture.open();
-    next_warning(&mut source).await;
+    next_empty(&mut source).await;
     fixture.write("new", &release(1));
     // Dropped at its first await, over and over.
     let waited = timeout(PATIENCE, async {

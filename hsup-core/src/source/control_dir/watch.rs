@@ -14,6 +14,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(super) enum Change {
     /// A file that is looked for was written and closed, or moved there.
     File,
+    /// There is something now under a name that is looked for: what is no file, such as a
+    /// link, says no more than that.
+    Made,
     /// The directory was deleted or moved, or events were lost.
     Directory,
 }
@@ -37,10 +40,11 @@ impl Watch {
     /// Watches `directory`.
     pub(super) fn new(directory: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        // Not IN_CREATE and IN_MODIFY: a file that was only opened is not yet written.
+        // Not IN_MODIFY: a file that is being written is not yet whole.
         inotify.add_watch(
             directory,
-            AddWatchFlags::IN_CLOSE_WRITE
+            AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_CLOSE_WRITE
                 | AddWatchFlags::IN_MOVED_TO
                 | AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_MOVE_SELF
@@ -76,11 +80,14 @@ impl Watch {
                 return Ok(Change::Directory);
             }
             let named = |name: &std::ffi::OsStr| names.iter().any(|looked_for| name == *looked_for);
-            if events
+            let of_names = events
                 .iter()
-                .any(|event| event.name.as_deref().is_some_and(named))
-            {
-                return Ok(Change::File);
+                .filter(|event| event.name.as_deref().is_some_and(named));
+            let change = of_names.map(|event| event.mask.contains(AddWatchFlags::IN_CREATE));
+            match change.min() {
+                Some(false) => return Ok(Change::File),
+                Some(true) => return Ok(Change::Made),
+                None => {}
             }
         }
     }

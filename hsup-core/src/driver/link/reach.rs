@@ -1,0 +1,199 @@
+//! Reaching a driver: the process, the connections, the first question.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hsup_driver_kit::{
+    client::{Capabilities, ConnectError, Connection},
+    launch::{self, Launch},
+    orphans,
+};
+use hsup_proto::driver::{Capability, Durability, GetInfoRequest, GetInfoResponse};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info};
+
+use super::Keeper;
+use crate::driver::spec;
+
+/// How long a child driver may take from its start to its first answer.
+const BOOT: Duration = Duration::from_secs(10);
+
+/// A driver that answered its first question.
+pub(super) struct Established {
+    pub(super) control: Connection,
+    pub(super) waits: Connection,
+    pub(super) info: GetInfoResponse,
+    pub(super) socket: PathBuf,
+}
+
+/// Why no driver answers.
+pub(super) struct Failure {
+    pub(super) why: String,
+    pub(super) hopeless: bool,
+    /// Nobody listens at its socket.
+    pub(super) nobody: bool,
+}
+
+impl Failure {
+    pub(super) fn passing(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            hopeless: false,
+            nobody: false,
+        }
+    }
+
+    pub(super) fn hopeless(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            hopeless: true,
+            nobody: false,
+        }
+    }
+}
+
+impl Keeper {
+    pub(super) async fn launch(&mut self, name: &str) -> Result<Established, Failure> {
+        let found = spec::find(name, &self.settings.own_program)
+            .map_err(|error| Failure::hopeless(error.to_string()))?;
+        let launch = Launch {
+            program: found.program,
+            argv0: found.argv0,
+            socket: self.settings.socket.clone(),
+            hand_listener: found.takes_listener,
+        };
+        let child = launch::launch(&launch)
+            .map_err(|error| Failure::hopeless(crate::errors::chain(&error)))?;
+        info!(pid = child.pid(), "driver started");
+        self.note(Some(child.pid()));
+        let socket = child.socket().to_owned();
+        self.child = Some(child);
+
+        let deadline = Instant::now() + BOOT;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let failure = match self.greet(&socket, deadline - Instant::now()).await {
+                Ok(established) => return Ok(established),
+                Err(failure) => failure,
+            };
+            self.reap();
+            let child = self.child.as_ref().expect("it was just started");
+            let why = if !child.is_running() {
+                let said = child.last_output().await;
+                format!(
+                    "the {name} driver ended before it answered ({}){said}",
+                    child.how_it_ended()
+                )
+            } else if failure.hopeless {
+                failure.why
+            } else if Instant::now() + pause >= deadline {
+                let said = child.last_output().await;
+                format!(
+                    "the {name} driver did not answer within {} s: {}{said}",
+                    BOOT.as_secs(),
+                    failure.why
+                )
+            } else {
+                self.reaping(sleep(pause)).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+                continue;
+            };
+            self.give_up_child().await;
+            return Err(Failure::hopeless(why));
+        }
+    }
+
+    /// Ends a child that never became a driver, and whatever it started: it never ran a
+    /// dyno, so all of that is nobody's.
+    pub(super) async fn give_up_child(&mut self) {
+        if self
+            .last
+            .is_none_or(|durability| durability == Durability::None)
+        {
+            orphans::kill_all().await;
+        } else {
+            // Dynos that outlived the driver before may be ours by now, and are to live.
+            self.terminate_child().await;
+        }
+        if let Some(child) = self.child.take()
+            && let Err(error) = std::fs::remove_file(child.socket())
+        {
+            debug!(%error, "driver socket not removed");
+        }
+    }
+
+    /// Connects twice and asks the first question.
+    pub(super) async fn greet(
+        &self,
+        socket: &Path,
+        within: Duration,
+    ) -> Result<Established, Failure> {
+        let open = async {
+            let control = Connection::open(socket).await?;
+            let waits = Connection::open(socket).await?;
+            Ok::<_, ConnectError>((control, waits))
+        };
+        let (control, waits) = match open.await {
+            Ok(connections) => connections,
+            Err(error @ ConnectError::Stranger { .. }) => {
+                return Err(Failure::hopeless(error.to_string()));
+            }
+            Err(error) => {
+                let nobody = matches!(
+                    &error,
+                    ConnectError::Connect { source, .. } if matches!(
+                        source.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    )
+                );
+                return Err(Failure {
+                    why: crate::errors::chain(&error),
+                    hopeless: false,
+                    nobody,
+                });
+            }
+        };
+        let info = match timeout(within, ask(&control)).await {
+            Err(_) => {
+                return Err(Failure::passing(format!(
+                    "the driver at `{}` did not answer GetInfo within {:.0?}",
+                    socket.display(),
+                    within
+                )));
+            }
+            Ok(Err(status)) => {
+                return Err(Failure::passing(format!(
+                    "the driver at `{}` answered GetInfo with {:?}: {}",
+                    socket.display(),
+                    status.code(),
+                    status.message()
+                )));
+            }
+            Ok(Ok(info)) => info,
+        };
+        if !Capabilities::of(&info).has(Capability::StdioFifo) {
+            return Err(Failure::hopeless(format!(
+                "the driver `{}` does not take its dynos' output to FIFOs (STDIO_FIFO), \
+                 the only way that this hsup can read it",
+                info.name
+            )));
+        }
+        Ok(Established {
+            control,
+            waits,
+            info,
+            socket: socket.to_owned(),
+        })
+    }
+}
+
+pub(super) async fn ask(connection: &Connection) -> Result<GetInfoResponse, tonic::Status> {
+    let request = GetInfoRequest {
+        supervisor_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let answer = connection.client().get_info(request).await?;
+    Ok(answer.into_inner())
+}

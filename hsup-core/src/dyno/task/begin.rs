@@ -1,0 +1,300 @@
+//! How an attempt begins: descriptors, a port, FIFOs, the journal, and then the driver.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hsup_proto::control::DynoState;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::{Progress, Running, Task};
+use crate::{
+    dyno::{
+        Adopted, What,
+        attempt::{self, Run},
+        io::{FdShare, IoDir},
+    },
+    exit::ExitStatus,
+    lifecycle::{Attempt, Event, State, Stop},
+    logs::SYSTEM,
+    name::DynoId,
+    ports::{self, Allotted, Ports},
+    random,
+    state::LiveDyno,
+    time::now_unix_ms,
+};
+
+impl Task {
+    /// Begins an attempt; answers its end when it cannot even begin.
+    pub(super) fn start(&mut self, attempt: Attempt) -> Option<Event> {
+        self.status.retry_at_unix_ms = None;
+        self.ready = false;
+        self.trusted = false;
+        if self.share.is_none() {
+            self.share = self.shared.fds.try_take();
+        }
+        if self.share.is_some() {
+            return self.try_to_begin(attempt);
+        }
+        self.say_state();
+        if let Some(why) = self.shared.fds.why_not_once() {
+            let text = format!("No more dynos are started until others end: {why}");
+            self.shared.logs.note(SYSTEM, text);
+        }
+        let fds = self.shared.fds.clone();
+        let within = self.patience();
+        self.process = Some(Box::pin(async move {
+            Progress::Room(match within {
+                Some(within) => timeout(within, fds.take()).await.ok(),
+                None => Some(fds.take().await),
+            })
+        }));
+        None
+    }
+
+    /// There are descriptors for it now, or will not be in time.
+    pub(super) fn room(&mut self, share: Option<FdShare>) {
+        let Some(attempt) = self.lifecycle.state().attempt() else {
+            return;
+        };
+        let end = if share.is_some() {
+            self.share = share;
+            self.try_to_begin(attempt)
+        } else {
+            let why = self.shared.fds.why_not().to_string();
+            Some(self.refuse(attempt, why))
+        };
+        match end {
+            Some(event) => self.apply(event),
+            None => self.publish(),
+        }
+    }
+
+    /// How long an attempt may take to have its process. Whoever waits for a trial to end has
+    /// an old dyno to start again.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let on_trial = self.lifecycle.is_on_trial();
+        on_trial.then_some(self.shared.policy.boot_timeout)
+    }
+
+    pub(super) fn try_to_begin(&mut self, attempt: Attempt) -> Option<Event> {
+        match self.prepare(attempt) {
+            Ok(allotted) => {
+                self.refused = false;
+                self.say_state();
+                self.note(format!(
+                    "Starting process with command `{}`",
+                    self.spec.command
+                ));
+                if allotted.port != allotted.first_choice {
+                    self.note(format!(
+                        "Port {} is in use, so PORT is {}",
+                        allotted.first_choice, allotted.port
+                    ));
+                }
+                None
+            }
+            Err(why) => Some(self.refuse(attempt, why)),
+        }
+    }
+
+    /// Ends an attempt that could not even begin. Said once, however often it is tried.
+    pub(super) fn refuse(&mut self, attempt: Attempt, why: String) -> Event {
+        let status = ExitStatus::not_started(why, now_unix_ms());
+        if !std::mem::replace(&mut self.refused, true) {
+            self.say_state();
+            self.note(status.to_string());
+        }
+        self.status.last_exit = Some(status.clone());
+        self.fail(What::Failed(status.to_string()));
+        Event::Ended {
+            attempt,
+            status,
+            uptime: Duration::ZERO,
+        }
+    }
+
+    /// Makes what an attempt needs, and asks the driver; answers its port.
+    pub(super) fn prepare(&mut self, attempt: Attempt) -> Result<Allotted, String> {
+        let dyno_id = DynoId::mint(&self.spec.name, random::u64());
+        let allotted = self.allot_port()?;
+        let run = Run {
+            port: allotted.port,
+            io: IoDir::at(self.shared.io_root.join(dyno_id.as_str())),
+            dyno_id,
+        };
+        let (unwanted, is_unwanted) = watch::channel(None);
+        if let Err(why) = self.begin(&run, is_unwanted) {
+            run.io.remove();
+            self.ports().free(&self.spec.name);
+            return Err(why);
+        }
+        self.status.dyno_id = Some(run.dyno_id.clone());
+        self.status.port = run.port;
+        self.running = Some(Running {
+            attempt,
+            run,
+            started: None,
+            unwanted,
+            stopped: Arc::default(),
+            killed_at_boot: false,
+        });
+        Ok(allotted)
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        run: &Run,
+        mut unwanted: watch::Receiver<Option<Stop>>,
+    ) -> Result<(), String> {
+        let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
+        match run.io.make(false) {
+            // Whoever clears up runtime folders has taken it: it is made with all its care.
+            Err(error) if error.is_homeless() => {
+                let paths = &self.shared.paths;
+                let made = paths.io_dir(&self.shared.supervisor_id);
+                made.map_err(|e| explain(&e))?;
+                run.io.make(false)
+            }
+            result => result,
+        }
+        .map_err(|e| explain(&e))?;
+        let output = run.io.open_output().map_err(|e| explain(&e))?;
+        // Written before Start is called: after a crash of hsup the driver's dynos that are
+        // not in the journal are nobody's.
+        self.shared
+            .ledger
+            .begin(LiveDyno {
+                dyno_id: run.dyno_id.clone(),
+                name: self.spec.name.clone(),
+                release: self.spec.release_id,
+                port: (run.port != 0).then_some(run.port),
+                io_dir: Some(run.io.path().to_owned()),
+                at_unix_ms: now_unix_ms(),
+            })
+            .map_err(|e| explain(&e))?;
+        self.shared
+            .logs
+            .add(&run.dyno_id, &self.spec.name, output.stdout, output.stderr);
+        let shared = Arc::clone(&self.shared);
+        let (spec, run) = (self.spec.clone(), run.clone());
+        let within = self.patience();
+        self.process = Some(Box::pin(async move {
+            match attempt::start(&shared, &spec, &run, within, &mut unwanted).await {
+                Ok(()) => Progress::Started,
+                Err(status) => Progress::Ended(status),
+            }
+        }));
+        Ok(())
+    }
+
+    pub(super) fn allot_port(&self) -> Result<Allotted, String> {
+        let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
+        let base = ports::base(&self.spec.release.config).map_err(|e| explain(&e))?;
+        if self.has_own_network() {
+            return Ok(Allotted {
+                port: base,
+                first_choice: base,
+            });
+        }
+        let in_use = |port| !ports::is_free(port);
+        self.ports()
+            .allot(&self.spec.name, base, in_use)
+            .map_err(|e| explain(&e))
+    }
+
+    pub(super) fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.shared
+            .ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has_own_network(&self) -> bool {
+        self.shared.has_own_network()
+    }
+
+    /// Takes over a process that runs since an earlier life of hsup.
+    pub(super) fn adopt(&mut self, adopted: Adopted) {
+        let attempt = self.lifecycle.next_attempt();
+        let run = Run {
+            io: IoDir::at(self.shared.io_root.join(adopted.dyno_id.as_str())),
+            dyno_id: adopted.dyno_id,
+            port: adopted.port,
+        };
+        if run.port != 0 {
+            self.ports().adopt(&self.spec.name, run.port);
+        }
+        // It has its descriptors, whether or not they fit.
+        self.share = self.shared.fds.try_take();
+        match run.io.open_output() {
+            Ok(output) => {
+                let (stdout, stderr) = (output.stdout, output.stderr);
+                let name = &self.spec.name;
+                self.shared.logs.add(&run.dyno_id, name, stdout, stderr);
+            }
+            Err(error) => self.note(format!(
+                "Its output cannot be read any more: {}",
+                crate::errors::chain(&error)
+            )),
+        }
+        self.status.dyno_id = Some(run.dyno_id.clone());
+        self.status.port = run.port;
+        self.running = Some(Running {
+            attempt,
+            run,
+            started: Some(Instant::now()),
+            unwanted: watch::Sender::default(),
+            stopped: Arc::default(),
+            killed_at_boot: false,
+        });
+        // It was up; should it not be, its end or the boot timeout tells.
+        self.ready = true;
+        self.said = DynoState::Up;
+        self.watch_process();
+        self.apply(Event::Adopt(attempt));
+        self.status.since_unix_ms = adopted.started_at_unix_ms;
+        self.begin_probe();
+        self.publish();
+    }
+
+    pub(super) fn started(&mut self) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        running.started = Some(Instant::now());
+        let attempt = running.attempt;
+        self.watch_process();
+        if !matches!(self.lifecycle.state(), State::Starting { .. }) {
+            // Nobody wants it any more.
+            self.apply(Event::StartOk(attempt));
+            return;
+        }
+        if !self.spec.name.process_type.is_web() {
+            self.ready = true;
+            if !self.has_own_network() {
+                // It shares this host; a web's address is asked of the driver.
+                self.status.ip = Ipv4Addr::LOCALHOST.to_string();
+            }
+        }
+        self.begin_probe();
+        self.apply(Event::StartOk(attempt));
+    }
+
+    pub(super) fn watch_process(&mut self) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let (name, dyno_id) = (self.spec.name.clone(), running.run.dyno_id.clone());
+        let stopped = Arc::clone(&running.stopped);
+        self.process = Some(Box::pin(async move {
+            Progress::Ended(attempt::wait(shared, name, dyno_id, stopped).await)
+        }));
+    }
+}

@@ -1,0 +1,182 @@
+//! How an attempt ends: told to, or by itself.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Running, Task};
+use crate::{
+    dyno::{
+        Crash, What,
+        attempt::{self, Run},
+    },
+    exit::ExitStatus,
+    lifecycle::{Attempt, Event, State, Stop},
+    time::now_unix_ms,
+};
+
+/// How long a dyno's last lines may hold up its restart: its output may be stuck behind a
+/// terminal that nobody reads.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
+
+/// The pause before a Stop that failed is made again.
+const STOP_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+impl Task {
+    /// Has the attempt end; answers its end when there is nothing to be stopped.
+    pub(super) fn stop(&mut self, attempt: Attempt, how: Stop) -> Option<Event> {
+        self.probe = None;
+        let Some(running) = &self.running else {
+            // It waits for descriptors.
+            self.process = None;
+            return Some(Event::Ended {
+                attempt,
+                status: ExitStatus::not_started("it was stopped before it ran", now_unix_ms()),
+                uptime: Duration::ZERO,
+            });
+        };
+        if running.started.is_none() {
+            // Nothing is known to run that could be told anything, or have a grace.
+            running.unwanted.send_replace(Some(how));
+            return None;
+        }
+        if running.killed_at_boot {
+            // It is being killed already; a gentler word must not come in between.
+            return None;
+        }
+        match how {
+            Stop::Gracefully { grace } => {
+                self.note("Stopping all processes with SIGTERM");
+                self.grace = Some(Box::pin(sleep(grace)));
+            }
+            Stop::Immediately => {
+                self.note("Stopping process with SIGKILL");
+                self.grace = None;
+            }
+        }
+        self.send_stop(how);
+        None
+    }
+
+    pub(super) fn send_stop(&mut self, how: Stop) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let dyno_id = running.run.dyno_id.clone();
+        self.stopping = Some(Box::pin(async move {
+            let result = attempt::stop(shared, dyno_id, how).await;
+            if result.is_err() {
+                sleep(STOP_AGAIN_AFTER).await;
+            }
+            result
+        }));
+    }
+
+    pub(super) fn stopped(&mut self, result: Result<(), String>) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let Err(why) = result else {
+            // The end itself is the Wait's to tell.
+            running.stopped.notify_one();
+            return;
+        };
+        self.note(format!("It could not be stopped, trying again: {why}"));
+        let attempt = running.attempt;
+        if running.killed_at_boot {
+            self.send_stop(Stop::Immediately);
+        }
+        self.apply(Event::StopFailed(attempt));
+    }
+
+    pub(super) fn grace_elapsed(&mut self) {
+        let (State::Restarting {
+            how: Stop::Gracefully { grace },
+            ..
+        }
+        | State::Retiring {
+            how: Stop::Gracefully { grace },
+            ..
+        }) = self.lifecycle.state()
+        else {
+            return;
+        };
+        let error = format!(
+            "Error R12 (Exit timeout) -> At least one process failed to exit within {} seconds of SIGTERM",
+            grace.as_secs_f64()
+        );
+        self.note(error);
+        self.note("Stopping remaining processes with SIGKILL");
+    }
+
+    pub(super) async fn ended(&mut self, status: ExitStatus) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let Running {
+            attempt,
+            run,
+            started,
+            ..
+        } = running;
+        self.stopping = None;
+        self.probe = None;
+        // The driver kills when its grace is over, and that end may be seen before our own
+        // timer is.
+        if let Some(grace) = self.grace.take()
+            && grace.deadline() <= Instant::now()
+        {
+            self.grace_elapsed();
+        }
+
+        let finish = self.shared.logs.finish(&run.dyno_id);
+        if timeout(LAST_LINES_WITHIN, finish).await.is_err() {
+            tracing::warn!(dyno = %self.spec.name, "last lines are still being written");
+        }
+        let by_itself = matches!(
+            self.lifecycle.state(),
+            State::Starting { .. } | State::Started { .. }
+        );
+        if by_itself || started.is_some() {
+            self.note(status.to_string());
+            self.status.last_exit = Some(status.clone());
+        }
+        if status.oom_killed {
+            self.note("It was killed because it had used up its memory");
+        }
+        self.ports().free(&self.spec.name);
+
+        if by_itself {
+            self.status.crash = Some(Crash {
+                status: status.clone(),
+                dyno_id: run.dyno_id.clone(),
+            });
+            // A process that has done its work and left with 0 was no failure of its release.
+            if status.success() && !self.spec.name.process_type.is_web() {
+                self.trust();
+            } else if status.is_lost() && !self.lifecycle.spoils_trial(&status) {
+                self.fail(What::Lost(status.to_string()));
+            } else {
+                self.fail(What::Failed(status.to_string()));
+            }
+        }
+        self.ready = false;
+        self.status.dyno_id = None;
+        self.status.ip.clear();
+        self.status.port = 0;
+        self.clean_up(run, &status);
+        self.apply(Event::Ended {
+            attempt,
+            status,
+            uptime: started.map(|at| at.elapsed()).unwrap_or_default(),
+        });
+    }
+
+    /// Has driver, journal and file system forget the attempt, beside whatever comes next.
+    pub(super) fn clean_up(&self, run: Run, status: &ExitStatus) {
+        self.shared.ledger.end(&run.dyno_id, status);
+        run.io.remove();
+        tokio::spawn(attempt::remove(Arc::clone(&self.shared), run.dyno_id));
+    }
+}

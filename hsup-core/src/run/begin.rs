@@ -1,0 +1,136 @@
+//! From nothing to a dyno that runs: the driver, the build, the Start.
+
+use std::sync::Arc;
+
+use hsup_proto::driver::StartRequest;
+use tokio::sync::{Semaphore, watch};
+
+use super::{RunCommandError, Signals};
+use crate::{
+    build,
+    driver::{DriverLink, Link, Up, ready},
+    dyno::Starting,
+    exit::Ending,
+    lifecycle::{Kind, Stop},
+    name::DynoId,
+    release::Release,
+};
+
+/// Waits for the driver and has it build; answers the driver and the artifact.
+pub(super) async fn prepare(
+    link: &DriverLink,
+    release: &Release,
+    tell: fn(&str),
+) -> Result<(Arc<Up>, String), RunCommandError> {
+    first_up(link, tell).await?;
+    let base = std::env::current_dir().unwrap_or_default();
+    let request = build::request(release, &base)
+        .map_err(|error| RunCommandError::Driver(error.to_string()))?;
+    let mut state = link.watch();
+    let built = build::build(&mut state, request, |saying| match saying {
+        build::Saying::Log(_) => {}
+        build::Saying::Progress(progress) => {
+            tracing::debug!(step = progress.step, "building");
+        }
+        build::Saying::NotYet(why) => tell(&format!("The release cannot be built yet: {why}")),
+    });
+    let artifact = built.await?.artifact;
+    Ok((ready(&mut state).await, artifact))
+}
+
+/// Waits until the driver has answered for the first time that it can run dynos.
+async fn first_up(link: &DriverLink, tell: fn(&str)) -> Result<(), RunCommandError> {
+    let mut state = link.watch();
+    let mut told = None;
+    loop {
+        match &*state.borrow_and_update() {
+            Link::Up(up) if up.info.ready => return Ok(()),
+            Link::Up(up) => {
+                let why = &up.info.message;
+                if told.as_ref() != Some(why) {
+                    tell(&format!("The {} driver is not ready: {why}", up.info.name));
+                    told = Some(why.clone());
+                }
+            }
+            Link::Down {
+                why,
+                hopeless: true,
+                ..
+            } => return Err(RunCommandError::Driver(why.clone())),
+            Link::Down { why, .. } if !link.is_child() && why != crate::driver::NOT_YET => {
+                return Err(RunCommandError::Driver(why.clone()));
+            }
+            Link::Down { .. } => {}
+        }
+        if state.changed().await.is_err() {
+            return Err(RunCommandError::Driver(
+                "the link to the driver ended".to_owned(),
+            ));
+        }
+    }
+}
+
+/// What a Start came to.
+pub(super) enum Begun {
+    /// It runs, on this driver.
+    Running(Arc<Up>),
+    /// A signal came first, and nothing runs; hsup's own code.
+    Signalled(u8),
+}
+
+/// Starts it, unless a signal comes first.
+pub(super) async fn start(
+    link: &DriverLink,
+    request: StartRequest,
+    release: &Release,
+    signals: &mut Signals,
+    tell: fn(&str),
+) -> Result<Begun, RunCommandError> {
+    let dyno_id: DynoId = request
+        .dyno_id
+        .parse()
+        .map_err(|error| RunCommandError::Start(format!("{error}")))?;
+    let starting = Starting {
+        dyno_id: &dyno_id,
+        kind: Kind::OneShot,
+        release,
+        artifact: request.artifact.as_str().into(),
+        request: &|_, artifact| {
+            Ok(StartRequest {
+                artifact: artifact.to_owned(),
+                ..request.clone()
+            })
+        },
+        turns: &Semaphore::new(1),
+        within: None,
+        tell: &tell,
+    };
+    let state = link.watch();
+    let (unwanted, mut is_unwanted) = watch::channel(None);
+    let mut signalled = None;
+    let result = {
+        let mut started = std::pin::pin!(starting.start(&state, &mut is_unwanted));
+        loop {
+            tokio::select! {
+                result = &mut started => break result,
+                (number, _) = signals.next() => {
+                    signalled = Some(128 + number);
+                    unwanted.send_replace(Some(Stop::Immediately));
+                }
+            }
+        }
+    };
+    match (result, signalled) {
+        (Ok(up), None) => Ok(Begun::Running(up)),
+        (Ok(_), Some(code)) => {
+            starting.undo(state, &mut is_unwanted).await;
+            Ok(Begun::Signalled(code))
+        }
+        (Err(_), Some(code)) => Ok(Begun::Signalled(code)),
+        (Err(status), None) => Err(match status.how {
+            Ending::Lost(why) => RunCommandError::Lost(why),
+            Ending::NotStarted(why) => RunCommandError::Start(why),
+            Ending::Code(_) | Ending::Signal(_) => RunCommandError::Start(status.to_string()),
+        }),
+    }
+}

@@ -1,0 +1,151 @@
+//! The beginning: where the history says that an earlier life of hsup ended, and the dynos
+//! that it left running.
+
+use super::{
+    RunError,
+    actor::Actor,
+    dynos::{abbreviated, counted},
+};
+use crate::{
+    dyno::{Adopted, Birth},
+    releases::{Releases, Resume},
+    source::Source,
+    state::LiveDyno,
+};
+
+impl Actor {
+    /// Takes up the history. What the source has to say comes later.
+    pub(super) fn take_up_history(&mut self) {
+        let last_good = self.history.last_good();
+        let (good, resume) = match &self.source {
+            // Its directory is the app. What was there before is gone, unless it still runs.
+            Source::Directory(directory) if self.survivors.is_empty() => {
+                let is_there = |release: &_| directory.release() == Some(release);
+                let good = last_good.filter(|record| is_there(&record.release));
+                (good, Resume::Good)
+            }
+            Source::Directory(_) => (last_good, Resume::Good),
+            Source::ControlDir(_) => (last_good, Resume::Undecided),
+        };
+        let undecided = self
+            .history
+            .iter()
+            .filter(|record| record.state.is_undecided())
+            .map(|record| record.id);
+        let (releases, decisions) =
+            Releases::restarted(good.map(|record| record.id), undecided, resume);
+        for id in releases.undecided().chain(releases.good()) {
+            self.know(id);
+        }
+        self.releases = releases;
+        self.decide(decisions);
+    }
+
+    /// `hsup start TYPE…` with a type that there is not is refused before anything is
+    /// touched: dynos that have survived must not go for a slip of the finger.
+    pub(super) fn refuse_unknown_types(&self) -> Result<(), RunError> {
+        let release = match &self.source {
+            Source::Directory(directory) => directory.release(),
+            // It may well have the type.
+            Source::ControlDir(directory) if directory.path().join("new").exists() => None,
+            Source::ControlDir(_) => self.wanted().map(|known| &*known.release),
+        };
+        match release {
+            Some(release) => self.check_types(release).map_err(RunError::NoRelease),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes over the dynos that an earlier life of hsup left running, and goes on with the
+    /// rollout that it was at.
+    pub(super) fn adopt_survivors(&mut self) {
+        let survivors = std::mem::take(&mut self.survivors);
+        if survivors.is_empty() {
+            return;
+        }
+        // They ran on what the driver made of it then.
+        let ids = self.known.keys();
+        let known: Vec<_> = ids.filter_map(|id| self.remembered(*id)).collect();
+        self.known = known.into_iter().map(|known| (known.id, known)).collect();
+        self.expect_names(&self.formation());
+        self.note(format!(
+            "Taking over {} of an earlier hsup",
+            counted(survivors.len())
+        ));
+        for survivor in survivors {
+            self.adopt(survivor);
+        }
+        let is_built = |id| {
+            self.known
+                .get(&id)
+                .is_some_and(|known| known.artifact.is_some())
+        };
+        if self.releases.good().is_some_and(is_built) {
+            let left_is_built = self.releases.wanted().is_some_and(is_built);
+            self.say_wishes();
+            let decisions = self.releases.survived(left_is_built);
+            self.decide(decisions);
+        }
+        self.converge();
+    }
+
+    /// Says once what people asked for in an earlier life and what therefore is not as the
+    /// release has it.
+    pub(super) fn say_wishes(&mut self) {
+        if std::mem::replace(&mut self.has_said_wishes, true) {
+            return;
+        }
+        let formation = self.formation();
+        let scaled: Vec<_> = formation
+            .iter()
+            .filter(|process| self.wishes.scaled.contains_key(&process.process_type))
+            .map(|process| format!("{}={}", process.process_type, process.quantity))
+            .collect();
+        if !scaled.is_empty() {
+            self.note_release(format!("Scaled before: {}", scaled.join(" ")));
+        }
+        let names = formation
+            .iter()
+            .flat_map(|process| self.wishes.names(process));
+        let (held, wanted): (Vec<_>, Vec<_>) = names.partition(|name| self.is_held(name));
+        if !held.is_empty() {
+            let held: Vec<_> = held.iter().map(ToString::to_string).collect();
+            self.note_release(format!(
+                "Stopped before, and so until `hsupctl start`: {}",
+                abbreviated(&held)
+            ));
+        }
+        if wanted.is_empty() {
+            self.note_release("There is nothing to run: no dyno is wanted");
+        }
+    }
+
+    /// What the command line names is wanted: a stop in an earlier life ends here.
+    pub(super) fn lift_holds(&mut self) {
+        let Some(explicit) = &self.wishes.explicit else {
+            return;
+        };
+        let saved = self.memory.update(|memory| {
+            let stopped = &mut memory.stopped;
+            stopped.retain(|name| !explicit.contains_key(&name.process_type));
+        });
+        self.complain(saved);
+    }
+
+    fn adopt(&mut self, survivor: LiveDyno) {
+        let known = self.known.get(&survivor.release).cloned();
+        let known = known.or_else(|| self.remembered(survivor.release));
+        let spec = known.and_then(|known| self.spec_of(&survivor.name, &known));
+        let Some(spec) = spec else {
+            // The sweep stops what nobody owns.
+            self.shared.ledger.disown(&survivor.dyno_id);
+            return;
+        };
+        let adopted = Adopted {
+            dyno_id: survivor.dyno_id,
+            port: survivor.port.unwrap_or(0),
+            started_at_unix_ms: survivor.at_unix_ms,
+        };
+        self.spawn_dyno(spec, Birth::Adopt(adopted));
+    }
+}

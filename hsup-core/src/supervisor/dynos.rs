@@ -1,0 +1,355 @@
+//! The dynos: started, retired, heard, and made to be what is wanted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use hsup_proto::control::{self, events_response};
+
+use super::{
+    actor::{Actor, Known, Live, Past, Phase},
+    formation::Wanted,
+    status,
+};
+use crate::{
+    control::ControlError,
+    dyno::{self, Birth, DynoSpec, DynoStatus, Key, Report, What},
+    exit::ExitStatus,
+    lifecycle::{Kind, Stop},
+    name::{DynoName, Selector},
+    rollout,
+    time::now_unix_ms,
+};
+
+impl Actor {
+    /// Starts a dyno, or takes one over.
+    pub(super) fn spawn_dyno(&mut self, spec: DynoSpec, birth: Birth) {
+        self.next_key += 1;
+        let key = Key(self.next_key);
+        let past = self.past.remove(&spec.name);
+        let status = DynoStatus {
+            state: control::DynoState::Down,
+            since_unix_ms: now_unix_ms(),
+            ready: false,
+            restarts: 0,
+            last_exit: None,
+            crash: None,
+            retry_at_unix_ms: None,
+            crashes_in_a_row: 0,
+            dyno_id: None,
+            ip: String::new(),
+            port: 0,
+        };
+        let inherited = past.map_or_else(dyno::Past::default, |past| dyno::Past {
+            last_exit: past.status.last_exit,
+            crash: past.status.crash,
+        });
+        let handle = dyno::spawn(
+            key,
+            spec,
+            birth,
+            inherited,
+            Arc::clone(&self.shared),
+            self.report_to.clone(),
+        );
+        let live = Live {
+            handle,
+            status,
+            retiring: false,
+        };
+        self.dynos.insert(key, live);
+    }
+
+    /// The specification of a dyno of `known`, if that has the process type and is built.
+    pub(super) fn spec_of(&self, name: &DynoName, known: &Known) -> Option<DynoSpec> {
+        let process = known.release.process(name.process_type.as_str())?;
+        let command: Arc<str> = process.command.as_str().into();
+        Some(DynoSpec {
+            name: name.clone(),
+            release_id: known.id,
+            release: Arc::clone(&known.release),
+            artifact: Arc::clone(known.artifact.as_ref()?),
+            command,
+            kind: self.kind,
+            on_trial: self.releases.good() != Some(known.id),
+        })
+    }
+
+    pub(super) fn retire(&mut self, key: Key, how: Stop) {
+        if let Some(live) = self.dynos.get_mut(&key) {
+            live.retiring = true;
+            live.handle.retire(how);
+        }
+    }
+
+    pub(super) fn retire_all(&mut self, how: Stop) {
+        let keys: Vec<_> = self.dynos.keys().copied().collect();
+        for key in keys {
+            self.retire(key, how);
+        }
+    }
+
+    pub(super) fn gracefully(&self) -> Stop {
+        Stop::Gracefully {
+            grace: self.shared.policy.grace,
+        }
+    }
+
+    /// The dynos of that name, oldest first.
+    pub(super) fn of_name<'a>(
+        &'a self,
+        name: &'a DynoName,
+    ) -> impl Iterator<Item = (Key, &'a Live)> {
+        self.dynos
+            .iter()
+            .filter(move |(_, live)| live.handle.spec.name == *name)
+            .map(|(key, live)| (*key, live))
+    }
+
+    pub(super) fn report(&mut self, report: Report) {
+        let Some(live) = self.dynos.get_mut(&report.key) else {
+            return;
+        };
+        let name = live.handle.spec.name.clone();
+        let release_id = live.handle.spec.release_id;
+        match report.what {
+            What::Status(status) => {
+                live.status = *status;
+                let is_back = live.status.ready && !live.retiring;
+                let dyno = status::dyno(live);
+                self.event(events_response::Event::Dyno(dyno));
+                if is_back {
+                    self.end_gap(&name);
+                }
+            }
+            What::Ready => {
+                if self.is_candidate(release_id) {
+                    self.roll(rollout::Event::Ready(name));
+                } else {
+                    self.roll(rollout::Event::GoodSettled(name));
+                }
+            }
+            What::Failed(why) => {
+                let crash = live
+                    .status
+                    .crash
+                    .as_ref()
+                    .map(|crash| crash.dyno_id.clone());
+                let running = live.status.dyno_id.clone();
+                if self.is_candidate(release_id) {
+                    self.blame(&name, &why, running.or(crash).as_ref());
+                    self.roll(rollout::Event::Failed(name));
+                } else {
+                    self.roll(rollout::Event::GoodSettled(name));
+                }
+            }
+            // It is started again, and what comes of that counts.
+            What::Lost(_) if self.is_candidate(release_id) => {}
+            What::Lost(_) => self.roll(rollout::Event::GoodSettled(name)),
+            What::Complete(exit) => self.complete(report.key, exit.as_ref()),
+        }
+    }
+
+    fn complete(&mut self, key: Key, exit: Option<&ExitStatus>) {
+        let Some(live) = self.dynos.remove(&key) else {
+            return;
+        };
+        let spec = &live.handle.spec;
+        let name = spec.name.clone();
+        let release_id = spec.release_id;
+        if self.kind == Kind::OneShot
+            && let Some(exit) = exit
+        {
+            self.largest_code = self.largest_code.max(exit.exit_code());
+        }
+        let past = Past {
+            release: spec.release.version,
+            command: Arc::clone(&spec.command),
+            complete: self.kind == Kind::OneShot && !live.retiring,
+            status: live.status.clone(),
+        };
+        if self.of_name(&name).next().is_none() {
+            self.past.insert(name.clone(), past);
+        }
+        self.event(events_response::Event::Gone(events_response::Gone {
+            name: name.to_string(),
+            dyno_id: String::new(),
+            status: exit.map(Into::into),
+        }));
+        let event = if self.is_candidate(release_id) {
+            rollout::Event::NewGone(name.clone())
+        } else {
+            rollout::Event::OldGone(name.clone())
+        };
+        self.roll(event);
+        self.start_deferred(&name);
+        self.converge_name(&name);
+    }
+
+    /// As [`Actor::converge`], for one name alone.
+    fn converge_name(&mut self, name: &DynoName) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let Some(good) = self.good().cloned() else {
+            return;
+        };
+        let candidate = self.candidate.as_ref();
+        if candidate.is_some_and(|candidate| candidate.names.contains(name)) {
+            return;
+        }
+        if self.wishes.want(&good.release, name) {
+            let there = self.of_name(name).next();
+            let there = there.map(|(key, live)| (key, is_outdated(live, &good)));
+            self.have(name, there, &good);
+        } else {
+            self.past.remove(name);
+        }
+    }
+
+    /// Sees to a name that is wanted, of which `there` is the dyno and whether it must go.
+    fn have(&mut self, name: &DynoName, there: Option<(Key, bool)>, good: &Known) {
+        if self.is_held(name) {
+            return;
+        }
+        match there {
+            Some((key, true)) => self.retire(key, self.gracefully()),
+            Some((_, false)) => {}
+            None => {
+                let complete = self.past.get(name).is_some_and(|past| past.complete);
+                if !complete && let Some(spec) = self.spec_of(name, good) {
+                    self.spawn_dyno(spec, Birth::Start);
+                }
+            }
+        }
+    }
+
+    /// Makes what runs be what is wanted, but for what a rollout is at.
+    pub(super) fn converge(&mut self) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let Some(good) = self.good().cloned() else {
+            return;
+        };
+        let formation = self.formation();
+        let mut wanted: BTreeSet<DynoName> = BTreeSet::new();
+        for process in &formation {
+            wanted.extend(self.wishes.names(process));
+        }
+        let rolling: BTreeSet<DynoName> = match &self.candidate {
+            Some(candidate) => candidate.names.clone(),
+            None => BTreeSet::new(),
+        };
+        // What is wanted no more goes, whoever was at it.
+        let surplus: Vec<(Key, DynoName)> = self
+            .dynos
+            .iter()
+            .filter(|(_, live)| !live.retiring)
+            .map(|(key, live)| (*key, live.handle.spec.name.clone()))
+            .filter(|(_, name)| !wanted.contains(name) && !rolling.contains(name))
+            .collect();
+        for (key, name) in surplus {
+            self.retire(key, self.gracefully());
+            self.end_gap(&name);
+        }
+        let wanted_after = self.wanted_after_rollout();
+        for name in rolling
+            .difference(&wanted_after)
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            self.forget_in_rollout(&name);
+        }
+        self.past
+            .retain(|name, _| wanted.contains(name) || rolling.contains(name));
+        // Asking name by name would look at every dyno for every name.
+        let mut there = BTreeMap::new();
+        for (key, live) in &self.dynos {
+            let name = live.handle.spec.name.clone();
+            let entry = there.entry(name);
+            entry.or_insert_with(|| (*key, is_outdated(live, &good)));
+        }
+        for name in wanted.difference(&rolling) {
+            self.have(name, there.get(name).copied(), &good);
+        }
+    }
+
+    /// The formation as wanted now: of the good release.
+    pub(super) fn formation(&self) -> Vec<Wanted> {
+        match self.good() {
+            Some(good) => self.wishes.formation(&good.release),
+            None => Vec::new(),
+        }
+    }
+
+    pub(super) fn is_held(&self, name: &DynoName) -> bool {
+        self.memory.get().stopped.contains(name)
+    }
+
+    /// Every name that is or was there, and that `select` means; all when it is empty.
+    pub(super) fn selected(&self, select: &[String]) -> Result<BTreeSet<DynoName>, ControlError> {
+        let mut all: BTreeSet<DynoName> = self
+            .dynos
+            .values()
+            .map(|live| live.handle.spec.name.clone())
+            .collect();
+        for process in self.formation() {
+            all.extend(self.wishes.names(&process));
+        }
+        if select.is_empty() {
+            return Ok(all);
+        }
+        let mut selected = BTreeSet::new();
+        for text in select {
+            let selector: Selector = text
+                .parse()
+                .map_err(|error| ControlError::Invalid(format!("{error}")))?;
+            let before = selected.len();
+            selected.extend(all.iter().filter(|name| selector.matches(name)).cloned());
+            let known_type = self
+                .good()
+                .is_some_and(|good| good.release.process(text).is_some());
+            if selected.len() == before && !known_type {
+                let names: Vec<_> = all.iter().map(ToString::to_string).collect();
+                return Err(ControlError::NotFound(if names.is_empty() {
+                    format!("no dyno or process type `{text}`: none runs")
+                } else {
+                    format!(
+                        "no dyno or process type `{text}`: there is {}",
+                        abbreviated(&names)
+                    )
+                }));
+            }
+        }
+        Ok(selected)
+    }
+}
+
+/// Whether the dyno is none of `good`, and was not told to go yet.
+fn is_outdated(live: &Live, good: &Known) -> bool {
+    live.handle.spec.release_id != good.id && !live.retiring
+}
+
+/// How many dynos, in words.
+pub(super) fn counted(dynos: usize) -> String {
+    match dynos {
+        1 => "1 dyno".to_owned(),
+        many => format!("{many} dynos"),
+    }
+}
+
+/// The first names, and how many more there are.
+pub(super) fn abbreviated(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    if names.len() <= SHOWN {
+        names.join(", ")
+    } else {
+        format!(
+            "{} and {} more",
+            names[..SHOWN].join(", "),
+            names.len() - SHOWN
+        )
+    }
+}

@@ -1,0 +1,285 @@
+//! What comes from the source, and from people who apply a release: taken in, compared with
+//! what is wanted already, or refused. What became of it goes back to the source.
+
+use std::collections::BTreeSet;
+
+use hsup_proto::control::events_response;
+
+use super::{
+    RunError,
+    actor::{Actor, Known},
+    formation,
+};
+use crate::{
+    errors::chain,
+    lifecycle::Kind,
+    name::ProcessType,
+    release::{Release, ReleaseChange},
+    releases::{Id, Newness},
+    source::{ControlText, Keep, Loaded, News, Origin, Source, Update},
+    state::ReleaseState,
+    time::now_unix_ms,
+};
+
+/// What became of a release that was handed in: which one of the history it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is the same as this one, which is the newest.
+    Unchanged(Id),
+    /// Only quantities differed; this one has them now.
+    Scaled(Id),
+    /// It is new, and is being built.
+    In(Id),
+}
+
+impl Taken {
+    pub(super) const fn id(self) -> Id {
+        let (Self::Unchanged(id) | Self::Scaled(id) | Self::In(id)) = self;
+        id
+    }
+}
+
+impl Actor {
+    pub(super) fn update(&mut self, update: Update) {
+        match update {
+            Update::Release(loaded) => self.loaded(*loaded),
+            Update::Empty { why } => self.empty(&why),
+            Update::Rejected { reason } => self.tell_refused(&reason),
+            Update::Warning(text) => self.note(text),
+        }
+    }
+
+    fn loaded(&mut self, loaded: Loaded) {
+        for warning in &loaded.warnings {
+            self.note_release(format!("Warning: {warning}"));
+        }
+        let (text, newness) = (loaded.text.clone(), loaded.newness);
+        let taken = match newness {
+            Newness::New => self.take_in(loaded.release, loaded.text, loaded.origin, newness),
+            Newness::Kept => self.keep_on(loaded),
+        };
+        match (taken, newness) {
+            (Ok(_), _) => {}
+            (Err(why), Newness::New) => {
+                if let Some(text) = text {
+                    let reason = why.clone();
+                    self.news = Some(News::Rejected { text, reason });
+                }
+                self.tell_refused(&why);
+            }
+            // It is what there is: refusing it would leave nothing to begin with next time.
+            (Err(why), Newness::Kept) => return self.fail(RunError::NoRelease(why)),
+        }
+        self.begin();
+    }
+
+    /// Goes on with what an earlier life of hsup had left to begin with. The history knows
+    /// better what that is; what it does not know was put there by somebody else.
+    fn keep_on(&mut self, loaded: Loaded) -> Result<Taken, String> {
+        let mut release = loaded.release;
+        self.name_app(&mut release);
+        let is_same = |other: &Release| release.change_from(other) == ReleaseChange::Nothing;
+        let wanted = self
+            .wanted()
+            .map(|known| (known.id, is_same(&known.release)));
+        let newness = match &self.source {
+            // Its directory is the app: there is no other one to do better with.
+            Source::Directory(_) => Newness::New,
+            Source::ControlDir(_) => Newness::Kept,
+        };
+        if let Some((id, false)) = wanted
+            && newness == Newness::Kept
+            && let Some(record) = self.history.iter().find(|record| is_same(&record.release))
+        {
+            let (version, wanted) = (record.release.version, self.version(id));
+            let line = match record.state {
+                ReleaseState::Rejected => format!(
+                    "Release v{version} was rejected ({}): {}",
+                    record.reason,
+                    self.going_on_with(id)
+                ),
+                _ => format!("Release v{version} is older than v{wanted}, which is gone on with"),
+            };
+            self.note_release(line);
+            return Ok(Taken::Unchanged(id));
+        }
+        self.take_in(release, loaded.text, loaded.origin, newness)
+    }
+
+    /// The source has nothing to begin with.
+    fn empty(&mut self, why: &str) {
+        match self.releases.wanted() {
+            Some(id) => self.note_release(format!("{why}: {}", self.going_on_with(id))),
+            None if self.kind == Kind::OneShot => {
+                return self.fail(RunError::NoRelease(why.to_owned()));
+            }
+            None => {
+                let hint = match &self.source {
+                    Source::ControlDir(directory) => {
+                        format!(
+                            ": write one to `{}`",
+                            directory.path().join("new").display()
+                        )
+                    }
+                    Source::Directory(_) => String::new(),
+                };
+                self.note(format!("No release yet ({why}){hint}"));
+            }
+        }
+        self.begin();
+    }
+
+    fn going_on_with(&self, id: Id) -> String {
+        let version = self.version(id);
+        if self.releases.good() == Some(id) {
+            format!("running v{version}, the last good one")
+        } else {
+            format!("going on with v{version}, which was not decided yet")
+        }
+    }
+
+    /// The source has said its first word: what an earlier life left is taken up, unless
+    /// there is something newer.
+    fn begin(&mut self) {
+        if self.has_begun {
+            return;
+        }
+        if let Some(wanted) = self.wanted()
+            && let Err(why) = self.check_types(&wanted.release)
+        {
+            return self.fail(RunError::NoRelease(why));
+        }
+        self.has_begun = true;
+        let decisions = self.releases.begin();
+        self.decide(decisions);
+    }
+
+    /// Takes in a release: nothing to do, quantities to change, or a build to begin.
+    pub(super) fn take_in(
+        &mut self,
+        mut release: Release,
+        text: Option<ControlText>,
+        origin: Origin,
+        newness: Newness,
+    ) -> Result<Taken, String> {
+        self.name_app(&mut release);
+        if !self.has_begun {
+            // A later release may do without a type that the command line named.
+            self.check_types(&release)?;
+        }
+        self.expect_names(&self.wishes.formation(&release));
+        if let Some(wanted) = self.wanted() {
+            let id = wanted.id;
+            match release.change_from(&wanted.release) {
+                ReleaseChange::Nothing => {
+                    self.remember_text(id, text);
+                    return Ok(Taken::Unchanged(id));
+                }
+                ReleaseChange::QuantitiesOnly => {
+                    self.change_quantities(id, release);
+                    self.remember_text(id, text);
+                    return Ok(Taken::Scaled(id));
+                }
+                ReleaseChange::Replace { .. } => {}
+            }
+        }
+        let version = release.version;
+        let taken = self
+            .history
+            .take_in(release, text, origin.to_string(), now_unix_ms())
+            .map_err(|error| chain(&error))?;
+        self.forget_artifacts(&taken.forgotten);
+        self.note_release(format!("Release v{version} created by {origin}"));
+        self.know(taken.id);
+        let decisions = self.releases.taken_in(taken.id, newness);
+        self.decide(decisions);
+        Ok(Taken::In(taken.id))
+    }
+
+    fn name_app(&self, release: &mut Release) {
+        if release.app.is_empty() {
+            release.app.clone_from(&self.app);
+        }
+    }
+
+    /// The same release may have been written in other words.
+    fn remember_text(&mut self, id: Id, text: Option<ControlText>) {
+        if text.is_some() {
+            let saved = self.history.update(id, |record| record.text = text);
+            self.complain(saved);
+        }
+    }
+
+    fn change_quantities(&mut self, id: Id, release: Release) {
+        let Some(known) = self.known.get(&id).cloned() else {
+            return;
+        };
+        let is_good = self.releases.good() == Some(id);
+        if is_good {
+            let none = BTreeSet::new();
+            self.wishes.follow(&known.release, &release, &none);
+        }
+        let own = |release: &Release, process_type: &ProcessType| {
+            let process = release.process(process_type.as_str());
+            process.map(|process| process.quantity)
+        };
+        let saved = self.history.update(id, |record| {
+            // The release is the later word again, where it says something else.
+            record.scaled_since.retain(|process_type| {
+                own(&known.release, process_type) == own(&release, process_type)
+            });
+            record.release = release.clone();
+        });
+        self.complain(saved);
+        let release = release.into();
+        self.known.insert(id, Known { release, ..known });
+        if is_good {
+            self.remember_scaling();
+        }
+        self.converge();
+        self.tell_formation();
+    }
+
+    /// `hsup start TYPE…` must name types that there are.
+    pub(super) fn check_types(&self, release: &Release) -> Result<(), String> {
+        self.wishes
+            .check(release)
+            .map_err(|error| error.to_string())
+    }
+
+    fn tell_refused(&self, why: &str) {
+        let keeps = self.what_keeps_running();
+        self.note_release(format!("Release rejected, {keeps}: {why}"));
+    }
+
+    /// Tells the source what a start of hsup is to begin with from now on, and what came of
+    /// the newest release.
+    pub(super) async fn tell_source(&mut self) {
+        if !self.has_begun {
+            return;
+        }
+        let keep = match self.releases.wanted() {
+            None => Keep::Nothing,
+            Some(id) => {
+                let text = self.history.get(id).and_then(|record| record.text.clone());
+                text.map_or(Keep::WhatIsThere, Keep::Release)
+            }
+        };
+        if let Err(error) = self.source.tell(&keep, self.news.take()).await {
+            self.note(chain(&error));
+        }
+    }
+
+    pub(super) fn remember_scaling(&mut self) {
+        let scaled = self.wishes.scaled.clone();
+        let saved = self.memory.update(|memory| memory.quantities = scaled);
+        self.complain(saved);
+    }
+
+    pub(super) fn tell_formation(&self) {
+        let processes = formation::to_wire(&self.formation());
+        self.event(events_response::Event::Formation(
+            events_response::Formation { processes },
+        ));
+    }
+}

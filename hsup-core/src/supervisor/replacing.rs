@@ -1,0 +1,357 @@
+//! A release that replaces the good one: its rollout, carried out.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{
+    actor::{Actor, Known},
+    formation::Wishes,
+    gap::Gap,
+};
+use crate::{
+    driver::Link,
+    dyno::Birth,
+    errors::chain,
+    lifecycle::Kind,
+    name::{DynoId, DynoName},
+    releases::Id,
+    rollout::{self, Action, Before, Replacement, Rollout, Strategy},
+    state::ReleaseState,
+};
+
+/// How many last lines of a dyno that did not come up are kept with its release.
+const LAST_LINES: usize = 20;
+/// The release that replaces the good one.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    id: Id,
+    pub(super) names: BTreeSet<DynoName>,
+    rollout: Rollout<DynoName>,
+    reason: Option<String>,
+    last_lines: Vec<String>,
+}
+
+impl Actor {
+    pub(super) fn begin_rollout(&mut self, id: Id) {
+        let Some(known) = self.known.get(&id).cloned() else {
+            return;
+        };
+        if self.kind == Kind::OneShot && self.dynos.is_empty() {
+            // What runs once is not tried: its end is what was asked for, and running the
+            // release before it as well is not.
+            return self.succeeded();
+        }
+        let formation = self.wishes_for(&known).formation(&known.release);
+        let dynos = formation.iter().map(|process| process.quantity as usize);
+        if let Err(error) = self.shared.ledger.reserve(dynos.sum()) {
+            // Half-way it would be too late: neither release could start a dyno then.
+            return self.refuse_to_try(chain(&error));
+        }
+        let record = self.history.get(id);
+        // What was said in a rollout that an earlier life began holds in this one.
+        if record.is_some_and(|record| record.state != ReleaseState::RollingOut) {
+            self.release_holds();
+        }
+        self.mark(id, ReleaseState::RollingOut);
+        self.see_types(&known.release);
+        let strategy = if self.has_own_network() {
+            Strategy::StartFirst
+        } else {
+            Strategy::StopFirst
+        };
+        let wishes = self.wishes_for(&known);
+        let mut names = BTreeSet::new();
+        let mut types = Vec::new();
+        for process in wishes.formation(&known.release) {
+            let wanted = wishes.names(&process).into_iter();
+            let replacements: Vec<_> = wanted
+                .filter(|name| !self.is_held(name))
+                .map(|name| Replacement {
+                    before: self.before(&name, id),
+                    name,
+                    strategy,
+                })
+                .collect();
+            names.extend(
+                replacements
+                    .iter()
+                    .map(|replacement| replacement.name.clone()),
+            );
+            types.push(replacements);
+        }
+        self.write_gap();
+        let overtaken = self.gap.take();
+        self.gap = Some(Gap::new(id, overtaken, Instant::now()));
+        let (rollout, actions) = Rollout::begin(types);
+        info!(release = id, dynos = names.len(), "rollout begins");
+        self.candidate = Some(Candidate {
+            id,
+            names,
+            rollout,
+            reason: None,
+            last_lines: Vec::new(),
+        });
+        self.act(actions);
+        // Names that neither release has, left by a rollout that this one overtook.
+        self.converge();
+    }
+
+    fn refuse_to_try(&mut self, why: String) {
+        let decisions = self.releases.given_up(why);
+        self.decide(decisions);
+        let decisions = self.releases.undone();
+        self.decide(decisions);
+        self.converge();
+    }
+
+    fn before(&self, name: &DynoName, new: Id) -> Before {
+        let good = self.releases.good();
+        let mut before = Before::Nothing;
+        for (_, live) in self.of_name(name).filter(|(_, live)| !live.retiring) {
+            let id = live.handle.spec.release_id;
+            if id == new {
+                return Before::New;
+            }
+            before = if Some(id) == good {
+                Before::Good
+            } else {
+                Before::Other
+            };
+        }
+        before
+    }
+
+    /// What people asked for, as it would be with this release instead of the good one.
+    pub(super) fn wishes_for(&self, known: &Known) -> Wishes {
+        let mut wishes = self.wishes.clone();
+        if let (Some(good), Some(record)) = (self.good(), self.history.get(known.id)) {
+            wishes.follow(&good.release, &known.release, &record.scaled_since);
+        }
+        wishes
+    }
+
+    pub(super) fn is_candidate(&self, release_id: Id) -> bool {
+        self.candidate
+            .as_ref()
+            .is_some_and(|candidate| candidate.id == release_id)
+    }
+
+    /// Remembers which dyno spoiled the release, and what it wrote last.
+    pub(super) fn blame(&mut self, name: &DynoName, why: &str, dyno_id: Option<&DynoId>) {
+        let lines = dyno_id.map(|id| self.shared.logs.tail_of(id, LAST_LINES));
+        let Some(candidate) = &mut self.candidate else {
+            return;
+        };
+        if candidate.reason.is_none() {
+            candidate.reason = Some(format!("{name}: {why}"));
+            candidate.last_lines = lines
+                .unwrap_or_default()
+                .iter()
+                .map(|line| String::from_utf8_lossy(&line.text).into_owned())
+                .collect();
+        }
+    }
+
+    pub(super) fn roll(&mut self, event: rollout::Event<DynoName>) {
+        let Some(candidate) = &mut self.candidate else {
+            return;
+        };
+        let actions = candidate.rollout.step(event);
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Vec<Action<DynoName>>) {
+        let mut events = Vec::new();
+        for action in actions {
+            let Some(candidate) = &mut self.candidate else {
+                return;
+            };
+            let new = candidate.id;
+            match action {
+                Action::Start(name) => self.start_or_defer(name, new),
+                Action::Retire(name) => {
+                    let good = self.releases.good();
+                    let was_good = good.is_some_and(|good| self.runs(&name, good));
+                    let count = self.retire_where(&name, |id| id != new);
+                    if was_good
+                        && !self.serves(&name)
+                        && let Some(gap) = &mut self.gap
+                    {
+                        gap.lost(&name, Instant::now());
+                    }
+                    if count == 0 {
+                        events.push(rollout::Event::OldGone(name));
+                    }
+                }
+                Action::RetireNew(name) => {
+                    self.deferred.remove(&name);
+                    let count = self.retire_where(&name, |id| id == new);
+                    if !self.serves(&name)
+                        && let Some(gap) = &mut self.gap
+                    {
+                        gap.lost_again(&name, Instant::now());
+                    }
+                    if count == 0 {
+                        events.push(rollout::Event::NewGone(name));
+                    }
+                }
+                Action::StartGood(name) => {
+                    if let Some(good) = self.releases.good()
+                        && !self.runs(&name, good)
+                    {
+                        self.start_or_defer(name, good);
+                    }
+                }
+                Action::GivenUp => {
+                    let why = candidate.reason.clone();
+                    let why = why.unwrap_or_else(|| "given up".to_owned());
+                    let decisions = self.releases.given_up(why);
+                    self.decide(decisions);
+                }
+                Action::Succeeded => self.succeeded(),
+                Action::RolledBack => self.rolled_back(),
+            }
+        }
+        for event in events {
+            self.roll(event);
+        }
+    }
+
+    /// Tells the dynos of that name whose release is meant to retire; how many there are.
+    fn retire_where(&mut self, name: &DynoName, meant: impl Fn(u64) -> bool) -> usize {
+        let keys: Vec<_> = self
+            .of_name(name)
+            .filter(|(_, live)| meant(live.handle.spec.release_id))
+            .map(|(key, live)| (key, live.retiring))
+            .collect();
+        for (key, retiring) in &keys {
+            if !retiring {
+                self.retire(*key, self.gracefully());
+            }
+        }
+        keys.len()
+    }
+
+    /// Whether a dyno of that name and release runs, and is to.
+    fn runs(&self, name: &DynoName, release: Id) -> bool {
+        self.of_name(name)
+            .any(|(_, live)| !live.retiring && live.handle.spec.release_id == release)
+    }
+
+    /// Whether a dyno of that name is ready, and is to stay.
+    fn serves(&self, name: &DynoName) -> bool {
+        self.of_name(name)
+            .any(|(_, live)| !live.retiring && live.status.ready)
+    }
+
+    /// The name has a dyno that is ready, or is wanted no more.
+    pub(super) fn end_gap(&mut self, name: &DynoName) {
+        let gap = self.gap.as_mut();
+        if gap.is_some_and(|gap| gap.back(name, Instant::now())) {
+            self.write_gap();
+        }
+    }
+
+    /// Writes down how long the gap was, if it was a rejected release's.
+    fn write_gap(&mut self) {
+        let Some(gap) = &self.gap else {
+            return;
+        };
+        let (id, gap_ms) = (gap.release, gap.so_far(Instant::now()).as_millis());
+        let gap_ms = i64::try_from(gap_ms).unwrap_or(i64::MAX);
+        let is_news = self.history.get(id).is_some_and(|record| {
+            record.state == ReleaseState::Rejected && record.gap_ms != gap_ms
+        });
+        if is_news {
+            let saved = self.history.update(id, |record| record.gap_ms = gap_ms);
+            self.complain(saved);
+            self.tell_release(id);
+        }
+    }
+
+    /// Starts a dyno, once no other of its name is on its way out: they would share a port.
+    fn start_or_defer(&mut self, name: DynoName, release: Id) {
+        if !self.has_own_network() && self.of_name(&name).next().is_some() {
+            self.deferred.insert(name, release);
+            return;
+        }
+        let known = self.known.get(&release);
+        if let Some(spec) = known.and_then(|known| self.spec_of(&name, known)) {
+            self.spawn_dyno(spec, Birth::Start);
+        }
+    }
+
+    fn has_own_network(&self) -> bool {
+        matches!(&*self.link_state.borrow(), Link::Up(up) if up.has_own_network())
+    }
+
+    pub(super) fn start_deferred(&mut self, name: &DynoName) {
+        if self.of_name(name).next().is_none()
+            && let Some(id) = self.deferred.remove(name)
+        {
+            self.start_or_defer(name.clone(), id);
+        }
+    }
+
+    /// The names that the release which is rolled out will have.
+    pub(super) fn wanted_after_rollout(&self) -> BTreeSet<DynoName> {
+        let candidate = self.candidate.as_ref();
+        let Some(known) = candidate.and_then(|candidate| self.known.get(&candidate.id)) else {
+            return BTreeSet::new();
+        };
+        let wishes = self.wishes_for(known);
+        let formation = wishes.formation(&known.release);
+        let names = formation.iter().flat_map(|process| wishes.names(process));
+        names.filter(|name| !self.is_held(name)).collect()
+    }
+
+    /// Takes a name out of the rollout: somebody scaled it away or stopped it.
+    pub(super) fn forget_in_rollout(&mut self, name: &DynoName) {
+        if let Some(candidate) = &mut self.candidate {
+            candidate.names.remove(name);
+        }
+        self.deferred.remove(name);
+        self.retire_where(name, |_| true);
+        self.end_gap(name);
+        self.roll(rollout::Event::Forget(name.clone()));
+    }
+
+    fn succeeded(&mut self) {
+        self.candidate = None;
+        self.shared.ledger.unreserve();
+        self.gap = None;
+        let decisions = self.releases.up();
+        self.decide(decisions);
+    }
+
+    fn rolled_back(&mut self) {
+        self.candidate = None;
+        self.shared.ledger.unreserve();
+        let decisions = self.releases.undone();
+        self.decide(decisions);
+        self.converge();
+    }
+
+    /// What a rejected release leaves behind: for how long dynos were missing until now, and
+    /// the last lines of the one that spoiled it.
+    pub(super) fn end_trial(&mut self, id: Id) -> (Duration, Vec<String>) {
+        let Some(candidate) = self
+            .candidate
+            .as_mut()
+            .filter(|candidate| candidate.id == id)
+        else {
+            return (Duration::ZERO, Vec::new());
+        };
+        let gap = self.gap.as_ref().filter(|gap| gap.release == id);
+        let gap = gap.map_or(Duration::ZERO, |gap| gap.so_far(Instant::now()));
+        let last_lines = std::mem::take(&mut candidate.last_lines);
+        if self.releases.on_trial() != Some(id) {
+            // Another one has taken its place.
+            self.candidate = None;
+            self.deferred.clear();
+        }
+        (gap, last_lines)
+    }
+}

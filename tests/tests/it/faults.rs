@@ -1,0 +1,406 @@
+//! A driver that misbehaves, and an hsup that copes.
+
+use std::{
+    fs::File,
+    time::{Duration, SystemTime},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    app::{App, Running, binaries, page, processes_of},
+    survival::driver_pid,
+};
+
+/// `hsup start` with the driver that does what its script says.
+fn started<'a>(app: &'a App, arguments: &[&str]) -> Running<'a> {
+    let driver = binaries().join("test-driver");
+    let mut all = vec!["-d", driver.to_str().unwrap(), "--grace", "2s"];
+    all.extend(arguments);
+    app.start(&all)
+}
+
+fn serve() -> String {
+    format!("exec {} serve", binaries().join("test-dyno").display())
+}
+
+#[test]
+fn a_driver_without_faults_is_one_like_any_other() {
+    let app = App::procfile(&format!("web: {}\n", serve()));
+    let hsup = started(&app, &[]);
+    let ids = hsup.wait_up(&["web.1"]);
+    assert!(page(app.port).unwrap().contains("hello from web.1"));
+    assert_eq!(app.calls("start"), [format!("start {}: -", ids[0])]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_start_that_is_refused_is_told_and_tried_again() {
+    let app = App::procfile(&format!("web: {}\n", serve()));
+    app.faults("once start resource-exhausted no memory is left\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_up(&["web.1"]);
+    hsup.wait_for_line("Process could not be started: no memory is left");
+    assert_eq!(app.calls("start").len(), 2);
+    hsup.interrupt();
+}
+
+#[test]
+fn another_instance_on_the_same_connection_is_waited_for_anew() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app, &[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    assert_eq!(app.calls("wait").len(), 1);
+    app.faults("is instance another\n");
+    hsup.wait_for("another Wait", || {
+        (app.calls("wait").len() > 1).then_some(())
+    });
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}
+
+/// A control directory's release with a slug of its own, so that it is built.
+fn release(app: &App, version: u32, slug: &str) {
+    let slug = app.path(slug);
+    std::fs::create_dir_all(&slug).unwrap();
+    let text = format!(
+        r#"{{"Version":{version},"Slug":"file://{}/","Env":{{"PORT":"{}"}},
+            "Processes":[{{"Type":"worker","Args":["sleep","1000"],"Quantity":1}}]}}"#,
+        slug.display(),
+        app.port
+    );
+    app.write("next", &text);
+    std::fs::rename(app.path("next"), app.path("ctl/new")).unwrap();
+}
+
+#[test]
+fn a_build_goes_on_when_the_drivers_backend_is_back() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("build unavailable the store is down\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("It cannot be built yet: the store is down (Unavailable)");
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_dies_while_it_builds_condemns_no_release_unless_it_always_does() {
+    let app = App::empty();
+    release(&app, 1, "one");
+    let control = app.path("ctl");
+    let hsup = started(&app, &["--control-dir", control.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    app.faults("once build die\n");
+    release(&app, 2, "two");
+    hsup.wait_for_line("Release v2 is current");
+    app.faults("build die\n");
+    release(&app, 3, "three");
+    hsup.wait_for_line(
+        "Release v3 rejected, v2 keeps running: the driver was lost 3 times while it built it",
+    );
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_is_not_ready_is_waited_for() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("is not-ready still warming up\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("The simple driver is not ready: still warming up");
+    assert!(app.calls("build").is_empty());
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn run_waits_for_a_driver_that_is_not_ready_and_a_signal_ends_the_wait() {
+    let app = App::procfile("worker: true\n");
+    let driver = binaries().join("test-driver");
+    let run = |said: &str| {
+        let mut command = app.command("hsup");
+        command
+            .args(["run", "-d", driver.to_str().unwrap(), "echo done"])
+            .stdout(File::create(app.path("out")).unwrap())
+            .stderr(File::create(app.path("err")).unwrap());
+        let child = command.spawn().unwrap();
+        let hsup = Running::of(&app, child);
+        hsup.wait_for_line(said);
+        hsup
+    };
+    app.faults("is not-ready still warming up\n");
+    let mut hsup = run("hsup: The simple driver is not ready: still warming up");
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(128 + 15));
+    hsup.nothing_is_left();
+    let mut hsup = run("hsup: The simple driver is not ready: still warming up");
+    app.faults("build unavailable the store is down\n");
+    hsup.wait_for_line("hsup: The release cannot be built yet: the store is down");
+    app.faults("");
+    assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
+    assert!(hsup.log().starts_with("done\n"));
+    hsup.nothing_is_left();
+}
+
+/// The processes of the app that run `test-dyno serve`.
+fn servers(app: &App) -> usize {
+    let serves = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.ends_with(b"test-dyno\0serve\0")
+    };
+    processes_of(app).iter().filter(|pid| serves(pid)).count()
+}
+
+#[test]
+fn a_start_that_the_driver_cannot_make_yet_is_told_and_can_be_given_up() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("start unavailable the backend is down\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("The driver cannot start it yet: the backend is down (Unavailable)");
+    assert!(app.ctl(&["stop", "worker.1"]).status.success());
+    hsup.wait_for_line("State changed from starting to down");
+    assert!(app.ctl(&["start", "worker.1"]).status.success());
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_start_that_is_never_answered_holds_up_neither_a_restart_nor_the_end() {
+    let app = App::procfile("worker: sleep 1000\n");
+    app.faults("once start hang\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for("a Start", || app.calls("start").pop());
+    assert!(app.ctl(&["restart", "worker.1"]).status.success());
+    let first = hsup.wait_up(&["worker.1"]);
+    app.faults("start hang\n");
+    assert!(
+        app.ctl(&["restart", "--no-wait", "worker.1"])
+            .status
+            .success()
+    );
+    hsup.wait_for("another Start", || {
+        let starts = app.calls("start");
+        (!starts.last()?.contains(&first[0])).then_some(())
+    });
+    hsup.signal(Signal::SIGINT);
+    hsup.nothing_is_left();
+    assert!(!hsup.log().contains("R12"), "{}", hsup.log());
+    assert!(
+        !hsup.log().contains("did not end in time"),
+        "{}",
+        hsup.log()
+    );
+}
+
+#[test]
+fn a_start_that_fails_after_all_leaves_no_twin() {
+    let app = App::procfile(&format!("web: {}\n", serve()));
+    app.faults("once start unknown-after lost its mind\nonce remove internal\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("Process could not be started: lost its mind (Unknown)");
+    hsup.wait_up(&["web.1"]);
+    assert_eq!(servers(&app), 1);
+    assert!(hsup.log().contains(&format!("listening on {}\n", app.port)));
+    hsup.wait_for("the first to be removed", || {
+        let first = app.calls("start")[0].clone();
+        let removed = first
+            .replace("start", "remove")
+            .replace("unknown-after lost its mind", "-");
+        app.calls("remove").contains(&removed).then_some(())
+    });
+    hsup.interrupt();
+}
+
+#[test]
+fn run_reads_the_errors_of_start_the_same_way() {
+    let app = App::procfile("worker: true\n");
+    let driver = binaries().join("test-driver");
+    let run = |faults: &str| {
+        app.faults(faults);
+        app.run(&["run", "-d", driver.to_str().unwrap(), "echo done"])
+    };
+    let waited = run("once start unavailable the backend is down\n");
+    let said = String::from_utf8_lossy(&waited.stderr);
+    assert!(
+        said.contains("The driver cannot start it yet: the backend is down"),
+        "{said}"
+    );
+    assert_eq!(waited.stdout, b"done\n");
+    let failed = run("once start internal-after no idea\n");
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(
+        said.contains("could not be started: no idea (Internal)"),
+        "{said}"
+    );
+    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(
+        app.calls("stop").len(),
+        1,
+        "what it may have started is stopped"
+    );
+    assert!(processes_of(&app).is_empty());
+}
+
+/// Writes a release with a web whose shell line is this.
+fn release_web(app: &App, version: u32, line: &str) {
+    let line = serde_json::to_string(line).unwrap();
+    let web = format!(r#"{{"Type":"web","Args":[{line}],"Quantity":1}}"#);
+    app.release(version, "", &web);
+}
+
+/// A control directory whose first release serves pages.
+fn serving<'a>(app: &'a App, arguments: &[&str]) -> Running<'a> {
+    release_web(app, 1, &serve());
+    let control = app.path("ctl");
+    let mut all = vec!["--control-dir", control.to_str().unwrap()];
+    all.extend(arguments);
+    let hsup = started(app, &all);
+    hsup.wait_up(&["web.1"]);
+    hsup
+}
+
+#[test]
+fn a_release_that_the_driver_cannot_start_in_time_is_rolled_back() {
+    let app = App::empty();
+    let hsup = serving(&app, &["--boot-timeout", "1s"]);
+    app.faults("start unavailable the cluster is full\n");
+    release_web(&app, 2, &format!("{} # two", serve()));
+    hsup.wait_for_line(
+        "the driver could not start it within 1 seconds: the cluster is full (Unavailable)",
+    );
+    app.faults("");
+    hsup.wait_for_line(
+        "Release v2 rejected, v1 keeps running: web.1: Process could not be started",
+    );
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_dyno_of_a_bad_release_is_started_once() {
+    let app = App::empty();
+    let hsup = serving(&app, &[]);
+    release_web(&app, 2, "exit 3");
+    hsup.wait_for_line(
+        "Release v2 rejected, v1 keeps running: web.1: Process exited with status 3",
+    );
+    hsup.wait_up(&["web.1"]);
+    assert_eq!(app.calls("start").len(), 3, "v1, v2, and v1 again");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_that_dies_in_a_rollout_condemns_no_release_unless_it_always_does() {
+    let app = App::empty();
+    let hsup = serving(&app, &[]);
+    app.faults("once ip die\n");
+    release_web(&app, 2, &format!("{} # two", serve()));
+    hsup.wait_for_line("Release v2 is current");
+    hsup.wait_up(&["web.1"]);
+    app.faults("ip die\n");
+    release_web(&app, 3, &format!("{} # three", serve()));
+    hsup.wait_for_line("Release v3 rejected, v2 keeps running: web.1: Process exited with unknown");
+    app.faults("");
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn the_dynos_of_a_driver_that_cannot_be_started_again_are_known_to_be_gone() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let driver = app.path("driver");
+    std::fs::copy(binaries().join("test-driver"), &driver).unwrap();
+    let hsup = app.start(&["-d", driver.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    std::fs::remove_file(&driver).unwrap();
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for_line("State changed from up to crashed");
+    hsup.wait_for_line("does not exist");
+    hsup.wait_for("more attempts", || {
+        hsup.signal(Signal::SIGUSR1);
+        (hsup.log().matches("driver not reached").count() > 4).then_some(())
+    });
+    hsup.signal(Signal::SIGINT);
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(!log.contains("did not end in time"), "{log}");
+    assert!(log.matches("The driver is gone").count() <= 2, "{log}");
+}
+
+#[test]
+fn a_driver_that_dies_at_once_is_started_again_with_pauses() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_up(&["worker.1"]);
+    // The first call that it gets when it is back.
+    app.faults("list die\n");
+    let lists = app.calls("list").len();
+    let begun = SystemTime::now();
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for("five drivers more", || {
+        (app.calls("list").len() >= lists + 5).then_some(())
+    });
+    assert!(begun.elapsed().unwrap() > Duration::from_millis(100 + 200 + 400 + 800));
+    app.faults("");
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn the_end_of_a_dyno_is_seen_though_its_wait_fails() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("wait internal no idea\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_for_line("The driver does not tell when it ends: no idea (Internal)");
+    let before = hsup.wait_up(&["worker.1"]);
+    let is_dyno = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0")
+    };
+    let dyno = processes_of(&app).into_iter().find(is_dyno).unwrap();
+    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    hsup.wait_for_line("Process exited with status 137");
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    hsup.signal(Signal::SIGINT);
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(!log.contains("did not end in time"), "{log}");
+    assert_eq!(log.matches("does not tell").count(), 2, "once for each");
+}
+
+#[test]
+fn a_driver_of_an_earlier_life_that_hangs_gets_no_second_one_beside_it() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let mut first = started(&app, &["--linger", "60s"]);
+    let before = first.wait_up(&["worker.1"]);
+    app.faults("info hang\n");
+    first.signal(Signal::SIGKILL);
+    first.end();
+    let second = started(&app, &["--linger", "60s"]);
+    second.wait_for_line(
+        "Waiting for the driver: the driver of an earlier hsup runs but does not answer",
+    );
+    app.faults("");
+    assert_eq!(second.wait_up(&["worker.1"]), before);
+    second.interrupt();
+}
+
+#[test]
+fn a_driver_that_does_not_tell_the_address_is_no_boot_timeout_of_the_web() {
+    let app = App::procfile(&format!("web: {}\n", serve()));
+    app.faults("once ip hang\n");
+    let hsup = started(&app, &["--boot-timeout", "1s"]);
+    hsup.wait_for_line(
+        "The driver did not tell within 1 seconds where the process can be reached: no answer",
+    );
+    hsup.wait_up(&["web.1"]);
+    assert!(!hsup.log().contains("R10"), "{}", hsup.log());
+    hsup.interrupt();
+}

@@ -1,0 +1,130 @@
+//! What people ask for beside the release: scalings and stops, also while a release is on its
+//! way.
+
+use crate::app::{App, Running, process, web};
+
+/// A web that begins to serve once the file `go` is there.
+fn waiting(quantity: &str) -> String {
+    let wait = r#""until [ -e ../go ]; do sleep 0.1; done; exec","#;
+    web("", quantity).replace(r#""exec","#, wait)
+}
+
+/// v1 runs, and v2, with as many webs of its own, waits for `go`.
+fn with_v2_on_trial<'a>(app: &'a App, quantity: &str) -> Running<'a> {
+    app.release(1, "", &web("", "1"));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    app.release(2, "", &waiting(quantity));
+    hsup.wait_releases(&["v2 rolling out", "v1 current"]);
+    hsup.wait_dyno_of(2);
+    hsup
+}
+
+#[test]
+fn a_quantity_that_changes_in_a_rollout_restarts_nothing() {
+    let app = App::empty();
+    let hsup = with_v2_on_trial(&app, "2");
+    let on_trial = hsup.wait_dyno_of(2);
+    app.release(2, "", &waiting("3"));
+    hsup.wait_for("v2 with three", || {
+        (hsup.releases()[0]["processes"][0]["quantity"] == 3).then_some(())
+    });
+    app.write("go", "");
+    let up = hsup.wait_up(&["web.1", "web.2", "web.3"]);
+    assert_eq!(up[0], on_trial);
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_scaling_in_a_rollout_is_the_later_word() {
+    let app = App::empty();
+    let hsup = with_v2_on_trial(&app, "2");
+    assert!(app.ctl(&["scale", "web=4"]).status.success());
+    app.write("go", "");
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    hsup.wait_up(&["web.1", "web.2", "web.3", "web.4"]);
+    // And what a release says after that is later still.
+    app.release(3, "", &web("", "1"));
+    hsup.wait_releases(&["v3 current", "v2 superseded", "v1 superseded"]);
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_stop_in_a_rollout_holds_in_the_new_release() {
+    let app = App::empty();
+    let worker = process("worker", "sleep 1000", 2);
+    app.release(1, "", &format!("{},{worker}", web("", "1")));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1", "worker.1", "worker.2"]);
+    app.release(2, "", &format!("{},{worker}", waiting("1")));
+    hsup.wait_dyno_of(2);
+    assert!(app.ctl(&["stop", "worker.2"]).status.success());
+    app.write("go", "");
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    hsup.wait_for("two up and one down", || {
+        let dynos = hsup.dynos();
+        let states: Vec<_> = dynos
+            .iter()
+            .filter_map(|dyno| dyno["state"].as_str())
+            .collect();
+        (states == ["up", "up", "down"]).then_some(())
+    });
+    hsup.interrupt();
+}
+
+#[test]
+fn a_dyno_on_trial_that_is_stopped_says_nothing_of_its_release() {
+    let app = App::empty();
+    let hsup = with_v2_on_trial(&app, "1");
+    assert!(app.ctl(&["stop", "web.1"]).status.success());
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    app.write("go", "");
+    assert!(app.ctl(&["start", "web.1"]).status.success());
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn what_was_asked_for_in_an_earlier_life_is_said_at_the_start() {
+    let app = App::procfile("api: sleep 1000\nworker: sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["api.1", "worker.1"]);
+    assert!(app.ctl(&["scale", "api=2"]).status.success());
+    assert!(app.ctl(&["stop", "worker.1"]).status.success());
+    hsup.interrupt();
+
+    let hsup = app.start(&[]);
+    hsup.wait_for_line("Scaled before: api=2");
+    hsup.wait_for_line("Stopped before, and so until `hsupctl start`: worker.1");
+    hsup.interrupt();
+
+    // The command line is the later word.
+    let hsup = app.start(&["worker"]);
+    hsup.wait_up(&["worker.1"]);
+    assert!(!hsup.log().contains("before"), "{}", hsup.log());
+    hsup.interrupt();
+    let hsup = app.start(&["worker=0"]);
+    hsup.wait_for_line("There is nothing to run");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_type_that_there_is_not_takes_no_survivor_down() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = app.start(&["--linger", "60s"]);
+    let before = hsup.wait_up(&["worker.1"]);
+    hsup.kill();
+    let refused = app.run(&["start", "nosuch"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("no process type `nosuch`: there is worker"),
+        "{said}"
+    );
+    let hsup = app.start(&[]);
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.wait_for_line("Taking over 1 dyno of an earlier hsup");
+    hsup.interrupt();
+}
