@@ -21,7 +21,6 @@ mod output;
 mod pace;
 mod ring;
 mod router;
-mod stdin;
 mod subscription;
 mod terminal;
 
@@ -43,6 +42,7 @@ use tokio::{
 };
 use tracing::error;
 
+pub(crate) use self::output::write_some;
 use self::{
     line::Origin,
     notes::{Note, lines_of},
@@ -53,7 +53,6 @@ use self::{
 };
 pub use self::{
     line::{Filter, Line, Source, Stream},
-    stdin::{PumpEnd, StdinPump},
     subscription::{Batch, Subscription},
     terminal::{Format, TerminalSettings},
 };

@@ -20,20 +20,10 @@ use nix::{
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What to do when there is no room on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WhenFull {
-    /// Lose lines, and say how much.
-    Lose,
-    /// Give the output up: a copy with a hole is worse than an error.
-    GiveUp,
-}
-
 #[derive(Debug)]
 pub(super) struct Output {
     fd: OwnedFd,
     buffer: Vec<u8>,
-    when_full: WhenFull,
     lost: Option<Lost>,
     gone: Option<Errno>,
     /// The last byte that got out was a `\n`, or none did yet.
@@ -47,11 +37,10 @@ struct Lost {
 }
 
 impl Output {
-    pub(super) fn new(fd: OwnedFd, when_full: WhenFull) -> Self {
+    pub(super) fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
             buffer: Vec::new(),
-            when_full,
             lost: None,
             gone: None,
             at_line_start: true,
@@ -118,7 +107,7 @@ impl Output {
 
     fn failed(&mut self, why: Errno, left: usize) {
         let full = matches!(why, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG);
-        if full && self.when_full == WhenFull::Lose {
+        if full {
             let before = self.lost.map_or(0, |lost| lost.bytes);
             self.lost = Some(Lost {
                 bytes: before + left,
@@ -131,22 +120,14 @@ impl Output {
 
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), WriteFailed> {
         while !bytes.is_empty() {
-            match write(&self.fd, bytes) {
-                Ok(written) => {
-                    if let Some(last) = bytes[..written].last() {
-                        self.at_line_start = *last == b'\n';
-                    }
-                    bytes = &bytes[written..];
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => wait_until_writable(self.fd.as_fd()),
-                Err(errno) => {
-                    return Err(WriteFailed {
-                        errno,
-                        left: bytes.len(),
-                    });
-                }
+            let written = write_some(self.fd.as_fd(), bytes).map_err(|errno| WriteFailed {
+                errno,
+                left: bytes.len(),
+            })?;
+            if let Some(last) = bytes[..written].last() {
+                self.at_line_start = *last == b'\n';
             }
+            bytes = &bytes[written..];
         }
         Ok(())
     }
@@ -158,12 +139,22 @@ struct WriteFailed {
     left: usize,
 }
 
-fn wait_until_writable(fd: BorrowedFd<'_>) {
-    // Whatever ended the wait, the next write says what is the matter.
-    let _: nix::Result<i32> = poll(
-        &mut [PollFd::new(fd, PollFlags::POLLOUT)],
-        PollTimeout::NONE,
-    );
+/// Writes what there is room for, and waits until there is some: also where somebody else made
+/// the descriptor non-blocking.
+pub(crate) fn write_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    loop {
+        match write(fd, bytes) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                // Whatever ended the wait, the next write says what is the matter.
+                let _: nix::Result<i32> = poll(
+                    &mut [PollFd::new(fd, PollFlags::POLLOUT)],
+                    PollTimeout::NONE,
+                );
+            }
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -175,7 +166,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_once_there_is_room() {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut output = Output::new(full.into(), WhenFull::Lose);
+        let mut output = Output::new(full.into());
         output.push(b"web.1 | ", b"lost\n");
         output.flush();
         output.push(b"web.1 | ", b"lost too\n");
@@ -191,13 +182,5 @@ mod tests {
             text,
             "hsup: 30 bytes of output were lost: No space left on device\nweb.1 | kept\n"
         );
-    }
-
-    #[test]
-    fn a_copy_to_a_full_disk_is_given_up() {
-        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut output = Output::new(full.into(), WhenFull::GiveUp);
-        output.write_through(b"bytes");
-        assert_eq!(output.gone(), Some(Errno::ENOSPC));
     }
 }

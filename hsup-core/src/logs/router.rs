@@ -454,9 +454,6 @@ impl Router {
                 }
             }
         };
-        if let Some(terminal) = &mut self.terminal {
-            terminal.bytes(reader.stream, &room[..count]);
-        }
         self.buffer[..carried].copy_from_slice(&reader.unfinished);
         let at_unix_us = now_unix_us();
         let mut sink = Sink {

@@ -22,7 +22,7 @@ use nix::{
 
 use super::{
     line::{Origin, Source, Stream},
-    output::{Output, WhenFull},
+    output::Output,
 };
 
 /// How lines are shown.
@@ -35,8 +35,6 @@ pub enum Format {
     /// One JSON object a line, all of them to stdout:
     /// `{"at":…,"source":…,"dyno":…,"stream":…,"line":…}`, bytes that are not UTF-8 replaced.
     Json,
-    /// Bytes unchanged and at once, whole lines or not, and no line of hsup's own: for `hsup run`.
-    Raw,
 }
 
 /// hsup's own outputs.
@@ -93,15 +91,11 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn new(settings: TerminalSettings) -> Self {
-        let when_full = match settings.format {
-            Format::Raw => WhenFull::GiveUp,
-            Format::Prefixed | Format::Bare | Format::Json => WhenFull::Lose,
-        };
-        let same = settings.format == Format::Json
-            || (settings.format != Format::Raw && same_place(&settings.stdout, &settings.stderr));
+        let same =
+            settings.format == Format::Json || same_place(&settings.stdout, &settings.stderr);
         Self {
-            stdout: Output::new(settings.stdout, when_full),
-            stderr: (!same).then(|| Output::new(settings.stderr, when_full)),
+            stdout: Output::new(settings.stdout),
+            stderr: (!same).then(|| Output::new(settings.stderr)),
             format: settings.format,
             timestamps: settings.timestamps,
             colour: settings.colour,
@@ -121,13 +115,6 @@ impl Terminal {
         self.stdout.gone()
     }
 
-    /// Bytes as they were read; only [`Format::Raw`] shows them.
-    pub(super) fn bytes(&mut self, stream: Stream, bytes: &[u8]) {
-        if self.format == Format::Raw {
-            self.output(stream).write_through(bytes);
-        }
-    }
-
     /// Whole lines of a dyno, each with its `\n`.
     pub(super) fn lines(
         &mut self,
@@ -138,7 +125,6 @@ impl Terminal {
         lines: &[u8],
     ) {
         match self.format {
-            Format::Raw => {}
             Format::Bare => self.output(stream).push(b"", lines),
             Format::Prefixed => {
                 self.renew(prefix, name, at_unix_us);
@@ -157,7 +143,6 @@ impl Terminal {
     /// hsup's own lines, each with its `\n`.
     pub(super) fn note(&mut self, name: &str, at_unix_us: i64, lines: &[u8]) {
         match self.format {
-            Format::Raw => {}
             Format::Prefixed | Format::Bare => {
                 self.widen(name.len());
                 let mut prefix = std::mem::take(&mut self.note_prefix);
@@ -308,7 +293,7 @@ struct Clock {
 impl Clock {
     fn text(&mut self, second: i64) -> &[u8] {
         if self.second != second || self.text.is_empty() {
-            // Looked up late: `hsup run` shows no time and has none to lose.
+            // Looked up late: without timestamps nobody needs it.
             let zone = self.zone.get_or_insert_with(TimeZone::system);
             let at = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
             let time = zone.to_datetime(at).time();

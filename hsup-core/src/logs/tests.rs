@@ -237,33 +237,6 @@ async fn json_is_one_object_a_line_on_stdout() {
 }
 
 #[tokio::test]
-async fn raw_bytes_are_copied_at_once_and_unchanged() {
-    let mut rig = Rig::new(Format::Raw);
-    let mut run = rig.add("run.1");
-    let mut stdout = rig.stdout.take().unwrap();
-    run.say("prompt> ");
-    let mut got = [0; 8];
-    // The line has no end yet; it must be here nevertheless.
-    stdout.read_exact(&mut got).unwrap();
-    assert_eq!(&got, b"prompt> ");
-    run.say("rest\0");
-    rig.logs.note("run.1", "State changed from starting to up");
-    rig.logs.finish(&run.id).await;
-    assert_eq!(texts(&rig.logs.tail_of(&run.id, 9)), ["prompt> rest\0"]);
-    rig.logs.clone().shutdown(PATIENCE).await;
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    assert_eq!(rest, "rest\0");
-    let mut stderr = String::new();
-    rig.stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut stderr)
-        .unwrap();
-    assert_eq!(stderr, "");
-}
-
-#[tokio::test]
 async fn a_line_that_arrives_in_parts_is_one_line_and_the_last_is_ended() {
     let rig = Rig::new(Format::Prefixed);
     let mut web = rig.add("web.1");

@@ -6,8 +6,10 @@
 
 mod attached;
 mod control;
+mod output;
 mod piped;
 mod release;
+mod stdin;
 mod terminal;
 
 use std::{
@@ -114,6 +116,9 @@ pub enum RunCommandError {
     /// Its status is not known.
     #[error("it is not known how the command ended: {0}")]
     Lost(String),
+    /// Its output has no place any more.
+    #[error("failed to write standard output")]
+    Write(#[source] std::io::Error),
     /// Something that every process has.
     #[error("failed to {what}")]
     System {
@@ -225,7 +230,7 @@ impl Command {
         // What needs no driver is done while that comes up.
         let mut pipes = None;
         if !at_terminal {
-            pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
+            pipes = Some(Pipes::lay(&self.run_dir)?);
         }
         let up = first_up(link).await?;
         let artifact = build_on(&up, &self.loaded.release).await?;
@@ -247,7 +252,7 @@ impl Command {
             }
         };
         if pipes.is_none() && !up.capabilities.has(Capability::Attach) {
-            pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
+            pipes = Some(Pipes::lay(&self.run_dir)?);
         }
         let io = pipes.as_ref().map(Pipes::io);
         let request = self.start_request(&name, &dyno_id, &artifact, &up, io)?;
@@ -256,7 +261,7 @@ impl Command {
             None => attached::run(&up, request, &mut self.signals, grace).await,
             Some(pipes) => {
                 pipes
-                    .run(link, &up, request, &mut self.signals, grace)
+                    .run(link, &up, request, &dyno_id, &mut self.signals, grace)
                     .await
             }
         };

@@ -130,12 +130,23 @@ impl App {
     pub(crate) fn start(&self, arguments: &[&str]) -> Running<'_> {
         let out = File::create(self.path("out")).unwrap();
         let err = File::create(self.path("err")).unwrap();
+        self.spawn("start", arguments, out, err)
+    }
+
+    /// `hsup WORD` with these arguments and outputs.
+    pub(crate) fn spawn(
+        &self,
+        word: &str,
+        arguments: &[&str],
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Running<'_> {
         let child = self
             .command("hsup")
-            .arg("start")
+            .arg(word)
             .args(arguments)
-            .stdout(out)
-            .stderr(err)
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
             .unwrap();
         Running { app: self, child }

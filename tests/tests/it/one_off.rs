@@ -1,8 +1,19 @@
 //! `hsup run`: codes, bytes, pipes.
 
-use std::{io::Write as _, process::Stdio};
+use std::{
+    fs::File,
+    io::{self, PipeReader, Read as _, Write as _},
+    os::fd::AsFd as _,
+    process::Stdio,
+    thread,
+};
 
-use crate::app::{App, binaries, processes_of};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
+};
+
+use crate::app::{App, Running, binaries, processes_of};
 
 fn code(app: &App, line: &str) -> Option<i32> {
     app.run(&["run", line]).status.code()
@@ -71,4 +82,106 @@ fn a_closed_stdin_is_an_empty_one() {
     let hsup = binaries().join("hsup");
     let output = app.run(&["run", &format!("{} run cat <&-; echo $?", hsup.display())]);
     assert_eq!(output.stdout, b"0\n");
+}
+
+/// Waits until a pipe holds all it can: `probe` is a copy of its writing end.
+fn wait_until_full(hsup: &Running<'_>, probe: &io::PipeWriter) {
+    hsup.wait_for("a full pipe", || {
+        let mut fds = [PollFd::new(probe.as_fd(), PollFlags::POLLOUT)];
+        (poll(&mut fds, PollTimeout::ZERO).unwrap() == 0).then_some(())
+    });
+}
+
+/// Waits until hsup is the only process that the app has left: the command has ended.
+fn wait_until_alone(hsup: &Running<'_>) {
+    hsup.wait_for("the end of the command", || {
+        (processes_of(hsup.app) == [hsup.pid()]).then_some(())
+    });
+}
+
+fn read_all(mut pipe: PipeReader) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+#[test]
+fn a_reader_that_begins_late_gets_everything() {
+    let app = App::procfile("web: true\n");
+    let (reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    let mut hsup = app.spawn(
+        "run",
+        &["head -c 120000 /dev/zero; exit 7"],
+        out,
+        Stdio::null(),
+    );
+    wait_until_full(&hsup, &probe);
+    drop(probe);
+    wait_until_alone(&hsup);
+    let reader = read_all(reader);
+    assert_eq!(hsup.end().code(), Some(7));
+    assert_eq!(reader.join().unwrap().len(), 120_000);
+}
+
+#[test]
+fn a_signal_cuts_off_what_nobody_reads_and_hsup_says_so() {
+    let app = App::procfile("web: true\n");
+    let (_reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    let (said, err) = io::pipe().unwrap();
+    let mut hsup = app.spawn("run", &["head -c 120000 /dev/zero"], out, err);
+    wait_until_full(&hsup, &probe);
+    wait_until_alone(&hsup);
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(143));
+    assert_eq!(
+        io::read_to_string(said).unwrap(),
+        "hsup: the output was cut off: its reader took nothing\n"
+    );
+}
+
+#[test]
+fn a_signal_ends_a_command_whose_output_nobody_reads() {
+    let app = App::procfile("web: true\n");
+    let (_reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    // One pipe for both: nothing can be said there, and hsup ends nevertheless.
+    let err = out.try_clone().unwrap();
+    let mut hsup = app.spawn("run", &["yes"], out, err);
+    wait_until_full(&hsup, &probe);
+    hsup.signal(Signal::SIGINT);
+    assert_eq!(hsup.end().code(), Some(130));
+    assert!(processes_of(&app).is_empty());
+}
+
+#[test]
+fn an_error_that_nobody_reads_does_not_hold_up_the_output() {
+    let app = App::procfile("web: true\n");
+    let (mut reader, out) = io::pipe().unwrap();
+    let (errors, err) = io::pipe().unwrap();
+    let line = "(head -c 300000 /dev/zero >&2) & head -c 300000 /dev/zero; wait";
+    let mut hsup = app.spawn("run", &[line], out, err);
+    let reading = thread::spawn(move || reader.read_exact(&mut vec![0; 300_000]).unwrap());
+    hsup.wait_for("the output", || reading.is_finished().then_some(()));
+    let errors = read_all(errors);
+    assert_eq!(hsup.end().code(), Some(0));
+    assert_eq!(errors.join().unwrap().len(), 300_000);
+}
+
+#[test]
+fn a_full_disk_is_an_error_with_its_reason() {
+    let app = App::procfile("web: true\n");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (said, err) = io::pipe().unwrap();
+    // It would go on for ever: that its output is lost ends it.
+    let mut hsup = app.spawn("run", &["yes"], full, err);
+    assert_eq!(hsup.end().code(), Some(1));
+    assert_eq!(
+        io::read_to_string(said).unwrap(),
+        "hsup: failed to write standard output: No space left on device (os error 28)\n"
+    );
+    assert!(processes_of(&app).is_empty());
 }
