@@ -3,13 +3,15 @@
 //! ```text
 //!  web.1 stdout ─┐                ┌─▶ rings          the last lines of every name: tail, crash reports
 //!  web.1 stderr ─┼─▶ one thread ──┼─▶ subscriptions  hsupctl logs --tail, log sinks
-//!  web.2 …      ─┘       ▲        └─▶ terminal       hsup's own stdout and stderr
+//!  web.2 …      ─┘       ▲        ├─▶ terminal       hsup's own stdout
+//!                        │        └─▶ stderr         and its stderr, where that is another place
 //!                        └─ notes: hsup's own lines
 //! ```
 //!
-//! - Nothing but hsup's own output may hold up a dyno.  Rings forget their oldest
-//!   lines, subscriptions lose theirs and are told how many; the terminal loses nothing,
-//!   so while it blocks, nothing is read.  All else stays prompt meanwhile.
+//! - Nothing but hsup's own standard output may hold up a dyno.  Rings forget their oldest
+//!   lines, subscriptions lose theirs and are told how many, and so does a standard error
+//!   that is a place of its own; standard output loses nothing, so while it blocks, no dyno
+//!   is read.  All else stays prompt meanwhile.
 //! - A line ends at `\n`; a `\r` before it belongs to the line.  A line of more than
 //!   64 KiB is passed on in pieces of 64 KiB, each as a line.  A line without an end is
 //!   ended when its dyno is.  Apart from that, bytes are kept as they are.
@@ -21,6 +23,8 @@ mod output;
 mod pace;
 mod ring;
 mod router;
+mod stderr;
+mod style;
 mod subscription;
 mod terminal;
 
@@ -43,18 +47,17 @@ use tokio::{
 use tracing::error;
 
 pub(crate) use self::output::write_some;
-use self::{
-    line::Origin,
-    notes::{Note, lines_of},
-    ring::Rings,
-    router::{Command, Dyno, Router, Shared, now_unix_us},
-    subscription::Queue,
-    terminal::Terminal,
-};
 pub use self::{
     line::{Filter, Line, Source, Stream},
+    style::Format,
     subscription::{Batch, Subscription},
-    terminal::{Format, TerminalSettings},
+    terminal::TerminalSettings,
+};
+use self::{
+    ring::Rings,
+    router::{Command, Dyno, Router, Shared},
+    subscription::Queue,
+    terminal::Terminal,
 };
 use crate::name::{DynoId, DynoName};
 
@@ -62,6 +65,9 @@ use crate::name::{DynoId, DynoName};
 pub const SYSTEM: &str = "system";
 /// The name of the column for lines about releases, as Heroku has it.
 pub const API: &str = "api";
+
+/// How long the last lines on a standard error of its own may take.
+const STDERR_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the router keeps and shows.
 #[derive(Debug)]
@@ -94,8 +100,6 @@ pub struct Logs {
 struct Handle {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Only a terminal needs notes to wait for it.
-    has_terminal: bool,
 }
 
 /// Whether everything got out in time.
@@ -116,9 +120,8 @@ impl Logs {
         let wake =
             EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let rings = Rings::new(settings.ring_bytes, settings.total_bytes);
-        let shared = Arc::new(Shared::new(rings, wake));
-        let has_terminal = settings.terminal.is_some();
-        let terminal = settings.terminal.map(Terminal::new);
+        let terminal = settings.terminal.map(Terminal::new).transpose()?;
+        let shared = Arc::new(Shared::new(rings, wake, terminal.as_ref()));
         let router = Router::new(Arc::clone(&shared), terminal)?;
         let thread = thread::Builder::new()
             .name("logs".to_owned())
@@ -127,7 +130,6 @@ impl Logs {
             handle: Arc::new(Handle {
                 shared,
                 thread: Mutex::new(Some(thread)),
-                has_terminal,
             }),
         })
     }
@@ -172,23 +174,13 @@ impl Logs {
 
     /// Says something of hsup's own about a dyno, [`API`] or [`SYSTEM`].  Never blocks.
     pub fn note(&self, dyno: &str, text: impl AsRef<str>) {
-        let at_unix_us = now_unix_us();
-        let lines = lines_of(text.as_ref());
-        {
-            let mut state = self.shared().lock();
-            let state = &mut *state;
-            let name = state.rings.append_note(dyno, at_unix_us, &lines);
-            state.publish(&name, Origin::NOTE, at_unix_us, &lines);
-            if !self.handle.has_terminal {
-                return;
-            }
-            state.notes.push(Note {
-                name,
-                at_unix_us,
-                lines,
-            });
-        }
-        self.shared().wake();
+        self.shared().note(dyno, text.as_ref());
+    }
+
+    /// Shows whole lines as they are on hsup's standard error, between other lines, and keeps
+    /// them nowhere.  Never blocks.
+    pub fn print(&self, text: Vec<u8>) {
+        self.shared().print(text);
     }
 
     /// The last `n` lines that `filter` wants, oldest first.
@@ -236,15 +228,27 @@ impl Logs {
         self.shared().terminal_gone.borrow().is_some()
     }
 
-    /// Reads and writes everything there is, ends the subscriptions and the thread.  After the
-    /// `deadline` the thread is left to itself: only the end of the process frees one that is stuck in a write.
+    /// Reads and writes everything there is, ends the subscriptions and the threads.  After the
+    /// `deadline` a thread is left to itself: only the end of the process frees one that is stuck in a write.
     pub async fn shutdown(self, deadline: Duration) -> ShutdownOutcome {
         let (done, ended) = oneshot::channel();
         let command = Command::End { done: Some(done) };
-        if self.shared().send(command).is_ok() && timeout(deadline, ended).await.is_err() {
+        let is_sent = self.shared().send(command).is_ok();
+        let outcome = if is_sent && timeout(deadline, ended).await.is_err() {
             self.end_subscriptions();
-            return ShutdownOutcome::TimedOut;
+            ShutdownOutcome::TimedOut
+        } else {
+            self.join();
+            ShutdownOutcome::Complete
+        };
+        if let Some(stderr) = &self.shared().stderr {
+            // Nobody waits for it while hsup runs, and not much at the end.
+            drop(timeout(STDERR_WITHIN, stderr.close()).await);
         }
+        outcome
+    }
+
+    fn join(&self) {
         let thread = self
             .handle
             .thread
@@ -254,7 +258,6 @@ impl Logs {
         if let Some(Err(panic)) = thread.map(JoinHandle::join) {
             error!(?panic, "log router panicked");
         }
-        ShutdownOutcome::Complete
     }
 
     fn end_subscriptions(&self) {

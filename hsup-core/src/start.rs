@@ -240,7 +240,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
                     let again = received.replace(number).is_some();
                     shut_down(&handle, again);
                 }
-                Received::Diagnostics => dump(&diagnostics),
+                Received::Diagnostics => logs.print(diagnostics.dump()),
             },
         }
     };
@@ -309,14 +309,6 @@ fn shut_down(handle: &SupervisorHandle, again: bool) {
         // It may have ended already.
         drop(handle.shutdown(request).await);
     });
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "SIGUSR1 asks for exactly this, as it did of the original hsup"
-)]
-fn dump(diagnostics: &Diagnostics) {
-    eprint!("{}", String::from_utf8_lossy(&diagnostics.dump()));
 }
 
 /// The signals that `start` answers to.

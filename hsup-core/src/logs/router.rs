@@ -6,9 +6,10 @@
 //! the lines in the rings, hands them to the subscribers, and writes what the round
 //! gathered to the terminal.
 //!
-//! The terminal may block for hours.  It is the one thing that may, and therefore
+//! Standard output may block for hours.  It is the one thing that may, and therefore
 //! no lock is held while it is written to: everything that others ask of the logs
-//! goes through [`Shared`], and only the dynos' output waits.
+//! goes through [`Shared`], and only the dynos' output waits.  A standard error that is a
+//! place of its own is written by a thread of its own ([`Stderr`]), past this one.
 
 use std::{
     collections::HashMap,
@@ -33,11 +34,12 @@ use tracing::{error, warn};
 
 use super::{
     line::{Chunk, Origin, Source, Stream},
-    notes::Notes,
+    notes::{Note, Notes, lines_of},
     pace::{PAUSE, Pace, Rest},
     ring::{Rings, Run},
+    stderr::Stderr,
     subscription::Queue,
-    terminal::{Prefix, Terminal},
+    terminal::Terminal,
 };
 use crate::name::DynoId;
 
@@ -60,8 +62,20 @@ const WAKE: u64 = u64::MAX;
 pub(super) struct Shared {
     state: Mutex<State>,
     wake: EventFd,
+    notes_go: NotesGo,
+    /// hsup's standard error, where it is a place of its own.
+    pub(super) stderr: Option<Stderr>,
     /// Why standard output was given up.
     pub(super) terminal_gone: watch::Sender<Option<Errno>>,
+}
+
+/// Where hsup's own lines are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotesGo {
+    Nowhere,
+    /// With the dynos' lines, in the order in which they came: by the router's thread.
+    ToTerminal,
+    ToStderr,
 }
 
 #[derive(Debug)]
@@ -70,7 +84,10 @@ pub(super) struct State {
     pub(super) subscribers: Vec<Arc<Queue>>,
     pub(super) commands: Vec<Command>,
     /// What the terminal has not shown yet.
-    pub(super) notes: Notes,
+    notes: Notes,
+    /// Whole lines to show as they are.  The next ones replace them: who asks twice while
+    /// the terminal is stuck wants the later answer.
+    text: Option<Vec<u8>>,
     /// The thread has ended, or is about to.
     pub(super) ended: bool,
 }
@@ -100,16 +117,23 @@ pub(super) struct Dyno {
 }
 
 impl Shared {
-    pub(super) fn new(rings: Rings, wake: EventFd) -> Self {
+    pub(super) fn new(rings: Rings, wake: EventFd, terminal: Option<&Terminal>) -> Self {
         Self {
             state: Mutex::new(State {
                 rings,
                 subscribers: Vec::new(),
                 commands: Vec::new(),
                 notes: Notes::default(),
+                text: None,
                 ended: false,
             }),
             wake,
+            notes_go: match terminal {
+                None => NotesGo::Nowhere,
+                Some(terminal) if terminal.takes_notes() => NotesGo::ToTerminal,
+                Some(_) => NotesGo::ToStderr,
+            },
+            stderr: terminal.and_then(Terminal::stderr).cloned(),
             terminal_gone: watch::Sender::new(None),
         }
     }
@@ -121,6 +145,42 @@ impl Shared {
     pub(super) fn wake(&self) {
         // Full means that it is awake already.
         let _: nix::Result<usize> = self.wake.write(1);
+    }
+
+    /// Keeps a line of hsup's own, hands it out and has it shown.  Never waits.
+    pub(super) fn note(&self, name: &str, text: &str) {
+        let at_unix_us = now_unix_us();
+        let lines = lines_of(text);
+        {
+            let mut state = self.lock();
+            let state = &mut *state;
+            let name = state.rings.append_note(name, at_unix_us, &lines);
+            state.publish(&name, Origin::NOTE, at_unix_us, &lines);
+            if self.notes_go == NotesGo::ToTerminal {
+                state.notes.push(Note {
+                    name,
+                    at_unix_us,
+                    lines,
+                });
+            } else if self.notes_go == NotesGo::ToStderr
+                && let Some(stderr) = &self.stderr
+            {
+                stderr.note(&name, at_unix_us, &lines);
+            }
+        }
+        if self.notes_go == NotesGo::ToTerminal {
+            self.wake();
+        }
+    }
+
+    /// Has whole lines shown as they are, on standard error.  Never waits.
+    pub(super) fn print(&self, text: Vec<u8>) {
+        if let Some(stderr) = &self.stderr {
+            stderr.text(&text);
+        } else {
+            self.lock().text = Some(text);
+            self.wake();
+        }
     }
 
     /// Gives the command to the thread, or back when that has ended.
@@ -182,7 +242,6 @@ struct Reader {
     stream: Stream,
     /// The beginning of a line that has no end yet.
     unfinished: Vec<u8>,
-    prefix: Prefix,
     /// Everybody has closed the other end.
     at_end: bool,
 }
@@ -305,12 +364,18 @@ impl Router {
     }
 
     fn show_notes(&mut self) {
-        let notes = std::mem::take(&mut self.shared.lock().notes);
+        let (notes, text) = {
+            let mut state = self.shared.lock();
+            (std::mem::take(&mut state.notes), state.text.take())
+        };
         let Some(terminal) = &mut self.terminal else {
             return;
         };
         for note in notes.into_notes(now_unix_us()) {
             terminal.note(&note.name, note.at_unix_us, &note.lines);
+        }
+        if let Some(text) = text {
+            terminal.text(&text);
         }
     }
 
@@ -345,7 +410,6 @@ impl Router {
                 run,
                 stream,
                 unfinished: Vec::new(),
-                prefix: Prefix::default(),
                 at_end: false,
             })
         });
@@ -527,7 +591,7 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     /// Takes whole lines.
-    fn take(&mut self, reader: &mut Reader, lines: &[u8]) {
+    fn take(&mut self, reader: &Reader, lines: &[u8]) {
         let origin = Origin {
             source: Source::App,
             stream: reader.stream,
@@ -541,18 +605,12 @@ impl Sink<'_> {
             state.publish(&reader.name, origin, self.at_unix_us, lines);
         }
         if let Some(terminal) = &mut self.terminal {
-            terminal.lines(
-                reader.stream,
-                &reader.name,
-                &mut reader.prefix,
-                self.at_unix_us,
-                lines,
-            );
+            terminal.lines(reader.stream, &reader.name, self.at_unix_us, lines);
         }
     }
 
     /// Takes a line, or a piece of one, that has no `\n`.
-    fn take_unterminated(&mut self, reader: &mut Reader, piece: &[u8]) {
+    fn take_unterminated(&mut self, reader: &Reader, piece: &[u8]) {
         let mut line = Vec::with_capacity(piece.len() + 1);
         line.extend_from_slice(piece);
         line.push(b'\n');

@@ -121,6 +121,17 @@ fn is_writable(pipe: &PipeWriter) -> bool {
     poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
 }
 
+/// Fills a pipe to the last byte; answers how many those were.
+fn fill(pipe: &PipeWriter) -> usize {
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let mut filled = 0;
+    while let Ok(count) = nix::unistd::write(pipe, &[b'.'; 4096]) {
+        filled += count;
+    }
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    filled
+}
+
 fn texts(lines: &[Line]) -> Vec<String> {
     lines
         .iter()
@@ -233,7 +244,7 @@ async fn json_is_one_object_a_line_on_stdout() {
     assert_eq!(objects[0]["dyno"], "web.1");
     assert_eq!(objects[1]["source"], "heroku");
     let at: jiff::Timestamp = objects[1]["at"].as_str().unwrap().parse().unwrap();
-    assert!(at.as_microsecond() <= now_unix_us());
+    assert!(at.as_microsecond() <= router::now_unix_us());
 }
 
 #[tokio::test]
@@ -344,8 +355,8 @@ async fn a_flood_without_a_newline_keeps_memory_flat_and_loses_nothing() {
 
 #[tokio::test]
 async fn while_the_terminal_is_blocked_only_the_dynos_wait() {
-    // Longer together than what stderr's pipe and the waiting room for notes hold.
-    const NOTES: usize = 3000;
+    // Longer together than what stderr's pipe, its thread and what waits for that hold.
+    const NOTES: usize = 6000;
     let long = "x".repeat(100);
     let (stdout, out) = io::pipe().unwrap();
     let probe = out.try_clone().unwrap();
@@ -370,32 +381,33 @@ async fn while_the_terminal_is_blocked_only_the_dynos_wait() {
     drop(probe);
     assert!(!through.load(Ordering::Acquire), "nothing held the dyno up");
 
+    let mut noted = 0;
     for number in 0..NOTES {
         rig.logs.note(SYSTEM, format!("note {number} {long}"));
+        // As many as a subscription holds.
+        while number % 1000 == 999 && noted <= number {
+            let batch = timeout(PATIENCE, subscription.next())
+                .await
+                .expect("a subscription hangs")
+                .unwrap();
+            noted += batch
+                .lines
+                .iter()
+                .filter(|line| line.source == Source::Heroku)
+                .count();
+            assert_eq!(batch.dropped, 0);
+        }
     }
     let notes = Filter {
         select: vec![SYSTEM.to_owned()],
         source: Some(Source::Heroku),
     };
     let tail = rig.logs.tail(&notes, 1);
-    assert_eq!(texts(&tail), [format!("note 2999 {long}")]);
-    let mut noted = 0;
-    while noted < NOTES {
-        let batch = timeout(PATIENCE, subscription.next())
-            .await
-            .expect("a subscription hangs")
-            .unwrap();
-        noted += batch
-            .lines
-            .iter()
-            .filter(|line| line.source == Source::Heroku)
-            .count();
-        assert_eq!(batch.dropped, 0);
-    }
+    assert_eq!(texts(&tail), [format!("note 5999 {long}")]);
     let late = rig.logs.subscribe(notes, 3, false).next().await.unwrap();
     assert_eq!(
         texts(&late.lines),
-        [2997, 2998, 2999].map(|number| format!("note {number} {long}"))
+        [5997, 5998, 5999].map(|number| format!("note {number} {long}"))
     );
 
     // It flows again: nothing of the dyno is missing, and the notes that did not fit are counted.
@@ -427,13 +439,95 @@ async fn while_the_terminal_is_blocked_only_the_dynos_wait() {
     let not_shown: usize = errors
         .lines()
         .filter_map(|line| {
-            let count = line.strip_prefix("system | ")?;
-            count.strip_suffix(" lines of hsup's own not shown: the terminal took nothing")
+            let count = line.strip_prefix("hsup: ")?;
+            count.strip_suffix(" lines not shown: standard error took nothing")
         })
         .map(|count| count.parse::<usize>().unwrap())
         .sum();
     assert!(not_shown > 0);
     assert_eq!(shown + not_shown, NOTES);
+}
+
+#[tokio::test]
+async fn a_standard_error_that_takes_nothing_holds_up_nobody() {
+    let mut rig = Rig::with(Format::Prefixed, |settings| {
+        let stderr = settings.terminal.as_ref().unwrap().stderr.as_fd();
+        fill(&stderr.try_clone_to_owned().unwrap().into());
+    });
+    let mut web = rig.add("web.1");
+    let total = 200_000_usize;
+    let web = tokio::task::spawn_blocking(move || {
+        for number in 0..total {
+            web.complain(format!("{number:07}\n"));
+        }
+        web.say("through\n");
+        web
+    });
+    let web = timeout(PATIENCE, web).await.expect("the dyno is held up");
+    let mut line = [0; 17];
+    rig.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"web.1  | through\n");
+    rig.logs.note(SYSTEM, "too late");
+    rig.logs.print(b"not shown either\n".to_vec());
+
+    let stderr = rig.stderr.take().unwrap();
+    let errors = thread::spawn(move || io::read_to_string(stderr).unwrap());
+    rig.logs.finish(&web.unwrap().id).await;
+    rig.logs.shutdown(PATIENCE).await;
+    let errors = errors.join().unwrap();
+    let errors = errors.trim_start_matches('.');
+    let (shown, rest) = errors.split_once("hsup: ").expect("the gap is not told");
+    let (count, rest) = rest
+        .split_once(" lines not shown: standard error took nothing\n")
+        .unwrap();
+    let shown = shown
+        .lines()
+        .inspect(|line| assert!(line.starts_with("web.1  | "), "{line}"))
+        .count();
+    assert!(shown > 1000, "a quarter of a megabyte may wait: {shown}");
+    assert_eq!(shown + count.parse::<usize>().unwrap(), total + 2);
+    assert_eq!(rest, "");
+}
+
+#[tokio::test]
+async fn what_is_printed_does_not_wait_for_standard_output() {
+    let (_reader, out) = io::pipe().unwrap();
+    fill(&out);
+    let mut rig = Rig::with(Format::Prefixed, |settings| {
+        settings.terminal.as_mut().unwrap().stdout = out.into();
+    });
+    let mut web = rig.add("web.1");
+    web.say("stuck\n");
+    web.complain("half a");
+    rig.logs.note("web.1", "Stopping process with SIGKILL");
+    rig.logs.print(b"one\ntwo\n".to_vec());
+    let mut stderr = rig.stderr.take().unwrap();
+    let expected = "web.1  | Stopping process with SIGKILL\none\ntwo\n";
+    let got = tokio::task::spawn_blocking(move || {
+        let mut got = vec![0; expected.len()];
+        stderr.read_exact(&mut got).unwrap();
+        got
+    });
+    let got = timeout(PATIENCE, got).await.expect("it is not printed");
+    assert_eq!(String::from_utf8(got.unwrap()).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn what_is_printed_goes_to_standard_error_and_stands_between_whole_lines() {
+    let rig = Rig::new(Format::Json);
+    rig.logs.print(b"no json\n".to_vec());
+    let (stdout, stderr) = rig.written().await;
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("", "no json\n"));
+
+    let (reader, out) = io::pipe().unwrap();
+    let rig = Rig::with(Format::Prefixed, |settings| {
+        let terminal = settings.terminal.as_mut().unwrap();
+        terminal.stderr = out.try_clone().unwrap().into();
+        terminal.stdout = out.into();
+    });
+    rig.logs.print(b"one\n".to_vec());
+    rig.logs.shutdown(PATIENCE).await;
+    assert_eq!(io::read_to_string(reader).unwrap(), "one\n");
 }
 
 #[tokio::test]

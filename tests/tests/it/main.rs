@@ -5,6 +5,7 @@
 mod app;
 mod bad_input;
 mod one_off;
+mod output;
 mod releases;
 mod running;
 mod survival;
