@@ -36,14 +36,8 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    sys::eventfd::{EfdFlags, EventFd},
-};
-use tokio::{
-    sync::{oneshot, watch},
-    time::timeout,
-};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::{sync::oneshot, time::timeout};
 use tracing::error;
 
 pub(crate) use self::output::write_some;
@@ -104,11 +98,12 @@ struct Handle {
 
 /// Whether everything got out in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "output that was cut off is no success"]
 pub enum ShutdownOutcome {
-    /// Every line has been written.
+    /// Every line has been written, or never can be.
     Complete,
-    /// hsup's output took nothing until the deadline; what was left is lost.
-    TimedOut,
+    /// hsup's output took nothing until patience ended; what was left is lost.
+    CutOff,
 }
 
 impl Logs {
@@ -210,37 +205,28 @@ impl Logs {
         Subscription::new(queue, chunks)
     }
 
-    /// Resolves when hsup's standard output has been given up, and says why: a reader that has gone (`BrokenPipe`), mostly.
-    /// The dynos and everything else here go on.
-    pub async fn terminal_gone(&self) -> io::Error {
-        let mut gone: watch::Receiver<Option<Errno>> = self.shared().terminal_gone.subscribe();
-        let errno = gone
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|gone| *gone);
-        // The sender lives as long as this handle.
-        errno.unwrap_or(Errno::EPIPE).into()
-    }
-
-    /// Whether hsup's standard output has been given up by now.
-    pub fn is_terminal_gone(&self) -> bool {
-        self.shared().terminal_gone.borrow().is_some()
-    }
-
-    /// Reads and writes everything there is, ends the subscriptions and the threads.  After the
-    /// `deadline` a thread is left to itself: only the end of the process frees one that is stuck in a write.
-    pub async fn shutdown(self, deadline: Duration) -> ShutdownOutcome {
+    /// Reads and writes everything there is, ends the subscriptions and the threads.  When
+    /// `patience` ends first, what is left is lost and said to be, and the thread that is stuck
+    /// in a write is left to itself: only the end of the process frees it.
+    pub async fn shutdown(self, patience: impl Future<Output = ()>) -> ShutdownOutcome {
         let (done, ended) = oneshot::channel();
         let command = Command::End { done: Some(done) };
-        let is_sent = self.shared().send(command).is_ok();
-        let outcome = if is_sent && timeout(deadline, ended).await.is_err() {
-            self.end_subscriptions();
-            ShutdownOutcome::TimedOut
-        } else {
-            self.join();
-            ShutdownOutcome::Complete
-        };
+        let mut outcome = ShutdownOutcome::Complete;
+        if self.shared().send(command).is_ok() {
+            tokio::select! {
+                biased;
+                // A sender that is gone has ended, too.
+                _ = ended => {}
+                () = patience => outcome = ShutdownOutcome::CutOff,
+            }
+        }
+        match outcome {
+            ShutdownOutcome::Complete => self.join(),
+            ShutdownOutcome::CutOff => {
+                self.shared().note_cut();
+                self.end_subscriptions();
+            }
+        }
         if let Some(stderr) = &self.shared().stderr {
             // Nobody waits for it while hsup runs, and not much at the end.
             drop(timeout(STDERR_WITHIN, stderr.close()).await);

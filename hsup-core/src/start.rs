@@ -17,6 +17,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     task::JoinHandle,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ use crate::{
     environment::Base,
     lifecycle::Kind,
     limits,
-    logs::{LogSettings, Logs, TerminalSettings},
+    logs::{LogSettings, Logs, ShutdownOutcome, TerminalSettings},
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
@@ -39,7 +40,7 @@ use crate::{
 
 /// How many Starts are asked of the driver at once.
 const STARTS_IN_FLIGHT: usize = 64;
-/// How long the last lines may take to be written when hsup ends.
+/// How long the last lines may take to be written when somebody wants hsup to end.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 
 /// What to start, and how.
@@ -247,7 +248,25 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     ending.cancel();
     // Whatever it says now, hsup ends.
     drop(server.await);
-    logs.shutdown(LAST_LINES_WITHIN).await;
+    let is_through = received.is_none() && matches!(outcome, Ok(Ok(Outcome::AllComplete(_))));
+    let patience = async {
+        if !is_through {
+            return sleep(LAST_LINES_WITHIN).await;
+        }
+        // Nobody wants hsup to end: its reader has all the time in the world.
+        loop {
+            match signals.next().await {
+                Received::Stop(number) => {
+                    received = Some(number);
+                    return;
+                }
+                Received::Diagnostics => logs.print(diagnostics.dump()),
+            }
+        }
+    };
+    if logs.clone().shutdown(patience).await == ShutdownOutcome::CutOff {
+        tracing::warn!("output was cut off");
+    }
     remove_if_empty(&io_root);
     remove_if_empty(&run_dir);
     let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;

@@ -4,11 +4,16 @@
 //! for, also where somebody else made the descriptor non-blocking.  Two ends are
 //! different.  A reader that has gone (EPIPE, a terminal that hung up) will not
 //! come back, so the output is given up.  A full disk may get room again, so lines
-//! are lost until then, and their bytes are counted and told in the output itself.
+//! are lost until then, and their bytes are told in the output itself.  Either way
+//! they are counted, for whoever can tell it elsewhere.
 
 use std::{
     mem,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use nix::{
@@ -25,15 +30,24 @@ pub(super) struct Output {
     fd: OwnedFd,
     buffer: Vec<u8>,
     lost: Option<Lost>,
-    gone: Option<Errno>,
     /// The last byte that got out was a `\n`, or none did yet.
     at_line_start: bool,
+    /// How many bytes the write under way has left.
+    pending: Arc<AtomicUsize>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Lost {
-    bytes: usize,
-    why: Errno,
+/// What could not be written, and has not been told in the output itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) bytes: usize,
+    pub(super) why: Errno,
+}
+
+impl Lost {
+    /// Whether there may be room again.
+    pub(super) fn is_for_now(&self) -> bool {
+        matches!(self.why, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
+    }
 }
 
 impl Output {
@@ -42,14 +56,19 @@ impl Output {
             fd,
             buffer: Vec::new(),
             lost: None,
-            gone: None,
             at_line_start: true,
+            pending: Arc::default(),
         }
     }
 
-    /// Why it was given up.
-    pub(super) fn gone(&self) -> Option<Errno> {
-        self.gone
+    /// What is lost by now.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.lost
+    }
+
+    /// How many bytes the write under way has left, seen from another thread.
+    pub(super) fn pending(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.pending)
     }
 
     /// Adds a prefix and a line that follows it.
@@ -85,10 +104,10 @@ impl Output {
 
     /// Writes `bytes` past the buffer, which must be empty.
     pub(super) fn write_through(&mut self, bytes: &[u8]) {
-        if self.gone.is_some() {
-            return;
-        }
         if let Some(lost) = self.lost {
+            if !lost.is_for_now() {
+                return self.lose(bytes.len(), lost.why);
+            }
             let start = if self.at_line_start { "" } else { "\n" };
             let notice = format!(
                 "{start}hsup: {} bytes of output were lost: {}\n",
@@ -97,29 +116,25 @@ impl Output {
             );
             match self.write_all(notice.as_bytes()) {
                 Ok(()) => self.lost = None,
-                Err(failed) => return self.failed(failed.errno, bytes.len()),
+                Err(failed) => return self.lose(bytes.len(), failed.errno),
             }
         }
         if let Err(failed) = self.write_all(bytes) {
-            self.failed(failed.errno, failed.left);
+            self.lose(failed.left, failed.errno);
         }
     }
 
-    fn failed(&mut self, why: Errno, left: usize) {
-        let full = matches!(why, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG);
-        if full {
-            let before = self.lost.map_or(0, |lost| lost.bytes);
-            self.lost = Some(Lost {
-                bytes: before + left,
-                why,
-            });
-        } else {
-            self.gone = Some(why);
-        }
+    fn lose(&mut self, bytes: usize, why: Errno) {
+        let before = self.lost.map_or(0, |lost| lost.bytes);
+        self.lost = Some(Lost {
+            bytes: before + bytes,
+            why,
+        });
     }
 
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), WriteFailed> {
         while !bytes.is_empty() {
+            self.pending.store(bytes.len(), Ordering::Relaxed);
             let written = write_some(self.fd.as_fd(), bytes).map_err(|errno| WriteFailed {
                 errno,
                 left: bytes.len(),
@@ -129,6 +144,7 @@ impl Output {
             }
             bytes = &bytes[written..];
         }
+        self.pending.store(0, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -171,16 +187,37 @@ mod tests {
         output.flush();
         output.push(b"web.1 | ", b"lost too\n");
         output.flush();
-        assert_eq!(output.gone(), None);
+        assert_eq!(
+            output.lost(),
+            Some(Lost {
+                bytes: 30,
+                why: Errno::ENOSPC
+            })
+        );
 
         let file = tempfile::NamedTempFile::new().unwrap();
         output.fd = file.reopen().unwrap().into();
         output.push(b"web.1 | ", b"kept\n");
         output.flush();
         let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(output.lost(), None);
         assert_eq!(
             text,
             "hsup: 30 bytes of output were lost: No space left on device\nweb.1 | kept\n"
         );
+    }
+
+    #[test]
+    fn what_a_reader_that_has_gone_does_not_get_is_counted() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut output = Output::new(writer.into());
+        for _ in 0..2 {
+            output.push(b"web.1 | ", b"lost\n");
+            output.flush();
+        }
+        let lost = output.lost().unwrap();
+        assert_eq!((lost.bytes, lost.why), (26, Errno::EPIPE));
+        assert!(!lost.is_for_now());
     }
 }

@@ -14,7 +14,10 @@
 use std::{
     collections::HashMap,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -29,10 +32,11 @@ use nix::{
     },
     unistd::read,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::{
+    SYSTEM,
     line::{Chunk, Origin, Source, Stream},
     notes::{Note, Notes, lines_of},
     pace::{PAUSE, Pace, Rest},
@@ -65,8 +69,8 @@ pub(super) struct Shared {
     notes_go: NotesGo,
     /// hsup's standard error, where it is a place of its own.
     pub(super) stderr: Option<Stderr>,
-    /// Why standard output was given up.
-    pub(super) terminal_gone: watch::Sender<Option<Errno>>,
+    /// How many bytes the write to standard output that is under way has left.
+    pending: Option<Arc<AtomicUsize>>,
 }
 
 /// Where hsup's own lines are shown.
@@ -134,7 +138,7 @@ impl Shared {
                 Some(_) => NotesGo::ToStderr,
             },
             stderr: terminal.and_then(Terminal::stderr).cloned(),
-            terminal_gone: watch::Sender::new(None),
+            pending: terminal.map(Terminal::pending),
         }
     }
 
@@ -171,6 +175,23 @@ impl Shared {
         if self.notes_go == NotesGo::ToTerminal {
             self.wake();
         }
+    }
+
+    /// Says that standard output took too long, from another thread than the one that writes it.
+    pub(super) fn note_cut(&self) {
+        let Some(pending) = &self.pending else {
+            return;
+        };
+        self.note(
+            SYSTEM,
+            &match pending.load(Ordering::Relaxed) {
+                0 => "What was left for standard output was not written in time".to_owned(),
+                // What is still in the dynos' pipes is known to nobody.
+                bytes => format!(
+                    "At least {bytes} bytes of standard output were not written: it took nothing"
+                ),
+            },
+        );
     }
 
     /// Has whole lines shown as they are, on standard error.  Never waits.
@@ -265,6 +286,8 @@ pub(super) struct Router {
     buffer: Box<[u8]>,
     /// The bytes of all unfinished lines.
     unfinished: usize,
+    /// Somebody has been told that standard output loses lines.
+    loss_is_told: bool,
 }
 
 /// Whether the thread goes on.
@@ -287,6 +310,7 @@ impl Router {
             terminal,
             buffer: vec![0; LINE_BYTES + READ_BYTES].into(),
             unfinished: 0,
+            loss_is_told: false,
         })
     }
 
@@ -303,6 +327,7 @@ impl Router {
                     error!(%errno, "log router cannot wait");
                     self.end();
                     self.flush();
+                    self.tell_loss();
                     return;
                 }
             };
@@ -321,6 +346,9 @@ impl Router {
                 Next::GoOn
             };
             self.flush();
+            if next == Next::End {
+                self.tell_loss();
+            }
             for done in waiting {
                 // Nobody waits any more: that is theirs to decide.
                 let _: Result<(), ()> = done.send(());
@@ -380,15 +408,32 @@ impl Router {
     }
 
     fn flush(&mut self) {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.flush();
-            if let Some(errno) = terminal.gone() {
-                self.shared.terminal_gone.send_if_modified(|gone| {
-                    let first = gone.is_none();
-                    *gone = Some(errno);
-                    first
-                });
-            }
+        let Some(terminal) = &mut self.terminal else {
+            return;
+        };
+        terminal.flush();
+        if !self.loss_is_told
+            && let Some(lost) = terminal.lost()
+        {
+            self.loss_is_told = true;
+            let what = if lost.is_for_now() {
+                "Standard output takes no more"
+            } else {
+                "Standard output is gone"
+            };
+            let why = lost.why.desc();
+            let text =
+                format!("{what} ({why}): the dynos go on, and `hsupctl logs` has their last lines");
+            self.shared.note(SYSTEM, &text);
+        }
+    }
+
+    /// Says at the very end what standard output never took.
+    fn tell_loss(&self) {
+        if let Some(lost) = self.terminal.as_ref().and_then(Terminal::lost) {
+            let (bytes, why) = (lost.bytes, lost.why.desc());
+            let text = format!("{bytes} bytes of standard output were not written: {why}");
+            self.shared.note(SYSTEM, &text);
         }
     }
 

@@ -10,17 +10,15 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use jiff::Timestamp;
-use nix::{
-    errno::Errno,
-    sys::stat::{SFlag, fstat},
-};
+use nix::sys::stat::{SFlag, fstat};
 
 use super::{
     line::{Origin, Source, Stream},
-    output::Output,
+    output::{Lost, Output},
     stderr::Stderr,
     style::{Format, Style},
 };
@@ -96,9 +94,14 @@ impl Terminal {
         }
     }
 
-    /// Why standard output was given up.
-    pub(super) fn gone(&self) -> Option<Errno> {
-        self.stdout.gone()
+    /// What standard output did not take.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.stdout.lost()
+    }
+
+    /// How many bytes the write to standard output that is under way has left.
+    pub(super) fn pending(&self) -> Arc<AtomicUsize> {
+        self.stdout.pending()
     }
 
     /// Whole lines of a dyno, each with its `\n`.

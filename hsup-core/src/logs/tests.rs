@@ -62,8 +62,7 @@ impl Rig {
 
     /// Ends the router and gives what it wrote; only for less than a pipe holds.
     async fn written(mut self) -> (String, String) {
-        let outcome = self.logs.shutdown(PATIENCE).await;
-        assert_eq!(outcome, ShutdownOutcome::Complete);
+        end(self.logs).await;
         let mut texts = (String::new(), String::new());
         self.stdout
             .take()
@@ -102,6 +101,12 @@ impl TestDyno {
     fn complain(&mut self, text: impl AsRef<[u8]>) {
         self.stderr.write_all(text.as_ref()).unwrap();
     }
+}
+
+/// Ends a router whose output is taken.
+async fn end(logs: Logs) {
+    let outcome = logs.shutdown(sleep(PATIENCE)).await;
+    assert_eq!(outcome, ShutdownOutcome::Complete);
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -178,7 +183,7 @@ async fn where_both_outputs_are_one_pipe_the_order_is_kept() {
     web.say("one\n");
     logs.finish(&web.id).await;
     logs.note("web.1", "Process exited with status 0");
-    logs.shutdown(PATIENCE).await;
+    end(logs).await;
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -219,7 +224,7 @@ async fn bytes_that_are_no_text_are_kept_in_the_ring_and_in_a_pipe() {
     web.say(b"\xff\xfe\0\n");
     rig.logs.finish(&web.id).await;
     assert_eq!(&rig.logs.tail_of(&web.id, 1)[0].text[..], b"\xff\xfe\0");
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
     let mut bytes = Vec::new();
     stdout.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, b"web.1  | \xff\xfe\0\n");
@@ -346,7 +351,7 @@ async fn a_flood_without_a_newline_keeps_memory_flat_and_loses_nothing() {
         kept.iter()
             .all(|line| line.text.len() <= router::LINE_BYTES)
     );
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
     let (xs, lines, longest) = reader.join().unwrap();
     assert_eq!(xs, FLOOD);
     assert_eq!(lines, FLOOD / router::LINE_BYTES);
@@ -424,7 +429,7 @@ async fn while_the_terminal_is_blocked_only_the_dynos_wait() {
         .unwrap();
     assert_eq!(web.id, id);
     rig.logs.finish(&id).await;
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
     let text = reader.join().unwrap();
     let expected = (0..total).map(|number| format!("web.1  | {number:07}"));
     assert!(
@@ -473,7 +478,7 @@ async fn a_standard_error_that_takes_nothing_holds_up_nobody() {
     let stderr = rig.stderr.take().unwrap();
     let errors = thread::spawn(move || io::read_to_string(stderr).unwrap());
     rig.logs.finish(&web.unwrap().id).await;
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
     let errors = errors.join().unwrap();
     let errors = errors.trim_start_matches('.');
     let (shown, rest) = errors.split_once("hsup: ").expect("the gap is not told");
@@ -526,13 +531,13 @@ async fn what_is_printed_goes_to_standard_error_and_stands_between_whole_lines()
         terminal.stdout = out.into();
     });
     rig.logs.print(b"one\n".to_vec());
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
     assert_eq!(io::read_to_string(reader).unwrap(), "one\n");
 }
 
 #[tokio::test]
-async fn shutdown_ends_at_its_deadline_when_the_terminal_is_blocked() {
-    let rig = Rig::new(Format::Prefixed);
+async fn shutdown_ends_when_patience_does_and_says_what_is_cut_off() {
+    let mut rig = Rig::new(Format::Prefixed);
     let mut web = rig.add("web.1");
     let mut subscription = rig.logs.subscribe(Filter::default(), 0, true);
     let blocked = thread::spawn(move || {
@@ -543,12 +548,17 @@ async fn shutdown_ends_at_its_deadline_when_the_terminal_is_blocked() {
         !rig.logs.tail(&Filter::default(), 1).is_empty()
     })
     .await;
-    let outcome = rig.logs.clone().shutdown(Duration::from_millis(100)).await;
-    assert_eq!(outcome, ShutdownOutcome::TimedOut);
+    let outcome = rig.logs.clone().shutdown(std::future::ready(())).await;
+    assert_eq!(outcome, ShutdownOutcome::CutOff);
     let drained = async { while subscription.next().await.is_some() {} };
     assert!(
         timeout(PATIENCE, drained).await.is_ok(),
         "a subscription outlives the logs"
+    );
+    let said = io::read_to_string(rig.stderr.take().unwrap()).unwrap();
+    assert!(
+        said.starts_with("system | ") && said.contains(" not written"),
+        "{said}"
     );
     // Frees the thread that was left behind, and so the dyno.
     drop(rig);
@@ -563,10 +573,12 @@ async fn a_reader_that_goes_away_is_told_once_and_the_rest_goes_on() {
     let mut web = rig.add("web.1");
     drop(rig.stdout.take());
     web.say("into the void\n");
-    let gone = timeout(PATIENCE, rig.logs.terminal_gone())
-        .await
-        .expect("nobody said it");
-    assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
+    let said = "Standard output is gone (Broken pipe): the dynos go on, \
+                and `hsupctl logs` has their last lines";
+    until("somebody is told", || {
+        texts(&rig.logs.tail(&Filter::dyno(SYSTEM), 1)) == [said]
+    })
+    .await;
     let block = b"more\n".repeat(100_000);
     let web = tokio::task::spawn_blocking(move || {
         web.say(&block);
@@ -577,9 +589,38 @@ async fn a_reader_that_goes_away_is_told_once_and_the_rest_goes_on() {
     rig.logs.finish(&web.id).await;
     assert_eq!(texts(&rig.logs.tail(&Filter::dyno("web.1"), 1)), ["more"]);
     rig.logs.note("web.1", "Process exited with status 0");
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
     let stderr = io::read_to_string(rig.stderr.take().unwrap()).unwrap();
-    assert_eq!(stderr, "web.1  | Process exited with status 0\n");
+    let lost = "web.1  | into the void\n".len() + 100_000 * "web.1  | more\n".len();
+    assert_eq!(
+        stderr,
+        format!(
+            "system | {said}\n\
+             web.1  | Process exited with status 0\n\
+             system | {lost} bytes of standard output were not written: Broken pipe\n"
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_at_once_and_what_it_never_took_at_the_end() {
+    let mut rig = Rig::with(Format::Bare, |settings| {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        settings.terminal.as_mut().unwrap().stdout = full.into();
+    });
+    let mut web = rig.add("web.1");
+    web.say("lost\n");
+    rig.logs.finish(&web.id).await;
+    let mut again = TestDyno::add(&rig.logs, "web.1", "again");
+    again.say("lost\n");
+    rig.logs.finish(&again.id).await;
+    end(rig.logs).await;
+    assert_eq!(
+        io::read_to_string(rig.stderr.take().unwrap()).unwrap(),
+        "system | Standard output takes no more (No space left on device): \
+         the dynos go on, and `hsupctl logs` has their last lines\n\
+         system | 10 bytes of standard output were not written: No space left on device\n"
+    );
 }
 
 #[tokio::test]
@@ -599,7 +640,7 @@ async fn a_non_blocking_stdout_is_waited_for() {
         .await
         .unwrap();
     rig.logs.finish(&web.id).await;
-    rig.logs.clone().shutdown(PATIENCE).await;
+    end(rig.logs.clone()).await;
     assert_eq!(reader.join().unwrap().lines().count(), 100_000);
 }
 
@@ -618,7 +659,7 @@ async fn a_slow_subscriber_is_told_how_many_lines_it_lost() {
     .await
     .unwrap();
     logs.finish(&web.id).await;
-    logs.shutdown(PATIENCE).await;
+    end(logs).await;
     let (mut sent, mut dropped, mut next) = (0, 0, 0);
     while let Some(batch) = subscription.next().await {
         dropped += batch.dropped;
@@ -654,7 +695,7 @@ async fn a_backlog_and_what_follows_have_no_gap_and_no_double() {
         .await
         .unwrap();
     logs.finish(&web.id).await;
-    logs.shutdown(PATIENCE).await;
+    end(logs).await;
     let mut numbers: Vec<u32> = Vec::new();
     while let Some(batch) = subscription.next().await {
         assert_eq!(batch.dropped, 0);
@@ -711,7 +752,7 @@ async fn a_flood_does_not_keep_the_others_waiting() {
     tokio::task::spawn_blocking(|| floods.into_iter().for_each(|flood| flood.join().unwrap()))
         .await
         .unwrap();
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
 }
 
 #[tokio::test]
@@ -744,7 +785,7 @@ async fn thousands_of_streams_share_one_thread() {
         2 * count
     );
     drop(dynos);
-    rig.logs.shutdown(PATIENCE).await;
+    end(rig.logs).await;
 }
 
 proptest! {
@@ -765,7 +806,7 @@ proptest! {
             }
             rig.logs.finish(&web.id).await;
             let lines = rig.logs.tail_of(&web.id, usize::MAX);
-            rig.logs.shutdown(PATIENCE).await;
+            end(rig.logs).await;
             let mut stdout = Vec::new();
             rig.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
             (lines, stdout)
@@ -809,5 +850,5 @@ async fn closed_ends_and_unknown_dynos_are_no_trouble() {
             .await
             .is_none()
     );
-    assert_eq!(logs.shutdown(PATIENCE).await, ShutdownOutcome::Complete);
+    end(logs).await;
 }

@@ -229,11 +229,18 @@ impl Running<'_> {
     }
 
     /// Ends it as Ctrl-C does, and looks that nothing is left.
-    pub(crate) fn interrupt(mut self) {
+    pub(crate) fn interrupt(self) {
+        self.interrupt_and(|_| ());
+    }
+
+    /// The same; `check` sees all that hsup said.
+    pub(crate) fn interrupt_and(mut self, check: impl FnOnce(&str)) {
         self.signal(Signal::SIGINT);
         let status = self.end();
-        assert_eq!(status.code(), Some(130), "{}", self.log());
+        let log = self.log();
+        assert_eq!(status.code(), Some(130), "{log}");
         self.nothing_is_left();
+        check(&log);
     }
 
     pub(crate) fn nothing_is_left(&self) {

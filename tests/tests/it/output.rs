@@ -2,22 +2,30 @@
 
 use std::{
     fs::{self, File},
-    io::{self, PipeWriter},
+    io::{self, PipeWriter, Read as _},
+    os::fd::AsFd as _,
+    thread,
 };
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::Signal,
     unistd::write,
 };
 
-use crate::app::App;
+use crate::app::{App, binaries};
 
 /// Fills a pipe to the last byte.
 fn fill(pipe: &PipeWriter) {
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     while write(pipe, &[b'.'; 4096]).is_ok() {}
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+}
+
+fn is_writable(pipe: &PipeWriter) -> bool {
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
 }
 
 fn dev_full() -> File {
@@ -73,4 +81,99 @@ fn a_standard_error_that_takes_nothing_does_not_hold_up_standard_output() {
     let hsup = app.spawn("start", &[], out, stuck);
     hsup.wait_for_line("| tick 5000\n");
     hsup.interrupt();
+}
+
+#[test]
+fn a_reader_that_stops_and_goes_on_misses_nothing() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: {} lines 20000\n", dyno.display()));
+    let (mut reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let mut hsup = app.spawn("start", &["--oneshot", "--no-prefix"], out, err);
+    // The dyno is through as far as it can get, and nobody reads.
+    hsup.wait_for("a full pipe", || (!is_writable(&probe)).then_some(()));
+    drop(probe);
+    let text = thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
+    let text = text.join().unwrap();
+    let expected = (0..20_000).map(|number| format!("{number:<99}"));
+    assert!(text.lines().eq(expected), "lines are missing or changed");
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn a_oneshot_waits_for_its_reader_and_ends_at_a_signal() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!("worker: {} lines 1000\n", dyno.display()));
+    let (reader, out) = io::pipe().unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let mut hsup = app.spawn("start", &["--oneshot"], out, err);
+    // Its socket goes before its last lines do: only those hold it.
+    hsup.wait_for_line("Process exited with status 0");
+    hsup.wait_for("the end of the control socket", || {
+        (app.ctl(&["ps"]).status.code() == Some(4)).then_some(())
+    });
+    hsup.signal(Signal::SIGUSR1);
+    hsup.wait_for_line("driver connected");
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(143), "{}", hsup.log());
+    let log = hsup.log();
+    assert!(
+        log.contains(" bytes of standard output were not written: it took nothing"),
+        "{log}"
+    );
+    drop(reader);
+}
+
+#[test]
+fn output_that_is_cut_off_at_the_end_is_said() {
+    let app = App::procfile("worker: exec yes\n");
+    let (_reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let hsup = app.spawn("start", &["--grace", "1s"], out, err);
+    hsup.wait_for("a full pipe", || (!is_writable(&probe)).then_some(()));
+    hsup.interrupt_and(|log| {
+        assert!(
+            log.contains(" bytes of standard output were not written: it took nothing"),
+            "{log}"
+        );
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_is_told_and_the_dynos_go_on() {
+    let app = App::procfile("worker: for n in $(seq 1 100); do echo $n; done; exec sleep 1000\n");
+    let (reader, out) = io::pipe().unwrap();
+    drop(reader);
+    let err = File::create(app.path("err")).unwrap();
+    let hsup = app.spawn("start", &[], out, err);
+    hsup.wait_for_line("system   | Standard output is gone (Broken pipe): the dynos go on, ");
+    hsup.wait_for("the last line", || {
+        let shown = app.ctl(&["logs", "-d", "worker.1", "-s", "app"]).stdout;
+        shown.ends_with(b" app[worker.1]: 100\n").then_some(())
+    });
+    hsup.interrupt_and(|log| {
+        let lost = "bytes of standard output were not written: Broken pipe\n";
+        assert!(log.ends_with(lost), "{log}");
+    });
+}
+
+#[test]
+fn a_full_disk_is_told_at_once_and_at_the_end() {
+    let app = App::procfile("worker: echo one; exec sleep 1000\n");
+    let err = File::create(app.path("err")).unwrap();
+    let hsup = app.spawn("start", &["--no-timestamp"], dev_full(), err);
+    hsup.wait_for_line("Standard output takes no more (No space left on device)");
+    hsup.interrupt_and(|log| {
+        let lost = "worker.1 | one\n".len();
+        let end =
+            format!("{lost} bytes of standard output were not written: No space left on device\n");
+        assert!(log.ends_with(&end), "{log}");
+    });
 }
