@@ -27,6 +27,7 @@ use crate::{
     driver::{DriverLink, DriverSpec, LinkSettings, Previous},
     dyno::{DynoPolicy, FdBudget, Ledger, Shared},
     environment::Base,
+    files,
     lifecycle::Kind,
     limits,
     logs::{LogSettings, Logs, ShutdownOutcome, TerminalSettings},
@@ -152,6 +153,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     })?;
     orphans::become_subreaper().map_err(system("become a subreaper"))?;
     limits::raise_open_files().map_err(system("raise the open-file limit"))?;
+    files::survive_size_limit().map_err(system("ignore SIGXFSZ"))?;
 
     let (source, key, app, base) = open_source(&source)?;
     let paths = Paths::from_env();

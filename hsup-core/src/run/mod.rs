@@ -45,6 +45,7 @@ use crate::{
     dyno::{IoDir, IoDirError, said},
     environment,
     exit::ExitStatus,
+    files,
     name::{DynoId, DynoName, ProcessType},
     paths::{Paths, PathsError},
     ports, random,
@@ -140,6 +141,7 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunCommandError {
 pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
     let signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
+    files::survive_size_limit().map_err(|errno| system("ignore SIGXFSZ")(errno.into()))?;
     let line = command::shell_line(&options.words)?;
     let loaded = release::load(&options.source, options.state_dir.as_deref()).await?;
     let id = SupervisorId::random().map_err(system("get random bits"))?;

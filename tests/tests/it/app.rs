@@ -141,8 +141,21 @@ impl App {
         stdout: impl Into<Stdio>,
         stderr: impl Into<Stdio>,
     ) -> Running<'_> {
-        let child = self
-            .command("hsup")
+        self.spawn_as(word, arguments, stdout, stderr, |_| ())
+    }
+
+    /// The same, with a child that `prepare` makes special.
+    pub(crate) fn spawn_as(
+        &self,
+        word: &str,
+        arguments: &[&str],
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Running<'_> {
+        let mut command = self.command("hsup");
+        prepare(&mut command);
+        let child = command
             .arg(word)
             .args(arguments)
             .stdout(stdout)

@@ -3,14 +3,18 @@
 use std::{
     fs::{self, File},
     io::{self, PipeWriter, Read as _},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    process::Command,
     thread,
 };
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::Signal,
+    },
     unistd::write,
 };
 
@@ -176,4 +180,50 @@ fn a_full_disk_is_told_at_once_and_at_the_end() {
             format!("{lost} bytes of standard output were not written: No space left on device\n");
         assert!(log.ends_with(&end), "{log}");
     });
+}
+
+#[test]
+fn a_file_that_may_not_grow_any_more_is_a_full_disk() {
+    let dyno = binaries().join("test-dyno");
+    let line = format!("{} lines 1000; exec sleep 1000", dyno.display());
+    let app = App::procfile(&format!("worker: {line}\n"));
+    // As `ulimit -f 4` has it, for hsup and whatever it starts.
+    let limited = |command: &mut Command| {
+        let limit = || Ok(setrlimit(Resource::RLIMIT_FSIZE, 4096, 4096)?);
+        #[expect(unsafe_code, reason = "a limit for one child alone")]
+        // SAFETY: setrlimit is async-signal-safe.
+        unsafe {
+            command.pre_exec(limit);
+        }
+    };
+    let out = File::create(app.path("out")).unwrap();
+    let (said, err) = io::pipe().unwrap();
+    let hsup = app.spawn_as("start", &["--no-timestamp"], out, err, limited);
+    let said = thread::spawn(move || io::read_to_string(said).unwrap());
+    hsup.wait_up(&["worker.1"]);
+    hsup.wait_for("the last line", || {
+        let shown = app.ctl(&["logs", "-n1", "-s", "app"]).stdout;
+        String::from_utf8_lossy(&shown)
+            .contains(": 999 ")
+            .then_some(())
+    });
+    hsup.interrupt();
+    let said = said.join().unwrap();
+    assert!(
+        said.contains("Standard output takes no more (File too large)"),
+        "{said}"
+    );
+    let shown = fs::metadata(app.path("out")).unwrap().len();
+    let lost = 1000 * "worker.1 | ".len() as u64 + 100_000 - shown;
+    let end = format!("{lost} bytes of standard output were not written: File too large\n");
+    assert!(said.ends_with(&end), "{said}");
+
+    let out = File::create(app.path("out")).unwrap();
+    let (said, err) = io::pipe().unwrap();
+    let mut hsup = app.spawn_as("run", &["yes"], out, err, limited);
+    assert_eq!(hsup.end().code(), Some(1));
+    assert_eq!(
+        io::read_to_string(said).unwrap(),
+        "hsup: failed to write standard output: File too large (os error 27)\n"
+    );
 }
