@@ -1,9 +1,12 @@
 //! `hsup run`: codes, bytes, pipes.
 
 use std::{
-    fs::File,
+    fs::{self, File, Permissions},
     io::{self, PipeReader, Read as _, Write as _},
-    os::fd::AsFd as _,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
     process::Stdio,
     thread,
 };
@@ -13,7 +16,10 @@ use nix::{
     sys::signal::Signal,
 };
 
-use crate::app::{App, Running, binaries, processes_of};
+use crate::{
+    app::{App, Running, binaries, processes_of},
+    output::fill,
+};
 
 fn code(app: &App, line: &str) -> Option<i32> {
     app.run(&["run", line]).status.code()
@@ -184,4 +190,40 @@ fn a_full_disk_is_an_error_with_its_reason() {
         "hsup: failed to write standard output: No space left on device (os error 28)\n"
     );
     assert!(processes_of(&app).is_empty());
+}
+
+#[test]
+fn sigusr1_prints_diagnostics_and_the_command_goes_on() {
+    let app = App::procfile("web: true\n");
+    let line = "echo up; while [ ! -e ../end ]; do sleep 0.02; done; exit 3";
+    let (_reader, stuck) = io::pipe().unwrap();
+    fill(&stuck);
+    let file = || File::create(app.path("err")).unwrap();
+    let stderrs: [OwnedFd; 2] = [file().into(), stuck.into()];
+    for (stderr, is_shown) in stderrs.into_iter().zip([true, false]) {
+        let out = File::create(app.path("out")).unwrap();
+        let mut hsup = app.spawn("run", &[line], out, stderr);
+        hsup.wait_for_line("up\n");
+        hsup.signal(Signal::SIGUSR1);
+        if is_shown {
+            hsup.wait_for_line("driver connected");
+        }
+        app.write("end", "");
+        assert_eq!(hsup.end().code(), Some(3), "{}", hsup.log());
+        fs::remove_file(app.path("end")).unwrap();
+    }
+}
+
+#[test]
+fn sigusr1_prints_diagnostics_while_a_build_waits_for_its_driver() {
+    let app = App::procfile("web: true\n");
+    app.write("silent", "#!/bin/sh\n: > ../up\nexec sleep 1000\n");
+    let silent = app.path("silent");
+    fs::set_permissions(&silent, Permissions::from_mode(0o755)).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let arguments = ["-d", silent.to_str().unwrap()];
+    let hsup = app.spawn("build", &arguments, Stdio::null(), err);
+    hsup.wait_for("the driver", || app.path("up").exists().then_some(()));
+    hsup.signal(Signal::SIGUSR1);
+    hsup.wait_for_line("driver started");
 }

@@ -21,7 +21,7 @@ use nix::{
 use crate::app::{App, binaries};
 
 /// Fills a pipe to the last byte.
-fn fill(pipe: &PipeWriter) {
+pub(crate) fn fill(pipe: &PipeWriter) {
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     while write(pipe, &[b'.'; 4096]).is_ok() {}
     fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
