@@ -60,6 +60,8 @@ pub const SYSTEM: &str = "system";
 /// The name of the column for lines about releases, as Heroku has it.
 pub const API: &str = "api";
 
+/// How many last lines the report of a dyno's end has at most.
+const REPORT_LINES: usize = 50;
 /// How long the last lines on a standard error of its own may take.
 const STDERR_WITHIN: Duration = Duration::from_secs(1);
 
@@ -184,10 +186,16 @@ impl Logs {
         lines(chunks)
     }
 
-    /// The last `n` lines that one run of a dyno wrote, without hsup's own, also after it ended.
+    /// The last `n` lines that one run of a dyno wrote, without hsup's own: one that lives, or
+    /// the last of its name that ended.
     pub fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Vec<Line> {
         let chunks = self.shared().lock().rings.tail_of(dyno_id, n);
         lines(chunks)
+    }
+
+    /// The same as text, and not too much of it, to be kept when the lines are not any more.
+    pub fn report_of(&self, dyno_id: &DynoId) -> Arc<[String]> {
+        line::report(&self.tail_of(dyno_id, REPORT_LINES))
     }
 
     /// The last `backlog` lines and, with `follow`, every one after them: none twice, and none missing without a count.

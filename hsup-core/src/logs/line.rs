@@ -72,6 +72,32 @@ impl From<Line> for control::LogLine {
     }
 }
 
+/// How much of a dyno's last lines a report of its end has.
+const REPORT_BYTES: usize = 16 * 1024;
+
+/// The last of `lines` as text, within [`REPORT_BYTES`]: a report is kept for as long as its
+/// dyno, while lines make room for newer ones.
+pub(super) fn report(lines: &[Line]) -> Arc<[String]> {
+    let mut left = REPORT_BYTES;
+    let mut report: Vec<String> = lines
+        .iter()
+        .rev()
+        .map_while(|line| {
+            let mut text = String::from_utf8_lossy(&line.text).into_owned();
+            if text.len() > left && left == REPORT_BYTES {
+                // The last one alone is too long; its beginning says most.
+                text.truncate(text.floor_char_boundary(left));
+                text.push('…');
+            }
+            let fits = text.len() <= left || left == REPORT_BYTES;
+            left = left.saturating_sub(text.len().max(1));
+            fits.then_some(text)
+        })
+        .collect();
+    report.reverse();
+    report.into()
+}
+
 /// Which lines are wanted.  The default wants all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -195,5 +221,31 @@ mod tests {
         });
         assert_eq!(wire.line, b"\xff\0");
         assert_eq!((wire.source.as_str(), wire.stderr), ("app", true));
+    }
+
+    #[test]
+    fn a_report_has_the_last_lines_and_is_never_long() {
+        let line = |text: String| Line {
+            at_unix_us: 0,
+            source: Source::App,
+            stream: Stream::Stderr,
+            dyno: "web.1".into(),
+            text: text.into(),
+        };
+        let short: Vec<_> = ["panic", "", "at main.rs"]
+            .map(|text| line(text.to_owned()))
+            .into();
+        assert_eq!(*report(&short), ["panic", "", "at main.rs"]);
+        let many: Vec<_> = (0..50)
+            .map(|number| line(format!("{number:1000}")))
+            .collect();
+        let kept = report(&many);
+        assert_eq!(kept.len(), 16);
+        assert_eq!(kept[15].trim_start(), "49");
+        let long = [line("short".to_owned()), line("ä".repeat(60_000))];
+        let kept = report(&long);
+        assert_eq!(kept.len(), 1);
+        assert_eq!(kept[0].chars().count(), REPORT_BYTES / 2 + 1);
+        assert!(kept[0].ends_with("ä…"));
     }
 }

@@ -27,9 +27,6 @@ use crate::{
     source::{Origin, Source, control_file},
 };
 
-/// How many last lines a crash report has.
-const CRASH_LINES: usize = 50;
-
 impl Actor {
     pub(super) fn request(&mut self, request: Request) {
         if self.phase != Phase::Running
@@ -103,11 +100,7 @@ impl Actor {
                 if request.last_lines > 0
                     && let Some(crash) = &live.status.crash
                 {
-                    let lines = self.shared.logs.tail_of(&crash.dyno_id, CRASH_LINES);
-                    dyno.crash_lines = lines
-                        .iter()
-                        .map(|line| String::from_utf8_lossy(&line.text).into_owned())
-                        .collect();
+                    dyno.crash_lines = crash.last_lines.to_vec();
                 }
                 dynos.push(dyno);
             }

@@ -227,3 +227,32 @@ fn a_file_that_may_not_grow_any_more_is_a_full_disk() {
         "hsup: failed to write standard output: File too large (os error 27)\n"
     );
 }
+
+#[test]
+fn the_last_lines_of_a_crash_outlive_those_of_a_chatty_successor() {
+    let dyno = binaries().join("test-dyno");
+    let first = "touch ../crashed; echo begin; echo 'panic: the cause of it all' >&2; exit 3";
+    // Twice as much as is kept of one name.
+    let second = format!("{} lines 5000; exec sleep 1000", dyno.display());
+    let line = format!("if [ -e ../crashed ]; then {second}; else {first}; fi");
+    let app = App::procfile(&format!("worker: {line}\n"));
+    let hsup = app.start(&[]);
+    hsup.wait_for("the last line", || {
+        let shown = app.ctl(&["logs", "-n1", "-s", "app"]).stdout;
+        String::from_utf8_lossy(&shown)
+            .contains(": 4999 ")
+            .then_some(())
+    });
+    let kept = app.ctl(&["logs", "-n10000", "-s", "app"]).stdout;
+    assert!(
+        !String::from_utf8_lossy(&kept).contains("panic"),
+        "it is kept anyway"
+    );
+    let shown = String::from_utf8(app.ctl(&["status", "worker.1"]).stdout).unwrap();
+    let (_, report) = shown.split_once("The last crash").expect(&shown);
+    assert!(
+        report.contains("begin\n") && report.contains("panic: the cause of it all\n"),
+        "{shown}"
+    );
+    hsup.interrupt();
+}
