@@ -7,7 +7,8 @@
 //!
 //! Two bounds hold: `ring_bytes` for a name and `total_bytes` over all names,
 //! where the oldest lines of all go first.  Entries and names count, not only text.
-//! Memory that was reserved for growth may exceed them by an eighth.
+//! Memory that was reserved for growth may exceed them by a quarter.  None is reserved
+//! before there are lines: a dyno that is silent costs its name.
 //!
 //! Order is the order of arrival (`seq`), not the clock's, which may step back.
 
@@ -24,7 +25,7 @@ use crate::name::DynoId;
 
 /// One name's place in [`Rings`]; valid while a run of that name is live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RingKey(usize);
+pub(super) struct RingKey(u32);
 
 /// One life of a dyno: a place and a number that tells it from other lives of that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +47,15 @@ struct Entry {
 
 const ENTRY_BYTES: usize = size_of::<Entry>();
 /// What a name costs before its first line.
-const NAME_BYTES: usize = size_of::<Ring>() + 64;
-/// What the memory of a run that ended costs while lines of it are left.
-const RUN_BYTES: usize = size_of::<KnownRun>() + 64;
+const NAME_BYTES: usize = size_of::<Ring>() + size_of::<KnownRun>() + 64;
+/// What a ring may have reserved beyond what it holds, beside a quarter of that.
+const SLACK: usize = 1024;
 
 #[derive(Debug)]
 struct KnownRun {
     dyno_id: DynoId,
     number: u32,
-    /// Its latest entry.
-    last: Option<u64>,
+    is_live: bool,
 }
 
 #[derive(Debug)]
@@ -63,8 +63,8 @@ struct Ring {
     name: Arc<str>,
     bytes: VecDeque<u8>,
     entries: VecDeque<Entry>,
-    live: Vec<KnownRun>,
-    ended: Vec<KnownRun>,
+    /// Those that live, and the one that ended last: its end is about to be reported.
+    runs: Vec<KnownRun>,
 }
 
 /// All rings.
@@ -73,7 +73,7 @@ pub(super) struct Rings {
     ring_bytes: usize,
     total_bytes: usize,
     slots: Vec<Option<Ring>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
     by_name: HashMap<Arc<str>, RingKey>,
     /// What all rings use together.
     used: usize,
@@ -100,28 +100,29 @@ impl Rings {
         let key = self.key(name);
         let number = self.next_run;
         self.next_run = self.next_run.wrapping_add(1).max(1);
-        let ring = self.slots[key.0].get_or_insert_with(|| Ring::new(name));
-        ring.live.push(KnownRun {
+        let ring = self.slots[key.slot()].get_or_insert_with(|| Ring::new(name));
+        ring.runs.reserve_exact(1);
+        ring.runs.push(KnownRun {
             dyno_id: dyno_id.clone(),
             number,
-            last: None,
+            is_live: true,
         });
         (Run { ring: key, number }, Arc::clone(&ring.name))
     }
 
     /// The dyno has ended; its lines stay until newer ones need the room.
     pub(super) fn end(&mut self, run: Run) {
-        let Some(ring) = self.slots[run.ring.0].as_mut() else {
-            return;
-        };
-        let before = ring.used();
-        if let Some(at) = ring.live.iter().position(|live| live.number == run.number) {
-            let known = ring.live.swap_remove(at);
-            ring.ended.push(known);
-            ring.forget_runs();
+        if let Some(ring) = &mut self.slots[run.ring.slot()] {
+            ring.runs
+                .retain(|known| known.is_live || known.number == run.number);
+            if let Some(known) = ring
+                .runs
+                .iter_mut()
+                .find(|known| known.number == run.number)
+            {
+                known.is_live = false;
+            }
         }
-        let after = ring.used();
-        self.used = self.used + after - before;
     }
 
     /// Keeps `lines`, which are whole and end in `\n`, of a dyno.
@@ -133,7 +134,7 @@ impl Rings {
     pub(super) fn append_note(&mut self, name: &str, at_unix_us: i64, lines: &[u8]) -> Arc<str> {
         let key = self.key(name);
         let name = Arc::clone(
-            &self.slots[key.0]
+            &self.slots[key.slot()]
                 .get_or_insert_with(|| Ring::new(name))
                 .name,
         );
@@ -151,14 +152,11 @@ impl Rings {
         collect(rings, n, |entry| filter.wants_source(entry.origin.source))
     }
 
-    /// The last `n` lines that one run of a dyno wrote, oldest first.
+    /// The last `n` lines that one run of a dyno wrote, oldest first: one that lives, or the
+    /// last of its name that ended.
     pub(super) fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Vec<Chunk> {
         let found = self.slots.iter().flatten().find_map(|ring| {
-            let run = ring
-                .live
-                .iter()
-                .chain(&ring.ended)
-                .find(|run| run.dyno_id == *dyno_id)?;
+            let run = ring.runs.iter().find(|run| run.dyno_id == *dyno_id)?;
             Some((ring, run.number))
         });
         let Some((ring, number)) = found else {
@@ -175,18 +173,18 @@ impl Rings {
         self.used += ring.used();
         let name = Arc::clone(&ring.name);
         let key = if let Some(slot) = self.free.pop() {
-            self.slots[slot] = Some(ring);
+            self.slots[slot as usize] = Some(ring);
             RingKey(slot)
         } else {
-            self.slots.push(Some(ring));
-            RingKey(self.slots.len() - 1)
+            push_sparingly(&mut self.slots, Some(ring));
+            RingKey(u32::try_from(self.slots.len() - 1).expect("a name costs more than a byte"))
         };
         self.by_name.insert(name, key);
         key
     }
 
     fn append_to(&mut self, key: RingKey, run: u32, origin: Origin, at_unix_us: i64, lines: &[u8]) {
-        let Some(ring) = self.slots[key.0].as_mut() else {
+        let Some(ring) = self.slots[key.slot()].as_mut() else {
             return;
         };
         let fitting = last_that_fit(lines, self.ring_bytes.saturating_sub(ENTRY_BYTES));
@@ -219,6 +217,7 @@ impl Rings {
             },
             lines,
         );
+        ring.give_back();
         self.used = self.used + ring.used() - before;
         if self.used > self.total_bytes {
             self.evict();
@@ -256,11 +255,11 @@ impl Rings {
             if let Some(front) = ring.entries.front() {
                 oldest.push(Reverse((front.seq, slot)));
                 touched.push(slot);
-            } else if ring.live.is_empty() {
+            } else if ring.runs.iter().all(|run| !run.is_live) {
                 self.used -= ring.used();
                 self.by_name.remove(&ring.name);
                 self.slots[slot] = None;
-                self.free.push(slot);
+                self.free.extend(u32::try_from(slot));
             } else {
                 touched.push(slot);
             }
@@ -274,12 +273,32 @@ impl Rings {
         }
     }
 
+    /// The memory that lines have, reserved or used.
     #[cfg(test)]
     fn allocated(&self) -> usize {
         let rings = self.slots.iter().flatten();
         rings
             .map(|ring| ring.bytes.capacity() + ring.entries.capacity() * ENTRY_BYTES)
             .sum()
+    }
+
+    /// The memory of all of it.
+    #[cfg(test)]
+    fn footprint(&self) -> usize {
+        let rings = self.slots.iter().flatten();
+        let names: usize = rings
+            .map(|ring| ring.runs.capacity() * size_of::<KnownRun>() + ring.name.len() + 16)
+            .sum();
+        let entry = size_of::<(Arc<str>, RingKey)>() + 1;
+        let tables =
+            self.slots.capacity() * size_of::<Option<Ring>>() + self.by_name.capacity() * entry;
+        self.allocated() + names + tables
+    }
+}
+
+impl RingKey {
+    const fn slot(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -289,16 +308,12 @@ impl Ring {
             name: name.into(),
             bytes: VecDeque::new(),
             entries: VecDeque::new(),
-            live: Vec::new(),
-            ended: Vec::new(),
+            runs: Vec::new(),
         }
     }
 
     fn used(&self) -> usize {
-        NAME_BYTES
-            + self.bytes.len()
-            + self.entries.len() * ENTRY_BYTES
-            + self.ended.len() * RUN_BYTES
+        NAME_BYTES + self.bytes.len() + self.entries.len() * ENTRY_BYTES
     }
 
     /// Drops the oldest lines until `incoming` more bytes fit under `limit`.
@@ -349,17 +364,7 @@ impl Ring {
     fn drop_front(&mut self) {
         if let Some(front) = self.entries.pop_front() {
             drop(self.bytes.drain(..front.len as usize));
-            if !self.ended.is_empty() {
-                self.forget_runs();
-            }
         }
-    }
-
-    /// Forgets the runs that ended and of which no line is left.
-    fn forget_runs(&mut self) {
-        let oldest = self.entries.front().map_or(u64::MAX, |entry| entry.seq);
-        self.ended
-            .retain(|run| run.last.is_some_and(|last| last >= oldest));
     }
 
     fn push(&mut self, entry: Entry, lines: &[u8]) {
@@ -367,8 +372,17 @@ impl Ring {
         reserve(&mut self.entries, 1);
         self.bytes.extend(lines);
         self.entries.push_back(entry);
-        if let Some(run) = self.live.iter_mut().find(|run| run.number == entry.run) {
-            run.last = Some(entry.seq);
+    }
+
+    /// Frees what many lines needed that have gone at once.
+    fn give_back(&mut self) {
+        let bytes = self.bytes.len();
+        if self.bytes.capacity() > bytes + bytes / 4 + SLACK {
+            self.bytes.shrink_to(bytes);
+        }
+        let entries = self.entries.len();
+        if self.entries.capacity() > entries + entries / 4 + SLACK / ENTRY_BYTES {
+            self.entries.shrink_to(entries);
         }
     }
 
@@ -424,8 +438,16 @@ fn last_that_fit(lines: &[u8], limit: usize) -> &[u8] {
 /// Grows by an eighth rather than to the double: rings are many and live long.
 fn reserve<T>(deque: &mut VecDeque<T>, more: usize) {
     if deque.capacity() - deque.len() < more {
-        deque.reserve_exact(more.max(deque.len() / 8).max(8));
+        deque.reserve_exact(more.max(deque.len() / 8).max(4));
     }
+}
+
+/// Adds to a table that has an element for each dyno, and grows it by an eighth.
+pub(super) fn push_sparingly<T>(table: &mut Vec<T>, element: T) {
+    if table.len() == table.capacity() {
+        table.reserve_exact((table.len() / 8).max(8));
+    }
+    table.push(element);
 }
 
 /// Walks the entries of all `rings` from the newest back, until `n` lines are together.
@@ -543,12 +565,13 @@ mod tests {
         assert_eq!(texts(rings.tail_of(&id("new"), 9)), ["listening"]);
         assert_eq!(texts(rings.tail_of(&id("none"), 9)), [""; 0]);
 
-        // Once its last line is gone, the dead one is forgotten whole.
-        for _ in 0..1000 {
-            rings.append(new, APP, 0, b"more and more\n");
-        }
+        // A third beside the second, as in a rollout: each is known until another has ended.
+        let (newest, _) = rings.begin("web.1", &id("newest"));
+        rings.append(newest, APP, 0, b"listening, too\n");
+        rings.end(new);
+        assert_eq!(texts(rings.tail_of(&id("new"), 9)), ["listening"]);
+        assert_eq!(texts(rings.tail_of(&id("newest"), 9)), ["listening, too"]);
         assert_eq!(texts(rings.tail_of(&id("old"), 9)), [""; 0]);
-        assert!(rings.slots[0].as_ref().unwrap().ended.is_empty());
     }
 
     #[test]
@@ -558,8 +581,55 @@ mod tests {
             let (run, _) = rings.begin("web.1", &id(&format!("web-1-{run}")));
             rings.end(run);
         }
-        assert!(rings.slots[0].as_ref().unwrap().ended.is_empty());
+        assert_eq!(rings.slots[0].as_ref().unwrap().runs.len(), 1);
         assert_eq!(rings.used, NAME_BYTES);
+        assert!(rings.footprint() < 2048, "{}", rings.footprint());
+    }
+
+    #[test]
+    fn a_dyno_costs_what_it_says_and_little_else() {
+        const DYNOS: usize = 1000;
+        let mut rings = Rings::new(256 * 1024, 64 << 20);
+        let begin = |rings: &mut Rings, number: usize| {
+            let name = format!("web.{number}");
+            drop(rings.begin(&name, &id(&format!("web-{number}"))));
+            name
+        };
+        let names: Vec<_> = (1..=DYNOS)
+            .map(|number| begin(&mut rings, number))
+            .collect();
+        let silent = rings.footprint() / DYNOS;
+        assert!(silent <= 300, "{silent} bytes for a dyno that is silent");
+        let notes = [
+            "State changed from down to starting\n",
+            "Starting process with command `exec bundle exec puma -C config/puma.rb`\n",
+            "State changed from starting to up\n",
+        ];
+        for note in notes {
+            for name in &names {
+                rings.append_note(name, 0, note.as_bytes());
+            }
+        }
+        let text: usize = notes.iter().map(|note| note.len()).sum();
+        let up = rings.footprint() / DYNOS;
+        assert!(
+            up <= silent + text + 4 * ENTRY_BYTES,
+            "{up} bytes for one that is up"
+        );
+    }
+
+    #[test]
+    fn lines_that_have_gone_leave_no_room_reserved() {
+        let mut rings = Rings::new(256 * 1024, 1 << 20);
+        let (web, _) = rings.begin("web.1", &id("a"));
+        for _ in 0..4 {
+            rings.append(web, APP, 0, format!("{}\n", "x".repeat(60_000)).as_bytes());
+        }
+        // This one never fits, and no ring has a hole.
+        let long = format!("{}\nshort\n", "x".repeat(300_000));
+        rings.append(web, APP, 0, long.as_bytes());
+        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["short"]);
+        assert!(rings.allocated() < 4096, "{}", rings.allocated());
     }
 
     #[test]
@@ -659,6 +729,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(rings.used, rings.slots.iter().flatten().map(Ring::used).sum::<usize>());
+                for ring in rings.slots.iter().flatten() {
+                    prop_assert!(ring.bytes.capacity() <= ring.bytes.len() * 5 / 4 + SLACK);
+                }
             }
         }
     }

@@ -40,7 +40,7 @@ use super::{
     line::{Chunk, Origin, Source, Stream},
     notes::{Note, Notes, lines_of},
     pace::{PAUSE, Pace, Rest},
-    ring::{Rings, Run},
+    ring::{Rings, Run, push_sparingly},
     stderr::Stderr,
     subscription::Queue,
     terminal::Terminal,
@@ -280,8 +280,8 @@ pub(super) struct Router {
     shared: Arc<Shared>,
     epoll: Epoll,
     readers: Vec<Option<Reader>>,
-    free: Vec<usize>,
-    by_dyno: HashMap<DynoId, [usize; 2]>,
+    free: Vec<u32>,
+    by_dyno: HashMap<DynoId, [u32; 2]>,
     terminal: Option<Terminal>,
     buffer: Box<[u8]>,
     /// The bytes of all unfinished lines.
@@ -461,18 +461,18 @@ impl Router {
         self.by_dyno.insert(id, slots);
     }
 
-    fn add_reader(&mut self, reader: Reader) -> usize {
+    fn add_reader(&mut self, reader: Reader) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.readers.push(None);
-            self.readers.len() - 1
+            push_sparingly(&mut self.readers, None);
+            u32::try_from(self.readers.len() - 1).expect("descriptors are fewer")
         });
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot.into());
         let watched =
             make_non_blocking(&reader.fd).and_then(|()| self.epoll.add(&reader.fd, event));
         if let Err(errno) = watched {
             error!(dyno = &*reader.name, stream = reader.stream.as_str(), %errno, "cannot watch a dyno's output");
         }
-        self.readers[slot] = Some(reader);
+        self.readers[slot as usize] = Some(reader);
         slot
     }
 
@@ -507,7 +507,7 @@ impl Router {
         };
         let mut run = None;
         for slot in slots {
-            let Some(mut reader) = self.readers[slot].take() else {
+            let Some(mut reader) = self.readers[slot as usize].take() else {
                 continue;
             };
             let mut drained = 0;
@@ -586,10 +586,8 @@ impl Router {
             sink.take_unterminated(reader, rest);
             reader.unfinished = Vec::new();
         } else {
-            reader.unfinished.clear();
-            // Most streams end their lines; the few that do not must not leave their room behind.
-            reader.unfinished.shrink_to(4 * 1024);
-            reader.unfinished.extend_from_slice(rest);
+            // Most streams end their lines; no room is kept for the next one that does not.
+            reader.unfinished = rest.to_vec();
         }
         Found::Bytes(count)
     }
@@ -677,5 +675,31 @@ mod tests {
             first_piece(&[b"short\n", &long[..], &long[..]].concat()),
             None
         );
+    }
+
+    #[test]
+    fn a_stream_holds_a_line_without_an_end_and_else_nothing() {
+        let rings = Rings::new(4096, 1 << 20);
+        let shared = Arc::new(Shared::new(rings, EventFd::new().unwrap(), None));
+        let mut router = Router::new(Arc::clone(&shared), None).unwrap();
+        let (out, stdout) = std::io::pipe().unwrap();
+        let (err, _stderr) = std::io::pipe().unwrap();
+        let id: DynoId = "web-1".parse().unwrap();
+        let (run, name) = shared.lock().rings.begin("web.1", &id);
+        router.add(Dyno {
+            id,
+            name,
+            run,
+            stdout: out.into(),
+            stderr: err.into(),
+        });
+        let held = |router: &Router| router.readers[0].as_ref().unwrap().unfinished.capacity();
+        for (text, expected) in [(&b"one\ntw"[..], 2), (b"o", 3), (b"\n", 0)] {
+            nix::unistd::write(&stdout, text).unwrap();
+            router.read_once(0);
+            assert_eq!(held(&router), expected);
+        }
+        assert!(size_of::<Option<Reader>>() <= 64);
+        assert!(router.readers.capacity() <= 8);
     }
 }
