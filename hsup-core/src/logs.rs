@@ -50,7 +50,7 @@ pub use self::{
 use self::{
     ring::Rings,
     router::{Command, Dyno, Router, Shared},
-    subscription::Queue,
+    subscription::{QUEUE_BYTES, Queue},
     terminal::Terminal,
 };
 use crate::name::{DynoId, DynoName};
@@ -182,27 +182,34 @@ impl Logs {
 
     /// The last `n` lines that `filter` wants, oldest first.
     pub fn tail(&self, filter: &Filter, n: usize) -> Vec<Line> {
-        let chunks = self.shared().lock().rings.tail(filter, n);
-        lines(chunks)
+        let tail = self.shared().lock().rings.tail(filter, n, usize::MAX);
+        lines(tail.chunks)
     }
 
     /// The last `n` lines that one run of a dyno wrote, without hsup's own: one that lives, or
     /// the last of its name that ended.
     pub fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Vec<Line> {
-        let chunks = self.shared().lock().rings.tail_of(dyno_id, n);
-        lines(chunks)
+        let tail = self.shared().lock().rings.tail_of(dyno_id, n);
+        lines(tail.chunks)
     }
 
-    /// The same as text, and not too much of it, to be kept when the lines are not any more.
+    /// The last `n` lines that `filter` wants, as text and not too much of it.
+    pub fn report(&self, filter: &Filter, n: usize) -> Arc<[String]> {
+        line::report(&self.tail(filter, n))
+    }
+
+    /// The last of what one run of a dyno wrote, in the same way, to be kept when the lines are
+    /// not any more.
     pub fn report_of(&self, dyno_id: &DynoId) -> Arc<[String]> {
         line::report(&self.tail_of(dyno_id, REPORT_LINES))
     }
 
-    /// The last `backlog` lines and, with `follow`, every one after them: none twice, and none missing without a count.
+    /// The last `backlog` lines and, with `follow`, every one after them: none twice, and none
+    /// missing without a count.  Of the backlog a megabyte at most is kept for the reader.
     pub fn subscribe(&self, filter: Filter, backlog: usize, follow: bool) -> Subscription {
         let queue = Arc::new(Queue::new(filter));
         let mut state = self.shared().lock();
-        let chunks = state.rings.tail(&queue.filter, backlog);
+        let tail = state.rings.tail(&queue.filter, backlog, QUEUE_BYTES);
         if follow && !state.ended {
             state.subscribers.retain(|queue| !queue.is_abandoned());
             state.subscribers.push(Arc::clone(&queue));
@@ -210,7 +217,7 @@ impl Logs {
             queue.end();
         }
         drop(state);
-        Subscription::new(queue, chunks)
+        Subscription::new(queue, tail)
     }
 
     /// Reads and writes everything there is, ends the subscriptions and the threads.  When

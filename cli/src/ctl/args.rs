@@ -149,8 +149,8 @@ pub struct LogsArgs {
     /// Go on with new lines as they come
     #[arg(short, long)]
     pub tail: bool,
-    /// How many of the last lines
-    #[arg(short = 'n', long = "num", value_name = "N")]
+    /// How many of the last lines, up to 10000
+    #[arg(short = 'n', long = "num", value_name = "N", value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub lines: Option<u32>,
     /// Only this dyno
     #[arg(short, long, value_name = "DYNO")]

@@ -153,6 +153,9 @@ pub(super) struct Chunk {
     pub(super) bytes: Bytes,
 }
 
+/// What a block that is kept for a reader costs beside its text.
+pub(super) const CHUNK_BYTES: usize = size_of::<Chunk>() + 32;
+
 impl Chunk {
     /// How many lines are left in it.
     pub(super) fn count(&self) -> usize {

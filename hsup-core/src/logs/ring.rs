@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::line::{Chunk, Filter, Origin};
+use super::line::{CHUNK_BYTES, Chunk, Filter, Origin};
 use crate::name::DynoId;
 
 /// One name's place in [`Rings`]; valid while a run of that name is live.
@@ -65,6 +65,15 @@ struct Ring {
     entries: VecDeque<Entry>,
     /// Those that live, and the one that ended last: its end is about to be reported.
     runs: Vec<KnownRun>,
+}
+
+/// The last lines of one or many rings.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// Oldest first.
+    pub(super) chunks: Vec<Chunk>,
+    /// How many lines before them had no room.
+    pub(super) left_out: u64,
 }
 
 /// All rings.
@@ -142,27 +151,31 @@ impl Rings {
         name
     }
 
-    /// The last `n` lines that `filter` wants, oldest first.
-    pub(super) fn tail(&self, filter: &Filter, n: usize) -> Vec<Chunk> {
+    /// The last `n` lines that `filter` wants, as many of them as have room in `bytes`.
+    pub(super) fn tail(&self, filter: &Filter, n: usize, bytes: usize) -> Tail {
         let rings = self
             .slots
             .iter()
             .flatten()
             .filter(|ring| filter.wants_name(&ring.name));
-        collect(rings, n, |entry| filter.wants_source(entry.origin.source))
+        collect(rings, n, bytes, |entry| {
+            filter.wants_source(entry.origin.source)
+        })
     }
 
-    /// The last `n` lines that one run of a dyno wrote, oldest first: one that lives, or the
+    /// The last `n` lines that one run of a dyno wrote: one that lives, or the
     /// last of its name that ended.
-    pub(super) fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Vec<Chunk> {
+    pub(super) fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Tail {
         let found = self.slots.iter().flatten().find_map(|ring| {
             let run = ring.runs.iter().find(|run| run.dyno_id == *dyno_id)?;
             Some((ring, run.number))
         });
         let Some((ring, number)) = found else {
-            return Vec::new();
+            return Tail::default();
         };
-        collect(std::iter::once(ring), n, |entry| entry.run == number)
+        collect(std::iter::once(ring), n, usize::MAX, |entry| {
+            entry.run == number
+        })
     }
 
     fn key(&mut self, name: &str) -> RingKey {
@@ -450,12 +463,14 @@ pub(super) fn push_sparingly<T>(table: &mut Vec<T>, element: T) {
     table.push(element);
 }
 
-/// Walks the entries of all `rings` from the newest back, until `n` lines are together.
+/// Walks the entries of all `rings` from the newest back, until `n` lines are together, and
+/// only counts those for which `room` has none left.
 fn collect<'a>(
     rings: impl Iterator<Item = &'a Ring>,
     n: usize,
+    mut room: usize,
     wanted: impl Fn(&Entry) -> bool,
-) -> Vec<Chunk> {
+) -> Tail {
     struct Cursor<'a> {
         ring: &'a Ring,
         /// Entries before this index are still to come.
@@ -476,7 +491,7 @@ fn collect<'a>(
         }
     }
     let mut missing = n;
-    let mut chunks = Vec::new();
+    let mut tail = Tail::default();
     while missing > 0
         && let Some((_, at)) = newest.pop()
     {
@@ -488,19 +503,25 @@ fn collect<'a>(
         if wanted(&entry) {
             let (bytes, count) = cursor.ring.copy_lines(cursor.end, len, missing);
             missing -= count;
-            chunks.push(Chunk {
-                at_unix_us: entry.at_unix_us,
-                origin: entry.origin,
-                dyno: Arc::clone(&cursor.ring.name),
-                bytes,
-            });
+            // Older ones that would fit have no place behind a gap.
+            if tail.left_out > 0 || bytes.len() + CHUNK_BYTES > room {
+                tail.left_out += count as u64;
+            } else {
+                room -= bytes.len() + CHUNK_BYTES;
+                tail.chunks.push(Chunk {
+                    at_unix_us: entry.at_unix_us,
+                    origin: entry.origin,
+                    dyno: Arc::clone(&cursor.ring.name),
+                    bytes,
+                });
+            }
         }
         if let Some(before) = cursor.index.checked_sub(1) {
             newest.push((cursor.ring.entries[before].seq, at));
         }
     }
-    chunks.reverse();
-    chunks
+    tail.chunks.reverse();
+    tail
 }
 
 #[cfg(test)]
@@ -519,8 +540,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn texts(chunks: Vec<Chunk>) -> Vec<String> {
-        chunks
+    fn texts(tail: Tail) -> Vec<String> {
+        tail.chunks
             .into_iter()
             .flat_map(|mut chunk| std::iter::from_fn(move || chunk.pop()))
             .map(|line| String::from_utf8(line.text.to_vec()).unwrap())
@@ -538,18 +559,24 @@ mod tests {
         rings.append(web, APP, 2, b"5\n6\n7\n");
         let all = Filter::default();
         assert_eq!(
-            texts(rings.tail(&all, 100)),
+            texts(rings.tail(&all, 100, usize::MAX)),
             ["1", "2", "3", "4", "5", "6", "7"]
         );
-        assert_eq!(texts(rings.tail(&all, 2)), ["6", "7"]);
-        assert_eq!(texts(rings.tail(&all, 6)), ["2", "3", "4", "5", "6", "7"]);
-        assert_eq!(texts(rings.tail(&all, 0)), [""; 0]);
-        assert_eq!(texts(rings.tail(&Filter::dyno("worker"), 9)), ["3"]);
+        assert_eq!(texts(rings.tail(&all, 2, usize::MAX)), ["6", "7"]);
+        assert_eq!(
+            texts(rings.tail(&all, 6, usize::MAX)),
+            ["2", "3", "4", "5", "6", "7"]
+        );
+        assert_eq!(texts(rings.tail(&all, 0, usize::MAX)), [""; 0]);
+        assert_eq!(
+            texts(rings.tail(&Filter::dyno("worker"), 9, usize::MAX)),
+            ["3"]
+        );
         let heroku = Filter {
             source: Some(Source::Heroku),
             ..Filter::default()
         };
-        assert_eq!(texts(rings.tail(&heroku, 9)), ["4"]);
+        assert_eq!(texts(rings.tail(&heroku, 9, usize::MAX)), ["4"]);
     }
 
     #[test]
@@ -584,6 +611,25 @@ mod tests {
         assert_eq!(rings.slots[0].as_ref().unwrap().runs.len(), 1);
         assert_eq!(rings.used, NAME_BYTES);
         assert!(rings.footprint() < 2048, "{}", rings.footprint());
+    }
+
+    #[test]
+    fn a_tail_without_room_has_the_newest_lines_and_counts_the_others() {
+        let mut rings = Rings::new(1 << 20, 1 << 24);
+        let (web, _) = rings.begin("web.1", &id("web"));
+        let (worker, _) = rings.begin("worker.1", &id("worker"));
+        for number in 0..10 {
+            let run = if number % 2 == 0 { web } else { worker };
+            rings.append(run, APP, 0, format!("{number:999}\n\n").as_bytes());
+        }
+        let all = Filter::default();
+        let tail = rings.tail(&all, 15, 3500);
+        assert_eq!(tail.left_out, 15 - 6);
+        let kept = texts(tail);
+        let firsts: Vec<_> = kept.iter().step_by(2).map(|line| line.trim()).collect();
+        assert_eq!(firsts, ["7", "8", "9"]);
+        let tail = rings.tail(&all, 1000, 3500);
+        assert_eq!(tail.left_out, 20 - 6);
     }
 
     #[test]
@@ -628,7 +674,10 @@ mod tests {
         // This one never fits, and no ring has a hole.
         let long = format!("{}\nshort\n", "x".repeat(300_000));
         rings.append(web, APP, 0, long.as_bytes());
-        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["short"]);
+        assert_eq!(
+            texts(rings.tail(&Filter::default(), 9, usize::MAX)),
+            ["short"]
+        );
         assert!(rings.allocated() < 4096, "{}", rings.allocated());
     }
 
@@ -643,7 +692,10 @@ mod tests {
             0,
             format!("{}\nshort\n", "x".repeat(200)).as_bytes(),
         );
-        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["short"]);
+        assert_eq!(
+            texts(rings.tail(&Filter::default(), 9, usize::MAX)),
+            ["short"]
+        );
 
         // Nor is anything that would stand before it as if it had never been.
         rings.append(
@@ -652,7 +704,10 @@ mod tests {
             0,
             format!("{}\nnext\n", "x".repeat(200)).as_bytes(),
         );
-        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["next"]);
+        assert_eq!(
+            texts(rings.tail(&Filter::default(), 9, usize::MAX)),
+            ["next"]
+        );
     }
 
     #[test]
@@ -703,10 +758,10 @@ mod tests {
                 prop_assert_eq!(ring.entries.iter().map(|entry| entry.len as usize).sum::<usize>(), ring.bytes.len());
                 prop_assert_eq!(rings.used, ring.used());
             }
-            let kept = texts(rings.tail(&Filter::default(), usize::MAX));
+            let kept = texts(rings.tail(&Filter::default(), usize::MAX, usize::MAX));
             prop_assert!(!kept.is_empty() || limit < 41 + ENTRY_BYTES);
             prop_assert_eq!(&kept[..], &written[written.len() - kept.len()..]);
-            let tail = texts(rings.tail(&Filter::default(), n));
+            let tail = texts(rings.tail(&Filter::default(), n, usize::MAX));
             prop_assert_eq!(&tail[..], &kept[kept.len().saturating_sub(n)..]);
         }
 

@@ -677,6 +677,35 @@ async fn a_slow_subscriber_is_told_how_many_lines_it_lost() {
 }
 
 #[tokio::test]
+async fn a_backlog_has_a_bound_and_what_is_left_out_is_counted() {
+    let logs = Logs::start(LogSettings::default()).unwrap();
+    let mut written = 0;
+    for number in 1..=8 {
+        let mut worker = TestDyno::add(&logs, &format!("worker.{number}"), &format!("d{number}"));
+        let block = format!("{number:99}\n").repeat(2000);
+        written += 2000;
+        let worker = tokio::task::spawn_blocking(move || {
+            worker.say(block);
+            worker
+        });
+        logs.finish(&worker.await.unwrap().id).await;
+    }
+    let mut subscription = logs.subscribe(Filter::default(), usize::MAX, false);
+    let first = subscription.next().await.unwrap();
+    let (dropped, mut lines) = (first.dropped, first.lines);
+    while let Some(batch) = subscription.next().await {
+        assert_eq!(batch.dropped, 0, "it is told once, where the gap is");
+        lines.extend(batch.lines);
+    }
+    assert!(dropped > 0, "eight rings are more than a megabyte");
+    assert_eq!(dropped + lines.len() as u64, written);
+    let bytes: usize = lines.iter().map(|line| line.text.len()).sum();
+    assert!((900_000..=1024 * 1024).contains(&bytes), "{bytes}");
+    assert_eq!(&*lines.last().unwrap().dyno, "worker.8");
+    end(logs).await;
+}
+
+#[tokio::test]
 async fn a_backlog_and_what_follows_have_no_gap_and_no_double() {
     let logs = Logs::start(LogSettings::default()).unwrap();
     let mut web = TestDyno::add(&logs, "web.1", "web-1");

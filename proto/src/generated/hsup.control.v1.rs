@@ -101,7 +101,7 @@ pub struct GetStatusRequest {
     /// ask the driver for cpu and memory too
     #[prost(bool, tag = "2")]
     pub stats: bool,
-    /// how many last lines of each dyno; 0: none
+    /// how many last lines of each dyno, 1000 and 16 KiB at most; 0: none
     #[prost(uint32, tag = "3")]
     pub last_lines: u32,
 }
@@ -213,7 +213,7 @@ pub struct RestartResponse {
 pub struct LogsRequest {
     #[prost(bool, tag = "1")]
     pub follow: bool,
-    /// the last n; absent: 100
+    /// the last n, 10000 and a megabyte at most; absent: 100
     #[prost(uint32, optional, tag = "2")]
     pub lines: ::core::option::Option<u32>,
     /// process types or dyno names; empty means all
@@ -227,7 +227,7 @@ pub struct LogsRequest {
 pub struct LogsResponse {
     #[prost(message, repeated, tag = "1")]
     pub lines: ::prost::alloc::vec::Vec<LogLine>,
-    /// lines this reader was too slow for, before these
+    /// lines before these that had no room, or that this reader was too slow for
     #[prost(uint64, tag = "2")]
     pub dropped: u64,
 }

@@ -2,12 +2,13 @@
 
 use std::{
     fs::{self, File},
-    io::{self, PipeWriter, Read as _},
+    io::{self, BufRead as _, BufReader, PipeWriter, Read as _},
     os::{fd::AsFd as _, unix::process::CommandExt as _},
-    process::Command,
+    process::{Command, Stdio},
     thread,
 };
 
+use hsup_proto::control::{LogsRequest, supervisor_client::SupervisorClient};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -254,5 +255,108 @@ fn the_last_lines_of_a_crash_outlive_those_of_a_chatty_successor() {
         report.contains("begin\n") && report.contains("panic: the cause of it all\n"),
         "{shown}"
     );
+    hsup.interrupt();
+}
+
+#[test]
+fn bytes_arrive_as_they_are() {
+    let dyno = binaries().join("test-dyno");
+    let app = App::procfile(&format!(
+        "worker: {} bytes; exec sleep 1000\n",
+        dyno.display()
+    ));
+    let hsup = app.start(&["--no-prefix"]);
+    let [first, second] = [&b"a\0b\xff\xfe\x80\r\n"[..], b"\x1b[31m\xc3(\n"];
+    hsup.wait_for("two lines", || {
+        let out = fs::read(app.path("out")).unwrap();
+        (out == [first, second].concat()).then_some(())
+    });
+    let shown = app.ctl(&["logs", "-s", "app", "-d", "worker.1"]).stdout;
+    for line in [first, second] {
+        let line = [b" app[worker.1]: ", line].concat();
+        let is_there = shown.windows(line.len()).any(|part| part == line);
+        assert!(is_there, "{shown:?}");
+    }
+    hsup.interrupt();
+    // The last line had no end.
+    let out = fs::read(app.path("out")).unwrap();
+    assert_eq!(out, [first, second, b"end\n"].concat());
+}
+
+#[test]
+fn a_tail_that_is_read_too_slowly_holds_up_nobody_and_is_told_what_it_lost() {
+    let dyno = binaries().join("test-dyno");
+    let line = format!(
+        "echo ready; while [ ! -e ../go ]; do sleep 0.02; done; {} lines 60000; exec sleep 1000",
+        dyno.display()
+    );
+    let app = App::procfile(&format!("worker: {line}\n"));
+    let hsup = app.start(&[]);
+    hsup.wait_for_line("| ready");
+    let (reader, out) = io::pipe().unwrap();
+    let tail = app
+        .command("hsupctl")
+        .args(["logs", "-t", "-n1", "-s", "app"])
+        .stdout(out)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut reader = BufReader::new(reader);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.ends_with(" app[worker.1]: ready\n"), "{line}");
+    app.write("go", "");
+    hsup.wait_for_line("| 59999 ");
+    let rest = thread::spawn(move || io::read_to_string(reader).unwrap());
+    hsup.interrupt();
+    drop(tail.wait_with_output());
+    let (mut next, mut lost) = (0_u64, 0);
+    for line in rest.join().unwrap().lines() {
+        let (_, text) = line.split_once("]: ").unwrap();
+        if let Some((_, gap)) = text.split_once("-> This tail session dropped ") {
+            let gap: u64 = gap.strip_suffix(" messages").unwrap().parse().unwrap();
+            lost += gap;
+            next += gap;
+        } else {
+            assert_eq!(
+                text.trim_end(),
+                next.to_string(),
+                "the count stands where the gap is"
+            );
+            next += 1;
+        }
+    }
+    assert_eq!(next, 60_000);
+    assert!(lost > 0, "six megabytes fit nowhere");
+}
+
+#[tokio::test]
+async fn a_backlog_of_any_length_is_answered_with_ten_thousand_lines_at_most() {
+    let app = App::procfile("worker: seq 1 20000; exec sleep 1000\n");
+    let socket = app.path("control.sock");
+    let hsup = app.start(&["-s", socket.to_str().unwrap()]);
+    hsup.wait_for_line("| 20000\n");
+    let mut client = SupervisorClient::connect(format!("unix://{}", socket.display()))
+        .await
+        .unwrap();
+    let request = LogsRequest {
+        lines: Some(u32::MAX),
+        source: "app".to_owned(),
+        select: vec!["worker".to_owned()],
+        ..LogsRequest::default()
+    };
+    let mut answers = client.logs(request).await.unwrap().into_inner();
+    let mut lines = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        assert_eq!(answer.dropped, 0);
+        lines.extend(answer.lines.into_iter().map(|line| line.line));
+    }
+    assert_eq!(lines.len(), 10_000);
+    assert_eq!(
+        (&lines[0][..], &lines[9999][..]),
+        (&b"10001"[..], &b"20000"[..])
+    );
+    let usage = app.ctl(&["logs", "-n", "10001"]);
+    assert_eq!(usage.status.code(), Some(2));
     hsup.interrupt();
 }
