@@ -1,20 +1,23 @@
 //! hsup's own standard output and error, as the dynos' lines get there.
 //!
 //! A dyno's stdout goes to hsup's stdout, its stderr and hsup's own lines to
-//! hsup's stderr.  Where both are the same terminal or pipe, everything takes the
-//! one way in the order in which it came.
+//! hsup's stderr.  Where both are the same terminal, pipe or open file, everything takes
+//! the one way in the order in which it came.
 //!
 //! The text of a line is passed on as it is, control characters included, on a
 //! terminal too: what an app writes for a terminal (colours, most of all) is meant for one.
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::{Arc, atomic::AtomicUsize},
 };
 
 use jiff::Timestamp;
-use nix::sys::stat::{SFlag, fstat};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::stat::{SFlag, fstat},
+};
 
 use super::{
     line::{Origin, Source, Stream},
@@ -186,11 +189,63 @@ fn push_lines(output: &mut Output, prefix: &[u8], lines: &[u8]) {
     }
 }
 
-/// Whether two descriptors lead to one terminal, pipe or socket.  Files do not count: each descriptor has its own position in them.
+/// Whether what is written to two descriptors comes out in the order in which it was written.
+///
+/// It does for one terminal, pipe or socket.  In a file, each descriptor has its own position,
+/// unless one is a copy of the other (`>file 2>&1`) or both append (`>>file 2>>file`).
 fn same_place(one: &OwnedFd, other: &OwnedFd) -> bool {
-    let (Ok(one), Ok(other)) = (fstat(one), fstat(other)) else {
+    let (Ok(first), Ok(second)) = (fstat(one), fstat(other)) else {
         return false;
     };
-    let kind = SFlag::from_bits_truncate(one.st_mode) & SFlag::S_IFMT;
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) && kind != SFlag::S_IFREG
+    let kind = SFlag::from_bits_truncate(first.st_mode) & SFlag::S_IFMT;
+    let appends = |fd| {
+        fcntl(fd, FcntlArg::F_GETFL)
+            .is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_APPEND))
+    };
+    (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+        && (kind != SFlag::S_IFREG
+            || (appends(one) && appends(other))
+            || is_copy(one.as_fd(), other.as_fd()))
+}
+
+/// Whether two descriptors are one open file.  A kernel that does not tell means no.
+#[expect(unsafe_code, reason = "a system call without a wrapper")]
+fn is_copy(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    /// Compares open files.
+    const KCMP_FILE: libc::c_int = 0;
+    let own = std::process::id();
+    // SAFETY: it takes numbers alone, and reads nothing of ours.
+    let order = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            own,
+            own,
+            KCMP_FILE,
+            libc::c_long::from(one.as_raw_fd()),
+            libc::c_long::from(other.as_raw_fd()),
+        )
+    };
+    order == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_one_place_for_copies_and_for_those_that_append() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = |options: &OpenOptions| OwnedFd::from(options.open(file.path()).unwrap());
+        let write = || open(File::options().write(true));
+        let append = || open(File::options().append(true));
+        let one = write();
+        assert!(same_place(&one, &one.try_clone().unwrap()));
+        assert!(!same_place(&one, &write()));
+        assert!(!same_place(&one, &append()));
+        assert!(same_place(&append(), &append()));
+        let elsewhere = tempfile::tempfile().unwrap().into();
+        assert!(!same_place(&one, &elsewhere));
+    }
 }
