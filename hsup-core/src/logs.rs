@@ -57,7 +57,7 @@ use crate::name::{DynoId, DynoName};
 
 /// The name of the column for lines that are about no dyno.
 pub const SYSTEM: &str = "system";
-/// The name of the column for lines about releases, as Heroku has it.
+/// The name of the column for lines about releases and the formation, as Heroku has it.
 pub const API: &str = "api";
 
 /// How many last lines the report of a dyno's end has at most.

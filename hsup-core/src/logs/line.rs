@@ -10,12 +10,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hsup_proto::control;
 
-/// Who wrote a line.
+use super::API;
+
+/// Who wrote a line, in the words of Heroku's tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The dyno itself.
+    /// The app: its dynos, and whoever changed its release or formation (the name is `api` then).
     App,
-    /// hsup, about the dyno; the name is the one that Heroku's tools expect.
+    /// hsup, about a dyno or itself.
     Heroku,
 }
 
@@ -103,7 +105,7 @@ pub(super) fn report(lines: &[Line]) -> Arc<[String]> {
 pub struct Filter {
     /// Dyno names and process types; empty means all.
     pub select: Vec<String>,
-    /// Lines of the dynos or of hsup only; `None` means both.
+    /// Lines of one source only; `None` means both.
     pub source: Option<Source>,
 }
 
@@ -138,10 +140,17 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) const NOTE: Self = Self {
-        source: Source::Heroku,
-        stream: Stream::Stderr,
-    };
+    /// Of hsup's own lines under `name`.
+    pub(super) fn of_note(name: &str) -> Self {
+        Self {
+            source: if name == API {
+                Source::App
+            } else {
+                Source::Heroku
+            },
+            stream: Stream::Stderr,
+        }
+    }
 }
 
 /// Whole lines of one origin and one time, each with its `\n`.
@@ -188,7 +197,7 @@ mod tests {
     fn a_chunk_gives_its_lines_in_order_and_unchanged() {
         let mut chunk = Chunk {
             at_unix_us: 7,
-            origin: Origin::NOTE,
+            origin: Origin::of_note("web.1"),
             dyno: "web.1".into(),
             bytes: Bytes::from_static(b"one\r\n\n\xff\0\n"),
         };
@@ -197,6 +206,14 @@ mod tests {
             .map(|line| line.text)
             .collect();
         assert_eq!(lines, [&b"one\r"[..], b"", b"\xff\0"]);
+    }
+
+    #[test]
+    fn releases_and_formation_are_the_apps_and_else_hsup_is_heroku() {
+        assert_eq!(Origin::of_note("api").source, Source::App);
+        for name in ["system", "web.1", "api.1"] {
+            assert_eq!(Origin::of_note(name).source, Source::Heroku);
+        }
     }
 
     #[test]

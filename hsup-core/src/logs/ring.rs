@@ -147,7 +147,7 @@ impl Rings {
                 .get_or_insert_with(|| Ring::new(name))
                 .name,
         );
-        self.append_to(key, 0, Origin::NOTE, at_unix_us, lines);
+        self.append_to(key, 0, Origin::of_note(&name), at_unix_us, lines);
         name
     }
 

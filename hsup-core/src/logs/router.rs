@@ -159,7 +159,7 @@ impl Shared {
             let mut state = self.lock();
             let state = &mut *state;
             let name = state.rings.append_note(name, at_unix_us, &lines);
-            state.publish(&name, Origin::NOTE, at_unix_us, &lines);
+            state.publish(&name, Origin::of_note(&name), at_unix_us, &lines);
             if self.notes_go == NotesGo::ToTerminal {
                 state.notes.push(Note {
                     name,

@@ -129,7 +129,7 @@ impl Terminal {
     /// of its own.
     pub(super) fn note(&mut self, name: &str, at_unix_us: i64, lines: &[u8]) {
         if self.style.format == Format::Json {
-            return self.json(Origin::NOTE, name, at_unix_us, lines);
+            return self.json(Origin::of_note(name), name, at_unix_us, lines);
         }
         let prefix = self.style.before_note(name, at_unix_us);
         push_lines(&mut self.stdout, prefix, lines);

@@ -247,7 +247,8 @@ async fn json_is_one_object_a_line_on_stdout() {
     assert_eq!(objects[0]["line"], "a \"quote\"\tand \u{fffd}");
     assert_eq!(objects[0]["stream"], "stderr");
     assert_eq!(objects[0]["dyno"], "web.1");
-    assert_eq!(objects[1]["source"], "heroku");
+    assert_eq!(objects[1]["source"], "app");
+    assert_eq!(objects[1]["dyno"], "api");
     let at: jiff::Timestamp = objects[1]["at"].as_str().unwrap().parse().unwrap();
     assert!(at.as_microsecond() <= router::now_unix_us());
 }

@@ -319,7 +319,8 @@ fn filter(request: &LogsRequest) -> Result<Filter, ControlError> {
         "heroku" => Some(Source::Heroku),
         other => {
             return Err(ControlError::Invalid(format!(
-                "no log source `{other}`: there is app (the dynos) and heroku (hsup itself)"
+                "no log source `{other}`: there is app (what the dynos write, and api: releases \
+                 and scaling) and heroku (what hsup says of the dynos)"
             )));
         }
     };

@@ -173,6 +173,7 @@ impl Actor {
                     if self.candidate.is_none() && self.building.is_none() =>
                 {
                     self.change_quantities(release);
+                    self.note_scaled(origin);
                     return Ok(Taken::Scaled);
                 }
                 _ => {}

@@ -161,12 +161,7 @@ impl Actor {
                 });
             });
             self.complain(saved);
-            let said: Vec<_> = self
-                .formation()
-                .iter()
-                .map(|process| format!("{}={}", process.process_type, process.quantity))
-                .collect();
-            self.note_release(format!("Scaled to {}", said.join(" ")));
+            self.note_scaled("hsupctl");
             self.expect_names(&self.formation());
             self.converge();
             self.tell_formation();
@@ -174,6 +169,16 @@ impl Actor {
         Ok(ScaleResponse {
             formation: formation::to_wire(&self.formation()),
         })
+    }
+
+    /// Says what the formation is now, in Heroku's words.
+    pub(super) fn note_scaled(&self, by: &str) {
+        let said: Vec<_> = self
+            .formation()
+            .iter()
+            .map(|process| format!("{}@{}", process.process_type, process.quantity))
+            .collect();
+        self.note_release(format!("Scaled to {} by {by}", said.join(" ")));
     }
 
     fn start(&mut self, request: &StartRequest) -> Result<StartResponse, ControlError> {

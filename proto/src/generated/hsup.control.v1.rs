@@ -219,7 +219,7 @@ pub struct LogsRequest {
     /// process types or dyno names; empty means all
     #[prost(string, repeated, tag = "3")]
     pub select: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// "app", "heroku" (hsup's own lines), or empty for both
+    /// "app" (the dynos, and "api"), "heroku" (hsup of the dynos), or empty for both
     #[prost(string, tag = "4")]
     pub source: ::prost::alloc::string::String,
 }
@@ -238,7 +238,7 @@ pub struct LogLine {
     /// "app" or "heroku"
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
-    /// "web.1"; "api" for hsup's own lines about releases
+    /// "web.1"; "api" for releases and scaling, "system" for hsup itself
     #[prost(string, tag = "3")]
     pub dyno: ::prost::alloc::string::String,
     /// without its line end; any bytes

@@ -360,3 +360,46 @@ async fn a_backlog_of_any_length_is_answered_with_ten_thousand_lines_at_most() {
     assert_eq!(usage.status.code(), Some(2));
     hsup.interrupt();
 }
+
+#[test]
+fn releases_and_scaling_are_app_api_and_the_rest_of_hsup_is_heroku() {
+    let app = App::empty();
+    let process = |quantity: u32| {
+        format!(r#"{{"Type":"worker","Args":["echo up; exec sleep 1000"],"Quantity":{quantity}}}"#)
+    };
+    app.release(7, "", &process(1));
+    let control = app.path("ctl");
+    let hsup = app.start(&["--control-dir", control.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    assert!(app.ctl(&["scale", "worker=2"]).status.success());
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    app.release(7, "", &process(3));
+    hsup.wait_up(&["worker.1", "worker.2", "worker.3"]);
+    let shown = |arguments: &[&str]| {
+        let shown = app.ctl(&[&["logs"], arguments].concat()).stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        let behind_time = shown.lines().map(|line| line.split_once(' ').unwrap().1);
+        behind_time.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let api = shown(&["-s", "app", "-d", "api"]);
+    assert_eq!(
+        api,
+        [
+            "app[api]: Release v7 created by control directory",
+            "app[api]: Release v7 is current",
+            "app[api]: Scaled to worker@2 by hsupctl",
+            "app[api]: Scaled to worker@3 by control directory",
+        ]
+    );
+    let app_lines = shown(&["-s", "app"]);
+    assert!(app_lines.contains(&api[3]) && app_lines.contains(&"app[worker.1]: up".to_owned()));
+    let of_hsup = shown(&["-s", "heroku"]);
+    let state = "heroku[worker.1]: State changed from starting to up".to_owned();
+    assert!(of_hsup.contains(&state), "{of_hsup:?}");
+    assert!(!app_lines.contains(&state));
+    assert!(
+        of_hsup.iter().all(|line| line.starts_with("heroku[")),
+        "{of_hsup:?}"
+    );
+    hsup.interrupt();
+}
