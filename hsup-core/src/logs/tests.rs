@@ -711,7 +711,7 @@ async fn a_backlog_and_what_follows_have_no_gap_and_no_double() {
     let logs = Logs::start(LogSettings::default()).unwrap();
     let mut web = TestDyno::add(&logs, "web.1", "web-1");
     let writer = thread::spawn(move || {
-        for number in 0..20_000 {
+        for number in 0..5_000 {
             web.say(format!("{number}\n"));
         }
         web
@@ -728,6 +728,7 @@ async fn a_backlog_and_what_follows_have_no_gap_and_no_double() {
     end(logs).await;
     let mut numbers: Vec<u32> = Vec::new();
     while let Some(batch) = subscription.next().await {
+        // Each line alone in its block, they have room together: nobody reads yet.
         assert_eq!(batch.dropped, 0);
         numbers.extend(
             texts(&batch.lines)
@@ -735,7 +736,7 @@ async fn a_backlog_and_what_follows_have_no_gap_and_no_double() {
                 .map(|text| text.parse::<u32>().unwrap()),
         );
     }
-    assert_eq!(numbers.last(), Some(&19_999));
+    assert_eq!(numbers.last(), Some(&4_999));
     assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]));
 }
 
@@ -791,11 +792,11 @@ async fn thousands_of_streams_share_one_thread() {
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(6000)), hard).unwrap();
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     // Four descriptors each; the rest is for the other tests.
-    let count = usize::try_from(soft)
-        .unwrap()
-        .saturating_sub(1000)
-        .min(4000)
-        / 4;
+    let count = usize::try_from(soft).unwrap().saturating_sub(400).min(4000) / 4;
+    assert!(
+        count >= 150,
+        "an open-file limit of {soft} is too low for this"
+    );
     let rig = Rig::with(Format::Prefixed, |settings| {
         let terminal = settings.terminal.as_mut().unwrap();
         terminal.stdout = tempfile::tempfile().unwrap().into();
