@@ -5,14 +5,16 @@ use std::{
     io::{self, PipeReader, Read as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::PermissionsExt as _,
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     },
     process::Stdio,
     thread,
 };
 
 use nix::{
+    fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::signal::Signal,
 };
 
@@ -88,6 +90,26 @@ fn a_closed_stdin_is_an_empty_one() {
     let hsup = binaries().join("hsup");
     let output = app.run(&["run", &format!("{} run cat <&-; echo $?", hsup.display())]);
     assert_eq!(output.stdout, b"0\n");
+}
+
+#[test]
+fn a_terminal_that_hangs_up_means_129() {
+    let app = App::procfile("web: true\n");
+    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let slave = File::options()
+        .write(true)
+        .custom_flags(OFlag::O_NOCTTY.bits())
+        .open(ptsname_r(&master).unwrap())
+        .unwrap();
+    // Its input is none, so it is no terminal session: only the output hangs up.
+    let mut hsup = app.spawn("run", &["yes"], slave, Stdio::null());
+    let mut screen = File::from(OwnedFd::from(master));
+    assert!(screen.read(&mut [0; 64]).unwrap() > 0);
+    drop(screen);
+    assert_eq!(hsup.end().code(), Some(129));
+    assert!(processes_of(&app).is_empty());
 }
 
 /// Waits until a pipe holds all it can: `probe` is a copy of its writing end.
