@@ -21,6 +21,7 @@ fn an_app_runs_and_ends_without_a_trace() {
     let shown = String::from_utf8(app.ctl(&["ps"]).stdout).unwrap();
     assert!(shown.contains("web.1: up "), "{shown}");
     hsup.wait_for_line("| listening on");
+    hsup.wait_for_line("| ready");
     // The worker ignores SIGTERM.
     hsup.signal(Signal::SIGINT);
     hsup.wait_for_line("Error R12 (Exit timeout)");
