@@ -23,6 +23,7 @@ mod output;
 mod pace;
 mod ring;
 mod router;
+mod shared;
 mod stderr;
 mod style;
 mod subscription;
@@ -49,7 +50,8 @@ pub use self::{
 };
 use self::{
     ring::Rings,
-    router::{Command, Dyno, Router, Shared},
+    router::Router,
+    shared::{Command, Dyno, Shared},
     subscription::{QUEUE_BYTES, Queue},
     terminal::Terminal,
 };

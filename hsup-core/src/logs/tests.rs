@@ -250,7 +250,7 @@ async fn json_is_one_object_a_line_on_stdout() {
     assert_eq!(objects[1]["source"], "app");
     assert_eq!(objects[1]["dyno"], "api");
     let at: jiff::Timestamp = objects[1]["at"].as_str().unwrap().parse().unwrap();
-    assert!(at.as_microsecond() <= router::now_unix_us());
+    assert!(at.as_microsecond() <= shared::now_unix_us());
 }
 
 #[tokio::test]
