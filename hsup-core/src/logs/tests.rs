@@ -60,22 +60,20 @@ impl Rig {
         TestDyno::add(&self.logs, name, name.replace('.', "-").as_str())
     }
 
-    /// Ends the router and gives what it wrote; only for less than a pipe holds.
+    /// Ends the router and gives what it wrote.
     async fn written(mut self) -> (String, String) {
+        let texts = [
+            read_all(self.stdout.take().unwrap()),
+            read_all(self.stderr.take().unwrap()),
+        ];
         end(self.logs).await;
-        let mut texts = (String::new(), String::new());
-        self.stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut texts.0)
-            .unwrap();
-        self.stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut texts.1)
-            .unwrap();
-        texts
+        let [stdout, stderr] = texts.map(|text| text.join().unwrap());
+        (stdout, stderr)
     }
+}
+
+fn read_all(pipe: PipeReader) -> thread::JoinHandle<String> {
+    thread::spawn(move || io::read_to_string(pipe).unwrap())
 }
 
 /// The writing ends of a dyno's outputs.
@@ -278,7 +276,8 @@ async fn a_line_that_arrives_in_parts_is_one_line_and_the_last_is_ended() {
 
 #[tokio::test]
 async fn what_a_dead_dyno_left_in_a_fifo_is_all_there_after_finish() {
-    let rig = Rig::new(Format::Prefixed);
+    let mut rig = Rig::new(Format::Prefixed);
+    let written = read_all(rig.stdout.take().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let id: DynoId = "web-1".parse().unwrap();
     let ends = ["stdout", "stderr"].map(|name| {
@@ -306,8 +305,8 @@ async fn what_a_dead_dyno_left_in_a_fifo_is_all_there_after_finish() {
     let lines = texts(&rig.logs.tail_of(&id, usize::MAX));
     assert_eq!(lines.len(), 1000);
     assert_eq!(lines[999], "999");
-    let (stdout, _) = rig.written().await;
-    assert_eq!(stdout.lines().count(), 1000);
+    end(rig.logs).await;
+    assert_eq!(written.join().unwrap().lines().count(), 1000);
 }
 
 #[tokio::test]
@@ -802,7 +801,14 @@ async fn thousands_of_streams_share_one_thread() {
         terminal.stdout = tempfile::tempfile().unwrap().into();
     });
     let mut dynos: Vec<TestDyno> = (1..=count)
-        .map(|number| rig.add(&format!("web.{number}")))
+        .map(|number| {
+            let dyno = rig.add(&format!("web.{number}"));
+            // A user's pipes have a bound together (pipe(7)), and the other tests need theirs.
+            for pipe in [&dyno.stdout, &dyno.stderr] {
+                fcntl(pipe, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+            }
+            dyno
+        })
         .collect();
     for dyno in &mut dynos {
         dyno.say("out\n");
