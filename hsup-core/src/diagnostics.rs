@@ -15,9 +15,16 @@
 use std::{
     collections::VecDeque,
     fmt::{self, Write as _},
+    io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -31,6 +38,8 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt as _},
     registry::LookupSpan,
 };
+
+use crate::logs::write_some;
 
 /// What is kept, in bytes.
 const KEPT_BYTES: usize = 64 * 1024;
@@ -75,6 +84,41 @@ impl Diagnostics {
         kept.iter().copied().collect()
     }
 
+    /// Prints all that is kept to standard error whenever SIGUSR1 comes, for as long as the
+    /// runtime that this is called in lives.  For a command that has no log router.
+    ///
+    /// # Errors
+    /// When the signal cannot be received.
+    pub fn print_on_signal(&self) -> io::Result<()> {
+        let mut asked = signal(SignalKind::user_defined1())?;
+        let this = self.clone();
+        tokio::spawn(async move {
+            while asked.recv().await.is_some() {
+                this.print().await;
+            }
+        });
+        Ok(())
+    }
+
+    async fn print(&self) {
+        let text = self.dump();
+        let (done, printed) = oneshot::channel();
+        // A thread of its own, and past the lock of the standard library's stream: standard
+        // error may take nothing for hours, and hsup goes on meanwhile, and ends.
+        let print = move || {
+            write_to_stderr(&text);
+            let _: Result<(), ()> = done.send(());
+        };
+        if thread::Builder::new()
+            .name("diagnostics".to_owned())
+            .spawn(print)
+            .is_ok()
+        {
+            // It says so even if it fails; there is nobody to tell why.
+            let _: Result<(), oneshot::error::RecvError> = printed.await;
+        }
+    }
+
     fn keep(&self, line: &str) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let excess = (kept.len() + line.len()).saturating_sub(KEPT_BYTES);
@@ -84,6 +128,22 @@ impl Diagnostics {
             drop(kept.drain(..cut));
         }
         kept.extend(line.as_bytes());
+    }
+}
+
+fn write_to_stderr(text: &[u8]) {
+    let stderr = io::stderr();
+    let mut shown = Vec::with_capacity(text.len());
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        shown.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+        // A terminal that `hsup run` has made raw stays in its column at a newline alone.
+        shown.extend_from_slice(if stderr.is_terminal() { b"\r\n" } else { b"\n" });
+    }
+    let mut left = &shown[..];
+    while !left.is_empty()
+        && let Ok(written) = write_some(stderr.as_fd(), left)
+    {
+        left = &left[written..];
     }
 }
 

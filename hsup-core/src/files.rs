@@ -12,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::OFlag;
+use nix::{
+    fcntl::OFlag,
+    sys::signal::{SigHandler, Signal, signal},
+};
 use thiserror::Error;
 
 /// A file could not be written.
@@ -190,6 +193,18 @@ pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>, Read
         });
     }
     Ok(contents)
+}
+
+/// Makes a write beyond the file-size limit of this process fail with `EFBIG`, as on a full disk;
+/// else it is killed. Dynos are as ever: who is spawned has the default action for every signal.
+///
+/// # Errors
+/// As `signal(2)`.
+#[expect(unsafe_code, reason = "signal dispositions have no safe form")]
+pub fn survive_size_limit() -> nix::Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so there is no code that could be unsafe to run.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 //! ```text
 //!  web.1 stdout ─┐                ┌─▶ rings          the last lines of every name: tail, crash reports
 //!  web.1 stderr ─┼─▶ one thread ──┼─▶ subscriptions  hsupctl logs --tail, log sinks
-//!  web.2 …      ─┘       ▲        └─▶ terminal       hsup's own stdout and stderr
+//!  web.2 …      ─┘       ▲        ├─▶ terminal       hsup's own stdout
+//!                        │        └─▶ stderr         and its stderr, where that is another place
 //!                        └─ notes: hsup's own lines
 //! ```
 //!
-//! - Nothing but hsup's own output may hold up a dyno.  Rings forget their oldest
-//!   lines, subscriptions lose theirs and are told how many; the terminal loses nothing,
-//!   so while it blocks, nothing is read.  All else stays prompt meanwhile.
+//! - Nothing but hsup's own standard output may hold up a dyno.  Rings forget their oldest
+//!   lines, subscriptions lose theirs and are told how many, and so does a standard error
+//!   that is a place of its own; standard output loses nothing, so while it blocks, no dyno
+//!   is read.  All else stays prompt meanwhile.
 //! - A line ends at `\n`; a `\r` before it belongs to the line.  A line of more than
 //!   64 KiB is passed on in pieces of 64 KiB, each as a line.  A line without an end is
 //!   ended when its dyno is.  Apart from that, bytes are kept as they are.
@@ -21,7 +23,9 @@ mod output;
 mod pace;
 mod ring;
 mod router;
-mod stdin;
+mod shared;
+mod stderr;
+mod style;
 mod subscription;
 mod terminal;
 
@@ -33,36 +37,35 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    sys::eventfd::{EfdFlags, EventFd},
-};
-use tokio::{
-    sync::{oneshot, watch},
-    time::timeout,
-};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::{sync::oneshot, time::timeout};
 use tracing::error;
 
-use self::{
-    line::Origin,
-    notes::{Note, lines_of},
-    ring::Rings,
-    router::{Command, Dyno, Router, Shared, now_unix_us},
-    subscription::Queue,
-    terminal::Terminal,
-};
+pub(crate) use self::output::write_some;
 pub use self::{
     line::{Filter, Line, Source, Stream},
-    stdin::{PumpEnd, StdinPump},
+    style::Format,
     subscription::{Batch, Subscription},
-    terminal::{Format, TerminalSettings},
+    terminal::TerminalSettings,
+};
+use self::{
+    ring::Rings,
+    router::Router,
+    shared::{Command, Dyno, Shared},
+    subscription::{QUEUE_BYTES, Queue},
+    terminal::Terminal,
 };
 use crate::name::{DynoId, DynoName};
 
 /// The name of the column for lines that are about no dyno.
 pub const SYSTEM: &str = "system";
-/// The name of the column for lines about releases, as Heroku has it.
+/// The name of the column for lines about releases and the formation, as Heroku has it.
 pub const API: &str = "api";
+
+/// How many last lines the report of a dyno's end has at most.
+const REPORT_LINES: usize = 50;
+/// How long the last lines on a standard error of its own may take.
+const STDERR_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the router keeps and shows.
 #[derive(Debug)]
@@ -95,17 +98,16 @@ pub struct Logs {
 struct Handle {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Only a terminal needs notes to wait for it.
-    has_terminal: bool,
 }
 
 /// Whether everything got out in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "output that was cut off is no success"]
 pub enum ShutdownOutcome {
-    /// Every line has been written.
+    /// Every line has been written, or never can be.
     Complete,
-    /// hsup's output took nothing until the deadline; what was left is lost.
-    TimedOut,
+    /// hsup's output took nothing until patience ended; what was left is lost.
+    CutOff,
 }
 
 impl Logs {
@@ -117,9 +119,8 @@ impl Logs {
         let wake =
             EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let rings = Rings::new(settings.ring_bytes, settings.total_bytes);
-        let shared = Arc::new(Shared::new(rings, wake));
-        let has_terminal = settings.terminal.is_some();
-        let terminal = settings.terminal.map(Terminal::new);
+        let terminal = settings.terminal.map(Terminal::new).transpose()?;
+        let shared = Arc::new(Shared::new(rings, wake, terminal.as_ref()));
         let router = Router::new(Arc::clone(&shared), terminal)?;
         let thread = thread::Builder::new()
             .name("logs".to_owned())
@@ -128,7 +129,6 @@ impl Logs {
             handle: Arc::new(Handle {
                 shared,
                 thread: Mutex::new(Some(thread)),
-                has_terminal,
             }),
         })
     }
@@ -173,42 +173,45 @@ impl Logs {
 
     /// Says something of hsup's own about a dyno, [`API`] or [`SYSTEM`].  Never blocks.
     pub fn note(&self, dyno: &str, text: impl AsRef<str>) {
-        let at_unix_us = now_unix_us();
-        let lines = lines_of(text.as_ref());
-        {
-            let mut state = self.shared().lock();
-            let state = &mut *state;
-            let name = state.rings.append_note(dyno, at_unix_us, &lines);
-            state.publish(&name, Origin::NOTE, at_unix_us, &lines);
-            if !self.handle.has_terminal {
-                return;
-            }
-            state.notes.push(Note {
-                name,
-                at_unix_us,
-                lines,
-            });
-        }
-        self.shared().wake();
+        self.shared().note(dyno, text.as_ref());
+    }
+
+    /// Shows whole lines as they are on hsup's standard error, between other lines, and keeps
+    /// them nowhere.  Never blocks.
+    pub fn print(&self, text: Vec<u8>) {
+        self.shared().print(text);
     }
 
     /// The last `n` lines that `filter` wants, oldest first.
     pub fn tail(&self, filter: &Filter, n: usize) -> Vec<Line> {
-        let chunks = self.shared().lock().rings.tail(filter, n);
-        lines(chunks)
+        let tail = self.shared().lock().rings.tail(filter, n, usize::MAX);
+        lines(tail.chunks)
     }
 
-    /// The last `n` lines that one run of a dyno wrote, without hsup's own, also after it ended.
+    /// The last `n` lines that one run of a dyno wrote, without hsup's own: one that lives, or
+    /// the last of its name that ended.
     pub fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Vec<Line> {
-        let chunks = self.shared().lock().rings.tail_of(dyno_id, n);
-        lines(chunks)
+        let tail = self.shared().lock().rings.tail_of(dyno_id, n);
+        lines(tail.chunks)
     }
 
-    /// The last `backlog` lines and, with `follow`, every one after them: none twice, and none missing without a count.
+    /// The last `n` lines that `filter` wants, as text and not too much of it.
+    pub fn report(&self, filter: &Filter, n: usize) -> Arc<[String]> {
+        line::report(&self.tail(filter, n))
+    }
+
+    /// The last of what one run of a dyno wrote, in the same way, to be kept when the lines are
+    /// not any more.
+    pub fn report_of(&self, dyno_id: &DynoId) -> Arc<[String]> {
+        line::report(&self.tail_of(dyno_id, REPORT_LINES))
+    }
+
+    /// The last `backlog` lines and, with `follow`, every one after them: none twice, and none
+    /// missing without a count.  Of the backlog a megabyte at most is kept for the reader.
     pub fn subscribe(&self, filter: Filter, backlog: usize, follow: bool) -> Subscription {
         let queue = Arc::new(Queue::new(filter));
         let mut state = self.shared().lock();
-        let chunks = state.rings.tail(&queue.filter, backlog);
+        let tail = state.rings.tail(&queue.filter, backlog, QUEUE_BYTES);
         if follow && !state.ended {
             state.subscribers.retain(|queue| !queue.is_abandoned());
             state.subscribers.push(Arc::clone(&queue));
@@ -216,36 +219,39 @@ impl Logs {
             queue.end();
         }
         drop(state);
-        Subscription::new(queue, chunks)
+        Subscription::new(queue, tail)
     }
 
-    /// Resolves when hsup's standard output has been given up, and says why: a reader that has gone (`BrokenPipe`), mostly.
-    /// The dynos and everything else here go on.
-    pub async fn terminal_gone(&self) -> io::Error {
-        let mut gone: watch::Receiver<Option<Errno>> = self.shared().terminal_gone.subscribe();
-        let errno = gone
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|gone| *gone);
-        // The sender lives as long as this handle.
-        errno.unwrap_or(Errno::EPIPE).into()
-    }
-
-    /// Whether hsup's standard output has been given up by now.
-    pub fn is_terminal_gone(&self) -> bool {
-        self.shared().terminal_gone.borrow().is_some()
-    }
-
-    /// Reads and writes everything there is, ends the subscriptions and the thread.  After the
-    /// `deadline` the thread is left to itself: only the end of the process frees one that is stuck in a write.
-    pub async fn shutdown(self, deadline: Duration) -> ShutdownOutcome {
+    /// Reads and writes everything there is, ends the subscriptions and the threads.  When
+    /// `patience` ends first, what is left is lost and said to be, and the thread that is stuck
+    /// in a write is left to itself: only the end of the process frees it.
+    pub async fn shutdown(self, patience: impl Future<Output = ()>) -> ShutdownOutcome {
         let (done, ended) = oneshot::channel();
         let command = Command::End { done: Some(done) };
-        if self.shared().send(command).is_ok() && timeout(deadline, ended).await.is_err() {
-            self.end_subscriptions();
-            return ShutdownOutcome::TimedOut;
+        let mut outcome = ShutdownOutcome::Complete;
+        if self.shared().send(command).is_ok() {
+            tokio::select! {
+                biased;
+                // A sender that is gone has ended, too.
+                _ = ended => {}
+                () = patience => outcome = ShutdownOutcome::CutOff,
+            }
         }
+        match outcome {
+            ShutdownOutcome::Complete => self.join(),
+            ShutdownOutcome::CutOff => {
+                self.shared().note_cut();
+                self.end_subscriptions();
+            }
+        }
+        if let Some(stderr) = &self.shared().stderr {
+            // Nobody waits for it while hsup runs, and not much at the end.
+            drop(timeout(STDERR_WITHIN, stderr.close()).await);
+        }
+        outcome
+    }
+
+    fn join(&self) {
         let thread = self
             .handle
             .thread
@@ -255,7 +261,6 @@ impl Logs {
         if let Some(Err(panic)) = thread.map(JoinHandle::join) {
             error!(?panic, "log router panicked");
         }
-        ShutdownOutcome::Complete
     }
 
     fn end_subscriptions(&self) {

@@ -16,6 +16,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     task::JoinHandle,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +27,9 @@ use crate::{
     dyno::{DynoPolicy, FdBudget, Ledger, Shared},
     environment::Base,
     exit::ExitStatus,
+    files,
     lifecycle::Kind,
-    logs::{LogSettings, Logs, TerminalSettings},
+    logs::{LogSettings, Logs, ShutdownOutcome, TerminalSettings},
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
@@ -37,7 +39,7 @@ use crate::{
     time::now_unix_ms,
 };
 
-/// How long the last lines may take to be written when hsup ends.
+/// How long the last lines may take to be written when somebody wants hsup to end.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 
 /// What to start, and how.
@@ -141,6 +143,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     })?;
     orphans::become_subreaper().map_err(system("become a subreaper"))?;
     open_files::raise().map_err(system("raise the open-file limit"))?;
+    files::survive_size_limit().map_err(system("ignore SIGXFSZ"))?;
 
     let (source, key, app, base) = open_source(&source)?;
     let paths = Paths::from_env();
@@ -242,14 +245,32 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
                     let again = received.replace(number).is_some();
                     shut_down(&handle, again);
                 }
-                Received::Diagnostics => dump(&diagnostics),
+                Received::Diagnostics => logs.print(diagnostics.dump()),
             },
         }
     };
     ending.cancel();
     // Whatever it says now, hsup ends.
     drop(server.await);
-    logs.shutdown(LAST_LINES_WITHIN).await;
+    let is_through = received.is_none() && matches!(outcome, Ok(Ok(Outcome::AllComplete(_))));
+    let patience = async {
+        if !is_through {
+            return sleep(LAST_LINES_WITHIN).await;
+        }
+        // Nobody wants hsup to end: its reader has all the time in the world.
+        loop {
+            match signals.next().await {
+                Received::Stop(number) => {
+                    received = Some(number);
+                    return;
+                }
+                Received::Diagnostics => logs.print(diagnostics.dump()),
+            }
+        }
+    };
+    if logs.clone().shutdown(patience).await == ShutdownOutcome::CutOff {
+        tracing::warn!("output was cut off");
+    }
     remove_if_empty(&io_root);
     remove_if_empty(&run_dir);
     let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
@@ -315,14 +336,6 @@ fn shut_down(handle: &SupervisorHandle, again: bool) {
         // It may have ended already.
         drop(handle.shutdown(request).await);
     });
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "SIGUSR1 asks for exactly this, as it did of the original hsup"
-)]
-fn dump(diagnostics: &Diagnostics) {
-    eprint!("{}", String::from_utf8_lossy(&diagnostics.dump()));
 }
 
 /// The signals that `start` answers to.

@@ -149,8 +149,8 @@ pub struct LogsArgs {
     /// Go on with new lines as they come
     #[arg(short, long)]
     pub tail: bool,
-    /// How many of the last lines
-    #[arg(short = 'n', long = "num", value_name = "N")]
+    /// How many of the last lines, up to 10000
+    #[arg(short = 'n', long = "num", value_name = "N", value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub lines: Option<u32>,
     /// Only this dyno
     #[arg(short, long, value_name = "DYNO")]
@@ -158,7 +158,7 @@ pub struct LogsArgs {
     /// Only this process type
     #[arg(short, long, value_name = "TYPE")]
     pub process_type: Vec<String>,
-    /// Only what the dynos write, or only what hsup says of them
+    /// Only the lines of one source
     #[arg(short, long)]
     pub source: Option<LogSource>,
     /// json is an object for each line; bytes that are not UTF-8 become U+FFFD in it
@@ -168,7 +168,9 @@ pub struct LogsArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogSource {
+    /// What the dynos write, and what changes the app: its releases and scaling (-d api)
     App,
+    /// What hsup says of the dynos and of itself
     Heroku,
 }
 

@@ -80,6 +80,12 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
+    if matches!(command, Command::Run { .. } | Command::Build) {
+        let _in_runtime = runtime.enter();
+        diagnostics
+            .print_on_signal()
+            .context("failed to receive signals")?;
+    }
     let code = match command {
         Command::Start { types } => {
             let options = start_options(options, &types, source, own_program, diagnostics)?;

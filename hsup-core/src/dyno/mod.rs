@@ -207,8 +207,10 @@ pub struct DynoStatus {
 pub struct Crash {
     /// How it ended.
     pub status: ExitStatus,
-    /// Which attempt it was: its lines are kept under this id.
+    /// Which attempt it was.
     pub dyno_id: DynoId,
+    /// What it wrote last.
+    pub last_lines: Arc<[String]>,
 }
 
 /// The front of a dyno's task.

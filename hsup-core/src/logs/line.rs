@@ -10,12 +10,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hsup_proto::control;
 
-/// Who wrote a line.
+use super::API;
+
+/// Who wrote a line, in the words of Heroku's tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The dyno itself.
+    /// The app: its dynos, and whoever changed its release or formation (the name is `api` then).
     App,
-    /// hsup, about the dyno; the name is the one that Heroku's tools expect.
+    /// hsup, about a dyno or itself.
     Heroku,
 }
 
@@ -72,12 +74,38 @@ impl From<Line> for control::LogLine {
     }
 }
 
+/// How much of a dyno's last lines a report of its end has.
+const REPORT_BYTES: usize = 16 * 1024;
+
+/// The last of `lines` as text, within [`REPORT_BYTES`]: a report is kept for as long as its
+/// dyno, while lines make room for newer ones.
+pub(super) fn report(lines: &[Line]) -> Arc<[String]> {
+    let mut left = REPORT_BYTES;
+    let mut report: Vec<String> = lines
+        .iter()
+        .rev()
+        .map_while(|line| {
+            let mut text = String::from_utf8_lossy(&line.text).into_owned();
+            if text.len() > left && left == REPORT_BYTES {
+                // The last one alone is too long; its beginning says most.
+                text.truncate(text.floor_char_boundary(left));
+                text.push('…');
+            }
+            let fits = text.len() <= left || left == REPORT_BYTES;
+            left = left.saturating_sub(text.len().max(1));
+            fits.then_some(text)
+        })
+        .collect();
+    report.reverse();
+    report.into()
+}
+
 /// Which lines are wanted.  The default wants all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Dyno names and process types; empty means all.
     pub select: Vec<String>,
-    /// Lines of the dynos or of hsup only; `None` means both.
+    /// Lines of one source only; `None` means both.
     pub source: Option<Source>,
 }
 
@@ -112,10 +140,17 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) const NOTE: Self = Self {
-        source: Source::Heroku,
-        stream: Stream::Stderr,
-    };
+    /// Of hsup's own lines under `name`.
+    pub(super) fn of_note(name: &str) -> Self {
+        Self {
+            source: if name == API {
+                Source::App
+            } else {
+                Source::Heroku
+            },
+            stream: Stream::Stderr,
+        }
+    }
 }
 
 /// Whole lines of one origin and one time, each with its `\n`.
@@ -126,6 +161,9 @@ pub(super) struct Chunk {
     pub(super) dyno: Arc<str>,
     pub(super) bytes: Bytes,
 }
+
+/// What a block that is kept for a reader costs beside its text.
+pub(super) const CHUNK_BYTES: usize = size_of::<Chunk>() + 32;
 
 impl Chunk {
     /// How many lines are left in it.
@@ -159,7 +197,7 @@ mod tests {
     fn a_chunk_gives_its_lines_in_order_and_unchanged() {
         let mut chunk = Chunk {
             at_unix_us: 7,
-            origin: Origin::NOTE,
+            origin: Origin::of_note("web.1"),
             dyno: "web.1".into(),
             bytes: Bytes::from_static(b"one\r\n\n\xff\0\n"),
         };
@@ -168,6 +206,14 @@ mod tests {
             .map(|line| line.text)
             .collect();
         assert_eq!(lines, [&b"one\r"[..], b"", b"\xff\0"]);
+    }
+
+    #[test]
+    fn releases_and_formation_are_the_apps_and_else_hsup_is_heroku() {
+        assert_eq!(Origin::of_note("api").source, Source::App);
+        for name in ["system", "web.1", "api.1"] {
+            assert_eq!(Origin::of_note(name).source, Source::Heroku);
+        }
     }
 
     #[test]
@@ -195,5 +241,31 @@ mod tests {
         });
         assert_eq!(wire.line, b"\xff\0");
         assert_eq!((wire.source.as_str(), wire.stderr), ("app", true));
+    }
+
+    #[test]
+    fn a_report_has_the_last_lines_and_is_never_long() {
+        let line = |text: String| Line {
+            at_unix_us: 0,
+            source: Source::App,
+            stream: Stream::Stderr,
+            dyno: "web.1".into(),
+            text: text.into(),
+        };
+        let short: Vec<_> = ["panic", "", "at main.rs"]
+            .map(|text| line(text.to_owned()))
+            .into();
+        assert_eq!(*report(&short), ["panic", "", "at main.rs"]);
+        let many: Vec<_> = (0..50)
+            .map(|number| line(format!("{number:1000}")))
+            .collect();
+        let kept = report(&many);
+        assert_eq!(kept.len(), 16);
+        assert_eq!(kept[15].trim_start(), "49");
+        let long = [line("short".to_owned()), line("ä".repeat(60_000))];
+        let kept = report(&long);
+        assert_eq!(kept.len(), 1);
+        assert_eq!(kept[0].chars().count(), REPORT_BYTES / 2 + 1);
+        assert!(kept[0].ends_with("ä…"));
     }
 }

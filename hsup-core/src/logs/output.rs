@@ -4,11 +4,16 @@
 //! for, also where somebody else made the descriptor non-blocking.  Two ends are
 //! different.  A reader that has gone (EPIPE, a terminal that hung up) will not
 //! come back, so the output is given up.  A full disk may get room again, so lines
-//! are lost until then, and their bytes are counted and told in the output itself.
+//! are lost until then, and their bytes are told in the output itself.  Either way
+//! they are counted, for whoever can tell it elsewhere.
 
 use std::{
     mem,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use nix::{
@@ -20,47 +25,50 @@ use nix::{
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What to do when there is no room on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WhenFull {
-    /// Lose lines, and say how much.
-    Lose,
-    /// Give the output up: a copy with a hole is worse than an error.
-    GiveUp,
-}
-
 #[derive(Debug)]
 pub(super) struct Output {
     fd: OwnedFd,
     buffer: Vec<u8>,
-    when_full: WhenFull,
     lost: Option<Lost>,
-    gone: Option<Errno>,
     /// The last byte that got out was a `\n`, or none did yet.
     at_line_start: bool,
+    /// How many bytes the write under way has left.
+    pending: Arc<AtomicUsize>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Lost {
-    bytes: usize,
-    why: Errno,
+/// What could not be written, and has not been told in the output itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) bytes: usize,
+    pub(super) why: Errno,
+}
+
+impl Lost {
+    /// Whether there may be room again.
+    pub(super) fn is_for_now(&self) -> bool {
+        matches!(self.why, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
+    }
 }
 
 impl Output {
-    pub(super) fn new(fd: OwnedFd, when_full: WhenFull) -> Self {
+    pub(super) fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
             buffer: Vec::new(),
-            when_full,
             lost: None,
-            gone: None,
             at_line_start: true,
+            pending: Arc::default(),
         }
     }
 
-    /// Why it was given up.
-    pub(super) fn gone(&self) -> Option<Errno> {
-        self.gone
+    /// What is lost by now.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.lost
+    }
+
+    /// How many bytes the write under way has left, seen from another thread.
+    pub(super) fn pending(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.pending)
     }
 
     /// Adds a prefix and a line that follows it.
@@ -96,10 +104,10 @@ impl Output {
 
     /// Writes `bytes` past the buffer, which must be empty.
     pub(super) fn write_through(&mut self, bytes: &[u8]) {
-        if self.gone.is_some() {
-            return;
-        }
         if let Some(lost) = self.lost {
+            if !lost.is_for_now() {
+                return self.lose(bytes.len(), lost.why);
+            }
             let start = if self.at_line_start { "" } else { "\n" };
             let notice = format!(
                 "{start}hsup: {} bytes of output were lost: {}\n",
@@ -108,46 +116,35 @@ impl Output {
             );
             match self.write_all(notice.as_bytes()) {
                 Ok(()) => self.lost = None,
-                Err(failed) => return self.failed(failed.errno, bytes.len()),
+                Err(failed) => return self.lose(bytes.len(), failed.errno),
             }
         }
         if let Err(failed) = self.write_all(bytes) {
-            self.failed(failed.errno, failed.left);
+            self.lose(failed.left, failed.errno);
         }
     }
 
-    fn failed(&mut self, why: Errno, left: usize) {
-        let full = matches!(why, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG);
-        if full && self.when_full == WhenFull::Lose {
-            let before = self.lost.map_or(0, |lost| lost.bytes);
-            self.lost = Some(Lost {
-                bytes: before + left,
-                why,
-            });
-        } else {
-            self.gone = Some(why);
-        }
+    fn lose(&mut self, bytes: usize, why: Errno) {
+        let before = self.lost.map_or(0, |lost| lost.bytes);
+        self.lost = Some(Lost {
+            bytes: before + bytes,
+            why,
+        });
     }
 
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), WriteFailed> {
         while !bytes.is_empty() {
-            match write(&self.fd, bytes) {
-                Ok(written) => {
-                    if let Some(last) = bytes[..written].last() {
-                        self.at_line_start = *last == b'\n';
-                    }
-                    bytes = &bytes[written..];
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => wait_until_writable(self.fd.as_fd()),
-                Err(errno) => {
-                    return Err(WriteFailed {
-                        errno,
-                        left: bytes.len(),
-                    });
-                }
+            self.pending.store(bytes.len(), Ordering::Relaxed);
+            let written = write_some(self.fd.as_fd(), bytes).map_err(|errno| WriteFailed {
+                errno,
+                left: bytes.len(),
+            })?;
+            if let Some(last) = bytes[..written].last() {
+                self.at_line_start = *last == b'\n';
             }
+            bytes = &bytes[written..];
         }
+        self.pending.store(0, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -158,12 +155,22 @@ struct WriteFailed {
     left: usize,
 }
 
-fn wait_until_writable(fd: BorrowedFd<'_>) {
-    // Whatever ended the wait, the next write says what is the matter.
-    let _: nix::Result<i32> = poll(
-        &mut [PollFd::new(fd, PollFlags::POLLOUT)],
-        PollTimeout::NONE,
-    );
+/// Writes what there is room for, and waits until there is some: also where somebody else made
+/// the descriptor non-blocking.
+pub(crate) fn write_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    loop {
+        match write(fd, bytes) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                // Whatever ended the wait, the next write says what is the matter.
+                let _: nix::Result<i32> = poll(
+                    &mut [PollFd::new(fd, PollFlags::POLLOUT)],
+                    PollTimeout::NONE,
+                );
+            }
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -175,18 +182,25 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_once_there_is_room() {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut output = Output::new(full.into(), WhenFull::Lose);
+        let mut output = Output::new(full.into());
         output.push(b"web.1 | ", b"lost\n");
         output.flush();
         output.push(b"web.1 | ", b"lost too\n");
         output.flush();
-        assert_eq!(output.gone(), None);
+        assert_eq!(
+            output.lost(),
+            Some(Lost {
+                bytes: 30,
+                why: Errno::ENOSPC
+            })
+        );
 
         let file = tempfile::NamedTempFile::new().unwrap();
         output.fd = file.reopen().unwrap().into();
         output.push(b"web.1 | ", b"kept\n");
         output.flush();
         let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(output.lost(), None);
         assert_eq!(
             text,
             "hsup: 30 bytes of output were lost: No space left on device\nweb.1 | kept\n"
@@ -194,10 +208,16 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_to_a_full_disk_is_given_up() {
-        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut output = Output::new(full.into(), WhenFull::GiveUp);
-        output.write_through(b"bytes");
-        assert_eq!(output.gone(), Some(Errno::ENOSPC));
+    fn what_a_reader_that_has_gone_does_not_get_is_counted() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut output = Output::new(writer.into());
+        for _ in 0..2 {
+            output.push(b"web.1 | ", b"lost\n");
+            output.flush();
+        }
+        let lost = output.lost().unwrap();
+        assert_eq!((lost.bytes, lost.why), (26, Errno::EPIPE));
+        assert!(!lost.is_for_now());
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Two bounds hold: `ring_bytes` for a name and `total_bytes` over all names,
 //! where the oldest lines of all go first.  Entries and names count, not only text.
-//! Memory that was reserved for growth may exceed them by an eighth.
+//! Memory that was reserved for growth may exceed them by a quarter.  None is reserved
+//! before there are lines: a dyno that is silent costs its name.
 //!
 //! Order is the order of arrival (`seq`), not the clock's, which may step back.
 
@@ -19,12 +20,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::line::{Chunk, Filter, Origin};
+use super::line::{CHUNK_BYTES, Chunk, Filter, Origin};
 use crate::name::DynoId;
 
 /// One name's place in [`Rings`]; valid while a run of that name is live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RingKey(usize);
+pub(super) struct RingKey(u32);
 
 /// One life of a dyno: a place and a number that tells it from other lives of that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +47,15 @@ struct Entry {
 
 const ENTRY_BYTES: usize = size_of::<Entry>();
 /// What a name costs before its first line.
-const NAME_BYTES: usize = size_of::<Ring>() + 64;
-/// What the memory of a run that ended costs while lines of it are left.
-const RUN_BYTES: usize = size_of::<KnownRun>() + 64;
+const NAME_BYTES: usize = size_of::<Ring>() + size_of::<KnownRun>() + 64;
+/// What a ring may have reserved beyond what it holds, beside a quarter of that.
+const SLACK: usize = 1024;
 
 #[derive(Debug)]
 struct KnownRun {
     dyno_id: DynoId,
     number: u32,
-    /// Its latest entry.
-    last: Option<u64>,
+    is_live: bool,
 }
 
 #[derive(Debug)]
@@ -63,8 +63,17 @@ struct Ring {
     name: Arc<str>,
     bytes: VecDeque<u8>,
     entries: VecDeque<Entry>,
-    live: Vec<KnownRun>,
-    ended: Vec<KnownRun>,
+    /// Those that live, and the one that ended last: its end is about to be reported.
+    runs: Vec<KnownRun>,
+}
+
+/// The last lines of one or many rings.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// Oldest first.
+    pub(super) chunks: Vec<Chunk>,
+    /// How many lines before them had no room.
+    pub(super) left_out: u64,
 }
 
 /// All rings.
@@ -73,7 +82,7 @@ pub(super) struct Rings {
     ring_bytes: usize,
     total_bytes: usize,
     slots: Vec<Option<Ring>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
     by_name: HashMap<Arc<str>, RingKey>,
     /// What all rings use together.
     used: usize,
@@ -100,28 +109,29 @@ impl Rings {
         let key = self.key(name);
         let number = self.next_run;
         self.next_run = self.next_run.wrapping_add(1).max(1);
-        let ring = self.slots[key.0].get_or_insert_with(|| Ring::new(name));
-        ring.live.push(KnownRun {
+        let ring = self.slots[key.slot()].get_or_insert_with(|| Ring::new(name));
+        ring.runs.reserve_exact(1);
+        ring.runs.push(KnownRun {
             dyno_id: dyno_id.clone(),
             number,
-            last: None,
+            is_live: true,
         });
         (Run { ring: key, number }, Arc::clone(&ring.name))
     }
 
     /// The dyno has ended; its lines stay until newer ones need the room.
     pub(super) fn end(&mut self, run: Run) {
-        let Some(ring) = self.slots[run.ring.0].as_mut() else {
-            return;
-        };
-        let before = ring.used();
-        if let Some(at) = ring.live.iter().position(|live| live.number == run.number) {
-            let known = ring.live.swap_remove(at);
-            ring.ended.push(known);
-            ring.forget_runs();
+        if let Some(ring) = &mut self.slots[run.ring.slot()] {
+            ring.runs
+                .retain(|known| known.is_live || known.number == run.number);
+            if let Some(known) = ring
+                .runs
+                .iter_mut()
+                .find(|known| known.number == run.number)
+            {
+                known.is_live = false;
+            }
         }
-        let after = ring.used();
-        self.used = self.used + after - before;
     }
 
     /// Keeps `lines`, which are whole and end in `\n`, of a dyno.
@@ -133,38 +143,39 @@ impl Rings {
     pub(super) fn append_note(&mut self, name: &str, at_unix_us: i64, lines: &[u8]) -> Arc<str> {
         let key = self.key(name);
         let name = Arc::clone(
-            &self.slots[key.0]
+            &self.slots[key.slot()]
                 .get_or_insert_with(|| Ring::new(name))
                 .name,
         );
-        self.append_to(key, 0, Origin::NOTE, at_unix_us, lines);
+        self.append_to(key, 0, Origin::of_note(&name), at_unix_us, lines);
         name
     }
 
-    /// The last `n` lines that `filter` wants, oldest first.
-    pub(super) fn tail(&self, filter: &Filter, n: usize) -> Vec<Chunk> {
+    /// The last `n` lines that `filter` wants, as many of them as have room in `bytes`.
+    pub(super) fn tail(&self, filter: &Filter, n: usize, bytes: usize) -> Tail {
         let rings = self
             .slots
             .iter()
             .flatten()
             .filter(|ring| filter.wants_name(&ring.name));
-        collect(rings, n, |entry| filter.wants_source(entry.origin.source))
+        collect(rings, n, bytes, |entry| {
+            filter.wants_source(entry.origin.source)
+        })
     }
 
-    /// The last `n` lines that one run of a dyno wrote, oldest first.
-    pub(super) fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Vec<Chunk> {
+    /// The last `n` lines that one run of a dyno wrote: one that lives, or the
+    /// last of its name that ended.
+    pub(super) fn tail_of(&self, dyno_id: &DynoId, n: usize) -> Tail {
         let found = self.slots.iter().flatten().find_map(|ring| {
-            let run = ring
-                .live
-                .iter()
-                .chain(&ring.ended)
-                .find(|run| run.dyno_id == *dyno_id)?;
+            let run = ring.runs.iter().find(|run| run.dyno_id == *dyno_id)?;
             Some((ring, run.number))
         });
         let Some((ring, number)) = found else {
-            return Vec::new();
+            return Tail::default();
         };
-        collect(std::iter::once(ring), n, |entry| entry.run == number)
+        collect(std::iter::once(ring), n, usize::MAX, |entry| {
+            entry.run == number
+        })
     }
 
     fn key(&mut self, name: &str) -> RingKey {
@@ -175,18 +186,18 @@ impl Rings {
         self.used += ring.used();
         let name = Arc::clone(&ring.name);
         let key = if let Some(slot) = self.free.pop() {
-            self.slots[slot] = Some(ring);
+            self.slots[slot as usize] = Some(ring);
             RingKey(slot)
         } else {
-            self.slots.push(Some(ring));
-            RingKey(self.slots.len() - 1)
+            push_sparingly(&mut self.slots, Some(ring));
+            RingKey(u32::try_from(self.slots.len() - 1).expect("a name costs more than a byte"))
         };
         self.by_name.insert(name, key);
         key
     }
 
     fn append_to(&mut self, key: RingKey, run: u32, origin: Origin, at_unix_us: i64, lines: &[u8]) {
-        let Some(ring) = self.slots[key.0].as_mut() else {
+        let Some(ring) = self.slots[key.slot()].as_mut() else {
             return;
         };
         let fitting = last_that_fit(lines, self.ring_bytes.saturating_sub(ENTRY_BYTES));
@@ -219,6 +230,7 @@ impl Rings {
             },
             lines,
         );
+        ring.give_back();
         self.used = self.used + ring.used() - before;
         if self.used > self.total_bytes {
             self.evict();
@@ -256,11 +268,11 @@ impl Rings {
             if let Some(front) = ring.entries.front() {
                 oldest.push(Reverse((front.seq, slot)));
                 touched.push(slot);
-            } else if ring.live.is_empty() {
+            } else if ring.runs.iter().all(|run| !run.is_live) {
                 self.used -= ring.used();
                 self.by_name.remove(&ring.name);
                 self.slots[slot] = None;
-                self.free.push(slot);
+                self.free.extend(u32::try_from(slot));
             } else {
                 touched.push(slot);
             }
@@ -274,12 +286,32 @@ impl Rings {
         }
     }
 
+    /// The memory that lines have, reserved or used.
     #[cfg(test)]
     fn allocated(&self) -> usize {
         let rings = self.slots.iter().flatten();
         rings
             .map(|ring| ring.bytes.capacity() + ring.entries.capacity() * ENTRY_BYTES)
             .sum()
+    }
+
+    /// The memory of all of it.
+    #[cfg(test)]
+    fn footprint(&self) -> usize {
+        let rings = self.slots.iter().flatten();
+        let names: usize = rings
+            .map(|ring| ring.runs.capacity() * size_of::<KnownRun>() + ring.name.len() + 16)
+            .sum();
+        let entry = size_of::<(Arc<str>, RingKey)>() + 1;
+        let tables =
+            self.slots.capacity() * size_of::<Option<Ring>>() + self.by_name.capacity() * entry;
+        self.allocated() + names + tables
+    }
+}
+
+impl RingKey {
+    const fn slot(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -289,16 +321,12 @@ impl Ring {
             name: name.into(),
             bytes: VecDeque::new(),
             entries: VecDeque::new(),
-            live: Vec::new(),
-            ended: Vec::new(),
+            runs: Vec::new(),
         }
     }
 
     fn used(&self) -> usize {
-        NAME_BYTES
-            + self.bytes.len()
-            + self.entries.len() * ENTRY_BYTES
-            + self.ended.len() * RUN_BYTES
+        NAME_BYTES + self.bytes.len() + self.entries.len() * ENTRY_BYTES
     }
 
     /// Drops the oldest lines until `incoming` more bytes fit under `limit`.
@@ -349,17 +377,7 @@ impl Ring {
     fn drop_front(&mut self) {
         if let Some(front) = self.entries.pop_front() {
             drop(self.bytes.drain(..front.len as usize));
-            if !self.ended.is_empty() {
-                self.forget_runs();
-            }
         }
-    }
-
-    /// Forgets the runs that ended and of which no line is left.
-    fn forget_runs(&mut self) {
-        let oldest = self.entries.front().map_or(u64::MAX, |entry| entry.seq);
-        self.ended
-            .retain(|run| run.last.is_some_and(|last| last >= oldest));
     }
 
     fn push(&mut self, entry: Entry, lines: &[u8]) {
@@ -367,8 +385,17 @@ impl Ring {
         reserve(&mut self.entries, 1);
         self.bytes.extend(lines);
         self.entries.push_back(entry);
-        if let Some(run) = self.live.iter_mut().find(|run| run.number == entry.run) {
-            run.last = Some(entry.seq);
+    }
+
+    /// Frees what many lines needed that have gone at once.
+    fn give_back(&mut self) {
+        let bytes = self.bytes.len();
+        if self.bytes.capacity() > bytes + bytes / 4 + SLACK {
+            self.bytes.shrink_to(bytes);
+        }
+        let entries = self.entries.len();
+        if self.entries.capacity() > entries + entries / 4 + SLACK / ENTRY_BYTES {
+            self.entries.shrink_to(entries);
         }
     }
 
@@ -424,16 +451,26 @@ fn last_that_fit(lines: &[u8], limit: usize) -> &[u8] {
 /// Grows by an eighth rather than to the double: rings are many and live long.
 fn reserve<T>(deque: &mut VecDeque<T>, more: usize) {
     if deque.capacity() - deque.len() < more {
-        deque.reserve_exact(more.max(deque.len() / 8).max(8));
+        deque.reserve_exact(more.max(deque.len() / 8).max(4));
     }
 }
 
-/// Walks the entries of all `rings` from the newest back, until `n` lines are together.
+/// Adds to a table that has an element for each dyno, and grows it by an eighth.
+pub(super) fn push_sparingly<T>(table: &mut Vec<T>, element: T) {
+    if table.len() == table.capacity() {
+        table.reserve_exact((table.len() / 8).max(8));
+    }
+    table.push(element);
+}
+
+/// Walks the entries of all `rings` from the newest back, until `n` lines are together, and
+/// only counts those for which `room` has none left.
 fn collect<'a>(
     rings: impl Iterator<Item = &'a Ring>,
     n: usize,
+    mut room: usize,
     wanted: impl Fn(&Entry) -> bool,
-) -> Vec<Chunk> {
+) -> Tail {
     struct Cursor<'a> {
         ring: &'a Ring,
         /// Entries before this index are still to come.
@@ -454,7 +491,7 @@ fn collect<'a>(
         }
     }
     let mut missing = n;
-    let mut chunks = Vec::new();
+    let mut tail = Tail::default();
     while missing > 0
         && let Some((_, at)) = newest.pop()
     {
@@ -466,200 +503,26 @@ fn collect<'a>(
         if wanted(&entry) {
             let (bytes, count) = cursor.ring.copy_lines(cursor.end, len, missing);
             missing -= count;
-            chunks.push(Chunk {
-                at_unix_us: entry.at_unix_us,
-                origin: entry.origin,
-                dyno: Arc::clone(&cursor.ring.name),
-                bytes,
-            });
+            // Older ones that would fit have no place behind a gap.
+            if tail.left_out > 0 || bytes.len() + CHUNK_BYTES > room {
+                tail.left_out += count as u64;
+            } else {
+                room -= bytes.len() + CHUNK_BYTES;
+                tail.chunks.push(Chunk {
+                    at_unix_us: entry.at_unix_us,
+                    origin: entry.origin,
+                    dyno: Arc::clone(&cursor.ring.name),
+                    bytes,
+                });
+            }
         }
         if let Some(before) = cursor.index.checked_sub(1) {
             newest.push((cursor.ring.entries[before].seq, at));
         }
     }
-    chunks.reverse();
-    chunks
+    tail.chunks.reverse();
+    tail
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::logs::line::{Source, Stream};
-
-    const APP: Origin = Origin {
-        source: Source::App,
-        stream: Stream::Stdout,
-    };
-
-    fn id(text: &str) -> DynoId {
-        text.parse().unwrap()
-    }
-
-    fn texts(chunks: Vec<Chunk>) -> Vec<String> {
-        chunks
-            .into_iter()
-            .flat_map(|mut chunk| std::iter::from_fn(move || chunk.pop()))
-            .map(|line| String::from_utf8(line.text.to_vec()).unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn the_tail_is_in_order_of_arrival_over_all_dynos() {
-        let mut rings = Rings::new(4096, 1 << 20);
-        let (web, _) = rings.begin("web.1", &id("a"));
-        let (worker, _) = rings.begin("worker.1", &id("b"));
-        rings.append(web, APP, 5, b"1\n2\n");
-        rings.append(worker, APP, 4, b"3\n");
-        rings.append_note("web.1", 3, b"4\n");
-        rings.append(web, APP, 2, b"5\n6\n7\n");
-        let all = Filter::default();
-        assert_eq!(
-            texts(rings.tail(&all, 100)),
-            ["1", "2", "3", "4", "5", "6", "7"]
-        );
-        assert_eq!(texts(rings.tail(&all, 2)), ["6", "7"]);
-        assert_eq!(texts(rings.tail(&all, 6)), ["2", "3", "4", "5", "6", "7"]);
-        assert_eq!(texts(rings.tail(&all, 0)), [""; 0]);
-        assert_eq!(texts(rings.tail(&Filter::dyno("worker"), 9)), ["3"]);
-        let heroku = Filter {
-            source: Some(Source::Heroku),
-            ..Filter::default()
-        };
-        assert_eq!(texts(rings.tail(&heroku, 9)), ["4"]);
-    }
-
-    #[test]
-    fn the_lines_of_a_dead_dyno_are_told_from_its_successors() {
-        let mut rings = Rings::new(4096, 1 << 20);
-        let (old, _) = rings.begin("web.1", &id("old"));
-        rings.append(old, APP, 0, b"panic\n");
-        rings.end(old);
-        rings.append_note("web.1", 0, b"State changed from up to crashed\n");
-        let (new, _) = rings.begin("web.1", &id("new"));
-        rings.append(new, APP, 0, b"listening\n");
-        assert_eq!(texts(rings.tail_of(&id("old"), 9)), ["panic"]);
-        assert_eq!(texts(rings.tail_of(&id("new"), 9)), ["listening"]);
-        assert_eq!(texts(rings.tail_of(&id("none"), 9)), [""; 0]);
-
-        // Once its last line is gone, the dead one is forgotten whole.
-        for _ in 0..1000 {
-            rings.append(new, APP, 0, b"more and more\n");
-        }
-        assert_eq!(texts(rings.tail_of(&id("old"), 9)), [""; 0]);
-        assert!(rings.slots[0].as_ref().unwrap().ended.is_empty());
-    }
-
-    #[test]
-    fn ten_thousand_silent_crashes_leave_nothing_behind() {
-        let mut rings = Rings::new(4096, 1 << 20);
-        for run in 0..10_000 {
-            let (run, _) = rings.begin("web.1", &id(&format!("web-1-{run}")));
-            rings.end(run);
-        }
-        assert!(rings.slots[0].as_ref().unwrap().ended.is_empty());
-        assert_eq!(rings.used, NAME_BYTES);
-    }
-
-    #[test]
-    fn a_line_that_never_fits_is_not_kept() {
-        let mut rings = Rings::new(100, 1 << 20);
-        let (web, _) = rings.begin("web.1", &id("a"));
-        rings.append(web, APP, 0, format!("{}\n", "x".repeat(200)).as_bytes());
-        rings.append(
-            web,
-            APP,
-            0,
-            format!("{}\nshort\n", "x".repeat(200)).as_bytes(),
-        );
-        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["short"]);
-
-        // Nor is anything that would stand before it as if it had never been.
-        rings.append(
-            web,
-            APP,
-            0,
-            format!("{}\nnext\n", "x".repeat(200)).as_bytes(),
-        );
-        assert_eq!(texts(rings.tail(&Filter::default(), 9)), ["next"]);
-    }
-
-    #[test]
-    fn the_total_bound_takes_the_oldest_of_all_and_names_that_are_over() {
-        let mut rings = Rings::new(64 * 1024, 256 * 1024);
-        let line = format!("{}\n", "x".repeat(99));
-        for number in 0..10_000 {
-            let (run, _) = rings.begin(&format!("run.{number}"), &id(&format!("run-{number}")));
-            rings.append(run, APP, 0, line.as_bytes());
-            rings.end(run);
-            assert!(rings.used <= rings.total_bytes);
-        }
-        assert!(
-            rings.slots.len() < 2000,
-            "slots are used again: {}",
-            rings.slots.len()
-        );
-        assert_eq!(rings.by_name.len(), rings.slots.iter().flatten().count());
-        assert!(rings.by_name.contains_key("run.9999"));
-        assert!(!rings.by_name.contains_key("run.0"));
-
-        // A chatty one beside them has the newest lines, so the others go first.
-        let (web, _) = rings.begin("web.1", &id("web"));
-        for _ in 0..10_000 {
-            rings.append(web, APP, 0, line.as_bytes());
-            assert!(rings.used <= rings.total_bytes);
-        }
-        assert!(rings.allocated() <= rings.total_bytes + rings.total_bytes / 4);
-    }
-
-    proptest! {
-        /// Against a list that forgets nothing: what a ring has is always its end, and as much as fits.
-        #[test]
-        fn a_ring_holds_the_end_of_what_was_written(
-            blocks in prop::collection::vec(prop::collection::vec("[a-z]{0,40}", 1..8), 1..60),
-            limit in 64_usize..2048,
-            n in 1_usize..50,
-        ) {
-            let mut rings = Rings::new(limit, 1 << 20);
-            let (web, _) = rings.begin("web.1", &id("a"));
-            let mut written = Vec::new();
-            for block in &blocks {
-                rings.append(web, APP, 0, format!("{}\n", block.join("\n")).as_bytes());
-                written.extend(block.iter().cloned());
-                let ring = rings.slots[0].as_ref().unwrap();
-                let held = ring.bytes.len() + ring.entries.len() * ENTRY_BYTES;
-                prop_assert!(held <= limit);
-                prop_assert_eq!(ring.entries.iter().map(|entry| entry.len as usize).sum::<usize>(), ring.bytes.len());
-                prop_assert_eq!(rings.used, ring.used());
-            }
-            let kept = texts(rings.tail(&Filter::default(), usize::MAX));
-            prop_assert!(!kept.is_empty() || limit < 41 + ENTRY_BYTES);
-            prop_assert_eq!(&kept[..], &written[written.len() - kept.len()..]);
-            let tail = texts(rings.tail(&Filter::default(), n));
-            prop_assert_eq!(&tail[..], &kept[kept.len().saturating_sub(n)..]);
-        }
-
-        #[test]
-        fn the_sum_is_the_sum(
-            steps in prop::collection::vec((0_usize..6, 1_usize..3000), 1..200),
-        ) {
-            let mut rings = Rings::new(4096, 12 * 1024);
-            let mut runs: Vec<Option<Run>> = vec![None; 6];
-            for (index, (which, len)) in steps.into_iter().enumerate() {
-                match (runs[which], len % 5) {
-                    (Some(run), 0) => {
-                        rings.end(run);
-                        runs[which] = None;
-                    }
-                    (Some(run), _) => rings.append(run, APP, 0, format!("{}\n", "x".repeat(len)).as_bytes()),
-                    (None, _) => {
-                        let begun = rings.begin(&format!("web.{}", which + 1), &id(&format!("d{index}")));
-                        runs[which] = Some(begun.0);
-                    }
-                }
-                prop_assert_eq!(rings.used, rings.slots.iter().flatten().map(Ring::used).sum::<usize>());
-            }
-        }
-    }
-}
+mod tests;

@@ -6,38 +6,29 @@
 //! the lines in the rings, hands them to the subscribers, and writes what the round
 //! gathered to the terminal.
 //!
-//! The terminal may block for hours.  It is the one thing that may, and therefore
+//! Standard output may block for hours.  It is the one thing that may, and therefore
 //! no lock is held while it is written to: everything that others ask of the logs
-//! goes through [`Shared`], and only the dynos' output waits.
+//! goes through [`Shared`], and only the dynos' output waits.  A standard error that is a
+//! place of its own is written by a thread of its own (`stderr`), past this one.
 
-use std::{
-    collections::HashMap,
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, thread};
 
-use bytes::Bytes;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::{
-        epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout},
-        eventfd::EventFd,
-    },
+    sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout},
     unistd::read,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::{
-    line::{Chunk, Origin, Source, Stream},
-    notes::Notes,
+    SYSTEM,
+    line::{Origin, Source, Stream},
     pace::{PAUSE, Pace, Rest},
-    ring::{Rings, Run},
-    subscription::Queue,
-    terminal::{Prefix, Terminal},
+    ring::{Run, push_sparingly},
+    shared::{Command, Dyno, Shared, now_unix_us},
+    terminal::Terminal,
 };
 use crate::name::DynoId;
 
@@ -55,124 +46,6 @@ const EVENTS: usize = 256;
 /// The wake-up's token; streams count from 0.
 const WAKE: u64 = u64::MAX;
 
-/// What the router's thread and the handles share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
-    wake: EventFd,
-    /// Why standard output was given up.
-    pub(super) terminal_gone: watch::Sender<Option<Errno>>,
-}
-
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) rings: Rings,
-    pub(super) subscribers: Vec<Arc<Queue>>,
-    pub(super) commands: Vec<Command>,
-    /// What the terminal has not shown yet.
-    pub(super) notes: Notes,
-    /// The thread has ended, or is about to.
-    pub(super) ended: bool,
-}
-
-#[derive(Debug)]
-pub(super) enum Command {
-    Add(Dyno),
-    Finish {
-        dyno_id: DynoId,
-        done: oneshot::Sender<()>,
-    },
-    /// The longest name that will come.
-    Widen(usize),
-    End {
-        done: Option<oneshot::Sender<()>>,
-    },
-}
-
-/// A dyno whose output is to be read.
-#[derive(Debug)]
-pub(super) struct Dyno {
-    pub(super) id: DynoId,
-    pub(super) name: Arc<str>,
-    pub(super) run: Run,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
-}
-
-impl Shared {
-    pub(super) fn new(rings: Rings, wake: EventFd) -> Self {
-        Self {
-            state: Mutex::new(State {
-                rings,
-                subscribers: Vec::new(),
-                commands: Vec::new(),
-                notes: Notes::default(),
-                ended: false,
-            }),
-            wake,
-            terminal_gone: watch::Sender::new(None),
-        }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn wake(&self) {
-        // Full means that it is awake already.
-        let _: nix::Result<usize> = self.wake.write(1);
-    }
-
-    /// Gives the command to the thread, or back when that has ended.
-    pub(super) fn send(&self, command: Command) -> Result<(), Command> {
-        {
-            let mut state = self.lock();
-            if state.ended {
-                return Err(command);
-            }
-            state.commands.push(command);
-        }
-        self.wake();
-        Ok(())
-    }
-}
-
-impl State {
-    /// Hands whole lines to every subscriber that wants them.
-    pub(super) fn publish(
-        &mut self,
-        dyno: &Arc<str>,
-        origin: Origin,
-        at_unix_us: i64,
-        lines: &[u8],
-    ) {
-        if self.subscribers.is_empty() {
-            return;
-        }
-        self.subscribers.retain(|queue| !queue.is_abandoned());
-        let mut shared: Option<Bytes> = None;
-        for queue in &self.subscribers {
-            if queue.filter.wants_name(dyno) && queue.filter.wants_source(origin.source) {
-                let bytes = shared.get_or_insert_with(|| Bytes::copy_from_slice(lines));
-                queue.push(Chunk {
-                    at_unix_us,
-                    origin,
-                    dyno: Arc::clone(dyno),
-                    bytes: bytes.clone(),
-                });
-            }
-        }
-    }
-}
-
-/// Microseconds since 1970.
-pub(super) fn now_unix_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-    })
-}
-
 /// One output of one dyno.
 #[derive(Debug)]
 struct Reader {
@@ -182,7 +55,6 @@ struct Reader {
     stream: Stream,
     /// The beginning of a line that has no end yet.
     unfinished: Vec<u8>,
-    prefix: Prefix,
     /// Everybody has closed the other end.
     at_end: bool,
 }
@@ -200,12 +72,14 @@ pub(super) struct Router {
     shared: Arc<Shared>,
     epoll: Epoll,
     readers: Vec<Option<Reader>>,
-    free: Vec<usize>,
-    by_dyno: HashMap<DynoId, [usize; 2]>,
+    free: Vec<u32>,
+    by_dyno: HashMap<DynoId, [u32; 2]>,
     terminal: Option<Terminal>,
     buffer: Box<[u8]>,
     /// The bytes of all unfinished lines.
     unfinished: usize,
+    /// Somebody has been told that standard output loses lines.
+    loss_is_told: bool,
 }
 
 /// Whether the thread goes on.
@@ -228,6 +102,7 @@ impl Router {
             terminal,
             buffer: vec![0; LINE_BYTES + READ_BYTES].into(),
             unfinished: 0,
+            loss_is_told: false,
         })
     }
 
@@ -244,6 +119,7 @@ impl Router {
                     error!(%errno, "log router cannot wait");
                     self.end();
                     self.flush();
+                    self.tell_loss();
                     return;
                 }
             };
@@ -262,6 +138,9 @@ impl Router {
                 Next::GoOn
             };
             self.flush();
+            if next == Next::End {
+                self.tell_loss();
+            }
             for done in waiting {
                 // Nobody waits any more: that is theirs to decide.
                 let _: Result<(), ()> = done.send(());
@@ -305,25 +184,45 @@ impl Router {
     }
 
     fn show_notes(&mut self) {
-        let notes = std::mem::take(&mut self.shared.lock().notes);
+        let (notes, text) = self.shared.take_own();
         let Some(terminal) = &mut self.terminal else {
             return;
         };
         for note in notes.into_notes(now_unix_us()) {
             terminal.note(&note.name, note.at_unix_us, &note.lines);
         }
+        if let Some(text) = text {
+            terminal.text(&text);
+        }
     }
 
     fn flush(&mut self) {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.flush();
-            if let Some(errno) = terminal.gone() {
-                self.shared.terminal_gone.send_if_modified(|gone| {
-                    let first = gone.is_none();
-                    *gone = Some(errno);
-                    first
-                });
-            }
+        let Some(terminal) = &mut self.terminal else {
+            return;
+        };
+        terminal.flush();
+        if !self.loss_is_told
+            && let Some(lost) = terminal.lost()
+        {
+            self.loss_is_told = true;
+            let what = if lost.is_for_now() {
+                "Standard output takes no more"
+            } else {
+                "Standard output is gone"
+            };
+            let why = lost.why.desc();
+            let text =
+                format!("{what} ({why}): the dynos go on, and `hsupctl logs` has their last lines");
+            self.shared.note(SYSTEM, &text);
+        }
+    }
+
+    /// Says at the very end what standard output never took.
+    fn tell_loss(&self) {
+        if let Some(lost) = self.terminal.as_ref().and_then(Terminal::lost) {
+            let (bytes, why) = (lost.bytes, lost.why.desc());
+            let text = format!("{bytes} bytes of standard output were not written: {why}");
+            self.shared.note(SYSTEM, &text);
         }
     }
 
@@ -345,25 +244,24 @@ impl Router {
                 run,
                 stream,
                 unfinished: Vec::new(),
-                prefix: Prefix::default(),
                 at_end: false,
             })
         });
         self.by_dyno.insert(id, slots);
     }
 
-    fn add_reader(&mut self, reader: Reader) -> usize {
+    fn add_reader(&mut self, reader: Reader) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.readers.push(None);
-            self.readers.len() - 1
+            push_sparingly(&mut self.readers, None);
+            u32::try_from(self.readers.len() - 1).expect("descriptors are fewer")
         });
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot.into());
         let watched =
             make_non_blocking(&reader.fd).and_then(|()| self.epoll.add(&reader.fd, event));
         if let Err(errno) = watched {
             error!(dyno = &*reader.name, stream = reader.stream.as_str(), %errno, "cannot watch a dyno's output");
         }
-        self.readers[slot] = Some(reader);
+        self.readers[slot as usize] = Some(reader);
         slot
     }
 
@@ -398,7 +296,7 @@ impl Router {
         };
         let mut run = None;
         for slot in slots {
-            let Some(mut reader) = self.readers[slot].take() else {
+            let Some(mut reader) = self.readers[slot as usize].take() else {
                 continue;
             };
             let mut drained = 0;
@@ -454,9 +352,6 @@ impl Router {
                 }
             }
         };
-        if let Some(terminal) = &mut self.terminal {
-            terminal.bytes(reader.stream, &room[..count]);
-        }
         self.buffer[..carried].copy_from_slice(&reader.unfinished);
         let at_unix_us = now_unix_us();
         let mut sink = Sink {
@@ -480,10 +375,8 @@ impl Router {
             sink.take_unterminated(reader, rest);
             reader.unfinished = Vec::new();
         } else {
-            reader.unfinished.clear();
-            // Most streams end their lines; the few that do not must not leave their room behind.
-            reader.unfinished.shrink_to(4 * 1024);
-            reader.unfinished.extend_from_slice(rest);
+            // Most streams end their lines; no room is kept for the next one that does not.
+            reader.unfinished = rest.to_vec();
         }
         Found::Bytes(count)
     }
@@ -530,7 +423,7 @@ struct Sink<'a> {
 
 impl Sink<'_> {
     /// Takes whole lines.
-    fn take(&mut self, reader: &mut Reader, lines: &[u8]) {
+    fn take(&mut self, reader: &Reader, lines: &[u8]) {
         let origin = Origin {
             source: Source::App,
             stream: reader.stream,
@@ -544,18 +437,12 @@ impl Sink<'_> {
             state.publish(&reader.name, origin, self.at_unix_us, lines);
         }
         if let Some(terminal) = &mut self.terminal {
-            terminal.lines(
-                reader.stream,
-                &reader.name,
-                &mut reader.prefix,
-                self.at_unix_us,
-                lines,
-            );
+            terminal.lines(reader.stream, &reader.name, self.at_unix_us, lines);
         }
     }
 
     /// Takes a line, or a piece of one, that has no `\n`.
-    fn take_unterminated(&mut self, reader: &mut Reader, piece: &[u8]) {
+    fn take_unterminated(&mut self, reader: &Reader, piece: &[u8]) {
         let mut line = Vec::with_capacity(piece.len() + 1);
         line.extend_from_slice(piece);
         line.push(b'\n');
@@ -565,7 +452,10 @@ impl Sink<'_> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::eventfd::EventFd;
+
     use super::*;
+    use crate::logs::ring::Rings;
 
     #[test]
     fn only_a_line_that_is_too_long_is_cut() {
@@ -577,5 +467,31 @@ mod tests {
             first_piece(&[b"short\n", &long[..], &long[..]].concat()),
             None
         );
+    }
+
+    #[test]
+    fn a_stream_holds_a_line_without_an_end_and_else_nothing() {
+        let rings = Rings::new(4096, 1 << 20);
+        let shared = Arc::new(Shared::new(rings, EventFd::new().unwrap(), None));
+        let mut router = Router::new(Arc::clone(&shared), None).unwrap();
+        let (out, stdout) = std::io::pipe().unwrap();
+        let (err, _stderr) = std::io::pipe().unwrap();
+        let id: DynoId = "web-1".parse().unwrap();
+        let (run, name) = shared.lock().rings.begin("web.1", &id);
+        router.add(Dyno {
+            id,
+            name,
+            run,
+            stdout: out.into(),
+            stderr: err.into(),
+        });
+        let held = |router: &Router| router.readers[0].as_ref().unwrap().unfinished.capacity();
+        for (text, expected) in [(&b"one\ntw"[..], 2), (b"o", 3), (b"\n", 0)] {
+            nix::unistd::write(&stdout, text).unwrap();
+            router.read_once(0);
+            assert_eq!(held(&router), expected);
+        }
+        assert!(size_of::<Option<Reader>>() <= 64);
+        assert!(router.readers.capacity() <= 8);
     }
 }

@@ -12,12 +12,13 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::line::{Chunk, Filter, Line};
+use super::{
+    line::{CHUNK_BYTES, Chunk, Filter, Line},
+    ring::Tail,
+};
 
-/// What may wait for one reader, in bytes.
-const QUEUE_BYTES: usize = 1024 * 1024;
-/// What a waiting block costs beside its text.
-const CHUNK_BYTES: usize = size_of::<Chunk>() + 32;
+/// What may wait for one reader, in bytes; as much may stand before it when it comes.
+pub(super) const QUEUE_BYTES: usize = 1024 * 1024;
 /// A batch ends behind the line that reaches one of these, well below what one gRPC message may hold.
 const BATCH_BYTES: usize = 256 * 1024;
 const BATCH_LINES: usize = 1024;
@@ -36,14 +37,17 @@ pub struct Subscription {
     queue: Arc<Queue>,
     /// Already this reader's: the backlog at first, then what the queue held.
     pending: VecDeque<Chunk>,
+    /// Lines of the backlog that had no room, and are not told yet.
+    left_out: u64,
 }
 
 impl Subscription {
     /// A reader that begins with `backlog`.
-    pub(super) fn new(queue: Arc<Queue>, backlog: Vec<Chunk>) -> Self {
+    pub(super) fn new(queue: Arc<Queue>, backlog: Tail) -> Self {
         Self {
             queue,
-            pending: backlog.into(),
+            pending: backlog.chunks.into(),
+            left_out: backlog.left_out,
         }
     }
 
@@ -51,7 +55,8 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Batch> {
         loop {
             if !self.pending.is_empty() {
-                return Some(self.batch(0));
+                let left_out = mem::take(&mut self.left_out);
+                return Some(self.batch(left_out));
             }
             let taken = self.queue.take();
             self.pending = taken.chunks;

@@ -1,43 +1,30 @@
-//! What hsup's own standard output and error look like.
-//!
-//! ```text
-//! 14:20:50 web.1    | Listening on 5000
-//! 14:20:50 worker.1 | started
-//! ```
+//! hsup's own standard output and error, as the dynos' lines get there.
 //!
 //! A dyno's stdout goes to hsup's stdout, its stderr and hsup's own lines to
-//! hsup's stderr.  Where both are the same terminal or pipe, everything takes the
-//! one way in the order in which it came.
+//! hsup's stderr.  Where both are the same terminal, pipe or open file, everything takes
+//! the one way in the order in which it came.
 //!
 //! The text of a line is passed on as it is, control characters included, on a
 //! terminal too: what an app writes for a terminal (colours, most of all) is meant for one.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::{Arc, atomic::AtomicUsize},
+};
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use nix::{
-    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::stat::{SFlag, fstat},
 };
 
 use super::{
     line::{Origin, Source, Stream},
-    output::{Output, WhenFull},
+    output::{Lost, Output},
+    stderr::Stderr,
+    style::{Format, Style},
 };
-
-/// How lines are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Each line behind the dyno's name.
-    Prefixed,
-    /// The dynos' lines as they are; hsup's own keep the name before them.
-    Bare,
-    /// One JSON object a line, all of them to stdout:
-    /// `{"at":…,"source":…,"dyno":…,"stream":…,"line":…}`, bytes that are not UTF-8 replaced.
-    Json,
-    /// Bytes unchanged and at once, whole lines or not, and no line of hsup's own: for `hsup run`.
-    Raw,
-}
 
 /// hsup's own outputs.
 #[derive(Debug)]
@@ -56,10 +43,10 @@ impl TerminalSettings {
     ///
     /// # Errors
     /// When the descriptors cannot be duplicated.
-    pub fn standard(format: Format) -> std::io::Result<Self> {
+    pub fn standard(format: Format) -> io::Result<Self> {
         Ok(Self {
-            stdout: std::io::stdout().as_fd().try_clone_to_owned()?,
-            stderr: std::io::stderr().as_fd().try_clone_to_owned()?,
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            stderr: io::stderr().as_fd().try_clone_to_owned()?,
             format,
             timestamps: true,
             colour: false,
@@ -67,152 +54,95 @@ impl TerminalSettings {
     }
 }
 
-/// The narrowest that the column of names gets.
-const MIN_WIDTH: usize = 6;
-
-/// What stands before the lines of one stream, made anew when the second or the column's width changes.
-#[derive(Debug, Default)]
-pub(super) struct Prefix {
-    text: Vec<u8>,
-    second: i64,
-    width: usize,
-}
-
 #[derive(Debug)]
 pub(super) struct Terminal {
     stdout: Output,
     /// `None`: the same place as `stdout`.
-    stderr: Option<Output>,
-    format: Format,
-    timestamps: bool,
-    colour: bool,
-    width: usize,
-    clock: Clock,
-    note_prefix: Prefix,
+    stderr: Option<Stderr>,
+    style: Style,
 }
 
 impl Terminal {
-    pub(super) fn new(settings: TerminalSettings) -> Self {
-        let when_full = match settings.format {
-            Format::Raw => WhenFull::GiveUp,
-            Format::Prefixed | Format::Bare | Format::Json => WhenFull::Lose,
+    /// # Errors
+    /// When the system refuses the thread of a standard error that is a place of its own.
+    pub(super) fn new(settings: TerminalSettings) -> io::Result<Self> {
+        let style = || Style::new(settings.format, settings.timestamps, settings.colour);
+        let stderr = if same_place(&settings.stdout, &settings.stderr) {
+            None
+        } else {
+            Some(Stderr::start(settings.stderr, style())?)
         };
-        let same = settings.format == Format::Json
-            || (settings.format != Format::Raw && same_place(&settings.stdout, &settings.stderr));
-        Self {
-            stdout: Output::new(settings.stdout, when_full),
-            stderr: (!same).then(|| Output::new(settings.stderr, when_full)),
-            format: settings.format,
-            timestamps: settings.timestamps,
-            colour: settings.colour,
-            width: MIN_WIDTH,
-            clock: Clock::default(),
-            note_prefix: Prefix::default(),
-        }
+        Ok(Self {
+            style: style(),
+            stdout: Output::new(settings.stdout),
+            stderr,
+        })
+    }
+
+    /// Standard error, where it is a place of its own.
+    pub(super) fn stderr(&self) -> Option<&Stderr> {
+        self.stderr.as_ref()
+    }
+
+    /// Where hsup's own lines go.
+    pub(super) fn takes_notes(&self) -> bool {
+        self.stderr.is_none() || self.style.format == Format::Json
     }
 
     /// Makes the column of names wide enough.
     pub(super) fn widen(&mut self, name_len: usize) {
-        self.width = self.width.max(name_len);
-    }
-
-    /// Why standard output was given up.
-    pub(super) fn gone(&self) -> Option<Errno> {
-        self.stdout.gone()
-    }
-
-    /// Bytes as they were read; only [`Format::Raw`] shows them.
-    pub(super) fn bytes(&mut self, stream: Stream, bytes: &[u8]) {
-        if self.format == Format::Raw {
-            self.output(stream).write_through(bytes);
+        self.style.widen(name_len);
+        if let Some(stderr) = &self.stderr {
+            stderr.widen(name_len);
         }
+    }
+
+    /// What standard output did not take.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.stdout.lost()
+    }
+
+    /// How many bytes the write to standard output that is under way has left.
+    pub(super) fn pending(&self) -> Arc<AtomicUsize> {
+        self.stdout.pending()
     }
 
     /// Whole lines of a dyno, each with its `\n`.
-    pub(super) fn lines(
-        &mut self,
-        stream: Stream,
-        name: &str,
-        prefix: &mut Prefix,
-        at_unix_us: i64,
-        lines: &[u8],
-    ) {
-        match self.format {
-            Format::Raw => {}
-            Format::Bare => self.output(stream).push(b"", lines),
-            Format::Prefixed => {
-                self.renew(prefix, name, at_unix_us);
-                push_lines(self.output(stream), &prefix.text, lines);
-            }
-            Format::Json => {
-                let origin = Origin {
-                    source: Source::App,
-                    stream,
-                };
-                self.json(origin, name, at_unix_us, lines);
+    pub(super) fn lines(&mut self, stream: Stream, name: &str, at_unix_us: i64, lines: &[u8]) {
+        if self.style.format == Format::Json {
+            let origin = Origin {
+                source: Source::App,
+                stream,
+            };
+            return self.json(origin, name, at_unix_us, lines);
+        }
+        match &self.stderr {
+            Some(stderr) if stream == Stream::Stderr => stderr.lines(name, at_unix_us, lines),
+            _ => {
+                let prefix = self.style.before_lines(name, at_unix_us);
+                push_lines(&mut self.stdout, prefix, lines);
             }
         }
     }
 
-    /// hsup's own lines, each with its `\n`.
+    /// hsup's own lines, each with its `\n`, where they do not go past it to a standard error
+    /// of its own.
     pub(super) fn note(&mut self, name: &str, at_unix_us: i64, lines: &[u8]) {
-        match self.format {
-            Format::Raw => {}
-            Format::Prefixed | Format::Bare => {
-                self.widen(name.len());
-                let mut prefix = std::mem::take(&mut self.note_prefix);
-                // It belongs to no name, so it is never fresh.
-                prefix.text.clear();
-                self.renew(&mut prefix, name, at_unix_us);
-                push_lines(self.output(Stream::Stderr), &prefix.text, lines);
-                self.note_prefix = prefix;
-            }
-            Format::Json => self.json(Origin::NOTE, name, at_unix_us, lines),
+        if self.style.format == Format::Json {
+            return self.json(Origin::of_note(name), name, at_unix_us, lines);
         }
+        let prefix = self.style.before_note(name, at_unix_us);
+        push_lines(&mut self.stdout, prefix, lines);
+    }
+
+    /// Whole lines that are nobody's: as they are.
+    pub(super) fn text(&mut self, text: &[u8]) {
+        self.stdout.push(b"", text);
     }
 
     /// Writes what has gathered.
     pub(super) fn flush(&mut self) {
         self.stdout.flush();
-        if let Some(stderr) = &mut self.stderr {
-            stderr.flush();
-        }
-    }
-
-    fn output(&mut self, stream: Stream) -> &mut Output {
-        match (stream, &mut self.stderr) {
-            (Stream::Stderr, Some(stderr)) => stderr,
-            _ => &mut self.stdout,
-        }
-    }
-
-    fn renew(&mut self, prefix: &mut Prefix, name: &str, at_unix_us: i64) {
-        let second = if self.timestamps {
-            at_unix_us.div_euclid(1_000_000)
-        } else {
-            0
-        };
-        if !prefix.text.is_empty() && prefix.second == second && prefix.width == self.width {
-            return;
-        }
-        let text = &mut prefix.text;
-        text.clear();
-        if self.colour {
-            text.extend_from_slice(colour_of(name));
-        }
-        if self.timestamps {
-            text.extend_from_slice(self.clock.text(second));
-            text.push(b' ');
-        }
-        text.extend_from_slice(name.as_bytes());
-        text.resize(text.len() + self.width.saturating_sub(name.len()), b' ');
-        text.extend_from_slice(b" |");
-        if self.colour {
-            text.extend_from_slice(b"\x1b[0m");
-        }
-        text.push(b' ');
-        prefix.second = second;
-        prefix.width = self.width;
     }
 
     fn json(&mut self, origin: Origin, name: &str, at_unix_us: i64, lines: &[u8]) {
@@ -249,6 +179,9 @@ impl Terminal {
 }
 
 fn push_lines(output: &mut Output, prefix: &[u8], lines: &[u8]) {
+    if prefix.is_empty() {
+        return output.push(b"", lines);
+    }
     let mut start = 0;
     for newline in memchr::memchr_iter(b'\n', lines) {
         output.push(prefix, &lines[start..=newline]);
@@ -256,71 +189,63 @@ fn push_lines(output: &mut Output, prefix: &[u8], lines: &[u8]) {
     }
 }
 
-/// Whether two descriptors lead to one terminal, pipe or socket.  Files do not count: each descriptor has its own position in them.
+/// Whether what is written to two descriptors comes out in the order in which it was written.
+///
+/// It does for one terminal, pipe or socket.  In a file, each descriptor has its own position,
+/// unless one is a copy of the other (`>file 2>&1`) or both append (`>>file 2>>file`).
 fn same_place(one: &OwnedFd, other: &OwnedFd) -> bool {
-    let (Ok(one), Ok(other)) = (fstat(one), fstat(other)) else {
+    let (Ok(first), Ok(second)) = (fstat(one), fstat(other)) else {
         return false;
     };
-    let kind = SFlag::from_bits_truncate(one.st_mode) & SFlag::S_IFMT;
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) && kind != SFlag::S_IFREG
-}
-
-/// A colour that a process type always gets; the usual ones differ from each other.
-fn colour_of(name: &str) -> &'static [u8] {
-    const COLOURS: [&[u8]; 9] = [
-        b"\x1b[36m",
-        b"\x1b[33m",
-        b"\x1b[32m",
-        b"\x1b[35m",
-        b"\x1b[34m",
-        b"\x1b[96m",
-        b"\x1b[93m",
-        b"\x1b[92m",
-        b"\x1b[95m",
-    ];
-    let process_type = name.rsplit_once('.').map_or(name, |(kind, _)| kind);
-    let index = match process_type {
-        "web" => 0,
-        "worker" => 1,
-        "clock" | "scheduler" => 2,
-        "release" => 3,
-        "run" => 4,
-        "system" | "api" => return b"\x1b[1m",
-        // FNV-1a: the standard library's hash may change from one version to the next.
-        other => {
-            let hash = other.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-                (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-            });
-            5 + hash as usize % (COLOURS.len() - 5)
-        }
+    let kind = SFlag::from_bits_truncate(first.st_mode) & SFlag::S_IFMT;
+    let appends = |fd| {
+        fcntl(fd, FcntlArg::F_GETFL)
+            .is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_APPEND))
     };
-    COLOURS[index]
+    (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+        && (kind != SFlag::S_IFREG
+            || (appends(one) && appends(other))
+            || is_copy(one.as_fd(), other.as_fd()))
 }
 
-/// The local time as text, made once a second.
-#[derive(Debug, Default)]
-struct Clock {
-    zone: Option<TimeZone>,
-    second: i64,
-    text: Vec<u8>,
+/// Whether two descriptors are one open file.  A kernel that does not tell means no.
+#[expect(unsafe_code, reason = "a system call without a wrapper")]
+fn is_copy(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    /// Compares open files.
+    const KCMP_FILE: libc::c_int = 0;
+    let own = std::process::id();
+    // SAFETY: it takes numbers alone, and reads nothing of ours.
+    let order = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            own,
+            own,
+            KCMP_FILE,
+            libc::c_long::from(one.as_raw_fd()),
+            libc::c_long::from(other.as_raw_fd()),
+        )
+    };
+    order == 0
 }
 
-impl Clock {
-    fn text(&mut self, second: i64) -> &[u8] {
-        if self.second != second || self.text.is_empty() {
-            // Looked up late: `hsup run` shows no time and has none to lose.
-            let zone = self.zone.get_or_insert_with(TimeZone::system);
-            let at = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
-            let time = zone.to_datetime(at).time();
-            let text = format!(
-                "{:02}:{:02}:{:02}",
-                time.hour(),
-                time.minute(),
-                time.second()
-            );
-            self.text = text.into_bytes();
-            self.second = second;
-        }
-        &self.text
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_one_place_for_copies_and_for_those_that_append() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = |options: &OpenOptions| OwnedFd::from(options.open(file.path()).unwrap());
+        let write = || open(File::options().write(true));
+        let append = || open(File::options().append(true));
+        let one = write();
+        assert!(same_place(&one, &one.try_clone().unwrap()));
+        assert!(!same_place(&one, &write()));
+        assert!(!same_place(&one, &append()));
+        assert!(same_place(&append(), &append()));
+        let elsewhere = tempfile::tempfile().unwrap().into();
+        assert!(!same_place(&one, &elsewhere));
     }
 }

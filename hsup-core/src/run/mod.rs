@@ -7,8 +7,10 @@
 mod attached;
 mod begin;
 mod control;
+mod output;
 mod piped;
 mod release;
+mod stdin;
 mod terminal;
 
 use std::{
@@ -40,6 +42,7 @@ use crate::{
     dyno::{IoDir, IoDirError},
     environment,
     exit::{Ending, ExitStatus},
+    files,
     name::{DynoId, DynoName, ProcessType},
     paths::{Paths, PathsError},
     ports, random,
@@ -112,6 +115,9 @@ pub enum RunCommandError {
     /// Its status is not known.
     #[error("it is not known how the command ended: {0}")]
     Lost(String),
+    /// Its output has no place any more.
+    #[error("failed to write standard output")]
+    Write(#[source] std::io::Error),
     /// Something that every process has.
     #[error("failed to {what}")]
     System {
@@ -133,6 +139,7 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunCommandError {
 pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
     let signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
+    files::survive_size_limit().map_err(|errno| system("ignore SIGXFSZ")(errno.into()))?;
     let line = command::shell_line(&options.words)?;
     let loaded = release::load(&options.source, options.state_dir.as_deref()).await?;
     let id = SupervisorId::random().map_err(system("get random bits"))?;
@@ -208,7 +215,7 @@ impl Command {
         // What needs no driver is done while that comes up.
         let mut pipes = None;
         if !at_terminal {
-            pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
+            pipes = Some(Pipes::lay(&self.run_dir)?);
         }
         let (up, artifact) = tokio::select! {
             prepared = prepare(link, &self.loaded.release, self.options.tell) => prepared?,
@@ -232,7 +239,7 @@ impl Command {
             }
         };
         if pipes.is_none() && !up.capabilities.has(Capability::Attach) {
-            pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
+            pipes = Some(Pipes::lay(&self.run_dir)?);
         }
         let io = pipes.as_ref().map(Pipes::io);
         let request = self.start_request(&name, &dyno_id, &artifact, &up, io)?;
@@ -261,7 +268,7 @@ impl Command {
         let grace = self.options.grace;
         match pipes {
             None => attached::run(up, dyno_id, &mut self.signals, grace).await,
-            Some(pipes) => pipes.run(link, up, &mut self.signals, grace).await,
+            Some(pipes) => pipes.run(link, up, dyno_id, &mut self.signals, grace).await,
         }
     }
 

@@ -1,59 +1,57 @@
 //! `run` without a terminal: the dyno's output, error and input are copied as they are.
 
-use std::{fs::File, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    time::Duration,
+};
 
-use super::{RunCommandError, Signals, code_of, forget, stop, system, wait};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::write,
+};
+use tokio::time::sleep;
+
+use super::{
+    RunCommandError, Signals, code_of, forget, output::OutputPump, stdin::StdinPump, stop, system,
+    wait,
+};
 use crate::{
     driver::{DriverLink, Up},
     dyno::IoDir,
-    logs::{Format, LogSettings, Logs, StdinPump, TerminalSettings},
-    name::{DynoId, DynoName},
+    exit::ExitStatus,
+    name::DynoId,
 };
 
 /// What a shell answers for a command that its reader left (128 + SIGPIPE).
 const BROKEN_PIPE: u8 = 141;
-/// How long the last bytes may take to be written once the command has ended and the
-/// reader still reads.
-const LAST_BYTES_WITHIN: Duration = Duration::from_mins(1);
+/// And for one whose terminal hung up (128 + SIGHUP).
+const HANGUP: u8 = 129;
+/// How long the last bytes of a command that was ended by a signal may take to be written.
+/// Those of one that ended by itself have all the time of the world.
+const LAST_BYTES_WITHIN: Duration = Duration::from_secs(2);
 
 /// The FIFOs of the dyno, read already.
 #[derive(Debug)]
 pub(super) struct Pipes {
-    dyno_id: DynoId,
     io: IoDir,
     /// Our hold on its input, until the driver has opened its end.
     stdin: File,
-    logs: Logs,
+    output: Outputs,
 }
 
 impl Pipes {
     /// Makes the FIFOs in `run_dir` and begins to copy what comes out of them.
-    pub(super) fn lay(
-        run_dir: &Path,
-        name: &DynoName,
-        dyno_id: &DynoId,
-    ) -> Result<Self, RunCommandError> {
+    pub(super) fn lay(run_dir: &Path) -> Result<Self, RunCommandError> {
         let io = IoDir::at(run_dir.join("io"));
         io.make(true)?;
-        let output = io.open_output()?;
+        let ends = io.open_output()?;
         let stdin = io.hold_stdin()?;
-        let logs = TerminalSettings::standard(Format::Raw)
-            .and_then(|terminal| {
-                Logs::start(LogSettings {
-                    terminal: Some(terminal),
-                    // Nobody asks for the last lines of a one-off.
-                    ring_bytes: 0,
-                    ..LogSettings::default()
-                })
-            })
-            .map_err(system("start the log router"))?;
-        logs.add(dyno_id, name, output.stdout, output.stderr);
-        Ok(Self {
-            dyno_id: dyno_id.clone(),
-            io,
-            stdin,
-            logs,
-        })
+        let output = Outputs::copy(ends.stdout, ends.stderr).map_err(system("copy the output"))?;
+        Ok(Self { io, stdin, output })
     }
 
     /// Where the FIFOs are.
@@ -61,20 +59,16 @@ impl Pipes {
         &self.io
     }
 
-    /// Copies until the dyno has ended; answers its exit code.
+    /// Copies until the dyno has ended and everything is written; answers hsup's exit code.
     pub(super) async fn run(
         self,
         link: &DriverLink,
         up: &Up,
+        dyno_id: &DynoId,
         signals: &mut Signals,
         grace: Duration,
     ) -> Result<u8, RunCommandError> {
-        let Self {
-            dyno_id,
-            io,
-            stdin,
-            logs,
-        } = self;
+        let Self { io, stdin, output } = self;
         // The driver has opened its end, so ours opens at once; with none it has ended.
         let pump = match io.write_stdin() {
             Ok(sink) => StdinPump::start_standard(OwnedFd::from(sink)).ok(),
@@ -82,20 +76,20 @@ impl Pipes {
         };
         drop(stdin);
 
-        let wait = wait(up, &dyno_id);
+        let wait = wait(up, dyno_id);
         tokio::pin!(wait);
-        let mut forced: Option<u8> = None;
+        let mut signalled: Option<u8> = None;
+        let mut is_told = false;
         let status = loop {
             tokio::select! {
                 status = &mut wait => break status?,
-                error = logs.terminal_gone(), if forced.is_none() => {
-                    tracing::debug!(%error, "standard output gone");
-                    forced = Some(BROKEN_PIPE);
-                    stop(up, &dyno_id, "SIGPIPE", grace);
+                () = output.stdout.failed(), if !is_told => {
+                    is_told = true;
+                    stop(up, dyno_id, output.signal(), grace);
                 }
                 (number, name) = signals.next() => {
-                    let again = forced.replace(128 + number).is_some();
-                    stop(up, &dyno_id, name, if again { Duration::ZERO } else { grace });
+                    let again = signalled.replace(128 + number).is_some();
+                    stop(up, dyno_id, name, if again { Duration::ZERO } else { grace });
                 }
             }
         };
@@ -104,12 +98,85 @@ impl Pipes {
         if let Some(pump) = &pump {
             pump.stop();
         }
-        let terminal = logs.clone();
-        tokio::join!(logs.shutdown(LAST_BYTES_WITHIN), forget(up, &dyno_id));
-        match forced {
+        let (number, ()) = tokio::join!(
+            output.finish(signals, signalled.is_some()),
+            forget(up, dyno_id)
+        );
+        match number.map(|number| 128 + number).or(signalled) {
             Some(code) => Ok(code),
-            None if terminal.is_terminal_gone() => Ok(BROKEN_PIPE),
-            None => code_of(&status),
+            None => output.code(&status),
         }
+    }
+}
+
+/// The copies of a dyno's two outputs.
+#[derive(Debug)]
+struct Outputs {
+    stdout: OutputPump,
+    stderr: OutputPump,
+    /// Standard output is, or was, a terminal.
+    at_terminal: bool,
+}
+
+impl Outputs {
+    fn copy(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
+        let (out, err) = (io::stdout(), io::stderr());
+        Ok(Self {
+            at_terminal: out.is_terminal(),
+            stdout: OutputPump::start(stdout, out.as_fd().try_clone_to_owned()?)?,
+            stderr: OutputPump::start(stderr, err.as_fd().try_clone_to_owned()?)?,
+        })
+    }
+
+    /// What a command would get whose own standard output this was.
+    fn signal(&self) -> &'static str {
+        match self.stdout.failure() {
+            Some(Errno::EPIPE) => "SIGPIPE",
+            Some(Errno::EIO) if self.at_terminal => "SIGHUP",
+            _ => "SIGTERM",
+        }
+    }
+
+    /// Waits until all of it is written, for as long as its readers take. A signal cuts it off,
+    /// and so does a moment without an end once there was one; answers the signal that came now.
+    async fn finish(&self, signals: &mut Signals, is_signalled: bool) -> Option<u8> {
+        self.stdout.finish();
+        self.stderr.finish();
+        let patience = async {
+            if is_signalled {
+                sleep(LAST_BYTES_WITHIN).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        let number = tokio::select! {
+            biased;
+            _ = async { tokio::join!(self.stdout.ended(), self.stderr.ended()) } => return None,
+            (number, _) = signals.next() => Some(number),
+            () = patience => None,
+        };
+        say("hsup: the output was cut off: its reader took nothing\n");
+        number
+    }
+
+    /// The command's own code, unless its output did not get out.
+    fn code(&self, status: &ExitStatus) -> Result<u8, RunCommandError> {
+        match self.stdout.failure() {
+            None => code_of(status),
+            Some(Errno::EPIPE) => Ok(BROKEN_PIPE),
+            Some(Errno::EIO) if self.at_terminal => Ok(HANGUP),
+            Some(errno) => Err(RunCommandError::Write(errno.into())),
+        }
+    }
+}
+
+/// Says something on standard error, unless that takes nothing: hsup is about to end, and must.
+fn say(text: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+        // Past the standard library's lock and into a pipe that has room. What fails has
+        // nowhere to be told.
+        let _: nix::Result<usize> = write(stderr.as_fd(), text.as_bytes());
     }
 }

@@ -413,9 +413,9 @@ impl Actor {
         self.shared.logs.note("system", text);
     }
 
-    /// A line about releases, in Heroku's place for them.
+    /// A line about releases or the formation, in Heroku's place for them.
     pub(super) fn note_release(&self, text: impl AsRef<str>) {
-        self.shared.logs.note("api", text);
+        self.shared.logs.note(crate::logs::API, text);
     }
 
     pub(super) fn event(&self, event: events_response::Event) {

@@ -40,6 +40,10 @@ const STATS_WITHIN: Duration = Duration::from_secs(2);
 const STATS_IN_FLIGHT: usize = 100;
 /// How many last lines a log request means that names no number.
 const LOG_LINES_DEFAULT: usize = 100;
+/// And at most: whoever asks may read none of them.
+const LOG_LINES_MAX: usize = 10_000;
+/// How many last lines of each dyno a status has at most.
+const STATUS_LINES_MAX: usize = 1000;
 
 /// What an asker gets: the answer at once, or what to wait for first.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
@@ -167,14 +171,10 @@ impl SupervisorHandle {
     }
 
     fn add_lines(&self, dynos: &mut [control::Dyno], lines: usize) {
-        let text = |lines: Vec<crate::logs::Line>| {
-            lines
-                .into_iter()
-                .map(|line| String::from_utf8_lossy(&line.text).into_owned())
-                .collect()
-        };
+        let lines = lines.min(STATUS_LINES_MAX);
         for dyno in dynos {
-            dyno.last_lines = text(self.shared.logs.tail(&Filter::dyno(&dyno.name), lines));
+            let filter = Filter::dyno(&dyno.name);
+            dyno.last_lines = self.shared.logs.report(&filter, lines).to_vec();
         }
     }
 }
@@ -284,6 +284,7 @@ impl Control for SupervisorHandle {
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
         let filter = filter(&request)?;
         let lines = request.lines.map_or(LOG_LINES_DEFAULT, |n| n as usize);
+        let lines = lines.min(LOG_LINES_MAX);
         let subscription = self.shared.logs.subscribe(filter, lines, request.follow);
         Ok(log_stream(subscription))
     }
@@ -317,7 +318,8 @@ fn filter(request: &LogsRequest) -> Result<Filter, ControlError> {
         "heroku" => Some(Source::Heroku),
         other => {
             return Err(ControlError::Invalid(format!(
-                "no log source `{other}`: there is app (the dynos) and heroku (hsup itself)"
+                "no log source `{other}`: there is app (what the dynos write, and api: releases \
+                 and scaling) and heroku (what hsup says of the dynos)"
             )));
         }
     };

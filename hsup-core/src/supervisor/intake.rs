@@ -177,6 +177,9 @@ impl Actor {
                 }
                 ReleaseChange::QuantitiesOnly => {
                     self.change_quantities(id, release);
+                    if self.releases.good() == Some(id) {
+                        self.note_scaled(&origin.to_string());
+                    }
                     self.remember_text(id, text);
                     return Ok(Taken::Scaled(id));
                 }

@@ -28,9 +28,6 @@ use crate::{
     state::ReleaseRecord,
 };
 
-/// How many last lines a crash report has.
-const CRASH_LINES: usize = 50;
-
 impl Actor {
     pub(super) fn request(&mut self, request: Request) {
         if self.phase != Phase::Running
@@ -106,11 +103,7 @@ impl Actor {
                 if request.last_lines > 0
                     && let Some(crash) = &live.status.crash
                 {
-                    let lines = self.shared.logs.tail_of(&crash.dyno_id, CRASH_LINES);
-                    dyno.crash_lines = lines
-                        .iter()
-                        .map(|line| String::from_utf8_lossy(&line.text).into_owned())
-                        .collect();
+                    dyno.crash_lines = crash.last_lines.to_vec();
                 }
                 dynos.push(dyno);
             }
@@ -181,12 +174,7 @@ impl Actor {
                 let saved = self.history.update(id, said);
                 self.complain(saved);
             }
-            let said: Vec<_> = self
-                .formation()
-                .iter()
-                .map(|process| format!("{}={}", process.process_type, process.quantity))
-                .collect();
-            self.note_release(format!("Scaled to {}", said.join(" ")));
+            self.note_scaled("hsupctl");
             self.expect_names(&self.formation());
             self.converge();
             self.tell_formation();
@@ -194,6 +182,16 @@ impl Actor {
         Ok(ScaleResponse {
             formation: formation::to_wire(&self.formation()),
         })
+    }
+
+    /// Says what the formation is now, in Heroku's words.
+    pub(super) fn note_scaled(&self, by: &str) {
+        let said: Vec<_> = self
+            .formation()
+            .iter()
+            .map(|process| format!("{}@{}", process.process_type, process.quantity))
+            .collect();
+        self.note_release(format!("Scaled to {} by {by}", said.join(" ")));
     }
 
     fn start(&mut self, request: &StartRequest) -> Result<StartResponse, ControlError> {

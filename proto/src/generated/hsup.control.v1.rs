@@ -101,7 +101,7 @@ pub struct GetStatusRequest {
     /// ask the driver for cpu and memory too
     #[prost(bool, tag = "2")]
     pub stats: bool,
-    /// how many last lines of each dyno; 0: none
+    /// how many last lines of each dyno, 1000 and 16 KiB at most; 0: none
     #[prost(uint32, tag = "3")]
     pub last_lines: u32,
 }
@@ -213,13 +213,13 @@ pub struct RestartResponse {
 pub struct LogsRequest {
     #[prost(bool, tag = "1")]
     pub follow: bool,
-    /// the last n; absent: 100
+    /// the last n, 10000 and a megabyte at most; absent: 100
     #[prost(uint32, optional, tag = "2")]
     pub lines: ::core::option::Option<u32>,
     /// process types or dyno names; empty means all
     #[prost(string, repeated, tag = "3")]
     pub select: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// "app", "heroku" (hsup's own lines), or empty for both
+    /// "app" (the dynos, and "api"), "heroku" (hsup of the dynos), or empty for both
     #[prost(string, tag = "4")]
     pub source: ::prost::alloc::string::String,
 }
@@ -227,7 +227,7 @@ pub struct LogsRequest {
 pub struct LogsResponse {
     #[prost(message, repeated, tag = "1")]
     pub lines: ::prost::alloc::vec::Vec<LogLine>,
-    /// lines this reader was too slow for, before these
+    /// lines before these that had no room, or that this reader was too slow for
     #[prost(uint64, tag = "2")]
     pub dropped: u64,
 }
@@ -238,7 +238,7 @@ pub struct LogLine {
     /// "app" or "heroku"
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
-    /// "web.1"; "api" for hsup's own lines about releases
+    /// "web.1"; "api" for releases and scaling, "system" for hsup itself
     #[prost(string, tag = "3")]
     pub dyno: ::prost::alloc::string::String,
     /// without its line end; any bytes

@@ -205,6 +205,38 @@ impl App {
         let child = command.stdout(out).stderr(err).spawn().unwrap();
         Running::of(self, child)
     }
+
+    /// `hsup WORD` with these arguments and outputs.
+    pub(crate) fn spawn(
+        &self,
+        word: &str,
+        arguments: &[&str],
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Running<'_> {
+        self.spawn_as(word, arguments, stdout, stderr, |_| ())
+    }
+
+    /// The same, with a child that `prepare` makes special.
+    pub(crate) fn spawn_as(
+        &self,
+        word: &str,
+        arguments: &[&str],
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Running<'_> {
+        let mut command = self.command("hsup");
+        prepare(&mut command);
+        let child = command
+            .arg(word)
+            .args(arguments)
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        Running::of(self, child)
+    }
 }
 
 /// A running `hsup start`. Dropped, it is killed with what it started.
@@ -319,11 +351,18 @@ impl<'a> Running<'a> {
     }
 
     /// Ends it as Ctrl-C does, and looks that nothing is left.
-    pub(crate) fn interrupt(mut self) {
+    pub(crate) fn interrupt(self) {
+        self.interrupt_and(|_| ());
+    }
+
+    /// The same; `check` sees all that hsup said.
+    pub(crate) fn interrupt_and(mut self, check: impl FnOnce(&str)) {
         self.signal(Signal::SIGINT);
         let status = self.end();
-        assert_eq!(status.code(), Some(130), "{}", self.log());
+        let log = self.log();
+        assert_eq!(status.code(), Some(130), "{log}");
         self.nothing_is_left();
+        check(&log);
     }
 
     /// No process, no socket, no FIFO, no lock: once hsup has ended, its runtime folder holds

@@ -1,10 +1,28 @@
 //! `hsup run`: codes, bytes, pipes.
 
-use std::{io::Write as _, process::Stdio};
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, PipeReader, Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    },
+    process::Stdio,
+    thread,
+};
 
 use hsup_tests::deadline;
+use nix::{
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
+    sys::signal::Signal,
+};
 
-use crate::app::{App, binaries, processes_of};
+use crate::{
+    app::{App, Running, binaries, processes_of},
+    output::fill,
+};
 
 fn code(app: &App, line: &str) -> Option<i32> {
     app.run(&["run", line]).status.code()
@@ -73,4 +91,162 @@ fn a_closed_stdin_is_an_empty_one() {
     let hsup = binaries().join("hsup");
     let output = app.run(&["run", &format!("{} run cat <&-; echo $?", hsup.display())]);
     assert_eq!(output.stdout, b"0\n");
+}
+
+#[test]
+fn a_terminal_that_hangs_up_means_129() {
+    let app = App::procfile("web: true\n");
+    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let slave = File::options()
+        .write(true)
+        .custom_flags(OFlag::O_NOCTTY.bits())
+        .open(ptsname_r(&master).unwrap())
+        .unwrap();
+    // Its input is none, so it is no terminal session: only the output hangs up.
+    let mut hsup = app.spawn("run", &["yes"], slave, Stdio::null());
+    let mut screen = File::from(OwnedFd::from(master));
+    assert!(screen.read(&mut [0; 64]).unwrap() > 0);
+    drop(screen);
+    assert_eq!(hsup.end().code(), Some(129));
+    assert!(processes_of(&app).is_empty());
+}
+
+/// Waits until a pipe holds all it can: `probe` is a copy of its writing end.
+fn wait_until_full(hsup: &Running<'_>, probe: &io::PipeWriter) {
+    hsup.wait_for("a full pipe", || {
+        let mut fds = [PollFd::new(probe.as_fd(), PollFlags::POLLOUT)];
+        (poll(&mut fds, PollTimeout::ZERO).unwrap() == 0).then_some(())
+    });
+}
+
+/// Waits until hsup is the only process that the app has left: the command has ended.
+fn wait_until_alone(hsup: &Running<'_>) {
+    hsup.wait_for("the end of the command", || {
+        (processes_of(hsup.app) == [hsup.pid()]).then_some(())
+    });
+}
+
+fn read_all(mut pipe: PipeReader) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+#[test]
+fn a_reader_that_begins_late_gets_everything() {
+    let app = App::procfile("web: true\n");
+    let (reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    let mut hsup = app.spawn(
+        "run",
+        &["head -c 120000 /dev/zero; exit 7"],
+        out,
+        Stdio::null(),
+    );
+    wait_until_full(&hsup, &probe);
+    drop(probe);
+    wait_until_alone(&hsup);
+    let reader = read_all(reader);
+    assert_eq!(hsup.end().code(), Some(7));
+    assert_eq!(reader.join().unwrap().len(), 120_000);
+}
+
+#[test]
+fn a_signal_cuts_off_what_nobody_reads_and_hsup_says_so() {
+    let app = App::procfile("web: true\n");
+    let (_reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    let (said, err) = io::pipe().unwrap();
+    let mut hsup = app.spawn("run", &["head -c 120000 /dev/zero"], out, err);
+    wait_until_full(&hsup, &probe);
+    wait_until_alone(&hsup);
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(143));
+    assert_eq!(
+        io::read_to_string(said).unwrap(),
+        "hsup: the output was cut off: its reader took nothing\n"
+    );
+}
+
+#[test]
+fn a_signal_ends_a_command_whose_output_nobody_reads() {
+    let app = App::procfile("web: true\n");
+    let (_reader, out) = io::pipe().unwrap();
+    let probe = out.try_clone().unwrap();
+    // One pipe for both: nothing can be said there, and hsup ends nevertheless.
+    let err = out.try_clone().unwrap();
+    let mut hsup = app.spawn("run", &["yes"], out, err);
+    wait_until_full(&hsup, &probe);
+    hsup.signal(Signal::SIGINT);
+    assert_eq!(hsup.end().code(), Some(130));
+    assert!(processes_of(&app).is_empty());
+}
+
+#[test]
+fn an_error_that_nobody_reads_does_not_hold_up_the_output() {
+    let app = App::procfile("web: true\n");
+    let (mut reader, out) = io::pipe().unwrap();
+    let (errors, err) = io::pipe().unwrap();
+    let line = "(head -c 300000 /dev/zero >&2) & head -c 300000 /dev/zero; wait";
+    let mut hsup = app.spawn("run", &[line], out, err);
+    let reading = thread::spawn(move || reader.read_exact(&mut vec![0; 300_000]).unwrap());
+    hsup.wait_for("the output", || reading.is_finished().then_some(()));
+    let errors = read_all(errors);
+    assert_eq!(hsup.end().code(), Some(0));
+    assert_eq!(errors.join().unwrap().len(), 300_000);
+}
+
+#[test]
+fn a_full_disk_is_an_error_with_its_reason() {
+    let app = App::procfile("web: true\n");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (said, err) = io::pipe().unwrap();
+    // It would go on for ever: that its output is lost ends it.
+    let mut hsup = app.spawn("run", &["yes"], full, err);
+    assert_eq!(hsup.end().code(), Some(1));
+    assert_eq!(
+        io::read_to_string(said).unwrap(),
+        "hsup: failed to write standard output: No space left on device (os error 28)\n"
+    );
+    assert!(processes_of(&app).is_empty());
+}
+
+#[test]
+fn sigusr1_prints_diagnostics_and_the_command_goes_on() {
+    let app = App::procfile("web: true\n");
+    let line = "echo up; while [ ! -e ../end ]; do sleep 0.02; done; exit 3";
+    let (_reader, stuck) = io::pipe().unwrap();
+    fill(&stuck);
+    let file = || File::create(app.path("err")).unwrap();
+    let stderrs: [OwnedFd; 2] = [file().into(), stuck.into()];
+    for (stderr, is_shown) in stderrs.into_iter().zip([true, false]) {
+        let out = File::create(app.path("out")).unwrap();
+        let mut hsup = app.spawn("run", &[line], out, stderr);
+        hsup.wait_for_line("up\n");
+        hsup.signal(Signal::SIGUSR1);
+        if is_shown {
+            hsup.wait_for_line("driver connected");
+        }
+        app.write("end", "");
+        assert_eq!(hsup.end().code(), Some(3), "{}", hsup.log());
+        fs::remove_file(app.path("end")).unwrap();
+    }
+}
+
+#[test]
+fn sigusr1_prints_diagnostics_while_a_build_waits_for_its_driver() {
+    let app = App::procfile("web: true\n");
+    app.write("silent", "#!/bin/sh\n: > ../up\nexec sleep 1000\n");
+    let silent = app.path("silent");
+    fs::set_permissions(&silent, Permissions::from_mode(0o755)).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let arguments = ["-d", silent.to_str().unwrap()];
+    let hsup = app.spawn("build", &arguments, Stdio::null(), err);
+    hsup.wait_for("the driver", || app.path("up").exists().then_some(()));
+    hsup.signal(Signal::SIGUSR1);
+    hsup.wait_for_line("driver started");
 }

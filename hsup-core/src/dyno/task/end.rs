@@ -151,6 +151,8 @@ impl Task {
             self.status.crash = Some(Crash {
                 status: status.clone(),
                 dyno_id: run.dyno_id.clone(),
+                // Now: the next one may write as much as is kept of both.
+                last_lines: self.shared.logs.report_of(&run.dyno_id),
             });
             // A process that has done its work and left with 0 was no failure of its release.
             if status.success() && !self.spec.name.process_type.is_web() {

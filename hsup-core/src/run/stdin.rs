@@ -19,22 +19,18 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
     unistd::{read, write},
 };
-use tokio::sync::watch;
 
 const READ_BYTES: usize = 64 * 1024;
 
 /// A running copy; dropping it ends it.
 #[derive(Debug)]
-pub struct StdinPump {
+pub(super) struct StdinPump {
     stop: Arc<EventFd>,
-    ended: watch::Receiver<PumpEnd>,
 }
 
 /// What became of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PumpEnd {
-    /// Still being copied.
-    Running,
+enum PumpEnd {
     /// All of it has been passed on, and its end.
     EndOfInput,
     /// The dyno reads no more.
@@ -44,60 +40,43 @@ pub enum PumpEnd {
 }
 
 impl StdinPump {
-    /// Copies `source` into `sink`, the writing end of a dyno's stdin, until one of them ends.
+    /// Copies this process's standard input into `sink`, the writing end of a dyno's stdin,
+    /// until one of them ends. One that is closed ends at once.
     ///
     /// # Errors
-    /// When the system refuses the thread or the descriptor it needs.
-    pub fn start(source: OwnedFd, sink: OwnedFd) -> io::Result<Self> {
-        // The FIFO was opened for this; nobody else sees the flag.
-        fcntl(&sink, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let stop = Arc::new(EventFd::from_value_and_flags(
-            0,
-            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-        )?);
-        let (end, ended) = watch::channel(PumpEnd::Running);
-        let told = Arc::clone(&stop);
-        thread::Builder::new()
-            .name("stdin".to_owned())
-            .spawn(move || {
-                let how = pump(&source, &sink, &told);
-                drop(sink);
-                end.send_replace(how);
-            })?;
-        Ok(Self { stop, ended })
-    }
-
-    /// Copies this process's standard input.  One that is closed ends at once.
-    ///
-    /// # Errors
-    /// When the system refuses the thread or the descriptor it needs.
-    pub fn start_standard(sink: OwnedFd) -> io::Result<Self> {
+    /// When the system refuses the thread or the descriptors it needs.
+    pub(super) fn start_standard(sink: OwnedFd) -> io::Result<Self> {
         match io::stdin().as_fd().try_clone_to_owned() {
             Ok(source) => Self::start(source, sink),
             Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => {
                 drop(sink);
                 Ok(Self {
                     stop: Arc::new(EventFd::new()?),
-                    ended: watch::channel(PumpEnd::EndOfInput).1,
                 })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Resolves when the copy has ended and the dyno's stdin is closed.
-    pub async fn ended(&self) -> PumpEnd {
-        let mut ended = self.ended.clone();
-        // The thread always says how it ended; a sender that is gone has said it.
-        let _: Result<_, watch::error::RecvError> = ended
-            .wait_for(|end| *end != PumpEnd::Running)
-            .await
-            .map(|end| *end);
-        *self.ended.borrow()
+    fn start(source: OwnedFd, sink: OwnedFd) -> io::Result<Self> {
+        // The FIFO was opened for this; nobody else sees the flag.
+        fcntl(&sink, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let stop = Arc::new(EventFd::from_value_and_flags(
+            0,
+            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
+        )?);
+        let told = Arc::clone(&stop);
+        thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(move || {
+                let how = pump(&source, &sink, &told);
+                tracing::debug!(?how, "standard input ended");
+            })?;
+        Ok(Self { stop })
     }
 
     /// Ends the copy, and closes the dyno's stdin, as soon as the thread can.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         // Full means that it has been told before.
         let _: nix::Result<usize> = self.stop.write(1);
     }
@@ -185,66 +164,70 @@ mod tests {
     use std::{
         fs::File,
         io::{Read as _, Write as _},
+        thread::JoinHandle,
     };
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_file_and_its_end_are_passed_on() {
+    /// Copies in a thread of its own; the descriptor tells it to stop.
+    fn copy(
+        source: impl Into<OwnedFd>,
+        sink: impl Into<OwnedFd>,
+    ) -> (JoinHandle<PumpEnd>, StdinPump) {
+        let (source, sink) = (source.into(), sink.into());
+        fcntl(&sink, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let stop = Arc::new(EventFd::new().unwrap());
+        let told = Arc::clone(&stop);
+        let copying = thread::spawn(move || pump(&source, &sink, &told));
+        (copying, StdinPump { stop })
+    }
+
+    #[test]
+    fn a_file_and_its_end_are_passed_on() {
         let mut file = tempfile::tempfile().unwrap();
         let text: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
         file.write_all(&text).unwrap();
         std::io::Seek::rewind(&mut file).unwrap();
-        let (reader, sink) = io::pipe().unwrap();
-        let pump = StdinPump::start(file.into(), sink.into()).unwrap();
-        let read = tokio::task::spawn_blocking(move || {
-            let mut got = Vec::new();
-            File::from(OwnedFd::from(reader))
-                .read_to_end(&mut got)
-                .unwrap();
-            got
-        });
-        assert!(read.await.unwrap() == text, "the copy differs");
-        assert_eq!(pump.ended().await, PumpEnd::EndOfInput);
+        let (mut reader, sink) = io::pipe().unwrap();
+        let (copying, _pump) = copy(file, sink);
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        assert!(got == text, "the copy differs");
+        assert_eq!(copying.join().unwrap(), PumpEnd::EndOfInput);
     }
 
-    #[tokio::test]
-    async fn dev_null_ends_at_once() {
+    #[test]
+    fn dev_null_ends_at_once() {
         let (mut reader, sink) = io::pipe().unwrap();
         let pump = StdinPump::start(File::open("/dev/null").unwrap().into(), sink.into()).unwrap();
-        assert_eq!(pump.ended().await, PumpEnd::EndOfInput);
         assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
+        drop(pump);
     }
 
-    #[tokio::test]
-    async fn a_dyno_that_reads_no_more_ends_it() {
+    #[test]
+    fn a_dyno_that_reads_no_more_ends_it() {
         let (source, _writer) = io::pipe().unwrap();
         let (reader, sink) = io::pipe().unwrap();
-        let pump = StdinPump::start(source.into(), sink.into()).unwrap();
+        let (copying, _pump) = copy(source, sink);
         drop(reader);
-        assert_eq!(pump.ended().await, PumpEnd::NotRead);
+        assert_eq!(copying.join().unwrap(), PumpEnd::NotRead);
     }
 
-    #[tokio::test]
-    async fn it_stops_when_told_also_while_the_dyno_does_not_read() {
+    #[test]
+    fn it_stops_when_told_also_while_the_dyno_does_not_read() {
         let (source, mut writer) = io::pipe().unwrap();
         let (_reader, sink) = io::pipe().unwrap();
-        let pump = StdinPump::start(source.into(), sink.into()).unwrap();
+        let (copying, pump) = copy(source, sink);
         // More than both pipes hold together, so the pump must be stuck when this is through.
-        let filled = tokio::task::spawn_blocking(move || {
-            let flags = OFlag::O_NONBLOCK;
-            fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
-            let mut total = 0;
-            while total < 64 * 1024 {
-                match writer.write(&[b'x'; 4096]) {
-                    Ok(count) => total += count,
-                    Err(_) => thread::yield_now(),
-                }
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut total = 0;
+        while total < 64 * 1024 {
+            match writer.write(&[b'x'; 4096]) {
+                Ok(count) => total += count,
+                Err(_) => thread::yield_now(),
             }
-            writer
-        });
-        let _writer = filled.await.unwrap();
+        }
         pump.stop();
-        assert_eq!(pump.ended().await, PumpEnd::Stopped);
+        assert_eq!(copying.join().unwrap(), PumpEnd::Stopped);
     }
 }
