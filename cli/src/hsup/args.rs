@@ -74,12 +74,7 @@ Ends with the command's own code; 128 + n if signal n killed it; 126 if it is no
 127 if there is no such command. At a terminal the command gets one, too.")]
     Run {
         /// The command, and everything that is its own
-        #[arg(
-            value_name = "COMMAND",
-            required = true,
-            trailing_var_arg = true,
-            allow_hyphen_values = true
-        )]
+        #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
         words: Vec<OsString>,
     },
 
@@ -276,6 +271,35 @@ mod tests {
             words(&parse("hsup run echo -s x --oneshot --help")),
             ["echo", "-s", "x", "--oneshot", "--help"]
         );
+    }
+
+    #[test]
+    fn before_the_first_word_a_hyphen_is_an_option_with_its_value_attached_or_not() {
+        for (line, driver) in [
+            ("hsup run -dsimple true", "simple"),
+            ("hsup run -d=docker true", "docker"),
+            ("hsup run --driver=docker true", "docker"),
+        ] {
+            let cli = parse(line);
+            assert_eq!(cli.options.driver, driver, "{line}");
+            assert_eq!(words(&cli), ["true"], "{line}");
+        }
+        let cli = parse("hsup run -C. -s/x.sock ls -C.");
+        assert_eq!(cli.options.directory.as_deref(), Some(".".as_ref()));
+        assert_eq!(
+            cli.options.control_socket.as_deref(),
+            Some("/x.sock".as_ref())
+        );
+        assert_eq!(words(&cli), ["ls", "-C."]);
+        assert_eq!(
+            words(&parse("hsup run git log -- -x")),
+            ["git", "log", "--", "-x"]
+        );
+        assert_eq!(words(&parse("hsup run -- -x y")), ["-x", "y"]);
+        for line in ["hsup run --nosuch true", "hsup run --grac 3s true"] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument);
+        }
     }
 
     #[test]
