@@ -6,7 +6,10 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use hsup_core::{backoff::Policy, name::ProcessType};
+use hsup_core::{
+    backoff::Policy,
+    name::{MAX_QUANTITY, ProcessType},
+};
 use hsup_proto::driver::Bind;
 
 const AFTER_HELP: &str = "\
@@ -61,8 +64,8 @@ Types that are named run and no others.
 Ctrl-C stops every dyno and ends with 130; a second one stops them at once.")]
     Start {
         /// Process types to run: TYPE or TYPE=QUANTITY
-        #[arg(value_name = "TYPE[=N]")]
-        types: Vec<String>,
+        #[arg(value_name = "TYPE[=N]", value_parser = parse_type)]
+        types: Vec<TypeArg>,
     },
 
     /// Run one command with the app's environment
@@ -204,26 +207,33 @@ fn parse_bind(text: &str) -> Result<Bind, String> {
     })
 }
 
-/// `web=2`, `worker`: a process type and how many of it.
-///
-/// # Errors
-/// When the type or the number is none.
-pub fn parse_type(text: &str) -> Result<(ProcessType, u32), String> {
-    let (name, quantity) = text.split_once('=').unwrap_or((text, "1"));
+/// `web=2`, `worker`: a process type of `hsup start`, and how many of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeArg {
+    /// Which.
+    pub process_type: ProcessType,
+    /// Absent where none was written: one.
+    pub quantity: Option<u32>,
+}
+
+fn parse_type(text: &str) -> Result<TypeArg, String> {
+    let (name, quantity) = match text.split_once('=') {
+        Some((name, quantity)) => (name, Some(quantity)),
+        None => (text, None),
+    };
     let process_type = name
         .parse::<ProcessType>()
         .map_err(|error| error.to_string())?;
-    let quantity = quantity
-        .parse::<u32>()
-        .ok()
-        .filter(|quantity| *quantity <= hsup_core::name::MAX_QUANTITY)
-        .ok_or_else(|| {
-            format!(
-                "`{text}`: a quantity is 0 to {}",
-                hsup_core::name::MAX_QUANTITY
-            )
-        })?;
-    Ok((process_type, quantity))
+    let parse = |digits: &str| {
+        let parsed = digits.parse().ok();
+        parsed
+            .filter(|quantity| *quantity <= MAX_QUANTITY)
+            .ok_or_else(|| format!("`{text}`: a quantity is 0 to {MAX_QUANTITY}"))
+    };
+    Ok(TypeArg {
+        process_type,
+        quantity: quantity.map(parse).transpose()?,
+    })
 }
 
 #[cfg(test)]
@@ -333,10 +343,20 @@ mod tests {
 
     #[test]
     fn types_have_quantities() {
-        assert_eq!(parse_type("web=2").unwrap().1, 2);
-        assert_eq!(parse_type("worker").unwrap().1, 1);
-        for bad in ["web=-1", "web=x", "web=10001", "../etc=1", "a/b"] {
-            assert!(parse_type(bad).is_err(), "{bad}");
+        assert_eq!(parse_type("web=2").unwrap().quantity, Some(2));
+        assert_eq!(parse_type("worker").unwrap().quantity, None);
+        for bad in [
+            "web=-1",
+            "web=x",
+            "web=",
+            "web=10001",
+            "../etc=1",
+            "a/b",
+            "",
+        ] {
+            let error = Cli::try_parse_from(["hsup", "start", bad]).unwrap_err();
+            let kind = error.kind();
+            assert_eq!(kind, clap::error::ErrorKind::ValueValidation, "{bad}");
         }
     }
 

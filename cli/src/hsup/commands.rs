@@ -19,12 +19,12 @@ use hsup_core::{
     logs::{Format, TerminalSettings},
     name::ProcessType,
     run::{self, RunOptions},
-    source::{Choice, SourceSpec, choose},
+    source::{Choice, ChooseSourceError, SourceSpec, choose},
     start::{self, StartOptions},
 };
 
 use super::{
-    args::{Cli, Command, Options, parse_type},
+    args::{Cli, Command, Options, TypeArg},
     check,
 };
 
@@ -53,8 +53,16 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let text = chain(error.as_ref());
             drop(writeln!(io::stderr(), "hsup: {text}"));
-            ExitCode::from(FAILED)
+            ExitCode::from(code_of(&error))
         }
+    }
+}
+
+/// Flags that contradict each other are wrong usage, wherever they stand.
+fn code_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(ChooseSourceError::TwoFlags) => USAGE,
+        _ => FAILED,
     }
 }
 
@@ -77,7 +85,7 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         .context("failed to start the runtime")?;
     let code = match command {
         Command::Start { types } => {
-            let options = start_options(options, &types, source, own_program, diagnostics)?;
+            let options = start_options(options, types, source, own_program, diagnostics)?;
             runtime.block_on(start::start(options))?
         }
         Command::Run { words } => {
@@ -146,7 +154,7 @@ fn linger(options: &Options, source: &SourceSpec) -> Duration {
 
 fn start_options(
     options: Options,
-    types: &[String],
+    types: Vec<TypeArg>,
     source: SourceSpec,
     own_program: PathBuf,
     diagnostics: Diagnostics,
@@ -165,7 +173,7 @@ fn start_options(
     Ok(StartOptions {
         driver: driver(&options),
         own_program,
-        explicit: explicit(types)?,
+        explicit: explicit(types),
         one_shot: options.oneshot,
         start_number: options.start_number,
         policy: DynoPolicy {
@@ -209,20 +217,18 @@ fn run_options(
 ///
 /// The original's README says `hsup start -d docker start -a APP`: a second `start` first of
 /// all means nothing.
-fn explicit(types: &[String]) -> anyhow::Result<Option<BTreeMap<ProcessType, u32>>> {
-    let types = match types.split_first() {
-        Some((first, rest)) if first == "start" => rest,
-        _ => types,
-    };
-    if types.is_empty() {
-        return Ok(None);
+fn explicit(mut types: Vec<TypeArg>) -> Option<BTreeMap<ProcessType, u32>> {
+    let first_is_the_word = types
+        .first()
+        .is_some_and(|first| first.process_type == "start" && first.quantity.is_none());
+    if first_is_the_word {
+        types.remove(0);
     }
-    let mut explicit = BTreeMap::new();
-    for text in types {
-        let (process_type, quantity) = parse_type(text).map_err(anyhow::Error::msg)?;
-        explicit.insert(process_type, quantity);
-    }
-    Ok(Some(explicit))
+    let quantities = types
+        .into_iter()
+        .map(|given| (given.process_type, given.quantity.unwrap_or(1)));
+    let explicit: BTreeMap<_, _> = quantities.collect();
+    (!explicit.is_empty()).then_some(explicit)
 }
 
 /// <https://no-color.org>, and its opposite.

@@ -5,9 +5,13 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 use crate::app::{App, binaries, processes_of};
 
 fn refused(app: &App, arguments: &[&str], expected: &str) {
+    refused_with(1, app, arguments, expected);
+}
+
+fn refused_with(code: i32, app: &App, arguments: &[&str], expected: &str) {
     let output = app.run(arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
     assert!(said.contains(expected), "{arguments:?}: {said}");
 }
 
@@ -27,11 +31,25 @@ fn what_cannot_be_started_says_why() {
     refused(&app, &["start", "-d", "abspath"], "-d simple");
     refused(&app, &["run", "-a", "app", "true"], "not built yet");
     refused(&app, &["start", "--logplex-url", "x"], "not built yet");
-    refused(&app, &["start", "web=10001"], "a quantity is 0 to 10000");
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
-    assert_eq!(app.run(&["start", "--nosuch"]).status.code(), Some(2));
     app.write("app/Procfile", "# nothing\n");
     refused(&app, &["start"], "Procfile");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let app = App::procfile("web: true\n");
+    for bad in ["web=10001", "web=-1", "web=x", "a/b", ""] {
+        refused_with(2, &app, &["start", bad], "invalid value");
+    }
+    refused_with(2, &app, &["start", "web=10001"], "a quantity is 0 to 10000");
+    refused_with(2, &app, &["start", "--nosuch"], "--nosuch");
+    refused_with(2, &app, &["run", "--nosuch", "true"], "--nosuch");
+    refused_with(2, &app, &[], "Usage");
+    // On either side of the command word.
+    let both = "--control-dir and -C";
+    refused_with(2, &app, &["check", "-C.", "--control-dir", "x"], both);
+    refused_with(2, &app, &["-C.", "check", "--control-dir", "x"], both);
 }
 
 #[test]
