@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     env,
+    error::Error,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -22,6 +23,7 @@ use hsup_core::{
     source::{Choice, ChooseSourceError, SourceSpec, choose},
     start::{self, StartOptions},
 };
+use tokio::runtime::Runtime;
 
 use super::{
     args::{Cli, Command, Options, TypeArg},
@@ -71,40 +73,62 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
     refuse_what_is_not_built(&options)?;
     let current_dir = env::current_dir().context("failed to find the current directory")?;
     let source = source(&options, &current_dir)?;
-    if matches!(command, Command::Check) {
-        return check::check(&source);
-    }
-    let diagnostics = Diagnostics::new();
-    diagnostics
-        .install()
-        .context("failed to set up diagnostics")?;
-    let own_program = env::current_exe().context("failed to find hsup's own program")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the runtime")?;
-    let code = match command {
+    match command {
+        Command::Check => check::check(&source),
         Command::Start { types } => {
-            let options = start_options(options, types, source, own_program, diagnostics)?;
-            runtime.block_on(start::start(options))?
+            let ground = Ground::lay()?;
+            let options = start_options(options, types, source, &ground)?;
+            ground.carry(start::start(options))
         }
         Command::Run { words } => {
-            let options = run_options(options, words, source, own_program);
-            runtime.block_on(run::run(options))?
+            let ground = Ground::lay()?;
+            let options = run_options(options, words, source, &ground);
+            ground.carry(run::run(options))
         }
         Command::Build => {
+            let ground = Ground::lay()?;
             let driver = driver(&options);
             let state_dir = options.state_dir.as_deref();
-            let work = run::build_only(&source, state_dir, driver, own_program);
-            let artifact = runtime.block_on(work)?;
+            let work = run::build_only(&source, state_dir, driver, ground.own_program.clone());
+            let artifact = ground.carry(work)?;
             writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
-            0
+            Ok(0)
         }
-        Command::Check => 0,
-    };
-    // What is still running in it is nobody's any more: a read of standard input, say.
-    runtime.shutdown_background();
-    Ok(code)
+    }
+}
+
+/// What the commands that need a driver stand on.
+struct Ground {
+    diagnostics: Diagnostics,
+    own_program: PathBuf,
+    runtime: Runtime,
+}
+
+impl Ground {
+    fn lay() -> anyhow::Result<Self> {
+        let diagnostics = Diagnostics::new();
+        diagnostics
+            .install()
+            .context("failed to set up diagnostics")?;
+        Ok(Self {
+            diagnostics,
+            own_program: env::current_exe().context("failed to find hsup's own program")?,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("failed to start the runtime")?,
+        })
+    }
+
+    fn carry<T, E: Error + Send + Sync + 'static>(
+        self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> anyhow::Result<T> {
+        let result = self.runtime.block_on(work);
+        // What is still running in it is nobody's any more: a read of standard input, say.
+        self.runtime.shutdown_background();
+        Ok(result?)
+    }
 }
 
 /// Says plainly what has a name already and no substance yet.
@@ -156,8 +180,7 @@ fn start_options(
     options: Options,
     types: Vec<TypeArg>,
     source: SourceSpec,
-    own_program: PathBuf,
-    diagnostics: Diagnostics,
+    ground: &Ground,
 ) -> anyhow::Result<StartOptions> {
     let format = if options.json {
         Format::Json
@@ -172,7 +195,7 @@ fn start_options(
     terminal.colour = wants_colour();
     Ok(StartOptions {
         driver: driver(&options),
-        own_program,
+        own_program: ground.own_program.clone(),
         explicit: explicit(types),
         one_shot: options.oneshot,
         start_number: options.start_number,
@@ -188,7 +211,7 @@ fn start_options(
         binds: options.binds,
         source,
         terminal,
-        diagnostics,
+        diagnostics: ground.diagnostics.clone(),
     })
 }
 
@@ -196,11 +219,11 @@ fn run_options(
     options: Options,
     words: Vec<std::ffi::OsString>,
     source: SourceSpec,
-    own_program: PathBuf,
+    ground: &Ground,
 ) -> RunOptions {
     RunOptions {
         driver: driver(&options),
-        own_program,
+        own_program: ground.own_program.clone(),
         words,
         number: options.start_number,
         grace: options.grace,
