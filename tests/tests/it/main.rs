@@ -4,6 +4,7 @@
 
 mod app;
 mod bad_input;
+mod check;
 mod one_off;
 mod releases;
 mod running;
