@@ -93,16 +93,15 @@ Ends with the command's own code; 128 + n if signal n killed it; 126 if it is no
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Options {
     /// What runs dynos: simple, docker, libcontainer, or the path of a driver program
+    /// (default: simple)
     #[arg(
         short,
         long,
         alias = "dynodriver",
         value_name = "DRIVER",
-        default_value = "simple",
-        global = true,
-        conflicts_with = "driver_socket"
+        global = true
     )]
-    pub driver: String,
+    pub driver: Option<String>,
 
     /// The socket of a driver that runs already
     #[arg(long, value_name = "PATH", global = true)]
@@ -260,11 +259,11 @@ mod tests {
         assert_eq!(words(&cli), ["echo", "hello"]);
         assert_eq!(cli.options.app.as_deref(), Some("APP"));
         let cli = parse("hsup start -d docker -a APP");
-        assert_eq!(cli.options.driver, "docker");
+        assert_eq!(cli.options.driver.as_deref(), Some("docker"));
         let cli = parse("hsup start --dynodriver docker --oneshot --start-number 3");
         assert_eq!(
-            (cli.options.driver.as_str(), cli.options.start_number),
-            ("docker", 3)
+            (cli.options.driver.as_deref(), cli.options.start_number),
+            (Some("docker"), 3)
         );
         parse("hsup build");
         parse("hsup check -C /tmp");
@@ -291,7 +290,7 @@ mod tests {
             ("hsup run --driver=docker true", "docker"),
         ] {
             let cli = parse(line);
-            assert_eq!(cli.options.driver, driver, "{line}");
+            assert_eq!(cli.options.driver.as_deref(), Some(driver), "{line}");
             assert_eq!(words(&cli), ["true"], "{line}");
         }
         let cli = parse("hsup run -C. -s/x.sock ls -C.");

@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env,
-    error::Error,
+    env, error,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -23,6 +22,7 @@ use hsup_core::{
     source::{Choice, ChooseSourceError, SourceSpec, choose},
     start::{self, StartOptions},
 };
+use thiserror::Error;
 use tokio::runtime::Runtime;
 
 use super::{
@@ -60,10 +60,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Flags that contradict each other are wrong usage, wherever they stand.
+/// Two flags name two drivers.
+#[derive(Debug, Error)]
+#[error("-d/--driver and --driver-socket name two different drivers: give one of them")]
+struct TwoDrivers;
+
+/// Flags that contradict each other are wrong usage, wherever they stand. clap looks for
+/// that on each side of the command word only.
 fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(ChooseSourceError::TwoFlags) => USAGE,
+        _ if error.is::<TwoDrivers>() => USAGE,
         _ => FAILED,
     }
 }
@@ -73,21 +80,21 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
     refuse_what_is_not_built(&options)?;
     let current_dir = env::current_dir().context("failed to find the current directory")?;
     let source = source(&options, &current_dir)?;
+    let driver = driver(&options)?;
     match command {
         Command::Check => check::check(&source),
         Command::Start { types } => {
             let ground = Ground::lay()?;
-            let options = start_options(options, types, source, &ground)?;
+            let options = start_options(options, types, source, driver, &ground)?;
             ground.carry(start::start(options))
         }
         Command::Run { words } => {
             let ground = Ground::lay()?;
-            let options = run_options(options, words, source, &ground);
+            let options = run_options(options, words, source, driver, &ground);
             ground.carry(run::run(options))
         }
         Command::Build => {
             let ground = Ground::lay()?;
-            let driver = driver(&options);
             let state_dir = options.state_dir.as_deref();
             let work = run::build_only(&source, state_dir, driver, ground.own_program.clone());
             let artifact = ground.carry(work)?;
@@ -120,7 +127,7 @@ impl Ground {
         })
     }
 
-    fn carry<T, E: Error + Send + Sync + 'static>(
+    fn carry<T, E: error::Error + Send + Sync + 'static>(
         self,
         work: impl Future<Output = Result<T, E>>,
     ) -> anyhow::Result<T> {
@@ -139,7 +146,7 @@ fn refuse_what_is_not_built(options: &Options) -> anyhow::Result<()> {
              and ships them nowhere"
         );
     }
-    if options.driver == "abspath" {
+    if options.driver.as_deref() == Some("abspath") {
         bail!(FindDriverError::Abspath);
     }
     Ok(())
@@ -162,10 +169,12 @@ fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
     })?)
 }
 
-fn driver(options: &Options) -> DriverSpec {
-    match &options.driver_socket {
-        Some(path) => DriverSpec::Socket(path.clone()),
-        None => DriverSpec::Child(options.driver.clone()),
+fn driver(options: &Options) -> Result<DriverSpec, TwoDrivers> {
+    match (&options.driver, &options.driver_socket) {
+        (Some(_), Some(_)) => Err(TwoDrivers),
+        (None, Some(path)) => Ok(DriverSpec::Socket(path.clone())),
+        (Some(name), None) => Ok(DriverSpec::Child(name.clone())),
+        (None, None) => Ok(DriverSpec::Child("simple".to_owned())),
     }
 }
 
@@ -180,6 +189,7 @@ fn start_options(
     options: Options,
     types: Vec<TypeArg>,
     source: SourceSpec,
+    driver: DriverSpec,
     ground: &Ground,
 ) -> anyhow::Result<StartOptions> {
     let format = if options.json {
@@ -194,7 +204,7 @@ fn start_options(
     terminal.timestamps = !options.no_timestamp;
     terminal.colour = wants_colour();
     Ok(StartOptions {
-        driver: driver(&options),
+        driver,
         own_program: ground.own_program.clone(),
         explicit: explicit(types),
         one_shot: options.oneshot,
@@ -219,10 +229,11 @@ fn run_options(
     options: Options,
     words: Vec<std::ffi::OsString>,
     source: SourceSpec,
+    driver: DriverSpec,
     ground: &Ground,
 ) -> RunOptions {
     RunOptions {
-        driver: driver(&options),
+        driver,
         own_program: ground.own_program.clone(),
         words,
         number: options.start_number,

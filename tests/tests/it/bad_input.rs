@@ -50,6 +50,14 @@ fn wrong_usage_is_exit_code_2() {
     let both = "--control-dir and -C";
     refused_with(2, &app, &["check", "-C.", "--control-dir", "x"], both);
     refused_with(2, &app, &["-C.", "check", "--control-dir", "x"], both);
+    let both = "-d/--driver and --driver-socket";
+    refused_with(
+        2,
+        &app,
+        &["run", "-dsimple", "--driver-socket=x", "ls"],
+        both,
+    );
+    refused_with(2, &app, &["-dsimple", "start", "--driver-socket=x"], both);
 }
 
 #[test]
