@@ -8,6 +8,7 @@ use std::{
 
 use hsup_core::{
     control::{Control, ControlError, ControlListener, ServeError, serve},
+    name::Selector,
     paths::Paths,
 };
 use hsup_proto::control::{
@@ -33,7 +34,8 @@ use super::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Knows `web.1`, which is up, and `web.2`, which crashed; takes in no release.
+/// Knows `web.1`, which is up, and `web.2`, which crashed, and the type `idle`, of which none
+/// is wanted; takes in no release.
 #[derive(Clone)]
 struct Fake {
     app: &'static str,
@@ -53,11 +55,17 @@ impl Control for Fake {
             let names = [&dyno.name, &dyno.process_type];
             request.select.is_empty() || request.select.iter().any(|name| names.contains(&name))
         };
+        for name in &request.select {
+            let selector: Selector = name
+                .parse()
+                .map_err(|error| ControlError::Invalid(format!("{error}")))?;
+            let process_type = selector.process_type().as_str();
+            if !["web", "idle"].contains(&process_type) {
+                return Err(ControlError::NotFound("no such dyno".to_owned()));
+            }
+        }
         let mut dynos = vec![web(1), crashed()];
         dynos.retain(selected);
-        if dynos.is_empty() {
-            return Err(ControlError::NotFound("no such dyno".to_owned()));
-        }
         Ok(GetStatusResponse {
             app: self.app.to_owned(),
             all_up: dynos.iter().all(|dyno| dyno.state() == DynoState::Up),
@@ -319,6 +327,7 @@ async fn with_none_it_says_where_it_looked_and_how_to_start_one() {
 #[tokio::test]
 async fn the_exit_status_says_whether_all_is_up() {
     let machine = Machine::new();
+    let look = plain();
     let served = machine.serve("shop");
     let supervisor = machine.connect(None).await.unwrap();
     for (names, code) in [(&["web.1"][..], 0), (&["web"][..], 3)] {
@@ -332,19 +341,35 @@ async fn the_exit_status_says_whether_all_is_up() {
             .unwrap();
         assert_eq!(status.code, code, "{}", status.text);
     }
-    let args = PsArgs {
-        quiet: false,
-        ..ps_of(&["clock"])
-    };
-    let nobody = ps::run(supervisor.clone(), args, &plain()).await.unwrap();
-    let expected = ("No clock dynos on shop\n", 4);
-    assert_eq!((nobody.text.as_str(), nobody.code), expected);
-    let names = vec!["clock".to_owned()];
-    let error = status::run(supervisor, names, &plain()).await.unwrap_err();
-    assert_eq!(
-        (error.to_string().as_str(), error.exit_code()),
-        ("no such dyno", 4)
-    );
+    for (names, said, code) in [
+        (&["clock"][..], "No clock dynos on shop\n", 4),
+        (&["../x"], "No ../x dynos on shop\n", 4),
+        (&["idle"], "No idle dynos on shop\n", 0),
+    ] {
+        let args = PsArgs {
+            quiet: false,
+            ..ps_of(names)
+        };
+        let ps = ps::run(supervisor.clone(), args, &plain()).await.unwrap();
+        assert_eq!((ps.text.as_str(), ps.code), (said, code));
+    }
+    let ps = ps::run(supervisor.clone(), ps_of(&["web.1", "clock"]), &plain()).await;
+    let ps = ps.unwrap();
+    assert_eq!((ps.text.as_str(), ps.code), ("web.1\n", 4));
+    assert_eq!(ps.complaint, "No clock dynos on shop\n");
+
+    let status = |name: &str| status::run(supervisor.clone(), vec![name.to_owned()], &look);
+    let idle = status("idle").await.unwrap();
+    let expected = ("No idle dynos on shop\n", 0);
+    assert_eq!((idle.text.as_str(), idle.code), expected);
+    for (name, said) in [
+        ("clock", "no such dyno"),
+        ("../x", "`../x` is neither a process type nor a dyno name"),
+    ] {
+        let error = status(name).await.unwrap_err();
+        assert!(error.to_string().starts_with(said), "{error}");
+        assert_eq!(error.exit_code(), 4);
+    }
     served.end().await;
 }
 

@@ -24,7 +24,8 @@ pub async fn run(
     look: &Look,
     out: &mut impl Write,
 ) -> Result<Outcome, CtlError> {
-    let mut stream = promptly(supervisor.client.logs(request(&args))).await?;
+    let asked = promptly(supervisor.client.logs(request(&args))).await;
+    let mut stream = asked.map_err(CtlError::about_names)?;
     let mut text = Vec::new();
     while let Some(answer) = stream.message().await? {
         text.clear();

@@ -45,12 +45,22 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub text: String,
+    /// For standard error, beside a text that programs read.
+    pub complaint: String,
     pub code: u8,
 }
 
 impl Outcome {
+    fn new(text: String, code: u8) -> Self {
+        Self {
+            text,
+            complaint: String::new(),
+            code,
+        }
+    }
+
     fn done(text: String) -> Self {
-        Self { text, code: 0 }
+        Self::new(text, 0)
     }
 }
 
@@ -84,6 +94,8 @@ fn run(cli: Cli) -> Result<u8, CtlError> {
         .map_err(CtlError::Runtime)?;
     let outcome = runtime.block_on(dispatch(cli, &Look::for_stdout()))?;
     write_out(outcome.text.as_bytes())?;
+    // Nobody is left to tell when standard error is closed.
+    drop(io::stderr().write_all(outcome.complaint.as_bytes()));
     Ok(outcome.code)
 }
 

@@ -34,41 +34,96 @@ pub async fn run(
     args: PsArgs,
     look: &Look,
 ) -> Result<Outcome, CtlError> {
+    match ask(&mut supervisor, &args, args.names.clone()).await {
+        Err(CtlError::NotFound(_)) => {
+            let (answer, unknown) = without_unknown(&mut supervisor, &args).await?;
+            outcome(answer, &unknown, &args, look)
+        }
+        answer => outcome(answer?, &[], &args, look),
+    }
+}
+
+async fn ask(
+    supervisor: &mut Supervisor,
+    args: &PsArgs,
+    select: Vec<String>,
+) -> Result<GetStatusResponse, CtlError> {
     let request = GetStatusRequest {
-        select: args.names.clone(),
+        select,
         stats: args.output.is_some(),
         last_lines: 0,
     };
-    let answer = match promptly(supervisor.client.get_status(request)).await {
-        Err(CtlError::NotFound(_)) if !args.names.is_empty() => {
-            // Only the error's words are missing: which app it was.
-            let all = GetStatusRequest::default();
-            let app = promptly(supervisor.client.get_status(all)).await?.app;
-            return Ok(nobody(&args, &app));
-        }
-        other => other?,
-    };
-    if answer.dynos.is_empty() && !args.names.is_empty() {
-        return Ok(nobody(&args, &answer.app));
-    }
-    outcome(answer, &args, look)
+    let answer = promptly(supervisor.client.get_status(request)).await;
+    answer.map_err(CtlError::about_names)
 }
 
-fn outcome(answer: GetStatusResponse, args: &PsArgs, look: &Look) -> Result<Outcome, CtlError> {
-    let code = if answer.all_up { 0 } else { EXIT_NOT_UP };
-    let app = answer.app;
+/// hsup refuses a request for one unknown name among others. Finds out which names those
+/// are, and asks for the rest.
+async fn without_unknown(
+    supervisor: &mut Supervisor,
+    args: &PsArgs,
+) -> Result<(GetStatusResponse, Vec<String>), CtlError> {
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for name in &args.names {
+        match ask(supervisor, args, vec![name.clone()]).await {
+            Ok(_) => known.push(name.clone()),
+            Err(CtlError::NotFound(_)) => unknown.push(name.clone()),
+            Err(error) => return Err(error),
+        }
+    }
+    let none_is_known = known.is_empty();
+    let mut answer = ask(supervisor, args, known).await?;
+    if none_is_known {
+        // Only the app's name was wanted.
+        answer.dynos.clear();
+    }
+    Ok((answer, unknown))
+}
+
+fn outcome(
+    answer: GetStatusResponse,
+    unknown: &[String],
+    args: &PsArgs,
+    look: &Look,
+) -> Result<Outcome, CtlError> {
+    let code = match (unknown, answer.all_up) {
+        ([], true) => 0,
+        ([], false) => EXIT_NOT_UP,
+        _ => EXIT_UNKNOWN,
+    };
     let report = PsReport {
         dynos: answer.dynos.into_iter().map(Into::into).collect(),
     };
-    let text = match args.output {
-        _ if args.quiet => names(&report),
-        None if report.dynos.is_empty() => format!("No dynos on {}\n", name_of(&app)),
-        None => report.show(look).to_string(),
-        Some(PsOutput::Wide) => Wide(&report).show(look).to_string(),
-        Some(PsOutput::Json) => to_json(&report)?,
-        Some(PsOutput::Jsonl) => to_json_lines(&report.dynos)?,
+    let missing = if report.dynos.is_empty() {
+        no_dynos(&args.names, &answer.app)
+    } else if unknown.is_empty() {
+        String::new()
+    } else {
+        no_dynos(unknown, &answer.app)
     };
-    Ok(Outcome { text, code })
+    let mut outcome = Outcome::new(String::new(), code);
+    // What programs read stays readable by them: an empty array.
+    let for_programs = match args.output {
+        _ if args.quiet => Some(names(&report)),
+        Some(PsOutput::Json) => Some(to_json(&report)?),
+        Some(PsOutput::Jsonl) => Some(to_json_lines(&report.dynos)?),
+        Some(PsOutput::Wide) | None => None,
+    };
+    if let Some(text) = for_programs {
+        outcome.text = text;
+        if !unknown.is_empty() {
+            outcome.complaint = missing;
+        }
+        return Ok(outcome);
+    }
+    if !report.dynos.is_empty() {
+        outcome.text = match args.output {
+            Some(_) => Wide(&report).show(look).to_string(),
+            None => report.show(look).to_string(),
+        };
+    }
+    outcome.text.push_str(&missing);
+    Ok(outcome)
 }
 
 fn names(report: &PsReport) -> String {
@@ -79,22 +134,13 @@ fn names(report: &PsReport) -> String {
     text
 }
 
-/// What programs read stays readable by them: an empty array.
-fn nobody(args: &PsArgs, app: &str) -> Outcome {
-    let text = match args.output {
-        Some(PsOutput::Json) => "[]\n".to_owned(),
-        Some(PsOutput::Jsonl) => String::new(),
-        _ if args.quiet => String::new(),
-        _ => format!("No {} dynos on {}\n", args.names.join(" or "), name_of(app)),
-    };
-    Outcome {
-        text,
-        code: EXIT_UNKNOWN,
+/// In Heroku's words.
+pub(super) fn no_dynos(names: &[String], app: &str) -> String {
+    let app = if app.is_empty() { "this app" } else { app };
+    match names {
+        [] => format!("No dynos on {app}\n"),
+        names => format!("No {} dynos on {app}\n", names.join(" or ")),
     }
-}
-
-fn name_of(app: &str) -> &str {
-    if app.is_empty() { "this app" } else { app }
 }
 
 impl Report for PsReport {
@@ -197,7 +243,7 @@ mod tests {
             output,
             quiet,
         };
-        outcome(answer, &args, &plain()).unwrap()
+        outcome(answer, &[], &args, &plain()).unwrap()
     }
 
     #[test]
@@ -264,15 +310,50 @@ mod tests {
         assert_eq!(names, ["web.1", "web.2", "worker.1"]);
     }
 
-    #[test]
-    fn nobody_is_said_in_herokus_words() {
+    fn asked(names: &[&str], output: Option<PsOutput>, dynos: &[Dyno]) -> Outcome {
+        let answer = GetStatusResponse {
+            app: "shop".to_owned(),
+            dynos: dynos.to_vec(),
+            all_up: true,
+            ..GetStatusResponse::default()
+        };
         let args = PsArgs {
-            names: vec!["web".to_owned()],
-            output: None,
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            output,
             quiet: false,
         };
-        let outcome = nobody(&args, "shop");
-        assert_eq!(outcome.text, "No web dynos on shop\n");
-        assert_eq!(outcome.code, 4);
+        // `idle` is a type of which none is wanted.
+        let mut unknown = args.names.clone();
+        unknown.retain(|name| name == "nosuch");
+        outcome(answer, &unknown, &args, &plain()).unwrap()
+    }
+
+    #[test]
+    fn nobody_is_said_in_herokus_words() {
+        for (names, code, text) in [
+            (&["nosuch"][..], 4, "No nosuch dynos on shop\n"),
+            (&["idle"], 0, "No idle dynos on shop\n"),
+            (&["idle", "nosuch"], 4, "No idle or nosuch dynos on shop\n"),
+            (&[], 0, "No dynos on shop\n"),
+        ] {
+            for output in [None, Some(PsOutput::Wide)] {
+                let outcome = asked(names, output, &[]);
+                assert_eq!((outcome.text.as_str(), outcome.code), (text, code));
+            }
+        }
+    }
+
+    #[test]
+    fn the_unknown_ones_are_named_and_the_rest_is_listed() {
+        let outcome = asked(&["web", "nosuch"], None, &[web(1)]);
+        let expected = "=== web: python3 app.py (1)\n\n\
+            web.1: up 2026/11/23 18:42:10 +0000 (~ 1h ago)\n\n\
+            No nosuch dynos on shop\n";
+        assert_eq!((outcome.text.as_str(), outcome.code), (expected, 4));
+        let outcome = asked(&["web", "nosuch"], Some(PsOutput::Json), &[web(1)]);
+        let json: serde_json::Value = serde_json::from_str(&outcome.text).unwrap();
+        assert_eq!(json[0]["name"], "web.1");
+        assert_eq!(outcome.complaint, "No nosuch dynos on shop\n");
+        assert_eq!(asked(&["idle"], Some(PsOutput::Json), &[]).text, "[]\n");
     }
 }

@@ -108,10 +108,8 @@ pub async fn apply(
         _ => status.into(),
     })?;
     let report = ApplyReport(answer.into_inner());
-    Ok(Outcome {
-        text: report.show(look).to_string(),
-        code: u8::from(report.is_rejected()),
-    })
+    let text = report.show(look).to_string();
+    Ok(Outcome::new(text, u8::from(report.is_rejected())))
 }
 
 pub async fn plan(

@@ -11,7 +11,7 @@ use super::{
     error::CtlError,
     look::{Colour, Look, Report, bytes, cpu},
     promptly,
-    ps::EXIT_NOT_UP,
+    ps::{EXIT_NOT_UP, no_dynos},
 };
 
 /// How many last lines a screen shows.
@@ -38,15 +38,18 @@ pub async fn run(
 ) -> Result<Outcome, CtlError> {
     let of_dynos = !select.is_empty();
     let request = GetStatusRequest {
-        select,
+        select: select.clone(),
         stats: true,
         last_lines: if of_dynos { LAST_LINES } else { 0 },
     };
-    let mut answer = promptly(supervisor.client.get_status(request)).await?;
-    if of_dynos && answer.dynos.is_empty() {
-        return Err(CtlError::NotFound("there is no such dyno now".to_owned()));
-    }
+    let asked = promptly(supervisor.client.get_status(request)).await;
+    let mut answer = asked.map_err(CtlError::about_names)?;
     let code = if answer.all_up { 0 } else { EXIT_NOT_UP };
+    if of_dynos && answer.dynos.is_empty() {
+        // Process types that hsup knows and of which none is wanted.
+        let text = no_dynos(&select, &answer.app);
+        return Ok(Outcome::new(text, code));
+    }
     let dynos: Vec<_> = std::mem::take(&mut answer.dynos)
         .into_iter()
         .map(DynoReport::from)
@@ -62,7 +65,7 @@ pub async fn run(
     } else {
         AppReport { answer, dynos }.show(look).to_string()
     };
-    Ok(Outcome { text, code })
+    Ok(Outcome::new(text, code))
 }
 
 fn driver(answer: &GetStatusResponse, look: &Look) -> String {
