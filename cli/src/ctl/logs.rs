@@ -27,15 +27,20 @@ pub async fn run(
     let asked = promptly(supervisor.client.logs(request(&args))).await;
     let mut stream = asked.map_err(CtlError::about_names)?;
     let mut text = Vec::new();
+    // Where a count of lines that are missing begins.
+    let mut since_us = look.now_ms * 1000;
     while let Some(answer) = stream.message().await? {
         text.clear();
         match args.output {
-            Output::Text => write_text(&mut text, &answer, look),
+            Output::Text => write_text(&mut text, &answer, since_us, look),
             Output::Json => write_json(&mut text, &answer)?,
         }
         // All that came at once, so that a reader sees it now.
         let written = out.write_all(&text).and_then(|()| out.flush());
         written.map_err(CtlError::Write)?;
+        if let Some(last) = answer.lines.last() {
+            since_us = last.at_unix_us;
+        }
     }
     if args.tail {
         return Err(CtlError::Gone);
@@ -64,7 +69,7 @@ fn timestamp(at_us: i64) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00").to_string()
 }
 
-fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, look: &Look) {
+fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, since_us: i64, look: &Look) {
     if answer.dropped > 0 {
         let at = answer
             .lines
@@ -74,7 +79,7 @@ fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, look: &Look) {
             "{} {}: {}\n",
             timestamp(at),
             look.paint(Colour::Red, "heroku[logplex]"),
-            overflow(answer.dropped),
+            overflow(answer.dropped, since_us),
         );
         text.extend_from_slice(notice.as_bytes());
     }
@@ -84,8 +89,12 @@ fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, look: &Look) {
 }
 
 /// Heroku's words for lines that a tail was too slow for.
-fn overflow(dropped: u64) -> String {
-    format!("Error L11 (Tail buffer overflow) -> This tail session dropped {dropped} messages")
+fn overflow(dropped: u64, since_us: i64) -> String {
+    let since = Timestamp::from_microsecond(since_us).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!(
+        "Error L11 (Tail buffer overflow) -> This tail session dropped {dropped} messages since {}.",
+        since.strftime("%Y-%m-%dT%H:%M:%S+00:00")
+    )
 }
 
 fn write_line(text: &mut Vec<u8>, line: &LogLine, look: &Look) {
@@ -173,9 +182,9 @@ mod tests {
     #[test]
     fn lines_are_herokus_and_their_bytes_the_dynos() {
         let mut text = Vec::new();
-        write_text(&mut text, &answer(), &plain());
+        write_text(&mut text, &answer(), (NOW - 1000) * 1000, &plain());
         let expected: &[u8] = b"2026-11-23T19:42:10.249012+00:00 heroku[logplex]: \
-            Error L11 (Tail buffer overflow) -> This tail session dropped 12 messages\n\
+            Error L11 (Tail buffer overflow) -> This tail session dropped 12 messages since 2026-11-23T19:42:09+00:00.\n\
             2026-11-23T19:42:10.249012+00:00 heroku[web.1]: State changed from starting to up\n\
             2026-11-23T19:42:10.249012+00:00 app[web.1]: \xff\0 \x1b[1mbold\x1b[0m  \n";
         assert_eq!(text, expected, "{}", String::from_utf8_lossy(&text));
