@@ -15,12 +15,14 @@ pub mod formation;
 pub mod logs;
 pub mod look;
 pub mod ps;
+mod reader;
 pub mod releases;
 pub mod status;
 pub mod version;
 
 use std::{
     io::{self, Write as _},
+    os::fd::AsFd as _,
     process::ExitCode,
     time::Duration,
 };
@@ -105,14 +107,18 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
     match cli.command {
         Command::Ps(args) => ps::run(find(&to).await?, args, look).await,
         Command::Status { names } => status::run(find(&to).await?, names, look).await,
-        Command::Logs(args) => logs::run(find(&to).await?, args, look, out).await,
+        Command::Logs(args) => {
+            while_read(async { logs::run(find(&to).await?, args, look, out).await }).await
+        }
         Command::Scale { changes } => formation::scale(find(&to).await?, &changes).await,
         Command::Start { names } => formation::start(find(&to).await?, names).await,
         Command::Stop(args) => formation::stop(find(&to).await?, args).await,
         Command::Restart { names, no_wait } => {
             formation::restart(find(&to).await?, names, no_wait).await
         }
-        Command::Events { output } => events::run(find(&to).await?, output, look, out).await,
+        Command::Events { output } => {
+            while_read(async { events::run(find(&to).await?, output, look, out).await }).await
+        }
         Command::Releases { output } => releases::list(find(&to).await?, output, look).await,
         Command::Apply { file, no_wait } => {
             let json = releases::read(&file)?;
@@ -132,6 +138,19 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
         Command::Shutdown { grace } => formation::shutdown(find(&to).await?, grace).await,
         Command::Version => version::run(find(&to).await).await,
         Command::Completions { .. } => Ok(Outcome::done(String::new())),
+    }
+}
+
+/// Follows what happens for as long as somebody reads it.
+async fn while_read(
+    following: impl Future<Output = Result<Outcome, CtlError>>,
+) -> Result<Outcome, CtlError> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    let stdout = stdout.map_err(CtlError::Write)?;
+    tokio::select! {
+        biased;
+        outcome = following => outcome,
+        () = reader::gone(stdout) => Ok(Outcome::done(String::new())),
     }
 }
 
