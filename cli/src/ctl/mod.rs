@@ -28,6 +28,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, Parser as _};
+use clap_complete::Shell;
 use hsup_core::{errors, paths::Paths};
 use serde::Serialize;
 use tokio::time::timeout;
@@ -84,12 +85,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8, CtlError> {
-    if let Command::Completions { shell } = cli.command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "hsupctl", &mut script);
-        write_out(&script)?;
-        return Ok(0);
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -137,8 +132,14 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
         }
         Command::Shutdown { grace } => formation::shutdown(find(&to).await?, grace).await,
         Command::Version => version::run(find(&to).await).await,
-        Command::Completions { .. } => Ok(Outcome::done(String::new())),
+        Command::Completions { shell } => Ok(completions(shell)),
     }
+}
+
+fn completions(shell: Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hsupctl", &mut script);
+    Outcome::done(String::from_utf8_lossy(&script).into_owned())
 }
 
 /// Follows what happens for as long as somebody reads it.
