@@ -21,6 +21,7 @@ pub mod status;
 pub mod version;
 
 use std::{
+    env,
     io::{self, Write as _},
     os::fd::AsFd as _,
     process::ExitCode,
@@ -156,12 +157,9 @@ async fn while_read(
 }
 
 async fn find(target: &TargetArgs) -> Result<Supervisor, ConnectError> {
-    let socket = target
-        .short_socket
-        .as_ref()
-        .or(target.control_socket.as_ref());
+    let socket = target.socket(env::var_os("HSUP_CONTROL_SOCKET"));
     let app = target.app.as_deref();
-    connect::connect(socket.map(AsRef::as_ref), app, &Paths::from_env()).await
+    connect::connect(socket.as_deref(), app, &Paths::from_env()).await
 }
 
 /// The answer to a call that waits for no dyno.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Child, ChildStdout, Stdio},
 };
 
@@ -60,5 +61,26 @@ fn what_follows_ends_when_nobody_reads_it_any_more() {
         assert!(!following.line().is_empty());
         assert_eq!(following.abandon(&hsup), Some(0), "{arguments:?}");
     }
+    hsup.interrupt();
+}
+
+#[test]
+fn the_socket_may_be_named_by_an_option_or_a_variable() {
+    let app = quiet();
+    let socket = app.path("elsewhere.sock");
+    let hsup = app.start(&["-s", socket.to_str().unwrap()]);
+    hsup.wait_for_line("State changed from starting to up");
+    let code = |variable: &Path, arguments: &[&str]| {
+        let mut command = app.command("hsupctl");
+        command.env("HSUP_CONTROL_SOCKET", variable).args(arguments);
+        command.output().unwrap().status.code()
+    };
+    let option = socket.to_str().unwrap();
+    assert_eq!(code(&socket, &["ps"]), Some(0));
+    assert_eq!(code("/no.sock".as_ref(), &["-s", option, "ps"]), Some(0));
+    let long = ["ps", "--control-socket", option];
+    assert_eq!(code("/no.sock".as_ref(), &long), Some(0));
+    assert_eq!(code("".as_ref(), &["-s", option, "ps"]), Some(0));
+    assert_eq!(code("/no.sock".as_ref(), &["ps"]), Some(4));
     hsup.interrupt();
 }
