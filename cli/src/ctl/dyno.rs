@@ -5,7 +5,7 @@
 use hsup_proto::control::{self, exit_status::How};
 use serde::Serialize;
 
-use super::look::{Colour, Look, ordinal, rfc3339};
+use crate::look::{Colour, Look, ordinal, rfc3339};
 
 /// One dyno.
 #[derive(Clone, Debug, Serialize)]
@@ -227,7 +227,7 @@ pub(super) mod tests {
     use test_case::test_case;
 
     use super::*;
-    use crate::ctl::look::tests::{NOW, plain};
+    use crate::look::tests::{NOW, plain};
 
     pub(in crate::ctl) fn exit(how: How) -> ExitStatus {
         ExitStatus {

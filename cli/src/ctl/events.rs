@@ -14,10 +14,10 @@ use super::{
     connect::Supervisor,
     dyno::{DynoReport, ExitReport},
     error::CtlError,
-    look::{Look, rfc3339},
     promptly,
     releases::{ProcessReport, ReleaseReport},
 };
+use crate::look::{Look, rfc3339};
 
 /// One line of `events`; the names of the fields are those of `-o json`.
 #[derive(Clone, Debug, Serialize)]
@@ -248,8 +248,8 @@ mod tests {
     use hsup_proto::control::{DynoState, events_response::Gone, exit_status::How};
 
     use super::*;
-    use crate::ctl::{
-        dyno::tests::{crashed, exit, web},
+    use crate::{
+        ctl::dyno::tests::{crashed, exit, web},
         look::tests::{NOW, plain},
     };
 

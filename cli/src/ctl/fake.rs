@@ -27,10 +27,9 @@ use super::{
     connect::{ConnectError, Supervisor, connect},
     dyno::tests::{crashed, web},
     error::CtlError,
-    events, formation, logs,
-    look::tests::plain,
-    ps, releases, status, version,
+    events, formation, logs, ps, releases, status, version,
 };
+use crate::look::tests::plain;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

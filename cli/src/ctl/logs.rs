@@ -11,9 +11,9 @@ use super::{
     args::{LogSource, LogsArgs, Output},
     connect::Supervisor,
     error::CtlError,
-    look::{Colour, Look},
     promptly,
 };
+use crate::look::{Colour, Look};
 
 /// For the process types without a colour of their own.
 const COLOURS: [Colour; 4] = [Colour::Cyan, Colour::Yellow, Colour::Green, Colour::Magenta];
@@ -160,7 +160,7 @@ fn write_json(text: &mut Vec<u8>, answer: &LogsResponse) -> Result<(), CtlError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::look::tests::{NOW, plain};
+    use crate::look::tests::{NOW, plain};
 
     fn answer() -> LogsResponse {
         let line = |source: &str, line: &[u8]| LogLine {

@@ -1,6 +1,6 @@
 //! `hsupctl`: commands that ask a running hsup, and how their answers look.
 //!
-//! A command finds out and returns a report; a report is shown by its [`look::Report`],
+//! A command finds out and returns a report; a report is shown by its [`Report`](crate::look::Report),
 //! a pure function; only [`main`] and the commands that stream write to standard output.
 
 pub mod args;
@@ -13,7 +13,6 @@ pub mod events;
 mod fake;
 pub mod formation;
 pub mod logs;
-pub mod look;
 pub mod ps;
 mod reader;
 pub mod releases;
@@ -39,8 +38,8 @@ use self::{
     args::{Cli, Command, DriverCommand, TargetArgs},
     connect::{ConnectError, Supervisor},
     error::CtlError,
-    look::Look,
 };
+use crate::look::Look;
 
 /// How long hsup may take to answer what needs no waiting for a dyno.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -11,9 +11,9 @@ use super::{
     connect::Supervisor,
     dyno::DynoReport,
     error::{CtlError, EXIT_UNKNOWN},
-    look::{Look, Report, bytes, cpu, table},
     promptly, to_json, to_json_lines,
 };
+use crate::look::{Colour, Look, Report, bytes, cpu, table};
 
 /// Some wanted dyno is not up: as LSB's "not running".
 pub const EXIT_NOT_UP: u8 = 3;
@@ -170,7 +170,7 @@ fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) ->
         )?;
         if dyno.since_ms != 0 {
             let time = look.time_ago(dyno.since_ms);
-            write!(f, " {}", look.paint(super::look::Colour::Grey, time))?;
+            write!(f, " {}", look.paint(Colour::Grey, time))?;
         }
         match dyno.trouble(look) {
             Some(trouble) => writeln!(f, ": {trouble}")?,
@@ -214,8 +214,8 @@ mod tests {
     use hsup_proto::control::Dyno;
 
     use super::*;
-    use crate::ctl::{
-        dyno::tests::{crashed, web},
+    use crate::{
+        ctl::dyno::tests::{crashed, web},
         look::tests::plain,
     };
 

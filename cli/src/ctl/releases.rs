@@ -14,14 +14,8 @@ use hsup_proto::control::{
 use serde::Serialize;
 use tonic::Code;
 
-use super::{
-    Outcome,
-    args::Output,
-    connect::Supervisor,
-    error::CtlError,
-    look::{Colour, Look, Report, rfc3339, table},
-    promptly, to_json,
-};
+use super::{Outcome, args::Output, connect::Supervisor, error::CtlError, promptly, to_json};
+use crate::look::{Colour, Look, Report, rfc3339, table};
 
 /// A release as `-o json` prints it; the names of the fields do not change.
 #[derive(Clone, Debug, Serialize)]
@@ -315,7 +309,7 @@ fn change_line(change: &Change, look: &Look) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::look::tests::{NOW, plain};
+    use crate::look::tests::{NOW, plain};
 
     fn release(version: u64, state: ReleaseState) -> Release {
         Release {

@@ -9,10 +9,10 @@ use super::{
     connect::Supervisor,
     dyno::DynoReport,
     error::CtlError,
-    look::{Colour, Look, Report, bytes, cpu},
     promptly,
     ps::{EXIT_NOT_UP, no_dynos},
 };
+use crate::look::{Colour, Look, Report, bytes, cpu};
 
 /// How many last lines a screen shows.
 const LAST_LINES: u32 = 10;
@@ -249,8 +249,8 @@ mod tests {
     use hsup_proto::control::{Process, Release};
 
     use super::*;
-    use crate::ctl::{
-        dyno::tests::{crashed, web},
+    use crate::{
+        ctl::dyno::tests::{crashed, web},
         look::tests::{NOW, plain},
     };
 

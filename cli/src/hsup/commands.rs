@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, error,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -29,6 +29,7 @@ use super::{
     args::{Cli, Command, Options, TypeArg},
     check,
 };
+use crate::look::colour_wanted;
 
 /// How long dynos outlive an hsup that was killed: at somebody's terminal, and as a service.
 const LINGER_AT_A_TERMINAL: Duration = Duration::from_secs(10);
@@ -202,7 +203,7 @@ fn start_options(
     let mut terminal =
         TerminalSettings::standard(format).context("failed to use standard output and error")?;
     terminal.timestamps = !options.no_timestamp;
-    terminal.colour = wants_colour();
+    terminal.colour = colour_wanted();
     Ok(StartOptions {
         driver,
         own_program: ground.own_program.clone(),
@@ -263,13 +264,4 @@ fn explicit(mut types: Vec<TypeArg>) -> Option<BTreeMap<ProcessType, u32>> {
         .map(|given| (given.process_type, given.quantity.unwrap_or(1)));
     let explicit: BTreeMap<_, _> = quantities.collect();
     (!explicit.is_empty()).then_some(explicit)
-}
-
-/// <https://no-color.org>, and its opposite.
-fn wants_colour() -> bool {
-    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-    if is_set("NO_COLOR") {
-        return false;
-    }
-    is_set("FORCE_COLOR") || io::stdout().is_terminal()
 }

@@ -5,6 +5,7 @@
 mod app;
 mod bad_input;
 mod check;
+mod colour;
 mod ctl;
 mod one_off;
 mod releases;

@@ -44,9 +44,20 @@ impl Colour {
     }
 }
 
-/// Whether to colour: `NO_COLOR` (<https://no-color.org>) before `FORCE_COLOR`, then
-/// whether it goes to a terminal. An empty variable counts as unset.
-pub fn colour_wanted(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
+/// Whether to colour standard output: `NO_COLOR` (<https://no-color.org>) before
+/// `FORCE_COLOR`, then whether it goes to a terminal that has colours.
+pub fn colour_wanted() -> bool {
+    let var = |name| env::var(name).ok();
+    let terminal = io::stdout().is_terminal() && var("TERM").is_some_and(|term| term != "dumb");
+    decide(
+        var("NO_COLOR").as_deref(),
+        var("FORCE_COLOR").as_deref(),
+        terminal,
+    )
+}
+
+/// An empty variable counts as unset.
+fn decide(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
     let set = |value: Option<&str>| value.is_some_and(|value| !value.is_empty());
     if set(no_color) {
         return false;
@@ -85,15 +96,8 @@ impl<R: Report> Display for Shown<'_, R> {
 impl Look {
     /// For standard output as it is now.
     pub fn for_stdout() -> Self {
-        let var = |name| env::var(name).ok();
-        let terminal =
-            io::stdout().is_terminal() && env::var_os("TERM").is_some_and(|term| term != "dumb");
         Self {
-            colour: colour_wanted(
-                var("NO_COLOR").as_deref(),
-                var("FORCE_COLOR").as_deref(),
-                terminal,
-            ),
+            colour: colour_wanted(),
             zone: TimeZone::system(),
             now_ms: now_unix_ms(),
         }
@@ -240,15 +244,15 @@ pub fn table(rows: &[Vec<String>]) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use test_case::test_case;
 
     use super::*;
 
     /// 2026-11-23 19:42:10 UTC.
-    pub(in crate::ctl) const NOW: i64 = 1_795_462_930_000;
+    pub(crate) const NOW: i64 = 1_795_462_930_000;
 
-    pub(in crate::ctl) fn plain() -> Look {
+    pub(crate) fn plain() -> Look {
         Look {
             colour: false,
             zone: TimeZone::UTC,
@@ -287,7 +291,7 @@ pub(super) mod tests {
     #[test_case(None, Some("1"), false => true)]
     #[test_case(None, Some("0"), true => false)]
     fn colour(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
-        colour_wanted(no_color, force, terminal)
+        decide(no_color, force, terminal)
     }
 
     #[test_case(512 => "512B")]
