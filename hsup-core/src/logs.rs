@@ -55,7 +55,7 @@ pub use self::{
     line::{Filter, Line, Source, Stream},
     stdin::{PumpEnd, StdinPump},
     subscription::{Batch, Subscription},
-    terminal::{Format, TerminalSettings},
+    terminal::{Format, TerminalSettings, colour_of},
 };
 use crate::name::{DynoId, DynoName};
 

@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, io::Write};
 
+use hsup_core::logs::colour_of;
 use hsup_proto::control::{LogLine, LogsRequest, LogsResponse};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -14,9 +15,6 @@ use super::{
     promptly,
 };
 use crate::look::{Colour, Look};
-
-/// For the process types without a colour of their own.
-const COLOURS: [Colour; 4] = [Colour::Cyan, Colour::Yellow, Colour::Green, Colour::Magenta];
 
 pub async fn run(
     mut supervisor: Supervisor,
@@ -99,26 +97,17 @@ fn overflow(dropped: u64, since_us: i64) -> String {
 
 fn write_line(text: &mut Vec<u8>, line: &LogLine, look: &Look) {
     let mut prefix = timestamp(line.at_unix_us);
-    let identifier = format!("{}[{}]", line.source, line.dyno);
-    let identifier = look.paint(colour_of(&line.dyno), identifier);
-    write!(prefix, " {identifier}: ").expect("writing to a string cannot fail");
+    // The colour that the dyno has in the terminal of `hsup start`.
+    let (colour, reset) = if look.colour {
+        (colour_of(&line.dyno), "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    let (source, dyno) = (&line.source, &line.dyno);
+    write!(prefix, " {colour}{source}[{dyno}]{reset}: ").expect("writing to a string cannot fail");
     text.extend_from_slice(prefix.as_bytes());
     text.extend_from_slice(&line.line);
     text.push(b'\n');
-}
-
-/// The same for every dyno of a process type, and in every run.
-fn colour_of(dyno: &str) -> Colour {
-    let process_type = dyno.split_once('.').map_or(dyno, |(name, _)| name);
-    match process_type {
-        "web" => Colour::Magenta,
-        "run" | "api" => Colour::Blue,
-        "worker" => Colour::Cyan,
-        _ => {
-            let sum: usize = process_type.bytes().map(usize::from).sum();
-            COLOURS[sum % COLOURS.len()]
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -200,9 +189,8 @@ mod tests {
         write_line(&mut text, &answer().lines[0], &look);
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            "2026-11-23T19:42:10.249012+00:00 \x1b[35mheroku[web.1]\x1b[0m: State changed from starting to up\n"
+            "2026-11-23T19:42:10.249012+00:00 \x1b[36mheroku[web.1]\x1b[0m: State changed from starting to up\n"
         );
-        assert_eq!(colour_of("clock.1"), colour_of("clock.27"));
     }
 
     #[test]
