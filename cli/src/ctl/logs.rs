@@ -135,8 +135,10 @@ fn write_json(text: &mut Vec<u8>, answer: &LogsResponse) -> Result<(), CtlError>
         push(serde_json::to_vec(&JsonDropped { dropped }))?;
     }
     for line in &answer.lines {
+        let at = Timestamp::from_microsecond(line.at_unix_us).unwrap_or(Timestamp::UNIX_EPOCH);
         push(serde_json::to_vec(&JsonLine {
-            at: timestamp(line.at_unix_us),
+            // As all other JSON of hsup has it.
+            at: format!("{at:.6}"),
             source: &line.source,
             dyno: &line.dyno,
             stream: if line.stderr { "stderr" } else { "stdout" },
@@ -200,9 +202,9 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "{\"dropped\":12}\n\
-             {\"at\":\"2026-11-23T19:42:10.249012+00:00\",\"source\":\"heroku\",\"dyno\":\"web.1\",\
+             {\"at\":\"2026-11-23T19:42:10.249012Z\",\"source\":\"heroku\",\"dyno\":\"web.1\",\
              \"stream\":\"stdout\",\"line\":\"State changed from starting to up\"}\n\
-             {\"at\":\"2026-11-23T19:42:10.249012+00:00\",\"source\":\"app\",\"dyno\":\"web.1\",\
+             {\"at\":\"2026-11-23T19:42:10.249012Z\",\"source\":\"app\",\"dyno\":\"web.1\",\
              \"stream\":\"stderr\",\"line\":\"\u{fffd}\\u0000 \\u001b[1mbold\\u001b[0m  \"}\n"
         );
     }
