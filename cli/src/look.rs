@@ -9,11 +9,14 @@ use std::{
 
 use hsup_core::time::now_unix_ms;
 use jiff::{Timestamp, tz::TimeZone};
+use terminal_size::{Width, terminal_size_of};
 
 /// What a report is rendered for.
 #[derive(Clone, Debug)]
 pub struct Look {
     pub colour: bool,
+    /// How many columns a line may have; without one, any number.
+    pub width: Option<usize>,
     pub zone: TimeZone,
     pub now_ms: i64,
 }
@@ -68,6 +71,12 @@ fn decide(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
     terminal
 }
 
+/// The width of the terminal, unless `COLUMNS` says another.
+fn width(variable: Option<&str>, terminal: Option<usize>) -> Option<usize> {
+    let said = variable.and_then(|columns| columns.parse().ok());
+    said.filter(|columns| *columns > 0).or(terminal)
+}
+
 /// Something that can be shown to people.
 pub trait Report {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result;
@@ -98,6 +107,10 @@ impl Look {
     pub fn for_stdout() -> Self {
         Self {
             colour: colour_wanted(),
+            width: width(
+                env::var("COLUMNS").ok().as_deref(),
+                terminal_size_of(io::stdout()).map(|(Width(columns), _)| columns.into()),
+            ),
             zone: TimeZone::system(),
             now_ms: now_unix_ms(),
         }
@@ -221,23 +234,65 @@ pub fn ordinal(n: u32) -> String {
     format!("{n}{suffix}")
 }
 
-/// Left-aligned columns, two spaces apart, nothing after the last one.
-pub fn table(rows: &[Vec<String>]) -> String {
+/// One place of a [`table`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    colour: Option<Colour>,
+}
+
+impl Cell {
+    pub fn coloured(text: impl Into<String>, colour: Colour) -> Self {
+        Self {
+            text: text.into(),
+            colour: Some(colour),
+        }
+    }
+
+    pub fn width(&self) -> usize {
+        self.text.chars().count()
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self {
+            text: text.into(),
+            colour: None,
+        }
+    }
+}
+
+/// How much lies between two columns.
+pub const GAP: usize = 2;
+
+/// The widths of the columns: of each its widest cell.
+pub fn widths(rows: &[Vec<Cell>]) -> Vec<usize> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        cells.map(Cell::width).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    (0..columns).map(width).collect()
+}
+
+/// Left-aligned columns, nothing after the last one.
+pub fn table(rows: &[Vec<Cell>], look: &Look) -> String {
+    let widths = widths(rows);
     let mut text = String::new();
     for row in rows {
-        let mut line = String::new();
+        let mut pad = 0;
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            let pad = width - cell.chars().count() + 2;
-            line.push_str(&" ".repeat(pad));
+            if !cell.text.is_empty() {
+                text.push_str(&" ".repeat(pad));
+                match cell.colour {
+                    Some(colour) => text.push_str(&look.paint(colour, &cell.text)),
+                    None => text.push_str(&cell.text),
+                }
+                pad = 0;
+            }
+            pad += width - cell.width() + GAP;
         }
-        text.push_str(line.trim_end());
         text.push('\n');
     }
     text
@@ -255,6 +310,7 @@ pub(crate) mod tests {
     pub(crate) fn plain() -> Look {
         Look {
             colour: false,
+            width: None,
             zone: TimeZone::UTC,
             now_ms: NOW,
         }
@@ -321,8 +377,35 @@ pub(crate) mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        let text = table(&[row(["A", "B"]), row(["long", ""]), row(["ü", "x"])]);
-        assert_eq!(text, "A     B\nlong\nü     x\n");
+        let row = |cells: [&str; 3]| cells.map(Cell::from).to_vec();
+        let rows = [
+            row(["A", "B", "C"]),
+            row(["long", "", ""]),
+            row(["ü", "", "x"]),
+        ];
+        assert_eq!(table(&rows, &plain()), "A     B  C\nlong\nü        x\n");
+    }
+
+    #[test]
+    fn a_colour_takes_no_room() {
+        let look = Look {
+            colour: true,
+            ..plain()
+        };
+        let rows = [
+            vec![Cell::coloured("up", Colour::Green), "x".into()],
+            vec!["crashed".into(), "y".into()],
+        ];
+        let expected = "\x1b[32mup\x1b[0m       x\ncrashed  y\n";
+        assert_eq!(table(&rows, &look), expected);
+    }
+
+    #[test_case(None, Some(80) => Some(80))]
+    #[test_case(Some("40"), Some(80) => Some(40); "who says so knows better")]
+    #[test_case(Some("0"), None => None)]
+    #[test_case(Some("wide"), Some(80) => Some(80))]
+    #[test_case(None, None => None; "a pipe has no width")]
+    fn columns(variable: Option<&str>, terminal: Option<usize>) -> Option<usize> {
+        width(variable, terminal)
     }
 }

@@ -9,11 +9,11 @@ use super::{
     Outcome,
     args::{PsArgs, PsOutput},
     connect::Supervisor,
-    dyno::DynoReport,
+    dyno::{DynoReport, ExitReport},
     error::{CtlError, EXIT_UNKNOWN},
     promptly, to_json, to_json_lines,
 };
-use crate::look::{Colour, Look, Report, bytes, cpu, table};
+use crate::look::{Cell, Colour, GAP, Look, Report, bytes, cpu, table, widths};
 
 /// Some wanted dyno is not up: as LSB's "not running".
 pub const EXIT_NOT_UP: u8 = 3;
@@ -182,27 +182,65 @@ fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) ->
 
 impl Report for Wide<'_> {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
-        let header = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
-        let mut rows = vec![header.split(' ').map(str::to_owned).collect()];
+        let header = COLUMNS.map(|(name, _)| Cell::from(name));
+        let mut rows = vec![header.to_vec()];
         rows.extend(self.0.dynos.iter().map(|dyno| row(dyno, look)));
-        f.write_str(&table(&rows))
+        let kept = fitting(&widths(&rows), look.width);
+        for row in &mut rows {
+            let mut column = 0..;
+            row.retain(|_| column.next().is_some_and(|column| kept.contains(&column)));
+        }
+        f.write_str(&table(&rows, look))
     }
 }
 
-fn row(dyno: &DynoReport, look: &Look) -> Vec<String> {
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+/// The columns of [`Wide`], and when a terminal that is too narrow goes without them: the
+/// highest number first, and never without 0.
+const COLUMNS: [(&str, u8); 10] = [
+    ("NAME", 0),
+    ("STATE", 0),
+    ("READY", 8),
+    ("RELEASE", 7),
+    ("AGE", 1),
+    ("RESTARTS", 2),
+    ("LAST-EXIT", 3),
+    ("CPU", 5),
+    ("MEM", 4),
+    ("PORT", 6),
+];
+
+/// Which columns of these widths fit in `width`.
+fn fitting(widths: &[usize], width: Option<usize>) -> Vec<usize> {
+    let mut kept: Vec<usize> = (0..widths.len()).collect();
+    let importance = |column: &usize| COLUMNS[*column].1;
+    while let Some(width) = width
+        && kept
+            .iter()
+            .map(|&column| widths[column] + GAP)
+            .sum::<usize>()
+            > width + GAP
+        && let Some(&last) = kept.iter().max_by_key(|column| importance(column))
+        && importance(&last) > 0
+    {
+        kept.retain(|column| *column != last);
+    }
+    kept
+}
+
+fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
+    let or_dash = |text: Option<String>| Cell::from(text.unwrap_or_else(|| "-".to_owned()));
     let state = match dyno.retry_at_ms.map(|at| look.seconds_until(at)) {
         Some(seconds) if dyno.state == "crashed" => format!("crashed, again in {seconds}s"),
         _ => dyno.state.to_owned(),
     };
     vec![
-        dyno.name.clone(),
-        state,
-        if dyno.ready { "yes" } else { "no" }.to_owned(),
-        format!("v{}", dyno.release),
+        dyno.name.clone().into(),
+        Cell::coloured(state, dyno.colour()),
+        if dyno.ready { "yes" } else { "no" }.into(),
+        format!("v{}", dyno.release).into(),
         or_dash((dyno.since_ms != 0).then(|| look.age(dyno.since_ms))),
-        dyno.restarts.to_string(),
-        or_dash(dyno.last_exit.as_ref().map(super::dyno::ExitReport::word)),
+        dyno.restarts.to_string().into(),
+        or_dash(dyno.last_exit.as_ref().map(ExitReport::word)),
         or_dash(dyno.cpu_ns.map(cpu)),
         or_dash(dyno.memory_bytes.map(bytes)),
         or_dash(dyno.port.map(|port| port.to_string())),
@@ -288,6 +326,56 @@ mod tests {
              web.1     up                     yes    v7       1h   0         -          -     -      5000\n\
              web.2     crashed, again in 12s  no     v7       3s   3         1          -     -      5001\n\
              worker.1  up                     yes    v7       1h   0         -          2.1s  12.5M  -\n"
+        );
+    }
+
+    fn wide(look: &Look) -> String {
+        let dynos = [web(1), crashed(), worker()];
+        let report = PsReport {
+            dynos: dynos.map(Into::into).to_vec(),
+        };
+        Wide(&report).show(look).to_string()
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_the_columns_that_matter() {
+        let at = |width| {
+            let look = Look {
+                width: Some(width),
+                ..plain()
+            };
+            let text = wide(&look);
+            let header = text.lines().next().unwrap().split_whitespace();
+            let longest = text.lines().map(str::len).max().unwrap();
+            (header.collect::<Vec<_>>().join(" "), longest <= width)
+        };
+        let full = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+        let some = "NAME STATE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+        for (width, columns, fits) in [
+            (200, full, true),
+            (93, full, true),
+            (80, some, true),
+            (40, "NAME STATE AGE", true),
+            (10, "NAME STATE", false),
+        ] {
+            assert_eq!(at(width), (columns.to_owned(), fits), "{width}");
+        }
+    }
+
+    #[test]
+    fn in_a_table_the_state_has_its_colour() {
+        let look = Look {
+            colour: true,
+            ..plain()
+        };
+        let text = wide(&look);
+        assert!(
+            text.contains("web.1     \x1b[32mup\x1b[0m      "),
+            "{text:?}"
+        );
+        assert!(
+            text.contains("\x1b[31mcrashed, again in 12s\x1b[0m  no"),
+            "{text:?}"
         );
     }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tonic::Code;
 
 use super::{Outcome, args::Output, connect::Supervisor, error::CtlError, promptly, to_json};
-use crate::look::{Colour, Look, Report, rfc3339, table};
+use crate::look::{Cell, Colour, Look, Report, rfc3339, table};
 
 /// A release as `-o json` prints it; the names of the fields do not change.
 #[derive(Clone, Debug, Serialize)]
@@ -189,27 +189,27 @@ impl Report for ReleasesReport {
         if self.releases.is_empty() {
             return writeln!(f, "No releases yet");
         }
-        let header = ["VERSION", "STATE", "WHEN", "SOURCE"].map(str::to_owned);
+        let header = ["VERSION", "STATE", "WHEN", "SOURCE"].map(Cell::from);
         let mut rows = vec![header.to_vec()];
         rows.extend(self.releases.iter().map(|release| {
             vec![
-                format!("v{}", release.version),
-                release.state.to_owned(),
-                look.time_ago(release.at_ms),
-                release.source.clone(),
+                format!("v{}", release.version).into(),
+                match release.state {
+                    "current" => Cell::coloured(release.state, Colour::Green),
+                    "rejected" => Cell::coloured(release.state, Colour::Red),
+                    state => state.into(),
+                },
+                look.time_ago(release.at_ms).into(),
+                release.source.clone().into(),
             ]
         }));
-        let text = table(&rows);
+        let text = table(&rows, look);
         let mut lines = text.lines();
         if let Some(header) = lines.next() {
             writeln!(f, "{header}")?;
         }
         for (line, release) in lines.zip(&self.releases) {
-            match release.state {
-                "current" => writeln!(f, "{}", look.paint(Colour::Green, line))?,
-                "rejected" => writeln!(f, "{}", look.paint(Colour::Red, line))?,
-                _ => writeln!(f, "{line}")?,
-            }
+            writeln!(f, "{line}")?;
             if release.state == "rejected" {
                 release.write_rejection(f)?;
             }
