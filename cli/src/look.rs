@@ -222,6 +222,19 @@ pub fn cpu(ns: u64) -> String {
     }
 }
 
+/// What may hold any character, for a place that has one line: a command, a reason.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 /// `1st`, `2nd`, `3rd`, `4th`, `11th`.
 pub fn ordinal(n: u32) -> String {
     let suffix = match (n % 10, n % 100) {
@@ -364,6 +377,14 @@ pub(crate) mod tests {
     #[test_case(8_063_000_000_000 => "2h14m")]
     fn processor_times(ns: u64) -> String {
         cpu(ns)
+    }
+
+    #[test]
+    fn one_line_stays_one() {
+        assert_eq!(
+            one_line("if x\nthen\ty \x1b[31m 'é'"),
+            "if x\\nthen\\ty \\u{1b}[31m 'é'"
+        );
     }
 
     #[test]

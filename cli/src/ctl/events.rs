@@ -17,7 +17,7 @@ use super::{
     promptly,
     releases::{ProcessReport, ReleaseReport},
 };
-use crate::look::{Look, rfc3339};
+use crate::look::{Look, one_line, rfc3339};
 
 /// One line of `events`; the names of the fields are those of `-o json`.
 #[derive(Clone, Debug, Serialize)]
@@ -174,8 +174,7 @@ impl EventReport {
             What::Dyno { dyno } => vec![dyno_line(dyno, look)],
             What::Gone { name, exit, .. } => {
                 let how = exit.as_ref().map(ExitReport::sentence);
-                let how = how.map(|how| format!(": {how}")).unwrap_or_default();
-                vec![format!("{name} gone{how}")]
+                vec![format!("{name} gone{}", because(how.as_deref()))]
             }
             What::Release { release } => vec![release_line(release)],
             What::Formation { formation } => vec![formation_line(formation)],
@@ -202,18 +201,23 @@ fn dyno_line(dyno: &DynoReport, look: &Look) -> String {
     } else {
         ""
     };
-    let trouble = dyno.trouble(look).map(|why| format!(": {why}"));
-    format!(
-        "{} {state}{ready}{}",
-        dyno.name,
-        trouble.unwrap_or_default()
-    )
+    let trouble = dyno.trouble(look);
+    let because = because(trouble.as_deref());
+    format!("{} {state}{ready}{because}", dyno.name)
 }
 
 fn release_line(release: &ReleaseReport) -> String {
-    let reason = release.reason.as_ref().map(|why| format!(": {why}"));
+    let because = because(release.reason.as_deref());
     let (version, state) = (release.version, release.state);
-    format!("release v{version} {state}{}", reason.unwrap_or_default())
+    format!("release v{version} {state}{because}")
+}
+
+/// `: why`, where there is something to say.
+fn because(why: Option<&str>) -> String {
+    match why {
+        None | Some("") => String::new(),
+        Some(why) => format!(": {}", one_line(why)),
+    }
 }
 
 fn formation_line(formation: &[ProcessReport]) -> String {
@@ -235,12 +239,7 @@ fn driver_line(name: &str, connected: bool, ready: bool, message: &str) -> Strin
     } else {
         &format!(" {name}")
     };
-    let why = if message.is_empty() {
-        ""
-    } else {
-        &format!(": {message}")
-    };
-    format!("driver{name} {state}{why}")
+    format!("driver{name} {state}{}", because(Some(message)))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{
     error::{CtlError, EXIT_UNKNOWN},
     promptly, to_json, to_json_lines,
 };
-use crate::look::{Cell, Colour, GAP, Look, Report, bytes, cpu, table, widths};
+use crate::look::{Cell, Colour, GAP, Look, Report, bytes, cpu, one_line, table, widths};
 
 /// Some wanted dyno is not up: as LSB's "not running".
 pub const EXIT_NOT_UP: u8 = 3;
@@ -159,7 +159,7 @@ impl Report for PsReport {
 
 fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) -> fmt::Result {
     let first = &group[0];
-    let (process_type, command) = (&first.process_type, &first.command);
+    let (process_type, command) = (&first.process_type, one_line(&first.command));
     writeln!(f, "=== {process_type}: {command} ({})\n", group.len())?;
     for dyno in group {
         write!(
@@ -173,7 +173,7 @@ fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) ->
             write!(f, " {}", look.paint(Colour::Grey, time))?;
         }
         match dyno.trouble(look) {
-            Some(trouble) => writeln!(f, ": {trouble}")?,
+            Some(trouble) => writeln!(f, ": {}", one_line(&trouble))?,
             None => writeln!(f)?,
         }
     }
@@ -301,6 +301,20 @@ mod tests {
              \n"
         );
         assert_eq!(outcome.code, 3);
+    }
+
+    #[test]
+    fn a_command_of_many_lines_has_one_in_the_header() {
+        let dyno = Dyno {
+            command: "while true\ndo x; done".to_owned(),
+            ..web(1)
+        };
+        let report = PsReport {
+            dynos: vec![dyno.into()],
+        };
+        let text = report.show(&plain()).to_string();
+        let header = "=== web: while true\\ndo x; done (1)\n";
+        assert!(text.starts_with(header), "{text}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tonic::Code;
 
 use super::{Outcome, args::Output, connect::Supervisor, error::CtlError, promptly, to_json};
-use crate::look::{Cell, Colour, Look, Report, rfc3339, table};
+use crate::look::{Cell, Colour, Look, Report, one_line, rfc3339, table};
 
 /// A release as `-o json` prints it; the names of the fields do not change.
 #[derive(Clone, Debug, Serialize)]
@@ -292,7 +292,8 @@ fn change_line(change: &Change, look: &Look) -> String {
         text.push(' ');
         text.push_str(&change.name);
     }
-    let values = match (change.from.as_str(), change.to.as_str()) {
+    let (from, to) = (one_line(&change.from), one_line(&change.to));
+    let values = match (from.as_str(), to.as_str()) {
         ("", "") => String::new(),
         ("", to) => format!(": {to}"),
         (from, "") => format!(": {from}"),
@@ -399,7 +400,7 @@ mod tests {
             changes: vec![
                 change(Kind::Added, "config", "TOKEN", "", ""),
                 change(Kind::Changed, "quantity", "web", "1", "3"),
-                change(Kind::Removed, "command", "clock", "./tick", ""),
+                change(Kind::Removed, "command", "clock", "./tick\n./tock", ""),
             ],
             restarts: vec!["web.1".to_owned()],
             starts: vec!["web.2".to_owned(), "web.3".to_owned()],
@@ -411,7 +412,7 @@ mod tests {
             PlanReport(plan).show(&plain()).to_string(),
             "+ config TOKEN\n\
              ~ quantity web: 1 -> 3\n\
-             - command clock: ./tick\n\
+             - command clock: ./tick\\n./tock\n\
              \n\
              Restarts web.1\n\
              Starts web.2, web.3\n\

@@ -12,7 +12,7 @@ use super::{
     promptly,
     ps::{EXIT_NOT_UP, no_dynos},
 };
-use crate::look::{Colour, Look, Report, bytes, cpu};
+use crate::look::{Colour, Look, Report, bytes, cpu, one_line};
 
 /// How many last lines a screen shows.
 const LAST_LINES: u32 = 10;
@@ -111,7 +111,7 @@ impl Report for DynoScreen<'_> {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
         let dyno = self.dyno;
         let dot = look.paint(dyno.colour(), dot(dyno));
-        writeln!(f, "{dot} {} - {}", dyno.name, dyno.command)?;
+        writeln!(f, "{dot} {} - {}", dyno.name, one_line(&dyno.command))?;
         let mut state = look.paint(dyno.colour(), dyno.state);
         if dyno.since_ms != 0 {
             let (time, age) = (look.time(dyno.since_ms), look.age(dyno.since_ms));
@@ -119,7 +119,7 @@ impl Report for DynoScreen<'_> {
         }
         field(f, "State", state)?;
         if let Some(trouble) = dyno.trouble(look) {
-            field(f, "Trouble", trouble)?;
+            field(f, "Trouble", one_line(&trouble))?;
         } else if dyno.state == "up" && !dyno.ready {
             field(f, "Trouble", "not ready yet")?;
         }
@@ -216,9 +216,10 @@ impl Report for AppReport {
         for (dyno, trouble) in problems {
             writeln!(
                 f,
-                "    {} {}: {trouble}",
+                "    {} {}: {}",
                 look.paint(Colour::Red, "×"),
-                dyno.name
+                dyno.name,
+                one_line(&trouble)
             )?;
         }
         Ok(())
@@ -279,6 +280,14 @@ mod tests {
              \n\
              \x20   Listening on 5000\n"
         );
+    }
+
+    #[test]
+    fn a_command_of_many_lines_has_one() {
+        let mut dyno = web(1);
+        dyno.command = "first\nsecond".to_owned();
+        let text = screen(dyno);
+        assert!(text.starts_with("● web.1 - first\\nsecond\n"), "{text}");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use hsup_core::{
     source::{SourceSpec, control_file, directory},
 };
 
+use crate::look::one_line;
+
 /// Reads the release of `source`; shows its formation, or fails with what is wrong.
 pub(super) fn check(source: &SourceSpec) -> anyhow::Result<u8> {
     let (release, warnings) = load(source)?;
@@ -67,7 +69,7 @@ fn report(release: &Release) -> String {
             "{:width$}  {:>3}  {}",
             process.process_type.as_str(),
             process.quantity,
-            process.command
+            one_line(&process.command)
         )
         .expect("writing to a String cannot fail");
     }
