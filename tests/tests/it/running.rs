@@ -87,8 +87,9 @@ fn the_http_of_the_original_is_there() {
         format!("POST /control/stop HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
     };
     assert!(http(&socket, &post("{")).contains(" 500 "));
+    assert!(http(&socket, &post(r#"[["web"]]"#)).contains(" 500 "));
     assert!(http(&socket, &get("/control/stop")).contains(" 405 "));
-    let stopped = http(&socket, &post(r#"{"Processes":["web"]}"#));
+    let stopped = http(&socket, &post(r#"{"PROCESSES":["web"]}"#));
     assert!(
         stopped.contains(r#""StoppedProcesses":["web"]"#),
         "{stopped}"
