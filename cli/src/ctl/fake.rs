@@ -133,7 +133,7 @@ impl Control for Fake {
         Ok(())
     }
 
-    fn logs(
+    async fn logs(
         &self,
         request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {

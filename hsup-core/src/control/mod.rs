@@ -50,7 +50,9 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn logs(
         &self,
         request: LogsRequest,
-    ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError>;
+    ) -> impl Future<
+        Output = Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError>,
+    > + Send;
     /// The first message is a snapshot.
     fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static;
 }

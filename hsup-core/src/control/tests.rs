@@ -113,7 +113,7 @@ impl Control for Fake {
     }
 
     /// A flood that never ends.
-    fn logs(
+    async fn logs(
         &self,
         request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {

@@ -27,7 +27,7 @@ use crate::{
     control::{Answer, Control, ControlError},
     driver::{Link, Up},
     dyno::Shared,
-    logs::{Filter, Source},
+    logs::{self, Filter, Source},
     time::now_unix_ms,
 };
 
@@ -167,8 +167,26 @@ impl SupervisorHandle {
         }
     }
 
+    /// A name that nothing has or had would be waited for in silence.
+    async fn check_has_lines(&self, name: &str) -> Result<(), ControlError> {
+        let of_hsup = [logs::SYSTEM, logs::API].contains(&name);
+        if of_hsup || !self.shared.logs.tail(&Filter::dyno(name), 1).is_empty() {
+            return Ok(());
+        }
+        // It may be wanted, and have said nothing yet.
+        let request = GetStatusRequest {
+            select: vec![name.to_owned()],
+            ..GetStatusRequest::default()
+        };
+        match self.ask(|reply| Request::Status(request, reply)).await {
+            Err(error @ (ControlError::NotFound(_) | ControlError::Invalid(_))) => Err(error),
+            // A supervisor that is not there for it now knows no better.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     fn add_lines(&self, dynos: &mut [control::Dyno], lines: usize) {
-        let text = |lines: Vec<crate::logs::Line>| {
+        let text = |lines: Vec<logs::Line>| {
             lines
                 .into_iter()
                 .map(|line| String::from_utf8_lossy(&line.text).into_owned())
@@ -279,11 +297,14 @@ impl Control for SupervisorHandle {
         async move { this.ask(|reply| Request::Shutdown(request, reply)).await }
     }
 
-    fn logs(
+    async fn logs(
         &self,
         request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
         let filter = filter(&request)?;
+        for name in &filter.select {
+            self.check_has_lines(name).await?;
+        }
         let lines = request.lines.map_or(LOG_LINES_DEFAULT, |n| n as usize);
         let subscription = self.shared.logs.subscribe(filter, lines, request.follow);
         Ok(log_stream(subscription))
@@ -329,7 +350,7 @@ fn filter(request: &LogsRequest) -> Result<Filter, ControlError> {
 }
 
 fn log_stream(
-    subscription: crate::logs::Subscription,
+    subscription: logs::Subscription,
 ) -> impl Stream<Item = LogsResponse> + Send + 'static {
     unfold(subscription, |mut subscription| async move {
         let batch = subscription.next().await?;

@@ -84,3 +84,41 @@ fn the_socket_may_be_named_by_an_option_or_a_variable() {
     assert_eq!(code("/no.sock".as_ref(), &["ps"]), Some(4));
     hsup.interrupt();
 }
+
+#[test]
+fn logs_of_a_name_that_never_was_are_refused() {
+    let app = App::procfile("worker: echo hello; sleep 1000\nidle: true\n");
+    let hsup = app.start(&["worker", "idle=0"]);
+    hsup.wait_for_line("| hello");
+    for (options, said) in [
+        (&["-d", "nosuch"][..], "no dyno or process type `nosuch`"),
+        (&["-t", "-p", "nosuch"], "no dyno or process type `nosuch`"),
+        (&["-d", "worker.1", "-d", "worker.9"], "`worker.9`"),
+        (&["-t", "-d", "../x"], "`../x` is neither"),
+    ] {
+        let refused = app.ctl(&[&["logs"], options].concat());
+        assert_eq!(refused.status.code(), Some(4), "{options:?}");
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(text.contains(said), "{options:?}: {text}");
+    }
+    for (options, line) in [
+        (&["-p", "worker"][..], "app[worker.1]: hello\n"),
+        (&["-d", "worker.1", "-s", "app"], "app[worker.1]: hello\n"),
+        (&["-p", "api"], "heroku[api]: Release v1 is current\n"),
+    ] {
+        let shown = app.ctl(&[&["logs"], options].concat());
+        let text = String::from_utf8(shown.stdout).unwrap();
+        assert!(text.contains(line), "{options:?}: {text}");
+    }
+    for silent in ["idle", "system"] {
+        let nothing = app.ctl(&["logs", "-d", silent]);
+        assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(0), 0));
+    }
+    // What has gone is still known by its lines.
+    assert!(app.ctl(&["scale", "worker=0"]).status.success());
+    hsup.wait_for_line("State changed from up to down");
+    let past = app.ctl(&["logs", "-d", "worker.1", "-s", "app"]);
+    let text = String::from_utf8(past.stdout).unwrap();
+    assert!(text.ends_with(": hello\n"), "{text}");
+    hsup.interrupt();
+}
