@@ -29,6 +29,10 @@ pub enum CtlError {
     #[error("{0}")]
     Rejected(String),
 
+    /// Dynos that were restarted do not run.
+    #[error("{0}")]
+    NotUp(String),
+
     #[error("{0}")]
     NotFound(String),
 
@@ -95,6 +99,7 @@ impl CtlError {
             Self::Rejected(_) => {
                 Some("`hsupctl releases` shows what its dynos said last".to_owned())
             }
+            Self::NotUp(_) => Some("`hsupctl status DYNO` shows what it said last".to_owned()),
             Self::NotFound(_) => Some("`hsupctl ps` lists the dynos".to_owned()),
             Self::Silent(_) => Some("is it stopped, or under a debugger?".to_owned()),
             Self::NoDriverCheck => {

@@ -5,7 +5,7 @@ use hsup_proto::control::{
     Process, RestartRequest, ScaleRequest, ShutdownRequest, StartRequest, StopRequest,
     scale_request::{Change, change::How},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Outcome, args::StopArgs, connect::Supervisor, error::CtlError, promptly};
 
@@ -99,7 +99,11 @@ pub async fn restart(
 ) -> Result<Outcome, CtlError> {
     let request = RestartRequest { select, no_wait };
     let restarted = supervisor.client.restart(request).await;
-    let dynos = restarted.map_err(of_names)?.into_inner().dynos;
+    let restarted = restarted.map_err(|status| match status.code() {
+        Code::FailedPrecondition => CtlError::NotUp(status.message().to_owned()),
+        _ => of_names(status),
+    });
+    let dynos = restarted?.into_inner().dynos;
     let end = if no_wait { "" } else { " done" };
     let nothing = "Nothing to restart";
     Ok(Outcome::done(told("Restarting", &dynos, end, nothing)))

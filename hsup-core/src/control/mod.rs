@@ -73,7 +73,7 @@ pub enum ControlError {
     #[error("{0}")]
     NotFound(String),
 
-    /// The release was rejected, or the request does not fit what runs.
+    /// The release was rejected, a dyno did not come up, or the request does not fit what runs.
     #[error("{0}")]
     Rejected(String),
 

@@ -19,6 +19,7 @@ use super::{
     handle::{Applied, Reply, Request},
     reconcile,
     releases::{Building, Built, Candidate, Good},
+    restarts::Restarts,
     status,
 };
 use crate::{
@@ -68,8 +69,6 @@ pub(super) struct Waiter {
 pub(super) enum Until {
     /// None of these tasks lives.
     Gone(BTreeSet<Key>),
-    /// Each of these is up and ready, or has crashed, or is no longer wanted.
-    Settled(BTreeSet<DynoName>),
     /// The release is current or rejected.
     Decided(u64),
 }
@@ -121,6 +120,7 @@ pub(super) struct Actor {
     pub(super) built_to: mpsc::UnboundedSender<Built>,
     pub(super) events: broadcast::Sender<control::EventsResponse>,
     pub(super) waiters: Vec<Waiter>,
+    pub(super) restarts: Restarts,
     pub(super) phase: Phase,
     /// Who asked for the end.
     pub(super) ending: Vec<Reply<()>>,
@@ -176,6 +176,7 @@ impl Actor {
             built_to,
             events,
             waiters: Vec::new(),
+            restarts: Restarts::default(),
             phase: Phase::Running,
             ending: Vec::new(),
             started_at_unix_ms: now_unix_ms(),
@@ -395,6 +396,7 @@ impl Actor {
         if let Some(live) = self.dynos.get_mut(&key) {
             live.retiring = true;
             live.handle.retire(how);
+            self.restarts.settled(key);
         }
     }
 
@@ -435,6 +437,7 @@ impl Actor {
                 self.event(events_response::Event::Dyno(dyno));
             }
             What::Ready => {
+                self.restarts.settled(report.key);
                 if self.is_candidate(release_id) {
                     self.roll(rollout::Event::Ready(name));
                 } else {
@@ -442,6 +445,7 @@ impl Actor {
                 }
             }
             What::Failed(why) => {
+                self.restarts.failed(report.key, &name, &why);
                 let crash = live
                     .status
                     .crash
@@ -463,6 +467,7 @@ impl Actor {
         let Some(live) = self.dynos.remove(&key) else {
             return;
         };
+        self.restarts.settled(key);
         let spec = &live.handle.spec;
         let name = spec.name.clone();
         let release_id = spec.release_id;
@@ -619,6 +624,8 @@ impl Actor {
         self.candidate = None;
         self.next = None;
         self.deferred.clear();
+        // Whoever waits for one is told that hsup ends.
+        self.restarts = Restarts::default();
         self.phase = Phase::ShuttingDown { until };
         info!(dynos = self.dynos.len(), "shutting down");
         self.retire_all(how);
@@ -689,13 +696,6 @@ impl Actor {
     fn is_over(&self, until: &Until) -> bool {
         match until {
             Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains_key(key)),
-            Until::Settled(names) => names.iter().all(|name| {
-                self.of_name(name).all(|(_, live)| {
-                    live.retiring
-                        || live.status.ready
-                        || live.status.state == control::DynoState::Crashed
-                })
-            }),
             Until::Decided(id) => {
                 !self.is_candidate(*id)
                     && self

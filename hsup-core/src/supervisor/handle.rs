@@ -23,6 +23,7 @@ use tokio::{
 };
 use tokio_stream::Stream;
 
+use super::restarts::{NotUp, Settled};
 use crate::{
     control::{Answer, Control, ControlError},
     driver::{Link, Up},
@@ -50,10 +51,8 @@ pub(super) enum Request {
         StopRequest,
         Reply<(StopResponse, Option<oneshot::Receiver<()>>)>,
     ),
-    Restart(
-        RestartRequest,
-        Reply<(RestartResponse, Option<oneshot::Receiver<()>>)>,
-    ),
+    /// Answers the dynos and, unless nobody wants to wait, what tells which did not come up.
+    Restart(RestartRequest, Reply<(RestartResponse, Option<Settled>)>),
     Releases(Reply<ListReleasesResponse>),
     Apply(ApplyReleaseRequest, Reply<Applied>),
     /// How an applied release stands.
@@ -239,9 +238,12 @@ impl Control for SupervisorHandle {
     fn restart(&self, request: RestartRequest) -> impl Answer<RestartResponse> {
         let this = self.clone();
         async move {
-            let (response, up) = this.ask(|reply| Request::Restart(request, reply)).await?;
-            if let Some(up) = up {
-                up.await.map_err(|_| ControlError::ShuttingDown)?;
+            let (response, settled) = this.ask(|reply| Request::Restart(request, reply)).await?;
+            if let Some(settled) = settled {
+                let not_up = settled.await.map_err(|_| ControlError::ShuttingDown)?;
+                if !not_up.is_empty() {
+                    return Err(ControlError::Rejected(did_not_come_up(&not_up)));
+                }
             }
             Ok(response)
         }
@@ -347,6 +349,15 @@ fn filter(request: &LogsRequest) -> Result<Filter, ControlError> {
         select: request.select.clone(),
         source,
     })
+}
+
+/// `web.1 did not come up: Process exited with status 1; …`
+fn did_not_come_up(not_up: &[NotUp]) -> String {
+    let sentences: Vec<_> = not_up
+        .iter()
+        .map(|NotUp { name, why }| format!("{name} did not come up: {why}"))
+        .collect();
+    sentences.join("; ")
 }
 
 fn log_stream(

@@ -16,6 +16,7 @@ mod handle;
 mod reconcile;
 mod releases;
 mod requests;
+mod restarts;
 mod status;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};

@@ -14,6 +14,7 @@ use super::{
     formation::{self, Wishes},
     handle::{Applied, Reply, Request},
     releases::Taken,
+    restarts::Settled,
     status,
 };
 use crate::{
@@ -251,11 +252,11 @@ impl Actor {
     fn restart(
         &mut self,
         request: &RestartRequest,
-    ) -> Result<(RestartResponse, Option<oneshot::Receiver<()>>), ControlError> {
+    ) -> Result<(RestartResponse, Option<Settled>), ControlError> {
         let names = self.selected(&request.select)?;
         let how = self.gracefully();
-        let mut restarted = BTreeSet::new();
-        for live in self.dynos.values_mut() {
+        let (mut restarted, mut keys) = (BTreeSet::new(), BTreeSet::new());
+        for (key, live) in &mut self.dynos {
             let name = &live.handle.spec.name;
             if names.contains(name) && !live.retiring {
                 live.handle.restart(how);
@@ -263,9 +264,10 @@ impl Actor {
                 live.status.ready = false;
                 live.status.state = DynoState::Starting;
                 restarted.insert(name.clone());
+                keys.insert(*key);
             }
         }
-        let wait = (!request.no_wait).then(|| self.wait_until(Until::Settled(restarted.clone())));
+        let wait = (!request.no_wait).then(|| self.restarts.wait_for(keys));
         let response = RestartResponse {
             dynos: restarted.iter().map(ToString::to_string).collect(),
         };

@@ -65,6 +65,33 @@ fn what_follows_ends_when_nobody_reads_it_any_more() {
 }
 
 #[test]
+fn a_restart_that_does_not_come_up_says_so() {
+    let app = quiet();
+    app.write(
+        "app/Procfile",
+        "worker: test ! -e ../broken && sleep 1000\nother: sleep 1000\n",
+    );
+    let hsup = app.start(&[]);
+    let before = hsup.wait_up(&["other.1", "worker.1"]);
+    let restarted = app.ctl(&["restart"]);
+    let text = String::from_utf8(restarted.stdout).unwrap();
+    assert_eq!(text, "Restarting other.1, worker.1... done\n");
+    let after = hsup.wait_up(&["other.1", "worker.1"]);
+    assert!(before.iter().all(|id| !after.contains(id)));
+
+    app.write("broken", "");
+    let failed = app.ctl(&["restart"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let text = String::from_utf8(failed.stderr).unwrap();
+    let said = "hsupctl: worker.1 did not come up: Process exited with status 1\nhint: ";
+    assert!(text.starts_with(said), "{text}");
+    let waited_for_nothing = app.ctl(&["restart", "--no-wait", "worker"]);
+    let text = String::from_utf8(waited_for_nothing.stdout).unwrap();
+    assert_eq!(text, "Restarting worker.1...\n");
+    hsup.interrupt();
+}
+
+#[test]
 fn the_socket_may_be_named_by_an_option_or_a_variable() {
     let app = quiet();
     let socket = app.path("elsewhere.sock");
