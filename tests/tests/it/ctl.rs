@@ -1,12 +1,19 @@
 //! `hsupctl` as a person meets it, against a running hsup.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, ChildStdout, Stdio},
 };
 
-use crate::app::{App, Running};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::app::{App, Running, processes_of};
 
 /// An app that says nothing once it is up.
 fn quiet() -> App {
@@ -22,7 +29,10 @@ struct Following {
 impl Following {
     fn of(app: &App, arguments: &[&str]) -> Self {
         let mut command = app.command("hsupctl");
-        command.args(arguments).stdout(Stdio::piped());
+        command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let lines = child.stdout.take().map(BufReader::new);
         Self { child, lines }
@@ -35,12 +45,39 @@ impl Following {
         line
     }
 
+    /// Reads on until `text` was there; what was read.
+    fn until(&mut self, text: &str) -> String {
+        let mut read = String::new();
+        while !read.contains(text) {
+            let line = self.line();
+            assert!(!line.is_empty(), "ended before `{text}`:\n{read}");
+            read.push_str(&line);
+        }
+        read
+    }
+
     /// Reads no more, as `head` does, and waits for its end.
     fn abandon(&mut self, hsup: &Running<'_>) -> Option<i32> {
         self.lines = None;
         hsup.wait_for("the end of hsupctl", || self.child.try_wait().unwrap())
             .code()
     }
+}
+
+/// The process of the app that runs this command.
+fn pid_of(app: &App, command: &[&str]) -> Pid {
+    let line = command.join("\0") + "\0";
+    let is_it =
+        |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it == line.as_bytes());
+    let found = processes_of(app).into_iter().find(is_it);
+    Pid::from_raw(found.unwrap_or_else(|| panic!("no process {command:?}")))
+}
+
+/// A line of `events` without its time.
+fn without_time(line: &str) -> &str {
+    line.splitn(4, ' ')
+        .nth(3)
+        .unwrap_or_else(|| panic!("{line}"))
 }
 
 impl Drop for Following {
@@ -88,6 +125,53 @@ fn a_restart_that_does_not_come_up_says_so() {
     let waited_for_nothing = app.ctl(&["restart", "--no-wait", "worker"]);
     let text = String::from_utf8(waited_for_nothing.stdout).unwrap();
     assert_eq!(text, "Restarting worker.1...\n");
+    hsup.interrupt();
+}
+
+#[test]
+fn events_tell_every_change_once_and_a_first_crash_too() {
+    let app = App::procfile("worker: sleep 1000\nbad: exec sleep 2000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["bad.1", "worker.1"]);
+    let mut text = Following::of(&app, &["events"]);
+    let mut json = Following::of(&app, &["events", "-o", "json"]);
+    let snapshot = text.until(" worker.1 up\n");
+    let lines: Vec<_> = snapshot.lines().map(without_time).collect();
+    let expected = [
+        "release v1 current",
+        "formation worker=1 bad=1",
+        "driver simple ready",
+        "bad.1 up",
+        "worker.1 up",
+    ];
+    assert_eq!(lines, expected);
+    let first: Value = serde_json::from_str(&json.line()).unwrap();
+    assert_eq!(
+        (&first["event"], &first["all_up"]),
+        (&"snapshot".into(), &true.into())
+    );
+    assert_eq!(first["dynos"][1]["name"], "worker.1");
+
+    // The first crash is followed by a start at once.
+    kill(pid_of(&app, &["sleep", "2000"]), Signal::SIGKILL).unwrap();
+    let change = text.until(" bad.1 up\n");
+    let lines: Vec<_> = change.lines().map(without_time).collect();
+    let expected = [
+        "bad.1 crashed: killed by SIGKILL (1st crash)",
+        "bad.1 starting",
+        "bad.1 up",
+    ];
+    assert_eq!(lines, expected, "{change}");
+    let told = json.until(r#""state":"crashed""#);
+    let crash: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert_eq!(crash["dyno"]["crash"]["signal"], "SIGKILL");
+
+    assert!(app.ctl(&["restart", "worker.1"]).status.success());
+    let change = text.until(" worker.1 up\n");
+    assert_eq!(change.matches("worker.1 starting").count(), 1, "{change}");
+    assert!(app.ctl(&["scale", "worker=0"]).status.success());
+    let change = text.until(" worker.1 gone");
+    assert!(change.contains("formation"), "{change}");
     hsup.interrupt();
 }
 
