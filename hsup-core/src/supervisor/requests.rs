@@ -1,6 +1,6 @@
 //! What people ask of the supervisor, carried out.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hsup_proto::control::{
     ApplyReleaseResponse, DynoState, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
@@ -122,7 +122,7 @@ impl Actor {
             Link::Down { why, .. } => (String::new(), false, why.clone()),
         };
         Ok(GetStatusResponse {
-            app: self.app.clone(),
+            app: self.name_of_app(),
             release: self.current_release(),
             formation: formation::to_wire(&self.formation()),
             dynos,
@@ -134,6 +134,13 @@ impl Actor {
             all_up,
             pid: std::process::id(),
         })
+    }
+
+    /// As its release has it; as long as there is none, as its directory is called.
+    fn name_of_app(&self) -> String {
+        let good = self.good.as_ref().map(|good| Arc::clone(&good.release));
+        let release = good.or_else(|| self.newest());
+        release.map_or_else(|| self.app.clone(), |release| release.app.clone())
     }
 
     fn absent(&self, name: &DynoName) -> hsup_proto::control::Dyno {

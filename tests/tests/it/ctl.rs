@@ -102,6 +102,29 @@ fn what_follows_ends_when_nobody_reads_it_any_more() {
 }
 
 #[test]
+fn an_app_goes_by_the_name_of_its_release() {
+    let app = App::empty();
+    let control = app.path("ctl");
+    let hsup = app.start(&["--control-dir", control.to_str().unwrap()]);
+    let status = |name: &str| app.ctl(&["--app", name, "status"]);
+    // Without a release nothing is up.
+    hsup.wait_for("an app named as its directory", || {
+        (status("ctl").status.code() == Some(3)).then_some(())
+    });
+    app.write(
+        "ctl/new",
+        r#"{"Version":1,"Name":"sample","Processes":[{"Type":"worker","Quantity":1,"Args":["sleep","1000"]}]}"#,
+    );
+    hsup.wait_up(&["worker.1"]);
+    let shown = status("sample");
+    assert_eq!(shown.status.code(), Some(0));
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.starts_with("● sample\n"), "{text}");
+    assert_eq!(status("ctl").status.code(), Some(4));
+    hsup.interrupt();
+}
+
+#[test]
 fn a_restart_that_does_not_come_up_says_so() {
     let app = quiet();
     app.write(
