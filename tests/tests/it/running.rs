@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::app::{App, binaries, http, page};
+use crate::app::{App, binaries, http, page, processes_of};
 
 fn two_types() -> App {
     let dyno = binaries().join("test-dyno");
@@ -25,6 +25,22 @@ fn an_app_runs_and_ends_without_a_trace() {
     hsup.signal(Signal::SIGINT);
     hsup.wait_for_line("Error R12 (Exit timeout)");
     hsup.nothing_is_left();
+}
+
+#[test]
+fn every_signal_that_ends_it_stops_the_dynos() {
+    for (signal, code) in [
+        (Signal::SIGQUIT, 131),
+        (Signal::SIGTERM, 143),
+        (Signal::SIGHUP, 129),
+    ] {
+        let app = two_types();
+        let mut hsup = app.start(&["--grace", "1s"]);
+        hsup.wait_up(&["web.1", "worker.1"]);
+        hsup.signal(signal);
+        assert_eq!(hsup.end().code(), Some(code), "{signal}");
+        assert!(processes_of(&app).is_empty(), "{signal}");
+    }
 }
 
 #[test]
