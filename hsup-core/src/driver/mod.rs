@@ -1,5 +1,6 @@
 //! The supervisor's link to its driver: who it is, whether it is there, and the calls.
 
+pub mod demands;
 mod link;
 mod spec;
 

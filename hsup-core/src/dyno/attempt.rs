@@ -7,8 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hsup_proto::driver::{
-    self, ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest,
-    remove_request::What,
+    ListRequest, RemoveRequest, StartRequest, State, StopRequest, WaitRequest, remove_request::What,
 };
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
@@ -17,12 +16,11 @@ use tracing::{debug, warn};
 use super::{DynoSpec, Shared, io::IoDir};
 use crate::{
     command,
-    driver::{Up, up},
+    driver::{Up, demands, up},
     environment,
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::DynoId,
-    release::Limits,
     time::now_unix_ms,
 };
 
@@ -110,7 +108,7 @@ pub(super) async fn start(shared: &Shared, spec: &DynoSpec, run: &Run) -> Result
         asked = Some(instance.clone());
         // Made now and for this call only: it holds the whole environment, which many dynos
         // that wait for their turn would hold many times.
-        let request = match request(shared, spec, run, &artifact) {
+        let request = match request(shared, spec, run, &artifact, &up) {
             Ok(request) => request,
             Err(why) => return failed(why),
         };
@@ -150,7 +148,9 @@ fn request(
     spec: &DynoSpec,
     run: &Run,
     artifact: &str,
+    up: &Up,
 ) -> Result<StartRequest, String> {
+    demands::check_binds(&up.info, &shared.binds).map_err(|error| error.to_string())?;
     let io_dir = run
         .io
         .path()
@@ -175,21 +175,12 @@ fn request(
         env: environment::dyno_environment(base, host, &spec.release.config, &spec.name, run.port),
         io_dir: io_dir.to_owned(),
         tty: false,
-        limits: wire_limits(&spec.release.limits),
+        limits: demands::limits(&up.info, &spec.release.limits),
         binds: shared.binds.clone(),
         options: BTreeMap::new(),
         shell_line: spec.command.to_string(),
         linger_ms: u32::try_from(linger).unwrap_or(u32::MAX),
     })
-}
-
-fn wire_limits(limits: &Limits) -> Option<driver::Limits> {
-    let limits = driver::Limits {
-        memory_bytes: limits.memory_bytes.unwrap_or(0),
-        cpu_millis: limits.cpu_millis.unwrap_or(0),
-        pids: limits.pids.unwrap_or(0),
-    };
-    (limits != driver::Limits::default()).then_some(limits)
 }
 
 /// Waits until the process and all its offspring have ended.

@@ -39,7 +39,10 @@ use crate::{
     build::{self, BuildError},
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
-    driver::{DriverLink, DriverSpec, Link, LinkSettings, Up},
+    driver::{
+        DriverLink, DriverSpec, Link, LinkSettings, Up,
+        demands::{self, NoBindsError},
+    },
     dyno::{IoDir, IoDirError, said},
     environment,
     exit::ExitStatus,
@@ -93,6 +96,9 @@ pub enum RunCommandError {
     /// The driver.
     #[error("{0}")]
     Driver(String),
+    /// The driver cannot do what was asked for.
+    #[error(transparent)]
+    Binds(#[from] NoBindsError),
     /// The release could not be built.
     #[error("failed to build the release")]
     Build(#[from] BuildError),
@@ -228,6 +234,7 @@ impl Command {
             pipes = Some(Pipes::lay(&self.run_dir, &name, &dyno_id)?);
         }
         let up = first_up(link).await?;
+        demands::check_binds(&up.info, &self.options.binds)?;
         let artifact = build_on(&up, &self.loaded.release).await?;
 
         let ending = CancellationToken::new();

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     control::ControlError,
-    driver::{DriverLink, Link},
+    driver::{DriverLink, Link, demands},
     dyno::{self, Birth, DynoHandle, DynoSpec, DynoStatus, Key, Report, Shared, What},
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
@@ -186,9 +186,10 @@ impl Actor {
     }
 
     pub(super) async fn run(mut self) -> Result<Outcome, RunError> {
-        if !self.await_driver().await? {
+        let begins = self.await_driver().await;
+        if !matches!(begins, Ok(true)) {
             self.end().await;
-            return Ok(Outcome::ShutDown);
+            return begins.map(|_| Outcome::ShutDown);
         }
         self.adopt_survivors();
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
@@ -250,6 +251,9 @@ impl Actor {
             let link = self.link_state.borrow_and_update().clone();
             match link {
                 Link::Up(up) => {
+                    // Else every dyno would fail for it.
+                    demands::check_binds(&up.info, &self.shared.binds)
+                        .map_err(|error| RunError::Driver(error.to_string()))?;
                     self.remember_driver(&up);
                     self.reconcile();
                     return Ok(true);

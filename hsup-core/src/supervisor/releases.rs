@@ -19,9 +19,10 @@ use super::{
 use crate::{
     build,
     control::ControlError,
-    driver::up,
+    driver::{demands, up},
     dyno::Birth,
     lifecycle::Kind,
+    logs::API,
     name::{DynoId, DynoName},
     release::{Release, ReleaseChange},
     rollout::{self, Action, Before, Replacement, Rollout, Strategy},
@@ -292,6 +293,9 @@ impl Actor {
         let task = tokio::spawn(async move {
             let up = up(&mut link).await;
             let driver = up.info.name.clone();
+            if let Some(unmet) = demands::unmet(&up.info, &work) {
+                logs.note(API, format!("Warning: {unmet}"));
+            }
             let result = match kept {
                 Some(artifact) => Ok(artifact),
                 None => match build::request(&work, &base) {

@@ -32,6 +32,10 @@ fn what_cannot_be_started_says_why() {
     refused(&app, &["run", "-a", "app", "true"], "not built yet");
     refused(&app, &["start", "--logplex-url", "x"], "not built yet");
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
+    let no_binds = "the simple driver cannot show a path";
+    refused(&app, &["run", "--bind", "/tmp:/x", "true"], no_binds);
+    refused(&app, &["start", "--bind", "/tmp"], no_binds);
+    assert!(processes_of(&app).is_empty());
     app.write("app/Procfile", "# nothing\n");
     refused(&app, &["start"], "Procfile");
 }
