@@ -26,7 +26,9 @@ fn script(app: &App, text: &str) -> String {
 fn what_cannot_be_started_says_why() {
     let app = App::procfile("web: true\nworker: true\n");
     refused(&app, &["start", "nosuch"], "there is web, worker");
-    refused(&app, &["start", "-d", "docker"], "hsup-driver-docker");
+    let not_built = "the docker driver is not built yet";
+    refused(&app, &["start", "-d", "docker"], not_built);
+    refused(&app, &["run", "-d", "docker", "true"], "hsup-driver-docker");
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
     refused(&app, &["run", "-a", "app", "true"], "not built yet");
