@@ -100,15 +100,29 @@ impl Control for Fake {
     }
 
     async fn list_releases(&self) -> Result<ListReleasesResponse, ControlError> {
-        Ok(ListReleasesResponse::default())
+        let rejected = Release {
+            version: 7,
+            state: ReleaseState::Rejected.into(),
+            reason: "web.1 did not come up".to_owned(),
+            last_lines: vec!["KeyError".to_owned()],
+            ..Release::default()
+        };
+        Ok(ListReleasesResponse {
+            releases: vec![rejected],
+        })
     }
 
     async fn apply(
         &self,
         request: ApplyReleaseRequest,
     ) -> Result<ApplyReleaseResponse, ControlError> {
+        if request.json == b"busy" {
+            let busy = "another release is being applied".to_owned();
+            return Err(ControlError::Rejected(busy));
+        }
         if !request.no_wait {
-            return Err(ControlError::Rejected("web.1 did not come up".to_owned()));
+            let why = "release v7 was rejected: web.1 did not come up".to_owned();
+            return Err(ControlError::Rejected(why));
         }
         let release = Release {
             version: 8,
@@ -388,15 +402,22 @@ async fn changes_reach_hsup_and_its_refusals_come_back_as_sentences() {
     assert_eq!(error.to_string(), "hsup is shutting down");
     let error = formation::restart(supervisor.clone(), Vec::new(), false).await;
     assert_eq!(error.unwrap_err().to_string(), "driver: gone");
-    let apply = |no_wait| {
-        let supervisor = supervisor.clone();
-        async move { releases::apply(supervisor, b"{}".to_vec(), no_wait, &plain()).await }
+    let apply = |json: &[u8], no_wait| {
+        let (supervisor, json) = (supervisor.clone(), json.to_vec());
+        async move { releases::apply(supervisor, json, no_wait, &plain()).await }
     };
-    let error = apply(false).await.unwrap_err();
+    let error = apply(b"{}", false).await.unwrap_err();
     let told = (error.to_string(), error.exit_code());
-    assert_eq!(told, ("web.1 did not come up".to_owned(), 1));
+    let expected = "release v7 was rejected: web.1 did not come up";
+    assert_eq!(told, (expected.to_owned(), 1));
     assert!(error.hint().unwrap().contains("`hsupctl releases`"));
-    let taken_in = apply(true).await.unwrap();
+    let error = apply(b"busy", false).await.unwrap_err();
+    let told = (error.to_string(), error.exit_code(), error.hint());
+    assert_eq!(
+        told,
+        ("another release is being applied".to_owned(), 1, None)
+    );
+    let taken_in = apply(b"{}", true).await.unwrap();
     let expected = ("Release v8... building\n", 0);
     assert_eq!((taken_in.text.as_str(), taken_in.code), expected);
     served.end().await;

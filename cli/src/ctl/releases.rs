@@ -96,14 +96,32 @@ pub async fn apply(
     look: &Look,
 ) -> Result<Outcome, CtlError> {
     let request = ApplyReleaseRequest { json, no_wait };
-    let answer = supervisor.client.apply_release(request).await;
-    let answer = answer.map_err(|status| match status.code() {
-        Code::FailedPrecondition => CtlError::Rejected(status.message().to_owned()),
-        _ => status.into(),
-    })?;
-    let report = ApplyReport(answer.into_inner());
+    let answer = match supervisor.client.apply_release(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) if status.code() == Code::FailedPrecondition => {
+            let why = status.message().to_owned();
+            return Err(if has_last_lines(&mut supervisor, &why).await? {
+                CtlError::Rejected(why)
+            } else {
+                CtlError::Refused(why)
+            });
+        }
+        Err(status) => return Err(status.into()),
+    };
+    let report = ApplyReport(answer);
     let text = report.show(look).to_string();
     Ok(Outcome::new(text, u8::from(report.is_rejected())))
+}
+
+/// Whether the newest release is one that was rejected for what `why` tells of, and its dyno
+/// said something. A release may also be refused before it is one.
+async fn has_last_lines(supervisor: &mut Supervisor, why: &str) -> Result<bool, CtlError> {
+    let asked = promptly(supervisor.client.list_releases(ListReleasesRequest {})).await;
+    Ok(asked?.releases.first().is_some_and(|newest| {
+        newest.state() == ReleaseState::Rejected
+            && !newest.last_lines.is_empty()
+            && why.contains(&newest.reason)
+    }))
 }
 
 pub async fn plan(
