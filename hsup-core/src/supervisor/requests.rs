@@ -290,7 +290,14 @@ impl Actor {
     fn parse(&self, json: &[u8]) -> Result<(Release, Vec<String>), ControlError> {
         let parsed = control_file::parse(json)
             .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
-        let (mut release, warnings) = (parsed.release, parsed.warnings);
+        let (mut release, mut warnings) = (parsed.release, parsed.warnings);
+        if matches!(self.source, Source::Directory(_)) {
+            warnings.push(
+                "the next start of hsup runs the Procfile again: a release that is applied \
+                 lasts until then, in a control directory for good"
+                    .to_owned(),
+            );
+        }
         if release.app.is_empty() {
             release.app.clone_from(&self.app);
         }

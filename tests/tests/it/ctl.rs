@@ -64,6 +64,16 @@ impl Following {
     }
 }
 
+/// The exit code, standard output and standard error.
+fn said(app: &App, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = app.ctl(arguments);
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
 /// The process of the app that runs this command.
 fn pid_of(app: &App, command: &[&str]) -> Pid {
     let line = command.join("\0") + "\0";
@@ -121,6 +131,83 @@ fn an_app_goes_by_the_name_of_its_release() {
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(text.starts_with("● sample\n"), "{text}");
     assert_eq!(status("ctl").status.code(), Some(4));
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_is_planned_applied_and_listed() {
+    let app = quiet();
+    let hsup = app.start(&[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let release = |command: &str, quantity: u32| {
+        format!(
+            r#"{{"Version":2,"Env":{{"SECRET":"hunter2"}},"Processes":[{{"Type":"worker","Quantity":{quantity},"Args":["{command}"]}}]}}"#
+        )
+    };
+    app.write("next.json", &release("sleep 2000", 2));
+    let next = app.path("next.json");
+    let (code, plan, _) = said(&app, &["plan", next.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "warning: the next start of hsup runs the Procfile again: ",
+        "+ config SECRET\n",
+        "~ quantity worker: 1 -> 2\n",
+        "~ command worker: sleep 1000 -> sleep 2000\n",
+        "\nRestarts worker.1\nStarts worker.2\n",
+    ] {
+        assert!(plan.contains(line), "`{line}` is not in:\n{plan}");
+    }
+    assert!(!plan.contains("hunter2"), "{plan}");
+    assert_eq!(
+        hsup.wait_up(&["worker.1"]),
+        before,
+        "a plan changes nothing"
+    );
+
+    let (code, applied, _) = said(&app, &["apply", next.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    let (warning, applied) = applied.split_once('\n').unwrap();
+    assert!(
+        warning.ends_with("in a control directory for good"),
+        "{warning}"
+    );
+    assert_eq!(applied, "Release v2... done, is current\n");
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    let (_, again, _) = said(&app, &["apply", next.to_str().unwrap()]);
+    assert!(
+        again.ends_with("Nothing to do: v2 runs already\n"),
+        "{again}"
+    );
+
+    app.write("bad.json", &release("echo no such luck; exit 7", 1));
+    let (code, _, error) = said(&app, &["apply", app.path("bad.json").to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    let expected = "hsupctl: release v2 was rejected: worker.1: Process exited with status 7\n\
+        hint: `hsupctl releases` shows what its dynos said last\n";
+    assert_eq!(error, expected);
+    let (code, listed, _) = said(&app, &["releases"]);
+    assert_eq!(code, Some(0));
+    let states: Vec<_> = listed
+        .lines()
+        .filter(|line| line.starts_with('v'))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(states, ["rejected", "current", "superseded"], "{listed}");
+    assert!(listed.contains("\n    | no such luck\n"), "{listed}");
+    let (_, json, _) = said(&app, &["releases", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[1]["config_names"], serde_json::json!(["SECRET"]));
+
+    let (code, _, error) = said(&app, &["apply", "/nonexistent"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.starts_with("hsupctl: failed to read the release from `/nonexistent`"),
+        "{error}"
+    );
+    app.write("none.json", "{");
+    let (code, _, error) = said(&app, &["apply", app.path("none.json").to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("line 1 column"), "{error}");
     hsup.interrupt();
 }
 
