@@ -18,7 +18,11 @@ use hsup_proto::control::{
     RestartResponse, ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest, StartResponse,
     StopRequest, StopResponse, events_response::Event, scale_request::change::How,
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -335,6 +339,40 @@ async fn with_none_it_says_where_it_looked_and_how_to_start_one() {
         "{}",
         version.text
     );
+}
+
+#[tokio::test]
+async fn a_server_of_another_kind_is_no_hsup() {
+    let machine = Machine::new();
+    for (name, answer) in [
+        (
+            "http",
+            &b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"[..],
+        ),
+        ("ssh", b"SSH-2.0-OpenSSH_9.9\r\n"),
+        ("mute", b""),
+    ] {
+        let path = machine.sockets.join(format!("{name}.sock"));
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut preface = [0; 24];
+                stream.read_exact(&mut preface).await.unwrap();
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        let error = connect(Some(&path), None, &machine.paths).await;
+        let error = CtlError::from(error.unwrap_err());
+        let expected = format!(
+            "what listens at `{}` is no hsup: it does not speak gRPC",
+            path.display()
+        );
+        assert_eq!((error.to_string(), error.exit_code()), (expected, 4));
+        let none = machine.connect(None).await.unwrap_err();
+        assert!(matches!(none, ConnectError::NoneRuns { .. }), "{none}");
+        server.abort();
+    }
 }
 
 #[tokio::test]
