@@ -2,6 +2,7 @@
 //! and the supervisor's side of it.
 
 pub mod client;
+pub mod errors;
 pub mod fifo;
 pub mod file_url;
 pub mod launch;
