@@ -1,67 +1,17 @@
-//! `hsupctl` as a person meets it, against a running hsup.
+//! `hsupctl` as a person meets it: what it asks and what it changes.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Child, ChildStdout, Stdio},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 
-use crate::app::{App, Running, processes_of};
+use crate::{
+    app::{App, binaries, http},
+    follow::Following,
+};
 
 /// An app that says nothing once it is up.
 fn quiet() -> App {
     App::procfile("worker: sleep 1000\n")
-}
-
-/// An `hsupctl` whose output is read line by line. Dropped, it is killed.
-struct Following {
-    child: Child,
-    lines: Option<BufReader<ChildStdout>>,
-}
-
-impl Following {
-    fn of(app: &App, arguments: &[&str]) -> Self {
-        let mut command = app.command("hsupctl");
-        command
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let lines = child.stdout.take().map(BufReader::new);
-        Self { child, lines }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        let lines = self.lines.as_mut().expect("it is still read");
-        lines.read_line(&mut line).unwrap();
-        line
-    }
-
-    /// Reads on until `text` was there; what was read.
-    fn until(&mut self, text: &str) -> String {
-        let mut read = String::new();
-        while !read.contains(text) {
-            let line = self.line();
-            assert!(!line.is_empty(), "ended before `{text}`:\n{read}");
-            read.push_str(&line);
-        }
-        read
-    }
-
-    /// Reads no more, as `head` does, and waits for its end.
-    fn abandon(&mut self, hsup: &Running<'_>) -> Option<i32> {
-        self.lines = None;
-        hsup.wait_for("the end of hsupctl", || self.child.try_wait().unwrap())
-            .code()
-    }
 }
 
 /// The exit code, standard output and standard error.
@@ -72,43 +22,6 @@ fn said(app: &App, arguments: &[&str]) -> (Option<i32>, String, String) {
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8(output.stderr).unwrap(),
     )
-}
-
-/// The process of the app that runs this command.
-fn pid_of(app: &App, command: &[&str]) -> Pid {
-    let line = command.join("\0") + "\0";
-    let is_it =
-        |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it == line.as_bytes());
-    let found = processes_of(app).into_iter().find(is_it);
-    Pid::from_raw(found.unwrap_or_else(|| panic!("no process {command:?}")))
-}
-
-/// A line of `events` without its time.
-fn without_time(line: &str) -> &str {
-    line.splitn(4, ' ')
-        .nth(3)
-        .unwrap_or_else(|| panic!("{line}"))
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        // It may have ended.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-#[test]
-fn what_follows_ends_when_nobody_reads_it_any_more() {
-    let app = quiet();
-    let hsup = app.start(&[]);
-    hsup.wait_up(&["worker.1"]);
-    for arguments in [&["logs", "-t"][..], &["events"]] {
-        let mut following = Following::of(&app, arguments);
-        assert!(!following.line().is_empty());
-        assert_eq!(following.abandon(&hsup), Some(0), "{arguments:?}");
-    }
-    hsup.interrupt();
 }
 
 #[test]
@@ -239,53 +152,6 @@ fn a_restart_that_does_not_come_up_says_so() {
 }
 
 #[test]
-fn events_tell_every_change_once_and_a_first_crash_too() {
-    let app = App::procfile("worker: sleep 1000\nbad: exec sleep 2000\n");
-    let hsup = app.start(&[]);
-    hsup.wait_up(&["bad.1", "worker.1"]);
-    let mut text = Following::of(&app, &["events"]);
-    let mut json = Following::of(&app, &["events", "-o", "json"]);
-    let snapshot = text.until(" worker.1 up\n");
-    let lines: Vec<_> = snapshot.lines().map(without_time).collect();
-    let expected = [
-        "release v1 current",
-        "formation worker=1 bad=1",
-        "driver simple ready",
-        "bad.1 up",
-        "worker.1 up",
-    ];
-    assert_eq!(lines, expected);
-    let first: Value = serde_json::from_str(&json.line()).unwrap();
-    assert_eq!(
-        (&first["event"], &first["all_up"]),
-        (&"snapshot".into(), &true.into())
-    );
-    assert_eq!(first["dynos"][1]["name"], "worker.1");
-
-    // The first crash is followed by a start at once.
-    kill(pid_of(&app, &["sleep", "2000"]), Signal::SIGKILL).unwrap();
-    let change = text.until(" bad.1 up\n");
-    let lines: Vec<_> = change.lines().map(without_time).collect();
-    let expected = [
-        "bad.1 crashed: killed by SIGKILL (1st crash)",
-        "bad.1 starting",
-        "bad.1 up",
-    ];
-    assert_eq!(lines, expected, "{change}");
-    let told = json.until(r#""state":"crashed""#);
-    let crash: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
-    assert_eq!(crash["dyno"]["crash"]["signal"], "SIGKILL");
-
-    assert!(app.ctl(&["restart", "worker.1"]).status.success());
-    let change = text.until(" worker.1 up\n");
-    assert_eq!(change.matches("worker.1 starting").count(), 1, "{change}");
-    assert!(app.ctl(&["scale", "worker=0"]).status.success());
-    let change = text.until(" worker.1 gone");
-    assert!(change.contains("formation"), "{change}");
-    hsup.interrupt();
-}
-
-#[test]
 fn the_socket_may_be_named_by_an_option_or_a_variable() {
     let app = quiet();
     let socket = app.path("elsewhere.sock");
@@ -307,39 +173,209 @@ fn the_socket_may_be_named_by_an_option_or_a_variable() {
 }
 
 #[test]
-fn logs_of_a_name_that_never_was_are_refused() {
-    let app = App::procfile("worker: echo hello; sleep 1000\nidle: true\n");
+fn the_status_of_a_dyno_is_its_crash_report() {
+    let app = App::procfile("worker: echo out of ideas; exit 7\n");
+    let hsup = app.start(&["--restart-backoff", "1h..1h"]);
+    hsup.wait_for_line("Crashed 2 times in a row");
+    let (code, screen, _) = said(&app, &["status", "worker.1"]);
+    assert_eq!(code, Some(3));
+    for part in [
+        "× worker.1 - echo out of ideas; exit 7\n",
+        "     State: crashed since ",
+        "   Trouble: exited with code 7, starting again in ",
+        " (2nd crash)\n",
+        "   Release: v1\n",
+        "  Restarts: 1\n",
+        " (code=exited, status=7)\n",
+        "    Driver: simple\n",
+        "; its last lines:\n    out of ideas\n",
+    ] {
+        assert!(screen.contains(part), "`{part}` is not in:\n{screen}");
+    }
+    let (code, screen, _) = said(&app, &["status"]);
+    assert_eq!(code, Some(3));
+    assert!(screen.contains("     Dynos: 1 crashed\n"), "{screen}");
+    assert!(
+        screen.contains("    × worker.1: exited with code 7, "),
+        "{screen}"
+    );
+    let (code, list, _) = said(&app, &["ps", "worker"]);
+    assert_eq!(code, Some(3));
+    assert!(list.contains("\nworker.1: crashed "), "{list}");
+    let (code, _, error) = said(&app, &["status", "worker.2"]);
+    assert_eq!(code, Some(4));
+    assert!(
+        error.contains("no dyno or process type `worker.2`"),
+        "{error}"
+    );
+    hsup.interrupt();
+}
+
+#[test]
+fn ps_tells_names_that_are_unknown_from_types_that_are_not_wanted() {
+    let app = App::procfile("worker: sleep 1000\nidle: true\n");
     let hsup = app.start(&["worker", "idle=0"]);
-    hsup.wait_for_line("| hello");
-    for (options, said) in [
-        (&["-d", "nosuch"][..], "no dyno or process type `nosuch`"),
-        (&["-t", "-p", "nosuch"], "no dyno or process type `nosuch`"),
-        (&["-d", "worker.1", "-d", "worker.9"], "`worker.9`"),
-        (&["-t", "-d", "../x"], "`../x` is neither"),
+    hsup.wait_up(&["worker.1"]);
+    let (code, text, _) = said(&app, &["ps", "idle"]);
+    assert!(text.starts_with("No idle dynos on "), "{text}");
+    assert_eq!(code, Some(0));
+    assert_eq!(said(&app, &["status", "idle"]).0, Some(0));
+    for unknown in ["nosuch", "../x", "worker.0", ""] {
+        assert_eq!(said(&app, &["ps", unknown]).0, Some(4), "ps {unknown}");
+        assert_eq!(
+            said(&app, &["status", unknown]).0,
+            Some(4),
+            "status {unknown}"
+        );
+        assert_eq!(said(&app, &["stop", unknown]).0, Some(4), "stop {unknown}");
+    }
+    let (code, text, _) = said(&app, &["ps", "worker", "nosuch"]);
+    assert_eq!(code, Some(4));
+    assert!(text.contains("\nworker.1: up "), "{text}");
+    assert!(text.contains("\nNo nosuch dynos on "), "{text}");
+    let quiet = said(&app, &["ps", "-q", "worker", "nosuch"]);
+    assert_eq!((quiet.0, quiet.1.as_str()), (Some(4), "worker.1\n"));
+    assert!(quiet.2.starts_with("No nosuch dynos on "), "{}", quiet.2);
+    hsup.interrupt();
+}
+
+#[test]
+fn the_driver_is_shown_and_can_be_checked() {
+    let app = quiet();
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let (code, info, _) = said(&app, &["driver", "info"]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "Driver: simple ",
+        "State: ready\n",
+        ", started by hsup\n",
+        "STDIO_FIFO",
     ] {
-        let refused = app.ctl(&[&["logs"], options].concat());
-        assert_eq!(refused.status.code(), Some(4), "{options:?}");
-        let text = String::from_utf8(refused.stderr).unwrap();
-        assert!(text.contains(said), "{options:?}: {text}");
+        assert!(info.contains(line), "`{line}` is not in:\n{info}");
     }
-    for (options, line) in [
-        (&["-p", "worker"][..], "app[worker.1]: hello\n"),
-        (&["-d", "worker.1", "-s", "app"], "app[worker.1]: hello\n"),
-        (&["-p", "api"], "heroku[api]: Release v1 is current\n"),
-    ] {
-        let shown = app.ctl(&[&["logs"], options].concat());
-        let text = String::from_utf8(shown.stdout).unwrap();
-        assert!(text.contains(line), "{options:?}: {text}");
+    let socket = info
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Socket: "));
+
+    // The check is the program of that name beside hsupctl; its code is hsupctl's.
+    fs::create_dir(app.path("bin")).unwrap();
+    fs::copy(binaries().join("hsupctl"), app.path("bin/hsupctl")).unwrap();
+    app.write(
+        "bin/hsup-driver-check",
+        "#!/bin/sh\necho checks \"$@\"; exit 9\n",
+    );
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(app.path("bin/hsup-driver-check"), executable).unwrap();
+    let program = app.path("bin/hsupctl");
+    let check = |arguments: &[&str]| {
+        let mut command = app.command(program.to_str().unwrap());
+        let output = command.args(["driver", "check"]).args(arguments).output();
+        let output = output.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let its_own = format!("checks --socket {}\n", socket.unwrap());
+    assert_eq!(check(&[]), (Some(9), its_own));
+    let named = "checks --socket /x.sock\n".to_owned();
+    assert_eq!(check(&["--socket", "/x.sock"]), (Some(9), named));
+    hsup.interrupt();
+}
+
+#[test]
+fn the_version_is_of_both() {
+    let app = quiet();
+    let version = env!("CARGO_PKG_VERSION");
+    let alone = (Some(0), format!("hsupctl {version}\nhsup not running\n"));
+    let (code, text, _) = said(&app, &["version"]);
+    assert_eq!((code, text), alone);
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let (_, text, _) = said(&app, &["version"]);
+    let both = format!("hsupctl {version}\nhsup {version} at ");
+    assert!(text.starts_with(&both), "{text}");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_shutdown_stops_everything_and_says_so() {
+    let app = quiet();
+    let mut hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let mut following = Following::of(&app, &["logs", "-t"]);
+    following.line();
+    let (code, text, _) = said(&app, &["shutdown"]);
+    let expected = "hsup has stopped every dyno and ends\n";
+    assert_eq!((code, text.as_str()), (Some(0), expected));
+    following.until("Process exited with status 143\n");
+    assert_eq!(following.end(&hsup), Some(4), "what follows lost its hsup");
+    assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn completions_need_no_hsup() {
+    let app = App::empty();
+    let (code, script, _) = said(&app, &["completions", "bash"]);
+    assert_eq!(code, Some(0));
+    app.write("complete.bash", &script);
+    let mut bash = app.command("/bin/bash");
+    bash.args(["-c", ". \"$0\" && complete -p hsupctl"]);
+    let output = bash.arg(app.path("complete.bash")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("_hsupctl"), "{text}");
+    for shell in ["zsh", "fish"] {
+        let (code, script, _) = said(&app, &["completions", shell]);
+        assert_eq!(code, Some(0));
+        assert!(script.contains("hsupctl"), "{shell}");
     }
-    for silent in ["idle", "system"] {
-        let nothing = app.ctl(&["logs", "-d", silent]);
-        assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(0), 0));
-    }
-    // What has gone is still known by its lines.
-    assert!(app.ctl(&["scale", "worker=0"]).status.success());
-    hsup.wait_for_line("State changed from up to down");
-    let past = app.ctl(&["logs", "-d", "worker.1", "-s", "app"]);
-    let text = String::from_utf8(past.stdout).unwrap();
-    assert!(text.ends_with(": hello\n"), "{text}");
+    assert_eq!(said(&app, &["completions", "sh"]).0, Some(2));
+}
+
+#[test]
+fn both_faces_of_the_socket_serve_at_once() {
+    let app = App::procfile("worker: sleep 1000\nother: sleep 1000\n");
+    let socket = app.path("control.sock");
+    let path = socket.to_str().unwrap();
+    let hsup = app.start(&["-s", path]);
+    hsup.wait_for("both up", || {
+        let code = said(&app, &["-s", path, "ps"]).0;
+        (code == Some(0)).then_some(())
+    });
+    let mut events = Following::of(&app, &["-s", path, "events"]);
+    events.until(" worker.1 up\n");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let names = said(&app, &["-s", path, "ps", "-q"]).1;
+                    assert_eq!(names, "other.1\nworker.1\n");
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let answer = http(&socket, "GET /status HTTP/1.0\r\nHost: x\r\n\r\n");
+                    assert!(
+                        answer.contains(r#""worker.1":{"Status":"Started""#),
+                        "{answer}"
+                    );
+                }
+            });
+        }
+    });
+    // What one face changes, the other sees.
+    let body = r#"{"Processes":["worker"]}"#;
+    let length = body.len();
+    let stop =
+        format!("POST /control/stop HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    assert!(http(&socket, &stop).contains(r#""StoppedProcesses":["worker"]"#));
+    events.until(" worker.1 gone: killed by SIGTERM\n");
+    assert!(
+        said(&app, &["-s", path, "ps"])
+            .1
+            .contains("\nworker.1: down ")
+    );
     hsup.interrupt();
 }

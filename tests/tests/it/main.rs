@@ -5,8 +5,9 @@
 mod app;
 mod bad_input;
 mod check;
-mod colour;
 mod ctl;
+mod follow;
+mod look;
 mod one_off;
 mod releases;
 mod running;

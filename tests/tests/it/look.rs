@@ -1,4 +1,4 @@
-//! Colour where somebody sees it, and nowhere else.
+//! How output looks where it goes: its colours, its width.
 
 use crate::app::App;
 
@@ -31,5 +31,27 @@ fn both_programs_go_by_the_same_variables() {
         let ps = coloured(&app, "hsupctl", &["ps"], variables);
         assert_eq!(ps, expected, "hsupctl ps, {variables:?}");
     }
+    hsup.interrupt();
+}
+
+#[test]
+fn a_wide_list_is_as_wide_as_there_is_room() {
+    let app = App::procfile("worker: exit 7\n");
+    let hsup = app.start(&["--restart-backoff", "1h..1h"]);
+    hsup.wait_for_line("Crashed 2 times in a row");
+    let header = |columns: &str| {
+        let mut command = app.command("hsupctl");
+        command.env("COLUMNS", columns).args(["ps", "-o", "wide"]);
+        let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        if let Ok(columns) = columns.parse::<usize>() {
+            assert!(text.lines().all(|line| line.len() <= columns), "{text}");
+        }
+        let words = text.lines().next().unwrap().split_whitespace();
+        words.map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(header("45"), "NAME STATE AGE");
+    let all = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+    assert_eq!(header("200"), all);
+    assert_eq!(header(""), all, "a pipe has any width");
     hsup.interrupt();
 }
