@@ -167,7 +167,7 @@ fn logs_of_a_name_that_never_was_are_refused() {
     for (options, line) in [
         (&["-p", "worker"][..], "app[worker.1]: hello\n"),
         (&["-d", "worker.1", "-s", "app"], "app[worker.1]: hello\n"),
-        (&["-p", "api"], "heroku[api]: Release v1 is current\n"),
+        (&["-p", "api"], "[api]: Release v1 is current\n"),
     ] {
         let shown = app.ctl(&[&["logs"], options].concat());
         let text = String::from_utf8(shown.stdout).unwrap();
