@@ -5,3 +5,4 @@
 
 pub mod ctl;
 pub mod hsup;
+pub mod look;

@@ -8,7 +8,6 @@ pub mod diagnostics;
 pub mod driver;
 pub mod dyno;
 pub mod environment;
-pub mod errors;
 pub mod exit;
 pub mod files;
 pub mod lifecycle;
@@ -27,3 +26,5 @@ pub mod start;
 pub mod state;
 pub mod supervisor;
 pub mod time;
+
+pub use hsup_driver_kit::errors;

@@ -44,7 +44,7 @@ use tracing::error;
 pub(crate) use self::output::write_some;
 pub use self::{
     line::{Filter, Line, Source, Stream},
-    style::Format,
+    style::{Format, colour_of},
     subscription::{Batch, Subscription},
     terminal::TerminalSettings,
 };

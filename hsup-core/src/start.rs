@@ -343,6 +343,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    quit: Signal,
     diagnostics: Signal,
 }
 
@@ -358,6 +359,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
             diagnostics: signal(SignalKind::user_defined1())?,
         })
     }
@@ -367,6 +369,7 @@ impl Signals {
             _ = self.interrupt.recv() => Received::Stop(2),
             _ = self.terminate.recv() => Received::Stop(15),
             _ = self.hangup.recv() => Received::Stop(1),
+            _ = self.quit.recv() => Received::Stop(3),
             _ = self.diagnostics.recv() => Received::Diagnostics,
         }
     }

@@ -1,6 +1,6 @@
 //! The command line of `hsupctl`.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -12,7 +12,11 @@ use clap_complete::Shell;
     version,
     disable_help_subcommand = true,
     after_help = "Exit status: 0 done; 1 failed; 2 usage; 4 unknown name, or no hsup answers.\n\
-                  ps and status: 0 all wanted dynos are up, 3 some are not."
+                  ps and status: 0 all wanted dynos are up, 3 some are not.\n\
+                  \n\
+                  Environment:\n  \
+                    HSUP_CONTROL_SOCKET  the control socket, where no option says which hsup is meant\n  \
+                    NO_COLOR             no colours; FORCE_COLOR: colours even where there is no terminal"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -25,13 +29,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct TargetArgs {
     /// The control socket of the hsup to drive; before the command word also `-s`
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "HSUP_CONTROL_SOCKET",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
     /// The same, before the command word: after it, `-s` is an option of `logs`
     #[arg(
@@ -44,6 +42,19 @@ pub struct TargetArgs {
     /// The app whose hsup to drive, where several run
     #[arg(short, long, global = true, value_name = "NAME")]
     pub app: Option<String>,
+}
+
+impl TargetArgs {
+    /// The socket that was named: by an option, or where none says which hsup is meant by
+    /// the `variable`. An empty variable is none.
+    pub fn socket(&self, variable: Option<OsString>) -> Option<PathBuf> {
+        let named = self.short_socket.as_ref().or(self.control_socket.as_ref());
+        named.cloned().or_else(|| {
+            variable
+                .filter(|path| !path.is_empty() && self.app.is_none())
+                .map(PathBuf::from)
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -222,5 +233,22 @@ mod tests {
         assert_eq!(logs.source, Some(LogSource::App));
         let cli = Cli::try_parse_from(["hsupctl", "ps", "--control-socket", "/y"]).unwrap();
         assert_eq!(cli.target.control_socket, Some("/y".into()));
+    }
+
+    #[test]
+    fn an_option_beats_the_variable_and_an_empty_variable_is_none() {
+        let socket = |options: &str, variable: Option<&str>| {
+            let line = format!("hsupctl {options} ps");
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            let socket = cli.target.socket(variable.map(Into::into));
+            socket.map(|path| path.display().to_string())
+        };
+        assert_eq!(socket("-s /y", Some("/x")).as_deref(), Some("/y"));
+        let long = socket("--control-socket /y", Some("/x"));
+        assert_eq!(long.as_deref(), Some("/y"));
+        assert_eq!(socket("--app shop", Some("/x")), None);
+        assert_eq!(socket("", Some("/x")).as_deref(), Some("/x"));
+        assert_eq!(socket("", Some("")), None);
+        assert_eq!(socket("", None), None);
     }
 }

@@ -4,6 +4,7 @@
 //! those that answer the app's name is asked, not guessed from the file's name.
 
 use std::{
+    error::Error as _,
     fmt::Write as _,
     future::{Ready, ready},
     io,
@@ -13,7 +14,9 @@ use std::{
 };
 
 use hsup_core::paths::{Paths, SOCKET_PATH_MAX};
-use hsup_proto::control::{GetStatusRequest, supervisor_client::SupervisorClient};
+use hsup_proto::control::{
+    GetDriverRequest, GetStatusRequest, supervisor_client::SupervisorClient,
+};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
@@ -21,8 +24,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 /// The status of 10,000 dynos with their last lines must fit.
 const MESSAGE_MAX: usize = 256 << 20;
-/// How long one of several hsups may take to say its app's name.
-const NAME_PATIENCE: Duration = Duration::from_secs(3);
+/// How long an hsup may take to show that it is one, and one of several to say its app's name.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The generated client.
 pub type Client = SupervisorClient<Channel>;
@@ -46,11 +49,8 @@ pub enum ConnectError {
     )]
     TooLong { path: PathBuf },
 
-    #[error("failed to speak HTTP/2 on the control socket `{}`", path.display())]
-    Handshake {
-        path: PathBuf,
-        source: tonic::transport::Error,
-    },
+    #[error("what listens at `{}` is no hsup: it does not speak gRPC", path.display())]
+    NotHsup { path: PathBuf },
 
     #[error("no hsup runs{}: looked for its control socket in {}{}",
         of_app(app.as_deref()), listed(looked), forbidden(locked))]
@@ -116,7 +116,7 @@ impl ConnectError {
             Self::Several { .. } => {
                 Some("say which: `--app NAME` or `--control-socket PATH`".to_owned())
             }
-            Self::TooLong { .. } | Self::Handshake { .. } => None,
+            Self::TooLong { .. } | Self::NotHsup { .. } => None,
         }
     }
 }
@@ -209,11 +209,7 @@ async fn choose(
 
 async fn app_of(supervisor: &Supervisor) -> Option<String> {
     let mut client = supervisor.client.clone();
-    let answer = timeout(
-        NAME_PATIENCE,
-        client.get_status(GetStatusRequest::default()),
-    )
-    .await;
+    let answer = timeout(PATIENCE, client.get_status(GetStatusRequest::default())).await;
     Some(answer.ok()?.ok()?.into_inner().app)
 }
 
@@ -234,15 +230,32 @@ pub async fn open(path: &Path) -> Result<Supervisor, ConnectError> {
     // Servers that check the authority want a host name there, never the socket's path.
     let channel = Endpoint::from_static("http://localhost")
         .connect_with_connector(Once(Some(stream)))
-        .await
-        .map_err(|source| ConnectError::Handshake {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(Supervisor {
-        client: Client::new(channel).max_decoding_message_size(MESSAGE_MAX),
+        .await;
+    let not_hsup = || ConnectError::NotHsup {
+        path: path.to_owned(),
+    };
+    let supervisor = Supervisor {
+        client: Client::new(channel.map_err(|_| not_hsup())?)
+            .max_decoding_message_size(MESSAGE_MAX),
         socket: path.to_owned(),
-    })
+    };
+    if speaks(&supervisor).await {
+        Ok(supervisor)
+    } else {
+        Err(not_hsup())
+    }
+}
+
+/// Whether an answer comes that gRPC understands, or none yet: that is for the call to say
+/// that is wanted. Without this question a server of another kind looks like an hsup that
+/// went away.
+async fn speaks(supervisor: &Supervisor) -> bool {
+    let mut client = supervisor.client.clone();
+    match timeout(PATIENCE, client.get_driver(GetDriverRequest {})).await {
+        // Only a status that was made on this side has a source.
+        Ok(Err(status)) => status.source().is_none(),
+        Ok(Ok(_)) | Err(_) => true,
+    }
 }
 
 /// Hands out the one stream there is: a connection that was lost is not made anew, for

@@ -8,13 +8,8 @@ use std::{
 
 use hsup_proto::control::{GetDriverRequest, GetDriverResponse};
 
-use super::{
-    Outcome,
-    connect::Supervisor,
-    error::CtlError,
-    look::{Colour, Look, Report},
-    promptly,
-};
+use super::{Outcome, connect::Supervisor, error::CtlError, promptly};
+use crate::look::{Colour, Look, Report};
 
 const CHECK: &str = "hsup-driver-check";
 
@@ -110,7 +105,7 @@ impl Report for DriverReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::look::tests::plain;
+    use crate::look::tests::plain;
 
     #[test]
     fn a_driver_is_shown_with_what_it_can() {

@@ -2,10 +2,11 @@
 //!
 //! The names of the fields are what `-o json` prints; they do not change.
 
+use hsup_core::lifecycle::words;
 use hsup_proto::control::{self, exit_status::How};
 use serde::Serialize;
 
-use super::look::{Colour, Look, ordinal, rfc3339};
+use crate::look::{Colour, Look, ordinal, rfc3339};
 
 /// One dyno.
 #[derive(Clone, Debug, Serialize)]
@@ -53,20 +54,6 @@ pub struct ExitReport {
     pub at_ms: i64,
 }
 
-/// Heroku's word for a state.
-pub fn state_word(state: control::DynoState) -> &'static str {
-    use control::DynoState as S;
-    match state {
-        S::Starting => "starting",
-        S::Up => "up",
-        S::Crashed => "crashed",
-        S::Stopping => "stopping",
-        S::Down => "down",
-        S::Complete => "complete",
-        S::Unspecified => "unknown",
-    }
-}
-
 fn given(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
@@ -74,7 +61,7 @@ fn given(text: String) -> Option<String> {
 impl From<control::Dyno> for DynoReport {
     fn from(dyno: control::Dyno) -> Self {
         Self {
-            state: state_word(dyno.state()),
+            state: words::heroku(dyno.state()),
             since: rfc3339(dyno.since_unix_ms),
             ready: dyno.ready,
             release: dyno.release,
@@ -227,7 +214,7 @@ pub(super) mod tests {
     use test_case::test_case;
 
     use super::*;
-    use crate::ctl::look::tests::{NOW, plain};
+    use crate::look::tests::{NOW, plain};
 
     pub(in crate::ctl) fn exit(how: How) -> ExitStatus {
         ExitStatus {

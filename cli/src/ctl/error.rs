@@ -21,9 +21,17 @@ pub enum CtlError {
     #[error("{0}")]
     Refused(String),
 
+    /// A request that can never work, in hsup's words.
+    #[error("{0}")]
+    Invalid(String),
+
     /// The release that was handed in does not run.
     #[error("{0}")]
     Rejected(String),
+
+    /// Dynos that were restarted do not run.
+    #[error("{0}")]
+    NotUp(String),
 
     #[error("{0}")]
     NotFound(String),
@@ -68,9 +76,19 @@ pub enum CtlError {
 impl CtlError {
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Connect(_) | Self::NotFound(_) | Self::Gone => EXIT_UNKNOWN,
+            Self::Connect(_) | Self::NotFound(_) | Self::Gone | Self::Silent(_) => EXIT_UNKNOWN,
             Self::Change(_) => 2,
             _ => 1,
+        }
+    }
+
+    /// The error of a call that can be wrong in its names only: what is no name at all is as
+    /// unknown as a name of nothing.
+    #[must_use]
+    pub fn about_names(self) -> Self {
+        match self {
+            Self::Invalid(text) => Self::NotFound(text),
+            other => other,
         }
     }
 
@@ -81,6 +99,7 @@ impl CtlError {
             Self::Rejected(_) => {
                 Some("`hsupctl releases` shows what its dynos said last".to_owned())
             }
+            Self::NotUp(_) => Some("`hsupctl status DYNO` shows what it said last".to_owned()),
             Self::NotFound(_) => Some("`hsupctl ps` lists the dynos".to_owned()),
             Self::Silent(_) => Some("is it stopped, or under a debugger?".to_owned()),
             Self::NoDriverCheck => {
@@ -104,9 +123,8 @@ impl From<Status> for CtlError {
             _ if ours => Self::Gone,
             Code::NotFound => Self::NotFound(status.message().to_owned()),
             Code::Unimplemented => Self::Unimplemented,
-            Code::InvalidArgument | Code::FailedPrecondition | Code::Unavailable
-                if !status.message().is_empty() =>
-            {
+            Code::InvalidArgument => Self::Invalid(status.message().to_owned()),
+            Code::FailedPrecondition | Code::Unavailable if !status.message().is_empty() => {
                 Self::Refused(status.message().to_owned())
             }
             Code::Unavailable | Code::Cancelled => Self::Gone,
@@ -124,9 +142,15 @@ mod tests {
         let error = CtlError::from(Status::invalid_argument("no process type `x`"));
         assert_eq!(error.to_string(), "no process type `x`");
         assert_eq!(error.exit_code(), 1);
+        assert_eq!(error.about_names().exit_code(), 4);
         let error = CtlError::from(Status::not_found("no dyno `web.9`"));
         assert_eq!(error.to_string(), "no dyno `web.9`");
         assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn an_hsup_that_does_not_answer_is_as_good_as_none() {
+        assert_eq!(CtlError::Silent(Duration::from_secs(15)).exit_code(), 4);
     }
 
     #[test]

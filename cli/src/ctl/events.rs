@@ -1,6 +1,6 @@
 //! `hsupctl events`: the state of everything first, then a line for each change.
 
-use std::io::Write;
+use std::{collections::HashMap, io::Write};
 
 use hsup_core::time::now_unix_ms;
 use hsup_proto::control::{
@@ -14,10 +14,10 @@ use super::{
     connect::Supervisor,
     dyno::{DynoReport, ExitReport},
     error::CtlError,
-    look::{Look, rfc3339},
     promptly,
     releases::{ProcessReport, ReleaseReport},
 };
+use crate::look::{Look, one_line, rfc3339};
 
 /// One line of `events`; the names of the fields are those of `-o json`.
 #[derive(Clone, Debug, Serialize)]
@@ -75,6 +75,7 @@ pub async fn run(
     out: &mut impl Write,
 ) -> Result<Outcome, CtlError> {
     let mut stream = promptly(supervisor.client.events(EventsRequest {})).await?;
+    let mut told = Told::default();
     while let Some(event) = stream.message().await? {
         let report = EventReport::from(event);
         let text = match output {
@@ -89,7 +90,7 @@ pub async fn run(
                     now_ms: now_unix_ms(),
                     ..look.clone()
                 };
-                report.lines(&look)
+                told.news(&report, &look)
             }
         };
         let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -148,11 +149,31 @@ fn snapshot(status: GetStatusResponse) -> What {
     }
 }
 
+/// What was last said of each thing: a dyno changes in more than a line shows, and the same
+/// line again is no news.
+#[derive(Debug, Default)]
+struct Told(HashMap<String, String>);
+
+impl Told {
+    /// The lines of `report` that say something new.
+    fn news(&mut self, report: &EventReport, look: &Look) -> String {
+        let time = look.time(report.at_ms);
+        let mut text = String::new();
+        for (thing, line) in report.lines(look) {
+            let before = self.0.insert(thing, line.clone());
+            if before.as_ref() != Some(&line) {
+                text.extend([&time, " ", &line, "\n"]);
+            }
+        }
+        text
+    }
+}
+
 impl EventReport {
-    /// One line for a change; for a snapshot one for each thing there is.
-    fn lines(&self, look: &Look) -> String {
-        let time = look.time(self.at_ms);
-        let lines = match &self.what {
+    /// One line for a change, for a snapshot one for each thing there is; each with the thing
+    /// that it is about.
+    fn lines(&self, look: &Look) -> Vec<(String, String)> {
+        match &self.what {
             What::Snapshot {
                 release,
                 formation,
@@ -174,8 +195,8 @@ impl EventReport {
             What::Dyno { dyno } => vec![dyno_line(dyno, look)],
             What::Gone { name, exit, .. } => {
                 let how = exit.as_ref().map(ExitReport::sentence);
-                let how = how.map(|how| format!(": {how}")).unwrap_or_default();
-                vec![format!("{name} gone{how}")]
+                let line = format!("{name} gone{}", because(how.as_deref()));
+                vec![(name.clone(), line)]
             }
             What::Release { release } => vec![release_line(release)],
             What::Formation { formation } => vec![formation_line(formation)],
@@ -186,45 +207,48 @@ impl EventReport {
                 message,
             } => vec![driver_line(name, *connected, *ready, message)],
             What::Unknown => Vec::new(),
-        };
-        let mut text = String::new();
-        for line in lines {
-            text.extend([&time, " ", &line, "\n"]);
         }
-        text
     }
 }
 
-fn dyno_line(dyno: &DynoReport, look: &Look) -> String {
+fn dyno_line(dyno: &DynoReport, look: &Look) -> (String, String) {
     let state = look.paint(dyno.colour(), dyno.state);
     let ready = if dyno.state == "up" && dyno.process_type == "web" && !dyno.ready {
         ", not ready"
     } else {
         ""
     };
-    let trouble = dyno.trouble(look).map(|why| format!(": {why}"));
-    format!(
-        "{} {state}{ready}{}",
-        dyno.name,
-        trouble.unwrap_or_default()
-    )
+    let trouble = dyno.trouble(look);
+    let because = because(trouble.as_deref());
+    let line = format!("{} {state}{ready}{because}", dyno.name);
+    (dyno.name.clone(), line)
 }
 
-fn release_line(release: &ReleaseReport) -> String {
-    let reason = release.reason.as_ref().map(|why| format!(": {why}"));
+fn release_line(release: &ReleaseReport) -> (String, String) {
+    let because = because(release.reason.as_deref());
     let (version, state) = (release.version, release.state);
-    format!("release v{version} {state}{}", reason.unwrap_or_default())
+    let line = format!("release v{version} {state}{because}");
+    (format!("release {}", release.id), line)
 }
 
-fn formation_line(formation: &[ProcessReport]) -> String {
+/// `: why`, where there is something to say.
+fn because(why: Option<&str>) -> String {
+    match why {
+        None | Some("") => String::new(),
+        Some(why) => format!(": {}", one_line(why)),
+    }
+}
+
+fn formation_line(formation: &[ProcessReport]) -> (String, String) {
     let words: Vec<_> = formation
         .iter()
         .map(|process| format!("{}={}", process.process_type, process.quantity))
         .collect();
-    format!("formation {}", words.join(" "))
+    let line = format!("formation {}", words.join(" "));
+    ("formation".to_owned(), line)
 }
 
-fn driver_line(name: &str, connected: bool, ready: bool, message: &str) -> String {
+fn driver_line(name: &str, connected: bool, ready: bool, message: &str) -> (String, String) {
     let state = match (connected, ready) {
         (true, true) => "ready",
         (true, false) => "not ready",
@@ -235,12 +259,8 @@ fn driver_line(name: &str, connected: bool, ready: bool, message: &str) -> Strin
     } else {
         &format!(" {name}")
     };
-    let why = if message.is_empty() {
-        ""
-    } else {
-        &format!(": {message}")
-    };
-    format!("driver{name} {state}{why}")
+    let line = format!("driver{name} {state}{}", because(Some(message)));
+    ("driver".to_owned(), line)
 }
 
 #[cfg(test)]
@@ -248,8 +268,8 @@ mod tests {
     use hsup_proto::control::{DynoState, events_response::Gone, exit_status::How};
 
     use super::*;
-    use crate::ctl::{
-        dyno::tests::{crashed, exit, web},
+    use crate::{
+        ctl::dyno::tests::{crashed, exit, web},
         look::tests::{NOW, plain},
     };
 
@@ -276,7 +296,7 @@ mod tests {
         };
         let report = report(Event::Snapshot(status));
         assert_eq!(
-            report.lines(&plain()),
+            Told::default().news(&report, &plain()),
             "2026/11/23 19:42:10 +0000 formation web=2\n\
              2026/11/23 19:42:10 +0000 driver simple ready\n\
              2026/11/23 19:42:10 +0000 web.1 up\n\
@@ -296,7 +316,7 @@ mod tests {
         };
         let dyno = report(Event::Dyno(dyno));
         assert_eq!(
-            dyno.lines(&plain()),
+            Told::default().news(&dyno, &plain()),
             "2026/11/23 19:42:10 +0000 web.1 stopping\n"
         );
         let gone = report(Event::Gone(Gone {
@@ -305,11 +325,33 @@ mod tests {
             status: Some(exit(How::Code(0))),
         }));
         assert_eq!(
-            gone.lines(&plain()),
+            Told::default().news(&gone, &plain()),
             "2026/11/23 19:42:10 +0000 web.1 gone: exited with code 0\n"
         );
         let json = serde_json::to_value(&gone).unwrap();
         assert_eq!(json["event"], "gone");
         assert_eq!(json["exit"]["code"], 0);
+    }
+
+    #[test]
+    fn a_line_that_was_said_is_not_said_again() {
+        let mut told = Told::default();
+        let mut news = |dyno: &hsup_proto::control::Dyno| {
+            told.news(&report(Event::Dyno(dyno.clone())), &plain())
+        };
+        let starting = hsup_proto::control::Dyno {
+            state: DynoState::Starting.into(),
+            dyno_id: String::new(),
+            ..web(1)
+        };
+        let line = "2026/11/23 19:42:10 +0000 web.1 starting\n";
+        assert_eq!(news(&starting), line);
+        let with_id = hsup_proto::control::Dyno {
+            dyno_id: "web.1.a1".to_owned(),
+            ..starting.clone()
+        };
+        assert_eq!(news(&with_id), "");
+        assert!(news(&web(1)).ends_with(" web.1 up\n"));
+        assert_eq!(news(&starting), line);
     }
 }

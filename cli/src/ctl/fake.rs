@@ -8,6 +8,7 @@ use std::{
 
 use hsup_core::{
     control::{Control, ControlError, ControlListener, ServeError, serve},
+    name::Selector,
     paths::Paths,
 };
 use hsup_proto::control::{
@@ -17,7 +18,11 @@ use hsup_proto::control::{
     RestartResponse, ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest, StartResponse,
     StopRequest, StopResponse, events_response::Event, scale_request::change::How,
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -26,14 +31,14 @@ use super::{
     connect::{ConnectError, Supervisor, connect},
     dyno::tests::{crashed, web},
     error::CtlError,
-    events, formation, logs,
-    look::tests::plain,
-    ps, releases, status, version,
+    events, formation, logs, ps, releases, status, version,
 };
+use crate::look::tests::plain;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Knows `web.1`, which is up, and `web.2`, which crashed; takes in no release.
+/// Knows `web.1`, which is up, and `web.2`, which crashed, and the type `idle`, of which none
+/// is wanted; takes in no release.
 #[derive(Clone)]
 struct Fake {
     app: &'static str,
@@ -53,11 +58,17 @@ impl Control for Fake {
             let names = [&dyno.name, &dyno.process_type];
             request.select.is_empty() || request.select.iter().any(|name| names.contains(&name))
         };
+        for name in &request.select {
+            let selector: Selector = name
+                .parse()
+                .map_err(|error| ControlError::Invalid(format!("{error}")))?;
+            let process_type = selector.process_type().as_str();
+            if !["web", "idle"].contains(&process_type) {
+                return Err(ControlError::NotFound("no such dyno".to_owned()));
+            }
+        }
         let mut dynos = vec![web(1), crashed()];
         dynos.retain(selected);
-        if dynos.is_empty() {
-            return Err(ControlError::NotFound("no such dyno".to_owned()));
-        }
         Ok(GetStatusResponse {
             app: self.app.to_owned(),
             all_up: dynos.iter().all(|dyno| dyno.state() == DynoState::Up),
@@ -93,15 +104,29 @@ impl Control for Fake {
     }
 
     async fn list_releases(&self) -> Result<ListReleasesResponse, ControlError> {
-        Ok(ListReleasesResponse::default())
+        let rejected = Release {
+            version: 7,
+            state: ReleaseState::Rejected.into(),
+            reason: "web.1 did not come up".to_owned(),
+            last_lines: vec!["KeyError".to_owned()],
+            ..Release::default()
+        };
+        Ok(ListReleasesResponse {
+            releases: vec![rejected],
+        })
     }
 
     async fn apply(
         &self,
         request: ApplyReleaseRequest,
     ) -> Result<ApplyReleaseResponse, ControlError> {
+        if request.json == b"busy" {
+            let busy = "another release is being applied".to_owned();
+            return Err(ControlError::Rejected(busy));
+        }
         if !request.no_wait {
-            return Err(ControlError::Rejected("web.1 did not come up".to_owned()));
+            let why = "release v7 was rejected: web.1 did not come up".to_owned();
+            return Err(ControlError::Rejected(why));
         }
         let release = Release {
             version: 8,
@@ -126,7 +151,7 @@ impl Control for Fake {
         Ok(())
     }
 
-    fn logs(
+    async fn logs(
         &self,
         request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
@@ -317,8 +342,43 @@ async fn with_none_it_says_where_it_looked_and_how_to_start_one() {
 }
 
 #[tokio::test]
+async fn a_server_of_another_kind_is_no_hsup() {
+    let machine = Machine::new();
+    for (name, answer) in [
+        (
+            "http",
+            &b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"[..],
+        ),
+        ("ssh", b"SSH-2.0-OpenSSH_9.9\r\n"),
+        ("mute", b""),
+    ] {
+        let path = machine.sockets.join(format!("{name}.sock"));
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut preface = [0; 24];
+                stream.read_exact(&mut preface).await.unwrap();
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        let error = connect(Some(&path), None, &machine.paths).await;
+        let error = CtlError::from(error.unwrap_err());
+        let expected = format!(
+            "what listens at `{}` is no hsup: it does not speak gRPC",
+            path.display()
+        );
+        assert_eq!((error.to_string(), error.exit_code()), (expected, 4));
+        let none = machine.connect(None).await.unwrap_err();
+        assert!(matches!(none, ConnectError::NoneRuns { .. }), "{none}");
+        server.abort();
+    }
+}
+
+#[tokio::test]
 async fn the_exit_status_says_whether_all_is_up() {
     let machine = Machine::new();
+    let look = plain();
     let served = machine.serve("shop");
     let supervisor = machine.connect(None).await.unwrap();
     for (names, code) in [(&["web.1"][..], 0), (&["web"][..], 3)] {
@@ -332,19 +392,35 @@ async fn the_exit_status_says_whether_all_is_up() {
             .unwrap();
         assert_eq!(status.code, code, "{}", status.text);
     }
-    let args = PsArgs {
-        quiet: false,
-        ..ps_of(&["clock"])
-    };
-    let nobody = ps::run(supervisor.clone(), args, &plain()).await.unwrap();
-    let expected = ("No clock dynos on shop\n", 4);
-    assert_eq!((nobody.text.as_str(), nobody.code), expected);
-    let names = vec!["clock".to_owned()];
-    let error = status::run(supervisor, names, &plain()).await.unwrap_err();
-    assert_eq!(
-        (error.to_string().as_str(), error.exit_code()),
-        ("no such dyno", 4)
-    );
+    for (names, said, code) in [
+        (&["clock"][..], "No clock dynos on shop\n", 4),
+        (&["../x"], "No ../x dynos on shop\n", 4),
+        (&["idle"], "No idle dynos on shop\n", 0),
+    ] {
+        let args = PsArgs {
+            quiet: false,
+            ..ps_of(names)
+        };
+        let ps = ps::run(supervisor.clone(), args, &plain()).await.unwrap();
+        assert_eq!((ps.text.as_str(), ps.code), (said, code));
+    }
+    let ps = ps::run(supervisor.clone(), ps_of(&["web.1", "clock"]), &plain()).await;
+    let ps = ps.unwrap();
+    assert_eq!((ps.text.as_str(), ps.code), ("web.1\n", 4));
+    assert_eq!(ps.complaint, "No clock dynos on shop\n");
+
+    let status = |name: &str| status::run(supervisor.clone(), vec![name.to_owned()], &look);
+    let idle = status("idle").await.unwrap();
+    let expected = ("No idle dynos on shop\n", 0);
+    assert_eq!((idle.text.as_str(), idle.code), expected);
+    for (name, said) in [
+        ("clock", "no such dyno"),
+        ("../x", "`../x` is neither a process type nor a dyno name"),
+    ] {
+        let error = status(name).await.unwrap_err();
+        assert!(error.to_string().starts_with(said), "{error}");
+        assert_eq!(error.exit_code(), 4);
+    }
     served.end().await;
 }
 
@@ -364,15 +440,22 @@ async fn changes_reach_hsup_and_its_refusals_come_back_as_sentences() {
     assert_eq!(error.to_string(), "hsup is shutting down");
     let error = formation::restart(supervisor.clone(), Vec::new(), false).await;
     assert_eq!(error.unwrap_err().to_string(), "driver: gone");
-    let apply = |no_wait| {
-        let supervisor = supervisor.clone();
-        async move { releases::apply(supervisor, b"{}".to_vec(), no_wait, &plain()).await }
+    let apply = |json: &[u8], no_wait| {
+        let (supervisor, json) = (supervisor.clone(), json.to_vec());
+        async move { releases::apply(supervisor, json, no_wait, &plain()).await }
     };
-    let error = apply(false).await.unwrap_err();
+    let error = apply(b"{}", false).await.unwrap_err();
     let told = (error.to_string(), error.exit_code());
-    assert_eq!(told, ("web.1 did not come up".to_owned(), 1));
+    let expected = "release v7 was rejected: web.1 did not come up";
+    assert_eq!(told, (expected.to_owned(), 1));
     assert!(error.hint().unwrap().contains("`hsupctl releases`"));
-    let taken_in = apply(true).await.unwrap();
+    let error = apply(b"busy", false).await.unwrap_err();
+    let told = (error.to_string(), error.exit_code(), error.hint());
+    assert_eq!(
+        told,
+        ("another release is being applied".to_owned(), 1, None)
+    );
+    let taken_in = apply(b"{}", true).await.unwrap();
     let expected = ("Release v8... building\n", 0);
     assert_eq!((taken_in.text.as_str(), taken_in.code), expected);
     served.end().await;

@@ -5,6 +5,7 @@ use hsup_proto::control::{
     Process, RestartRequest, ScaleRequest, ShutdownRequest, StartRequest, StopRequest,
     scale_request::{Change, change::How},
 };
+use tonic::{Code, Status};
 
 use super::{Outcome, args::StopArgs, connect::Supervisor, error::CtlError, promptly};
 
@@ -66,10 +67,13 @@ fn scaled(changes: &[FormationChange], formation: &[Process]) -> String {
     format!("Scaling dynos... done, now running {}\n", words.join(", "))
 }
 
+fn of_names(status: Status) -> CtlError {
+    CtlError::from(status).about_names()
+}
+
 pub async fn start(mut supervisor: Supervisor, select: Vec<String>) -> Result<Outcome, CtlError> {
-    let dynos = promptly(supervisor.client.start(StartRequest { select }))
-        .await?
-        .dynos;
+    let started = promptly(supervisor.client.start(StartRequest { select })).await;
+    let dynos = started.map_err(CtlError::about_names)?.dynos;
     let nothing = "Nothing to start: no dyno was stopped";
     Ok(Outcome::done(told("Starting", &dynos, "", nothing)))
 }
@@ -81,7 +85,8 @@ pub async fn stop(mut supervisor: Supervisor, args: StopArgs) -> Result<Outcome,
         force: args.force,
         no_wait: args.no_wait,
     };
-    let dynos = supervisor.client.stop(request).await?.into_inner().dynos;
+    let stopped = supervisor.client.stop(request).await;
+    let dynos = stopped.map_err(of_names)?.into_inner().dynos;
     let end = if args.no_wait { "" } else { " done" };
     let nothing = "Nothing to stop: no dyno runs";
     Ok(Outcome::done(told("Stopping", &dynos, end, nothing)))
@@ -93,7 +98,12 @@ pub async fn restart(
     no_wait: bool,
 ) -> Result<Outcome, CtlError> {
     let request = RestartRequest { select, no_wait };
-    let dynos = supervisor.client.restart(request).await?.into_inner().dynos;
+    let restarted = supervisor.client.restart(request).await;
+    let restarted = restarted.map_err(|status| match status.code() {
+        Code::FailedPrecondition => CtlError::NotUp(status.message().to_owned()),
+        _ => of_names(status),
+    });
+    let dynos = restarted?.into_inner().dynos;
     let end = if no_wait { "" } else { " done" };
     let nothing = "Nothing to restart";
     Ok(Outcome::done(told("Restarting", &dynos, end, nothing)))

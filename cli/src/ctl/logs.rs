@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, io::Write};
 
+use hsup_core::logs::colour_of;
 use hsup_proto::control::{LogLine, LogsRequest, LogsResponse};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,12 +12,9 @@ use super::{
     args::{LogSource, LogsArgs, Output},
     connect::Supervisor,
     error::CtlError,
-    look::{Colour, Look},
     promptly,
 };
-
-/// For the process types without a colour of their own.
-const COLOURS: [Colour; 4] = [Colour::Cyan, Colour::Yellow, Colour::Green, Colour::Magenta];
+use crate::look::{Colour, Look};
 
 pub async fn run(
     mut supervisor: Supervisor,
@@ -24,17 +22,23 @@ pub async fn run(
     look: &Look,
     out: &mut impl Write,
 ) -> Result<Outcome, CtlError> {
-    let mut stream = promptly(supervisor.client.logs(request(&args))).await?;
+    let asked = promptly(supervisor.client.logs(request(&args))).await;
+    let mut stream = asked.map_err(CtlError::about_names)?;
     let mut text = Vec::new();
+    // Where a count of lines that are missing begins.
+    let mut since_us = look.now_ms * 1000;
     while let Some(answer) = stream.message().await? {
         text.clear();
         match args.output {
-            Output::Text => write_text(&mut text, &answer, look),
+            Output::Text => write_text(&mut text, &answer, since_us, look),
             Output::Json => write_json(&mut text, &answer)?,
         }
         // All that came at once, so that a reader sees it now.
         let written = out.write_all(&text).and_then(|()| out.flush());
         written.map_err(CtlError::Write)?;
+        if let Some(last) = answer.lines.last() {
+            since_us = last.at_unix_us;
+        }
     }
     if args.tail {
         return Err(CtlError::Gone);
@@ -63,7 +67,7 @@ fn timestamp(at_us: i64) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00").to_string()
 }
 
-fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, look: &Look) {
+fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, since_us: i64, look: &Look) {
     if answer.dropped > 0 {
         let at = answer
             .lines
@@ -73,7 +77,7 @@ fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, look: &Look) {
             "{} {}: {}\n",
             timestamp(at),
             look.paint(Colour::Red, "heroku[logplex]"),
-            overflow(answer.dropped),
+            overflow(answer.dropped, since_us),
         );
         text.extend_from_slice(notice.as_bytes());
     }
@@ -83,32 +87,27 @@ fn write_text(text: &mut Vec<u8>, answer: &LogsResponse, look: &Look) {
 }
 
 /// Heroku's words for lines that a tail was too slow for.
-fn overflow(dropped: u64) -> String {
-    format!("Error L11 (Tail buffer overflow) -> This tail session dropped {dropped} messages")
+fn overflow(dropped: u64, since_us: i64) -> String {
+    let since = Timestamp::from_microsecond(since_us).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!(
+        "Error L11 (Tail buffer overflow) -> This tail session dropped {dropped} messages since {}.",
+        since.strftime("%Y-%m-%dT%H:%M:%S+00:00")
+    )
 }
 
 fn write_line(text: &mut Vec<u8>, line: &LogLine, look: &Look) {
     let mut prefix = timestamp(line.at_unix_us);
-    let identifier = format!("{}[{}]", line.source, line.dyno);
-    let identifier = look.paint(colour_of(&line.dyno), identifier);
-    write!(prefix, " {identifier}: ").expect("writing to a string cannot fail");
+    // The colour that the dyno has in the terminal of `hsup start`.
+    let (colour, reset) = if look.colour {
+        (colour_of(&line.dyno), "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    let (source, dyno) = (&line.source, &line.dyno);
+    write!(prefix, " {colour}{source}[{dyno}]{reset}: ").expect("writing to a string cannot fail");
     text.extend_from_slice(prefix.as_bytes());
     text.extend_from_slice(&line.line);
     text.push(b'\n');
-}
-
-/// The same for every dyno of a process type, and in every run.
-fn colour_of(dyno: &str) -> Colour {
-    let process_type = dyno.split_once('.').map_or(dyno, |(name, _)| name);
-    match process_type {
-        "web" => Colour::Magenta,
-        "run" | "api" => Colour::Blue,
-        "worker" => Colour::Cyan,
-        _ => {
-            let sum: usize = process_type.bytes().map(usize::from).sum();
-            COLOURS[sum % COLOURS.len()]
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -136,8 +135,10 @@ fn write_json(text: &mut Vec<u8>, answer: &LogsResponse) -> Result<(), CtlError>
         push(serde_json::to_vec(&JsonDropped { dropped }))?;
     }
     for line in &answer.lines {
+        let at = Timestamp::from_microsecond(line.at_unix_us).unwrap_or(Timestamp::UNIX_EPOCH);
         push(serde_json::to_vec(&JsonLine {
-            at: timestamp(line.at_unix_us),
+            // As all other JSON of hsup has it.
+            at: format!("{at:.6}"),
             source: &line.source,
             dyno: &line.dyno,
             stream: if line.stderr { "stderr" } else { "stdout" },
@@ -150,7 +151,7 @@ fn write_json(text: &mut Vec<u8>, answer: &LogsResponse) -> Result<(), CtlError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::look::tests::{NOW, plain};
+    use crate::look::tests::{NOW, plain};
 
     fn answer() -> LogsResponse {
         let line = |source: &str, line: &[u8]| LogLine {
@@ -172,9 +173,9 @@ mod tests {
     #[test]
     fn lines_are_herokus_and_their_bytes_the_dynos() {
         let mut text = Vec::new();
-        write_text(&mut text, &answer(), &plain());
+        write_text(&mut text, &answer(), (NOW - 1000) * 1000, &plain());
         let expected: &[u8] = b"2026-11-23T19:42:10.249012+00:00 heroku[logplex]: \
-            Error L11 (Tail buffer overflow) -> This tail session dropped 12 messages\n\
+            Error L11 (Tail buffer overflow) -> This tail session dropped 12 messages since 2026-11-23T19:42:09+00:00.\n\
             2026-11-23T19:42:10.249012+00:00 heroku[web.1]: State changed from starting to up\n\
             2026-11-23T19:42:10.249012+00:00 app[web.1]: \xff\0 \x1b[1mbold\x1b[0m  \n";
         assert_eq!(text, expected, "{}", String::from_utf8_lossy(&text));
@@ -190,9 +191,8 @@ mod tests {
         write_line(&mut text, &answer().lines[0], &look);
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            "2026-11-23T19:42:10.249012+00:00 \x1b[35mheroku[web.1]\x1b[0m: State changed from starting to up\n"
+            "2026-11-23T19:42:10.249012+00:00 \x1b[36mheroku[web.1]\x1b[0m: State changed from starting to up\n"
         );
-        assert_eq!(colour_of("clock.1"), colour_of("clock.27"));
     }
 
     #[test]
@@ -202,9 +202,9 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "{\"dropped\":12}\n\
-             {\"at\":\"2026-11-23T19:42:10.249012+00:00\",\"source\":\"heroku\",\"dyno\":\"web.1\",\
+             {\"at\":\"2026-11-23T19:42:10.249012Z\",\"source\":\"heroku\",\"dyno\":\"web.1\",\
              \"stream\":\"stdout\",\"line\":\"State changed from starting to up\"}\n\
-             {\"at\":\"2026-11-23T19:42:10.249012+00:00\",\"source\":\"app\",\"dyno\":\"web.1\",\
+             {\"at\":\"2026-11-23T19:42:10.249012Z\",\"source\":\"app\",\"dyno\":\"web.1\",\
              \"stream\":\"stderr\",\"line\":\"\u{fffd}\\u0000 \\u001b[1mbold\\u001b[0m  \"}\n"
         );
     }

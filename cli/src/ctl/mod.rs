@@ -1,6 +1,6 @@
 //! `hsupctl`: commands that ask a running hsup, and how their answers look.
 //!
-//! A command finds out and returns a report; a report is shown by its [`look::Report`],
+//! A command finds out and returns a report; a report is shown by its [`Report`](crate::look::Report),
 //! a pure function; only [`main`] and the commands that stream write to standard output.
 
 pub mod args;
@@ -13,19 +13,22 @@ pub mod events;
 mod fake;
 pub mod formation;
 pub mod logs;
-pub mod look;
 pub mod ps;
+mod reader;
 pub mod releases;
 pub mod status;
 pub mod version;
 
 use std::{
+    env,
     io::{self, Write as _},
+    os::fd::AsFd as _,
     process::ExitCode,
     time::Duration,
 };
 
 use clap::{CommandFactory as _, Parser as _};
+use clap_complete::Shell;
 use hsup_core::{errors, paths::Paths};
 use serde::Serialize;
 use tokio::time::timeout;
@@ -35,8 +38,8 @@ use self::{
     args::{Cli, Command, DriverCommand, TargetArgs},
     connect::{ConnectError, Supervisor},
     error::CtlError,
-    look::Look,
 };
+use crate::look::Look;
 
 /// How long hsup may take to answer what needs no waiting for a dyno.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -45,12 +48,22 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub text: String,
+    /// For standard error, beside a text that programs read.
+    pub complaint: String,
     pub code: u8,
 }
 
 impl Outcome {
+    fn new(text: String, code: u8) -> Self {
+        Self {
+            text,
+            complaint: String::new(),
+            code,
+        }
+    }
+
     fn done(text: String) -> Self {
-        Self { text, code: 0 }
+        Self::new(text, 0)
     }
 }
 
@@ -72,18 +85,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8, CtlError> {
-    if let Command::Completions { shell } = cli.command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "hsupctl", &mut script);
-        write_out(&script)?;
-        return Ok(0);
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CtlError::Runtime)?;
     let outcome = runtime.block_on(dispatch(cli, &Look::for_stdout()))?;
     write_out(outcome.text.as_bytes())?;
+    // Nobody is left to tell when standard error is closed.
+    drop(io::stderr().write_all(outcome.complaint.as_bytes()));
     Ok(outcome.code)
 }
 
@@ -93,14 +102,18 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
     match cli.command {
         Command::Ps(args) => ps::run(find(&to).await?, args, look).await,
         Command::Status { names } => status::run(find(&to).await?, names, look).await,
-        Command::Logs(args) => logs::run(find(&to).await?, args, look, out).await,
+        Command::Logs(args) => {
+            while_read(async { logs::run(find(&to).await?, args, look, out).await }).await
+        }
         Command::Scale { changes } => formation::scale(find(&to).await?, &changes).await,
         Command::Start { names } => formation::start(find(&to).await?, names).await,
         Command::Stop(args) => formation::stop(find(&to).await?, args).await,
         Command::Restart { names, no_wait } => {
             formation::restart(find(&to).await?, names, no_wait).await
         }
-        Command::Events { output } => events::run(find(&to).await?, output, look, out).await,
+        Command::Events { output } => {
+            while_read(async { events::run(find(&to).await?, output, look, out).await }).await
+        }
         Command::Releases { output } => releases::list(find(&to).await?, output, look).await,
         Command::Apply { file, no_wait } => {
             let json = releases::read(&file)?;
@@ -119,17 +132,33 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
         }
         Command::Shutdown { grace } => formation::shutdown(find(&to).await?, grace).await,
         Command::Version => version::run(find(&to).await).await,
-        Command::Completions { .. } => Ok(Outcome::done(String::new())),
+        Command::Completions { shell } => Ok(completions(shell)),
+    }
+}
+
+fn completions(shell: Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hsupctl", &mut script);
+    Outcome::done(String::from_utf8_lossy(&script).into_owned())
+}
+
+/// Follows what happens for as long as somebody reads it.
+async fn while_read(
+    following: impl Future<Output = Result<Outcome, CtlError>>,
+) -> Result<Outcome, CtlError> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    let stdout = stdout.map_err(CtlError::Write)?;
+    tokio::select! {
+        biased;
+        outcome = following => outcome,
+        () = reader::gone(stdout) => Ok(Outcome::done(String::new())),
     }
 }
 
 async fn find(target: &TargetArgs) -> Result<Supervisor, ConnectError> {
-    let socket = target
-        .short_socket
-        .as_ref()
-        .or(target.control_socket.as_ref());
+    let socket = target.socket(env::var_os("HSUP_CONTROL_SOCKET"));
     let app = target.app.as_deref();
-    connect::connect(socket.map(AsRef::as_ref), app, &Paths::from_env()).await
+    connect::connect(socket.as_deref(), app, &Paths::from_env()).await
 }
 
 /// The answer to a call that waits for no dyno.

@@ -9,11 +9,11 @@ use super::{
     Outcome,
     args::{PsArgs, PsOutput},
     connect::Supervisor,
-    dyno::DynoReport,
+    dyno::{DynoReport, ExitReport},
     error::{CtlError, EXIT_UNKNOWN},
-    look::{Look, Report, bytes, cpu, table},
     promptly, to_json, to_json_lines,
 };
+use crate::look::{Cell, Colour, GAP, Look, Report, bytes, cpu, one_line, table, widths};
 
 /// Some wanted dyno is not up: as LSB's "not running".
 pub const EXIT_NOT_UP: u8 = 3;
@@ -34,41 +34,96 @@ pub async fn run(
     args: PsArgs,
     look: &Look,
 ) -> Result<Outcome, CtlError> {
+    match ask(&mut supervisor, &args, args.names.clone()).await {
+        Err(CtlError::NotFound(_)) => {
+            let (answer, unknown) = without_unknown(&mut supervisor, &args).await?;
+            outcome(answer, &unknown, &args, look)
+        }
+        answer => outcome(answer?, &[], &args, look),
+    }
+}
+
+async fn ask(
+    supervisor: &mut Supervisor,
+    args: &PsArgs,
+    select: Vec<String>,
+) -> Result<GetStatusResponse, CtlError> {
     let request = GetStatusRequest {
-        select: args.names.clone(),
+        select,
         stats: args.output.is_some(),
         last_lines: 0,
     };
-    let answer = match promptly(supervisor.client.get_status(request)).await {
-        Err(CtlError::NotFound(_)) if !args.names.is_empty() => {
-            // Only the error's words are missing: which app it was.
-            let all = GetStatusRequest::default();
-            let app = promptly(supervisor.client.get_status(all)).await?.app;
-            return Ok(nobody(&args, &app));
-        }
-        other => other?,
-    };
-    if answer.dynos.is_empty() && !args.names.is_empty() {
-        return Ok(nobody(&args, &answer.app));
-    }
-    outcome(answer, &args, look)
+    let answer = promptly(supervisor.client.get_status(request)).await;
+    answer.map_err(CtlError::about_names)
 }
 
-fn outcome(answer: GetStatusResponse, args: &PsArgs, look: &Look) -> Result<Outcome, CtlError> {
-    let code = if answer.all_up { 0 } else { EXIT_NOT_UP };
-    let app = answer.app;
+/// hsup refuses a request for one unknown name among others. Finds out which names those
+/// are, and asks for the rest.
+async fn without_unknown(
+    supervisor: &mut Supervisor,
+    args: &PsArgs,
+) -> Result<(GetStatusResponse, Vec<String>), CtlError> {
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for name in &args.names {
+        match ask(supervisor, args, vec![name.clone()]).await {
+            Ok(_) => known.push(name.clone()),
+            Err(CtlError::NotFound(_)) => unknown.push(name.clone()),
+            Err(error) => return Err(error),
+        }
+    }
+    let none_is_known = known.is_empty();
+    let mut answer = ask(supervisor, args, known).await?;
+    if none_is_known {
+        // Only the app's name was wanted.
+        answer.dynos.clear();
+    }
+    Ok((answer, unknown))
+}
+
+fn outcome(
+    answer: GetStatusResponse,
+    unknown: &[String],
+    args: &PsArgs,
+    look: &Look,
+) -> Result<Outcome, CtlError> {
+    let code = match (unknown, answer.all_up) {
+        ([], true) => 0,
+        ([], false) => EXIT_NOT_UP,
+        _ => EXIT_UNKNOWN,
+    };
     let report = PsReport {
         dynos: answer.dynos.into_iter().map(Into::into).collect(),
     };
-    let text = match args.output {
-        _ if args.quiet => names(&report),
-        None if report.dynos.is_empty() => format!("No dynos on {}\n", name_of(&app)),
-        None => report.show(look).to_string(),
-        Some(PsOutput::Wide) => Wide(&report).show(look).to_string(),
-        Some(PsOutput::Json) => to_json(&report)?,
-        Some(PsOutput::Jsonl) => to_json_lines(&report.dynos)?,
+    let missing = if report.dynos.is_empty() {
+        no_dynos(&args.names, &answer.app)
+    } else if unknown.is_empty() {
+        String::new()
+    } else {
+        no_dynos(unknown, &answer.app)
     };
-    Ok(Outcome { text, code })
+    let mut outcome = Outcome::new(String::new(), code);
+    // What programs read stays readable by them: an empty array.
+    let for_programs = match args.output {
+        _ if args.quiet => Some(names(&report)),
+        Some(PsOutput::Json) => Some(to_json(&report)?),
+        Some(PsOutput::Jsonl) => Some(to_json_lines(&report.dynos)?),
+        Some(PsOutput::Wide) | None => None,
+    };
+    if let Some(text) = for_programs {
+        outcome.text = text;
+        if !unknown.is_empty() {
+            outcome.complaint = missing;
+        }
+        return Ok(outcome);
+    }
+    if !report.dynos.is_empty() {
+        outcome.text = match args.output {
+            Some(_) => Wide(&report).show(look).to_string(),
+            None => report.show(look).to_string(),
+        };
+    }
+    outcome.text.push_str(&missing);
+    Ok(outcome)
 }
 
 fn names(report: &PsReport) -> String {
@@ -79,22 +134,13 @@ fn names(report: &PsReport) -> String {
     text
 }
 
-/// What programs read stays readable by them: an empty array.
-fn nobody(args: &PsArgs, app: &str) -> Outcome {
-    let text = match args.output {
-        Some(PsOutput::Json) => "[]\n".to_owned(),
-        Some(PsOutput::Jsonl) => String::new(),
-        _ if args.quiet => String::new(),
-        _ => format!("No {} dynos on {}\n", args.names.join(" or "), name_of(app)),
-    };
-    Outcome {
-        text,
-        code: EXIT_UNKNOWN,
+/// In Heroku's words.
+pub(super) fn no_dynos(names: &[String], app: &str) -> String {
+    let app = if app.is_empty() { "this app" } else { app };
+    match names {
+        [] => format!("No dynos on {app}\n"),
+        names => format!("No {} dynos on {app}\n", names.join(" or ")),
     }
-}
-
-fn name_of(app: &str) -> &str {
-    if app.is_empty() { "this app" } else { app }
 }
 
 impl Report for PsReport {
@@ -113,7 +159,7 @@ impl Report for PsReport {
 
 fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) -> fmt::Result {
     let first = &group[0];
-    let (process_type, command) = (&first.process_type, &first.command);
+    let (process_type, command) = (&first.process_type, one_line(&first.command));
     writeln!(f, "=== {process_type}: {command} ({})\n", group.len())?;
     for dyno in group {
         write!(
@@ -124,10 +170,10 @@ fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) ->
         )?;
         if dyno.since_ms != 0 {
             let time = look.time_ago(dyno.since_ms);
-            write!(f, " {}", look.paint(super::look::Colour::Grey, time))?;
+            write!(f, " {}", look.paint(Colour::Grey, time))?;
         }
         match dyno.trouble(look) {
-            Some(trouble) => writeln!(f, ": {trouble}")?,
+            Some(trouble) => writeln!(f, ": {}", one_line(&trouble))?,
             None => writeln!(f)?,
         }
     }
@@ -136,27 +182,65 @@ fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) ->
 
 impl Report for Wide<'_> {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
-        let header = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
-        let mut rows = vec![header.split(' ').map(str::to_owned).collect()];
+        let header = COLUMNS.map(|(name, _)| Cell::from(name));
+        let mut rows = vec![header.to_vec()];
         rows.extend(self.0.dynos.iter().map(|dyno| row(dyno, look)));
-        f.write_str(&table(&rows))
+        let kept = fitting(&widths(&rows), look.width);
+        for row in &mut rows {
+            let mut column = 0..;
+            row.retain(|_| column.next().is_some_and(|column| kept.contains(&column)));
+        }
+        f.write_str(&table(&rows, look))
     }
 }
 
-fn row(dyno: &DynoReport, look: &Look) -> Vec<String> {
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+/// The columns of [`Wide`], and when a terminal that is too narrow goes without them: the
+/// highest number first, and never without 0.
+const COLUMNS: [(&str, u8); 10] = [
+    ("NAME", 0),
+    ("STATE", 0),
+    ("READY", 8),
+    ("RELEASE", 7),
+    ("AGE", 1),
+    ("RESTARTS", 2),
+    ("LAST-EXIT", 3),
+    ("CPU", 5),
+    ("MEM", 4),
+    ("PORT", 6),
+];
+
+/// Which columns of these widths fit in `width`.
+fn fitting(widths: &[usize], width: Option<usize>) -> Vec<usize> {
+    let mut kept: Vec<usize> = (0..widths.len()).collect();
+    let importance = |column: &usize| COLUMNS[*column].1;
+    while let Some(width) = width
+        && kept
+            .iter()
+            .map(|&column| widths[column] + GAP)
+            .sum::<usize>()
+            > width + GAP
+        && let Some(&last) = kept.iter().max_by_key(|column| importance(column))
+        && importance(&last) > 0
+    {
+        kept.retain(|column| *column != last);
+    }
+    kept
+}
+
+fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
+    let or_dash = |text: Option<String>| Cell::from(text.unwrap_or_else(|| "-".to_owned()));
     let state = match dyno.retry_at_ms.map(|at| look.seconds_until(at)) {
         Some(seconds) if dyno.state == "crashed" => format!("crashed, again in {seconds}s"),
         _ => dyno.state.to_owned(),
     };
     vec![
-        dyno.name.clone(),
-        state,
-        if dyno.ready { "yes" } else { "no" }.to_owned(),
-        format!("v{}", dyno.release),
+        dyno.name.clone().into(),
+        Cell::coloured(state, dyno.colour()),
+        if dyno.ready { "yes" } else { "no" }.into(),
+        format!("v{}", dyno.release).into(),
         or_dash((dyno.since_ms != 0).then(|| look.age(dyno.since_ms))),
-        dyno.restarts.to_string(),
-        or_dash(dyno.last_exit.as_ref().map(super::dyno::ExitReport::word)),
+        dyno.restarts.to_string().into(),
+        or_dash(dyno.last_exit.as_ref().map(ExitReport::word)),
         or_dash(dyno.cpu_ns.map(cpu)),
         or_dash(dyno.memory_bytes.map(bytes)),
         or_dash(dyno.port.map(|port| port.to_string())),
@@ -168,8 +252,8 @@ mod tests {
     use hsup_proto::control::Dyno;
 
     use super::*;
-    use crate::ctl::{
-        dyno::tests::{crashed, web},
+    use crate::{
+        ctl::dyno::tests::{crashed, web},
         look::tests::plain,
     };
 
@@ -197,7 +281,7 @@ mod tests {
             output,
             quiet,
         };
-        outcome(answer, &args, &plain()).unwrap()
+        outcome(answer, &[], &args, &plain()).unwrap()
     }
 
     #[test]
@@ -217,6 +301,20 @@ mod tests {
              \n"
         );
         assert_eq!(outcome.code, 3);
+    }
+
+    #[test]
+    fn a_command_of_many_lines_has_one_in_the_header() {
+        let dyno = Dyno {
+            command: "while true\ndo x; done".to_owned(),
+            ..web(1)
+        };
+        let report = PsReport {
+            dynos: vec![dyno.into()],
+        };
+        let text = report.show(&plain()).to_string();
+        let header = "=== web: while true\\ndo x; done (1)\n";
+        assert!(text.starts_with(header), "{text}");
     }
 
     #[test]
@@ -245,6 +343,56 @@ mod tests {
         );
     }
 
+    fn wide(look: &Look) -> String {
+        let dynos = [web(1), crashed(), worker()];
+        let report = PsReport {
+            dynos: dynos.map(Into::into).to_vec(),
+        };
+        Wide(&report).show(look).to_string()
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_the_columns_that_matter() {
+        let at = |width| {
+            let look = Look {
+                width: Some(width),
+                ..plain()
+            };
+            let text = wide(&look);
+            let header = text.lines().next().unwrap().split_whitespace();
+            let longest = text.lines().map(str::len).max().unwrap();
+            (header.collect::<Vec<_>>().join(" "), longest <= width)
+        };
+        let full = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+        let some = "NAME STATE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+        for (width, columns, fits) in [
+            (200, full, true),
+            (93, full, true),
+            (80, some, true),
+            (40, "NAME STATE AGE", true),
+            (10, "NAME STATE", false),
+        ] {
+            assert_eq!(at(width), (columns.to_owned(), fits), "{width}");
+        }
+    }
+
+    #[test]
+    fn in_a_table_the_state_has_its_colour() {
+        let look = Look {
+            colour: true,
+            ..plain()
+        };
+        let text = wide(&look);
+        assert!(
+            text.contains("web.1     \x1b[32mup\x1b[0m      "),
+            "{text:?}"
+        );
+        assert!(
+            text.contains("\x1b[31mcrashed, again in 12s\x1b[0m  no"),
+            "{text:?}"
+        );
+    }
+
     #[test]
     fn quiet_is_the_names() {
         assert_eq!(ps(None, true).text, "web.1\nweb.2\nworker.1\n");
@@ -264,15 +412,50 @@ mod tests {
         assert_eq!(names, ["web.1", "web.2", "worker.1"]);
     }
 
-    #[test]
-    fn nobody_is_said_in_herokus_words() {
+    fn asked(names: &[&str], output: Option<PsOutput>, dynos: &[Dyno]) -> Outcome {
+        let answer = GetStatusResponse {
+            app: "shop".to_owned(),
+            dynos: dynos.to_vec(),
+            all_up: true,
+            ..GetStatusResponse::default()
+        };
         let args = PsArgs {
-            names: vec!["web".to_owned()],
-            output: None,
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            output,
             quiet: false,
         };
-        let outcome = nobody(&args, "shop");
-        assert_eq!(outcome.text, "No web dynos on shop\n");
-        assert_eq!(outcome.code, 4);
+        // `idle` is a type of which none is wanted.
+        let mut unknown = args.names.clone();
+        unknown.retain(|name| name == "nosuch");
+        outcome(answer, &unknown, &args, &plain()).unwrap()
+    }
+
+    #[test]
+    fn nobody_is_said_in_herokus_words() {
+        for (names, code, text) in [
+            (&["nosuch"][..], 4, "No nosuch dynos on shop\n"),
+            (&["idle"], 0, "No idle dynos on shop\n"),
+            (&["idle", "nosuch"], 4, "No idle or nosuch dynos on shop\n"),
+            (&[], 0, "No dynos on shop\n"),
+        ] {
+            for output in [None, Some(PsOutput::Wide)] {
+                let outcome = asked(names, output, &[]);
+                assert_eq!((outcome.text.as_str(), outcome.code), (text, code));
+            }
+        }
+    }
+
+    #[test]
+    fn the_unknown_ones_are_named_and_the_rest_is_listed() {
+        let outcome = asked(&["web", "nosuch"], None, &[web(1)]);
+        let expected = "=== web: python3 app.py (1)\n\n\
+            web.1: up 2026/11/23 18:42:10 +0000 (~ 1h ago)\n\n\
+            No nosuch dynos on shop\n";
+        assert_eq!((outcome.text.as_str(), outcome.code), (expected, 4));
+        let outcome = asked(&["web", "nosuch"], Some(PsOutput::Json), &[web(1)]);
+        let json: serde_json::Value = serde_json::from_str(&outcome.text).unwrap();
+        assert_eq!(json[0]["name"], "web.1");
+        assert_eq!(outcome.complaint, "No nosuch dynos on shop\n");
+        assert_eq!(asked(&["idle"], Some(PsOutput::Json), &[]).text, "[]\n");
     }
 }

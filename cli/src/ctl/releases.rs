@@ -14,14 +14,8 @@ use hsup_proto::control::{
 use serde::Serialize;
 use tonic::Code;
 
-use super::{
-    Outcome,
-    args::Output,
-    connect::Supervisor,
-    error::CtlError,
-    look::{Colour, Look, Report, rfc3339, table},
-    promptly, to_json,
-};
+use super::{Outcome, args::Output, connect::Supervisor, error::CtlError, promptly, to_json};
+use crate::look::{Cell, Colour, Look, Report, one_line, rfc3339, table};
 
 /// A release as `-o json` prints it; the names of the fields do not change.
 #[derive(Clone, Debug, Serialize)]
@@ -102,16 +96,32 @@ pub async fn apply(
     look: &Look,
 ) -> Result<Outcome, CtlError> {
     let request = ApplyReleaseRequest { json, no_wait };
-    let answer = supervisor.client.apply_release(request).await;
-    let answer = answer.map_err(|status| match status.code() {
-        Code::FailedPrecondition => CtlError::Rejected(status.message().to_owned()),
-        _ => status.into(),
-    })?;
-    let report = ApplyReport(answer.into_inner());
-    Ok(Outcome {
-        text: report.show(look).to_string(),
-        code: u8::from(report.is_rejected()),
-    })
+    let answer = match supervisor.client.apply_release(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) if status.code() == Code::FailedPrecondition => {
+            let why = status.message().to_owned();
+            return Err(if has_last_lines(&mut supervisor, &why).await? {
+                CtlError::Rejected(why)
+            } else {
+                CtlError::Refused(why)
+            });
+        }
+        Err(status) => return Err(status.into()),
+    };
+    let report = ApplyReport(answer);
+    let text = report.show(look).to_string();
+    Ok(Outcome::new(text, u8::from(report.is_rejected())))
+}
+
+/// Whether the newest release is one that was rejected for what `why` tells of, and its dyno
+/// said something. A release may also be refused before it is one.
+async fn has_last_lines(supervisor: &mut Supervisor, why: &str) -> Result<bool, CtlError> {
+    let asked = promptly(supervisor.client.list_releases(ListReleasesRequest {})).await;
+    Ok(asked?.releases.first().is_some_and(|newest| {
+        newest.state() == ReleaseState::Rejected
+            && !newest.last_lines.is_empty()
+            && why.contains(&newest.reason)
+    }))
 }
 
 pub async fn plan(
@@ -197,27 +207,27 @@ impl Report for ReleasesReport {
         if self.releases.is_empty() {
             return writeln!(f, "No releases yet");
         }
-        let header = ["VERSION", "STATE", "WHEN", "SOURCE"].map(str::to_owned);
+        let header = ["VERSION", "STATE", "WHEN", "SOURCE"].map(Cell::from);
         let mut rows = vec![header.to_vec()];
         rows.extend(self.releases.iter().map(|release| {
             vec![
-                format!("v{}", release.version),
-                release.state.to_owned(),
-                look.time_ago(release.at_ms),
-                release.source.clone(),
+                format!("v{}", release.version).into(),
+                match release.state {
+                    "current" => Cell::coloured(release.state, Colour::Green),
+                    "rejected" => Cell::coloured(release.state, Colour::Red),
+                    state => state.into(),
+                },
+                look.time_ago(release.at_ms).into(),
+                release.source.clone().into(),
             ]
         }));
-        let text = table(&rows);
+        let text = table(&rows, look);
         let mut lines = text.lines();
         if let Some(header) = lines.next() {
             writeln!(f, "{header}")?;
         }
         for (line, release) in lines.zip(&self.releases) {
-            match release.state {
-                "current" => writeln!(f, "{}", look.paint(Colour::Green, line))?,
-                "rejected" => writeln!(f, "{}", look.paint(Colour::Red, line))?,
-                _ => writeln!(f, "{line}")?,
-            }
+            writeln!(f, "{line}")?;
             if release.state == "rejected" {
                 release.write_rejection(f)?;
             }
@@ -300,7 +310,8 @@ fn change_line(change: &Change, look: &Look) -> String {
         text.push(' ');
         text.push_str(&change.name);
     }
-    let values = match (change.from.as_str(), change.to.as_str()) {
+    let (from, to) = (one_line(&change.from), one_line(&change.to));
+    let values = match (from.as_str(), to.as_str()) {
         ("", "") => String::new(),
         ("", to) => format!(": {to}"),
         (from, "") => format!(": {from}"),
@@ -317,7 +328,7 @@ fn change_line(change: &Change, look: &Look) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::look::tests::{NOW, plain};
+    use crate::look::tests::{NOW, plain};
 
     fn release(version: u64, state: ReleaseState) -> Release {
         Release {
@@ -407,7 +418,7 @@ mod tests {
             changes: vec![
                 change(Kind::Added, "config", "TOKEN", "", ""),
                 change(Kind::Changed, "quantity", "web", "1", "3"),
-                change(Kind::Removed, "command", "clock", "./tick", ""),
+                change(Kind::Removed, "command", "clock", "./tick\n./tock", ""),
             ],
             restarts: vec!["web.1".to_owned()],
             starts: vec!["web.2".to_owned(), "web.3".to_owned()],
@@ -419,7 +430,7 @@ mod tests {
             PlanReport(plan).show(&plain()).to_string(),
             "+ config TOKEN\n\
              ~ quantity web: 1 -> 3\n\
-             - command clock: ./tick\n\
+             - command clock: ./tick\\n./tock\n\
              \n\
              Restarts web.1\n\
              Starts web.2, web.3\n\

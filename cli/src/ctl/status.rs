@@ -9,10 +9,10 @@ use super::{
     connect::Supervisor,
     dyno::DynoReport,
     error::CtlError,
-    look::{Colour, Look, Report, bytes, cpu},
     promptly,
-    ps::EXIT_NOT_UP,
+    ps::{EXIT_NOT_UP, no_dynos},
 };
+use crate::look::{Colour, Look, Report, bytes, cpu, one_line};
 
 /// How many last lines a screen shows.
 const LAST_LINES: u32 = 10;
@@ -38,15 +38,18 @@ pub async fn run(
 ) -> Result<Outcome, CtlError> {
     let of_dynos = !select.is_empty();
     let request = GetStatusRequest {
-        select,
+        select: select.clone(),
         stats: true,
         last_lines: if of_dynos { LAST_LINES } else { 0 },
     };
-    let mut answer = promptly(supervisor.client.get_status(request)).await?;
-    if of_dynos && answer.dynos.is_empty() {
-        return Err(CtlError::NotFound("there is no such dyno now".to_owned()));
-    }
+    let asked = promptly(supervisor.client.get_status(request)).await;
+    let mut answer = asked.map_err(CtlError::about_names)?;
     let code = if answer.all_up { 0 } else { EXIT_NOT_UP };
+    if of_dynos && answer.dynos.is_empty() {
+        // Process types that hsup knows and of which none is wanted.
+        let text = no_dynos(&select, &answer.app);
+        return Ok(Outcome::new(text, code));
+    }
     let dynos: Vec<_> = std::mem::take(&mut answer.dynos)
         .into_iter()
         .map(DynoReport::from)
@@ -62,7 +65,7 @@ pub async fn run(
     } else {
         AppReport { answer, dynos }.show(look).to_string()
     };
-    Ok(Outcome { text, code })
+    Ok(Outcome::new(text, code))
 }
 
 fn driver(answer: &GetStatusResponse, look: &Look) -> String {
@@ -108,7 +111,7 @@ impl Report for DynoScreen<'_> {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
         let dyno = self.dyno;
         let dot = look.paint(dyno.colour(), dot(dyno));
-        writeln!(f, "{dot} {} - {}", dyno.name, dyno.command)?;
+        writeln!(f, "{dot} {} - {}", dyno.name, one_line(&dyno.command))?;
         let mut state = look.paint(dyno.colour(), dyno.state);
         if dyno.since_ms != 0 {
             let (time, age) = (look.time(dyno.since_ms), look.age(dyno.since_ms));
@@ -116,7 +119,7 @@ impl Report for DynoScreen<'_> {
         }
         field(f, "State", state)?;
         if let Some(trouble) = dyno.trouble(look) {
-            field(f, "Trouble", trouble)?;
+            field(f, "Trouble", one_line(&trouble))?;
         } else if dyno.state == "up" && !dyno.ready {
             field(f, "Trouble", "not ready yet")?;
         }
@@ -213,9 +216,10 @@ impl Report for AppReport {
         for (dyno, trouble) in problems {
             writeln!(
                 f,
-                "    {} {}: {trouble}",
+                "    {} {}: {}",
                 look.paint(Colour::Red, "×"),
-                dyno.name
+                dyno.name,
+                one_line(&trouble)
             )?;
         }
         Ok(())
@@ -246,8 +250,8 @@ mod tests {
     use hsup_proto::control::{Process, Release};
 
     use super::*;
-    use crate::ctl::{
-        dyno::tests::{crashed, web},
+    use crate::{
+        ctl::dyno::tests::{crashed, web},
         look::tests::{NOW, plain},
     };
 
@@ -276,6 +280,14 @@ mod tests {
              \n\
              \x20   Listening on 5000\n"
         );
+    }
+
+    #[test]
+    fn a_command_of_many_lines_has_one() {
+        let mut dyno = web(1);
+        dyno.command = "first\nsecond".to_owned();
+        let text = screen(dyno);
+        assert!(text.starts_with("● web.1 - first\\nsecond\n"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use hsup_core::{
     backoff::Policy,
-    name::{MAX_START_NUMBER, ProcessType},
+    name::{MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
 };
 use hsup_proto::driver::Bind;
 
@@ -64,8 +64,8 @@ Types that are named run and no others.
 Ctrl-C stops every dyno and ends with 130; a second one stops them at once.")]
     Start {
         /// Process types to run: TYPE or TYPE=QUANTITY
-        #[arg(value_name = "TYPE[=N]")]
-        types: Vec<String>,
+        #[arg(value_name = "TYPE[=N]", value_parser = parse_type)]
+        types: Vec<TypeArg>,
     },
 
     /// Run one command with the app's environment
@@ -77,12 +77,7 @@ Ends with the command's own code; 128 + n if signal n killed it; 126 if it is no
 127 if there is no such command. At a terminal the command gets one, too.")]
     Run {
         /// The command, and everything that is its own
-        #[arg(
-            value_name = "COMMAND",
-            required = true,
-            trailing_var_arg = true,
-            allow_hyphen_values = true
-        )]
+        #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
         words: Vec<OsString>,
     },
 
@@ -97,17 +92,16 @@ Ends with the command's own code; 128 + n if signal n killed it; 126 if it is no
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Options {
-    /// What runs dynos: simple, docker, libcontainer, or the path of a driver program
+    /// What runs dynos: simple (the default) or the path of a driver program; docker and
+    /// libcontainer are not built yet
     #[arg(
         short,
         long,
         alias = "dynodriver",
         value_name = "DRIVER",
-        default_value = "simple",
-        global = true,
-        conflicts_with = "driver_socket"
+        global = true
     )]
-    pub driver: String,
+    pub driver: Option<String>,
 
     /// The socket of a driver that runs already
     #[arg(long, value_name = "PATH", global = true)]
@@ -212,26 +206,33 @@ fn parse_bind(text: &str) -> Result<Bind, String> {
     })
 }
 
-/// `web=2`, `worker`: a process type and how many of it.
-///
-/// # Errors
-/// When the type or the number is none.
-pub fn parse_type(text: &str) -> Result<(ProcessType, u32), String> {
-    let (name, quantity) = text.split_once('=').unwrap_or((text, "1"));
+/// `web=2`, `worker`: a process type of `hsup start`, and how many of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeArg {
+    /// Which.
+    pub process_type: ProcessType,
+    /// Absent where none was written: one.
+    pub quantity: Option<u32>,
+}
+
+fn parse_type(text: &str) -> Result<TypeArg, String> {
+    let (name, quantity) = match text.split_once('=') {
+        Some((name, quantity)) => (name, Some(quantity)),
+        None => (text, None),
+    };
     let process_type = name
         .parse::<ProcessType>()
         .map_err(|error| error.to_string())?;
-    let quantity = quantity
-        .parse::<u32>()
-        .ok()
-        .filter(|quantity| *quantity <= hsup_core::name::MAX_QUANTITY)
-        .ok_or_else(|| {
-            format!(
-                "`{text}`: a quantity is 0 to {}",
-                hsup_core::name::MAX_QUANTITY
-            )
-        })?;
-    Ok((process_type, quantity))
+    let parse = |digits: &str| {
+        let parsed = digits.parse().ok();
+        parsed
+            .filter(|quantity| *quantity <= MAX_QUANTITY)
+            .ok_or_else(|| format!("`{text}`: a quantity is 0 to {MAX_QUANTITY}"))
+    };
+    Ok(TypeArg {
+        process_type,
+        quantity: quantity.map(parse).transpose()?,
+    })
 }
 
 #[cfg(test)]
@@ -258,11 +259,11 @@ mod tests {
         assert_eq!(words(&cli), ["echo", "hello"]);
         assert_eq!(cli.options.app.as_deref(), Some("APP"));
         let cli = parse("hsup start -d docker -a APP");
-        assert_eq!(cli.options.driver, "docker");
+        assert_eq!(cli.options.driver.as_deref(), Some("docker"));
         let cli = parse("hsup start --dynodriver docker --oneshot --start-number 3");
         assert_eq!(
-            (cli.options.driver.as_str(), cli.options.start_number),
-            ("docker", 3)
+            (cli.options.driver.as_deref(), cli.options.start_number),
+            (Some("docker"), 3)
         );
         parse("hsup build");
         parse("hsup check -C /tmp");
@@ -279,6 +280,35 @@ mod tests {
             words(&parse("hsup run echo -s x --oneshot --help")),
             ["echo", "-s", "x", "--oneshot", "--help"]
         );
+    }
+
+    #[test]
+    fn before_the_first_word_a_hyphen_is_an_option_with_its_value_attached_or_not() {
+        for (line, driver) in [
+            ("hsup run -dsimple true", "simple"),
+            ("hsup run -d=docker true", "docker"),
+            ("hsup run --driver=docker true", "docker"),
+        ] {
+            let cli = parse(line);
+            assert_eq!(cli.options.driver.as_deref(), Some(driver), "{line}");
+            assert_eq!(words(&cli), ["true"], "{line}");
+        }
+        let cli = parse("hsup run -C. -s/x.sock ls -C.");
+        assert_eq!(cli.options.directory.as_deref(), Some(".".as_ref()));
+        assert_eq!(
+            cli.options.control_socket.as_deref(),
+            Some("/x.sock".as_ref())
+        );
+        assert_eq!(words(&cli), ["ls", "-C."]);
+        assert_eq!(
+            words(&parse("hsup run git log -- -x")),
+            ["git", "log", "--", "-x"]
+        );
+        assert_eq!(words(&parse("hsup run -- -x y")), ["-x", "y"]);
+        for line in ["hsup run --nosuch true", "hsup run --grac 3s true"] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument);
+        }
     }
 
     #[test]
@@ -312,10 +342,20 @@ mod tests {
 
     #[test]
     fn types_have_quantities() {
-        assert_eq!(parse_type("web=2").unwrap().1, 2);
-        assert_eq!(parse_type("worker").unwrap().1, 1);
-        for bad in ["web=-1", "web=x", "web=10001", "../etc=1", "a/b"] {
-            assert!(parse_type(bad).is_err(), "{bad}");
+        assert_eq!(parse_type("web=2").unwrap().quantity, Some(2));
+        assert_eq!(parse_type("worker").unwrap().quantity, None);
+        for bad in [
+            "web=-1",
+            "web=x",
+            "web=",
+            "web=10001",
+            "../etc=1",
+            "a/b",
+            "",
+        ] {
+            let error = Cli::try_parse_from(["hsup", "start", bad]).unwrap_err();
+            let kind = error.kind();
+            assert_eq!(kind, clap::error::ErrorKind::ValueValidation, "{bad}");
         }
     }
 

@@ -5,11 +5,14 @@ use std::{
     io::{self, Write as _},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use hsup_core::{
+    files::{Links, read_regular},
     release::Release,
     source::{SourceSpec, control_file, directory},
 };
+
+use crate::look::one_line;
 
 /// Reads the release of `source`; shows its formation, or fails with what is wrong.
 pub(super) fn check(source: &SourceSpec) -> anyhow::Result<u8> {
@@ -32,21 +35,21 @@ fn load(source: &SourceSpec) -> anyhow::Result<(Release, Vec<String>)> {
             Ok(directory::load(&path)?)
         }
         SourceSpec::ControlDir(path) => {
-            let file = ["new", "loaded"]
-                .iter()
-                .map(|name| path.join(name))
-                .find(|file| file.exists())
-                .with_context(|| {
-                    format!(
-                        "the control directory `{}` has neither `new` nor `loaded`",
-                        path.display()
-                    )
-                })?;
-            let text = std::fs::read(&file)
-                .with_context(|| format!("failed to read `{}`", file.display()))?;
-            let parsed = control_file::parse(&text)
-                .with_context(|| format!("`{}` is not a release", file.display()))?;
-            Ok((parsed.release, parsed.warnings))
+            for name in ["new", "loaded"] {
+                let file = path.join(name);
+                // As `start` reads it: a FIFO is refused, not waited for.
+                let text = match read_regular(&file, Links::Refuse, control_file::MAX_SIZE) {
+                    Err(error) if error.is_not_found() => continue,
+                    other => other?,
+                };
+                let parsed = control_file::parse(&text)
+                    .with_context(|| format!("`{}` is not a release", file.display()))?;
+                return Ok((parsed.release, parsed.warnings));
+            }
+            bail!(
+                "the control directory `{}` has neither `new` nor `loaded`",
+                path.display()
+            );
         }
     }
 }
@@ -66,7 +69,7 @@ fn report(release: &Release) -> String {
             "{:width$}  {:>3}  {}",
             process.process_type.as_str(),
             process.quantity,
-            process.command
+            one_line(&process.command)
         )
         .expect("writing to a String cannot fail");
     }

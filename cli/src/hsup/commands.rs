@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    env,
-    io::{self, IsTerminal as _, Write as _},
+    env, error,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -19,14 +19,17 @@ use hsup_core::{
     logs::{Format, TerminalSettings},
     name::ProcessType,
     run::{self, RunOptions},
-    source::{Choice, SourceSpec, choose},
+    source::{Choice, ChooseSourceError, SourceSpec, choose},
     start::{self, StartOptions},
 };
+use thiserror::Error;
+use tokio::runtime::Runtime;
 
 use super::{
-    args::{Cli, Command, Options, parse_type},
+    args::{Cli, Command, Options, TypeArg},
     check,
 };
+use crate::look::colour_wanted;
 
 /// How long dynos outlive an hsup that was killed: at somebody's terminal, and as a service.
 const LINGER_AT_A_TERMINAL: Duration = Duration::from_secs(10);
@@ -52,7 +55,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tell(&chain(error.as_ref()));
-            ExitCode::from(FAILED)
+            ExitCode::from(code_of(&error))
         }
     }
 }
@@ -63,51 +66,93 @@ fn tell(text: &str) {
     drop(writeln!(io::stderr(), "hsup: {text}"));
 }
 
+/// Two flags name two drivers.
+#[derive(Debug, Error)]
+#[error("-d/--driver and --driver-socket name two different drivers: give one of them")]
+struct TwoDrivers;
+
+/// Flags that contradict each other are wrong usage, wherever they stand. clap looks for
+/// that on each side of the command word only.
+fn code_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(ChooseSourceError::TwoFlags) => USAGE,
+        _ if error.is::<TwoDrivers>() => USAGE,
+        _ => FAILED,
+    }
+}
+
 fn execute(cli: Cli) -> anyhow::Result<u8> {
     let Cli { command, options } = cli;
     refuse_what_is_not_built(&options)?;
     let current_dir = env::current_dir().context("failed to find the current directory")?;
     let source = source(&options, &current_dir)?;
-    if matches!(command, Command::Check) {
-        return check::check(&source);
-    }
-    let diagnostics = Diagnostics::new();
-    diagnostics
-        .install()
-        .context("failed to set up diagnostics")?;
-    let own_program = env::current_exe().context("failed to find hsup's own program")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the runtime")?;
-    if matches!(command, Command::Run { .. } | Command::Build) {
-        let _in_runtime = runtime.enter();
-        diagnostics
-            .print_on_signal()
-            .context("failed to receive signals")?;
-    }
-    let code = match command {
+    let driver = driver(&options)?;
+    match command {
+        Command::Check => check::check(&source),
         Command::Start { types } => {
-            let options = start_options(options, &types, source, own_program, diagnostics)?;
-            runtime.block_on(start::start(options))?
+            let ground = Ground::lay()?;
+            let options = start_options(options, types, source, driver, &ground)?;
+            ground.carry(start::start(options))
         }
         Command::Run { words } => {
-            let options = run_options(options, words, source, own_program);
-            runtime.block_on(run::run(options))?
+            let ground = Ground::lay()?;
+            ground.print_diagnostics()?;
+            let options = run_options(options, words, source, driver, &ground);
+            ground.carry(run::run(options))
         }
         Command::Build => {
-            let driver = driver(&options);
+            let ground = Ground::lay()?;
+            ground.print_diagnostics()?;
             let state_dir = options.state_dir.as_deref();
-            let work = run::build_only(&source, state_dir, driver, own_program, tell);
-            let artifact = runtime.block_on(work)?;
+            let work =
+                run::build_only(&source, state_dir, driver, ground.own_program.clone(), tell);
+            let artifact = ground.carry(work)?;
             writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
-            0
+            Ok(0)
         }
-        Command::Check => 0,
-    };
-    // What is still running in it is nobody's any more: a read of standard input, say.
-    runtime.shutdown_background();
-    Ok(code)
+    }
+}
+
+/// What the commands that need a driver stand on.
+struct Ground {
+    diagnostics: Diagnostics,
+    own_program: PathBuf,
+    runtime: Runtime,
+}
+
+impl Ground {
+    fn lay() -> anyhow::Result<Self> {
+        let diagnostics = Diagnostics::new();
+        diagnostics
+            .install()
+            .context("failed to set up diagnostics")?;
+        Ok(Self {
+            diagnostics,
+            own_program: env::current_exe().context("failed to find hsup's own program")?,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("failed to start the runtime")?,
+        })
+    }
+
+    /// Prints them on SIGUSR1; `start` has its own way to print.
+    fn print_diagnostics(&self) -> anyhow::Result<()> {
+        let _in_runtime = self.runtime.enter();
+        self.diagnostics
+            .print_on_signal()
+            .context("failed to receive signals")
+    }
+
+    fn carry<T, E: error::Error + Send + Sync + 'static>(
+        self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> anyhow::Result<T> {
+        let result = self.runtime.block_on(work);
+        // What is still running in it is nobody's any more: a read of standard input, say.
+        self.runtime.shutdown_background();
+        Ok(result?)
+    }
 }
 
 /// Says plainly what has a name already and no substance yet.
@@ -118,7 +163,7 @@ fn refuse_what_is_not_built(options: &Options) -> anyhow::Result<()> {
              and ships them nowhere"
         );
     }
-    if options.driver == "abspath" {
+    if options.driver.as_deref() == Some("abspath") {
         bail!(FindDriverError::Abspath);
     }
     Ok(())
@@ -141,10 +186,12 @@ fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
     })?)
 }
 
-fn driver(options: &Options) -> DriverSpec {
-    match &options.driver_socket {
-        Some(path) => DriverSpec::Socket(path.clone()),
-        None => DriverSpec::Child(options.driver.clone()),
+fn driver(options: &Options) -> Result<DriverSpec, TwoDrivers> {
+    match (&options.driver, &options.driver_socket) {
+        (Some(_), Some(_)) => Err(TwoDrivers),
+        (None, Some(path)) => Ok(DriverSpec::Socket(path.clone())),
+        (Some(name), None) => Ok(DriverSpec::Child(name.clone())),
+        (None, None) => Ok(DriverSpec::Child("simple".to_owned())),
     }
 }
 
@@ -157,10 +204,10 @@ fn linger(options: &Options, source: &SourceSpec) -> Duration {
 
 fn start_options(
     options: Options,
-    types: &[String],
+    types: Vec<TypeArg>,
     source: SourceSpec,
-    own_program: PathBuf,
-    diagnostics: Diagnostics,
+    driver: DriverSpec,
+    ground: &Ground,
 ) -> anyhow::Result<StartOptions> {
     let format = if options.json {
         Format::Json
@@ -172,11 +219,11 @@ fn start_options(
     let mut terminal =
         TerminalSettings::standard(format).context("failed to use standard output and error")?;
     terminal.timestamps = !options.no_timestamp;
-    terminal.colour = wants_colour();
+    terminal.colour = colour_wanted();
     Ok(StartOptions {
-        driver: driver(&options),
-        own_program,
-        explicit: explicit(types)?,
+        driver,
+        own_program: ground.own_program.clone(),
+        explicit: explicit(types),
         one_shot: options.oneshot,
         start_number: options.start_number,
         policy: DynoPolicy {
@@ -191,7 +238,7 @@ fn start_options(
         binds: options.binds,
         source,
         terminal,
-        diagnostics,
+        diagnostics: ground.diagnostics.clone(),
     })
 }
 
@@ -199,11 +246,12 @@ fn run_options(
     options: Options,
     words: Vec<std::ffi::OsString>,
     source: SourceSpec,
-    own_program: PathBuf,
+    driver: DriverSpec,
+    ground: &Ground,
 ) -> RunOptions {
     RunOptions {
-        driver: driver(&options),
-        own_program,
+        driver,
+        own_program: ground.own_program.clone(),
         words,
         number: options.start_number,
         grace: options.grace,
@@ -221,27 +269,16 @@ fn run_options(
 ///
 /// The original's README says `hsup start -d docker start -a APP`: a second `start` first of
 /// all means nothing.
-fn explicit(types: &[String]) -> anyhow::Result<Option<BTreeMap<ProcessType, u32>>> {
-    let types = match types.split_first() {
-        Some((first, rest)) if first == "start" => rest,
-        _ => types,
-    };
-    if types.is_empty() {
-        return Ok(None);
+fn explicit(mut types: Vec<TypeArg>) -> Option<BTreeMap<ProcessType, u32>> {
+    let first_is_the_word = types
+        .first()
+        .is_some_and(|first| first.process_type == "start" && first.quantity.is_none());
+    if first_is_the_word {
+        types.remove(0);
     }
-    let mut explicit = BTreeMap::new();
-    for text in types {
-        let (process_type, quantity) = parse_type(text).map_err(anyhow::Error::msg)?;
-        explicit.insert(process_type, quantity);
-    }
-    Ok(Some(explicit))
-}
-
-/// <https://no-color.org>, and its opposite.
-fn wants_colour() -> bool {
-    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-    if is_set("NO_COLOR") {
-        return false;
-    }
-    is_set("FORCE_COLOR") || io::stdout().is_terminal()
+    let quantities = types
+        .into_iter()
+        .map(|given| (given.process_type, given.quantity.unwrap_or(1)));
+    let explicit: BTreeMap<_, _> = quantities.collect();
+    (!explicit.is_empty()).then_some(explicit)
 }

@@ -91,6 +91,15 @@ mod tests {
     }
 
     #[test]
+    fn the_operation_comes_first() {
+        let error = FifoError::Open {
+            path: PathBuf::from("/io/stdout"),
+            source: io::Error::other("gone"),
+        };
+        assert_eq!(chain(&error), format!("{error}: gone"));
+    }
+
+    #[test]
     fn the_cause_is_told_too() {
         let status = Status::from(SpawnError::Exhausted(io::Error::from_raw_os_error(
             libc::EAGAIN,

@@ -69,7 +69,7 @@ impl<C: Control> Supervisor for Service<C> {
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answered<BoxStream<LogsResponse>> {
-        let stream = self.control.logs(request.into_inner())?;
+        let stream = self.control.logs(request.into_inner()).await?;
         Ok(Response::new(self.until_shutdown(stream)))
     }
 

@@ -21,7 +21,8 @@ use axum::{
     routing::{get, post},
 };
 use hsup_proto::control::{Dyno, DynoState, GetStatusRequest, StopRequest};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tonic::Status;
 
 use super::{Control, ControlError};
@@ -41,13 +42,6 @@ struct ProcessStatus<'a> {
     ip_address: &'a str,
     #[serde(rename = "Port")]
     port: u32,
-}
-
-/// The original's decoder took a key in any case; these two are what people wrote.
-#[derive(Deserialize)]
-struct StopBody {
-    #[serde(rename = "Processes", alias = "processes", default)]
-    processes: Option<Vec<String>>,
 }
 
 #[derive(Serialize)]
@@ -87,11 +81,9 @@ async fn status<C: Control>(State(control): State<C>) -> Response {
 }
 
 async fn stop<C: Control>(State(control): State<C>, body: Bytes) -> Response {
-    let mut values = serde_json::Deserializer::from_slice(&body).into_iter::<StopBody>();
-    let wanted = match values.next() {
-        Some(Ok(body)) => body.processes.unwrap_or_default(),
-        Some(Err(error)) => return internal(&error.to_string()),
-        None => return internal("EOF"),
+    let wanted = match wanted(&body) {
+        Ok(wanted) => wanted,
+        Err(why) => return internal(&why),
     };
     let mut stopped_processes = Vec::new();
     for name in wanted {
@@ -112,6 +104,24 @@ async fn stop<C: Control>(State(control): State<C>, body: Bytes) -> Response {
         }
     }
     json(&StopAnswer { stopped_processes })
+}
+
+/// The names in the body of a stop, read as the original's decoder did: an object or nothing,
+/// its key in any case, and of several the last.
+fn wanted(body: &[u8]) -> Result<Vec<String>, String> {
+    let mut values = serde_json::Deserializer::from_slice(body).into_iter();
+    let object: Option<Map<String, Value>> = match values.next() {
+        Some(value) => value.map_err(|error| error.to_string())?,
+        None => return Err("EOF".to_owned()),
+    };
+    let mut wanted = None;
+    for (key, value) in object.unwrap_or_default() {
+        if key.eq_ignore_ascii_case("Processes") {
+            wanted = serde_json::from_value::<Option<Vec<String>>>(value)
+                .map_err(|error| format!("Processes: {error}"))?;
+        }
+    }
+    Ok(wanted.unwrap_or_default())
 }
 
 /// An entry for each dyno, and one for each type: that of its highest number.
@@ -209,6 +219,20 @@ mod tests {
             r#""worker.1":{"Status":"Retiring","IPAddress":"127.0.0.1","Port":0}}}"#,
         );
         assert_eq!(text.unwrap(), expected);
+    }
+
+    #[test_case(r#"{"Processes":["web"]}"# => Ok(vec!["web".into()]))]
+    #[test_case(r#"{"x":1,"PROCESSES":["web"]}"# => Ok(vec!["web".into()]); "in any case")]
+    #[test_case(r#"{"Processes":["a"],"processes":["b"]}"# => Ok(vec!["b".into()]); "the last")]
+    #[test_case(r#"{"Processes":null}"# => Ok(vec![]))]
+    #[test_case("null" => Ok(vec![]))]
+    #[test_case(r#"{"Processes":["web"]} more"# => Ok(vec!["web".into()]); "one value is read")]
+    #[test_case("" => Err("EOF".into()))]
+    #[test_case("[]" => Err("invalid type: sequence, expected a map at line 1 column 0".into()))]
+    #[test_case(r#"[["web"]]"# => Err("invalid type: sequence, expected a map at line 1 column 0".into()); "no object")]
+    #[test_case(r#"{"Processes":"web"}"# => Err(r#"Processes: invalid type: string "web", expected a sequence"#.into()))]
+    fn the_body_of_a_stop(body: &str) -> Result<Vec<String>, String> {
+        wanted(body.as_bytes())
     }
 
     #[test_case(DynoState::Starting, false => "Started")]

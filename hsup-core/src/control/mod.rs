@@ -50,7 +50,9 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn logs(
         &self,
         request: LogsRequest,
-    ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError>;
+    ) -> impl Future<
+        Output = Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError>,
+    > + Send;
     /// The first message is a snapshot.
     fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static;
 }
@@ -71,7 +73,7 @@ pub enum ControlError {
     #[error("{0}")]
     NotFound(String),
 
-    /// The release was rejected, or the request does not fit what runs.
+    /// The release was rejected, a dyno did not come up, or the request does not fit what runs.
     #[error("{0}")]
     Rejected(String),
 

@@ -113,7 +113,7 @@ impl Control for Fake {
     }
 
     /// A flood that never ends.
-    fn logs(
+    async fn logs(
         &self,
         request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
@@ -363,10 +363,11 @@ async fn stop_names_what_it_stopped_and_leaves_out_what_it_does_not_know() {
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_as_the_original_did() {
     let server = Server::start();
-    for bad in ["", "{", "[1]", r#"{"Processes":"web"}"#] {
+    for bad in ["", "{", "[]", r#"[["web"]]"#, r#"{"Processes":"web"}"#] {
         let answer = server.http("POST /control/stop", bad).await;
         assert!(answer.starts_with("HTTP/1.1 500 "), "{bad}: {answer}");
     }
+    assert_eq!(*server.fake.stops.lock().unwrap(), []);
     for (wrong, allow) in [
         ("POST /status", "allow: GET,HEAD\r\n"),
         ("GET /control/stop", "allow: POST\r\n"),

@@ -1,6 +1,7 @@
 //! The supervisor's link to its driver: who it is, whether it is there, and the calls.
 
 mod calls;
+pub mod demands;
 #[cfg(test)]
 pub(crate) mod fake;
 mod link;

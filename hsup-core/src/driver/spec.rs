@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The drivers that come with hsup, by the name that `-d` takes.
+/// The drivers that come with hsup, or will, by the name that `-d` takes.
 const KNOWN: [&str; 3] = ["simple", "docker", "libcontainer"];
 
 /// What the operator asked for.
@@ -38,10 +38,10 @@ pub struct Found {
 /// There is no such driver.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FindDriverError {
-    /// The name is of a driver that is not installed.
+    /// The name is of a driver that does not come with hsup yet.
     #[error(
-        "the {name} driver is not installed: no `{program}` beside {beside} or on PATH; \
-         install it, or name a driver program with `-d PATH`"
+        "the {name} driver is not built yet, and nobody else's is installed: no `{program}` beside \
+         {beside} or on PATH; use `-d simple`, or name a driver program with `-d PATH`"
     )]
     NotInstalled {
         /// As given.
@@ -164,6 +164,7 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("hsup-driver-docker"), "{text}");
         assert!(text.contains("/nowhere"), "{text}");
+        assert!(text.contains("not built yet"), "{text}");
     }
 
     #[test]

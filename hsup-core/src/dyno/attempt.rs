@@ -13,12 +13,11 @@ use tracing::{debug, warn};
 use super::{DynoSpec, Shared, io::IoDir, starting::Starting};
 use crate::{
     command,
-    driver::{Pause, Up, said, up_again},
+    driver::{Pause, Up, demands, said, up_again},
     environment,
     exit::ExitStatus,
     lifecycle::Stop,
     name::{DynoId, DynoName},
-    release::Limits,
     time::now_unix_ms,
 };
 
@@ -65,6 +64,7 @@ fn request(
     up: &Up,
     artifact: &str,
 ) -> Result<StartRequest, String> {
+    demands::check_binds(&up.info, &shared.binds).map_err(|error| error.to_string())?;
     let io_dir = run
         .io
         .path()
@@ -89,21 +89,12 @@ fn request(
         env: environment::dyno_environment(base, host, &spec.release.config, &spec.name, run.port),
         io_dir: io_dir.to_owned(),
         tty: false,
-        limits: wire_limits(&spec.release.limits),
+        limits: demands::limits(&up.info, &spec.release.limits),
         binds: shared.binds.clone(),
         options: BTreeMap::new(),
         shell_line: spec.command.to_string(),
         linger_ms: u32::try_from(linger).unwrap_or(u32::MAX),
     })
-}
-
-fn wire_limits(limits: &Limits) -> Option<driver::Limits> {
-    let limits = driver::Limits {
-        memory_bytes: limits.memory_bytes.unwrap_or(0),
-        cpu_millis: limits.cpu_millis.unwrap_or(0),
-        pids: limits.pids.unwrap_or(0),
-    };
-    (limits != driver::Limits::default()).then_some(limits)
 }
 
 /// Waits until the process and all its offspring have ended. `stopped` tells that a Stop was

@@ -195,7 +195,11 @@ impl Task {
                 self.say_state();
             }
             for action in actions {
-                events.extend(self.carry_out(&action));
+                if let Some(event) = self.carry_out(&action) {
+                    // What is over at once has been, too: a crash without a wait.
+                    self.publish();
+                    events.push(event);
+                }
             }
         }
         self.publish();

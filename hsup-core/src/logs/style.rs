@@ -90,7 +90,7 @@ impl Style {
         }
         text.clear();
         if self.colour {
-            text.extend_from_slice(colour_of(name));
+            text.extend_from_slice(colour_of(name).as_bytes());
         }
         if self.timestamps {
             text.extend_from_slice(self.clock.text(second));
@@ -111,18 +111,12 @@ impl Style {
     }
 }
 
-/// A colour that a process type always gets; the usual ones differ from each other.
-fn colour_of(name: &str) -> &'static [u8] {
-    const COLOURS: [&[u8]; 9] = [
-        b"\x1b[36m",
-        b"\x1b[33m",
-        b"\x1b[32m",
-        b"\x1b[35m",
-        b"\x1b[34m",
-        b"\x1b[96m",
-        b"\x1b[93m",
-        b"\x1b[92m",
-        b"\x1b[95m",
+/// The colour that a process type always gets, as an escape sequence; the usual ones differ
+/// from each other.
+pub fn colour_of(name: &str) -> &'static str {
+    const COLOURS: [&str; 9] = [
+        "\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[96m", "\x1b[93m",
+        "\x1b[92m", "\x1b[95m",
     ];
     let process_type = name.rsplit_once('.').map_or(name, |(kind, _)| kind);
     let index = match process_type {
@@ -131,7 +125,7 @@ fn colour_of(name: &str) -> &'static [u8] {
         "clock" | "scheduler" => 2,
         "release" => 3,
         "run" => 4,
-        "system" | "api" => return b"\x1b[1m",
+        "system" | "api" => return "\x1b[1m",
         // FNV-1a: the standard library's hash may change from one version to the next.
         other => {
             let hash = other.bytes().fold(0x811c_9dc5_u32, |hash, byte| {

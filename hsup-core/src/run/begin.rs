@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use hsup_proto::driver::StartRequest;
+use hsup_proto::driver::{Bind, StartRequest};
 use tokio::sync::{Semaphore, watch};
 
 use super::{RunCommandError, Signals};
 use crate::{
     build,
-    driver::{DriverLink, Link, Up, ready},
+    driver::{DriverLink, Link, Up, demands, ready},
     dyno::Starting,
     exit::Ending,
     lifecycle::{Kind, Stop},
@@ -16,13 +16,16 @@ use crate::{
     release::Release,
 };
 
-/// Waits for the driver and has it build; answers the driver and the artifact.
+/// Waits for the driver and has it build for a dyno that is shown `binds`; answers the driver
+/// and the artifact.
 pub(super) async fn prepare(
     link: &DriverLink,
     release: &Release,
+    binds: &[Bind],
     tell: fn(&str),
 ) -> Result<(Arc<Up>, String), RunCommandError> {
-    first_up(link, tell).await?;
+    let up = first_up(link, tell).await?;
+    demands::check_binds(&up.info, binds)?;
     let base = std::env::current_dir().unwrap_or_default();
     let request = build::request(release, &base)
         .map_err(|error| RunCommandError::Driver(error.to_string()))?;
@@ -39,12 +42,12 @@ pub(super) async fn prepare(
 }
 
 /// Waits until the driver has answered for the first time that it can run dynos.
-async fn first_up(link: &DriverLink, tell: fn(&str)) -> Result<(), RunCommandError> {
+async fn first_up(link: &DriverLink, tell: fn(&str)) -> Result<Arc<Up>, RunCommandError> {
     let mut state = link.watch();
     let mut told = None;
     loop {
         match &*state.borrow_and_update() {
-            Link::Up(up) if up.info.ready => return Ok(()),
+            Link::Up(up) if up.info.ready => return Ok(Arc::clone(up)),
             Link::Up(up) => {
                 let why = &up.info.message;
                 if told.as_ref() != Some(why) {

@@ -173,10 +173,11 @@ impl Control for OneOff {
         async { not_here() }
     }
 
-    fn logs(
+    async fn logs(
         &self,
-        _: LogsRequest,
+        request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
+        self.selects(&request.select)?;
         // Its output is its caller's.
         Ok(tokio_stream::empty())
     }

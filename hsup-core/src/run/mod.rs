@@ -38,7 +38,7 @@ use crate::{
     build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
-    driver::{DriverLink, DriverSpec, LinkSettings, Up, said},
+    driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError, said},
     dyno::{IoDir, IoDirError},
     environment,
     exit::{Ending, ExitStatus},
@@ -94,6 +94,9 @@ pub enum RunCommandError {
     /// The driver.
     #[error("{0}")]
     Driver(String),
+    /// The driver cannot do what was asked for.
+    #[error(transparent)]
+    Binds(#[from] NoBindsError),
     /// The release could not be built.
     #[error("failed to build the release")]
     Build(#[from] BuildError),
@@ -189,7 +192,7 @@ pub async fn build_only(
         lives: None,
     })
     .map_err(system("receive signals"))?;
-    let result = prepare(&link, &loaded.release, tell).await;
+    let result = prepare(&link, &loaded.release, &[], tell).await;
     link.end().await;
     if let Err(error) = std::fs::remove_dir_all(&run_dir) {
         tracing::debug!(%error, "runtime folder not removed");
@@ -218,7 +221,7 @@ impl Command {
             pipes = Some(Pipes::lay(&self.run_dir)?);
         }
         let (up, artifact) = tokio::select! {
-            prepared = prepare(link, &self.loaded.release, self.options.tell) => prepared?,
+            prepared = prepare(link, &self.loaded.release, &self.options.binds, self.options.tell) => prepared?,
             (number, _) = self.signals.next() => return Ok(128 + number),
         };
 

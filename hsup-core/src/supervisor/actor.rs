@@ -23,11 +23,12 @@ use super::{
     handle::{Reply, Request},
     reconcile,
     replacing::Candidate,
+    restarts::Restarts,
 };
 use crate::{
     backoff::{Backoff, Policy},
     control::ControlError,
-    driver::{DriverLink, Link, NOT_YET, Up},
+    driver::{DriverLink, Link, NOT_YET, Up, demands},
     dyno::{DynoHandle, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared},
     lifecycle::{Kind, Stop},
     name::DynoName,
@@ -82,8 +83,6 @@ pub(super) struct Waiter {
 pub(super) enum Until {
     /// None of these tasks lives.
     Gone(BTreeSet<Key>),
-    /// Each of these is up and ready, or has crashed, or is no longer wanted.
-    Settled(BTreeSet<DynoName>),
     /// The release is current or rejected.
     Decided(u64),
 }
@@ -141,6 +140,7 @@ pub(super) struct Actor {
     pub(super) built_to: mpsc::UnboundedSender<Built>,
     pub(super) events: broadcast::Sender<control::EventsResponse>,
     pub(super) waiters: Vec<Waiter>,
+    pub(super) restarts: Restarts,
     pub(super) phase: Phase,
     /// Who asked for the end.
     pub(super) ending: Vec<Reply<()>>,
@@ -201,6 +201,7 @@ impl Actor {
             built_to,
             events,
             waiters: Vec::new(),
+            restarts: Restarts::default(),
             phase: Phase::Running,
             ending: Vec::new(),
             started_at_unix_ms: now_unix_ms(),
@@ -220,9 +221,13 @@ impl Actor {
             return Err(error);
         }
         self.lift_holds();
-        if !self.await_driver().await? {
+        let begins = self.await_driver().await;
+        if begins.is_err() && !self.survivors.is_empty() {
+            return begins.map(|_| Outcome::ShutDown);
+        }
+        if !matches!(begins, Ok(true)) {
             self.end().await;
-            return Ok(Outcome::ShutDown);
+            return begins.map(|_| Outcome::ShutDown);
         }
         self.adopt_survivors();
         self.first_reconcile();
@@ -287,6 +292,9 @@ impl Actor {
             let link = self.link_state.borrow_and_update().clone();
             let why = match link {
                 Link::Up(up) => {
+                    // Else every dyno would fail for it.
+                    demands::check_binds(&up.info, &self.shared.binds)
+                        .map_err(|error| RunError::Driver(error.to_string()))?;
                     if let Err(why) = fitness(&up) {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
                     }
@@ -383,6 +391,8 @@ impl Actor {
         self.candidate = None;
         self.gap = None;
         self.deferred.clear();
+        // Whoever waits for one is told that hsup ends.
+        self.restarts = Restarts::default();
         self.phase = Phase::ShuttingDown { until };
         info!(dynos = self.dynos.len(), "shutting down");
         self.retire_all(how);
@@ -479,13 +489,6 @@ impl Actor {
     fn is_over(&self, until: &Until) -> bool {
         match until {
             Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains_key(key)),
-            Until::Settled(names) => names.iter().all(|name| {
-                self.of_name(name).all(|(_, live)| {
-                    live.retiring
-                        || live.status.ready
-                        || live.status.state == control::DynoState::Crashed
-                })
-            }),
             Until::Decided(id) => self.is_decided(*id),
         }
     }

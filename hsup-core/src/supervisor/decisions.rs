@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     build,
-    driver::{Link, up},
+    driver::{Link, demands, ready, up},
     errors::chain,
     lifecycle::Kind,
+    logs::API,
     release::{Release, ReleaseChange},
     releases::{Decision, Id, Why},
     source::{News, Source},
@@ -120,9 +121,13 @@ impl Actor {
         let logs = self.shared.logs.clone();
         let task = tokio::spawn(async move {
             sleep(pause).await;
+            let driver = ready(&mut link).await;
+            if let Some(unmet) = demands::unmet(&driver.info, &release) {
+                logs.note(API, format!("Warning: {unmet}"));
+            }
             let result = match kept {
                 Some(artifact) => Ok(Artifact {
-                    driver: up(&mut link).await.info.name.clone(),
+                    driver: driver.info.name.clone(),
                     artifact: artifact.to_string(),
                 }),
                 None => match build::request(&release, &base) {

@@ -80,6 +80,7 @@ impl Actor {
         if let Some(live) = self.dynos.get_mut(&key) {
             live.retiring = true;
             live.handle.retire(how);
+            self.restarts.settled(key);
         }
     }
 
@@ -124,6 +125,7 @@ impl Actor {
                 }
             }
             What::Ready => {
+                self.restarts.settled(report.key);
                 if self.is_candidate(release_id) {
                     self.roll(rollout::Event::Ready(name));
                 } else {
@@ -131,6 +133,7 @@ impl Actor {
                 }
             }
             What::Failed(why) => {
+                self.restarts.failed(report.key, &name, &why);
                 let crash = live
                     .status
                     .crash
@@ -155,6 +158,7 @@ impl Actor {
         let Some(live) = self.dynos.remove(&key) else {
             return;
         };
+        self.restarts.settled(key);
         let spec = &live.handle.spec;
         let name = spec.name.clone();
         let release_id = spec.release_id;

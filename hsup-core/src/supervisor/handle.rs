@@ -25,11 +25,12 @@ use tokio::{
 };
 use tokio_stream::Stream;
 
+use super::restarts::{NotUp, Settled};
 use crate::{
     control::{Answer, Control, ControlError},
     driver::{Link, Up},
     dyno::Shared,
-    logs::{Filter, Source},
+    logs::{self, Filter, Source},
     time::now_unix_ms,
 };
 
@@ -59,10 +60,8 @@ pub(super) enum Request {
         StopRequest,
         Reply<(StopResponse, Option<oneshot::Receiver<()>>)>,
     ),
-    Restart(
-        RestartRequest,
-        Reply<(RestartResponse, Option<oneshot::Receiver<()>>)>,
-    ),
+    /// Answers the dynos and, unless nobody wants to wait, what tells which did not come up.
+    Restart(RestartRequest, Reply<(RestartResponse, Option<Settled>)>),
     Releases(Reply<ListReleasesResponse>),
     Apply(ApplyReleaseRequest, Reply<Applied>),
     /// How an applied release stands.
@@ -170,6 +169,24 @@ impl SupervisorHandle {
         }
     }
 
+    /// A name that nothing has or had would be waited for in silence.
+    async fn check_has_lines(&self, name: &str) -> Result<(), ControlError> {
+        let of_hsup = [logs::SYSTEM, logs::API].contains(&name);
+        if of_hsup || !self.shared.logs.tail(&Filter::dyno(name), 1).is_empty() {
+            return Ok(());
+        }
+        // It may be wanted, and have said nothing yet.
+        let request = GetStatusRequest {
+            select: vec![name.to_owned()],
+            ..GetStatusRequest::default()
+        };
+        match self.ask(|reply| Request::Status(request, reply)).await {
+            Err(error @ (ControlError::NotFound(_) | ControlError::Invalid(_))) => Err(error),
+            // A supervisor that is not there for it now knows no better.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     fn add_lines(&self, dynos: &mut [control::Dyno], lines: usize) {
         let lines = lines.min(STATUS_LINES_MAX);
         for dyno in dynos {
@@ -220,9 +237,12 @@ impl Control for SupervisorHandle {
     fn restart(&self, request: RestartRequest) -> impl Answer<RestartResponse> {
         let this = self.clone();
         async move {
-            let (response, up) = this.ask(|reply| Request::Restart(request, reply)).await?;
-            if let Some(up) = up {
-                up.await.map_err(|_| ControlError::ShuttingDown)?;
+            let (response, settled) = this.ask(|reply| Request::Restart(request, reply)).await?;
+            if let Some(settled) = settled {
+                let not_up = settled.await.map_err(|_| ControlError::ShuttingDown)?;
+                if !not_up.is_empty() {
+                    return Err(ControlError::Rejected(did_not_come_up(&not_up)));
+                }
             }
             Ok(response)
         }
@@ -278,11 +298,14 @@ impl Control for SupervisorHandle {
         async move { this.ask(|reply| Request::Shutdown(request, reply)).await }
     }
 
-    fn logs(
+    async fn logs(
         &self,
         request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
         let filter = filter(&request)?;
+        for name in &filter.select {
+            self.check_has_lines(name).await?;
+        }
         let lines = request.lines.map_or(LOG_LINES_DEFAULT, |n| n as usize);
         let lines = lines.min(LOG_LINES_MAX);
         let subscription = self.shared.logs.subscribe(filter, lines, request.follow);
@@ -329,8 +352,17 @@ fn filter(request: &LogsRequest) -> Result<Filter, ControlError> {
     })
 }
 
+/// `web.1 did not come up: Process exited with status 1; …`
+fn did_not_come_up(not_up: &[NotUp]) -> String {
+    let sentences: Vec<_> = not_up
+        .iter()
+        .map(|NotUp { name, why }| format!("{name} did not come up: {why}"))
+        .collect();
+    sentences.join("; ")
+}
+
 fn log_stream(
-    subscription: crate::logs::Subscription,
+    subscription: logs::Subscription,
 ) -> impl Stream<Item = LogsResponse> + Send + 'static {
     unfold(subscription, |mut subscription| async move {
         let batch = subscription.next().await?;

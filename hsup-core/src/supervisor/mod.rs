@@ -22,6 +22,7 @@ mod intake;
 mod reconcile;
 mod replacing;
 mod requests;
+mod restarts;
 mod status;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};

@@ -14,6 +14,7 @@ use super::{
     formation::{self, Wishes},
     handle::{Applied, Request},
     intake::Taken,
+    restarts::Settled,
     status,
 };
 use crate::{
@@ -117,7 +118,7 @@ impl Actor {
             Link::Down { why, .. } => (String::new(), false, why.clone()),
         };
         Ok(GetStatusResponse {
-            app: self.app.clone(),
+            app: self.name_of_app(),
             release: self
                 .releases
                 .good()
@@ -133,6 +134,12 @@ impl Actor {
             all_up,
             pid: std::process::id(),
         })
+    }
+
+    /// As its release has it; as long as there is none, as its directory is called.
+    fn name_of_app(&self) -> String {
+        let known = self.good().or_else(|| self.wanted());
+        known.map_or_else(|| self.app.clone(), |known| known.release.app.clone())
     }
 
     fn absent(&self, name: &DynoName) -> hsup_proto::control::Dyno {
@@ -262,11 +269,11 @@ impl Actor {
     fn restart(
         &mut self,
         request: &RestartRequest,
-    ) -> Result<(RestartResponse, Option<oneshot::Receiver<()>>), ControlError> {
+    ) -> Result<(RestartResponse, Option<Settled>), ControlError> {
         let names = self.selected(&request.select)?;
         let how = self.gracefully();
-        let mut restarted = BTreeSet::new();
-        for live in self.dynos.values_mut() {
+        let (mut restarted, mut keys) = (BTreeSet::new(), BTreeSet::new());
+        for (key, live) in &mut self.dynos {
             let name = &live.handle.spec.name;
             if names.contains(name) && !live.retiring {
                 live.handle.restart(how);
@@ -274,9 +281,10 @@ impl Actor {
                 live.status.ready = false;
                 live.status.state = DynoState::Starting;
                 restarted.insert(name.clone());
+                keys.insert(*key);
             }
         }
-        let wait = (!request.no_wait).then(|| self.wait_until(Until::Settled(restarted.clone())));
+        let wait = (!request.no_wait).then(|| self.restarts.wait_for(keys));
         let response = RestartResponse {
             dynos: restarted.iter().map(ToString::to_string).collect(),
         };
@@ -292,7 +300,14 @@ impl Actor {
     fn parse(&self, json: &[u8]) -> Result<(Release, Vec<String>), ControlError> {
         let parsed = control_file::parse(json)
             .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
-        let (mut release, warnings) = (parsed.release, parsed.warnings);
+        let (mut release, mut warnings) = (parsed.release, parsed.warnings);
+        if matches!(self.source, Source::Directory(_)) {
+            warnings.push(
+                "the next start of hsup runs the Procfile again: a release that is applied \
+                 lasts until then, in a control directory for good"
+                    .to_owned(),
+            );
+        }
         if release.app.is_empty() {
             release.app.clone_from(&self.app);
         }

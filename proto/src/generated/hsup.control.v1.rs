@@ -758,7 +758,8 @@ pub mod supervisor_client {
                 .insert(GrpcMethod::new("hsup.control.v1.Supervisor", "Stop"));
             self.inner.unary(req, path, codec).await
         }
-        /// Restarts dynos at once, whatever their backoff.
+        /// Restarts dynos at once, whatever their backoff.  Unless `no_wait`, it fails when one of
+        /// them does not come up.
         pub async fn restart(
             &mut self,
             request: impl tonic::IntoRequest<super::RestartRequest>,
@@ -1004,7 +1005,8 @@ pub mod supervisor_server {
         ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status> {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
-        /// Restarts dynos at once, whatever their backoff.
+        /// Restarts dynos at once, whatever their backoff.  Unless `no_wait`, it fails when one of
+        /// them does not come up.
         async fn restart(
             &self,
             request: tonic::Request<super::RestartRequest>,

@@ -5,9 +5,13 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 use crate::app::{App, binaries, processes_of};
 
 fn refused(app: &App, arguments: &[&str], expected: &str) {
+    refused_with(1, app, arguments, expected);
+}
+
+fn refused_with(code: i32, app: &App, arguments: &[&str], expected: &str) {
     let output = app.run(arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
     assert!(said.contains(expected), "{arguments:?}: {said}");
 }
 
@@ -27,26 +31,54 @@ fn what_cannot_be_started_says_why() {
         &["start", "release"],
         "no process type `release`: there is",
     );
-    let far = app.run(&["start", "--start-number", "4294967295"]);
-    assert_eq!(
-        far.status.code(),
-        Some(2),
-        "there is no dyno after that number"
-    );
-    refused(&app, &["start", "-d", "docker"], "hsup-driver-docker");
+    let not_built = "the docker driver is not built yet";
+    refused(&app, &["start", "-d", "docker"], not_built);
+    refused(&app, &["run", "-d", "docker", "true"], "hsup-driver-docker");
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
     refused(&app, &["run", "-a", "app", "true"], "not built yet");
     refused(&app, &["start", "--logplex-url", "x"], "not built yet");
-    refused(&app, &["start", "web=10001"], "a quantity is 0 to 10000");
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
-    assert_eq!(app.run(&["start", "--nosuch"]).status.code(), Some(2));
+    let no_binds = "the simple driver cannot show a path";
+    refused(&app, &["run", "--bind", "/tmp:/x", "true"], no_binds);
+    refused(&app, &["start", "--bind", "/tmp"], no_binds);
+    assert!(processes_of(&app).is_empty());
     app.write("app/Procfile", "# nothing\n");
     refused(&app, &["start"], "Procfile");
     app.write("app/Procfile", "release: true\n");
     refused(&app, &["start"], "no process but `release`");
     app.write("app/Procfile", "web: true\nrelease: true\n");
     refused(&app, &["start", "release"], "gets no dyno: there is web");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let app = App::procfile("web: true\n");
+    for bad in ["web=10001", "web=-1", "web=x", "a/b", ""] {
+        refused_with(2, &app, &["start", bad], "invalid value");
+    }
+    refused_with(2, &app, &["start", "web=10001"], "a quantity is 0 to 10000");
+    refused_with(
+        2,
+        &app,
+        &["start", "--start-number", "4294967295"],
+        "start-number",
+    );
+    refused_with(2, &app, &["start", "--nosuch"], "--nosuch");
+    refused_with(2, &app, &["run", "--nosuch", "true"], "--nosuch");
+    refused_with(2, &app, &[], "Usage");
+    // On either side of the command word.
+    let both = "--control-dir and -C";
+    refused_with(2, &app, &["check", "-C.", "--control-dir", "x"], both);
+    refused_with(2, &app, &["-C.", "check", "--control-dir", "x"], both);
+    let both = "-d/--driver and --driver-socket";
+    refused_with(
+        2,
+        &app,
+        &["run", "-dsimple", "--driver-socket=x", "ls"],
+        both,
+    );
+    refused_with(2, &app, &["-dsimple", "start", "--driver-socket=x"], both);
 }
 
 #[test]

@@ -4,8 +4,12 @@
 
 mod app;
 mod bad_input;
+mod check;
+mod ctl;
 mod faults;
+mod follow;
 mod full_disk;
+mod look;
 mod one_off;
 mod output;
 mod overtaken;

@@ -40,6 +40,22 @@ fn the_code_is_the_commands() {
 }
 
 #[test]
+fn options_before_the_command_may_have_their_value_attached() {
+    let app = App::procfile("web: true\n");
+    let folder = app.path("app");
+    let directory = format!("-C{}", folder.display());
+    for options in [
+        &["-dsimple", "-C."][..],
+        &["-d=simple", &directory],
+        &["-d", "simple", "-C", "."],
+    ] {
+        let words = [&["run"], options, &["printf", "%s|", "-d", "-C."]].concat();
+        let output = app.run(&words);
+        assert_eq!(output.stdout, b"-d|-C.|", "{options:?}");
+    }
+}
+
+#[test]
 fn words_and_bytes_arrive_as_they_are() {
     let app = App::procfile("web: true\n");
     let output = app.run(&["run", "--", "printf", r"%s\n", "a b", "c"]);

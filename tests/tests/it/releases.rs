@@ -94,6 +94,28 @@ fn a_release_that_cannot_be_built_is_rejected() {
 }
 
 #[test]
+fn limits_that_the_driver_does_not_set_are_said_once_a_release() {
+    let app = App::empty();
+    let control = app.path("ctl");
+    let limited = |version: u32| {
+        format!(
+            r#"{{"Version":{version},"Limits":{{"Pids":9}},"Processes":[{{"Type":"worker","Quantity":2,"Args":["sleep","1000"]}}]}}"#
+        )
+    };
+    app.write("ctl/new", &limited(1));
+    let hsup = app.start(&["--control-dir", control.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    app.write("ctl/new", &limited(2));
+    hsup.wait_for_line("Release v2 is current");
+    let log = hsup.log();
+    for version in ["v1", "v2"] {
+        let said = format!("sets no limits: those of {version} have no effect");
+        assert_eq!(log.matches(&said).count(), 1, "{log}");
+    }
+    hsup.interrupt();
+}
+
+#[test]
 fn config_replaces_dynos_and_quantities_do_not() {
     let app = App::empty();
     let hsup = started(&app);

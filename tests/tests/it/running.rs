@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::app::{App, binaries, http, page};
+use crate::app::{App, binaries, http, page, processes_of};
 
 fn two_types() -> App {
     let dyno = binaries().join("test-dyno");
@@ -27,6 +27,22 @@ fn an_app_runs_and_ends_without_a_trace() {
     hsup.wait_for_line("Error R12 (Exit timeout)");
     assert_eq!(hsup.end().code(), Some(130), "{}", hsup.log());
     hsup.nothing_is_left();
+}
+
+#[test]
+fn every_signal_that_ends_it_stops_the_dynos() {
+    for (signal, code) in [
+        (Signal::SIGQUIT, 131),
+        (Signal::SIGTERM, 143),
+        (Signal::SIGHUP, 129),
+    ] {
+        let app = two_types();
+        let mut hsup = app.start(&["--grace", "1s"]);
+        hsup.wait_up(&["web.1", "worker.1"]);
+        hsup.signal(signal);
+        assert_eq!(hsup.end().code(), Some(code), "{signal}");
+        assert!(processes_of(&app).is_empty(), "{signal}");
+    }
 }
 
 #[test]
@@ -89,8 +105,9 @@ fn the_http_of_the_original_is_there() {
         format!("POST /control/stop HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
     };
     assert!(http(&socket, &post("{")).contains(" 500 "));
+    assert!(http(&socket, &post(r#"[["web"]]"#)).contains(" 500 "));
     assert!(http(&socket, &get("/control/stop")).contains(" 405 "));
-    let stopped = http(&socket, &post(r#"{"Processes":["web"]}"#));
+    let stopped = http(&socket, &post(r#"{"PROCESSES":["web"]}"#));
     assert!(
         stopped.contains(r#""StoppedProcesses":["web"]"#),
         "{stopped}"

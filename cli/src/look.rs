@@ -9,11 +9,14 @@ use std::{
 
 use hsup_core::time::now_unix_ms;
 use jiff::{Timestamp, tz::TimeZone};
+use terminal_size::{Width, terminal_size_of};
 
 /// What a report is rendered for.
 #[derive(Clone, Debug)]
 pub struct Look {
     pub colour: bool,
+    /// How many columns a line may have; without one, any number.
+    pub width: Option<usize>,
     pub zone: TimeZone,
     pub now_ms: i64,
 }
@@ -44,9 +47,20 @@ impl Colour {
     }
 }
 
-/// Whether to colour: `NO_COLOR` (<https://no-color.org>) before `FORCE_COLOR`, then
-/// whether it goes to a terminal. An empty variable counts as unset.
-pub fn colour_wanted(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
+/// Whether to colour standard output: `NO_COLOR` (<https://no-color.org>) before
+/// `FORCE_COLOR`, then whether it goes to a terminal that has colours.
+pub fn colour_wanted() -> bool {
+    let var = |name| env::var(name).ok();
+    let terminal = io::stdout().is_terminal() && var("TERM").is_some_and(|term| term != "dumb");
+    decide(
+        var("NO_COLOR").as_deref(),
+        var("FORCE_COLOR").as_deref(),
+        terminal,
+    )
+}
+
+/// An empty variable counts as unset.
+fn decide(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
     let set = |value: Option<&str>| value.is_some_and(|value| !value.is_empty());
     if set(no_color) {
         return false;
@@ -55,6 +69,12 @@ pub fn colour_wanted(no_color: Option<&str>, force: Option<&str>, terminal: bool
         return force != Some("0");
     }
     terminal
+}
+
+/// The width of the terminal, unless `COLUMNS` says another.
+fn width(variable: Option<&str>, terminal: Option<usize>) -> Option<usize> {
+    let said = variable.and_then(|columns| columns.parse().ok());
+    said.filter(|columns| *columns > 0).or(terminal)
 }
 
 /// Something that can be shown to people.
@@ -85,14 +105,11 @@ impl<R: Report> Display for Shown<'_, R> {
 impl Look {
     /// For standard output as it is now.
     pub fn for_stdout() -> Self {
-        let var = |name| env::var(name).ok();
-        let terminal =
-            io::stdout().is_terminal() && env::var_os("TERM").is_some_and(|term| term != "dumb");
         Self {
-            colour: colour_wanted(
-                var("NO_COLOR").as_deref(),
-                var("FORCE_COLOR").as_deref(),
-                terminal,
+            colour: colour_wanted(),
+            width: width(
+                env::var("COLUMNS").ok().as_deref(),
+                terminal_size_of(io::stdout()).map(|(Width(columns), _)| columns.into()),
             ),
             zone: TimeZone::system(),
             now_ms: now_unix_ms(),
@@ -205,6 +222,19 @@ pub fn cpu(ns: u64) -> String {
     }
 }
 
+/// What may hold any character, for a place that has one line: a command, a reason.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 /// `1st`, `2nd`, `3rd`, `4th`, `11th`.
 pub fn ordinal(n: u32) -> String {
     let suffix = match (n % 10, n % 100) {
@@ -217,40 +247,83 @@ pub fn ordinal(n: u32) -> String {
     format!("{n}{suffix}")
 }
 
-/// Left-aligned columns, two spaces apart, nothing after the last one.
-pub fn table(rows: &[Vec<String>]) -> String {
+/// One place of a [`table`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    colour: Option<Colour>,
+}
+
+impl Cell {
+    pub fn coloured(text: impl Into<String>, colour: Colour) -> Self {
+        Self {
+            text: text.into(),
+            colour: Some(colour),
+        }
+    }
+
+    pub fn width(&self) -> usize {
+        self.text.chars().count()
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self {
+            text: text.into(),
+            colour: None,
+        }
+    }
+}
+
+/// How much lies between two columns.
+pub const GAP: usize = 2;
+
+/// The widths of the columns: of each its widest cell.
+pub fn widths(rows: &[Vec<Cell>]) -> Vec<usize> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        cells.map(Cell::width).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    (0..columns).map(width).collect()
+}
+
+/// Left-aligned columns, nothing after the last one.
+pub fn table(rows: &[Vec<Cell>], look: &Look) -> String {
+    let widths = widths(rows);
     let mut text = String::new();
     for row in rows {
-        let mut line = String::new();
+        let mut pad = 0;
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            let pad = width - cell.chars().count() + 2;
-            line.push_str(&" ".repeat(pad));
+            if !cell.text.is_empty() {
+                text.push_str(&" ".repeat(pad));
+                match cell.colour {
+                    Some(colour) => text.push_str(&look.paint(colour, &cell.text)),
+                    None => text.push_str(&cell.text),
+                }
+                pad = 0;
+            }
+            pad += width - cell.width() + GAP;
         }
-        text.push_str(line.trim_end());
         text.push('\n');
     }
     text
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use test_case::test_case;
 
     use super::*;
 
     /// 2026-11-23 19:42:10 UTC.
-    pub(in crate::ctl) const NOW: i64 = 1_795_462_930_000;
+    pub(crate) const NOW: i64 = 1_795_462_930_000;
 
-    pub(in crate::ctl) fn plain() -> Look {
+    pub(crate) fn plain() -> Look {
         Look {
             colour: false,
+            width: None,
             zone: TimeZone::UTC,
             now_ms: NOW,
         }
@@ -287,7 +360,7 @@ pub(super) mod tests {
     #[test_case(None, Some("1"), false => true)]
     #[test_case(None, Some("0"), true => false)]
     fn colour(no_color: Option<&str>, force: Option<&str>, terminal: bool) -> bool {
-        colour_wanted(no_color, force, terminal)
+        decide(no_color, force, terminal)
     }
 
     #[test_case(512 => "512B")]
@@ -307,6 +380,14 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn one_line_stays_one() {
+        assert_eq!(
+            one_line("if x\nthen\ty \x1b[31m 'é'"),
+            "if x\\nthen\\ty \\u{1b}[31m 'é'"
+        );
+    }
+
+    #[test]
     fn ordinals() {
         let words = [1, 2, 3, 4, 11, 12, 13, 21, 111].map(ordinal);
         let expected = [
@@ -317,8 +398,35 @@ pub(super) mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        let text = table(&[row(["A", "B"]), row(["long", ""]), row(["ü", "x"])]);
-        assert_eq!(text, "A     B\nlong\nü     x\n");
+        let row = |cells: [&str; 3]| cells.map(Cell::from).to_vec();
+        let rows = [
+            row(["A", "B", "C"]),
+            row(["long", "", ""]),
+            row(["ü", "", "x"]),
+        ];
+        assert_eq!(table(&rows, &plain()), "A     B  C\nlong\nü        x\n");
+    }
+
+    #[test]
+    fn a_colour_takes_no_room() {
+        let look = Look {
+            colour: true,
+            ..plain()
+        };
+        let rows = [
+            vec![Cell::coloured("up", Colour::Green), "x".into()],
+            vec!["crashed".into(), "y".into()],
+        ];
+        let expected = "\x1b[32mup\x1b[0m       x\ncrashed  y\n";
+        assert_eq!(table(&rows, &look), expected);
+    }
+
+    #[test_case(None, Some(80) => Some(80))]
+    #[test_case(Some("40"), Some(80) => Some(40); "who says so knows better")]
+    #[test_case(Some("0"), None => None)]
+    #[test_case(Some("wide"), Some(80) => Some(80))]
+    #[test_case(None, None => None; "a pipe has no width")]
+    fn columns(variable: Option<&str>, terminal: Option<usize>) -> Option<usize> {
+        width(variable, terminal)
     }
 }

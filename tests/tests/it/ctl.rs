@@ -1,0 +1,381 @@
+//! `hsupctl` as a person meets it: what it asks and what it changes.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
+
+use serde_json::Value;
+
+use crate::{
+    app::{App, binaries, http},
+    follow::Following,
+};
+
+/// An app that says nothing once it is up.
+fn quiet() -> App {
+    App::procfile("worker: sleep 1000\n")
+}
+
+/// The exit code, standard output and standard error.
+fn said(app: &App, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = app.ctl(arguments);
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn an_app_goes_by_the_name_of_its_release() {
+    let app = App::empty();
+    let control = app.path("ctl");
+    let hsup = app.start(&["--control-dir", control.to_str().unwrap()]);
+    let status = |name: &str| app.ctl(&["--app", name, "status"]);
+    // Without a release nothing is up.
+    hsup.wait_for("an app named as its directory", || {
+        (status("ctl").status.code() == Some(3)).then_some(())
+    });
+    app.write(
+        "ctl/new",
+        r#"{"Version":1,"Name":"sample","Processes":[{"Type":"worker","Quantity":1,"Args":["sleep","1000"]}]}"#,
+    );
+    hsup.wait_up(&["worker.1"]);
+    let shown = status("sample");
+    assert_eq!(shown.status.code(), Some(0));
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.starts_with("● sample\n"), "{text}");
+    assert_eq!(status("ctl").status.code(), Some(4));
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_is_planned_applied_and_listed() {
+    let app = quiet();
+    let hsup = app.start(&[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let release = |command: &str, quantity: u32| {
+        format!(
+            r#"{{"Version":2,"Env":{{"SECRET":"hunter2"}},"Processes":[{{"Type":"worker","Quantity":{quantity},"Args":["{command}"]}}]}}"#
+        )
+    };
+    app.write("next.json", &release("sleep 2000", 2));
+    let next = app.path("next.json");
+    let (code, plan, _) = said(&app, &["plan", next.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "warning: the next start of hsup runs the Procfile again: ",
+        "+ config SECRET\n",
+        "~ quantity worker: 1 -> 2\n",
+        "~ command worker: sleep 1000 -> sleep 2000\n",
+        "\nRestarts worker.1\nStarts worker.2\n",
+    ] {
+        assert!(plan.contains(line), "`{line}` is not in:\n{plan}");
+    }
+    assert!(!plan.contains("hunter2"), "{plan}");
+    assert_eq!(
+        hsup.wait_up(&["worker.1"]),
+        before,
+        "a plan changes nothing"
+    );
+
+    let (code, applied, _) = said(&app, &["apply", next.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    let (warning, applied) = applied.split_once('\n').unwrap();
+    assert!(
+        warning.ends_with("in a control directory for good"),
+        "{warning}"
+    );
+    assert_eq!(applied, "Release v2... done, is current\n");
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    let (_, again, _) = said(&app, &["apply", next.to_str().unwrap()]);
+    assert!(
+        again.ends_with("Nothing to do: v2 runs already\n"),
+        "{again}"
+    );
+
+    app.write("bad.json", &release("echo no such luck; exit 7", 1));
+    let (code, _, error) = said(&app, &["apply", app.path("bad.json").to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    let expected = "hsupctl: release v2 was rejected: worker.1: Process exited with status 7\n\
+        hint: `hsupctl releases` shows what its dynos said last\n";
+    assert_eq!(error, expected);
+    let (code, listed, _) = said(&app, &["releases"]);
+    assert_eq!(code, Some(0));
+    let states: Vec<_> = listed
+        .lines()
+        .filter(|line| line.starts_with('v'))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(states, ["rejected", "current", "superseded"], "{listed}");
+    assert!(listed.contains("\n    | no such luck\n"), "{listed}");
+    let (_, json, _) = said(&app, &["releases", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[1]["config_names"], serde_json::json!(["SECRET"]));
+
+    let (code, _, error) = said(&app, &["apply", "/nonexistent"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.starts_with("hsupctl: failed to read the release from `/nonexistent`"),
+        "{error}"
+    );
+    app.write("none.json", "{");
+    let (code, _, error) = said(&app, &["apply", app.path("none.json").to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("line 1 column"), "{error}");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_restart_that_does_not_come_up_says_so() {
+    let app = quiet();
+    app.write(
+        "app/Procfile",
+        "worker: test ! -e ../broken && sleep 1000\nother: sleep 1000\n",
+    );
+    let hsup = app.start(&[]);
+    let before = hsup.wait_up(&["other.1", "worker.1"]);
+    let restarted = app.ctl(&["restart"]);
+    let text = String::from_utf8(restarted.stdout).unwrap();
+    assert_eq!(text, "Restarting other.1, worker.1... done\n");
+    let after = hsup.wait_up(&["other.1", "worker.1"]);
+    assert!(before.iter().all(|id| !after.contains(id)));
+
+    app.write("broken", "");
+    let failed = app.ctl(&["restart"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let text = String::from_utf8(failed.stderr).unwrap();
+    let said = "hsupctl: worker.1 did not come up: Process exited with status 1\nhint: ";
+    assert!(text.starts_with(said), "{text}");
+    let waited_for_nothing = app.ctl(&["restart", "--no-wait", "worker"]);
+    let text = String::from_utf8(waited_for_nothing.stdout).unwrap();
+    assert_eq!(text, "Restarting worker.1...\n");
+    hsup.interrupt();
+}
+
+#[test]
+fn the_socket_may_be_named_by_an_option_or_a_variable() {
+    let app = quiet();
+    let socket = app.path("elsewhere.sock");
+    let hsup = app.start(&["-s", socket.to_str().unwrap()]);
+    hsup.wait_for_line("State changed from starting to up");
+    let code = |variable: &Path, arguments: &[&str]| {
+        let mut command = app.command("hsupctl");
+        command.env("HSUP_CONTROL_SOCKET", variable).args(arguments);
+        command.output().unwrap().status.code()
+    };
+    let option = socket.to_str().unwrap();
+    assert_eq!(code(&socket, &["ps"]), Some(0));
+    assert_eq!(code("/no.sock".as_ref(), &["-s", option, "ps"]), Some(0));
+    let long = ["ps", "--control-socket", option];
+    assert_eq!(code("/no.sock".as_ref(), &long), Some(0));
+    assert_eq!(code("".as_ref(), &["-s", option, "ps"]), Some(0));
+    assert_eq!(code("/no.sock".as_ref(), &["ps"]), Some(4));
+    hsup.interrupt();
+}
+
+#[test]
+fn the_status_of_a_dyno_is_its_crash_report() {
+    let app = App::procfile("worker: echo out of ideas; exit 7\n");
+    let hsup = app.start(&["--restart-backoff", "1h..1h"]);
+    hsup.wait_for_line("Crashed 2 times in a row");
+    let (code, screen, _) = said(&app, &["status", "worker.1"]);
+    assert_eq!(code, Some(3));
+    for part in [
+        "× worker.1 - echo out of ideas; exit 7\n",
+        "     State: crashed since ",
+        "   Trouble: exited with code 7, starting again in ",
+        " (2nd crash)\n",
+        "   Release: v1\n",
+        "  Restarts: 1\n",
+        " (code=exited, status=7)\n",
+        "    Driver: simple\n",
+        "; its last lines:\n    out of ideas\n",
+    ] {
+        assert!(screen.contains(part), "`{part}` is not in:\n{screen}");
+    }
+    let (code, screen, _) = said(&app, &["status"]);
+    assert_eq!(code, Some(3));
+    assert!(screen.contains("     Dynos: 1 crashed\n"), "{screen}");
+    assert!(
+        screen.contains("    × worker.1: exited with code 7, "),
+        "{screen}"
+    );
+    let (code, list, _) = said(&app, &["ps", "worker"]);
+    assert_eq!(code, Some(3));
+    assert!(list.contains("\nworker.1: crashed "), "{list}");
+    let (code, _, error) = said(&app, &["status", "worker.2"]);
+    assert_eq!(code, Some(4));
+    assert!(
+        error.contains("no dyno or process type `worker.2`"),
+        "{error}"
+    );
+    hsup.interrupt();
+}
+
+#[test]
+fn ps_tells_names_that_are_unknown_from_types_that_are_not_wanted() {
+    let app = App::procfile("worker: sleep 1000\nidle: true\n");
+    let hsup = app.start(&["worker", "idle=0"]);
+    hsup.wait_up(&["worker.1"]);
+    let (code, text, _) = said(&app, &["ps", "idle"]);
+    assert!(text.starts_with("No idle dynos on "), "{text}");
+    assert_eq!(code, Some(0));
+    assert_eq!(said(&app, &["status", "idle"]).0, Some(0));
+    for unknown in ["nosuch", "../x", "worker.0", ""] {
+        assert_eq!(said(&app, &["ps", unknown]).0, Some(4), "ps {unknown}");
+        assert_eq!(
+            said(&app, &["status", unknown]).0,
+            Some(4),
+            "status {unknown}"
+        );
+        assert_eq!(said(&app, &["stop", unknown]).0, Some(4), "stop {unknown}");
+    }
+    let (code, text, _) = said(&app, &["ps", "worker", "nosuch"]);
+    assert_eq!(code, Some(4));
+    assert!(text.contains("\nworker.1: up "), "{text}");
+    assert!(text.contains("\nNo nosuch dynos on "), "{text}");
+    let quiet = said(&app, &["ps", "-q", "worker", "nosuch"]);
+    assert_eq!((quiet.0, quiet.1.as_str()), (Some(4), "worker.1\n"));
+    assert!(quiet.2.starts_with("No nosuch dynos on "), "{}", quiet.2);
+    hsup.interrupt();
+}
+
+#[test]
+fn the_driver_is_shown_and_can_be_checked() {
+    let app = quiet();
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let (code, info, _) = said(&app, &["driver", "info"]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "Driver: simple ",
+        "State: ready\n",
+        ", started by hsup\n",
+        "STDIO_FIFO",
+    ] {
+        assert!(info.contains(line), "`{line}` is not in:\n{info}");
+    }
+    let socket = info
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Socket: "));
+
+    // The check is the program of that name beside hsupctl; its code is hsupctl's.
+    fs::create_dir(app.path("bin")).unwrap();
+    fs::copy(binaries().join("hsupctl"), app.path("bin/hsupctl")).unwrap();
+    app.write(
+        "bin/hsup-driver-check",
+        "#!/bin/sh\necho checks \"$@\"; exit 9\n",
+    );
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(app.path("bin/hsup-driver-check"), executable).unwrap();
+    let program = app.path("bin/hsupctl");
+    let check = |arguments: &[&str]| {
+        let mut command = app.command(program.to_str().unwrap());
+        let output = command.args(["driver", "check"]).args(arguments).output();
+        let output = output.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let its_own = format!("checks --socket {}\n", socket.unwrap());
+    assert_eq!(check(&[]), (Some(9), its_own));
+    let named = "checks --socket /x.sock\n".to_owned();
+    assert_eq!(check(&["--socket", "/x.sock"]), (Some(9), named));
+    hsup.interrupt();
+}
+
+#[test]
+fn the_version_is_of_both() {
+    let app = quiet();
+    let version = env!("CARGO_PKG_VERSION");
+    let alone = (Some(0), format!("hsupctl {version}\nhsup not running\n"));
+    let (code, text, _) = said(&app, &["version"]);
+    assert_eq!((code, text), alone);
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let (_, text, _) = said(&app, &["version"]);
+    let both = format!("hsupctl {version}\nhsup {version} at ");
+    assert!(text.starts_with(&both), "{text}");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_shutdown_stops_everything_and_says_so() {
+    let app = quiet();
+    let mut hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let mut following = Following::of(&app, &["logs", "-t"]);
+    following.line();
+    let (code, text, _) = said(&app, &["shutdown"]);
+    let expected = "hsup has stopped every dyno and ends\n";
+    assert_eq!((code, text.as_str()), (Some(0), expected));
+    following.until("Process exited with status 143\n");
+    assert_eq!(following.end(&hsup), Some(4), "what follows lost its hsup");
+    assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn completions_need_no_hsup() {
+    let app = App::empty();
+    let (code, script, _) = said(&app, &["completions", "bash"]);
+    assert_eq!(code, Some(0));
+    app.write("complete.bash", &script);
+    let mut bash = app.command("/bin/bash");
+    bash.args(["-c", ". \"$0\" && complete -p hsupctl"]);
+    let output = bash.arg(app.path("complete.bash")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("_hsupctl"), "{text}");
+    for shell in ["zsh", "fish"] {
+        let (code, script, _) = said(&app, &["completions", shell]);
+        assert_eq!(code, Some(0));
+        assert!(script.contains("hsupctl"), "{shell}");
+    }
+    assert_eq!(said(&app, &["completions", "sh"]).0, Some(2));
+}
+
+#[test]
+fn both_faces_of_the_socket_serve_at_once() {
+    let app = App::procfile("worker: sleep 1000\nother: sleep 1000\n");
+    let socket = app.path("control.sock");
+    let path = socket.to_str().unwrap();
+    let hsup = app.start(&["-s", path]);
+    hsup.wait_for("both up", || {
+        let code = said(&app, &["-s", path, "ps"]).0;
+        (code == Some(0)).then_some(())
+    });
+    let mut events = Following::of(&app, &["-s", path, "events"]);
+    events.until(" worker.1 up\n");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let names = said(&app, &["-s", path, "ps", "-q"]).1;
+                    assert_eq!(names, "other.1\nworker.1\n");
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let answer = http(&socket, "GET /status HTTP/1.0\r\nHost: x\r\n\r\n");
+                    assert!(
+                        answer.contains(r#""worker.1":{"Status":"Started""#),
+                        "{answer}"
+                    );
+                }
+            });
+        }
+    });
+    // What one face changes, the other sees.
+    let body = r#"{"Processes":["worker"]}"#;
+    let length = body.len();
+    let stop =
+        format!("POST /control/stop HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    assert!(http(&socket, &stop).contains(r#""StoppedProcesses":["worker"]"#));
+    events.until(" worker.1 gone: killed by SIGTERM\n");
+    assert!(
+        said(&app, &["-s", path, "ps"])
+            .1
+            .contains("\nworker.1: down ")
+    );
+    hsup.interrupt();
+}
