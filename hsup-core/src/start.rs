@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use thiserror::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinHandle,
     time::sleep,
 };
@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::{self, BindError, Control as _, ControlListener, ServeError},
     diagnostics::Diagnostics,
-    driver::{DriverLink, DriverNote, DriverSpec, LinkSettings, Lives},
-    dyno::{DynoPolicy, FdBudget, Ledger, Shared},
+    driver::{DriverLink, DriverNote, DriverSpec, Link, LinkSettings, Lives},
+    dyno::{DynoPolicy, FdBudget, Ledger, Shared, clear_io},
     environment::Base,
     exit::ExitStatus,
     files,
@@ -185,6 +185,10 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         give_up(&mut journal);
     }
     let survivors: Vec<_> = journal.live().cloned().collect();
+    // Those of dynos that ended between two lives, and of such as nobody remembers.
+    clear_io(&io_root, |id| {
+        survivors.iter().any(|dyno| dyno.dyno_id.as_str() == id)
+    });
     let link = DriverLink::start(LinkSettings {
         spec: driver,
         own_program,
@@ -200,6 +204,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         what: "receive signals",
         source,
     })?;
+    let link_state = link.watch();
     let mut ports = Ports::new();
     ports.learn(&memory.get().types_seen);
     let shared = Arc::new(Shared {
@@ -271,6 +276,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     if logs.clone().shutdown(patience).await == ShutdownOutcome::CutOff {
         tracing::warn!("output was cut off");
     }
+    if dynos_ended(&link_state) {
+        clear_io(&io_root, |_| false);
+    }
     remove_if_empty(&io_root);
     remove_if_empty(&run_dir);
     let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
@@ -298,6 +306,20 @@ fn open_source(spec: &SourceSpec) -> Result<(Source, AppKey, String, Base), Star
             (Source::ControlDir(Box::new(control)), key, app, Base::Login)
         }
     })
+}
+
+/// Whether there was a driver that took all dynos with it.
+fn dynos_ended(link: &watch::Receiver<Link>) -> bool {
+    let ended = |link: &Link| {
+        matches!(
+            link,
+            Link::Down {
+                dynos_ended: true,
+                ..
+            }
+        )
+    };
+    ended(&link.borrow())
 }
 
 /// What is left in it belongs to somebody: then it stays.

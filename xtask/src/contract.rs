@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protox::prost_reflect::prost_types::MessageOptions;
+use protox::prost_reflect::prost_types::{MessageOptions, field_descriptor_proto::Type};
 
 const PROTO: &str = "hsup/driver/v1/driver.proto";
 
@@ -29,8 +29,6 @@ const UNUSED_BY_SUPERVISOR: Unused = &[
         "CAPABILITY_SIGNAL",
         "no command of hsup sends a signal that is not a Stop's",
     ),
-    ("CAPABILITY_BINDS", OFFERED),
-    ("CAPABILITY_LIMITS", OFFERED),
     (
         "Progress.total",
         "a step goes to the diagnostics, and there is no bar yet",
@@ -46,7 +44,6 @@ const UNUSED_BY_SUPERVISOR: Unused = &[
     ),
 ];
 const LOGS: &str = "output is read from FIFOs; a driver without is refused when it is connected";
-const OFFERED: &str = "sent to every driver: one that does not offer it refuses the Start";
 
 /// The driver's side: the kit, and for what no driver here offers the suite's naive one.
 const DRIVER: &[&str] = &[
@@ -110,6 +107,8 @@ enum Kind {
     Field {
         message: String,
         known_by: BTreeSet<String>,
+        /// An enum's field, which is read with a method of its name.
+        is_enum: bool,
     },
     /// A member of a oneof, whatever the code calls that, or of an enum.
     Variant(Option<&'static str>),
@@ -125,9 +124,16 @@ impl Name {
                 let named = of.is_none_or(|of| before(3) == of);
                 before(1) == ":" && before(2) == ":" && named
             }),
-            Kind::Field { message, known_by } => {
+            Kind::Field {
+                message,
+                known_by,
+                is_enum,
+            } => {
                 let known = tokens.iter().any(|token| known_by.contains(token));
-                let read = |place: usize| at(place.checked_sub(1)).is_some_and(|t| t == ".");
+                let read = |place: usize| {
+                    let is_call = at(place.checked_add(1)).is_some_and(|t| t == "(");
+                    at(place.checked_sub(1)).is_some_and(|t| t == ".") && (*is_enum || !is_call)
+                };
                 (known && places.any(read)) || in_literal(tokens, message, &self.rust)
             }
         }
@@ -215,6 +221,7 @@ fn names() -> Vec<Name> {
                 Kind::Field {
                     message: upper_camel(message.name()),
                     known_by: known_by[full].clone(),
+                    is_enum: field.r#type() == Type::Enum,
                 }
             };
             names.push(Name {
@@ -345,13 +352,16 @@ fn a_use_is_seen_and_a_word_alone_is_none() {
         kind: Kind::Field {
             message: "StopRequest".to_owned(),
             known_by: ["stop".to_owned()].into(),
+            is_enum: false,
         },
     };
     let source = tokens(
         "// grace_ms: 3\nlet it = StopRequest { dyno_id: id(), force, ..f { signal } };\n\
-         stop(it.shown);\n#[cfg(test)]\nmod tests { let x = it.late; }",
+         stop(it.shown, it.called());\n#[cfg(test)]\nmod tests { let x = it.late; }",
     );
     let used = |name: &str| field(name).is_used_in(&source);
     assert!(used("dyno_id") && used("force") && used("shown"));
-    assert!(!used("grace_ms") && !used("signal") && !used("late") && !used("it"));
+    assert!(
+        !used("called") && !used("grace_ms") && !used("signal") && !used("late") && !used("it")
+    );
 }

@@ -12,14 +12,18 @@
 
 mod reach;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hsup_driver_kit::{
-    client::Capabilities,
+    client::{Capabilities, Connection},
     launch::{self, Child},
     orphans,
 };
-use hsup_proto::driver::Durability;
+use hsup_proto::driver::{Durability, GetInfoResponse};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -29,7 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::reach::{Established, Failure, ask};
+use self::reach::{Failure, ask};
 use super::{DriverNote, DriverSpec, Link, Previous, Up};
 
 /// What is known of a driver before anything is.
@@ -144,6 +148,14 @@ impl Drop for DriverLink {
     }
 }
 
+/// A driver that answered its first question.
+struct Established {
+    control: Connection,
+    waits: Connection,
+    info: GetInfoResponse,
+    socket: PathBuf,
+}
+
 struct Keeper {
     settings: LinkSettings,
     publish: watch::Sender<Link>,
@@ -165,6 +177,7 @@ impl Keeper {
             () = self.keep() => ending.cancelled().await,
         }
         self.end_child().await;
+        self.announce("it was ended".to_owned(), false);
         if let Some(lives) = &self.settings.lives {
             lives.note.remove();
         }
@@ -187,10 +200,8 @@ impl Keeper {
             let killed = orphans::kill_all().await + orphans::kill_left_by(&socket).await;
             debug!(killed, "killed what the driver left");
         }
-        // A driver may have removed it itself.
-        if let Err(error) = std::fs::remove_file(&socket) {
-            debug!(%error, "driver socket not removed");
-        }
+        self.dynos_ended = never_up || dynos_die;
+        remove_socket(&socket);
     }
 
     /// Asks the child driver to end, and kills it when it does not; whether it ended by itself.
@@ -222,20 +233,24 @@ impl Keeper {
 
     /// Ends the driver of an earlier life. It is nobody's child here: its connection's end
     /// tells of its own.
-    async fn end_previous(&self) {
-        let Some(previous) = &self.previous else {
+    async fn end_previous(&mut self) {
+        let Some(previous) = self.previous.clone() else {
             return;
         };
         let up = match &*self.publish.borrow() {
             Link::Up(up) => Arc::clone(up),
             Link::Down { .. } => return,
         };
-        self.terminate_previous(previous, &up).await;
+        self.terminate_previous(&previous, &up).await;
+        self.dynos_ended = previous.pid.is_some() && self.last == Some(Durability::None);
     }
 
     async fn terminate_previous(&self, previous: &Previous, up: &Up) {
         let Some(pid) = previous.pid else {
-            // Nobody's child, or its process is not known.
+            // Nobody's child; or its process is not known, and it ends by itself.
+            if previous.driver.is_none() {
+                remove_socket(&previous.socket);
+            }
             return;
         };
         launch::terminate(pid);
@@ -244,9 +259,7 @@ impl Keeper {
             launch::kill(pid);
         }
         orphans::kill_left_by(&previous.socket).await;
-        if let Err(error) = std::fs::remove_file(&previous.socket) {
-            debug!(%error, "driver socket not removed");
-        }
+        remove_socket(&previous.socket);
     }
 
     async fn keep(&mut self) {
@@ -495,7 +508,10 @@ impl Keeper {
             }
             self.dynos_ended = true;
         }
-        self.child = None;
+        if let Some(child) = self.child.take() {
+            // There may be no next one.
+            remove_socket(child.socket());
+        }
     }
 
     /// After a driver that is not our child has ended: nobody listens where it did.
@@ -527,5 +543,12 @@ impl Keeper {
                 _ = self.children.recv() => self.reap(),
             }
         }
+    }
+}
+
+/// Removes what a driver listened at. It may have done so itself.
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        debug!(%error, "driver socket not removed");
     }
 }

@@ -169,6 +169,22 @@ impl IoDir {
     }
 }
 
+/// Removes the FIFO folders below `io_root` whose dyno `is_wanted` does not know.
+pub fn clear(io_root: &Path, is_wanted: impl Fn(&str) -> bool) {
+    let folders = match fs::read_dir(io_root) {
+        Ok(folders) => folders,
+        Err(error) => {
+            tracing::debug!(%error, path = %io_root.display(), "no FIFO folders to clear up");
+            return;
+        }
+    };
+    for folder in folders.flatten() {
+        if folder.file_name().to_str().is_none_or(|id| !is_wanted(id)) {
+            IoDir::at(folder.path()).remove();
+        }
+    }
+}
+
 /// Descriptors kept free for everything else: sockets, files, the driver.
 const RESERVE: u64 = 64;
 /// Descriptors that one dyno costs hsup: its two output FIFOs.
@@ -292,5 +308,18 @@ mod tests {
         drop(third);
         assert!(budget.try_take().is_some());
         assert!(budget.why_not_once().is_some(), "it is news again");
+    }
+
+    #[test]
+    fn folders_of_nobody_are_cleared_up() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["web-1-a", "web-2-b"] {
+            IoDir::at(root.path().join(name)).make(true).unwrap();
+        }
+        clear(root.path(), |id| id == "web-2-b");
+        let left: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].file_name(), "web-2-b");
+        clear(&root.path().join("none"), |_| false);
     }
 }

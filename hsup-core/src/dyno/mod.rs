@@ -32,7 +32,7 @@ use std::{
 use hsup_proto::{control, driver};
 use tokio::sync::{Semaphore, watch};
 
-pub use io::{FdBudget, IoDir, IoDirError};
+pub use io::{FdBudget, IoDir, IoDirError, clear as clear_io};
 pub use ledger::Ledger;
 pub(crate) use starting::Starting;
 pub use task::spawn;

@@ -7,7 +7,7 @@ use super::{
     dynos::{abbreviated, counted},
 };
 use crate::{
-    dyno::{Adopted, Birth},
+    dyno::{Adopted, Birth, IoDir},
     releases::{Releases, Resume},
     source::Source,
     state::LiveDyno,
@@ -137,7 +137,8 @@ impl Actor {
         let known = known.or_else(|| self.remembered(survivor.release));
         let spec = known.and_then(|known| self.spec_of(&survivor.name, &known));
         let Some(spec) = spec else {
-            // The sweep stops what nobody owns.
+            // The sweep stops what nobody owns, and nobody will read what it writes.
+            IoDir::at(self.shared.io_root.join(survivor.dyno_id.as_str())).remove();
             self.shared.ledger.disown(&survivor.dyno_id);
             return;
         };

@@ -121,40 +121,21 @@ fn a_port_in_use_is_passed_over_and_said() {
 #[test]
 fn a_low_open_file_limit_is_told_and_what_fits_runs() {
     let app = App::procfile("worker: sleep 1000\n");
-    let hsup = binaries().join("hsup");
-    app.write(
-        "app/Procfile",
-        &format!(
-            "worker: sleep 1000\nouter: ulimit -n 256; exec {} start worker=120 -s {}\n",
-            hsup.display(),
-            app.path("inner.sock").display()
-        ),
-    );
-    let inner = app.path("inner-state");
-    let outer = app.start(&["outer", "--state-dir", inner.to_str().unwrap()]);
-    outer.wait_for_line("the open-file limit of 256");
-    let socket = app.path("inner.sock");
-    let up = || {
-        let shown = app.ctl(&["--control-socket", socket.to_str().unwrap(), "ps"]);
-        String::from_utf8_lossy(&shown.stdout)
-            .matches(": up ")
-            .count()
-    };
-    outer.wait_for("what fits", || (up() == 96).then_some(()));
-    assert_eq!(outer.log().matches("the open-file limit of 256").count(), 1);
-    let inner = |arguments: &[&str]| {
-        let all = [&["--control-socket", socket.to_str().unwrap()], arguments].concat();
-        String::from_utf8(app.ctl(&all).stdout).unwrap()
-    };
-    assert!(inner(&["ps"]).contains("worker.97: starting"));
+    let hsup = app.start_limited(256, &["worker=120"]);
+    hsup.wait_for_line("the open-file limit of 256");
+    let ps = || String::from_utf8(app.ctl(&["ps"]).stdout).unwrap();
+    let up = || ps().matches(": up ").count();
+    hsup.wait_for("what fits", || (up() == 96).then_some(()));
+    assert_eq!(hsup.log().matches("the open-file limit of 256").count(), 1);
+    assert!(ps().contains("worker.97: starting"));
     // Who waits for descriptors can be stopped, and gets them when another ends.
-    inner(&["stop", "worker.98"]);
-    inner(&["stop", "worker.1"]);
-    outer.wait_for("the next in turn", || {
-        inner(&["ps"]).contains("worker.97: up").then_some(())
+    app.ctl(&["stop", "worker.98"]);
+    app.ctl(&["stop", "worker.1"]);
+    hsup.wait_for("the next in turn", || {
+        ps().contains("worker.97: up").then_some(())
     });
-    assert!(inner(&["ps"]).contains("worker.98: down"));
-    outer.interrupt();
+    assert!(ps().contains("worker.98: down"));
+    hsup.interrupt();
 }
 
 #[test]

@@ -314,7 +314,8 @@ fn a_tail_that_is_read_too_slowly_holds_up_nobody_and_is_told_what_it_lost() {
     for line in rest.join().unwrap().lines() {
         let (_, text) = line.split_once("]: ").unwrap();
         if let Some((_, gap)) = text.split_once("-> This tail session dropped ") {
-            let gap: u64 = gap.strip_suffix(" messages").unwrap().parse().unwrap();
+            let (gap, _) = gap.split_once(" messages since ").unwrap();
+            let gap: u64 = gap.parse().unwrap();
             lost += gap;
             next += gap;
         } else {

@@ -1,10 +1,6 @@
 //! Reaching a driver: the process, the connections, the first question.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::Path, time::Duration};
 
 use hsup_driver_kit::{
     client::{Capabilities, ConnectError, Connection},
@@ -15,19 +11,11 @@ use hsup_proto::driver::{Capability, Durability, GetInfoRequest, GetInfoResponse
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
-use super::Keeper;
+use super::{Established, Keeper};
 use crate::driver::spec;
 
 /// How long a child driver may take from its start to its first answer.
 const BOOT: Duration = Duration::from_secs(10);
-
-/// A driver that answered its first question.
-pub(super) struct Established {
-    pub(super) control: Connection,
-    pub(super) waits: Connection,
-    pub(super) info: GetInfoResponse,
-    pub(super) socket: PathBuf,
-}
 
 /// Why no driver answers.
 pub(super) struct Failure {

@@ -1,7 +1,7 @@
 //! `test-driver`: the simple driver, behind a door that misbehaves as a script says.
 //!
 //! ```text
-//!  hsup ──▶ HSUP_DRIVER_SOCKET ──▶ faults ──▶ inner.sock beside it ──▶ the simple driver
+//!  hsup ──▶ HSUP_DRIVER_SOCKET ──▶ faults ──▶ a socket beside its script ──▶ the simple driver
 //! ```
 //!
 //! Both live in this process, so that it dies as one. Every connection from outside has one
@@ -53,8 +53,10 @@ fn main() -> Result<ExitCode, Failure> {
             .ok_or(format!("{name} is not set"))
     };
     let outer = path("HSUP_DRIVER_SOCKET")?;
-    let script = Script::at(path("TEST_DRIVER_SCRIPT")?);
-    let inner = outer.with_file_name("inner.sock");
+    let script = path("TEST_DRIVER_SCRIPT")?;
+    // Not beside the door: that folder is hsup's, and hsup knows nothing of it.
+    let inner = script.with_extension(format!("{}.sock", std::process::id()));
+    let script = Script::at(script);
     let arguments = ["--child", "--socket"].map(OsString::from);
     let arguments = arguments.into_iter().chain([inner.clone().into()]);
     thread::spawn(move || {
