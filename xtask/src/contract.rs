@@ -173,7 +173,10 @@ fn names() -> Vec<Name> {
     for method in file.service.iter().flat_map(|service| &service.method) {
         for message in [method.input_type(), method.output_type()] {
             let words = known_by.entry(message.to_owned()).or_default();
-            words.insert(snake(method.name()));
+            // What a call gets is kept under its name: `up.info`.
+            let call = snake(method.name());
+            words.insert(call.trim_start_matches("get_").to_owned());
+            words.insert(call);
         }
     }
     // A message within another is known where that one is.
