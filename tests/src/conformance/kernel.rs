@@ -119,9 +119,11 @@ pub(crate) fn detach(command: &mut Command, limits: OpenFiles, listener: Option<
         setrlimit(Resource::RLIMIT_NOFILE, limits.soft, limits.hard)?;
         if let Some(listener) = listener {
             // SAFETY: `listener` stays open in the parent until spawn has returned, and
-            // descriptor 3 belongs to nobody yet in this child; dup2 clears close-on-exec.
-            let duplicated = unsafe { libc::dup2(listener, 3) };
-            if duplicated == -1 {
+            // descriptor 3 belongs to nobody yet in this child. dup2 clears close-on-exec, but
+            // not of a descriptor that is 3 already.
+            let handed =
+                unsafe { libc::dup2(listener, 3) != -1 && libc::fcntl(3, libc::F_SETFD, 0) != -1 };
+            if !handed {
                 return Err(io::Error::last_os_error());
             }
         }

@@ -5,10 +5,12 @@ use std::{
     io::{self, BufRead as _, BufReader, PipeWriter, Read as _},
     os::{fd::AsFd as _, unix::process::CommandExt as _},
     process::{Command, Stdio},
+    sync::mpsc,
     thread,
 };
 
 use hsup_proto::control::{LogsRequest, supervisor_client::SupervisorClient};
+use hsup_tests::deadline::PATIENCE;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -307,11 +309,23 @@ fn a_tail_that_is_read_too_slowly_holds_up_nobody_and_is_told_what_it_lost() {
     assert!(line.ends_with(" app[worker.1]: ready\n"), "{line}");
     app.write("go", "");
     hsup.wait_for_line("| 59999 ");
-    let rest = thread::spawn(move || io::read_to_string(reader).unwrap());
+    let (done, is_through) = mpsc::channel();
+    let rest = thread::spawn(move || {
+        let mut read = Vec::new();
+        for line in reader.lines().map(Result::unwrap) {
+            if line.contains("]: 59999 ") {
+                done.send(()).unwrap();
+            }
+            read.push(line);
+        }
+        read
+    });
+    // A tail has a moment to end in once hsup does: that is not what is looked at here.
+    is_through.recv_timeout(PATIENCE).unwrap();
     hsup.interrupt();
     drop(tail.wait_with_output());
     let (mut next, mut lost) = (0_u64, 0);
-    for line in rest.join().unwrap().lines() {
+    for line in rest.join().unwrap() {
         let (_, text) = line.split_once("]: ").unwrap();
         if let Some((_, gap)) = text.split_once("-> This tail session dropped ") {
             let (gap, _) = gap.split_once(" messages since ").unwrap();

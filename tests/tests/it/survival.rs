@@ -17,9 +17,10 @@ fn number_after(log: &str, word: &str) -> Option<i32> {
 }
 
 pub(crate) fn driver_pid(hsup: &Running<'_>) -> i32 {
-    let shown = hsup.app.ctl(&["driver", "info"]);
-    let text = String::from_utf8(shown.stdout).unwrap();
-    number_after(&text, "Process:").unwrap_or_else(|| panic!("{text}"))
+    hsup.wait_for("a driver", || {
+        let shown = hsup.app.ctl(&["driver", "info"]);
+        number_after(&String::from_utf8(shown.stdout).unwrap(), "Process:")
+    })
 }
 
 fn alive(pid: i32) -> bool {
