@@ -1,6 +1,11 @@
 //! What is wrong is told with its name, its place and the way out.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+};
 
 use crate::app::{App, binaries, processes_of};
 
@@ -140,16 +145,22 @@ fn a_low_open_file_limit_is_told_and_what_fits_runs() {
 
 #[test]
 fn a_flood_without_a_newline_is_no_flood_in_memory() {
+    const FLOOD: u64 = 1 << 30;
     let app = App::procfile(&format!(
-        "worker: {} flood 268435456; sleep 1000\n",
+        "worker: {} flood {FLOOD}; sleep 1000\n",
         binaries().join("test-dyno").display()
     ));
-    let hsup = app.start(&["--no-prefix"]);
-    hsup.wait_for("all of it", || {
-        let size = fs::metadata(app.path("out")).unwrap().len();
-        // The last piece waits for its end.
-        (size >= 268_000_000).then_some(())
-    });
+    let (mut reader, out) = io::pipe().unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let hsup = app.spawn("start", &["--no-prefix"], out, err);
+    let mut piece = vec![0; 1 << 20];
+    let mut read = 0;
+    // The last piece waits for its end.
+    while read < FLOOD - (1 << 20) {
+        let count = reader.read(&mut piece).unwrap();
+        assert!(count > 0, "hsup has ended");
+        read += count as u64;
+    }
     let status = fs::read_to_string(format!("/proc/{}/status", hsup.pid())).unwrap();
     let peak = status
         .lines()

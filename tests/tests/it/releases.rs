@@ -181,12 +181,11 @@ fn a_release_that_kills_its_driver_is_given_up() {
     app.release(2, "", &process("web", "kill -9 $PPID; sleep 1000", 1));
     hsup.wait_releases(&["v2 rejected", "v1 current"]);
     let reason = hsup.releases()[0]["reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains("exited with unknown status"), "{reason}");
-    let tries = hsup
-        .log()
-        .matches("Starting process with command `kill")
-        .count();
-    assert!(tries > 1, "{}", hsup.log());
+    // It may have killed its driver before that had answered the Start.
+    let both = ["exited with unknown status", "the driver was lost 3 times"];
+    assert!(both.iter().any(|why| reason.contains(why)), "{reason}");
+    let drivers_lost = hsup.log().matches("The driver is gone").count();
+    assert!(drivers_lost > 1, "{}", hsup.log());
     hsup.wait_up(&["web.1"]);
     hsup.interrupt();
 }
