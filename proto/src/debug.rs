@@ -47,6 +47,8 @@ impl fmt::Debug for driver::StartRequest {
             .field("options", &self.options)
             .field("shell_line", &self.shell_line)
             .field("linger_ms", &self.linger_ms)
+            .field("tty_rows", &self.tty_rows)
+            .field("tty_columns", &self.tty_columns)
             .finish()
     }
 }

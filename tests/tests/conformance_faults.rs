@@ -105,6 +105,7 @@ faults! {
     a_second_caller_gets_nothing: "logs-are-empty" with "logs", "logs: two callers";
     a_hang_up_is_none: "hang-up-is-ignored" with "attach", "attach: a caller that vanishes";
     the_end_of_input_is_none: "stdin-eof-is-ignored" with "attach", "attach: stdin_eof";
+    a_window_has_no_size_at_first: "first-size-is-ignored" with "attach", "attach: the window has its size";
     a_terminal_that_is_none: "takes-anything", "attach: a terminal that is not offered";
     one_address_for_all: "one-address" with "own-network", "own network: two dynos";
     what_is_bound_is_missing: "binds-are-ignored" with "binds", "binds: a dyno reads what is bound";

@@ -196,7 +196,7 @@ mod tests {
     fn files(stdio: Stdio) -> (File, File) {
         match stdio {
             Stdio::Fds { stdin, stdout, .. } => (stdin.into(), stdout.into()),
-            Stdio::Terminal => panic!("FIFOs are no terminal"),
+            Stdio::Terminal(_) => panic!("FIFOs are no terminal"),
         }
     }
 

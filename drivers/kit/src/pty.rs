@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use hsup_proto::driver::StartRequest;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
@@ -49,18 +50,58 @@ struct Output {
     ended: bool,
 }
 
-/// Makes a terminal: our end, and the one for the dyno.
+/// The size of a terminal's window, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowSize {
+    /// Its lines.
+    pub rows: u16,
+    /// The characters of each.
+    pub columns: u16,
+}
+
+impl Default for WindowSize {
+    fn default() -> Self {
+        Self {
+            rows: 24,
+            columns: 80,
+        }
+    }
+}
+
+impl WindowSize {
+    /// The size that a Start asks for; the usual one where it does not know it.
+    pub fn wanted(request: &StartRequest) -> Self {
+        if request.tty_rows == 0 || request.tty_columns == 0 {
+            return Self::default();
+        }
+        Self::clamped(request.tty_rows, request.tty_columns)
+    }
+
+    /// A size from the wire, which has room for larger ones than the kernel.
+    pub(crate) fn clamped(rows: u32, columns: u32) -> Self {
+        let clamp = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
+        Self {
+            rows: clamp(rows),
+            columns: clamp(columns),
+        }
+    }
+
+    const fn for_the_kernel(self) -> Winsize {
+        Winsize {
+            ws_row: self.rows,
+            ws_col: self.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        }
+    }
+}
+
+/// Makes a terminal of this size: our end, and the one for the dyno.
 ///
 /// # Errors
 /// When this machine has no more of them.
-pub fn open() -> io::Result<(Terminal, OwnedFd)> {
-    let size = Winsize {
-        ws_row: 24,
-        ws_col: 80,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let pair = openpty(Some(&size), None)?;
+pub fn open(size: WindowSize) -> io::Result<(Terminal, OwnedFd)> {
+    let pair = openpty(Some(&size.for_the_kernel()), None)?;
     for end in [&pair.master, &pair.slave] {
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
@@ -194,13 +235,8 @@ impl Terminal {
     /// # Errors
     /// When the kernel refuses.
     #[expect(unsafe_code, reason = "an ioctl")]
-    pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+    pub fn resize(&self, size: WindowSize) -> io::Result<()> {
+        let size = size.for_the_kernel();
         let master = self.inner.master.get_ref().as_raw_fd();
         // SAFETY: the kernel reads a whole Winsize, which is there.
         let result = unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &raw const size) };
@@ -232,11 +268,13 @@ fn ends_line(attributes: &Termios, byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use test_case::test_case;
+
     use super::*;
 
     #[tokio::test]
     async fn what_is_written_before_anybody_reads_is_kept() {
-        let (terminal, slave) = open().unwrap();
+        let (terminal, slave) = open(WindowSize::default()).unwrap();
         write(&slave, b"hello\n").unwrap();
         drop(slave);
         let mut all = Vec::new();
@@ -252,7 +290,7 @@ mod tests {
 
     /// What a program reads until the end of its input, each time that it reads.
     async fn reads(typed: &[&[u8]]) -> Vec<String> {
-        let (terminal, slave) = open().unwrap();
+        let (terminal, slave) = open(WindowSize::default()).unwrap();
         for typed in typed {
             terminal.write(typed).await.unwrap();
         }
@@ -288,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn a_line_that_was_thrown_away_is_none() {
         // Ctrl-U, Ctrl-C; a second end would be for the next reader.
-        let (terminal, slave) = open().unwrap();
+        let (terminal, slave) = open(WindowSize::default()).unwrap();
         for thrown in [b"line\x15", b"line\x03"] {
             terminal.write(thrown).await.unwrap();
             terminal.end_input().await.unwrap();
@@ -299,10 +337,28 @@ mod tests {
         }
     }
 
+    #[test_case(0, 0 => (24, 80); "not known")]
+    #[test_case(0, 100 => (24, 80); "half of it")]
+    #[test_case(50, 132 => (50, 132))]
+    #[test_case(70_000, 1 => (u16::MAX, 1); "more than the kernel has")]
+    fn the_size_that_a_start_asks_for(tty_rows: u32, tty_columns: u32) -> (u16, u16) {
+        let size = WindowSize::wanted(&StartRequest {
+            tty_rows,
+            tty_columns,
+            ..StartRequest::default()
+        });
+        (size.rows, size.columns)
+    }
+
     #[tokio::test]
     async fn the_size_is_the_slaves_too() {
-        let (terminal, slave) = open().unwrap();
-        terminal.resize(33, 101).unwrap();
+        let (terminal, slave) = open(WindowSize::default()).unwrap();
+        terminal
+            .resize(WindowSize {
+                rows: 33,
+                columns: 101,
+            })
+            .unwrap();
         let size = tty_size(&slave);
         assert_eq!((size.ws_row, size.ws_col), (33, 101));
     }

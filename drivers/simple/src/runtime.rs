@@ -12,7 +12,7 @@ use hsup_driver_kit::{
         BuildRequest, Capability, Durability, ExitStatus, IpInfoResponse, StartRequest,
         StatsResponse,
     },
-    pty,
+    pty::{self, WindowSize},
     serve::Peer,
     service::{BuildLog, Dyno, Identity, Runtime},
 };
@@ -112,7 +112,7 @@ impl Runtime for Simple {
             ));
         };
         let stdio = if request.tty {
-            Stdio::Terminal
+            Stdio::Terminal(WindowSize::wanted(&request))
         } else {
             fifo::open(Path::new(&request.io_dir), peer.uid.as_raw())?
         };

@@ -94,6 +94,8 @@ fn request(
         options: BTreeMap::new(),
         shell_line: spec.command.to_string(),
         linger_ms: u32::try_from(linger).unwrap_or(u32::MAX),
+        tty_rows: 0,
+        tty_columns: 0,
     })
 }
 

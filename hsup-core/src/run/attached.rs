@@ -6,13 +6,14 @@ use std::{
 };
 
 use hsup_proto::driver::{AttachRequest, attach_request, attach_response};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{RawTerminal, RunCommandError, Signals, code_of, forget, stop, wait};
+use super::{
+    RunCommandError, Signals, code_of, forget, stop,
+    terminal::{RawTerminal, Window},
+    wait,
+};
 use crate::{driver::Up, name::DynoId};
 
 /// How many pieces of input may wait for the driver.
@@ -22,10 +23,11 @@ const INPUT: usize = 16;
 pub(super) async fn run(
     up: &Up,
     dyno_id: &DynoId,
+    window: Window,
     signals: &mut Signals,
     grace: Duration,
 ) -> Result<u8, RunCommandError> {
-    let result = attach(up, dyno_id, signals, grace).await;
+    let result = attach(up, dyno_id, window, signals, grace).await;
     forget(up, dyno_id).await;
     result
 }
@@ -33,6 +35,7 @@ pub(super) async fn run(
 async fn attach(
     up: &Up,
     dyno_id: &DynoId,
+    mut window: Window,
     signals: &mut Signals,
     grace: Duration,
 ) -> Result<u8, RunCommandError> {
@@ -42,15 +45,14 @@ async fn attach(
     let hello = attach_request::Event::DynoId(dyno_id.to_string());
     // The channel is empty: there is room.
     drop(input.try_send(say(hello)));
-    if let Some(size) = window(&terminal) {
+    // It may have changed since the Start, and a driver may know no size but this.
+    if let Some(size) = resize(&window) {
         drop(input.try_send(say(size)));
     }
     let answers = up.waits().attach(ReceiverStream::new(requests)).await;
     let mut answers = answers
         .map_err(|status| RunCommandError::Start(crate::driver::said(&status)))?
         .into_inner();
-    let mut resized =
-        signal(SignalKind::window_change()).map_err(super::system("receive signals"))?;
     keyboard(input.clone());
 
     let ended = wait(up, dyno_id);
@@ -65,7 +67,7 @@ async fn attach(
                 Ok(None) | Err(_) => break,
             },
             result = &mut ended, if status.is_none() => status = Some(result?),
-            _ = resized.recv() => if let Some(size) = window(&terminal) {
+            () = window.changed() => if let Some(size) = resize(&window) {
                 // Full means that the dyno reads nothing; the size can wait for the next.
                 drop(input.try_send(say(size)));
             },
@@ -86,8 +88,8 @@ async fn attach(
     }
 }
 
-fn window(terminal: &RawTerminal) -> Option<attach_request::Event> {
-    let (rows, columns) = terminal.size()?;
+fn resize(window: &Window) -> Option<attach_request::Event> {
+    let (rows, columns) = window.size()?;
     Some(attach_request::Event::Resize(attach_request::Resize {
         rows,
         columns,

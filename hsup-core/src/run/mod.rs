@@ -32,14 +32,14 @@ use tonic::Status;
 use begin::{Begun, prepare, start};
 use piped::Pipes;
 pub use release::LoadReleaseError;
-pub use terminal::RawTerminal;
+use terminal::Window;
 
 use crate::{
     build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
     driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError, said},
-    dyno::{IoDir, IoDirError},
+    dyno::IoDirError,
     environment,
     exit::{Ending, ExitStatus},
     files,
@@ -200,6 +200,14 @@ pub async fn build_only(
     Ok(result?.1)
 }
 
+/// Where the command reads and writes.
+enum Streams {
+    /// A terminal of its own, behind hsup's.
+    Terminal(Window),
+    /// FIFOs.
+    Pipes(Pipes),
+}
+
 struct Command {
     options: RunOptions,
     line: String,
@@ -214,12 +222,12 @@ impl Command {
         let number = NonZeroU32::new(self.options.number).unwrap_or(NonZeroU32::MIN);
         let name = DynoName::new(ProcessType::run(), number);
         let dyno_id = DynoId::mint(&name, random::u64());
-        let at_terminal = terminal::is_terminal();
         // What needs no driver is done while that comes up.
-        let mut pipes = None;
-        if !at_terminal {
-            pipes = Some(Pipes::lay(&self.run_dir)?);
-        }
+        let mut streams = if terminal::is_terminal() {
+            Streams::Terminal(Window::watch().map_err(system("watch the terminal's window"))?)
+        } else {
+            Streams::Pipes(Pipes::lay(&self.run_dir)?)
+        };
         let (up, artifact) = tokio::select! {
             prepared = prepare(link, &self.loaded.release, &self.options.binds, self.options.tell) => prepared?,
             (number, _) = self.signals.next() => return Ok(128 + number),
@@ -241,16 +249,15 @@ impl Command {
                 Some(tokio::spawn(serve(listener, shown, ending.clone())))
             }
         };
-        if pipes.is_none() && !up.capabilities.has(Capability::Attach) {
-            pipes = Some(Pipes::lay(&self.run_dir)?);
+        if matches!(streams, Streams::Terminal(_)) && !up.capabilities.has(Capability::Attach) {
+            streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);
         }
-        let io = pipes.as_ref().map(Pipes::io);
-        let request = self.start_request(&name, &dyno_id, &artifact, &up, io)?;
+        let request = self.start_request(&name, &dyno_id, &artifact, &up, &streams)?;
         let (release, tell) = (&self.loaded.release, self.options.tell);
         let result = match start(link, request, release, &mut self.signals, tell).await {
             Err(error) => Err(error),
             Ok(Begun::Signalled(code)) => Ok(code),
-            Ok(Begun::Running(up)) => self.accompany(link, &up, &dyno_id, pipes).await,
+            Ok(Begun::Running(up)) => self.accompany(link, &up, &dyno_id, streams).await,
         };
         ending.cancel();
         if let Some(server) = server {
@@ -266,12 +273,14 @@ impl Command {
         link: &DriverLink,
         up: &Up,
         dyno_id: &DynoId,
-        pipes: Option<Pipes>,
+        streams: Streams,
     ) -> Result<u8, RunCommandError> {
         let grace = self.options.grace;
-        match pipes {
-            None => attached::run(up, dyno_id, &mut self.signals, grace).await,
-            Some(pipes) => pipes.run(link, up, dyno_id, &mut self.signals, grace).await,
+        match streams {
+            Streams::Terminal(window) => {
+                attached::run(up, dyno_id, window, &mut self.signals, grace).await
+            }
+            Streams::Pipes(pipes) => pipes.run(link, up, dyno_id, &mut self.signals, grace).await,
         }
     }
 
@@ -281,7 +290,7 @@ impl Command {
         dyno_id: &DynoId,
         artifact: &str,
         up: &Up,
-        io: Option<&IoDir>,
+        streams: &Streams,
     ) -> Result<StartRequest, RunCommandError> {
         let release = &self.loaded.release;
         let port = ports::base(&release.config)?;
@@ -292,13 +301,20 @@ impl Command {
         };
         let host = std::env::vars_os();
         let mut env = environment::dyno_environment(base, host, &release.config, name, port);
-        if io.is_none() && !env.contains_key("TERM") {
-            // What the terminal is, its user knows.
-            if let Ok(term) = std::env::var("TERM") {
-                env.insert("TERM".to_owned(), term);
+        let (mut io_dir, mut window) = (String::new(), None);
+        match streams {
+            Streams::Pipes(pipes) => io_dir = pipes.io().path().to_string_lossy().into_owned(),
+            Streams::Terminal(of) => {
+                window = of.size();
+                // What the terminal is, its user knows.
+                if !env.contains_key("TERM")
+                    && let Ok(term) = std::env::var("TERM")
+                {
+                    env.insert("TERM".to_owned(), term);
+                }
             }
         }
-        let io_dir = io.map(|io| io.path().to_string_lossy().into_owned());
+        let (tty_rows, tty_columns) = window.unwrap_or_default();
         Ok(StartRequest {
             dyno_id: dyno_id.to_string(),
             supervisor_id: self.id.as_str().to_owned(),
@@ -309,13 +325,15 @@ impl Command {
             process_number: name.number.get(),
             argv: command::argv(&self.line),
             env,
-            io_dir: io_dir.unwrap_or_default(),
-            tty: io.is_none(),
+            io_dir,
+            tty: matches!(streams, Streams::Terminal(_)),
             limits: None,
             binds: self.options.binds.clone(),
             options: std::collections::BTreeMap::new(),
             shell_line: self.line.clone(),
             linger_ms: u32::try_from(self.options.linger.as_millis()).unwrap_or(u32::MAX),
+            tty_rows,
+            tty_columns,
         })
     }
 }

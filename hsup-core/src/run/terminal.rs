@@ -9,15 +9,57 @@ use nix::{
     errno::Errno,
     sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Whether standard input and output are a terminal both.
 pub(super) fn is_terminal() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
+/// The window of hsup's terminal, watched: whoever reads its size misses no change of it
+/// afterwards.
+#[derive(Debug)]
+pub(super) struct Window {
+    terminal: OwnedFd,
+    resized: Signal,
+}
+
+impl Window {
+    /// Begins to watch.
+    pub(super) fn watch() -> io::Result<Self> {
+        Ok(Self {
+            terminal: io::stdin().as_fd().try_clone_to_owned()?,
+            resized: signal(SignalKind::window_change())?,
+        })
+    }
+
+    /// Its rows and columns, if it knows them.
+    #[expect(unsafe_code, reason = "an ioctl")]
+    pub(super) fn size(&self) -> Option<(u32, u32)> {
+        let mut size = std::mem::MaybeUninit::<libc::winsize>::zeroed();
+        let terminal = self.terminal.as_raw_fd();
+        // SAFETY: the kernel fills a whole winsize where it answers 0; all zeroes is one, too.
+        let size = unsafe {
+            if libc::ioctl(terminal, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
+                return None;
+            }
+            size.assume_init()
+        };
+        (size.ws_row > 0 && size.ws_col > 0)
+            .then(|| (u32::from(size.ws_row), u32::from(size.ws_col)))
+    }
+
+    /// Resolves when the size may have changed.
+    pub(super) async fn changed(&mut self) {
+        if self.resized.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// A terminal in raw mode; it is as before when this is dropped.
 #[derive(Debug)]
-pub struct RawTerminal {
+pub(super) struct RawTerminal {
     fd: OwnedFd,
     before: Termios,
 }
@@ -27,7 +69,7 @@ impl RawTerminal {
     ///
     /// # Errors
     /// When it is no terminal.
-    pub fn enter() -> Result<Self, Errno> {
+    pub(super) fn enter() -> Result<Self, Errno> {
         let fd = io::stdin()
             .as_fd()
             .try_clone_to_owned()
@@ -37,21 +79,6 @@ impl RawTerminal {
         cfmakeraw(&mut raw);
         tcsetattr(&fd, SetArg::TCSADRAIN, &raw)?;
         Ok(Self { fd, before })
-    }
-
-    /// Its rows and columns, if it knows them.
-    #[expect(unsafe_code, reason = "an ioctl")]
-    pub fn size(&self) -> Option<(u32, u32)> {
-        let mut size = std::mem::MaybeUninit::<libc::winsize>::zeroed();
-        // SAFETY: the kernel fills a whole winsize where it answers 0; all zeroes is one, too.
-        let size = unsafe {
-            if libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
-                return None;
-            }
-            size.assume_init()
-        };
-        (size.ws_row > 0 && size.ws_col > 0)
-            .then(|| (u32::from(size.ws_row), u32::from(size.ws_col)))
     }
 }
 

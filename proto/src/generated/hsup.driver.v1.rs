@@ -162,6 +162,11 @@ pub struct StartRequest {
     /// stop the dyno once its supervisor has been unconnected for so long; 0: never
     #[prost(uint32, tag = "16")]
     pub linger_ms: u32,
+    /// with tty: the window's size before the dyno's first instruction; 0: not known
+    #[prost(uint32, tag = "17")]
+    pub tty_rows: u32,
+    #[prost(uint32, tag = "18")]
+    pub tty_columns: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartResponse {}

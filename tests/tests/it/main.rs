@@ -19,4 +19,5 @@ mod restarts;
 mod running;
 mod secrets;
 mod survival;
+mod terminal;
 mod wishes;

@@ -54,7 +54,7 @@ use crate::{
     marks::{Marks, Tag},
     open_files, orphans,
     procfs::Procfs,
-    pty::{self, Terminal},
+    pty::{self, Terminal, WindowSize},
     spawn::{Spawn, Ties},
 };
 
@@ -84,8 +84,8 @@ pub enum Stdio {
         /// Its standard error.
         stderr: OwnedFd,
     },
-    /// A terminal of its own.
-    Terminal,
+    /// A terminal of its own, whose window has this size.
+    Terminal(WindowSize),
 }
 
 /// What to run.
@@ -202,8 +202,8 @@ impl Processes {
                 stdout,
                 stderr,
             } => (None, [stdin, stdout, stderr]),
-            Stdio::Terminal => {
-                let (terminal, slave) = pty::open().map_err(exec::sorted)?;
+            Stdio::Terminal(size) => {
+                let (terminal, slave) = pty::open(size).map_err(exec::sorted)?;
                 let twin = || slave.try_clone().map_err(exec::sorted);
                 (Some(terminal), [twin()?, twin()?, slave])
             }

@@ -19,7 +19,7 @@ use super::{
     Dyno, Live, Runtime, Service, Terminal,
     table::{Key, View},
 };
-use crate::{serve::malformed, signal::Signal};
+use crate::{pty::WindowSize, serve::malformed, signal::Signal};
 
 /// How long a terminal may be silent after its dyno's end before that is taken for its end:
 /// a process outside of the dyno may still hold it.
@@ -148,8 +148,7 @@ async fn copy_in(mut input: Streaming<AttachRequest>, terminal: &impl Terminal) 
             Some(attach_request::Event::Stdin(bytes)) => terminal.write(&bytes).await,
             Some(attach_request::Event::StdinEof(true)) => terminal.end_input().await,
             Some(attach_request::Event::Resize(size)) => {
-                let clamp = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
-                terminal.resize(clamp(size.rows), clamp(size.columns))
+                terminal.resize(WindowSize::clamped(size.rows, size.columns))
             }
             Some(attach_request::Event::StdinEof(false) | attach_request::Event::DynoId(_))
             | None => Ok(()),

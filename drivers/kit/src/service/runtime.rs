@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::build::Told;
-use crate::{pty, serve::Peer, signal::Signal};
+use crate::{
+    pty::{self, WindowSize},
+    serve::Peer,
+    signal::Signal,
+};
 
 /// What a driver is. Fixed for its life.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +166,7 @@ pub trait Terminal: Send + Sync + 'static {
     fn end_input(&self) -> impl Future<Output = io::Result<()>> + Send;
 
     /// Sets the size of the window.
-    fn resize(&self, rows: u16, columns: u16) -> io::Result<()>;
+    fn resize(&self, size: WindowSize) -> io::Result<()>;
 }
 
 /// A terminal as the kit makes it.
@@ -179,8 +183,8 @@ impl Terminal for pty::Terminal {
         Self::end_input(self).await
     }
 
-    fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
-        Self::resize(self, rows, columns)
+    fn resize(&self, size: WindowSize) -> io::Result<()> {
+        Self::resize(self, size)
     }
 }
 
@@ -198,7 +202,7 @@ impl Terminal for std::convert::Infallible {
         match *self {}
     }
 
-    fn resize(&self, _rows: u16, _columns: u16) -> io::Result<()> {
+    fn resize(&self, _size: WindowSize) -> io::Result<()> {
         match *self {}
     }
 }

@@ -22,7 +22,7 @@ use std::{
 
 use hsup_driver_kit::{
     processes::{Command, Process, Processes, Stdio},
-    pty::Terminal,
+    pty::{Terminal, WindowSize},
     signal::Signal,
 };
 use hsup_proto::driver::{ExitStatus, exit_status::How};
@@ -377,15 +377,22 @@ fn a_terminal_has_the_size_it_is_given_and_all_that_was_written() {
             "terminal",
             &["sh", "-c", script],
             "/",
-            Stdio::Terminal,
+            Stdio::Terminal(WindowSize {
+                rows: 50,
+                columns: 132,
+            }),
         );
         let terminal = process.terminal().unwrap().clone();
         let mut text = Vec::new();
         while !text.ends_with(b"\n") {
             text.extend(within("the first size", terminal.read()).await);
         }
-        assert_eq!(String::from_utf8_lossy(&text), "24 80\r\n");
-        terminal.resize(33, 101).unwrap();
+        assert_eq!(String::from_utf8_lossy(&text), "50 132\r\n");
+        let size = WindowSize {
+            rows: 33,
+            columns: 101,
+        };
+        terminal.resize(size).unwrap();
         terminal.write(b"hello\n").await.unwrap();
         let text = rest(&terminal).await;
         let text = String::from_utf8(text).unwrap();
@@ -406,7 +413,7 @@ fn a_command_that_is_not_found_says_so_on_its_terminal() {
             "no-terminal",
             &["no-such-command"],
             "/",
-            Stdio::Terminal,
+            Stdio::Terminal(WindowSize::default()),
         );
         let terminal = process.terminal().unwrap().clone();
         let text = String::from_utf8(rest(&terminal).await).unwrap();

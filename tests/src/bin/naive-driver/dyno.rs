@@ -153,7 +153,11 @@ fn stdio(
     args: &Args,
 ) -> io::Result<Option<terminal::Master>> {
     if request.tty {
-        return terminal::open(command).map(Some);
+        let (rows, columns) = match args.fault {
+            Some(Fault::FirstSizeIsIgnored) => (0, 0),
+            _ => (request.tty_rows, request.tty_columns),
+        };
+        return terminal::open(command, rows, columns).map(Some);
     }
     if args.with.contains(&Extra::Logs) {
         command

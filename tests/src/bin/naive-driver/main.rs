@@ -46,6 +46,7 @@ enum Fault {
     DeclaresSignal,
     DiesOfRemove,
     DynosOutliveIt,
+    FirstSizeIsIgnored,
     ForgetsRemoved,
     GetInfoBehindBuild,
     GraceZeroKills,

@@ -35,9 +35,9 @@ pub(crate) struct Master(OwnedFd);
 #[derive(Debug)]
 pub(crate) struct Terminal(File);
 
-/// Gives `command` a terminal of its own.
-pub(crate) fn open(command: &mut Command) -> io::Result<Master> {
-    let pty = openpty(None, None)?;
+/// Gives `command` a terminal of its own, with a window of this size.
+pub(crate) fn open(command: &mut Command, rows: u32, columns: u32) -> io::Result<Master> {
+    let pty = openpty(Some(&size(rows, columns)), None)?;
     for end in [&pty.master, &pty.slave] {
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
@@ -139,16 +139,20 @@ fn controlling(fd: i32) -> io::Result<()> {
 
 #[expect(unsafe_code, reason = "the requests of ioctl have no safe form in nix")]
 fn resize(terminal: &File, rows: u32, columns: u32) -> io::Result<()> {
-    let short = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
-    let size = libc::winsize {
-        ws_row: short(rows),
-        ws_col: short(columns),
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = size(rows, columns);
     // SAFETY: the request reads one winsize, which lives to the end of the call.
     match unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+fn size(rows: u32, columns: u32) -> libc::winsize {
+    let short = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
+    libc::winsize {
+        ws_row: short(rows),
+        ws_col: short(columns),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
     }
 }

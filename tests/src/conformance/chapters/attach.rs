@@ -45,6 +45,13 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         ATTACH,
+        "the window has its size before the dyno can look",
+        "§6 StartRequest: tty_rows, tty_columns: the size before the dyno's first instruction",
+        first_size,
+        NEEDS
+    ),
+    case!(
+        ATTACH,
         "a change of the window's size arrives",
         "§6 AttachRequest: resize",
         resize,
@@ -220,6 +227,25 @@ async fn interrupt(cx: &Context) -> Result<(), NotPassed> {
     terminal.shows("ready").await?;
     terminal.press(b"\x03").await;
     cx.exits(&id, signal("SIGINT")).await?;
+    Ok(())
+}
+
+async fn first_size(cx: &Context) -> Result<(), NotPassed> {
+    for (rows, columns) in [(50, 132), (7, 20)] {
+        let script = "command -v stty >/dev/null || exit 38; stty size; exit 37";
+        let mut request = cx.request(script).await?;
+        request.tty = true;
+        (request.tty_rows, request.tty_columns) = (rows, columns);
+        let id = request.dyno_id.clone();
+        cx.control().start(request).await.ok()?;
+        // Nobody is attached, so no Resize can have told it.
+        if cx.exit(&id).await?.how == Some(code(38)) {
+            return Err(NotPassed::Skipped("the dyno has no stty".to_owned()));
+        }
+        cx.exits(&id, code(37)).await?;
+        let mut terminal = Terminal::attach(cx, &id).await?;
+        terminal.shows(&format!("{rows} {columns}\r\n")).await?;
+    }
     Ok(())
 }
 

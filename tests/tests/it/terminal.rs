@@ -1,0 +1,269 @@
+//! `hsup run` at a terminal: a real one, of which the test is the screen and the keyboard.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    },
+    process::Command,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use nix::{
+    fcntl::OFlag,
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
+    sys::{
+        signal::Signal,
+        termios::{Termios, tcgetattr},
+    },
+    unistd::setsid,
+};
+
+use crate::app::{App, Running};
+
+/// A terminal with what it has shown.
+struct Terminal {
+    keyboard: File,
+    /// Held, so that the terminal is there before and after hsup.
+    slave: File,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn open(rows: u16, columns: u16) -> Self {
+        let terminal = Self::unread(rows, columns);
+        terminal.read();
+        terminal
+    }
+
+    /// One whose screen takes nothing yet.
+    fn unread(rows: u16, columns: u16) -> Self {
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = posix_openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open(ptsname_r(&master).unwrap())
+            .unwrap();
+        let terminal = Self {
+            keyboard: File::from(OwnedFd::from(master)),
+            slave,
+            shown: Arc::default(),
+        };
+        terminal.resize(rows, columns);
+        terminal
+    }
+
+    /// Begins to take what is shown.
+    fn read(&self) {
+        let mut screen = self.keyboard.try_clone().unwrap();
+        let shown = Arc::clone(&self.shown);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut buffer) {
+                shown.lock().unwrap().extend(&buffer[..count]);
+            }
+        });
+    }
+
+    #[expect(unsafe_code, reason = "an ioctl")]
+    fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: the request reads one winsize, which lives to the end of the call.
+        let result =
+            unsafe { libc::ioctl(self.keyboard.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(result, 0);
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    fn press(&self, keys: &[u8]) {
+        (&self.keyboard).write_all(keys).unwrap();
+    }
+
+    fn settings(&self) -> Termios {
+        tcgetattr(&self.slave).unwrap()
+    }
+
+    /// `hsup run` here, as a login has it: the terminal is its session's.
+    fn run<'a>(&self, app: &'a App, arguments: &[&str]) -> Running<'a> {
+        self.run_as(app, arguments, |_| ())
+    }
+
+    #[expect(unsafe_code, reason = "a session is begun in the child")]
+    fn run_as<'a>(
+        &self,
+        app: &'a App,
+        arguments: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Running<'a> {
+        let end = || self.slave.try_clone().unwrap();
+        app.spawn_as("run", arguments, end(), end(), |command| {
+            command.stdin(end()).env("TERM", "vt52");
+            prepare(command);
+            // SAFETY: both are system calls, and touch no memory of this process.
+            unsafe {
+                command.pre_exec(|| {
+                    setsid()?;
+                    match libc::ioctl(1, libc::TIOCSCTTY, 0) {
+                        0 => Ok(()),
+                        _ => Err(std::io::Error::last_os_error()),
+                    }
+                });
+            }
+        })
+    }
+
+    fn wait_for(&self, hsup: &Running<'_>, text: &str) {
+        hsup.wait_for(&format!("{text:?} on the terminal"), || {
+            self.shown().contains(text).then_some(())
+        });
+    }
+
+    /// Waits for hsup's end with this code: nothing is left, and the settings are `before`.
+    fn ends(&self, hsup: &mut Running<'_>, code: i32, before: &Termios) {
+        assert_eq!(hsup.end().code(), Some(code), "{}", self.shown());
+        hsup.nothing_is_left();
+        assert_eq!(&self.settings(), before, "the settings are restored");
+    }
+}
+
+#[test]
+fn the_window_has_its_size_from_the_first_instruction_on() {
+    let app = App::procfile("web: true\n");
+    for number in 0..20 {
+        let terminal = Terminal::open(10 + number, 40 + number);
+        let before = terminal.settings();
+        let mut hsup = terminal.run(&app, &["stty size"]);
+        terminal.ends(&mut hsup, 0, &before);
+        let expected = format!("{} {}\r\n", 10 + number, 40 + number);
+        terminal.wait_for(&hsup, &expected);
+    }
+}
+
+#[test]
+fn a_change_of_the_windows_size_arrives() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let line = "trap 'stty size' WINCH; echo ready; \
+                while [ ! -e ../end ]; do sleep 0.02; done; exit 9";
+    let mut hsup = terminal.run(&app, &[line]);
+    terminal.wait_for(&hsup, "ready");
+    for (rows, columns) in [(50, 132), (25, 80)] {
+        terminal.resize(rows, columns);
+        terminal.wait_for(&hsup, &format!("{rows} {columns}\r\n"));
+    }
+    app.write("end", "");
+    terminal.ends(&mut hsup, 9, &before);
+}
+
+#[test]
+fn what_the_terminal_is_and_the_code_are_passed_on() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let line = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo \"it is a $TERM\"; exit 7";
+    let mut hsup = terminal.run(&app, &[line]);
+    terminal.ends(&mut hsup, 7, &before);
+    terminal.wait_for(&hsup, "it is a vt52\r\n");
+    let mut hsup = terminal.run(&app, &["kill -KILL $$"]);
+    terminal.ends(&mut hsup, 137, &before);
+}
+
+#[test]
+fn ctrl_c_is_the_commands_and_hsup_goes_on() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let line = "trap 'echo caught' INT; echo ready; \
+                while [ ! -e ../end ]; do sleep 0.02; done; exit 6";
+    let mut hsup = terminal.run(&app, &[line]);
+    terminal.wait_for(&hsup, "ready");
+    terminal.press(b"\x03");
+    terminal.wait_for(&hsup, "caught");
+    app.write("end", "");
+    terminal.ends(&mut hsup, 6, &before);
+}
+
+#[test]
+fn ctrl_z_stops_a_job_in_the_commands_shell_and_not_hsup() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let line = "set -m; (echo ready; exec sleep 1000); echo stopped; read -r line; \
+                echo \"got $line\"; kill -KILL %1; exit 5";
+    let mut hsup = terminal.run(&app, &[line]);
+    terminal.wait_for(&hsup, "ready");
+    terminal.press(b"\x1a");
+    terminal.wait_for(&hsup, "stopped");
+    // hsup itself goes on: it passes on what is typed.
+    terminal.press(b"more\r");
+    terminal.wait_for(&hsup, "got more");
+    terminal.ends(&mut hsup, 5, &before);
+}
+
+#[test]
+fn ctrl_d_ends_the_commands_input() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let mut hsup = terminal.run(&app, &["cat; echo end; exit 4"]);
+    terminal.press(b"line\r");
+    terminal.wait_for(&hsup, "line\r\nline\r\n");
+    terminal.press(b"\x04");
+    terminal.ends(&mut hsup, 4, &before);
+    terminal.wait_for(&hsup, "end\r\n");
+}
+
+#[test]
+fn the_settings_are_restored_after_a_signal() {
+    let app = App::procfile("web: true\n");
+    for (signal, code) in [
+        (Signal::SIGTERM, 143),
+        (Signal::SIGHUP, 129),
+        (Signal::SIGINT, 130),
+        (Signal::SIGQUIT, 131),
+    ] {
+        let terminal = Terminal::open(24, 80);
+        let before = terminal.settings();
+        let mut hsup = terminal.run(&app, &["echo ready; exec sleep 1000"]);
+        terminal.wait_for(&hsup, "ready");
+        assert_ne!(terminal.settings(), before, "it is raw");
+        hsup.signal(signal);
+        terminal.ends(&mut hsup, code, &before);
+    }
+}
+
+#[test]
+fn a_closed_stdin_is_an_empty_one_at_a_terminal_too() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    #[expect(unsafe_code, reason = "a descriptor is closed in the child")]
+    let close = |command: &mut Command| {
+        // SAFETY: close is a system call, and nobody in the child has the descriptor any more.
+        unsafe {
+            command.pre_exec(|| match libc::close(0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+    };
+    let mut hsup = terminal.run_as(&app, &["cat; echo end; exit 3"], close);
+    terminal.ends(&mut hsup, 3, &before);
+    terminal.wait_for(&hsup, "end\r\n");
+}
