@@ -97,15 +97,17 @@ impl Context {
         let failed = |error| NotPassed::hindered("FIFOs for a dyno", &error);
         let dir = tempfile::Builder::new().prefix("hsup-io-").tempdir();
         let dir = dir.map_err(failed)?;
-        let stdout = Output::make(dir.path(), "stdout", id).map_err(failed)?;
-        let stderr = Output::make(dir.path(), "stderr", id).map_err(failed)?;
+        let path = dir.path().to_owned();
+        // Before anything can fail: without a free descriptor, no folder can be emptied.
+        self.keep(dir);
+        let stdout = Output::make(&path, "stdout", id).map_err(failed)?;
+        let stderr = Output::make(&path, "stderr", id).map_err(failed)?;
         let stdin = if stdin {
-            Stdin::make(dir.path()).map_err(failed)?
+            Stdin::make(&path).map_err(failed)?
         } else {
             Stdin::none()
         };
-        request.io_dir = dir.path().to_string_lossy().into_owned();
-        self.keep(dir);
+        request.io_dir = path.to_string_lossy().into_owned();
         Ok(Dyno {
             request,
             stdout,
