@@ -4,10 +4,13 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
 };
 
-use crate::app::{App, binaries, processes_of};
+use crate::app::{App, Running, binaries, processes_of};
 
 fn refused(app: &App, arguments: &[&str], expected: &str) {
     refused_with(1, app, arguments, expected);
@@ -99,6 +102,32 @@ fn a_driver_that_is_none_is_told_and_leaves_nothing() {
         "did not answer within 10 s",
     );
     assert!(processes_of(&app).is_empty());
+}
+
+#[test]
+#[ignore = "runs a driver as another user: needs root"]
+fn a_driver_of_another_user_is_told_nothing() {
+    const NOBODY: u32 = 65534;
+    let app = App::procfile("web: sleep 1000\n");
+    let theirs = app.path("theirs");
+    fs::create_dir(&theirs).unwrap();
+    // The folder of the build may be root's alone.
+    fs::copy(binaries().join("hsup-driver-simple"), theirs.join("driver")).unwrap();
+    chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+    fs::set_permissions(app.path(""), fs::Permissions::from_mode(0o711)).unwrap();
+    let socket = theirs.join("drv.sock");
+    let mut driver = app.command(theirs.join("driver").to_str().unwrap());
+    let driver = driver.arg("--socket").arg(&socket).current_dir(&theirs);
+    let driver = Running::of(&app, driver.uid(NOBODY).gid(NOBODY).spawn().unwrap());
+    driver.wait_for("the socket", || socket.exists().then_some(()));
+    for word in [&["start"][..], &["run", "true"]] {
+        let option = format!("--driver-socket={}", socket.display());
+        let (first, rest) = word.split_first().unwrap();
+        let arguments = [&[*first, &option], rest].concat();
+        refused(&app, &arguments, "belongs to uid 65534");
+        refused(&app, &arguments, "not handing it the app's config vars");
+    }
+    driver.kill();
 }
 
 #[test]
