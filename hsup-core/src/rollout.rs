@@ -12,7 +12,9 @@
 //! Dynos go in waves: the first of every process type alone (if the release is bad,
 //! that is all it ever touched), then a quarter of each type at a time. When a new
 //! dyno does not become ready, everything touched so far goes back to the good
-//! release and the rollout ends with the reason.
+//! release and the rollout ends with the reason. A dyno that somebody stops before it was
+//! ready holds nothing up, but proves nothing either: when no other one of its type gets
+//! ready, it counts as one that did not.
 //!
 //! It knows no clock, driver or process: the supervisor tells it what happened and
 //! carries out what it answers.
@@ -52,9 +54,12 @@ pub enum Action<N> {
     RetireNew(N),
     /// Start a dyno of the good release again, unless one is there.
     StartGood(N),
+    /// No dyno of this one's type was ready, and it was forgotten before it was: the reason of
+    /// the [`Action::GivenUp`] that follows.
+    Unproven(N),
     /// The release will not do: what follows undoes it.
     GivenUp,
-    /// Every dyno is of the new release and was ready.
+    /// Every dyno is of the new release, and of every type that was tried one was ready.
     Succeeded,
     /// The good release runs again.
     RolledBack,
@@ -96,6 +101,8 @@ struct Slot {
     strategy: Strategy,
     before: Before,
     step: Step,
+    /// Which of the types that the rollout began with.
+    process_type: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +119,10 @@ pub struct Rollout<N> {
     waves: VecDeque<Vec<N>>,
     wave: BTreeSet<N>,
     direction: Direction,
+    /// The types of which a dyno was ready.
+    proven: BTreeSet<usize>,
+    /// Of each type, a dyno that was forgotten while the new release was tried on it.
+    unproven: BTreeMap<usize, N>,
 }
 
 /// A name to replace: see [`Rollout::begin`].
@@ -130,7 +141,7 @@ impl<N: Ord + Clone> Rollout<N> {
     pub fn begin(types: Vec<Vec<Replacement<N>>>) -> (Self, Vec<Action<N>>) {
         let mut waves: VecDeque<Vec<N>> = VecDeque::new();
         let mut slots = BTreeMap::new();
-        for replacements in types {
+        for (process_type, replacements) in types.into_iter().enumerate() {
             let quarter = replacements.len().div_ceil(4);
             for (position, replacement) in replacements.into_iter().enumerate() {
                 // The first is a wave of its own; then come quarters. What runs already is
@@ -147,6 +158,7 @@ impl<N: Ord + Clone> Rollout<N> {
                     strategy: replacement.strategy,
                     before: replacement.before,
                     step: Step::Pending,
+                    process_type,
                 };
                 slots.insert(replacement.name, slot);
             }
@@ -156,6 +168,8 @@ impl<N: Ord + Clone> Rollout<N> {
             waves,
             wave: BTreeSet::new(),
             direction: Direction::Forward,
+            proven: BTreeSet::new(),
+            unproven: BTreeMap::new(),
         };
         let mut actions = Vec::new();
         rollout.next_wave(&mut actions);
@@ -200,9 +214,11 @@ impl<N: Ord + Clone> Rollout<N> {
                     return;
                 };
                 slot.step = Step::Done;
+                let process_type = slot.process_type;
                 if slot.strategy == Strategy::StartFirst && slot.before != Before::Nothing {
                     actions.push(Action::Retire(name.clone()));
                 }
+                self.proven.insert(process_type);
                 self.wave.remove(&name);
                 self.next_wave(actions);
             }
@@ -212,7 +228,13 @@ impl<N: Ord + Clone> Rollout<N> {
                 }
             }
             Event::Forget(name) => {
-                self.slots.remove(&name);
+                if let Some(slot) = self.slots.remove(&name)
+                    && matches!(slot.step, Step::Stopping | Step::Starting)
+                {
+                    self.unproven
+                        .entry(slot.process_type)
+                        .or_insert_with(|| name.clone());
+                }
                 self.wave.remove(&name);
                 self.next_wave(actions);
             }
@@ -259,9 +281,7 @@ impl<N: Ord + Clone> Rollout<N> {
     fn next_wave(&mut self, actions: &mut Vec<Action<N>>) {
         while self.wave.is_empty() {
             let Some(wave) = self.waves.pop_front() else {
-                self.direction = Direction::Over;
-                actions.push(Action::Succeeded);
-                return;
+                return self.conclude(actions);
             };
             for name in wave {
                 let Some(slot) = self.slots.get_mut(&name) else {
@@ -279,6 +299,22 @@ impl<N: Ord + Clone> Rollout<N> {
                     }
                 };
                 self.wave.insert(name);
+            }
+        }
+    }
+
+    /// Every name that is still wanted has its dyno.
+    fn conclude(&mut self, actions: &mut Vec<Action<N>>) {
+        let mut unproven = self.unproven.iter();
+        let in_vain = unproven.find(|(process_type, _)| !self.proven.contains(process_type));
+        match in_vain {
+            None => {
+                self.direction = Direction::Over;
+                actions.push(Action::Succeeded);
+            }
+            Some((_, name)) => {
+                actions.push(Action::Unproven(name.clone()));
+                self.turn_back(actions);
             }
         }
     }
@@ -447,8 +483,52 @@ mod tests {
 
     #[test]
     fn a_forgotten_name_does_not_hold_the_rollout_up() {
-        let (mut rollout, _) = Rollout::begin(vec![vec![replace("web.1", Strategy::StopFirst)]]);
-        assert_eq!(rollout.step(Event::Forget("web.1")), [Action::Succeeded]);
+        let web = ["web.1", "web.2", "web.3"].map(|name| replace(name, Strategy::StopFirst));
+        let (mut rollout, _) = Rollout::begin(vec![web.to_vec()]);
+        // Not tried yet; then in the midst of it; and the last one is ready.
+        assert_eq!(rollout.step(Event::Forget("web.3")), []);
+        assert_eq!(
+            rollout.step(Event::Forget("web.1")),
+            [Action::Retire("web.2")]
+        );
+        rollout.step(Event::OldGone("web.2"));
+        assert_eq!(rollout.step(Event::Ready("web.2")), [Action::Succeeded]);
+    }
+
+    #[test]
+    fn a_type_whose_dynos_were_all_forgotten_proves_nothing() {
+        let types = ["web.1", "worker.1"].map(|name| vec![replace(name, Strategy::StopFirst)]);
+        let (mut rollout, _) = Rollout::begin(types.to_vec());
+        for name in ["web.1", "worker.1"] {
+            rollout.step(Event::OldGone(name));
+        }
+        assert_eq!(rollout.step(Event::Ready("worker.1")), []);
+        assert_eq!(
+            rollout.step(Event::Forget("web.1")),
+            [
+                Action::Unproven("web.1"),
+                Action::GivenUp,
+                Action::RetireNew("worker.1")
+            ]
+        );
+        assert_eq!(
+            rollout.step(Event::NewGone("worker.1")),
+            [Action::StartGood("worker.1"), Action::RolledBack]
+        );
+    }
+
+    #[test]
+    fn with_nothing_left_to_undo_the_rollout_of_what_was_forgotten_is_over() {
+        let web = vec![replace("web.1", Strategy::StartFirst)];
+        let (mut rollout, _) = Rollout::begin(vec![web]);
+        assert_eq!(
+            rollout.step(Event::Forget("web.1")),
+            [
+                Action::Unproven("web.1"),
+                Action::GivenUp,
+                Action::RolledBack
+            ]
+        );
     }
 
     #[test]
@@ -533,6 +613,7 @@ mod tests {
                             world[n].old_ending = false;
                             world[n].restored = true;
                         }
+                        Action::Unproven(_) => prop_assert!(false, "nothing was forgotten"),
                         Action::GivenUp => prop_assert!(outcome.is_none()),
                         Action::Succeeded => outcome = Some(true),
                         Action::RolledBack => outcome = Some(false),

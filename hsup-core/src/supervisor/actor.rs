@@ -21,6 +21,7 @@ use super::{
     formation::Wishes,
     gap::Gap,
     handle::{Reply, Request},
+    living::Living,
     reconcile,
     replacing::Candidate,
     restarts::Restarts,
@@ -129,7 +130,7 @@ pub(super) struct Actor {
     /// New dynos that wait for their predecessor to end.
     pub(super) deferred: BTreeMap<DynoName, u64>,
 
-    pub(super) dynos: BTreeMap<Key, Live>,
+    pub(super) dynos: Living,
     pub(super) past: BTreeMap<DynoName, Past>,
     pub(super) next_key: u64,
 
@@ -191,7 +192,7 @@ impl Actor {
             has_begun: false,
             news: None,
             deferred: BTreeMap::new(),
-            dynos: BTreeMap::new(),
+            dynos: Living::default(),
             past: BTreeMap::new(),
             next_key: 0,
             inbox,
@@ -488,7 +489,7 @@ impl Actor {
 
     fn is_over(&self, until: &Until) -> bool {
         match until {
-            Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains_key(key)),
+            Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains(*key)),
             Until::Decided(id) => self.is_decided(*id),
         }
     }

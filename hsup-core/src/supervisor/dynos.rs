@@ -1,9 +1,6 @@
 //! The dynos: started, retired, heard, and made to be what is wanted.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use hsup_proto::control::{self, events_response};
 
@@ -77,7 +74,7 @@ impl Actor {
     }
 
     pub(super) fn retire(&mut self, key: Key, how: Stop) {
-        if let Some(live) = self.dynos.get_mut(&key) {
+        if let Some(live) = self.dynos.get_mut(key) {
             live.retiring = true;
             live.handle.retire(how);
             self.restarts.settled(key);
@@ -85,7 +82,7 @@ impl Actor {
     }
 
     pub(super) fn retire_all(&mut self, how: Stop) {
-        let keys: Vec<_> = self.dynos.keys().copied().collect();
+        let keys: Vec<_> = self.dynos.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.retire(key, how);
         }
@@ -97,19 +94,8 @@ impl Actor {
         }
     }
 
-    /// The dynos of that name, oldest first.
-    pub(super) fn of_name<'a>(
-        &'a self,
-        name: &'a DynoName,
-    ) -> impl Iterator<Item = (Key, &'a Live)> {
-        self.dynos
-            .iter()
-            .filter(move |(_, live)| live.handle.spec.name == *name)
-            .map(|(key, live)| (*key, live))
-    }
-
     pub(super) fn report(&mut self, report: Report) {
-        let Some(live) = self.dynos.get_mut(&report.key) else {
+        let Some(live) = self.dynos.get_mut(report.key) else {
             return;
         };
         let name = live.handle.spec.name.clone();
@@ -155,7 +141,7 @@ impl Actor {
     }
 
     fn complete(&mut self, key: Key, exit: Option<&ExitStatus>) {
-        let Some(live) = self.dynos.remove(&key) else {
+        let Some(live) = self.dynos.remove(key) else {
             return;
         };
         self.restarts.settled(key);
@@ -173,7 +159,7 @@ impl Actor {
             complete: self.kind == Kind::OneShot && !live.retiring,
             status: live.status.clone(),
         };
-        if self.of_name(&name).next().is_none() {
+        if self.dynos.of_name(&name).next().is_none() {
             self.past.insert(name.clone(), past);
         }
         self.event(events_response::Event::Gone(events_response::Gone {
@@ -204,20 +190,19 @@ impl Actor {
             return;
         }
         if self.wishes.want(&good.release, name) {
-            let there = self.of_name(name).next();
-            let there = there.map(|(key, live)| (key, is_outdated(live, &good)));
-            self.have(name, there, &good);
+            self.have(name, &good);
         } else {
             self.past.remove(name);
         }
     }
 
-    /// Sees to a name that is wanted, of which `there` is the dyno and whether it must go.
-    fn have(&mut self, name: &DynoName, there: Option<(Key, bool)>, good: &Known) {
+    /// Sees to a name that is wanted.
+    fn have(&mut self, name: &DynoName, good: &Known) {
         if self.is_held(name) {
             return;
         }
-        match there {
+        let there = self.dynos.of_name(name).next();
+        match there.map(|(key, live)| (key, is_outdated(live, good))) {
             Some((key, true)) => self.retire(key, self.gracefully()),
             Some((_, false)) => {}
             None => {
@@ -251,7 +236,7 @@ impl Actor {
             .dynos
             .iter()
             .filter(|(_, live)| !live.retiring)
-            .map(|(key, live)| (*key, live.handle.spec.name.clone()))
+            .map(|(key, live)| (key, live.handle.spec.name.clone()))
             .filter(|(_, name)| !wanted.contains(name) && !rolling.contains(name))
             .collect();
         for (key, name) in surplus {
@@ -268,15 +253,8 @@ impl Actor {
         }
         self.past
             .retain(|name, _| wanted.contains(name) || rolling.contains(name));
-        // Asking name by name would look at every dyno for every name.
-        let mut there = BTreeMap::new();
-        for (key, live) in &self.dynos {
-            let name = live.handle.spec.name.clone();
-            let entry = there.entry(name);
-            entry.or_insert_with(|| (*key, is_outdated(live, &good)));
-        }
         for name in wanted.difference(&rolling) {
-            self.have(name, there.get(name).copied(), &good);
+            self.have(name, &good);
         }
     }
 
@@ -294,11 +272,7 @@ impl Actor {
 
     /// Every name that is or was there, and that `select` means; all when it is empty.
     pub(super) fn selected(&self, select: &[String]) -> Result<BTreeSet<DynoName>, ControlError> {
-        let mut all: BTreeSet<DynoName> = self
-            .dynos
-            .values()
-            .map(|live| live.handle.spec.name.clone())
-            .collect();
+        let mut all: BTreeSet<DynoName> = self.dynos.names().cloned().collect();
         for process in self.formation() {
             all.extend(self.wishes.names(&process));
         }

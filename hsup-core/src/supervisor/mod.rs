@@ -19,6 +19,7 @@ mod formation;
 mod gap;
 mod handle;
 mod intake;
+mod living;
 mod reconcile;
 mod replacing;
 mod requests;

@@ -21,8 +21,6 @@ use crate::{
     state::ReleaseState,
 };
 
-/// How many last lines of a dyno that did not come up are kept with its release.
-const LAST_LINES: usize = 20;
 /// The release that replaces the good one.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -109,7 +107,7 @@ impl Actor {
     fn before(&self, name: &DynoName, new: Id) -> Before {
         let good = self.releases.good();
         let mut before = Before::Nothing;
-        for (_, live) in self.of_name(name).filter(|(_, live)| !live.retiring) {
+        for (_, live) in self.dynos.of_name(name).filter(|(_, live)| !live.retiring) {
             let id = live.handle.spec.release_id;
             if id == new {
                 return Before::New;
@@ -140,17 +138,13 @@ impl Actor {
 
     /// Remembers which dyno spoiled the release, and what it wrote last.
     pub(super) fn blame(&mut self, name: &DynoName, why: &str, dyno_id: Option<&DynoId>) {
-        let lines = dyno_id.map(|id| self.shared.logs.tail_of(id, LAST_LINES));
         let Some(candidate) = &mut self.candidate else {
             return;
         };
         if candidate.reason.is_none() {
             candidate.reason = Some(format!("{name}: {why}"));
-            candidate.last_lines = lines
-                .unwrap_or_default()
-                .iter()
-                .map(|line| String::from_utf8_lossy(&line.text).into_owned())
-                .collect();
+            let lines = dyno_id.map(|id| self.shared.logs.report_of(id));
+            candidate.last_lines = lines.map_or_else(Vec::new, |lines| lines.to_vec());
         }
     }
 
@@ -204,6 +198,9 @@ impl Actor {
                         self.start_or_defer(name, good);
                     }
                 }
+                Action::Unproven(name) => {
+                    self.blame(&name, "stopped before it was ready", None);
+                }
                 Action::GivenUp => {
                     let why = candidate.reason.clone();
                     let why = why.unwrap_or_else(|| "given up".to_owned());
@@ -222,6 +219,7 @@ impl Actor {
     /// Tells the dynos of that name whose release is meant to retire; how many there are.
     fn retire_where(&mut self, name: &DynoName, meant: impl Fn(u64) -> bool) -> usize {
         let keys: Vec<_> = self
+            .dynos
             .of_name(name)
             .filter(|(_, live)| meant(live.handle.spec.release_id))
             .map(|(key, live)| (key, live.retiring))
@@ -236,13 +234,15 @@ impl Actor {
 
     /// Whether a dyno of that name and release runs, and is to.
     fn runs(&self, name: &DynoName, release: Id) -> bool {
-        self.of_name(name)
+        self.dynos
+            .of_name(name)
             .any(|(_, live)| !live.retiring && live.handle.spec.release_id == release)
     }
 
     /// Whether a dyno of that name is ready, and is to stay.
     fn serves(&self, name: &DynoName) -> bool {
-        self.of_name(name)
+        self.dynos
+            .of_name(name)
             .any(|(_, live)| !live.retiring && live.status.ready)
     }
 
@@ -273,7 +273,7 @@ impl Actor {
 
     /// Starts a dyno, once no other of its name is on its way out: they would share a port.
     fn start_or_defer(&mut self, name: DynoName, release: Id) {
-        if !self.has_own_network() && self.of_name(&name).next().is_some() {
+        if !self.has_own_network() && self.dynos.of_name(&name).next().is_some() {
             self.deferred.insert(name, release);
             return;
         }
@@ -288,7 +288,7 @@ impl Actor {
     }
 
     pub(super) fn start_deferred(&mut self, name: &DynoName) {
-        if self.of_name(name).next().is_none()
+        if self.dynos.of_name(name).next().is_none()
             && let Some(id) = self.deferred.remove(name)
         {
             self.start_or_defer(name.clone(), id);

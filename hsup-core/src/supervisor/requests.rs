@@ -84,7 +84,7 @@ impl Actor {
         let mut dynos = Vec::with_capacity(names.len());
         let mut all_up = self.good().is_some();
         for name in &names {
-            let live: Vec<_> = self.of_name(name).collect();
+            let live: Vec<_> = self.dynos.of_name(name).collect();
             let wanted_up = wanted.contains(name)
                 && !self.is_held(name)
                 && !self.past.get(name).is_some_and(|past| past.complete);
@@ -252,7 +252,7 @@ impl Actor {
         let mut stopped = Vec::new();
         let mut keys = BTreeSet::new();
         for name in &names {
-            let of_name: Vec<_> = self.of_name(name).map(|(key, _)| key).collect();
+            let of_name: Vec<_> = self.dynos.of_name(name).map(|(key, _)| key).collect();
             if !of_name.is_empty() {
                 stopped.push(name.to_string());
             }
@@ -273,7 +273,7 @@ impl Actor {
         let names = self.selected(&request.select)?;
         let how = self.gracefully();
         let (mut restarted, mut keys) = (BTreeSet::new(), BTreeSet::new());
-        for (key, live) in &mut self.dynos {
+        for (key, live) in self.dynos.iter_mut() {
             let name = &live.handle.spec.name;
             if names.contains(name) && !live.retiring {
                 live.handle.restart(how);
@@ -281,7 +281,7 @@ impl Actor {
                 live.status.ready = false;
                 live.status.state = DynoState::Starting;
                 restarted.insert(name.clone());
-                keys.insert(*key);
+                keys.insert(key);
             }
         }
         let wait = (!request.no_wait).then(|| self.restarts.wait_for(keys));
