@@ -55,8 +55,11 @@ mod watch;
 /// How often to look where the kernel tells of changes, and where it does not.
 const POLL: Duration = Duration::from_secs(10);
 const POLL_UNWATCHED: Duration = Duration::from_secs(1);
-/// How long a text that lacks its end may stay so.
+/// How long a text that lacks its end may stay the same.
 const UNFINISHED: Duration = Duration::from_secs(1);
+/// The same where its writer was seen to begin, and will be seen to end: it may be a person's
+/// `cat > new`, or come over a slow network.
+const BEING_WRITTEN: Duration = Duration::from_mins(10);
 
 /// A control directory could not be used.
 #[derive(Debug, Error)]
@@ -142,8 +145,10 @@ pub struct ControlDir {
     due: Option<Writer>,
     looking: Option<JoinHandle<Found>>,
     poll_at: Instant,
-    /// Until when an unfinished `new` may become whole.
-    unfinished_until: Option<Instant>,
+    /// An unfinished `new`, and until when it may go on.
+    unfinished: Option<(Stamp, Instant)>,
+    /// `new` was made while the directory was watched, and not closed since.
+    is_being_written: bool,
     is_missing: bool,
     left: Option<Stamp>,
     /// The release that `loaded` holds, as far as is known.
@@ -202,7 +207,8 @@ impl ControlDir {
             due: Some(Writer::MayBeWriting),
             looking: None,
             poll_at: Instant::now(),
-            unfinished_until: None,
+            unfinished: None,
+            is_being_written: false,
             is_missing: false,
             left: None,
             loaded: None,
@@ -277,7 +283,7 @@ impl ControlDir {
 
     /// Waits until `new` may be worth a look.
     async fn wait(&mut self) {
-        let patience = self.unfinished_until;
+        let patience = self.unfinished.map(|(_, until)| until);
         let timer = patience.map_or(self.poll_at, |until| until.min(self.poll_at));
         let change = async {
             match &self.watch {
@@ -287,16 +293,22 @@ impl ControlDir {
         };
         tokio::select! {
             change = change => match change {
-                Ok(Change::File) => self.due = Some(Writer::Done),
-                Ok(Change::Made) => self.due = Some(Writer::Begins),
+                Ok(Change::File) => {
+                    self.is_being_written = false;
+                    self.due = Some(Writer::Done);
+                }
+                Ok(Change::Made) => {
+                    self.is_being_written = true;
+                    self.due = Some(Writer::Begins);
+                }
                 Ok(Change::Directory) | Err(_) => {
+                    self.is_being_written = false;
                     self.watch = None;
                     self.poll_at = Instant::now();
                 }
             },
             () = sleep_until(timer) => {
-                let waited_enough = patience.is_some_and(|until| until <= Instant::now());
-                self.due = Some(if waited_enough { Writer::Done } else { Writer::MayBeWriting });
+                self.due = Some(Writer::MayBeWriting);
                 if self.watch.is_some() {
                     // A directory that was moved away is watched where it went.
                     if !self.path.is_dir() {
@@ -311,17 +323,28 @@ impl ControlDir {
     /// Turns what came of a look into what is told.
     fn settle(&mut self, found: Found) {
         let cold = match &found {
-            Found::Unfinished => None,
+            Found::Unfinished(_) => None,
             _ => self.cold.take(),
         };
-        if !matches!(found, Found::Unfinished) {
-            self.unfinished_until = None;
+        if !matches!(found, Found::Unfinished(_)) {
+            self.unfinished = None;
         }
         match found {
-            Found::Unfinished => {
+            Found::Unfinished(stamp) => {
+                let patience = if self.is_being_written {
+                    BEING_WRITTEN
+                } else {
+                    UNFINISHED
+                };
                 let now = Instant::now();
-                let until = self.unfinished_until.filter(|until| *until > now);
-                self.unfinished_until = Some(until.unwrap_or(now + UNFINISHED));
+                self.unfinished = match self.unfinished {
+                    Some((before, until)) if before == stamp && until <= now => {
+                        self.due = Some(Writer::Done);
+                        None
+                    }
+                    Some(known) if known.0 == stamp => Some(known),
+                    _ => Some((stamp, now + patience)),
+                };
             }
             Found::Nothing => self.start_cold(cold),
             Found::Taken {

@@ -93,8 +93,8 @@ impl Contents {
 pub(super) enum Found {
     /// There is nothing, or nothing that was not seen before.
     Nothing,
-    /// It is not whole; look again in a moment.
-    Unfinished,
+    /// It is not whole; look again in a moment whether it is another by then.
+    Unfinished(Stamp),
     /// It is the release now.
     Taken {
         file: Box<ControlFile>,
@@ -167,7 +167,7 @@ impl Inbox {
             .and_then(|reader| files::read_limited(reader, &path, MAX_SIZE));
         // The open file keeps the inode's number from being used again meanwhile.
         if file.metadata().map(|now| Contents::of(&now)).ok() != Some(stamp.contents) {
-            return Found::Unfinished;
+            return Found::Unfinished(stamp);
         }
         let text = match read {
             Ok(text) => text,
@@ -179,7 +179,7 @@ impl Inbox {
         };
         match control_file::parse(&text) {
             Err(error) if writer == Writer::MayBeWriting && error.is_truncated() => {
-                Found::Unfinished
+                Found::Unfinished(stamp)
             }
             Err(error) => self.refuse(&error.to_string(), Some(&text), stamp),
             Ok(parsed) => self.take(parsed, text, stamp),

@@ -229,6 +229,47 @@ async fn what_is_made_as_new_and_is_no_file_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_writer_that_is_seen_may_take_its_time() {
+    use std::io::Write as _;
+    let fixture = Fixture::new();
+    let mut source = fixture.open();
+    next_empty(&mut source).await;
+    let mut file = fs::File::create(fixture.path("new")).unwrap();
+    let text = release(1);
+    for part in [&text[..10], &text[10..20]] {
+        file.write_all(part.as_bytes()).unwrap();
+        let early = timeout(POLL * 5, source.next()).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+    file.write_all(&text.as_bytes()[20..]).unwrap();
+    drop(file);
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+    // One that never closes it is not waited for for ever.
+    let mut file = fs::File::create(fixture.path("new")).unwrap();
+    file.write_all(b"{").unwrap();
+    let late = timeout(BEING_WRITTEN + POLL * 2, source.next()).await;
+    assert!(matches!(late, Ok(Update::Rejected { .. })), "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_that_grows_since_before_the_start_is_waited_for() {
+    use std::io::Write as _;
+    let fixture = Fixture::new();
+    let mut file = fs::File::create(fixture.path("new")).unwrap();
+    let text = release(1);
+    file.write_all(&text.as_bytes()[..10]).unwrap();
+    let mut source = fixture.open();
+    for byte in &text.as_bytes()[10..20] {
+        let early = timeout(UNFINISHED * 2 / 3, source.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        file.write_all(&[*byte]).unwrap();
+    }
+    file.write_all(&text.as_bytes()[20..]).unwrap();
+    drop(file);
+    assert_eq!(next_release(&mut source).await.release.version, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_that_was_only_opened_is_not_judged() {
     let fixture = Fixture::new();
     let mut source = fixture.open();
@@ -324,7 +365,7 @@ impl Fixture {
         assert!(self.path(NEW).symlink_metadata().is_ok());
         match source.inbox.look(Writer::Done, source.left) {
             Found::Nothing => "nothing",
-            Found::Unfinished => "unfinished",
+            Found::Unfinished(_) => "unfinished",
             Found::Taken { .. } => "taken",
             Found::Refused { .. } => "refused",
         }
