@@ -277,7 +277,7 @@ impl Slug {
     }
 
     fn without_query(&self) -> &str {
-        if self.is_remote() {
+        if self.0.contains("://") {
             self.0.split(['?', '#']).next().unwrap_or_default()
         } else {
             &self.0
@@ -506,6 +506,16 @@ mod tests {
         assert!(shown.contains("https://store/a/b.tgz"), "{shown}");
         assert!(shown.contains("DATABASE_URL"), "{shown}");
         assert!(shown.contains("https://logs.example"), "{shown}");
+    }
+
+    #[test]
+    fn only_a_path_is_shown_whole() {
+        for (slug, shown) in [
+            ("file:///a/b.tgz?sig=hunter2", "file:///a/b.tgz"),
+            ("a?b/c#d", "a?b/c#d"),
+        ] {
+            assert_eq!(Slug::new(slug).to_string(), shown);
+        }
     }
 
     #[test]
