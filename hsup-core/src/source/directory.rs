@@ -157,7 +157,8 @@ pub fn load(directory: &Path) -> Result<(Release, Vec<String>), LoadDirectoryErr
             path: path.clone(),
             source,
         })?,
-        Err(error) if error.is_not_found() => DotEnv::default(),
+        // A link to nothing is no app without config vars.
+        Err(error) if error.is_not_found() && !path.is_symlink() => DotEnv::default(),
         Err(error) => return Err(unreadable(error)),
     };
     warnings.extend(dot_env.warnings.iter().map(|w| format!("{DOT_ENV}, {w}")));
@@ -254,6 +255,12 @@ mod tests {
         let error = Directory::open(dir.path()).unwrap_err();
         assert!(error.to_string().ends_with("/.env` has an invalid value"));
         assert!(!format!("{error:?}").contains("hunter2"));
+
+        let dir = app(&[("Procfile", "web: x\n")]);
+        std::os::unix::fs::symlink("nowhere", dir.path().join(".env")).unwrap();
+        let error = Directory::open(dir.path()).unwrap_err();
+        let cause = error.source().unwrap().to_string();
+        assert!(cause.ends_with("/.env`"), "{cause}");
 
         let error = Directory::open(app(&[]).path()).unwrap_err();
         let cause = error.source().unwrap().to_string();

@@ -279,7 +279,15 @@ impl Actor {
             .next()
             .is_some_and(|newest| newest.id == id);
         let (reason, keeps) = match why {
-            Why::Failed(why) => (why, format!(", {}", self.what_keeps_running())),
+            Why::Failed(why) => {
+                // One dyno's port is its successor's, too: the old one had to end first.
+                let went = record.state == ReleaseState::RollingOut && !self.has_own_network();
+                let keeps = match self.good() {
+                    Some(good) if went => format!("going back to v{}", good.release.version),
+                    _ => self.what_keeps_running(),
+                };
+                (why, format!(", {keeps}"))
+            }
             Why::LeftBehind => ("hsup ended before it was decided".to_owned(), String::new()),
             Why::Overtaken { by } => {
                 let aim = match record.state {

@@ -283,7 +283,7 @@ impl Actor {
         }
     }
 
-    fn has_own_network(&self) -> bool {
+    pub(super) fn has_own_network(&self) -> bool {
         matches!(&*self.link_state.borrow(), Link::Up(up) if up.has_own_network())
     }
 

@@ -276,7 +276,7 @@ fn a_release_that_the_driver_cannot_start_in_time_is_rolled_back() {
     );
     app.faults("");
     hsup.wait_for_line(
-        "Release v2 rejected, v1 keeps running: web.1: Process could not be started",
+        "Release v2 rejected, going back to v1: web.1: Process could not be started",
     );
     hsup.wait_up(&["web.1"]);
     hsup.interrupt();
@@ -288,7 +288,7 @@ fn a_dyno_of_a_bad_release_is_started_once() {
     let hsup = serving(&app, &[]);
     release_web(&app, 2, "exit 3");
     hsup.wait_for_line(
-        "Release v2 rejected, v1 keeps running: web.1: Process exited with status 3",
+        "Release v2 rejected, going back to v1: web.1: Process exited with status 3",
     );
     hsup.wait_up(&["web.1"]);
     assert_eq!(app.calls("start").len(), 3, "v1, v2, and v1 again");
@@ -305,7 +305,7 @@ fn a_driver_that_dies_in_a_rollout_condemns_no_release_unless_it_always_does() {
     hsup.wait_up(&["web.1"]);
     app.faults("ip die\n");
     release_web(&app, 3, &format!("{} # three", serve()));
-    hsup.wait_for_line("Release v3 rejected, v2 keeps running: web.1: Process exited with unknown");
+    hsup.wait_for_line("Release v3 rejected, going back to v2: web.1: Process exited with unknown");
     app.faults("");
     hsup.wait_up(&["web.1"]);
     hsup.interrupt();

@@ -63,7 +63,7 @@ fn a_release_that_never_binds_its_port_is_rolled_back() {
     let hsup = started(&app);
     let before = hsup.wait_up(&["web.1", "web.2"]);
     app.release(2, "", &web("--never", "2"));
-    hsup.wait_for_line("Release v2 rejected, v1 keeps running");
+    hsup.wait_for_line("Release v2 rejected, going back to v1");
     let after = hsup.wait_up(&["web.1", "web.2"]);
     assert_eq!(before[1], after[1], "the second was never touched");
     assert!(page(app.port).unwrap().contains("hello"));
