@@ -18,7 +18,7 @@ use hsup_core::{
     errors::chain,
     logs::{Format, TerminalSettings},
     name::ProcessType,
-    run::{self, RunOptions},
+    run::{self, Built, RunOptions},
     source::{Choice, ChooseSourceError, SourceSpec, choose},
     start::{self, StartOptions},
 };
@@ -106,9 +106,13 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
             let state_dir = options.state_dir.as_deref();
             let work =
                 run::build_only(&source, state_dir, driver, ground.own_program.clone(), tell);
-            let artifact = ground.carry(work)?;
-            writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
-            Ok(0)
+            match ground.carry(work)? {
+                Built::Artifact(artifact) => {
+                    writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
+                    Ok(0)
+                }
+                Built::Ended(code) => Ok(code),
+            }
         }
     }
 }

@@ -71,9 +71,9 @@ async fn attach(
                 // Full means that the dyno reads nothing; the size can wait for the next.
                 drop(input.try_send(say(size)));
             },
-            (number, name) = signals.next() => {
-                let again = told.replace(128 + number).is_some();
-                stop(up, dyno_id, name, if again { Duration::ZERO } else { grace });
+            wish = signals.next() => {
+                let again = told.replace(wish.code()).is_some();
+                stop(up, dyno_id, wish.signal, if again { Duration::ZERO } else { grace });
             }
         }
     }

@@ -116,8 +116,12 @@ pub(super) async fn start(
         loop {
             tokio::select! {
                 result = &mut started => break result,
-                (number, _) = signals.next() => {
-                    signalled = Some(128 + number);
+                wish = signals.next() => {
+                    // The driver's end is the end of what it may have begun, if it does not
+                    // take it back itself.
+                    if signalled.replace(wish.code()).is_some() {
+                        return Ok(Begun::Signalled(wish.code()));
+                    }
                     unwanted.send_replace(Some(Stop::Immediately));
                 }
             }
@@ -126,8 +130,9 @@ pub(super) async fn start(
     match (result, signalled) {
         (Ok(up), None) => Ok(Begun::Running(up)),
         (Ok(_), Some(code)) => {
-            starting.undo(state, &mut is_unwanted).await;
-            Ok(Begun::Signalled(code))
+            let undo = starting.undo(state, &mut is_unwanted);
+            let again = signals.unless(undo).await.err();
+            Ok(Begun::Signalled(again.unwrap_or(code)))
         }
         (Err(_), Some(code)) => Ok(Begun::Signalled(code)),
         (Err(status), None) => Err(match status.how {

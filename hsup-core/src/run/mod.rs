@@ -10,6 +10,7 @@ mod control;
 mod output;
 mod piped;
 mod release;
+mod signals;
 mod stdin;
 mod terminal;
 
@@ -25,13 +26,13 @@ use hsup_driver_kit::orphans;
 use hsup_proto::driver::{Bind, Capability, StartRequest, StopRequest, WaitRequest};
 use nix::errno::Errno;
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use begin::{Begun, prepare, start};
 use piped::Pipes;
 pub use release::LoadReleaseError;
+use signals::Signals;
 use terminal::Window;
 
 use crate::{
@@ -140,37 +141,39 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunCommandError {
 /// # Errors
 /// When it cannot be started, or nobody knows how it ended.
 pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
-    let signals = Signals::new().map_err(system("receive signals"))?;
+    let mut signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
     files::survive_size_limit().map_err(|errno| system("ignore SIGXFSZ")(errno.into()))?;
     let line = command::shell_line(&options.words)?;
-    let loaded = release::load(&options.source, options.state_dir.as_deref()).await?;
-    let id = SupervisorId::random().map_err(system("get random bits"))?;
-    let run_dir = Paths::from_env().run_dir(&id)?;
-    let mut link = DriverLink::start(LinkSettings {
-        spec: options.driver.clone(),
-        own_program: options.own_program.clone(),
-        socket: Paths::driver_socket(&run_dir),
-        lives: None,
-    })
-    .map_err(system("receive signals"))?;
+    let load = release::load(&options.source, options.state_dir.as_deref());
+    let loaded = match signals.unless(load).await {
+        Ok(loaded) => loaded?,
+        Err(code) => return Ok(code),
+    };
+    let ground = Ground::lay(options.driver.clone(), options.own_program.clone())?;
     let command = Command {
         options,
         line,
         loaded,
-        id,
-        run_dir: run_dir.clone(),
+        id: ground.id.clone(),
+        run_dir: ground.run_dir.clone(),
         signals,
     };
-    let result = command.run(&link).await;
-    link.end().await;
-    if let Err(error) = std::fs::remove_dir_all(&run_dir) {
-        tracing::debug!(%error, "runtime folder not removed");
-    }
+    let result = command.run(&ground.link).await;
+    ground.clear().await;
     result
 }
 
-/// `hsup build`: makes the app's release startable and starts nothing; answers the artifact.
+/// What `hsup build` came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Built {
+    /// The driver's key of what it built.
+    Artifact(String),
+    /// A signal came first; hsup's exit code.
+    Ended(u8),
+}
+
+/// `hsup build`: makes the app's release startable and starts nothing.
 ///
 /// # Errors
 /// As [`run`], of which it is the first half.
@@ -180,24 +183,52 @@ pub async fn build_only(
     driver: DriverSpec,
     own_program: PathBuf,
     tell: fn(&str),
-) -> Result<String, RunCommandError> {
+) -> Result<Built, RunCommandError> {
+    let mut signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
-    let loaded = release::load(source, state_dir).await?;
-    let id = SupervisorId::random().map_err(system("get random bits"))?;
-    let run_dir = Paths::from_env().run_dir(&id)?;
-    let mut link = DriverLink::start(LinkSettings {
-        spec: driver,
-        own_program,
-        socket: Paths::driver_socket(&run_dir),
-        lives: None,
-    })
-    .map_err(system("receive signals"))?;
-    let result = prepare(&link, &loaded.release, &[], tell).await;
-    link.end().await;
-    if let Err(error) = std::fs::remove_dir_all(&run_dir) {
-        tracing::debug!(%error, "runtime folder not removed");
+    let loaded = match signals.unless(release::load(source, state_dir)).await {
+        Ok(loaded) => loaded?,
+        Err(code) => return Ok(Built::Ended(code)),
+    };
+    let ground = Ground::lay(driver, own_program)?;
+    let work = prepare(&ground.link, &loaded.release, &[], tell);
+    let result = signals.unless(work).await;
+    ground.clear().await;
+    match result {
+        Ok(prepared) => Ok(Built::Artifact(prepared?.1)),
+        Err(code) => Ok(Built::Ended(code)),
     }
-    Ok(result?.1)
+}
+
+/// What both commands stand on: a folder and a driver, of which nothing is to be left.
+#[derive(Debug)]
+struct Ground {
+    id: SupervisorId,
+    run_dir: PathBuf,
+    link: DriverLink,
+}
+
+impl Ground {
+    fn lay(spec: DriverSpec, own_program: PathBuf) -> Result<Self, RunCommandError> {
+        let id = SupervisorId::random().map_err(system("get random bits"))?;
+        let run_dir = Paths::from_env().run_dir(&id)?;
+        let link = DriverLink::start(LinkSettings {
+            spec,
+            own_program,
+            socket: Paths::driver_socket(&run_dir),
+            lives: None,
+        })
+        .map_err(system("receive signals"))?;
+        Ok(Self { id, run_dir, link })
+    }
+
+    /// Ends the driver, if it is ours, and removes the folder.
+    async fn clear(mut self) {
+        self.link.end().await;
+        if let Err(error) = std::fs::remove_dir_all(&self.run_dir) {
+            tracing::debug!(%error, "runtime folder not removed");
+        }
+    }
 }
 
 /// Where the command reads and writes.
@@ -228,9 +259,11 @@ impl Command {
         } else {
             Streams::Pipes(Pipes::lay(&self.run_dir)?)
         };
-        let (up, artifact) = tokio::select! {
-            prepared = prepare(link, &self.loaded.release, &self.options.binds, self.options.tell) => prepared?,
-            (number, _) = self.signals.next() => return Ok(128 + number),
+        let (release, tell) = (&self.loaded.release, self.options.tell);
+        let work = prepare(link, release, &self.options.binds, tell);
+        let (up, artifact) = match self.signals.unless(work).await {
+            Ok(prepared) => prepared?,
+            Err(code) => return Ok(code),
         };
 
         let ending = CancellationToken::new();
@@ -253,7 +286,6 @@ impl Command {
             streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);
         }
         let request = self.start_request(&name, &dyno_id, &artifact, &up, &streams)?;
-        let (release, tell) = (&self.loaded.release, self.options.tell);
         let result = match start(link, request, release, &mut self.signals, tell).await {
             Err(error) => Err(error),
             Ok(Begun::Signalled(code)) => Ok(code),
@@ -385,35 +417,6 @@ async fn forget(up: &Up, dyno_id: &DynoId) {
     }
     if let Err(status) = up.remove(dyno_id.as_str()).await {
         tracing::warn!(code = ?status.code(), "remove failed");
-    }
-}
-
-/// The signals that end a command.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, std::io::Error> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-        })
-    }
-
-    /// The next one: its number and its name.
-    async fn next(&mut self) -> (u8, &'static str) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (2, "SIGINT"),
-            _ = self.terminate.recv() => (15, "SIGTERM"),
-            _ = self.hangup.recv() => (1, "SIGHUP"),
-            _ = self.quit.recv() => (3, "SIGQUIT"),
-        }
     }
 }
 

@@ -87,9 +87,9 @@ impl Pipes {
                     is_told = true;
                     stop(up, dyno_id, output.signal(), grace);
                 }
-                (number, name) = signals.next() => {
-                    let again = signalled.replace(128 + number).is_some();
-                    stop(up, dyno_id, name, if again { Duration::ZERO } else { grace });
+                wish = signals.next() => {
+                    let again = signalled.replace(wish.code()).is_some();
+                    stop(up, dyno_id, wish.signal, if again { Duration::ZERO } else { grace });
                 }
             }
         };
@@ -98,11 +98,11 @@ impl Pipes {
         if let Some(pump) = &pump {
             pump.stop();
         }
-        let (number, ()) = tokio::join!(
+        let (cut_off, ()) = tokio::join!(
             output.finish(signals, signalled.is_some()),
             forget(up, dyno_id)
         );
-        match number.map(|number| 128 + number).or(signalled) {
+        match cut_off.or(signalled) {
             Some(code) => Ok(code),
             None => output.code(&status),
         }
@@ -138,7 +138,8 @@ impl Outputs {
     }
 
     /// Waits until all of it is written, for as long as its readers take. A signal cuts it off,
-    /// and so does a moment without an end once there was one; answers the signal that came now.
+    /// and so does a moment without an end once there was one; answers hsup's exit code for the one
+    /// that came now.
     async fn finish(&self, signals: &mut Signals, is_signalled: bool) -> Option<u8> {
         self.stdout.finish();
         self.stderr.finish();
@@ -149,14 +150,14 @@ impl Outputs {
                 std::future::pending::<()>().await;
             }
         };
-        let number = tokio::select! {
+        let code = tokio::select! {
             biased;
             _ = async { tokio::join!(self.stdout.ended(), self.stderr.ended()) } => return None,
-            (number, _) = signals.next() => Some(number),
+            wish = signals.next() => Some(wish.code()),
             () = patience => None,
         };
         say("hsup: the output was cut off: its reader took nothing\n");
-        number
+        code
     }
 
     /// The command's own code, unless its output did not get out.

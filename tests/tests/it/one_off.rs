@@ -266,3 +266,68 @@ fn sigusr1_prints_diagnostics_while_a_build_waits_for_its_driver() {
     hsup.signal(Signal::SIGUSR1);
     hsup.wait_for_line("driver started");
 }
+
+#[test]
+fn a_signal_ends_a_run_and_a_build_whose_driver_builds_for_ever() {
+    let app = App::procfile("web: true\n");
+    app.faults("build hang\n");
+    let driver = binaries().join("test-driver");
+    let driver = driver.to_str().unwrap();
+    let commands = [
+        ("run", &["-d", driver, "true"][..]),
+        ("build", &["-d", driver]),
+    ];
+    let signals = [
+        (Signal::SIGINT, 130),
+        (Signal::SIGTERM, 143),
+        (Signal::SIGHUP, 129),
+    ];
+    let mut builds = 0;
+    for (word, arguments) in commands {
+        for (signal, code) in signals {
+            builds += 1;
+            let out = File::create(app.path("out")).unwrap();
+            let err = File::create(app.path("err")).unwrap();
+            let mut hsup = app.spawn(word, arguments, out, err);
+            hsup.wait_for("the build", || {
+                (app.calls("build").len() == builds).then_some(())
+            });
+            hsup.signal(signal);
+            assert_eq!(hsup.end().code(), Some(code), "{word}: {}", hsup.log());
+            hsup.nothing_is_left();
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_release_that_is_still_being_written() {
+    let app = App::empty();
+    let directory = app.path("ctl");
+    let directory = directory.to_str().unwrap();
+    let ends = |word: &str, arguments: &[&str]| {
+        app.write("ctl/new", r#"{"Version":1"#);
+        let all = [&["--control-dir", directory], arguments].concat();
+        let err = File::create(app.path("err")).unwrap();
+        let mut hsup = app.spawn(word, &all, Stdio::null(), err);
+        hsup.wait_for("a hand on SIGTERM", || {
+            catches(hsup.pid(), Signal::SIGTERM).then_some(())
+        });
+        hsup.signal(Signal::SIGTERM);
+        let code = hsup.end().code();
+        hsup.nothing_is_left();
+        code
+    };
+    for (word, arguments) in [("run", &["true"][..]), ("build", &[])] {
+        // The writer has a second: the signal may come too late, but not every time.
+        let mut codes = (0..5).map(|_| ends(word, arguments));
+        assert!(codes.any(|code| code == Some(143)), "{word}");
+    }
+}
+
+/// Whether a process has a handler for this signal.
+fn catches(pid: i32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    caught.is_some_and(|bits| bits & (1 << (signal as i32 - 1)) != 0)
+}
