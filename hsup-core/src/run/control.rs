@@ -105,7 +105,7 @@ impl OneOff {
     }
 
     fn end(&self, grace: Duration) {
-        super::stop(&self.shared.up, &self.shared.dyno_id, "SIGTERM", grace);
+        super::company::stop(&self.shared.up, &self.shared.dyno_id, "SIGTERM", grace);
     }
 }
 

@@ -6,8 +6,11 @@
 
 mod attached;
 mod begin;
+mod company;
 mod control;
+mod keyboard;
 mod output;
+mod outputs;
 mod piped;
 mod release;
 mod signals;
@@ -23,13 +26,13 @@ use std::{
 };
 
 use hsup_driver_kit::orphans;
-use hsup_proto::driver::{Bind, Capability, StartRequest, StopRequest, WaitRequest};
+use hsup_proto::driver::{Bind, Capability, StartRequest};
 use nix::errno::Errno;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use begin::{Begun, prepare, start};
+use company::Company;
 use piped::Pipes;
 pub use release::LoadReleaseError;
 use signals::Signals;
@@ -39,7 +42,7 @@ use crate::{
     build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
-    driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError, said},
+    driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError},
     dyno::IoDirError,
     environment,
     exit::{Ending, ExitStatus},
@@ -50,11 +53,6 @@ use crate::{
     source::SourceSpec,
     state::SupervisorId,
 };
-
-/// How long one Wait may take before it is asked again.
-const WAIT_FOR: Duration = Duration::from_mins(10);
-/// And how much longer its answer may take.
-const WAIT_BEYOND: Duration = Duration::from_secs(5);
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -307,13 +305,21 @@ impl Command {
         dyno_id: &DynoId,
         streams: Streams,
     ) -> Result<u8, RunCommandError> {
-        let grace = self.options.grace;
-        match streams {
-            Streams::Terminal(window) => {
-                attached::run(up, dyno_id, window, &mut self.signals, grace).await
-            }
-            Streams::Pipes(pipes) => pipes.run(link, up, dyno_id, &mut self.signals, grace).await,
+        let mut company = Company {
+            up,
+            dyno_id,
+            signals: &mut self.signals,
+            grace: self.options.grace,
+            has_ended: false,
+        };
+        let result = match streams {
+            Streams::Terminal(window) => attached::run(&mut company, window).await,
+            Streams::Pipes(pipes) => pipes.run(link, &mut company).await,
+        };
+        if !company.has_ended {
+            company.abandon().await;
         }
+        result
     }
 
     fn start_request(
@@ -375,48 +381,6 @@ fn code_of(status: &ExitStatus) -> Result<u8, RunCommandError> {
     match &status.how {
         Ending::Lost(why) => Err(RunCommandError::Lost(why.clone())),
         _ => Ok(status.exit_code()),
-    }
-}
-
-/// Waits for its end.
-async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> {
-    loop {
-        let request = WaitRequest {
-            dyno_id: dyno_id.to_string(),
-            timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
-        };
-        let mut waits = up.waits();
-        let answer = up.call(WAIT_FOR + WAIT_BEYOND, waits.wait(request));
-        let lost = |status: Status| RunCommandError::Lost(said(&status));
-        if let Some(status) = answer.await.map_err(lost)?.status {
-            return Ok(status.into());
-        }
-    }
-}
-
-/// Asks for its end, beside whatever else goes on; the Wait tells when it came.
-fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
-    let request = StopRequest {
-        dyno_id: dyno_id.to_string(),
-        signal: signal.to_owned(),
-        grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
-        force: grace.is_zero(),
-    };
-    let mut client = up.client();
-    tokio::spawn(async move {
-        if let Err(status) = client.stop(request).await {
-            tracing::warn!(code = ?status.code(), "stop failed");
-        }
-    });
-}
-
-/// Has a driver that goes on forget the dyno.
-async fn forget(up: &Up, dyno_id: &DynoId) {
-    if up.child {
-        return;
-    }
-    if let Err(status) = up.remove(dyno_id.as_str()).await {
-        tracing::warn!(code = ?status.code(), "remove failed");
     }
 }
 

@@ -331,3 +331,35 @@ fn catches(pid: i32, signal: Signal) -> bool {
     let caught = caught.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
     caught.is_some_and(|bits| bits & (1 << (signal as i32 - 1)) != 0)
 }
+
+/// `test-driver` as somebody's own: it goes on when hsup ends, and what it runs with it, so
+/// that nothing but a Stop ends that. And its socket.
+pub(crate) fn driver_of_its_own(app: &App) -> (Running<'_>, String) {
+    let socket = app.path("driver.sock");
+    let child = app
+        .command("test-driver")
+        .env("HSUP_DRIVER_SOCKET", &socket)
+        .spawn()
+        .unwrap();
+    let driver = Running::of(app, child);
+    driver.wait_for("the driver", || socket.exists().then_some(()));
+    (driver, socket.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
+    let app = App::procfile("web: true\n");
+    app.faults("wait internal no news today\n");
+    let (driver, socket) = driver_of_its_own(&app);
+    let arguments = ["--driver-socket", &socket, "--linger", "600s"];
+    let output = app.run(&[&["run"][..], &arguments, &["sleep 1000"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("it is not known how the command ended: no news today"),
+        "{said}"
+    );
+    assert_eq!(app.calls("stop").len(), 1);
+    assert_eq!(app.calls("remove").len(), 1);
+    assert_eq!(processes_of(&app), [driver.pid()]);
+}

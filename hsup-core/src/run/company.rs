@@ -1,0 +1,146 @@
+//! Staying with a dyno until it has ended, whatever wishes it away meanwhile.
+
+use std::{convert::Infallible, time::Duration};
+
+use hsup_proto::driver::{StopRequest, WaitRequest};
+use tonic::Status;
+
+use super::{RunCommandError, outputs::Outputs, signals::Signals};
+use crate::{
+    driver::{Up, said},
+    exit::ExitStatus,
+    lifecycle::Stop,
+    name::DynoId,
+};
+
+/// How long one Wait may take before it is asked again.
+const WAIT_FOR: Duration = Duration::from_mins(10);
+/// And how much longer its answer may take.
+const WAIT_BEYOND: Duration = Duration::from_secs(5);
+
+/// A dyno that runs, and who may wish it away.
+#[derive(Debug)]
+pub(super) struct Company<'a> {
+    pub(super) up: &'a Up,
+    pub(super) dyno_id: &'a DynoId,
+    pub(super) signals: &'a mut Signals,
+    /// Between SIGTERM and SIGKILL.
+    pub(super) grace: Duration,
+    /// It is known how it ended.
+    pub(super) has_ended: bool,
+}
+
+/// How a dyno ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    /// hsup's exit code, if a signal ended it.
+    pub(super) signalled: Option<u8>,
+}
+
+impl Company<'_> {
+    /// Waits for the dyno's end and does meanwhile what is to be done `beside`. A signal is
+    /// passed on, the second one with no grace; an output that is given up ends it as well.
+    pub(super) async fn until_end(
+        &mut self,
+        output: &Outputs,
+        beside: impl Future<Output = Infallible>,
+    ) -> Result<Ended, RunCommandError> {
+        let (up, dyno_id, grace) = (self.up, self.dyno_id, self.grace);
+        let mut wait = std::pin::pin!(wait(up, dyno_id));
+        let mut beside = std::pin::pin!(beside);
+        let mut signalled: Option<u8> = None;
+        let mut is_told = false;
+        loop {
+            tokio::select! {
+                status = &mut wait => {
+                    let status = status?;
+                    self.has_ended = true;
+                    return Ok(Ended { status, signalled });
+                }
+                never = &mut beside => match never {},
+                () = output.failed(), if !is_told => {
+                    is_told = true;
+                    stop(up, dyno_id, output.signal(), grace);
+                }
+                wish = self.signals.next() => {
+                    let again = signalled.replace(wish.code()).is_some();
+                    stop(up, dyno_id, wish.signal, if again { Duration::ZERO } else { grace });
+                }
+            }
+        }
+    }
+
+    /// Waits until the output is written, what is still `on_its_way` first; answers hsup's exit
+    /// code for a signal that cut it off.
+    pub(super) async fn finish(
+        &mut self,
+        output: &Outputs,
+        on_its_way: impl Future<Output = ()>,
+        ended: &Ended,
+    ) -> Option<u8> {
+        let is_signalled = ended.signalled.is_some();
+        let (cut_off, ()) = tokio::join!(
+            output.finish(on_its_way, self.signals, is_signalled),
+            forget(self.up, self.dyno_id)
+        );
+        cut_off
+    }
+
+    /// Ends a dyno that nobody stays with, and waits for that; a signal ends it at once.
+    pub(super) async fn abandon(&mut self) {
+        let Self { up, dyno_id, .. } = *self;
+        let grace = self.grace;
+        let stopping = up.stop(dyno_id.as_str(), Stop::Gracefully { grace });
+        let stopped = match self.signals.unless(stopping).await {
+            Ok(stopped) => stopped,
+            Err(_) => up.stop(dyno_id.as_str(), Stop::Immediately).await,
+        };
+        if let Err(status) = stopped {
+            tracing::warn!(code = ?status.code(), message = status.message(), "stop failed");
+        }
+        forget(up, dyno_id).await;
+    }
+}
+
+/// Has a driver that goes on forget the dyno.
+async fn forget(up: &Up, dyno_id: &DynoId) {
+    if up.child {
+        return;
+    }
+    if let Err(status) = up.remove(dyno_id.as_str()).await {
+        tracing::warn!(code = ?status.code(), "remove failed");
+    }
+}
+
+/// Waits for its end.
+async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> {
+    loop {
+        let request = WaitRequest {
+            dyno_id: dyno_id.to_string(),
+            timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
+        };
+        let mut waits = up.waits();
+        let answer = up.call(WAIT_FOR + WAIT_BEYOND, waits.wait(request));
+        let lost = |status: Status| RunCommandError::Lost(said(&status));
+        if let Some(status) = answer.await.map_err(lost)?.status {
+            return Ok(status.into());
+        }
+    }
+}
+
+/// Asks for its end, beside whatever else goes on; the Wait tells when it came.
+pub(super) fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
+    let request = StopRequest {
+        dyno_id: dyno_id.to_string(),
+        signal: signal.to_owned(),
+        grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+        force: grace.is_zero(),
+    };
+    let mut client = up.client();
+    tokio::spawn(async move {
+        if let Err(status) = client.stop(request).await {
+            tracing::warn!(code = ?status.code(), "stop failed");
+        }
+    });
+}
