@@ -5,7 +5,7 @@
 //! | state | `$XDG_STATE_HOME/hsup/KEY`; for root `/var/lib/hsup/KEY`; `~/.local/state/hsup/KEY` |
 //! | runtime | `$XDG_RUNTIME_DIR/hsup` (or `/run/user/UID/hsup`); `/run/hsup` for root or who may write there; `/tmp/hsup-UID` |
 //! | control socket | `RUNTIME/KEY.sock` |
-//! | FIFOs, driver's socket | `RUNTIME/run/SUPERVISOR-ID/` |
+//! | FIFOs, driver's socket | `RUNTIME/run/SUPERVISOR-ID/`; with a lock file those of `run` and `build` |
 //!
 //! The path of a unix socket has at most 107 bytes; every one made here has at most
 //! [`SOCKET_PATH_MAX`]. `/tmp` is everybody's, so what is there is used only when it is

@@ -8,6 +8,7 @@ mod attached;
 mod begin;
 mod company;
 mod control;
+mod folder;
 mod keyboard;
 mod output;
 mod outputs;
@@ -33,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use begin::{Begun, prepare, start};
 use company::Company;
+pub use folder::MakeFolderError;
+use folder::RunFolder;
 use piped::Pipes;
 pub use release::LoadReleaseError;
 use signals::Signals;
@@ -48,7 +51,7 @@ use crate::{
     exit::{Ending, ExitStatus},
     files,
     name::{DynoId, DynoName, ProcessType},
-    paths::{Paths, PathsError},
+    paths::Paths,
     ports, random,
     source::SourceSpec,
     state::SupervisorId,
@@ -99,9 +102,9 @@ pub enum RunCommandError {
     /// The release could not be built.
     #[error("failed to build the release")]
     Build(#[from] BuildError),
-    /// No place for files.
+    /// The folder for its files.
     #[error(transparent)]
-    Paths(#[from] PathsError),
+    Folder(#[from] MakeFolderError),
     /// The FIFOs.
     #[error(transparent)]
     Io(#[from] IoDirError),
@@ -148,13 +151,17 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
         Ok(loaded) => loaded?,
         Err(code) => return Ok(code),
     };
-    let ground = Ground::lay(options.driver.clone(), options.own_program.clone())?;
+    let lay = Ground::lay(options.driver.clone(), options.own_program.clone());
+    let ground = match signals.unless(lay).await {
+        Ok(ground) => ground?,
+        Err(code) => return Ok(code),
+    };
     let command = Command {
         options,
         line,
         loaded,
         id: ground.id.clone(),
-        run_dir: ground.run_dir.clone(),
+        run_dir: ground.folder.path().to_owned(),
         signals,
     };
     let result = command.run(&ground.link).await;
@@ -188,7 +195,10 @@ pub async fn build_only(
         Ok(loaded) => loaded?,
         Err(code) => return Ok(Built::Ended(code)),
     };
-    let ground = Ground::lay(driver, own_program)?;
+    let ground = match signals.unless(Ground::lay(driver, own_program)).await {
+        Ok(ground) => ground?,
+        Err(code) => return Ok(Built::Ended(code)),
+    };
     let work = prepare(&ground.link, &loaded.release, &[], tell);
     let result = signals.unless(work).await;
     ground.clear().await;
@@ -202,30 +212,29 @@ pub async fn build_only(
 #[derive(Debug)]
 struct Ground {
     id: SupervisorId,
-    run_dir: PathBuf,
+    folder: RunFolder,
     link: DriverLink,
 }
 
 impl Ground {
-    fn lay(spec: DriverSpec, own_program: PathBuf) -> Result<Self, RunCommandError> {
+    /// Makes the folder, clears away what others have left, and begins to start the driver.
+    async fn lay(spec: DriverSpec, own_program: PathBuf) -> Result<Self, RunCommandError> {
         let id = SupervisorId::random().map_err(system("get random bits"))?;
-        let run_dir = Paths::from_env().run_dir(&id)?;
+        let folder = RunFolder::make(&Paths::from_env(), &id)?;
+        folder.sweep().await;
         let link = DriverLink::start(LinkSettings {
             spec,
             own_program,
-            socket: Paths::driver_socket(&run_dir),
+            socket: Paths::driver_socket(folder.path()),
             lives: None,
         })
         .map_err(system("receive signals"))?;
-        Ok(Self { id, run_dir, link })
+        Ok(Self { id, folder, link })
     }
 
     /// Ends the driver, if it is ours, and removes the folder.
     async fn clear(mut self) {
         self.link.end().await;
-        if let Err(error) = std::fs::remove_dir_all(&self.run_dir) {
-            tracing::debug!(%error, "runtime folder not removed");
-        }
     }
 }
 

@@ -16,7 +16,8 @@ use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
-    sys::signal::Signal,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use crate::{
@@ -362,4 +363,46 @@ fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
     assert_eq!(app.calls("stop").len(), 1);
     assert_eq!(app.calls("remove").len(), 1);
     assert_eq!(processes_of(&app), [driver.pid()]);
+}
+
+#[test]
+fn what_a_killed_hsup_left_is_removed_by_the_next() {
+    let app = App::procfile("web: true\n");
+    for next in [&["run", "true"][..], &["build"]] {
+        let next = || assert_eq!(app.run(next).status.code(), Some(0), "{next:?}");
+        let line = "setsid sleep 1000 & exec sleep 1000";
+        let hsup = app.spawn(
+            "run",
+            &["--linger", "600s", line],
+            Stdio::null(),
+            Stdio::null(),
+        );
+        let of_dyno = || {
+            let dyno = |pid: &i32| cmdline(*pid).starts_with(b"sleep\0");
+            processes_of(&app).into_iter().filter(dyno).count()
+        };
+        hsup.wait_for("both processes", || (of_dyno() == 2).then_some(()));
+        // One that lives, and one whose dyno lingers, are not to be swept away.
+        next();
+        assert_eq!(of_dyno(), 2);
+        hsup.kill();
+        next();
+        assert_eq!(of_dyno(), 2);
+        let is_driver = |pid: &i32| cmdline(*pid).starts_with(b"hsup-driver-simple\0");
+        let drivers: Vec<_> = processes_of(&app).into_iter().filter(is_driver).collect();
+        for driver in &drivers {
+            kill(Pid::from_raw(*driver), Signal::SIGKILL).unwrap();
+        }
+        assert_eq!(drivers.len(), 1);
+        let ended = || (!drivers.iter().any(is_driver)).then_some(());
+        deadline::poll(ended).expect("the driver's end");
+        next();
+        assert!(processes_of(&app).is_empty());
+        assert_eq!(fs::read_dir(app.path("rt/hsup/run")).unwrap().count(), 0);
+    }
+}
+
+/// The arguments of a process, each with a zero at its end; empty for one that has ended.
+fn cmdline(pid: i32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
