@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hsup_proto::driver::{Bind, StartRequest};
 use tokio::sync::{Semaphore, watch};
 
-use super::{RunCommandError, Signals};
+use super::{RunCommandError, progress::Progress, signals::Signals};
 use crate::{
     build,
     driver::{DriverLink, Link, Up, demands, ready},
@@ -87,6 +87,7 @@ pub(super) async fn start(
     request: StartRequest,
     release: &Release,
     signals: &mut Signals,
+    progress: &Progress,
     tell: fn(&str),
 ) -> Result<Begun, RunCommandError> {
     let dyno_id: DynoId = request
@@ -117,6 +118,7 @@ pub(super) async fn start(
             tokio::select! {
                 result = &mut started => break result,
                 wish = signals.next() => {
+                    progress.stopping();
                     // The driver's end is the end of what it may have begun, if it does not
                     // take it back itself.
                     if signalled.replace(wish.code()).is_some() {

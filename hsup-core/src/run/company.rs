@@ -5,7 +5,12 @@ use std::{convert::Infallible, time::Duration};
 use hsup_proto::driver::{StopRequest, WaitRequest};
 use tonic::Status;
 
-use super::{RunCommandError, outputs::Outputs, signals::Signals};
+use super::{
+    RunCommandError,
+    outputs::Outputs,
+    progress::Progress,
+    signals::{Origin, Signals},
+};
 use crate::{
     driver::{Up, said},
     exit::ExitStatus,
@@ -26,8 +31,8 @@ pub(super) struct Company<'a> {
     pub(super) signals: &'a mut Signals,
     /// Between SIGTERM and SIGKILL.
     pub(super) grace: Duration,
-    /// It is known how it ended.
-    pub(super) has_ended: bool,
+    /// Whom to tell how far it is.
+    pub(super) progress: &'a Progress,
 }
 
 /// How a dyno ended.
@@ -36,6 +41,8 @@ pub(super) struct Ended {
     pub(super) status: ExitStatus,
     /// hsup's exit code, if a signal ended it.
     pub(super) signalled: Option<u8>,
+    /// Somebody wished for its end.
+    pub(super) is_wished: bool,
 }
 
 impl Company<'_> {
@@ -50,22 +57,27 @@ impl Company<'_> {
         let mut wait = std::pin::pin!(wait(up, dyno_id));
         let mut beside = std::pin::pin!(beside);
         let mut signalled: Option<u8> = None;
-        let mut is_told = false;
+        let (mut is_wished, mut is_told) = (false, false);
         loop {
             tokio::select! {
                 status = &mut wait => {
                     let status = status?;
-                    self.has_ended = true;
-                    return Ok(Ended { status, signalled });
+                    self.progress.complete(Some(status.clone()));
+                    return Ok(Ended { status, signalled, is_wished });
                 }
                 never = &mut beside => match never {},
                 () = output.failed(), if !is_told => {
                     is_told = true;
+                    self.progress.stopping();
                     stop(up, dyno_id, output.signal(), grace);
                 }
                 wish = self.signals.next() => {
-                    let again = signalled.replace(wish.code()).is_some();
-                    stop(up, dyno_id, wish.signal, if again { Duration::ZERO } else { grace });
+                    if wish.from == Origin::Signal {
+                        signalled = Some(wish.code());
+                    }
+                    self.progress.stopping();
+                    let is_first = !std::mem::replace(&mut is_wished, true);
+                    stop(up, dyno_id, wish.signal, wish.grace(grace, is_first));
                 }
             }
         }
@@ -79,9 +91,8 @@ impl Company<'_> {
         on_its_way: impl Future<Output = ()>,
         ended: &Ended,
     ) -> Option<u8> {
-        let is_signalled = ended.signalled.is_some();
         let (cut_off, ()) = tokio::join!(
-            output.finish(on_its_way, self.signals, is_signalled),
+            output.finish(on_its_way, self.signals, ended.is_wished),
             forget(self.up, self.dyno_id)
         );
         cut_off
@@ -91,6 +102,7 @@ impl Company<'_> {
     pub(super) async fn abandon(&mut self) {
         let Self { up, dyno_id, .. } = *self;
         let grace = self.grace;
+        self.progress.stopping();
         let stopping = up.stop(dyno_id.as_str(), Stop::Gracefully { grace });
         let stopped = match self.signals.unless(stopping).await {
             Ok(stopped) => stopped,
@@ -130,7 +142,7 @@ async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> 
 }
 
 /// Asks for its end, beside whatever else goes on; the Wait tells when it came.
-pub(super) fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
+fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
     let request = StopRequest {
         dyno_id: dyno_id.to_string(),
         signal: signal.to_owned(),

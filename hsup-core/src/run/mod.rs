@@ -13,6 +13,7 @@ mod keyboard;
 mod output;
 mod outputs;
 mod piped;
+mod progress;
 mod release;
 mod signals;
 mod stdin;
@@ -22,7 +23,6 @@ use std::{
     ffi::OsString,
     num::NonZeroU32,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -34,9 +34,11 @@ use tokio_util::sync::CancellationToken;
 
 use begin::{Begun, prepare, start};
 use company::Company;
+use control::OneOff;
 pub use folder::MakeFolderError;
 use folder::RunFolder;
 use piped::Pipes;
+use progress::Progress;
 pub use release::LoadReleaseError;
 use signals::Signals;
 use terminal::Window;
@@ -146,6 +148,9 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
     files::survive_size_limit().map_err(|errno| system("ignore SIGXFSZ")(errno.into()))?;
     let line = command::shell_line(&options.words)?;
+    // First of all: whoever looks for the command finds it from now on.
+    let listener = options.control_socket.as_deref();
+    let listener = listener.map(ControlListener::bind).transpose()?;
     let load = release::load(&options.source, options.state_dir.as_deref());
     let loaded = match signals.unless(load).await {
         Ok(loaded) => loaded?,
@@ -163,8 +168,9 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
         id: ground.id.clone(),
         run_dir: ground.folder.path().to_owned(),
         signals,
+        progress: Progress::new(),
     };
-    let result = command.run(&ground.link).await;
+    let result = command.run(&ground.link, listener).await;
     ground.clear().await;
     result
 }
@@ -253,13 +259,56 @@ struct Command {
     id: SupervisorId,
     run_dir: PathBuf,
     signals: Signals,
+    progress: Progress,
 }
 
 impl Command {
-    async fn run(mut self, link: &DriverLink) -> Result<u8, RunCommandError> {
+    /// Runs it to its end, seen and stopped through the control socket, if there is one.
+    async fn run(
+        mut self,
+        link: &DriverLink,
+        listener: Option<ControlListener>,
+    ) -> Result<u8, RunCommandError> {
         let number = NonZeroU32::new(self.options.number).unwrap_or(NonZeroU32::MIN);
         let name = DynoName::new(ProcessType::run(), number);
         let dyno_id = DynoId::mint(&name, random::u64());
+        let ending = CancellationToken::new();
+        let server = listener.map(|listener| {
+            let shown = self.shown(link, &name, &dyno_id);
+            tokio::spawn(serve(listener, shown, ending.clone()))
+        });
+        let result = self.carry_through(link, &name, &dyno_id).await;
+        // Whatever became of it.
+        self.progress.complete(None);
+        ending.cancel();
+        if let Some(server) = server {
+            // Whatever it says now, hsup ends.
+            drop(server.await);
+        }
+        result
+    }
+
+    fn shown(&self, link: &DriverLink, name: &DynoName, dyno_id: &DynoId) -> OneOff {
+        OneOff::new(control::Shown {
+            app: self.loaded.release.app.clone(),
+            release: self.loaded.release.version,
+            port: ports::base(&self.loaded.release.config).unwrap_or_default(),
+            name: name.clone(),
+            line: self.line.clone(),
+            dyno_id: dyno_id.clone(),
+            grace: self.options.grace,
+            standing: self.progress.watch(),
+            link: link.watch(),
+            wisher: self.signals.wisher(),
+        })
+    }
+
+    async fn carry_through(
+        &mut self,
+        link: &DriverLink,
+        name: &DynoName,
+        dyno_id: &DynoId,
+    ) -> Result<u8, RunCommandError> {
         // What needs no driver is done while that comes up.
         let mut streams = if terminal::is_terminal() {
             Streams::Terminal(Window::watch().map_err(system("watch the terminal's window"))?)
@@ -272,38 +321,18 @@ impl Command {
             Ok(prepared) => prepared?,
             Err(code) => return Ok(code),
         };
-
-        let ending = CancellationToken::new();
-        let server = match &self.options.control_socket {
-            None => None,
-            Some(path) => {
-                let listener = ControlListener::bind(path)?;
-                let shown = control::OneOff::new(
-                    &self.loaded.release,
-                    &name,
-                    &self.line,
-                    &dyno_id,
-                    Arc::clone(&up),
-                    self.options.grace,
-                );
-                Some(tokio::spawn(serve(listener, shown, ending.clone())))
-            }
-        };
         if matches!(streams, Streams::Terminal(_)) && !up.capabilities.has(Capability::Attach) {
             streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);
         }
-        let request = self.start_request(&name, &dyno_id, &artifact, &up, &streams)?;
-        let result = match start(link, request, release, &mut self.signals, tell).await {
-            Err(error) => Err(error),
-            Ok(Begun::Signalled(code)) => Ok(code),
-            Ok(Begun::Running(up)) => self.accompany(link, &up, &dyno_id, streams).await,
-        };
-        ending.cancel();
-        if let Some(server) = server {
-            // Whatever it says now, hsup ends.
-            drop(server.await);
+        let request = self.start_request(name, dyno_id, &artifact, &up, &streams)?;
+        let (signals, progress) = (&mut self.signals, &self.progress);
+        match start(link, request, release, signals, progress, tell).await? {
+            Begun::Signalled(code) => Ok(code),
+            Begun::Running(up) => {
+                self.progress.up(&up);
+                self.accompany(link, &up, dyno_id, streams).await
+            }
         }
-        result
     }
 
     /// Stays with the dyno until it has ended; answers hsup's exit code.
@@ -319,13 +348,13 @@ impl Command {
             dyno_id,
             signals: &mut self.signals,
             grace: self.options.grace,
-            has_ended: false,
+            progress: &self.progress,
         };
         let result = match streams {
             Streams::Terminal(window) => attached::run(&mut company, window).await,
             Streams::Pipes(pipes) => pipes.run(link, &mut company).await,
         };
-        if !company.has_ended {
+        if !self.progress.watch().borrow().phase.is_complete() {
             company.abandon().await;
         }
         result

@@ -91,7 +91,7 @@ impl Outputs {
         &self,
         on_its_way: impl Future<Output = ()>,
         signals: &mut Signals,
-        is_signalled: bool,
+        is_wished: bool,
     ) -> Option<u8> {
         let written = async {
             on_its_way.await;
@@ -100,7 +100,7 @@ impl Outputs {
             tokio::join!(self.stdout.ended(), self.stderr.ended());
         };
         let patience = async {
-            if is_signalled || self.has_hung_up() {
+            if is_wished || self.has_hung_up() {
                 sleep(LAST_BYTES_WITHIN).await;
             } else {
                 std::future::pending::<()>().await;
@@ -109,7 +109,7 @@ impl Outputs {
         let code = tokio::select! {
             biased;
             () = written => return None,
-            wish = signals.next() => Some(wish.code()),
+            wish = signals.next_for_hsup() => Some(wish.code()),
             () = patience => None,
         };
         say("hsup: the output was cut off: its reader took nothing\n");
