@@ -92,7 +92,10 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Start { types } => {
             let ground = Ground::lay()?;
             let options = start_options(options, types, source, driver, &ground)?;
-            ground.carry(start::start(options))
+            ground.carry(async {
+                run::sweep().await;
+                start::start(options).await
+            })
         }
         Command::Run { words } => {
             let ground = Ground::lay()?;

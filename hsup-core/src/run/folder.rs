@@ -60,7 +60,9 @@ impl RunFolder {
         match lock(&path) {
             Ok(lock) => Ok(Self { path, _lock: lock }),
             Err(source) => {
-                remove(&path);
+                // Without a look into it, for which there may be no descriptor either.
+                drop(fs::remove_file(path.join(UNHELD)));
+                drop(fs::remove_dir(&path));
                 Err(MakeFolderError::Lock { path, source })
             }
         }
@@ -69,14 +71,6 @@ impl RunFolder {
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Removes the folders beside this one that nobody needs any more, with the processes that
-    /// their drivers left.
-    pub(super) async fn sweep(&self) {
-        if let Some(runs) = self.path.parent() {
-            sweep(runs).await;
-        }
     }
 }
 
@@ -99,7 +93,9 @@ fn lock(folder: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-async fn sweep(runs: &Path) {
+/// Removes the folders in `runs` that nobody needs any more, with the processes that their
+/// drivers left.
+pub(super) async fn sweep(runs: &Path) {
     let folders = match fs::read_dir(runs) {
         Ok(folders) => folders,
         Err(error) => {

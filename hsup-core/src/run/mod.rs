@@ -214,6 +214,17 @@ pub async fn build_only(
     }
 }
 
+/// Removes what `run`s and `build`s have left that were killed: their folders, and processes
+/// of drivers that are no more.
+pub async fn sweep() {
+    // All of their ids are as long as this one.
+    let runs = SupervisorId::random().map(|id| Paths::from_env().runs_dir(&id));
+    // Whoever needs a folder there says what is wrong.
+    if let Ok(Ok(runs)) = runs {
+        folder::sweep(&runs).await;
+    }
+}
+
 /// What both commands stand on: a folder and a driver, of which nothing is to be left.
 #[derive(Debug)]
 struct Ground {
@@ -226,8 +237,8 @@ impl Ground {
     /// Makes the folder, clears away what others have left, and begins to start the driver.
     async fn lay(spec: DriverSpec, own_program: PathBuf) -> Result<Self, RunCommandError> {
         let id = SupervisorId::random().map_err(system("get random bits"))?;
+        sweep().await;
         let folder = RunFolder::make(&Paths::from_env(), &id)?;
-        folder.sweep().await;
         let link = DriverLink::start(LinkSettings {
             spec,
             own_program,

@@ -368,7 +368,7 @@ fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
 #[test]
 fn what_a_killed_hsup_left_is_removed_by_the_next() {
     let app = App::procfile("web: true\n");
-    for next in [&["run", "true"][..], &["build"]] {
+    for next in [&["run", "true"][..], &["build"], &["start", "--oneshot"]] {
         let next = || assert_eq!(app.run(next).status.code(), Some(0), "{next:?}");
         let line = "setsid sleep 1000 & exec sleep 1000";
         let hsup = app.spawn(
