@@ -1,8 +1,9 @@
 //! Staying with a dyno until it has ended, whatever wishes it away meanwhile.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, future::pending, time::Duration};
 
 use hsup_proto::driver::{StopRequest, WaitRequest};
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::{
@@ -12,10 +13,11 @@ use super::{
     signals::{Origin, Signals},
 };
 use crate::{
-    driver::{Up, said},
+    driver::{STOP_BEYOND_GRACE, Up, said},
     exit::ExitStatus,
     lifecycle::Stop,
     name::DynoId,
+    time::now_unix_ms,
 };
 
 /// How long one Wait may take before it is asked again.
@@ -47,40 +49,49 @@ pub(super) struct Ended {
 
 impl Company<'_> {
     /// Waits for the dyno's end and does meanwhile what is to be done `beside`. A signal is
-    /// passed on, the second one with no grace; an output that is given up ends it as well.
+    /// passed on, the second one with no grace; an output that is given up ends it as well. A
+    /// driver that does not stop it in time is waited for no more.
     pub(super) async fn until_end(
         &mut self,
         output: &Outputs,
         beside: impl Future<Output = Infallible>,
     ) -> Result<Ended, RunCommandError> {
-        let (up, dyno_id, grace) = (self.up, self.dyno_id, self.grace);
+        let (up, dyno_id, usual) = (self.up, self.dyno_id, self.grace);
         let mut wait = std::pin::pin!(wait(up, dyno_id));
         let mut beside = std::pin::pin!(beside);
         let mut signalled: Option<u8> = None;
         let (mut is_wished, mut is_told) = (false, false);
-        loop {
-            tokio::select! {
-                status = &mut wait => {
-                    let status = status?;
-                    self.progress.complete(Some(status.clone()));
-                    return Ok(Ended { status, signalled, is_wished });
-                }
+        let mut overdue: Option<Instant> = None;
+        let status = loop {
+            let (signal, grace) = tokio::select! {
+                status = &mut wait => break status?,
                 never = &mut beside => match never {},
+                () = reached(overdue) => {
+                    break ExitStatus::lost("the driver did not stop it in time", now_unix_ms());
+                }
                 () = output.failed(), if !is_told => {
                     is_told = true;
-                    self.progress.stopping();
-                    stop(up, dyno_id, output.signal(), grace);
+                    (output.signal(), usual)
                 }
                 wish = self.signals.next() => {
                     if wish.from == Origin::Signal {
                         signalled = Some(wish.code());
                     }
-                    self.progress.stopping();
                     let is_first = !std::mem::replace(&mut is_wished, true);
-                    stop(up, dyno_id, wish.signal, wish.grace(grace, is_first));
+                    (wish.signal, wish.grace(usual, is_first))
                 }
-            }
-        }
+            };
+            self.progress.stopping();
+            stop(up, dyno_id, signal, grace);
+            let due = Instant::now().checked_add(grace.saturating_add(STOP_BEYOND_GRACE));
+            overdue = overdue.into_iter().chain(due).min();
+        };
+        self.progress.complete(Some(status.clone()));
+        Ok(Ended {
+            status,
+            signalled,
+            is_wished,
+        })
     }
 
     /// Waits until the output is written, what is still `on_its_way` first; answers hsup's exit
@@ -122,6 +133,14 @@ async fn forget(up: &Up, dyno_id: &DynoId) {
     }
     if let Err(status) = up.remove(dyno_id.as_str()).await {
         tracing::warn!(code = ?status.code(), "remove failed");
+    }
+}
+
+/// Resolves at that time, if there is one.
+pub(super) async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
     }
 }
 

@@ -333,6 +333,39 @@ fn catches(pid: i32, signal: Signal) -> bool {
     caught.is_some_and(|bits| bits & (1 << (signal as i32 - 1)) != 0)
 }
 
+#[test]
+fn a_signal_ends_a_command_that_the_driver_does_not_stop() {
+    let app = App::procfile("web: true\n");
+    app.faults("stop hang\n");
+    let driver = binaries().join("test-driver");
+    let out = File::create(app.path("out")).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let line = "echo up; exec sleep 1000";
+    let arguments = ["-d", driver.to_str().unwrap(), line];
+    let mut hsup = app.spawn("run", &arguments, out, err);
+    hsup.wait_for_line("up\n");
+    hsup.signal(Signal::SIGTERM);
+    hsup.wait_for("a Stop", || (app.calls("stop").len() == 1).then_some(()));
+    hsup.signal(Signal::SIGINT);
+    assert_eq!(hsup.end().code(), Some(130), "{}", hsup.log());
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn a_signal_ends_a_command_that_the_driver_neither_starts_nor_stops() {
+    let app = App::procfile("web: true\n");
+    app.faults("start hang\nstop hang\n");
+    let driver = binaries().join("test-driver");
+    let arguments = ["-d", driver.to_str().unwrap(), "true"];
+    let err = File::create(app.path("err")).unwrap();
+    let mut hsup = app.spawn("run", &arguments, Stdio::null(), err);
+    hsup.wait_for("a Start", || (!app.calls("start").is_empty()).then_some(()));
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(143), "{}", hsup.log());
+    assert!(!app.calls("stop").is_empty());
+    hsup.nothing_is_left();
+}
+
 /// `test-driver` as somebody's own: it goes on when hsup ends, and what it runs with it, so
 /// that nothing but a Stop ends that. And its socket.
 pub(crate) fn driver_of_its_own(app: &App) -> (Running<'_>, String) {
