@@ -5,7 +5,7 @@
 //! | state | `$XDG_STATE_HOME/hsup/KEY`; for root `/var/lib/hsup/KEY`; `~/.local/state/hsup/KEY` |
 //! | runtime | `$XDG_RUNTIME_DIR/hsup` (or `/run/user/UID/hsup`); `/run/hsup` for root or who may write there; `/tmp/hsup-UID` |
 //! | control socket | `RUNTIME/KEY.sock` |
-//! | FIFOs, driver's socket | `RUNTIME/run/SUPERVISOR-ID/` |
+//! | FIFOs, driver's socket | `RUNTIME/run/SUPERVISOR-ID/`; with a lock file those of `run` and `build` |
 //!
 //! The path of a unix socket has at most 107 bytes; every one made here has at most
 //! [`SOCKET_PATH_MAX`]. `/tmp` is everybody's, so what is there is used only when it is
@@ -39,6 +39,7 @@ const HASH_LEN: usize = 17;
 /// A runtime directory must leave room for the hash of a key and for `.sock`.
 const SOCKET_NAME_MIN: usize = HASH_LEN + 8;
 
+const RUNS: &str = "run";
 const DRIVER_SOCKET: &str = "driver.sock";
 
 /// What names an app in file names: its name, or its directory.
@@ -220,12 +221,22 @@ impl Paths {
     /// # Errors
     /// As [`Paths::runtime_dir`].
     pub fn run_dir(&self, id: &SupervisorId) -> Result<PathBuf, PathsError> {
-        let below = Path::new("run").join(id.as_str());
-        let dir = self.runtime_dir_for(below.join(DRIVER_SOCKET).as_os_str().len(), Whose::Ours)?;
-        private_dir(&dir.join("run"), self.uid)?;
-        let path = dir.join(below);
+        let path = self.runs_dir(id)?.join(id.as_str());
         private_dir(&path, self.uid)?;
         Ok(path)
+    }
+
+    /// The directory of the [`Paths::run_dir`]s of all supervisors whose ids are as long as
+    /// this one, 0700; it is made where there is none.
+    ///
+    /// # Errors
+    /// As [`Paths::runtime_dir`].
+    pub fn runs_dir(&self, id: &SupervisorId) -> Result<PathBuf, PathsError> {
+        let below = Path::new(RUNS).join(id.as_str()).join(DRIVER_SOCKET);
+        let dir = self.runtime_dir_for(below.as_os_str().len(), Whose::Ours)?;
+        let runs = dir.join(RUNS);
+        private_dir(&runs, self.uid)?;
+        Ok(runs)
     }
 
     /// The directory for a supervisor's FIFOs, in its [`Paths::run_dir`].

@@ -18,7 +18,7 @@ use hsup_core::{
     errors::chain,
     logs::{Format, TerminalSettings},
     name::ProcessType,
-    run::{self, RunOptions},
+    run::{self, Built, RunOptions},
     source::{Choice, ChooseSourceError, SourceSpec, choose},
     start::{self, StartOptions},
 };
@@ -92,7 +92,10 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Start { types } => {
             let ground = Ground::lay()?;
             let options = start_options(options, types, source, driver, &ground)?;
-            ground.carry(start::start(options))
+            ground.carry(async {
+                run::sweep().await;
+                start::start(options).await
+            })
         }
         Command::Run { words } => {
             let ground = Ground::lay()?;
@@ -106,9 +109,13 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
             let state_dir = options.state_dir.as_deref();
             let work =
                 run::build_only(&source, state_dir, driver, ground.own_program.clone(), tell);
-            let artifact = ground.carry(work)?;
-            writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
-            Ok(0)
+            match ground.carry(work)? {
+                Built::Artifact(artifact) => {
+                    writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
+                    Ok(0)
+                }
+                Built::Ended(code) => Ok(code),
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
     os::{
         fd::AsRawFd as _,
         unix::{
-            fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+            fs::{FileTypeExt as _, OpenOptionsExt as _},
             net::UnixListener,
         },
     },
@@ -27,6 +27,8 @@ use nix::{
     },
 };
 use thiserror::Error;
+
+use crate::files;
 
 /// The mode of the socket, as the original's: its user and its group.
 const SOCKET_MODE: u32 = 0o770;
@@ -178,7 +180,7 @@ impl SocketLock {
             }
             // Its holder removes the file when it ends, maybe between our open and our
             // lock; then what is locked guards nothing.
-            if !same_file(&file, &path) {
+            if !files::is_at(&file, &path) {
                 continue;
             }
             file.set_len(0)
@@ -193,13 +195,6 @@ impl Drop for SocketLock {
     fn drop(&mut self) {
         // Removed before the descriptor is closed: whoever has it open finds that out.
         remove(&self.path);
-    }
-}
-
-fn same_file(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
     }
 }
 
@@ -260,7 +255,7 @@ fn served_by(address: &UnixAddr) -> Result<Served, Errno> {
 #[cfg(test)]
 mod tests {
     use std::{
-        os::unix::net::UnixStream,
+        os::unix::{fs::MetadataExt as _, net::UnixStream},
         sync::atomic::{AtomicUsize, Ordering},
     };
 

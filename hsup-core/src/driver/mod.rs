@@ -15,5 +15,5 @@ pub use link::{DriverLink, LinkSettings, Lives, NOT_YET};
 pub(crate) use orphans::clear;
 pub use previous::{DriverNote, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};
-pub(crate) use up::QUICK_WITHIN;
 pub use up::{Link, Up, ready, up, up_again};
+pub(crate) use up::{QUICK_WITHIN, STOP_BEYOND_GRACE};

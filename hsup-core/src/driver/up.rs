@@ -15,7 +15,7 @@ use crate::lifecycle::Stop;
 
 /// Deadlines of driver protocol §9: of calls that are answered at once, and of a Stop.
 pub(crate) const QUICK_WITHIN: Duration = Duration::from_secs(5);
-const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
 
 /// What hsup knows of its driver.
 #[derive(Clone, Debug)]

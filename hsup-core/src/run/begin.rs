@@ -3,17 +3,21 @@
 use std::sync::Arc;
 
 use hsup_proto::driver::{Bind, StartRequest};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
-use super::{RunCommandError, Signals};
+use super::{RunCommandError, company::reached, progress::Progress, signals::Signals};
 use crate::{
     build,
-    driver::{DriverLink, Link, Up, demands, ready},
+    driver::{DriverLink, Link, STOP_BEYOND_GRACE, Up, demands, ready},
     dyno::Starting,
-    exit::Ending,
+    exit::{Ending, ExitStatus},
     lifecycle::{Kind, Stop},
     name::DynoId,
     release::Release,
+    time::now_unix_ms,
 };
 
 /// Waits for the driver and has it build for a dyno that is shown `binds`; answers the driver
@@ -87,6 +91,7 @@ pub(super) async fn start(
     request: StartRequest,
     release: &Release,
     signals: &mut Signals,
+    progress: &Progress,
     tell: fn(&str),
 ) -> Result<Begun, RunCommandError> {
     let dyno_id: DynoId = request
@@ -111,14 +116,24 @@ pub(super) async fn start(
     let state = link.watch();
     let (unwanted, mut is_unwanted) = watch::channel(None);
     let mut signalled = None;
+    // The driver's end is the end of what it may have begun, if it does not take it back
+    // itself: it has the time of one Stop for that, and none when somebody is in a hurry.
+    let mut overdue = None;
     let result = {
         let mut started = std::pin::pin!(starting.start(&state, &mut is_unwanted));
         loop {
             tokio::select! {
                 result = &mut started => break result,
-                (number, _) = signals.next() => {
-                    signalled = Some(128 + number);
+                wish = signals.next() => {
+                    progress.stopping();
+                    if signalled.replace(wish.code()).is_some() {
+                        return Ok(Begun::Signalled(wish.code()));
+                    }
+                    overdue = Some(Instant::now() + STOP_BEYOND_GRACE);
                     unwanted.send_replace(Some(Stop::Immediately));
+                }
+                () = reached(overdue) => {
+                    break Err(ExitStatus::lost("the driver did not stop it in time", now_unix_ms()));
                 }
             }
         }
@@ -126,8 +141,15 @@ pub(super) async fn start(
     match (result, signalled) {
         (Ok(up), None) => Ok(Begun::Running(up)),
         (Ok(_), Some(code)) => {
-            starting.undo(state, &mut is_unwanted).await;
-            Ok(Begun::Signalled(code))
+            let undo = starting.undo(state, &mut is_unwanted);
+            let undo = async {
+                tokio::select! {
+                    () = undo => {}
+                    () = reached(overdue) => {}
+                }
+            };
+            let again = signals.unless(undo).await.err();
+            Ok(Begun::Signalled(again.unwrap_or(code)))
         }
         (Err(_), Some(code)) => Ok(Begun::Signalled(code)),
         (Err(status), None) => Err(match status.how {

@@ -1,124 +1,150 @@
 //! The control socket of `run`: one dyno to be seen and stopped.
+//!
+//! It decides nothing. What is shown is what the command's task tells of itself, and a stop is
+//! a wish that it hears as it hears a signal.
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::stream::unfold;
 use hsup_proto::control::{
-    ApplyReleaseRequest, ApplyReleaseResponse, Dyno, DynoState, EventsResponse, GetDriverResponse,
+    ApplyReleaseRequest, ApplyReleaseResponse, Dyno, EventsResponse, GetDriverResponse,
     GetStatusRequest, GetStatusResponse, ListReleasesResponse, LogsRequest, LogsResponse,
     PlanReleaseRequest, PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest,
     ScaleResponse, ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
     events_response,
 };
+use tokio::sync::watch;
 use tokio_stream::Stream;
 
+use super::{
+    progress::{Phase, Standing},
+    signals::{Origin, Wish, Wisher},
+};
 use crate::{
     control::{Answer, Control, ControlError},
-    driver::Up,
+    driver::Link,
     name::{DynoId, DynoName, Selector},
-    ports,
-    release::Release,
-    supervisor::describe_driver,
+    supervisor::describe_link,
     time::now_unix_ms,
 };
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct OneOff {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    app: String,
-    name: DynoName,
-    dyno_id: DynoId,
-    dyno: Dyno,
-    up: Arc<Up>,
-    grace: Duration,
+    shown: Arc<Shown>,
     started_at_unix_ms: i64,
 }
 
+/// The command that is shown.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) app: String,
+    pub(super) release: u64,
+    pub(super) port: u16,
+    pub(super) name: DynoName,
+    pub(super) line: String,
+    pub(super) dyno_id: DynoId,
+    /// Between SIGTERM and SIGKILL.
+    pub(super) grace: Duration,
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) link: watch::Receiver<Link>,
+    pub(super) wisher: Wisher,
+}
+
 impl OneOff {
-    pub(super) fn new(
-        release: &Release,
-        name: &DynoName,
-        line: &str,
-        dyno_id: &DynoId,
-        up: Arc<Up>,
-        grace: Duration,
-    ) -> Self {
-        let now = now_unix_ms();
-        let dyno = Dyno {
-            name: name.to_string(),
-            process_type: name.process_type.to_string(),
-            number: name.number.get(),
-            state: DynoState::Up.into(),
-            since_unix_ms: now,
-            ready: true,
-            release: release.version,
-            command: line.to_owned(),
-            dyno_id: dyno_id.to_string(),
-            ip: "127.0.0.1".to_owned(),
-            port: ports::base(&release.config).map_or(0, u32::from),
-            ..Dyno::default()
-        };
+    pub(super) fn new(shown: Shown) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                app: release.app.clone(),
-                name: name.clone(),
-                dyno_id: dyno_id.clone(),
-                dyno,
-                up,
-                grace,
-                started_at_unix_ms: now,
-            }),
+            shown: Arc::new(shown),
+            started_at_unix_ms: now_unix_ms(),
         }
     }
 
     fn selects(&self, select: &[String]) -> Result<(), ControlError> {
         let selected = |text: &String| {
             text.parse::<Selector>()
-                .is_ok_and(|selector| selector.matches(&self.shared.name))
+                .is_ok_and(|selector| selector.matches(&self.shown.name))
         };
         match select.iter().find(|text| !selected(text)) {
             Some(text) => Err(ControlError::NotFound(format!(
                 "no dyno or process type `{text}`: there is {}",
-                self.shared.name
+                self.shown.name
             ))),
             None => Ok(()),
         }
     }
 
-    fn current(&self) -> GetStatusResponse {
-        let shared = &self.shared;
+    fn status_at(&self, standing: &Standing) -> GetStatusResponse {
+        let shown = &self.shown;
+        let driver = describe_link(&shown.link.borrow());
         GetStatusResponse {
-            app: shared.app.clone(),
-            dynos: vec![shared.dyno.clone()],
-            driver: shared.up.info.name.clone(),
-            driver_ready: shared.up.info.ready,
+            app: shown.app.clone(),
+            dynos: vec![self.dyno_at(standing)],
+            driver: driver.name,
+            driver_ready: driver.ready,
+            driver_message: driver.message,
             hsup_version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at_unix_ms: shared.started_at_unix_ms,
-            all_up: true,
+            started_at_unix_ms: self.started_at_unix_ms,
+            all_up: standing.phase == Phase::Up,
             pid: std::process::id(),
             ..GetStatusResponse::default()
         }
     }
 
-    fn end(&self, grace: Duration) {
-        super::stop(&self.shared.up, &self.shared.dyno_id, "SIGTERM", grace);
+    fn dyno_at(&self, standing: &Standing) -> Dyno {
+        let shown = &self.shown;
+        let last_exit = match &standing.phase {
+            Phase::Complete(Some(status)) => Some(status.into()),
+            _ => None,
+        };
+        let (mut dyno_id, mut ip) = (String::new(), String::new());
+        if let Some(up) = &standing.on {
+            dyno_id = shown.dyno_id.to_string();
+            if !up.has_own_network() {
+                "127.0.0.1".clone_into(&mut ip);
+            }
+        }
+        Dyno {
+            name: shown.name.to_string(),
+            process_type: shown.name.process_type.to_string(),
+            number: shown.name.number.get(),
+            state: standing.phase.state().into(),
+            since_unix_ms: standing.since_unix_ms,
+            ready: standing.phase == Phase::Up,
+            release: shown.release,
+            command: shown.line.clone(),
+            last_exit,
+            dyno_id,
+            ip,
+            port: shown.port.into(),
+            ..Dyno::default()
+        }
+    }
+
+    /// Resolves once it has ended.
+    async fn down(&self) {
+        let mut standing = self.shown.standing.clone();
+        // A command that tells no more has ended.
+        let _: Result<_, watch::error::RecvError> = standing
+            .wait_for(|standing| standing.phase.is_complete())
+            .await
+            .map(|_| ());
     }
 }
 
 /// What only `start` can do.
 fn not_here<T>() -> Result<T, ControlError> {
-    Err(ControlError::Rejected(
-        "this is `hsup run`: it has one dyno, which can be seen and stopped".to_owned(),
-    ))
+    only_start("it has one dyno, which can be seen and stopped")
+}
+
+fn only_start<T>(why: &str) -> Result<T, ControlError> {
+    Err(ControlError::Rejected(format!("this is `hsup run`: {why}")))
 }
 
 impl Control for OneOff {
     fn status(&self, request: GetStatusRequest) -> impl Answer<GetStatusResponse> {
-        let answer = self.selects(&request.select).map(|()| self.current());
+        let standing = self.shown.standing.borrow();
+        let answer = self.selects(&request.select);
+        let answer = answer.map(|()| self.status_at(&standing));
         async { answer }
     }
 
@@ -129,23 +155,31 @@ impl Control for OneOff {
             let grace = match request.grace_ms {
                 _ if request.force => Duration::ZERO,
                 Some(ms) => Duration::from_millis(ms.into()),
-                None => this.shared.grace,
+                None => this.shown.grace,
             };
-            this.end(grace);
+            this.shown.wisher.send(Wish::terminate(Origin::Stop(grace)));
+            if !request.no_wait {
+                this.down().await;
+            }
             Ok(StopResponse {
-                dynos: vec![this.shared.name.to_string()],
+                dynos: vec![this.shown.name.to_string()],
             })
         }
     }
 
     fn shutdown(&self, request: ShutdownRequest) -> impl Answer<()> {
-        let grace = request.grace_ms.map(|ms| Duration::from_millis(ms.into()));
-        self.end(grace.unwrap_or(self.shared.grace));
-        async { Ok(()) }
+        let this = self.clone();
+        async move {
+            let grace = request.grace_ms.map(|ms| Duration::from_millis(ms.into()));
+            let from = Origin::Shutdown(grace.unwrap_or(this.shown.grace));
+            this.shown.wisher.send(Wish::terminate(from));
+            this.down().await;
+            Ok(())
+        }
     }
 
     fn driver(&self) -> impl Answer<GetDriverResponse> {
-        let answer = describe_driver(&self.shared.up);
+        let answer = describe_link(&self.shown.link.borrow());
         async { Ok(answer) }
     }
 
@@ -162,7 +196,7 @@ impl Control for OneOff {
     }
 
     fn list_releases(&self) -> impl Answer<ListReleasesResponse> {
-        async { Ok(ListReleasesResponse::default()) }
+        async { only_start("it runs in one release, and remembers none") }
     }
 
     fn apply(&self, _: ApplyReleaseRequest) -> impl Answer<ApplyReleaseResponse> {
@@ -178,14 +212,29 @@ impl Control for OneOff {
         request: LogsRequest,
     ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
         self.selects(&request.select)?;
-        // Its output is its caller's.
-        Ok(tokio_stream::empty())
+        only_start::<tokio_stream::Empty<_>>(
+            "what its dyno writes goes to its own standard output, and nothing of it is kept",
+        )
     }
 
     fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static {
-        tokio_stream::once(EventsResponse {
-            at_unix_ms: now_unix_ms(),
-            event: Some(events_response::Event::Snapshot(self.current())),
+        let mut standing = self.shown.standing.clone();
+        // The first is told whatever has been.
+        standing.mark_changed();
+        let state = (self.clone(), standing, true);
+        unfold(state, |(this, mut standing, is_first)| async move {
+            standing.changed().await.ok()?;
+            let now = standing.borrow_and_update().clone();
+            let event = if is_first {
+                events_response::Event::Snapshot(this.status_at(&now))
+            } else {
+                events_response::Event::Dyno(this.dyno_at(&now))
+            };
+            let response = EventsResponse {
+                at_unix_ms: now_unix_ms(),
+                event: Some(event),
+            };
+            Some((response, (this, standing, false)))
         })
     }
 }

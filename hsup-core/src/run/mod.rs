@@ -6,10 +6,16 @@
 
 mod attached;
 mod begin;
+mod company;
 mod control;
+mod folder;
+mod keyboard;
 mod output;
+mod outputs;
 mod piped;
+mod progress;
 mod release;
+mod signals;
 mod stdin;
 mod terminal;
 
@@ -17,43 +23,41 @@ use std::{
     ffi::OsString,
     num::NonZeroU32,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use hsup_driver_kit::orphans;
-use hsup_proto::driver::{Bind, Capability, StartRequest, StopRequest, WaitRequest};
+use hsup_proto::driver::{Bind, Capability, StartRequest};
 use nix::errno::Errno;
 use thiserror::Error;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use begin::{Begun, prepare, start};
+use company::Company;
+use control::OneOff;
+pub use folder::MakeFolderError;
+use folder::RunFolder;
 use piped::Pipes;
+use progress::Progress;
 pub use release::LoadReleaseError;
+use signals::Signals;
 use terminal::Window;
 
 use crate::{
     build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, serve},
-    driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError, said},
+    driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError},
     dyno::IoDirError,
     environment,
     exit::{Ending, ExitStatus},
     files,
     name::{DynoId, DynoName, ProcessType},
-    paths::{Paths, PathsError},
+    paths::Paths,
     ports, random,
     source::SourceSpec,
     state::SupervisorId,
 };
-
-/// How long one Wait may take before it is asked again.
-const WAIT_FOR: Duration = Duration::from_mins(10);
-/// And how much longer its answer may take.
-const WAIT_BEYOND: Duration = Duration::from_secs(5);
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -100,9 +104,9 @@ pub enum RunCommandError {
     /// The release could not be built.
     #[error("failed to build the release")]
     Build(#[from] BuildError),
-    /// No place for files.
+    /// The folder for its files.
     #[error(transparent)]
-    Paths(#[from] PathsError),
+    Folder(#[from] MakeFolderError),
     /// The FIFOs.
     #[error(transparent)]
     Io(#[from] IoDirError),
@@ -140,37 +144,47 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunCommandError {
 /// # Errors
 /// When it cannot be started, or nobody knows how it ended.
 pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
-    let signals = Signals::new().map_err(system("receive signals"))?;
+    let mut signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
     files::survive_size_limit().map_err(|errno| system("ignore SIGXFSZ")(errno.into()))?;
     let line = command::shell_line(&options.words)?;
-    let loaded = release::load(&options.source, options.state_dir.as_deref()).await?;
-    let id = SupervisorId::random().map_err(system("get random bits"))?;
-    let run_dir = Paths::from_env().run_dir(&id)?;
-    let mut link = DriverLink::start(LinkSettings {
-        spec: options.driver.clone(),
-        own_program: options.own_program.clone(),
-        socket: Paths::driver_socket(&run_dir),
-        lives: None,
-    })
-    .map_err(system("receive signals"))?;
+    // First of all: whoever looks for the command finds it from now on.
+    let listener = options.control_socket.as_deref();
+    let listener = listener.map(ControlListener::bind).transpose()?;
+    let load = release::load(&options.source, options.state_dir.as_deref());
+    let loaded = match signals.unless(load).await {
+        Ok(loaded) => loaded?,
+        Err(code) => return Ok(code),
+    };
+    let lay = Ground::lay(options.driver.clone(), options.own_program.clone());
+    let ground = match signals.unless(lay).await {
+        Ok(ground) => ground?,
+        Err(code) => return Ok(code),
+    };
     let command = Command {
         options,
         line,
         loaded,
-        id,
-        run_dir: run_dir.clone(),
+        id: ground.id.clone(),
+        run_dir: ground.folder.path().to_owned(),
         signals,
+        progress: Progress::new(),
     };
-    let result = command.run(&link).await;
-    link.end().await;
-    if let Err(error) = std::fs::remove_dir_all(&run_dir) {
-        tracing::debug!(%error, "runtime folder not removed");
-    }
+    let result = command.run(&ground.link, listener).await;
+    ground.clear().await;
     result
 }
 
-/// `hsup build`: makes the app's release startable and starts nothing; answers the artifact.
+/// What `hsup build` came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Built {
+    /// The driver's key of what it built.
+    Artifact(String),
+    /// A signal came first; hsup's exit code.
+    Ended(u8),
+}
+
+/// `hsup build`: makes the app's release startable and starts nothing.
 ///
 /// # Errors
 /// As [`run`], of which it is the first half.
@@ -180,24 +194,65 @@ pub async fn build_only(
     driver: DriverSpec,
     own_program: PathBuf,
     tell: fn(&str),
-) -> Result<String, RunCommandError> {
+) -> Result<Built, RunCommandError> {
+    let mut signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
-    let loaded = release::load(source, state_dir).await?;
-    let id = SupervisorId::random().map_err(system("get random bits"))?;
-    let run_dir = Paths::from_env().run_dir(&id)?;
-    let mut link = DriverLink::start(LinkSettings {
-        spec: driver,
-        own_program,
-        socket: Paths::driver_socket(&run_dir),
-        lives: None,
-    })
-    .map_err(system("receive signals"))?;
-    let result = prepare(&link, &loaded.release, &[], tell).await;
-    link.end().await;
-    if let Err(error) = std::fs::remove_dir_all(&run_dir) {
-        tracing::debug!(%error, "runtime folder not removed");
+    let loaded = match signals.unless(release::load(source, state_dir)).await {
+        Ok(loaded) => loaded?,
+        Err(code) => return Ok(Built::Ended(code)),
+    };
+    let ground = match signals.unless(Ground::lay(driver, own_program)).await {
+        Ok(ground) => ground?,
+        Err(code) => return Ok(Built::Ended(code)),
+    };
+    let work = prepare(&ground.link, &loaded.release, &[], tell);
+    let result = signals.unless(work).await;
+    ground.clear().await;
+    match result {
+        Ok(prepared) => Ok(Built::Artifact(prepared?.1)),
+        Err(code) => Ok(Built::Ended(code)),
     }
-    Ok(result?.1)
+}
+
+/// Removes what `run`s and `build`s have left that were killed: their folders, and processes
+/// of drivers that are no more.
+pub async fn sweep() {
+    // All of their ids are as long as this one.
+    let runs = SupervisorId::random().map(|id| Paths::from_env().runs_dir(&id));
+    // Whoever needs a folder there says what is wrong.
+    if let Ok(Ok(runs)) = runs {
+        folder::sweep(&runs).await;
+    }
+}
+
+/// What both commands stand on: a folder and a driver, of which nothing is to be left.
+#[derive(Debug)]
+struct Ground {
+    id: SupervisorId,
+    folder: RunFolder,
+    link: DriverLink,
+}
+
+impl Ground {
+    /// Makes the folder, clears away what others have left, and begins to start the driver.
+    async fn lay(spec: DriverSpec, own_program: PathBuf) -> Result<Self, RunCommandError> {
+        let id = SupervisorId::random().map_err(system("get random bits"))?;
+        sweep().await;
+        let folder = RunFolder::make(&Paths::from_env(), &id)?;
+        let link = DriverLink::start(LinkSettings {
+            spec,
+            own_program,
+            socket: Paths::driver_socket(folder.path()),
+            lives: None,
+        })
+        .map_err(system("receive signals"))?;
+        Ok(Self { id, folder, link })
+    }
+
+    /// Ends the driver, if it is ours, and removes the folder.
+    async fn clear(mut self) {
+        self.link.end().await;
+    }
 }
 
 /// Where the command reads and writes.
@@ -215,56 +270,80 @@ struct Command {
     id: SupervisorId,
     run_dir: PathBuf,
     signals: Signals,
+    progress: Progress,
 }
 
 impl Command {
-    async fn run(mut self, link: &DriverLink) -> Result<u8, RunCommandError> {
+    /// Runs it to its end, seen and stopped through the control socket, if there is one.
+    async fn run(
+        mut self,
+        link: &DriverLink,
+        listener: Option<ControlListener>,
+    ) -> Result<u8, RunCommandError> {
         let number = NonZeroU32::new(self.options.number).unwrap_or(NonZeroU32::MIN);
         let name = DynoName::new(ProcessType::run(), number);
         let dyno_id = DynoId::mint(&name, random::u64());
-        // What needs no driver is done while that comes up.
-        let mut streams = if terminal::is_terminal() {
-            Streams::Terminal(Window::watch().map_err(system("watch the terminal's window"))?)
-        } else {
-            Streams::Pipes(Pipes::lay(&self.run_dir)?)
-        };
-        let (up, artifact) = tokio::select! {
-            prepared = prepare(link, &self.loaded.release, &self.options.binds, self.options.tell) => prepared?,
-            (number, _) = self.signals.next() => return Ok(128 + number),
-        };
-
         let ending = CancellationToken::new();
-        let server = match &self.options.control_socket {
-            None => None,
-            Some(path) => {
-                let listener = ControlListener::bind(path)?;
-                let shown = control::OneOff::new(
-                    &self.loaded.release,
-                    &name,
-                    &self.line,
-                    &dyno_id,
-                    Arc::clone(&up),
-                    self.options.grace,
-                );
-                Some(tokio::spawn(serve(listener, shown, ending.clone())))
-            }
-        };
-        if matches!(streams, Streams::Terminal(_)) && !up.capabilities.has(Capability::Attach) {
-            streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);
-        }
-        let request = self.start_request(&name, &dyno_id, &artifact, &up, &streams)?;
-        let (release, tell) = (&self.loaded.release, self.options.tell);
-        let result = match start(link, request, release, &mut self.signals, tell).await {
-            Err(error) => Err(error),
-            Ok(Begun::Signalled(code)) => Ok(code),
-            Ok(Begun::Running(up)) => self.accompany(link, &up, &dyno_id, streams).await,
-        };
+        let server = listener.map(|listener| {
+            let shown = self.shown(link, &name, &dyno_id);
+            tokio::spawn(serve(listener, shown, ending.clone()))
+        });
+        let result = self.carry_through(link, &name, &dyno_id).await;
+        // Whatever became of it.
+        self.progress.complete(None);
         ending.cancel();
         if let Some(server) = server {
             // Whatever it says now, hsup ends.
             drop(server.await);
         }
         result
+    }
+
+    fn shown(&self, link: &DriverLink, name: &DynoName, dyno_id: &DynoId) -> OneOff {
+        OneOff::new(control::Shown {
+            app: self.loaded.release.app.clone(),
+            release: self.loaded.release.version,
+            port: ports::base(&self.loaded.release.config).unwrap_or_default(),
+            name: name.clone(),
+            line: self.line.clone(),
+            dyno_id: dyno_id.clone(),
+            grace: self.options.grace,
+            standing: self.progress.watch(),
+            link: link.watch(),
+            wisher: self.signals.wisher(),
+        })
+    }
+
+    async fn carry_through(
+        &mut self,
+        link: &DriverLink,
+        name: &DynoName,
+        dyno_id: &DynoId,
+    ) -> Result<u8, RunCommandError> {
+        // What needs no driver is done while that comes up.
+        let mut streams = if terminal::is_terminal() {
+            Streams::Terminal(Window::watch().map_err(system("watch the terminal's window"))?)
+        } else {
+            Streams::Pipes(Pipes::lay(&self.run_dir)?)
+        };
+        let (release, tell) = (&self.loaded.release, self.options.tell);
+        let work = prepare(link, release, &self.options.binds, tell);
+        let (up, artifact) = match self.signals.unless(work).await {
+            Ok(prepared) => prepared?,
+            Err(code) => return Ok(code),
+        };
+        if matches!(streams, Streams::Terminal(_)) && !up.capabilities.has(Capability::Attach) {
+            streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);
+        }
+        let request = self.start_request(name, dyno_id, &artifact, &up, &streams)?;
+        let (signals, progress) = (&mut self.signals, &self.progress);
+        match start(link, request, release, signals, progress, tell).await? {
+            Begun::Signalled(code) => Ok(code),
+            Begun::Running(up) => {
+                self.progress.up(&up);
+                self.accompany(link, &up, dyno_id, streams).await
+            }
+        }
     }
 
     /// Stays with the dyno until it has ended; answers hsup's exit code.
@@ -275,13 +354,21 @@ impl Command {
         dyno_id: &DynoId,
         streams: Streams,
     ) -> Result<u8, RunCommandError> {
-        let grace = self.options.grace;
-        match streams {
-            Streams::Terminal(window) => {
-                attached::run(up, dyno_id, window, &mut self.signals, grace).await
-            }
-            Streams::Pipes(pipes) => pipes.run(link, up, dyno_id, &mut self.signals, grace).await,
+        let mut company = Company {
+            up,
+            dyno_id,
+            signals: &mut self.signals,
+            grace: self.options.grace,
+            progress: &self.progress,
+        };
+        let result = match streams {
+            Streams::Terminal(window) => attached::run(&mut company, window).await,
+            Streams::Pipes(pipes) => pipes.run(link, &mut company).await,
+        };
+        if !self.progress.watch().borrow().phase.is_complete() {
+            company.abandon().await;
         }
+        result
     }
 
     fn start_request(
@@ -343,77 +430,6 @@ fn code_of(status: &ExitStatus) -> Result<u8, RunCommandError> {
     match &status.how {
         Ending::Lost(why) => Err(RunCommandError::Lost(why.clone())),
         _ => Ok(status.exit_code()),
-    }
-}
-
-/// Waits for its end.
-async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> {
-    loop {
-        let request = WaitRequest {
-            dyno_id: dyno_id.to_string(),
-            timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
-        };
-        let mut waits = up.waits();
-        let answer = up.call(WAIT_FOR + WAIT_BEYOND, waits.wait(request));
-        let lost = |status: Status| RunCommandError::Lost(said(&status));
-        if let Some(status) = answer.await.map_err(lost)?.status {
-            return Ok(status.into());
-        }
-    }
-}
-
-/// Asks for its end, beside whatever else goes on; the Wait tells when it came.
-fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
-    let request = StopRequest {
-        dyno_id: dyno_id.to_string(),
-        signal: signal.to_owned(),
-        grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
-        force: grace.is_zero(),
-    };
-    let mut client = up.client();
-    tokio::spawn(async move {
-        if let Err(status) = client.stop(request).await {
-            tracing::warn!(code = ?status.code(), "stop failed");
-        }
-    });
-}
-
-/// Has a driver that goes on forget the dyno.
-async fn forget(up: &Up, dyno_id: &DynoId) {
-    if up.child {
-        return;
-    }
-    if let Err(status) = up.remove(dyno_id.as_str()).await {
-        tracing::warn!(code = ?status.code(), "remove failed");
-    }
-}
-
-/// The signals that end a command.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, std::io::Error> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-        })
-    }
-
-    /// The next one: its number and its name.
-    async fn next(&mut self) -> (u8, &'static str) {
-        tokio::select! {
-            _ = self.interrupt.recv() => (2, "SIGINT"),
-            _ = self.terminate.recv() => (15, "SIGTERM"),
-            _ = self.hangup.recv() => (1, "SIGHUP"),
-            _ = self.quit.recv() => (3, "SIGQUIT"),
-        }
     }
 }
 

@@ -27,8 +27,13 @@ pub(super) struct Window {
 impl Window {
     /// Begins to watch.
     pub(super) fn watch() -> io::Result<Self> {
+        Self::on(io::stdin().as_fd().try_clone_to_owned()?)
+    }
+
+    /// The window of this terminal.
+    pub(super) fn on(terminal: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            terminal: io::stdin().as_fd().try_clone_to_owned()?,
+            terminal,
             resized: signal(SignalKind::window_change())?,
         })
     }
@@ -77,7 +82,8 @@ impl RawTerminal {
         let before = tcgetattr(&fd)?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
-        tcsetattr(&fd, SetArg::TCSADRAIN, &raw)?;
+        // At once: what is shown already may find nobody who takes it.
+        tcsetattr(&fd, SetArg::TCSANOW, &raw)?;
         Ok(Self { fd, before })
     }
 }
@@ -85,6 +91,6 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         // It may be gone; then nobody minds.
-        let _ = tcsetattr(&self.fd, SetArg::TCSADRAIN, &self.before);
+        let _ = tcsetattr(&self.fd, SetArg::TCSANOW, &self.before);
     }
 }

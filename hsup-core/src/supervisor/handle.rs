@@ -281,16 +281,8 @@ impl Control for SupervisorHandle {
     }
 
     fn driver(&self) -> impl Answer<GetDriverResponse> {
-        let link = self.link.borrow().clone();
-        async move {
-            Ok(match link {
-                Link::Up(up) => describe(&up),
-                Link::Down { why, .. } => GetDriverResponse {
-                    message: why,
-                    ..GetDriverResponse::default()
-                },
-            })
-        }
+        let answer = describe_link(&self.link.borrow());
+        async { Ok(answer) }
     }
 
     fn shutdown(&self, request: ShutdownRequest) -> impl Answer<()> {
@@ -374,8 +366,19 @@ fn log_stream(
     })
 }
 
-/// What a driver says of itself, for the wire.
-pub(crate) fn describe(up: &Up) -> GetDriverResponse {
+/// What is known of the driver, for the wire.
+pub(crate) fn describe_link(link: &Link) -> GetDriverResponse {
+    match link {
+        Link::Up(up) => describe(up),
+        Link::Down { why, .. } => GetDriverResponse {
+            message: why.clone(),
+            ..GetDriverResponse::default()
+        },
+    }
+}
+
+/// What a driver says of itself.
+fn describe(up: &Up) -> GetDriverResponse {
     let info = &up.info;
     let capabilities = info
         .capabilities

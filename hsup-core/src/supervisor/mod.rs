@@ -32,7 +32,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use handle::SupervisorHandle;
-pub(crate) use handle::describe as describe_driver;
+pub(crate) use handle::describe_link;
 
 use crate::{
     driver::{DriverLink, Link},

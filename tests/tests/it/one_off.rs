@@ -16,7 +16,8 @@ use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
-    sys::signal::Signal,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use crate::{
@@ -265,4 +266,176 @@ fn sigusr1_prints_diagnostics_while_a_build_waits_for_its_driver() {
     hsup.wait_for("the driver", || app.path("up").exists().then_some(()));
     hsup.signal(Signal::SIGUSR1);
     hsup.wait_for_line("driver started");
+}
+
+#[test]
+fn a_signal_ends_a_run_and_a_build_whose_driver_builds_for_ever() {
+    let app = App::procfile("web: true\n");
+    app.faults("build hang\n");
+    let driver = binaries().join("test-driver");
+    let driver = driver.to_str().unwrap();
+    let commands = [
+        ("run", &["-d", driver, "true"][..]),
+        ("build", &["-d", driver]),
+    ];
+    let signals = [
+        (Signal::SIGINT, 130),
+        (Signal::SIGTERM, 143),
+        (Signal::SIGHUP, 129),
+    ];
+    let mut builds = 0;
+    for (word, arguments) in commands {
+        for (signal, code) in signals {
+            builds += 1;
+            let out = File::create(app.path("out")).unwrap();
+            let err = File::create(app.path("err")).unwrap();
+            let mut hsup = app.spawn(word, arguments, out, err);
+            hsup.wait_for("the build", || {
+                (app.calls("build").len() == builds).then_some(())
+            });
+            hsup.signal(signal);
+            assert_eq!(hsup.end().code(), Some(code), "{word}: {}", hsup.log());
+            hsup.nothing_is_left();
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_release_that_is_still_being_written() {
+    let app = App::empty();
+    let directory = app.path("ctl");
+    let directory = directory.to_str().unwrap();
+    let ends = |word: &str, arguments: &[&str]| {
+        app.write("ctl/new", r#"{"Version":1"#);
+        let all = [&["--control-dir", directory], arguments].concat();
+        let err = File::create(app.path("err")).unwrap();
+        let mut hsup = app.spawn(word, &all, Stdio::null(), err);
+        hsup.wait_for("a hand on SIGTERM", || {
+            catches(hsup.pid(), Signal::SIGTERM).then_some(())
+        });
+        hsup.signal(Signal::SIGTERM);
+        let code = hsup.end().code();
+        hsup.nothing_is_left();
+        code
+    };
+    for (word, arguments) in [("run", &["true"][..]), ("build", &[])] {
+        // The writer has a second: the signal may come too late, but not every time.
+        let mut codes = (0..5).map(|_| ends(word, arguments));
+        assert!(codes.any(|code| code == Some(143)), "{word}");
+    }
+}
+
+/// Whether a process has a handler for this signal.
+fn catches(pid: i32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    caught.is_some_and(|bits| bits & (1 << (signal as i32 - 1)) != 0)
+}
+
+#[test]
+fn a_signal_ends_a_command_that_the_driver_does_not_stop() {
+    let app = App::procfile("web: true\n");
+    app.faults("stop hang\n");
+    let driver = binaries().join("test-driver");
+    let out = File::create(app.path("out")).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let line = "echo up; exec sleep 1000";
+    let arguments = ["-d", driver.to_str().unwrap(), line];
+    let mut hsup = app.spawn("run", &arguments, out, err);
+    hsup.wait_for_line("up\n");
+    hsup.signal(Signal::SIGTERM);
+    hsup.wait_for("a Stop", || (app.calls("stop").len() == 1).then_some(()));
+    hsup.signal(Signal::SIGINT);
+    assert_eq!(hsup.end().code(), Some(130), "{}", hsup.log());
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn a_signal_ends_a_command_that_the_driver_neither_starts_nor_stops() {
+    let app = App::procfile("web: true\n");
+    app.faults("start hang\nstop hang\n");
+    let driver = binaries().join("test-driver");
+    let arguments = ["-d", driver.to_str().unwrap(), "true"];
+    let err = File::create(app.path("err")).unwrap();
+    let mut hsup = app.spawn("run", &arguments, Stdio::null(), err);
+    hsup.wait_for("a Start", || (!app.calls("start").is_empty()).then_some(()));
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(143), "{}", hsup.log());
+    assert!(!app.calls("stop").is_empty());
+    hsup.nothing_is_left();
+}
+
+/// `test-driver` as somebody's own: it goes on when hsup ends, and what it runs with it, so
+/// that nothing but a Stop ends that. And its socket.
+pub(crate) fn driver_of_its_own(app: &App) -> (Running<'_>, String) {
+    let socket = app.path("driver.sock");
+    let child = app
+        .command("test-driver")
+        .env("HSUP_DRIVER_SOCKET", &socket)
+        .spawn()
+        .unwrap();
+    let driver = Running::of(app, child);
+    driver.wait_for("the driver", || socket.exists().then_some(()));
+    (driver, socket.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
+    let app = App::procfile("web: true\n");
+    app.faults("wait internal no news today\n");
+    let (driver, socket) = driver_of_its_own(&app);
+    let arguments = ["--driver-socket", &socket, "--linger", "600s"];
+    let output = app.run(&[&["run"][..], &arguments, &["sleep 1000"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("it is not known how the command ended: no news today"),
+        "{said}"
+    );
+    assert_eq!(app.calls("stop").len(), 1);
+    assert_eq!(app.calls("remove").len(), 1);
+    assert_eq!(processes_of(&app), [driver.pid()]);
+}
+
+#[test]
+fn what_a_killed_hsup_left_is_removed_by_the_next() {
+    let app = App::procfile("web: true\n");
+    for next in [&["run", "true"][..], &["build"], &["start", "--oneshot"]] {
+        let next = || assert_eq!(app.run(next).status.code(), Some(0), "{next:?}");
+        let line = "setsid sleep 1000 & exec sleep 1000";
+        let hsup = app.spawn(
+            "run",
+            &["--linger", "600s", line],
+            Stdio::null(),
+            Stdio::null(),
+        );
+        let of_dyno = || {
+            let dyno = |pid: &i32| cmdline(*pid).starts_with(b"sleep\0");
+            processes_of(&app).into_iter().filter(dyno).count()
+        };
+        hsup.wait_for("both processes", || (of_dyno() == 2).then_some(()));
+        // One that lives, and one whose dyno lingers, are not to be swept away.
+        next();
+        assert_eq!(of_dyno(), 2);
+        hsup.kill();
+        next();
+        assert_eq!(of_dyno(), 2);
+        let is_driver = |pid: &i32| cmdline(*pid).starts_with(b"hsup-driver-simple\0");
+        let drivers: Vec<_> = processes_of(&app).into_iter().filter(is_driver).collect();
+        for driver in &drivers {
+            kill(Pid::from_raw(*driver), Signal::SIGKILL).unwrap();
+        }
+        assert_eq!(drivers.len(), 1);
+        let ended = || (!drivers.iter().any(is_driver)).then_some(());
+        deadline::poll(ended).expect("the driver's end");
+        next();
+        assert!(processes_of(&app).is_empty());
+        assert_eq!(fs::read_dir(app.path("rt/hsup/run")).unwrap().count(), 0);
+    }
+}
+
+/// The arguments of a process, each with a zero at its end; empty for one that has ended.
+fn cmdline(pid: i32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{Read as _, Write as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     },
     process::Command,
@@ -14,15 +14,19 @@ use std::{
 
 use nix::{
     fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::{
         signal::Signal,
-        termios::{Termios, tcgetattr},
+        termios::{FlowArg, Termios, tcflow, tcgetattr},
     },
     unistd::setsid,
 };
 
-use crate::app::{App, Running};
+use crate::{
+    app::{App, Running, processes_of},
+    one_off::driver_of_its_own,
+};
 
 /// A terminal with what it has shown.
 struct Terminal {
@@ -96,6 +100,21 @@ impl Terminal {
 
     fn settings(&self) -> Termios {
         tcgetattr(&self.slave).unwrap()
+    }
+
+    /// Whether the screen takes more now.
+    fn takes_more(&self) -> bool {
+        let mut fds = [PollFd::new(self.slave.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
+    }
+
+    /// `hsup run` here, where the terminal is somebody else's: the kernel sends no SIGHUP when
+    /// it is closed.
+    fn run_as_a_guest<'a>(&self, app: &'a App, arguments: &[&str]) -> Running<'a> {
+        let end = || self.slave.try_clone().unwrap();
+        app.spawn_as("run", arguments, end(), end(), |command| {
+            command.stdin(end());
+        })
     }
 
     /// `hsup run` here, as a login has it: the terminal is its session's.
@@ -266,4 +285,84 @@ fn a_closed_stdin_is_an_empty_one_at_a_terminal_too() {
     let mut hsup = terminal.run_as(&app, &["cat; echo end; exit 3"], close);
     terminal.ends(&mut hsup, 3, &before);
     terminal.wait_for(&hsup, "end\r\n");
+}
+
+#[test]
+fn a_signal_ends_a_command_whose_screen_takes_nothing() {
+    let app = App::procfile("web: true\n");
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let terminal = Terminal::unread(24, 80);
+        let before = terminal.settings();
+        let mut hsup = terminal.run(&app, &["yes"]);
+        hsup.wait_for("a full screen", || (!terminal.takes_more()).then_some(()));
+        hsup.signal(signal);
+        terminal.ends(&mut hsup, code, &before);
+    }
+}
+
+#[test]
+fn a_signal_ends_a_command_whose_output_was_stopped() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    // Ctrl-S here is the command's terminal's, as every key is.
+    let mut hsup = terminal.run(&app, &["echo ready; exec yes"]);
+    terminal.wait_for(&hsup, "ready");
+    terminal.press(b"\x13");
+    hsup.signal(Signal::SIGTERM);
+    terminal.ends(&mut hsup, 143, &before);
+    // And this stops hsup's own.
+    let mut hsup = terminal.run(&app, &["echo begun; exec yes"]);
+    terminal.wait_for(&hsup, "begun");
+    tcflow(&terminal.slave, FlowArg::TCOOFF).unwrap();
+    hsup.wait_for("a full screen", || (!terminal.takes_more()).then_some(()));
+    hsup.signal(Signal::SIGTERM);
+    terminal.ends(&mut hsup, 143, &before);
+}
+
+#[test]
+fn output_that_the_screen_takes_late_is_all_there() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::unread(24, 80);
+    let before = terminal.settings();
+    let mut hsup = terminal.run(&app, &["seq 30000; exit 8"]);
+    hsup.wait_for("a full screen", || (!terminal.takes_more()).then_some(()));
+    terminal.read();
+    terminal.ends(&mut hsup, 8, &before);
+    terminal.wait_for(&hsup, "29999\r\n30000\r\n");
+    let lines: Vec<_> = (1..=30000).map(|number| format!("{number}\r\n")).collect();
+    assert_eq!(terminal.shown(), lines.concat());
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_the_command_be_it_silent_or_not() {
+    let app = App::procfile("web: true\n");
+    for line in ["echo ready; exec yes", "echo ready; exec sleep 1000"] {
+        let terminal = Terminal::unread(24, 80);
+        let mut hsup = terminal.run_as_a_guest(&app, &[line]);
+        let mut shown = [0; 5];
+        (&terminal.keyboard).read_exact(&mut shown).unwrap();
+        assert_eq!(&shown, b"ready");
+        drop(terminal);
+        assert_eq!(hsup.end().code(), Some(129), "{line}");
+        hsup.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_driver_that_refuses_to_attach_is_told_to_stop_what_it_has_started() {
+    let app = App::procfile("web: true\n");
+    app.faults("attach internal no terminals today\n");
+    let (driver, socket) = driver_of_its_own(&app);
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let arguments = ["--driver-socket", &socket, "--linger", "600s", "sleep 1000"];
+    let mut hsup = terminal.run(&app, &arguments);
+    assert_eq!(hsup.end().code(), Some(1), "{}", terminal.shown());
+    terminal.wait_for(&hsup, "no terminals today");
+    assert_eq!(terminal.settings(), before, "the settings are restored");
+    assert_eq!(app.calls("start").len(), 1);
+    assert_eq!(app.calls("stop").len(), 1);
+    assert_eq!(app.calls("remove").len(), 1);
+    assert_eq!(processes_of(&app), [driver.pid()]);
 }

@@ -290,8 +290,13 @@ impl DynoDriver for Door {
     ) -> Result<Response<BoxStream<AttachResponse>>, Status> {
         // An error is the end of what is typed.
         let typed = request.into_inner().map_while(Result::ok);
-        let answer = self.inner.clone().attach(typed).await?;
-        Ok(Response::new(Box::pin(answer.into_inner())))
+        let mut inner = self.inner.clone();
+        self.call("attach", "-", async {
+            let answer = inner.attach(typed).await?;
+            let stream: BoxStream<AttachResponse> = Box::pin(answer.into_inner());
+            Ok(Response::new(stream))
+        })
+        .await
     }
 }
 

@@ -1,0 +1,177 @@
+//! Staying with a dyno until it has ended, whatever wishes it away meanwhile.
+
+use std::{convert::Infallible, future::pending, time::Duration};
+
+use hsup_proto::driver::{StopRequest, WaitRequest};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+
+use super::{
+    RunCommandError,
+    outputs::Outputs,
+    progress::Progress,
+    signals::{Origin, Signals},
+};
+use crate::{
+    driver::{STOP_BEYOND_GRACE, Up, said},
+    exit::ExitStatus,
+    lifecycle::Stop,
+    name::DynoId,
+    time::now_unix_ms,
+};
+
+/// How long one Wait may take before it is asked again.
+const WAIT_FOR: Duration = Duration::from_mins(10);
+/// And how much longer its answer may take.
+const WAIT_BEYOND: Duration = Duration::from_secs(5);
+
+/// A dyno that runs, and who may wish it away.
+#[derive(Debug)]
+pub(super) struct Company<'a> {
+    pub(super) up: &'a Up,
+    pub(super) dyno_id: &'a DynoId,
+    pub(super) signals: &'a mut Signals,
+    /// Between SIGTERM and SIGKILL.
+    pub(super) grace: Duration,
+    /// Whom to tell how far it is.
+    pub(super) progress: &'a Progress,
+}
+
+/// How a dyno ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    /// hsup's exit code, if a signal ended it.
+    pub(super) signalled: Option<u8>,
+    /// Somebody wished for its end.
+    pub(super) is_wished: bool,
+}
+
+impl Company<'_> {
+    /// Waits for the dyno's end and does meanwhile what is to be done `beside`. A signal is
+    /// passed on, the second one with no grace; an output that is given up ends it as well. A
+    /// driver that does not stop it in time is waited for no more.
+    pub(super) async fn until_end(
+        &mut self,
+        output: &Outputs,
+        beside: impl Future<Output = Infallible>,
+    ) -> Result<Ended, RunCommandError> {
+        let (up, dyno_id, usual) = (self.up, self.dyno_id, self.grace);
+        let mut wait = std::pin::pin!(wait(up, dyno_id));
+        let mut beside = std::pin::pin!(beside);
+        let mut signalled: Option<u8> = None;
+        let (mut is_wished, mut is_told) = (false, false);
+        let mut overdue: Option<Instant> = None;
+        let status = loop {
+            let (signal, grace) = tokio::select! {
+                status = &mut wait => break status?,
+                never = &mut beside => match never {},
+                () = reached(overdue) => {
+                    break ExitStatus::lost("the driver did not stop it in time", now_unix_ms());
+                }
+                () = output.failed(), if !is_told => {
+                    is_told = true;
+                    (output.signal(), usual)
+                }
+                wish = self.signals.next() => {
+                    if wish.from == Origin::Signal {
+                        signalled = Some(wish.code());
+                    }
+                    let is_first = !std::mem::replace(&mut is_wished, true);
+                    (wish.signal, wish.grace(usual, is_first))
+                }
+            };
+            self.progress.stopping();
+            stop(up, dyno_id, signal, grace);
+            let due = Instant::now().checked_add(grace.saturating_add(STOP_BEYOND_GRACE));
+            overdue = overdue.into_iter().chain(due).min();
+        };
+        self.progress.complete(Some(status.clone()));
+        Ok(Ended {
+            status,
+            signalled,
+            is_wished,
+        })
+    }
+
+    /// Waits until the output is written, what is still `on_its_way` first; answers hsup's exit
+    /// code for a signal that cut it off.
+    pub(super) async fn finish(
+        &mut self,
+        output: &Outputs,
+        on_its_way: impl Future<Output = ()>,
+        ended: &Ended,
+    ) -> Option<u8> {
+        let (cut_off, ()) = tokio::join!(
+            output.finish(on_its_way, self.signals, ended.is_wished),
+            forget(self.up, self.dyno_id)
+        );
+        cut_off
+    }
+
+    /// Ends a dyno that nobody stays with, and waits for that; a signal ends it at once.
+    pub(super) async fn abandon(&mut self) {
+        let Self { up, dyno_id, .. } = *self;
+        let grace = self.grace;
+        self.progress.stopping();
+        let stopping = up.stop(dyno_id.as_str(), Stop::Gracefully { grace });
+        let stopped = match self.signals.unless(stopping).await {
+            Ok(stopped) => stopped,
+            Err(_) => up.stop(dyno_id.as_str(), Stop::Immediately).await,
+        };
+        if let Err(status) = stopped {
+            tracing::warn!(code = ?status.code(), message = status.message(), "stop failed");
+        }
+        forget(up, dyno_id).await;
+    }
+}
+
+/// Has a driver that goes on forget the dyno.
+async fn forget(up: &Up, dyno_id: &DynoId) {
+    if up.child {
+        return;
+    }
+    if let Err(status) = up.remove(dyno_id.as_str()).await {
+        tracing::warn!(code = ?status.code(), "remove failed");
+    }
+}
+
+/// Resolves at that time, if there is one.
+pub(super) async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// Waits for its end.
+async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> {
+    loop {
+        let request = WaitRequest {
+            dyno_id: dyno_id.to_string(),
+            timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
+        };
+        let mut waits = up.waits();
+        let answer = up.call(WAIT_FOR + WAIT_BEYOND, waits.wait(request));
+        let lost = |status: Status| RunCommandError::Lost(said(&status));
+        if let Some(status) = answer.await.map_err(lost)?.status {
+            return Ok(status.into());
+        }
+    }
+}
+
+/// Asks for its end, beside whatever else goes on; the Wait tells when it came.
+fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
+    let request = StopRequest {
+        dyno_id: dyno_id.to_string(),
+        signal: signal.to_owned(),
+        grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+        force: grace.is_zero(),
+    };
+    let mut client = up.client();
+    tokio::spawn(async move {
+        if let Err(status) = client.stop(request).await {
+            tracing::warn!(code = ?status.code(), "stop failed");
+        }
+    });
+}
