@@ -13,7 +13,7 @@ use super::{
     signals::{Origin, Signals},
 };
 use crate::{
-    driver::{STOP_BEYOND_GRACE, Up, said},
+    driver::{Pause, STOP_BEYOND_GRACE, Up, Verdict, said, verdict},
     exit::ExitStatus,
     lifecycle::Stop,
     name::DynoId,
@@ -160,7 +160,8 @@ async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> 
     }
 }
 
-/// Asks for its end, beside whatever else goes on; the Wait tells when it came.
+/// Asks for its end, and asks again where the driver could not see to it just then, beside
+/// whatever else goes on; the Wait tells when it came.
 fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
     let request = StopRequest {
         dyno_id: dyno_id.to_string(),
@@ -170,8 +171,13 @@ fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
     };
     let mut client = up.client();
     tokio::spawn(async move {
-        if let Err(status) = client.stop(request).await {
+        let mut pause = Pause::new();
+        while let Err(status) = client.stop(request.clone()).await {
             tracing::warn!(code = ?status.code(), "stop failed");
+            if verdict(&status, false) != Verdict::Again {
+                break;
+            }
+            pause.wait().await;
         }
     });
 }

@@ -352,6 +352,23 @@ fn a_signal_ends_a_command_that_the_driver_does_not_stop() {
 }
 
 #[test]
+fn a_stop_that_the_driver_cannot_see_to_is_asked_for_again() {
+    let app = App::procfile("web: true\n");
+    app.faults("once stop unavailable the backend is away\n");
+    let driver = binaries().join("test-driver");
+    let out = File::create(app.path("out")).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let line = "echo up; exec sleep 1000";
+    let arguments = ["-d", driver.to_str().unwrap(), line];
+    let mut hsup = app.spawn("run", &arguments, out, err);
+    hsup.wait_for_line("up\n");
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(143), "{}", hsup.log());
+    assert_eq!(app.calls("stop").len(), 2);
+    hsup.nothing_is_left();
+}
+
+#[test]
 fn a_signal_ends_a_command_that_the_driver_neither_starts_nor_stops() {
     let app = App::procfile("web: true\n");
     app.faults("start hang\nstop hang\n");
