@@ -293,7 +293,7 @@ pub fn check_app_name(text: &str) -> Result<(), AppNameError> {
     }
 }
 
-/// A change of how many dynos a process type has, as `hsupctl scale` and `hsup start` take it.
+/// A change of how many dynos a process type has, as `hsupctl scale` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormationChange {
     /// Whose quantity changes.
@@ -311,17 +311,21 @@ pub enum QuantityChange {
     By(i32),
 }
 
-/// The text, or the quantity that it leads to, is no change of a formation.
+/// The text is no change of a formation.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FormationChangeError {
     /// There is no process type in it.
-    #[error("`{}` is not a change of the formation: expected `web=3`, `web+1`, `web-1` or `web`", .text.escape_debug())]
+    #[error("`{}` is not a change of the formation: expected `web=3`, `web+1` or `web-1`", .text.escape_debug())]
     Shape {
         /// The whole text.
         text: String,
         /// What is wrong with the process type.
         source: ParseProcessTypeError,
     },
+    /// There is a process type and nothing else. It could mean one dyno, and take down the
+    /// others: whoever types it is asked.
+    #[error("`{0}` says no quantity: `{0}=1` makes it one dyno, `{0}+1` one more")]
+    Bare(ProcessType),
     /// What follows the process type is not a number.
     #[error("`{}` in `{}` is not a quantity: expected a number from 0 to {MAX_QUANTITY}", .quantity.escape_debug(), .text.escape_debug())]
     Quantity {
@@ -341,12 +345,10 @@ pub enum FormationChangeError {
 }
 
 impl FormationChange {
-    /// Reads `web=3`, `worker+1`, `worker-1` or `web`, which means one.
+    /// Reads `web=3`, `worker+1` or `worker-1`.
     ///
     /// `=` and `+` are never part of a process type, but `-` and digits may be. So
-    /// `TYPE-N` takes N away only where TYPE is one of the `known` types and the whole
-    /// text is not; otherwise the whole text is a type. With nothing known nothing is
-    /// ever taken away.
+    /// `TYPE-N` takes N away from TYPE, unless the whole text is one of the `known` types.
     ///
     /// # Errors
     /// When the text has another shape, or the quantity is above [`MAX_QUANTITY`].
@@ -372,16 +374,13 @@ impl FormationChange {
         }
         if let Some((name, digits)) = text.rsplit_once('-')
             && !digits.is_empty()
+            && !name.is_empty()
             && digits.bytes().all(|byte| byte.is_ascii_digit())
-            && is_known(name)
             && !is_known(text)
         {
             return change(name, digits, |n| QuantityChange::By(-n));
         }
-        Ok(Self {
-            process_type: text.parse().map_err(shape)?,
-            quantity: QuantityChange::To(1),
-        })
+        Err(FormationChangeError::Bare(text.parse().map_err(shape)?))
     }
 
     fn parse_quantity(
@@ -401,25 +400,6 @@ impl FormationChange {
                 process_type: process_type.clone(),
                 quantity: digits.chars().take(32).collect(),
             }),
-        }
-    }
-
-    /// The quantity that `current` becomes; never below zero.
-    ///
-    /// # Errors
-    /// When it would be above [`MAX_QUANTITY`].
-    pub fn apply(&self, current: u32) -> Result<u32, FormationChangeError> {
-        let wanted = match self.quantity {
-            QuantityChange::To(quantity) => quantity,
-            QuantityChange::By(by) => current.saturating_add_signed(by),
-        };
-        if wanted <= MAX_QUANTITY {
-            Ok(wanted)
-        } else {
-            Err(FormationChangeError::TooMany {
-                process_type: self.process_type.clone(),
-                quantity: wanted.to_string(),
-            })
         }
     }
 }
@@ -631,10 +611,8 @@ mod tests {
     #[test_case("worker+1", "worker", QuantityChange::By(1))]
     #[test_case("worker-1", "worker", QuantityChange::By(-1); "takes away")]
     #[test_case("worker-2-1", "worker-2", QuantityChange::By(-1); "takes away from a type with a number")]
-    #[test_case("worker-2", "worker-2", QuantityChange::To(1); "a known type that looks like a subtraction")]
-    #[test_case("my-worker-1", "my-worker-1", QuantityChange::To(1); "of an unknown type nothing is taken away")]
-    #[test_case("web", "web", QuantityChange::To(1); "one")]
-    #[test_case("web-", "web-", QuantityChange::To(1); "a type may end so")]
+    #[test_case("cron-1", "cron", QuantityChange::By(-1); "whether a type is known is for hsup to say")]
+    #[test_case("web--1", "web-", QuantityChange::By(-1); "a type may end so")]
     fn a_change_of_the_formation(text: &str, process_type: &str, quantity: QuantityChange) {
         let known = ["web", "worker", "worker-2"].map(|text| text.parse().unwrap());
         let change = FormationChange::parse(text, &known).unwrap();
@@ -661,27 +639,31 @@ mod tests {
     )]
     #[test_case(
         "=3",
-        "`=3` is not a change of the formation: expected `web=3`, `web+1`, `web-1` or `web`"
+        "`=3` is not a change of the formation: expected `web=3`, `web+1` or `web-1`"
     )]
     #[test_case(
         "a/b=3",
-        "`a/b=3` is not a change of the formation: expected `web=3`, `web+1`, `web-1` or `web`"
+        "`a/b=3` is not a change of the formation: expected `web=3`, `web+1` or `web-1`"
     )]
-    #[test_case("", "`` is not a change of the formation: expected `web=3`, `web+1`, `web-1` or `web`"; "nothing")]
+    #[test_case(
+        "web",
+        "`web` says no quantity: `web=1` makes it one dyno, `web+1` one more"
+    )]
+    #[test_case("web-", "`web-` says no quantity: `web-=1` makes it one dyno, `web-+1` one more"; "a name that ends so")]
+    #[test_case("-1", "`-1` says no quantity: `-1=1` makes it one dyno, `-1+1` one more"; "a name, though an odd one")]
+    #[test_case("", "`` is not a change of the formation: expected `web=3`, `web+1` or `web-1`"; "nothing")]
     fn a_bad_change_of_the_formation(text: &str, message: &str) {
         let error = FormationChange::parse(text, &[]).unwrap_err();
         assert_eq!(error.to_string(), message);
     }
 
     #[test]
-    fn a_change_stays_between_zero_and_the_limit() {
-        let change = |text| FormationChange::parse(text, &["web".parse().unwrap()]).unwrap();
-        assert_eq!(change("web-5").apply(2), Ok(0));
-        assert_eq!(change("web+5").apply(2), Ok(7));
-        assert_eq!(change("web=5").apply(2), Ok(5));
+    fn a_known_type_that_looks_like_a_subtraction_is_a_type() {
+        let known = ["worker".parse().unwrap(), "worker-2".parse().unwrap()];
+        let error = FormationChange::parse("worker-2", &known).unwrap_err();
         assert_eq!(
-            change("web+1").apply(MAX_QUANTITY).unwrap_err().to_string(),
-            "10001 dynos of `web` are too many: the limit is 10000"
+            error.to_string(),
+            "`worker-2` says no quantity: `worker-2=1` makes it one dyno, `worker-2+1` one more"
         );
     }
 

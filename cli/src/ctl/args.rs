@@ -70,7 +70,7 @@ pub enum Command {
     Logs(LogsArgs),
     /// Show or change how many dynos each process type has
     Scale {
-        /// web=3, worker+1, worker-1
+        /// web=3, worker+1, worker-1; each process type once
         #[arg(value_name = "CHANGE")]
         changes: Vec<String>,
     },

@@ -25,6 +25,10 @@ pub enum CtlError {
     #[error("{0}")]
     Invalid(String),
 
+    /// What was asked for cannot be meant.
+    #[error("{0}")]
+    Usage(String),
+
     /// The release that was handed in does not run.
     #[error("{0}")]
     Rejected(String),
@@ -77,7 +81,7 @@ impl CtlError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Connect(_) | Self::NotFound(_) | Self::Gone | Self::Silent(_) => EXIT_UNKNOWN,
-            Self::Change(_) => 2,
+            Self::Change(_) | Self::Usage(_) => 2,
             _ => 1,
         }
     }
@@ -88,6 +92,16 @@ impl CtlError {
     pub fn about_names(self) -> Self {
         match self {
             Self::Invalid(text) => Self::NotFound(text),
+            other => other,
+        }
+    }
+
+    /// The error of a call that is wrong where its arguments are: a quantity that no type can
+    /// have, whichever side says so.
+    #[must_use]
+    pub fn about_usage(self) -> Self {
+        match self {
+            Self::Invalid(text) => Self::Usage(text),
             other => other,
         }
     }

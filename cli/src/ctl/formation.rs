@@ -19,7 +19,8 @@ pub async fn scale(mut supervisor: Supervisor, changes: &[String]) -> Result<Out
     let request = ScaleRequest {
         changes: changes.iter().map(to_wire).collect(),
     };
-    let formation = promptly(supervisor.client.scale(request)).await?.formation;
+    let scaled_to = promptly(supervisor.client.scale(request)).await;
+    let formation = scaled_to.map_err(CtlError::about_usage)?.formation;
     Ok(Outcome::done(scaled(&changes, &formation)))
 }
 
@@ -29,10 +30,22 @@ fn parse(changes: &[String], formation: &[Process]) -> Result<Vec<FormationChang
         .iter()
         .filter_map(|process| process.process_type.parse().ok())
         .collect();
-    let parsed = changes
-        .iter()
-        .map(|text| FormationChange::parse(text, &known));
-    Ok(parsed.collect::<Result<_, _>>()?)
+    let mut parsed: Vec<FormationChange> = Vec::with_capacity(changes.len());
+    for text in changes {
+        let change = FormationChange::parse(text, &known)?;
+        // Of two quantities neither is the one that is meant.
+        if let Some(earlier) = parsed
+            .iter()
+            .find(|earlier| earlier.process_type == change.process_type)
+        {
+            return Err(CtlError::Usage(format!(
+                "`{}` has two changes, `{earlier}` and `{change}`: give it one",
+                change.process_type
+            )));
+        }
+        parsed.push(change);
+    }
+    Ok(parsed)
 }
 
 fn to_wire(change: &FormationChange) -> Change {
@@ -161,8 +174,25 @@ mod tests {
     }
 
     #[test]
+    fn a_type_that_is_named_twice_is_wrong_usage() {
+        for (changes, said) in [
+            (
+                ["web=1", "web=3"],
+                "`web` has two changes, `web=1` and `web=3`: give it one",
+            ),
+            (
+                ["web+1", "web-1"],
+                "`web` has two changes, `web+1` and `web-1`: give it one",
+            ),
+        ] {
+            let error = parse(&changes.map(str::to_owned), &formation()).unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.exit_code()), (said, 2));
+        }
+    }
+
+    #[test]
     fn a_minus_takes_away_unless_it_is_part_of_a_known_name() {
-        let hows: Vec<_> = parsed(&["worker-1", "web-2=5", "web-2"])
+        let hows: Vec<_> = parsed(&["worker-1", "web-2=5"])
             .iter()
             .map(to_wire)
             .map(|change| (change.process_type, change.how.unwrap()))
@@ -170,7 +200,6 @@ mod tests {
         let expected = [
             ("worker".to_owned(), How::By(-1)),
             ("web-2".to_owned(), How::To(5)),
-            ("web-2".to_owned(), How::To(1)),
         ];
         assert_eq!(hows, expected);
     }

@@ -71,12 +71,17 @@ fn tell(text: &str) {
 #[error("-d/--driver and --driver-socket name two different drivers: give one of them")]
 struct TwoDrivers;
 
+/// The command line gives one process type two quantities, and neither is the one that is meant.
+#[derive(Debug, Error)]
+#[error("`{0}` is named twice: name each process type once, with its quantity")]
+struct NamedTwice(ProcessType);
+
 /// Flags that contradict each other are wrong usage, wherever they stand. clap looks for
 /// that on each side of the command word only.
 fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(ChooseSourceError::TwoFlags) => USAGE,
-        _ if error.is::<TwoDrivers>() => USAGE,
+        _ if error.is::<TwoDrivers>() || error.is::<NamedTwice>() => USAGE,
         _ => FAILED,
     }
 }
@@ -230,7 +235,7 @@ fn start_options(
     Ok(StartOptions {
         driver,
         own_program: ground.own_program.clone(),
-        explicit: explicit(types),
+        explicit: explicit(types)?,
         one_shot: options.oneshot,
         start_number: options.start_number,
         policy: DynoPolicy {
@@ -276,16 +281,23 @@ fn run_options(
 ///
 /// The original's README says `hsup start -d docker start -a APP`: a second `start` first of
 /// all means nothing.
-fn explicit(mut types: Vec<TypeArg>) -> Option<BTreeMap<ProcessType, u32>> {
+fn explicit(mut types: Vec<TypeArg>) -> Result<Option<BTreeMap<ProcessType, u32>>, NamedTwice> {
     let first_is_the_word = types
         .first()
         .is_some_and(|first| first.process_type == "start" && first.quantity.is_none());
     if first_is_the_word {
         types.remove(0);
     }
-    let quantities = types
-        .into_iter()
-        .map(|given| (given.process_type, given.quantity.unwrap_or(1)));
-    let explicit: BTreeMap<_, _> = quantities.collect();
-    (!explicit.is_empty()).then_some(explicit)
+    let mut explicit = BTreeMap::new();
+    for TypeArg {
+        process_type,
+        quantity,
+    } in types
+    {
+        if explicit.contains_key(&process_type) {
+            return Err(NamedTwice(process_type));
+        }
+        explicit.insert(process_type, quantity.unwrap_or(1));
+    }
+    Ok((!explicit.is_empty()).then_some(explicit))
 }

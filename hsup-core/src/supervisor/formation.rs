@@ -139,10 +139,10 @@ impl Wishes {
                     )));
                 }
             };
-            let quantity = u32::try_from(quantity).ok().filter(|n| *n <= MAX_QUANTITY);
-            let Some(quantity) = quantity else {
+            let allowed = u32::try_from(quantity).ok().filter(|n| *n <= MAX_QUANTITY);
+            let Some(quantity) = allowed else {
                 return Err(ControlError::Invalid(format!(
-                    "`{}` cannot be scaled there: a quantity is 0 to {MAX_QUANTITY}",
+                    "`{}` is at {now} and cannot be at {quantity}: a quantity is 0 to {MAX_QUANTITY}",
                     change.process_type
                 )));
             };
@@ -268,6 +268,19 @@ mod tests {
         ] {
             assert!(wishes.scale(&release, &bad).is_err());
             assert_eq!(quantities(&wishes, &release), [1]);
+        }
+    }
+
+    #[test]
+    fn a_scaling_that_no_type_can_have_says_where_it_would_lead() {
+        use scale_request::change::How;
+        let release = release(&[("web", 1)]);
+        for (by, there) in [(-2, "-1"), (10_000, "10001")] {
+            let error = Wishes::default().scale(&release, &[change("web", How::By(by))]);
+            assert_eq!(
+                error.unwrap_err().to_string(),
+                format!("`web` is at 1 and cannot be at {there}: a quantity is 0 to 10000")
+            );
         }
     }
 

@@ -66,6 +66,9 @@ fn wrong_usage_is_exit_code_2() {
         refused_with(2, &app, &["start", bad], "invalid value");
     }
     refused_with(2, &app, &["start", "web=10001"], "a quantity is 0 to 10000");
+    let twice = "`web` is named twice";
+    refused_with(2, &app, &["start", "web=1", "web=3"], twice);
+    refused_with(2, &app, &["start", "web", "web"], twice);
     refused_with(
         2,
         &app,

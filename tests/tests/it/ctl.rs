@@ -125,6 +125,42 @@ fn a_release_is_planned_applied_and_listed() {
 }
 
 #[test]
+fn a_scaling_that_cannot_be_meant_is_wrong_usage_and_changes_nothing() {
+    let app = App::procfile("worker: sleep 1000\nother: sleep 1000\n");
+    let hsup = app.start(&["worker=2", "other"]);
+    let before = hsup.wait_up(&["other.1", "worker.1", "worker.2"]);
+    let twice = "`worker` has two changes, `worker=1` and `worker=3`: give it one";
+    let below = "`worker` is at 2 and cannot be at -7: a quantity is 0 to 10000";
+    let above = "`worker` is at 2 and cannot be at 10001: a quantity is 0 to 10000";
+    for (changes, code, said_of_it) in [
+        (&["worker"][..], 2, "`worker` says no quantity: `worker=1` "),
+        (&["other=0", "worker"], 2, "`worker+1` one more"),
+        (&["worker=1", "worker=3"], 2, twice),
+        (&["worker-9"], 2, below),
+        (&["worker+9999"], 2, above),
+        (&["worker=x"], 2, "`x` in `worker=x` is not a quantity"),
+        (
+            &["cron-1"],
+            4,
+            "no process type `cron`: there is worker, other",
+        ),
+    ] {
+        let arguments = [&["scale"], changes].concat();
+        let (code_now, out, error) = said(&app, &arguments);
+        assert_eq!(
+            (code_now, out.as_str()),
+            (Some(code), ""),
+            "{changes:?}: {error}"
+        );
+        assert!(error.contains(said_of_it), "{changes:?}: {error}");
+    }
+    let formation = "worker=2 other=1\n";
+    assert_eq!(said(&app, &["scale"]).1, formation);
+    assert_eq!(hsup.wait_up(&["other.1", "worker.1", "worker.2"]), before);
+    hsup.interrupt();
+}
+
+#[test]
 fn a_restart_that_does_not_come_up_says_so() {
     let app = quiet();
     app.write(
