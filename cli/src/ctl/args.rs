@@ -78,12 +78,15 @@ pub enum Command {
     Start {
         /// Dynos or process types; without any, all
         names: Vec<String>,
+        /// Do not wait until they are up
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Stop dynos; they stay down until a start, a scaling or a new release
     Stop(StopArgs),
-    /// Restart dynos
+    /// Restart dynos; one that was stopped is started if it, or its type, is named
     Restart {
-        /// Dynos or process types; without any, all
+        /// Dynos or process types; without any, all that were not stopped
         names: Vec<String>,
         /// Do not wait until they are up
         #[arg(long)]

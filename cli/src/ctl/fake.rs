@@ -434,7 +434,7 @@ async fn changes_reach_hsup_and_its_refusals_come_back_as_sentences() {
         scaled.unwrap().text,
         "Scaling dynos... done, now running web at 1\n"
     );
-    let error = formation::start(supervisor.clone(), Vec::new())
+    let error = formation::start(supervisor.clone(), Vec::new(), false)
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "hsup is shutting down");

@@ -84,11 +84,25 @@ fn of_names(status: Status) -> CtlError {
     CtlError::from(status).about_names()
 }
 
-pub async fn start(mut supervisor: Supervisor, select: Vec<String>) -> Result<Outcome, CtlError> {
-    let started = promptly(supervisor.client.start(StartRequest { select })).await;
-    let dynos = started.map_err(CtlError::about_names)?.dynos;
+/// The error of a call that waits until dynos are up.
+fn of_waiting(status: Status) -> CtlError {
+    match status.code() {
+        Code::FailedPrecondition => CtlError::NotUp(status.message().to_owned()),
+        _ => of_names(status),
+    }
+}
+
+pub async fn start(
+    mut supervisor: Supervisor,
+    select: Vec<String>,
+    no_wait: bool,
+) -> Result<Outcome, CtlError> {
+    let request = StartRequest { select, no_wait };
+    let started = supervisor.client.start(request).await;
+    let dynos = started.map_err(of_waiting)?.into_inner().dynos;
+    let end = if no_wait { "" } else { " done" };
     let nothing = "Nothing to start: no dyno was stopped";
-    Ok(Outcome::done(told("Starting", &dynos, "", nothing)))
+    Ok(Outcome::done(told("Starting", &dynos, end, nothing)))
 }
 
 pub async fn stop(mut supervisor: Supervisor, args: StopArgs) -> Result<Outcome, CtlError> {
@@ -110,15 +124,15 @@ pub async fn restart(
     select: Vec<String>,
     no_wait: bool,
 ) -> Result<Outcome, CtlError> {
+    let nothing = if select.is_empty() {
+        "Nothing to restart: no dyno runs, and what was stopped needs `hsupctl start`"
+    } else {
+        "Nothing to restart: no dyno is wanted there"
+    };
     let request = RestartRequest { select, no_wait };
     let restarted = supervisor.client.restart(request).await;
-    let restarted = restarted.map_err(|status| match status.code() {
-        Code::FailedPrecondition => CtlError::NotUp(status.message().to_owned()),
-        _ => of_names(status),
-    });
-    let dynos = restarted?.into_inner().dynos;
+    let dynos = restarted.map_err(of_waiting)?.into_inner().dynos;
     let end = if no_wait { "" } else { " done" };
-    let nothing = "Nothing to restart";
     Ok(Outcome::done(told("Restarting", &dynos, end, nothing)))
 }
 

@@ -106,7 +106,9 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
             while_read(async { logs::run(find(&to).await?, args, look, out).await }).await
         }
         Command::Scale { changes } => formation::scale(find(&to).await?, &changes).await,
-        Command::Start { names } => formation::start(find(&to).await?, names).await,
+        Command::Start { names, no_wait } => {
+            formation::start(find(&to).await?, names, no_wait).await
+        }
         Command::Stop(args) => formation::stop(find(&to).await?, args).await,
         Command::Restart { names, no_wait } => {
             formation::restart(find(&to).await?, names, no_wait).await

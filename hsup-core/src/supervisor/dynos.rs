@@ -25,6 +25,7 @@ impl Actor {
         self.next_key += 1;
         let key = Key(self.next_key);
         let past = self.past.remove(&spec.name);
+        self.restarts.spawned(&spec.name, key);
         let status = DynoStatus {
             state: control::DynoState::Down,
             since_unix_ms: now_unix_ms(),
@@ -175,6 +176,9 @@ impl Actor {
         self.roll(event);
         self.start_deferred(&name);
         self.converge_name(&name);
+        if self.dynos.of_name(&name).next().is_none() {
+            self.restarts.gone(&name);
+        }
     }
 
     /// As [`Actor::converge`], for one name alone.

@@ -54,13 +54,14 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
 pub(super) enum Request {
     Status(GetStatusRequest, Reply<GetStatusResponse>),
     Scale(ScaleRequest, Reply<ScaleResponse>),
-    Start(StartRequest, Reply<StartResponse>),
+    /// Answers the dynos and, unless nobody wants to wait, what tells which did not come up.
+    Start(StartRequest, Reply<(StartResponse, Option<Settled>)>),
     /// Answers the dynos and, unless nobody wants to wait, what tells that they are down.
     Stop(
         StopRequest,
         Reply<(StopResponse, Option<oneshot::Receiver<()>>)>,
     ),
-    /// Answers the dynos and, unless nobody wants to wait, what tells which did not come up.
+    /// The same.
     Restart(RestartRequest, Reply<(RestartResponse, Option<Settled>)>),
     Releases(Reply<ListReleasesResponse>),
     Apply(ApplyReleaseRequest, Reply<Applied>),
@@ -219,7 +220,11 @@ impl Control for SupervisorHandle {
 
     fn start(&self, request: StartRequest) -> impl Answer<StartResponse> {
         let this = self.clone();
-        async move { this.ask(|reply| Request::Start(request, reply)).await }
+        async move {
+            let (response, settled) = this.ask(|reply| Request::Start(request, reply)).await?;
+            all_up(settled).await?;
+            Ok(response)
+        }
     }
 
     fn stop(&self, request: StopRequest) -> impl Answer<StopResponse> {
@@ -238,12 +243,7 @@ impl Control for SupervisorHandle {
         let this = self.clone();
         async move {
             let (response, settled) = this.ask(|reply| Request::Restart(request, reply)).await?;
-            if let Some(settled) = settled {
-                let not_up = settled.await.map_err(|_| ControlError::ShuttingDown)?;
-                if !not_up.is_empty() {
-                    return Err(ControlError::Rejected(did_not_come_up(&not_up)));
-                }
-            }
+            all_up(settled).await?;
             Ok(response)
         }
     }
@@ -342,6 +342,19 @@ fn filter(request: &LogsRequest) -> Result<Filter, ControlError> {
         select: request.select.clone(),
         source,
     })
+}
+
+/// Waits until all are up that somebody waits for; fails when one does not come up.
+async fn all_up(settled: Option<Settled>) -> Result<(), ControlError> {
+    let Some(settled) = settled else {
+        return Ok(());
+    };
+    let not_up = settled.await.map_err(|_| ControlError::ShuttingDown)?;
+    if not_up.is_empty() {
+        Ok(())
+    } else {
+        Err(ControlError::Rejected(did_not_come_up(&not_up)))
+    }
 }
 
 /// `web.1 did not come up: Process exited with status 1; …`

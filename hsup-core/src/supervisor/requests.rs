@@ -20,7 +20,7 @@ use super::{
 use crate::{
     control::ControlError,
     driver::Link,
-    lifecycle::Stop,
+    lifecycle::{Kind, Stop},
     name::{DynoName, ProcessType},
     plan,
     release::Release,
@@ -201,15 +201,31 @@ impl Actor {
         self.note_release(format!("Scaled to {} by {by}", said.join(" ")));
     }
 
-    fn start(&mut self, request: &StartRequest) -> Result<StartResponse, ControlError> {
+    fn start(
+        &mut self,
+        request: &StartRequest,
+    ) -> Result<(StartResponse, Option<Settled>), ControlError> {
         self.running_release()?;
         let names = self.selected(&request.select)?;
-        let down: Vec<_> = names
-            .into_iter()
-            .filter(|name| {
-                self.is_held(name) || self.past.get(name).is_some_and(|past| past.complete)
-            })
+        let started = self.start_stopped(&names);
+        let response = StartResponse {
+            dynos: started.iter().map(ToString::to_string).collect(),
+        };
+        let wait = (!request.no_wait).then(|| self.wait_until_up(&started));
+        Ok((response, wait))
+    }
+
+    /// Starts those of `names` that somebody has stopped, or that ran once; answers which.
+    fn start_stopped(&mut self, names: &BTreeSet<DynoName>) -> BTreeSet<DynoName> {
+        let is_complete = |name| self.past.get(name).is_some_and(|past| past.complete);
+        let down: BTreeSet<_> = names
+            .iter()
+            .filter(|name| self.is_held(name) || is_complete(name))
+            .cloned()
             .collect();
+        if down.is_empty() {
+            return down;
+        }
         let saved = self.memory.update(|memory| {
             for name in &down {
                 memory.stopped.remove(name);
@@ -220,9 +236,23 @@ impl Actor {
             self.past.remove(name);
         }
         self.converge();
-        Ok(StartResponse {
-            dynos: down.iter().map(ToString::to_string).collect(),
-        })
+        down
+    }
+
+    /// Tells which of these do not come up, once that is known of each.
+    fn wait_until_up(&mut self, names: &BTreeSet<DynoName>) -> Settled {
+        let (mut open, mut coming) = (BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            let of_name: Vec<_> = self.dynos.of_name(name).collect();
+            match of_name.iter().find(|(_, live)| !live.retiring) {
+                Some((_, live)) if live.status.ready => {}
+                Some((key, _)) => drop(open.insert(*key)),
+                None if of_name.is_empty() => {}
+                // The next one begins when this one has ended.
+                None => drop(coming.insert(name.clone())),
+            }
+        }
+        self.restarts.wait_for(open, coming)
     }
 
     fn stop(
@@ -272,19 +302,30 @@ impl Actor {
     ) -> Result<(RestartResponse, Option<Settled>), ControlError> {
         let names = self.selected(&request.select)?;
         let how = self.gracefully();
-        let (mut restarted, mut keys) = (BTreeSet::new(), BTreeSet::new());
-        for (key, live) in self.dynos.iter_mut() {
+        let mut restarted = BTreeSet::new();
+        for (_, live) in self.dynos.iter_mut() {
             let name = &live.handle.spec.name;
-            if names.contains(name) && !live.retiring {
-                live.handle.restart(how);
-                // Its own report follows; until then it must not look as if it were through.
-                live.status.ready = false;
-                live.status.state = DynoState::Starting;
-                restarted.insert(name.clone());
-                keys.insert(key);
+            // Those that retire are as good as gone.
+            if !names.contains(name) || live.retiring {
+                continue;
             }
+            if self.kind == Kind::OneShot {
+                return Err(ControlError::Rejected(format!(
+                    "{name} is not started twice: hsup runs with --oneshot"
+                )));
+            }
+            live.handle.restart(how);
+            // Its own report follows; until then it must not look as if it were through.
+            live.status.ready = false;
+            live.status.state = DynoState::Starting;
+            restarted.insert(name.clone());
         }
-        let wait = (!request.no_wait).then(|| self.restarts.wait_for(keys));
+        // What somebody has stopped is started by whoever means it, and not by a restart of
+        // everything.
+        if !request.select.is_empty() {
+            restarted.extend(self.start_stopped(&names));
+        }
+        let wait = (!request.no_wait).then(|| self.wait_until_up(&restarted));
         let response = RestartResponse {
             dynos: restarted.iter().map(ToString::to_string).collect(),
         };

@@ -167,8 +167,12 @@ pub struct ScaleResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartRequest {
+    /// process types or dyno names; empty means all
     #[prost(string, repeated, tag = "1")]
     pub select: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// answer before they are up
+    #[prost(bool, tag = "2")]
+    pub no_wait: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartResponse {
@@ -714,7 +718,7 @@ pub mod supervisor_client {
                 .insert(GrpcMethod::new("hsup.control.v1.Supervisor", "Scale"));
             self.inner.unary(req, path, codec).await
         }
-        /// Starts what was stopped.
+        /// Starts what was stopped.  Unless `no_wait`, it fails when a dyno does not come up.
         pub async fn start(
             &mut self,
             request: impl tonic::IntoRequest<super::StartRequest>,
@@ -758,8 +762,9 @@ pub mod supervisor_client {
                 .insert(GrpcMethod::new("hsup.control.v1.Supervisor", "Stop"));
             self.inner.unary(req, path, codec).await
         }
-        /// Restarts dynos at once, whatever their backoff.  Unless `no_wait`, it fails when one of
-        /// them does not come up.
+        /// Restarts dynos at once, whatever their backoff.  One that was stopped is started if
+        /// `select` means it, and left alone if `select` is empty.  Unless `no_wait`, it fails when
+        /// a dyno does not come up.
         pub async fn restart(
             &mut self,
             request: impl tonic::IntoRequest<super::RestartRequest>,
@@ -991,7 +996,7 @@ pub mod supervisor_server {
         ) -> std::result::Result<tonic::Response<super::ScaleResponse>, tonic::Status> {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
-        /// Starts what was stopped.
+        /// Starts what was stopped.  Unless `no_wait`, it fails when a dyno does not come up.
         async fn start(
             &self,
             request: tonic::Request<super::StartRequest>,
@@ -1005,8 +1010,9 @@ pub mod supervisor_server {
         ) -> std::result::Result<tonic::Response<super::StopResponse>, tonic::Status> {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
-        /// Restarts dynos at once, whatever their backoff.  Unless `no_wait`, it fails when one of
-        /// them does not come up.
+        /// Restarts dynos at once, whatever their backoff.  One that was stopped is started if
+        /// `select` means it, and left alone if `select` is empty.  Unless `no_wait`, it fails when
+        /// a dyno does not come up.
         async fn restart(
             &self,
             request: tonic::Request<super::RestartRequest>,

@@ -188,6 +188,70 @@ fn a_restart_that_does_not_come_up_says_so() {
 }
 
 #[test]
+fn a_restart_starts_what_was_stopped_where_it_is_named() {
+    let app = App::procfile("worker: sleep 1000\nother: sleep 1000\n");
+    let hsup = app.start(&["worker=2", "other"]);
+    let all = ["other.1", "worker.1", "worker.2"];
+    hsup.wait_up(&all);
+    let done = |arguments: &[&str], text: &str| {
+        let expected = (Some(0), text.to_owned(), String::new());
+        assert_eq!(said(&app, arguments), expected, "{arguments:?}");
+    };
+    done(&["stop", "worker.2"], "Stopping worker.2... done\n");
+    // What was stopped by hand is not what a restart of everything means.
+    done(&["restart"], "Restarting other.1, worker.1... done\n");
+    assert!(said(&app, &["ps"]).1.contains("\nworker.2: down "));
+    done(&["restart", "worker.2"], "Restarting worker.2... done\n");
+    hsup.wait_up(&all);
+    done(&["stop", "worker"], "Stopping worker.1, worker.2... done\n");
+    done(
+        &["restart", "worker"],
+        "Restarting worker.1, worker.2... done\n",
+    );
+    hsup.wait_up(&all);
+    // One that is on its way down is waited for, and then the one after it.
+    done(&["stop", "--no-wait", "worker.1"], "Stopping worker.1...\n");
+    done(&["restart", "worker.1"], "Restarting worker.1... done\n");
+    hsup.wait_up(&all);
+    done(&["stop"], "Stopping other.1, worker.1, worker.2... done\n");
+    let nothing = "Nothing to restart: no dyno runs, and what was stopped needs `hsupctl start`\n";
+    done(&["restart"], nothing);
+    done(&["start"], "Starting other.1, worker.1, worker.2... done\n");
+    hsup.wait_up(&all);
+    done(&["start"], "Nothing to start: no dyno was stopped\n");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_start_waits_until_the_dyno_is_up_or_says_that_it_is_not() {
+    let app = App::procfile("worker: test ! -e ../broken && sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    assert_eq!(said(&app, &["stop", "worker"]).0, Some(0));
+    app.write("broken", "");
+    let (code, _, error) = said(&app, &["start", "worker"]);
+    assert_eq!(code, Some(1));
+    let not_up = "hsupctl: worker.1 did not come up: Process exited with status 1\nhint: ";
+    assert!(error.starts_with(not_up), "{error}");
+    assert_eq!(said(&app, &["stop", "worker"]).0, Some(0));
+    let started = said(&app, &["start", "--no-wait", "worker"]);
+    assert_eq!(started.1, "Starting worker.1...\n");
+    hsup.interrupt();
+}
+
+#[test]
+fn what_runs_once_is_not_restarted() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = app.start(&["--oneshot"]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let (code, _, error) = said(&app, &["restart"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("worker.1 is not started twice"), "{error}");
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}
+
+#[test]
 fn the_socket_may_be_named_by_an_option_or_a_variable() {
     let app = quiet();
     let socket = app.path("elsewhere.sock");

@@ -164,7 +164,9 @@ fn a_start_that_the_driver_cannot_make_yet_is_told_and_can_be_given_up() {
     hsup.wait_for_line("The driver cannot start it yet: the backend is down (Unavailable)");
     assert!(app.ctl(&["stop", "worker.1"]).status.success());
     hsup.wait_for_line("State changed from starting to down");
-    assert!(app.ctl(&["start", "worker.1"]).status.success());
+    // It would wait for as long as the driver cannot.
+    let start = app.ctl(&["start", "--no-wait", "worker.1"]);
+    assert!(start.status.success());
     app.faults("");
     hsup.wait_up(&["worker.1"]);
     hsup.interrupt();
