@@ -12,7 +12,8 @@ use clap_complete::Shell;
     version,
     disable_help_subcommand = true,
     after_help = "Exit status: 0 done; 1 failed; 2 usage; 4 unknown name, or no hsup answers.\n\
-                  ps and status: 0 all wanted dynos are up, 3 some are not.\n\
+                  ps and status: 0 all wanted dynos are up, 3 some are not; status also 3 for a\n\
+                  dyno, or an app, that was stopped by hand.\n\
                   \n\
                   Environment:\n  \
                     HSUP_CONTROL_SOCKET  the control socket, where no option says which hsup is meant\n  \

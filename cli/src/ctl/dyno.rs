@@ -188,6 +188,11 @@ impl DynoReport {
         }
     }
 
+    /// Whether it is not meant to run: it was stopped by hand, or was to run once and has.
+    pub fn is_down(&self) -> bool {
+        matches!(self.state, "down" | "complete")
+    }
+
     /// `exited with code 1, starting again in 12s (4th crash)`: why it is not up.
     pub fn trouble(&self, look: &Look) -> Option<String> {
         if self.state != "crashed" {

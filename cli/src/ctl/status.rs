@@ -44,28 +44,33 @@ pub async fn run(
     };
     let asked = promptly(supervisor.client.get_status(request)).await;
     let mut answer = asked.map_err(CtlError::about_names)?;
-    let code = if answer.all_up { 0 } else { EXIT_NOT_UP };
+    let all_up = answer.all_up;
+    let code = |is_active: bool| {
+        if all_up && is_active { 0 } else { EXIT_NOT_UP }
+    };
     if of_dynos && answer.dynos.is_empty() {
         // Process types that hsup knows and of which none is wanted.
         let text = no_dynos(&select, &answer.app);
-        return Ok(Outcome::new(text, code));
+        return Ok(Outcome::new(text, code(true)));
     }
     let dynos: Vec<_> = std::mem::take(&mut answer.dynos)
         .into_iter()
         .map(DynoReport::from)
         .collect();
-    let text = if of_dynos {
+    let (text, is_active) = if of_dynos {
         let driver = driver(&answer, look);
         let screens = dynos.iter().map(|dyno| DynoScreen {
             dyno,
             driver: driver.clone(),
         });
         let screens: Vec<_> = screens.map(|s| s.show(look).to_string()).collect();
-        screens.join("\n")
+        // Whoever asks for a dyno asks whether it runs, not whether it is meant to.
+        (screens.join("\n"), !dynos.iter().any(DynoReport::is_down))
     } else {
-        AppReport { answer, dynos }.show(look).to_string()
+        let report = AppReport { answer, dynos };
+        (report.show(look).to_string(), report.is_active())
     };
-    Ok(Outcome::new(text, code))
+    Ok(Outcome::new(text, code(is_active)))
 }
 
 fn driver(answer: &GetStatusResponse, look: &Look) -> String {
@@ -165,10 +170,18 @@ impl Report for DynoScreen<'_> {
     }
 }
 
+impl AppReport {
+    /// Whether there is a dyno that is meant to run.
+    fn is_active(&self) -> bool {
+        !self.dynos.iter().all(DynoReport::is_down)
+    }
+}
+
 impl Report for AppReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
         let answer = &self.answer;
         let (dot, colour) = match (answer.all_up, self.dynos.iter().any(|d| d.state == "up")) {
+            (true, _) if !self.is_active() => ("○", Colour::Grey),
             (true, _) => ("●", Colour::Green),
             (false, true) => ("●", Colour::Yellow),
             (false, false) => ("×", Colour::Red),
@@ -247,7 +260,7 @@ fn counts(dynos: &[DynoReport]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hsup_proto::control::{Process, Release};
+    use hsup_proto::control::{DynoState, Process, Release};
 
     use super::*;
     use crate::{
@@ -309,6 +322,36 @@ mod tests {
              \x20   Traceback\n\
              \x20   KeyError: 'x'\n"
         );
+    }
+
+    #[test]
+    fn an_app_that_was_stopped_is_grey() {
+        let look = Look {
+            colour: true,
+            ..plain()
+        };
+        let shown = |dynos: &[&hsup_proto::control::Dyno]| {
+            let report = AppReport {
+                dynos: dynos.iter().map(|&dyno| dyno.clone().into()).collect(),
+                answer: GetStatusResponse {
+                    app: "shop".to_owned(),
+                    all_up: true,
+                    ..GetStatusResponse::default()
+                },
+            };
+            let text = report.show(&look).to_string();
+            (text.lines().next().unwrap().to_owned(), report.is_active())
+        };
+        let stopped = hsup_proto::control::Dyno {
+            state: DynoState::Down.into(),
+            ready: false,
+            ..web(2)
+        };
+        let grey = ("\x1b[90m○\x1b[0m shop".to_owned(), false);
+        assert_eq!(shown(&[&stopped]), grey);
+        assert_eq!(shown(&[]), grey, "nothing is wanted of it");
+        let green = ("\x1b[32m●\x1b[0m shop".to_owned(), true);
+        assert_eq!(shown(&[&web(1), &stopped]), green);
     }
 
     #[test]

@@ -312,6 +312,35 @@ fn the_status_of_a_dyno_is_its_crash_report() {
 }
 
 #[test]
+fn the_status_of_what_was_stopped_is_3_and_has_an_empty_dot() {
+    let app = App::procfile("worker: sleep 1000\nother: sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["other.1", "worker.1"]);
+    let begins = |arguments: &[&str], code: i32, start: &str| {
+        let (ended, text, _) = said(&app, arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {text}");
+        assert!(text.starts_with(start), "{arguments:?}: {text}");
+    };
+    begins(&["status"], 0, "● app\n");
+    assert!(app.ctl(&["stop", "worker"]).status.success());
+    begins(&["status"], 0, "● app\n");
+    begins(
+        &["status", "worker"],
+        3,
+        "○ worker.1 - sleep 1000\n      State: down since ",
+    );
+    begins(&["status", "other"], 0, "● other.1 ");
+    begins(&["status", "other", "worker"], 3, "● other.1 ");
+    begins(&["ps"], 0, "=== other: ");
+    assert!(app.ctl(&["stop"]).status.success());
+    begins(&["status"], 3, "○ app\n");
+    begins(&["ps"], 0, "=== other: ");
+    assert!(app.ctl(&["start"]).status.success());
+    begins(&["status"], 0, "● app\n");
+    hsup.interrupt();
+}
+
+#[test]
 fn ps_tells_names_that_are_unknown_from_types_that_are_not_wanted() {
     let app = App::procfile("worker: sleep 1000\nidle: true\n");
     let hsup = app.start(&["worker", "idle=0"]);
