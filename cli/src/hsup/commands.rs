@@ -19,7 +19,7 @@ use hsup_core::{
     logs::{Format, TerminalSettings},
     name::ProcessType,
     run::{self, Built, RunOptions},
-    source::{Choice, ChooseSourceError, SourceSpec, choose},
+    source::{Choice, ChooseSourceError, Place, SourceSpec, choose},
     start::{self, StartOptions},
 };
 use thiserror::Error;
@@ -79,8 +79,8 @@ struct NamedTwice(ProcessType);
 /// Flags that contradict each other are wrong usage, wherever they stand. clap looks for
 /// that on each side of the command word only.
 fn code_of(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref() {
-        Some(ChooseSourceError::TwoFlags) => USAGE,
+    match error.downcast_ref::<ChooseSourceError>() {
+        Some(error) if error.is_usage() => USAGE,
         _ if error.is::<TwoDrivers>() || error.is::<NamedTwice>() => USAGE,
         _ => FAILED,
     }
@@ -193,9 +193,14 @@ fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
         directory: options.directory.as_deref(),
         env_control_dir: control_dir.as_deref(),
     };
-    Ok(choose(&choice, current_dir, |directory| {
-        directory.join("Procfile").exists()
-    })?)
+    let source = choose(&choice, current_dir, Place::of)?;
+    if let Some(app) = choice.app {
+        tell(&format!(
+            "-a {app} has no effect: HSUP_CONTROL_DIR names the source, and the Heroku source is \
+             not built yet"
+        ));
+    }
+    Ok(source)
 }
 
 fn driver(options: &Options) -> Result<DriverSpec, TwoDrivers> {

@@ -18,7 +18,7 @@ pub mod dotenv;
 mod json;
 pub mod procfile;
 
-pub use choose::{Choice, ChooseSourceError, SourceSpec, choose};
+pub use choose::{Choice, ChooseSourceError, Place, SourceSpec, choose};
 pub use control_dir::ControlDir;
 pub use control_text::ControlText;
 pub use directory::{Directory, LoadDirectoryError};

@@ -47,6 +47,10 @@ fn what_cannot_be_started_says_why() {
     refused(&app, &["run", "-a", "app", "true"], "not built yet");
     refused(&app, &["start", "--logplex-url", "x"], "not built yet");
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
+    for none in ["/nosuch", "Procfile"] {
+        let said = format!("there is no directory `{none}`, which -C/--directory names");
+        refused(&app, &["start", "-C", none], &said);
+    }
     let no_binds = "the simple driver cannot show a path";
     refused(&app, &["run", "--bind", "/tmp:/x", "true"], no_binds);
     refused(&app, &["start", "--bind", "/tmp"], no_binds);
@@ -82,6 +86,11 @@ fn wrong_usage_is_exit_code_2() {
     let both = "--control-dir and -C";
     refused_with(2, &app, &["check", "-C.", "--control-dir", "x"], both);
     refused_with(2, &app, &["-C.", "check", "--control-dir", "x"], both);
+    let both = "-a shop asks for an app on Heroku, and -C/--directory names another source";
+    refused_with(2, &app, &["start", "-C.", "-a", "shop"], both);
+    refused_with(2, &app, &["-a", "shop", "run", "-C.", "true"], both);
+    let both = "and --control-dir names another source: leave -a out";
+    refused_with(2, &app, &["check", "--control-dir", "x", "-ashop"], both);
     let both = "-d/--driver and --driver-socket";
     refused_with(
         2,
