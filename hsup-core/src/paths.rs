@@ -254,6 +254,12 @@ impl Paths {
         run_dir.join(DRIVER_SOCKET)
     }
 
+    /// The link to a supervisor's control socket, in its [`Paths::run_dir`], where that socket
+    /// is somewhere else than [`Paths::control_socket`].
+    pub fn control_link(run_dir: &Path) -> PathBuf {
+        run_dir.join("control")
+    }
+
     /// The directories that [`Paths::find_sockets`] looks into, whether or not they exist.
     pub fn socket_dirs(&self) -> Vec<PathBuf> {
         let candidates = self.candidates().into_iter();
@@ -261,7 +267,8 @@ impl Paths {
     }
 
     /// The control sockets that this user may find, whether or not anybody still serves
-    /// them, sorted within each directory.
+    /// them, sorted within each directory. Those of the user's own supervisors are found
+    /// wherever they are.
     pub fn find_sockets(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for (dir, candidate) in self.candidates() {
@@ -280,10 +287,30 @@ impl Paths {
                         .is_some_and(|extension| extension == "sock")
                 })
                 .collect();
+            sockets.extend(self.linked_sockets(&dir));
             sockets.sort();
+            sockets.retain(|socket| !found.contains(socket));
+            sockets.dedup();
             found.extend(sockets);
         }
         found
+    }
+
+    /// Where the links of our supervisors in this runtime directory lead.
+    fn linked_sockets(&self, dir: &Path) -> Vec<PathBuf> {
+        let runs = dir.join("run");
+        if !is_private(&runs, self.uid) {
+            return Vec::new();
+        }
+        let runs = fs::read_dir(&runs).into_iter().flatten().flatten();
+        let links = runs.map(|run| Self::control_link(&run.path()));
+        let leads = links.filter_map(|link| {
+            let socket = fs::read_link(&link).ok()?;
+            // What was bound by a relative path may have an absolute one that is too long.
+            let fits = socket.as_os_str().len() <= SOCKET_PATH_MAX;
+            Some(if fits { socket } else { link })
+        });
+        leads.collect()
     }
 
     /// The first runtime directory below which a path of `room` bytes still fits a socket.
@@ -556,6 +583,34 @@ mod tests {
         crate::files::write_atomic(&runtime.join("d.sock"), b"").unwrap();
         assert_eq!(paths.find_sockets(), sockets);
         drop((listeners, other));
+    }
+
+    #[test]
+    fn sockets_elsewhere_are_found_by_the_links_of_our_supervisors() {
+        let dir = tempdir();
+        let paths = machine(dir.path());
+        let runtime = paths.runtime_dir().unwrap();
+        let near = runtime.join("a.sock");
+        let _listener = UnixListener::bind(&near).unwrap();
+        let long = format!("/{}/b.sock", "x".repeat(SOCKET_PATH_MAX));
+        let links: Vec<_> = ["/elsewhere/c.sock", near.to_str().unwrap(), &long]
+            .iter()
+            .map(|socket| {
+                let run = paths.run_dir(&SupervisorId::random().unwrap()).unwrap();
+                let link = Paths::control_link(&run);
+                symlink(socket, &link).unwrap();
+                link
+            })
+            .collect();
+        // A supervisor whose socket is where it is looked for anyway.
+        paths.run_dir(&SupervisorId::random().unwrap()).unwrap();
+        let mut expected = vec![PathBuf::from("/elsewhere/c.sock"), near, links[2].clone()];
+        expected.sort();
+        assert_eq!(paths.find_sockets(), expected);
+
+        let runs = runtime.join("run");
+        fs::set_permissions(&runs, Permissions::from_mode(0o770)).unwrap();
+        assert_eq!(paths.find_sockets(), [runtime.join("a.sock")]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
+    fs, io,
+    os::unix::fs::symlink,
+    path::{self, Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
@@ -23,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::{self, BindError, Control as _, ControlListener, ServeError},
     diagnostics::Diagnostics,
-    driver::{DriverLink, DriverNote, DriverSpec, Link, LinkSettings, Lives},
+    driver::{
+        self, DriverLink, DriverNote, DriverSpec, FindDriverError, Link, LinkSettings, Lives,
+    },
     dyno::{DynoPolicy, FdBudget, Ledger, Shared, clear_io},
     environment::Base,
     exit::ExitStatus,
@@ -34,8 +37,10 @@ use crate::{
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
     source::{ControlDir, Directory, Source, SourceSpec, control_dir, directory},
-    state::{Damage, Journal, JournalError, LoadError, OpenStateError, Record, StateDir},
-    supervisor::{Outcome, RunError, Settings, Supervisor, SupervisorHandle},
+    state::{
+        Damage, Journal, JournalError, LoadError, OpenStateError, Record, StateDir, SupervisorId,
+    },
+    supervisor::{self, Outcome, RunError, Settings, Supervisor, SupervisorHandle},
     time::now_unix_ms,
 };
 
@@ -83,6 +88,18 @@ pub enum StartError {
     /// No place for files.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// There is no such driver.
+    #[error(transparent)]
+    FindDriver(#[from] FindDriverError),
+    /// Another hsup has the app.
+    #[error(
+        "hsup already runs this app{}: `hsupctl ps` shows its dynos, `hsupctl shutdown` ends it",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    AlreadyRuns {
+        /// Its process, if that is known.
+        pid: Option<u32>,
+    },
     /// The state directory.
     #[error(transparent)]
     OpenState(#[from] OpenStateError),
@@ -146,24 +163,29 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     files::survive_size_limit().map_err(system("ignore SIGXFSZ"))?;
 
     let (source, key, app, base) = open_source(&source)?;
+    check_command_line(&driver, &own_program, explicit.as_ref(), &source)?;
     let paths = Paths::from_env();
-    let state_path = match state_dir {
-        Some(path) => path,
-        None => paths.state_dir(&key)?,
+    let state = match state_dir {
+        Some(path) => StateDir::open(&path)?,
+        // This place is the app's, so whoever has it runs the app.
+        None => StateDir::open(&paths.state_dir(&key)?).map_err(|error| match error {
+            OpenStateError::InUse { owner: pid, .. } => StartError::AlreadyRuns { pid },
+            other => other.into(),
+        })?,
     };
-    let state = StateDir::open(&state_path)?;
     let (mut journal, torn) = state.journal()?;
     let (history, torn_history) = state.history()?;
     let (memory, torn_memory) = state.memory()?;
-    let run_dir = paths.run_dir(state.supervisor_id())?;
-    let note = DriverNote::in_dir(&run_dir);
-    let previous = note.read();
-    let io_root = paths.io_dir(state.supervisor_id())?;
+    let is_elsewhere = control_socket.is_some();
     let socket = match control_socket {
         Some(path) => path,
         None => paths.control_socket(&key)?,
     };
     let listener = ControlListener::bind(&socket)?;
+    let folders = Folders::make(&paths, state.supervisor_id())?;
+    folders.link_to(is_elsewhere.then_some(&*socket));
+    let note = DriverNote::in_dir(&folders.run);
+    let previous = note.read();
 
     let logs = Logs::start(LogSettings {
         terminal: Some(terminal),
@@ -186,13 +208,13 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     }
     let survivors: Vec<_> = journal.live().cloned().collect();
     // Those of dynos that ended between two lives, and of such as nobody remembers.
-    clear_io(&io_root, |id| {
+    clear_io(&folders.io, |id| {
         survivors.iter().any(|dyno| dyno.dyno_id.as_str() == id)
     });
     let link = DriverLink::start(LinkSettings {
         spec: driver,
         own_program,
-        socket: Paths::driver_socket(&run_dir),
+        socket: Paths::driver_socket(&folders.run),
         lives: Some(Lives {
             previous,
             note,
@@ -215,7 +237,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         ledger: Ledger::new(journal),
         ports: Mutex::new(ports),
         paths,
-        io_root: io_root.clone(),
+        io_root: folders.io.clone(),
         fds: FdBudget::of_this_process().map_err(system("read the open-file limit"))?,
         starts: Semaphore::new(0),
         host_base: base,
@@ -277,10 +299,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         tracing::warn!("output was cut off");
     }
     if dynos_ended(&link_state) {
-        clear_io(&io_root, |_| false);
+        clear_io(&folders.io, |_| false);
     }
-    remove_if_empty(&io_root);
-    remove_if_empty(&run_dir);
+    drop(folders);
     let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     Ok(match (outcome, received) {
         (_, Some(number)) => 128 + number,
@@ -306,6 +327,74 @@ fn open_source(spec: &SourceSpec) -> Result<(Source, AppKey, String, Base), Star
             (Source::ControlDir(Box::new(control)), key, app, Base::Login)
         }
     })
+}
+
+/// Refuses what can be seen to be wrong before anything is held or touched: it is wrong
+/// whether or not another hsup has the app.
+fn check_command_line(
+    driver: &DriverSpec,
+    own_program: &Path,
+    explicit: Option<&BTreeMap<ProcessType, u32>>,
+    source: &Source,
+) -> Result<(), StartError> {
+    if let DriverSpec::Child(name) = driver {
+        driver::find(name, own_program)?;
+    }
+    // Which types a control directory has, its history may say.
+    if let (Some(explicit), Source::Directory(directory)) = (explicit, source)
+        && let Some(release) = directory.release()
+    {
+        supervisor::check_types(explicit, release)?;
+    }
+    Ok(())
+}
+
+/// What this run has in the runtime directory. Dropped, it goes, but for what is left in it
+/// and belongs to somebody.
+#[derive(Debug)]
+struct Folders {
+    run: PathBuf,
+    io: PathBuf,
+}
+
+impl Folders {
+    fn make(paths: &Paths, id: &SupervisorId) -> Result<Self, PathsError> {
+        Ok(Self {
+            run: paths.run_dir(id)?,
+            io: paths.io_dir(id)?,
+        })
+    }
+
+    /// Tells hsupctl where the control socket is, if that is not where it looks anyway.
+    fn link_to(&self, socket: Option<&Path>) {
+        let link = Paths::control_link(&self.run);
+        // That of an earlier life.
+        remove_if_there(&link);
+        let Some(socket) = socket else {
+            return;
+        };
+        let made = path::absolute(socket).and_then(|socket| symlink(socket, &link));
+        if let Err(error) = made {
+            // Whoever named the socket can name it to hsupctl, too.
+            tracing::warn!(%error, path = %link.display(), "no link to the control socket");
+        }
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        remove_if_there(&Paths::control_link(&self.run));
+        remove_if_empty(&self.io);
+        remove_if_empty(&self.run);
+    }
+}
+
+fn remove_if_there(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(%error, path = %path.display(), "file not removed");
+    }
 }
 
 /// Whether there was a driver that took all dynos with it.

@@ -108,13 +108,13 @@ impl ConnectError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Connect { .. } | Self::NoneRuns { .. } => Some(
-                "`hsup start` in a directory with a Procfile starts one; \
-                 `--control-socket PATH` names the socket of one that runs elsewhere"
+                "`hsup start` in a directory with a Procfile starts one; `hsupctl -s PATH` names \
+                 the socket of one that is not found, another user's say"
                     .to_owned(),
             ),
             Self::OtherApps { .. } => Some("pass one of them to `--app`".to_owned()),
             Self::Several { .. } => {
-                Some("say which: `--app NAME` or `--control-socket PATH`".to_owned())
+                Some("say which: `hsupctl -a NAME` or `hsupctl -s PATH`".to_owned())
             }
             Self::TooLong { .. } | Self::NotHsup { .. } => None,
         }

@@ -102,15 +102,10 @@ impl Wishes {
 
     /// Whether `hsup start TYPE…` names types that `release` has dynos of.
     pub(super) fn check(&self, release: &Release) -> Result<(), ControlError> {
-        for process_type in self.explicit.iter().flat_map(BTreeMap::keys) {
-            if known(release, process_type.as_str())?
-                .process_type
-                .is_release()
-            {
-                return Err(no_dyno(release));
-            }
+        match &self.explicit {
+            Some(explicit) => check_types(explicit, release),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Applies a scaling.
@@ -151,6 +146,20 @@ impl Wishes {
         self.scaled = scaled;
         Ok(())
     }
+}
+
+/// See [`Wishes::check`].
+pub(super) fn check_types(
+    explicit: &BTreeMap<ProcessType, u32>,
+    release: &Release,
+) -> Result<(), ControlError> {
+    for process_type in explicit.keys() {
+        let process = known(release, process_type.as_str())?;
+        if process.process_type.is_release() {
+            return Err(no_dyno(release));
+        }
+    }
+    Ok(())
 }
 
 /// The process of that type.

@@ -39,6 +39,7 @@ use crate::{
     dyno::Shared,
     lifecycle::Kind,
     name::ProcessType,
+    release::Release,
     source::Source,
     state::{History, Memory},
 };
@@ -91,6 +92,18 @@ pub enum RunError {
     /// There is no release that can be run, and none will come.
     #[error("{0}")]
     NoRelease(String),
+}
+
+/// Whether `hsup start TYPE…` names types that `release` has dynos of.
+///
+/// # Errors
+/// When there is no such type.
+pub fn check_types(
+    explicit: &BTreeMap<ProcessType, u32>,
+    release: &Release,
+) -> Result<(), RunError> {
+    formation::check_types(explicit, release)
+        .map_err(|error| RunError::NoRelease(error.to_string()))
 }
 
 /// A supervisor, ready to run.

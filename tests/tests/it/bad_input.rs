@@ -147,8 +147,75 @@ fn a_second_hsup_of_the_same_app_names_the_first() {
     let app = App::procfile("worker: sleep 1000\n");
     let hsup = app.start(&[]);
     hsup.wait_up(&["worker.1"]);
-    refused(&app, &["start"], &hsup.pid().to_string());
+    let first = format!(
+        "hsup: hsup already runs this app (process {}): `hsupctl ps` shows its dynos, \
+         `hsupctl shutdown` ends it\n",
+        hsup.pid()
+    );
+    refused(&app, &["start"], &first);
+    refused(
+        &app,
+        &["start", "-s", app.path("x").to_str().unwrap()],
+        &first,
+    );
+    // What is wrong anyway is told first.
+    refused(&app, &["start", "-d", "nosuch"], "unknown driver `nosuch`");
+    refused(
+        &app,
+        &["start", "nosuch"],
+        "no process type `nosuch`: there is worker",
+    );
     hsup.interrupt();
+}
+
+#[test]
+fn a_state_directory_in_use_may_be_another_apps() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let state = app.path("one-state");
+    let state = ["--state-dir", state.to_str().unwrap()];
+    let hsup = app.start(&state);
+    hsup.wait_up(&["worker.1"]);
+    let in_use = format!("one-state` is in use by the hsup with pid {}", hsup.pid());
+    refused(&app, &["start", state[0], state[1]], &in_use);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_socket_that_cannot_be_bound_leaves_nothing_in_the_runtime_directory() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let left = || fs::read_dir(app.path("rt/hsup/run")).map_or(0, Iterator::count);
+    refused(
+        &app,
+        &["start", "-s", "/nosuch/x.sock"],
+        "failed to lock `/nosuch/x.sock.lock`",
+    );
+    assert_eq!(left(), 0);
+    refused(&app, &["start", "-s", &"x".repeat(200)], "is too long");
+    assert_eq!(left(), 0);
+    let file = app.path("app/Procfile");
+    refused(
+        &app,
+        &["start", "-s", file.to_str().unwrap()],
+        "is not a socket",
+    );
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn a_name_beside_the_variable_is_said_to_have_no_effect() {
+    let app = App::empty();
+    app.release(1, "", r#"{"Type":"web","Quantity":1,"Args":["x"]}"#);
+    let mut check = app.command("hsup");
+    check
+        .env("HSUP_CONTROL_DIR", app.path("ctl"))
+        .args(["check", "-a", "shop"]);
+    let output = check.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "web    1  x\n");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.starts_with("hsup: -a shop has no effect: HSUP_CONTROL_DIR "),
+        "{said}"
+    );
 }
 
 #[test]

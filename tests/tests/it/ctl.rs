@@ -273,6 +273,42 @@ fn the_socket_may_be_named_by_an_option_or_a_variable() {
 }
 
 #[test]
+fn an_hsup_is_found_wherever_its_socket_is() {
+    let app = quiet();
+    let socket = app.path("elsewhere.sock");
+    let at = |said: (Option<i32>, String, String)| {
+        let (_, server) = said.1.split_once("\nhsup ").unwrap();
+        server.trim_end().to_owned()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let elsewhere = format!("{version} at {}", socket.display());
+    // By a relative path, too: hsup and hsupctl are not in the same directory.
+    for name in [socket.to_str().unwrap(), "../elsewhere.sock"] {
+        let hsup = app.start(&["--linger", "60s", "-s", name]);
+        hsup.wait_up(&["worker.1"]);
+        let shown = at(said(&app, &["version"]));
+        assert!(
+            fs::canonicalize(&shown[version.len() + 4..]).unwrap() == socket,
+            "{shown}"
+        );
+        hsup.interrupt();
+    }
+    let hsup = app.start(&["--linger", "60s", "-s", socket.to_str().unwrap()]);
+    let before = hsup.wait_up(&["worker.1"]);
+    assert_eq!(at(said(&app, &["version"])), elsewhere);
+    hsup.kill();
+    assert_eq!(at(said(&app, &["version"])), "not running");
+    let hsup = app.start(&["--linger", "60s"]);
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    let shown = at(said(&app, &["version"]));
+    assert!(
+        shown.contains(app.path("rt/hsup").to_str().unwrap()),
+        "{shown}"
+    );
+    hsup.interrupt();
+}
+
+#[test]
 fn the_status_of_a_dyno_is_its_crash_report() {
     let app = App::procfile("worker: echo out of ideas; exit 7\n");
     let hsup = app.start(&["--restart-backoff", "1h..1h"]);
