@@ -29,6 +29,7 @@ pub struct DynoReport {
     pub cpu_ns: Option<u64>,
     pub memory_bytes: Option<u64>,
     pub pids: Option<u32>,
+    pub pid: Option<u32>,
     pub crash: Option<ExitReport>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
@@ -75,6 +76,7 @@ impl From<control::Dyno> for DynoReport {
             cpu_ns: dyno.cpu_ns,
             memory_bytes: dyno.memory_bytes,
             pids: dyno.pids,
+            pid: dyno.pid,
             crash: dyno.crash.map(Into::into),
             last_lines: dyno.last_lines,
             crash_lines: dyno.crash_lines,
@@ -295,7 +297,7 @@ pub(super) mod tests {
         let json = serde_json::to_value(DynoReport::from(crashed())).unwrap();
         let names: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         let expected = "name process_type number state since ready release command restarts \
-            last_exit retry_at crashes_in_a_row dyno_id ip port cpu_ns memory_bytes pids crash";
+            last_exit retry_at crashes_in_a_row dyno_id ip port cpu_ns memory_bytes pids pid crash";
         assert_eq!(names.join(" "), expected);
         assert_eq!(json["last_exit"]["code"], 1);
         assert_eq!(json["last_exit"]["at"], "2026-11-23T19:42:07.000Z");

@@ -196,11 +196,12 @@ impl Report for Wide<'_> {
 
 /// The columns of [`Wide`], and when a terminal that is too narrow goes without them: the
 /// highest number first, and never without 0.
-const COLUMNS: [(&str, u8); 10] = [
+const COLUMNS: [(&str, u8); 11] = [
     ("NAME", 0),
     ("STATE", 0),
-    ("READY", 8),
-    ("RELEASE", 7),
+    ("READY", 9),
+    ("PID", 7),
+    ("RELEASE", 8),
     ("AGE", 1),
     ("RESTARTS", 2),
     ("LAST-EXIT", 3),
@@ -237,6 +238,7 @@ fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
         dyno.name.clone().into(),
         Cell::coloured(state, dyno.colour()),
         if dyno.ready { "yes" } else { "no" }.into(),
+        or_dash(dyno.pid.map(|pid| pid.to_string())),
         format!("v{}", dyno.release).into(),
         or_dash((dyno.since_ms != 0).then(|| look.age(dyno.since_ms))),
         dyno.restarts.to_string().into(),
@@ -265,6 +267,7 @@ mod tests {
             port: 0,
             cpu_ns: Some(2_100_000_000),
             memory_bytes: Some(13_107_200),
+            pid: Some(4711),
             ..web(1)
         }
     }
@@ -336,10 +339,10 @@ mod tests {
     fn wide_is_a_table() {
         assert_eq!(
             ps(Some(PsOutput::Wide), false).text,
-            "NAME      STATE                  READY  RELEASE  AGE  RESTARTS  LAST-EXIT  CPU   MEM    PORT\n\
-             web.1     up                     yes    v7       1h   0         -          -     -      5000\n\
-             web.2     crashed, again in 12s  no     v7       3s   3         1          -     -      5001\n\
-             worker.1  up                     yes    v7       1h   0         -          2.1s  12.5M  -\n"
+            "NAME      STATE                  READY  PID   RELEASE  AGE  RESTARTS  LAST-EXIT  CPU   MEM    PORT\n\
+             web.1     up                     yes    -     v7       1h   0         -          -     -      5000\n\
+             web.2     crashed, again in 12s  no     -     v7       3s   3         1          -     -      5001\n\
+             worker.1  up                     yes    4711  v7       1h   0         -          2.1s  12.5M  -\n"
         );
     }
 
@@ -363,11 +366,11 @@ mod tests {
             let longest = text.lines().map(str::len).max().unwrap();
             (header.collect::<Vec<_>>().join(" "), longest <= width)
         };
-        let full = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+        let full = "NAME STATE READY PID RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
         let some = "NAME STATE AGE RESTARTS LAST-EXIT CPU MEM PORT";
         for (width, columns, fits) in [
             (200, full, true),
-            (93, full, true),
+            (99, full, true),
             (80, some, true),
             (40, "NAME STATE AGE", true),
             (10, "NAME STATE", false),

@@ -135,6 +135,9 @@ impl Report for DynoScreen<'_> {
                 None => field(f, "Port", port)?,
             }
         }
+        if let Some(pid) = dyno.pid {
+            field(f, "Main PID", pid)?;
+        }
         field(f, "Restarts", dyno.restarts)?;
         if let Some(exit) = &dyno.last_exit {
             let at = look.time(exit.at_ms);
@@ -280,6 +283,7 @@ mod tests {
     fn a_dyno_that_is_up() {
         let mut dyno = web(1);
         dyno.memory_bytes = Some(13_107_200);
+        dyno.pid = Some(4711);
         dyno.last_lines = vec!["Listening on 5000".to_owned()];
         assert_eq!(
             screen(dyno),
@@ -287,6 +291,7 @@ mod tests {
              \x20     State: up since 2026/11/23 18:42:10 +0000; 1h ago\n\
              \x20   Release: v7\n\
              \x20      Port: 127.0.0.1:5000\n\
+             \x20  Main PID: 4711\n\
              \x20  Restarts: 0\n\
              \x20    Memory: 12.5M\n\
              \x20    Driver: simple\n\

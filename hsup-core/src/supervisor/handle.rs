@@ -162,6 +162,7 @@ impl SupervisorHandle {
                     dyno.cpu_ns = stats.cpu_ns;
                     dyno.memory_bytes = stats.memory_bytes;
                     dyno.pids = stats.pids;
+                    dyno.pid = stats.pid;
                 }
             }
         });

@@ -72,6 +72,7 @@ fn from_parts(
         cpu_ns: None,
         memory_bytes: None,
         pids: None,
+        pid: None,
         last_lines: Vec::new(),
         crash: status.crash.as_ref().map(|crash| (&crash.status).into()),
         crash_lines: Vec::new(),

@@ -83,6 +83,9 @@ pub struct Dyno {
     /// the last lines of the dyno that ended so; only when last_lines asks
     #[prost(string, repeated, tag = "21")]
     pub crash_lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of its first process; absent: nothing runs, or the driver does not tell; only when stats asks
+    #[prost(uint32, optional, tag = "22")]
+    pub pid: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Process {

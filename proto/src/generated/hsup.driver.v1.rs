@@ -310,6 +310,9 @@ pub struct StatsResponse {
     pub memory_peak_bytes: ::core::option::Option<u64>,
     #[prost(uint32, optional, tag = "5")]
     pub pids: ::core::option::Option<u32>,
+    /// of the first process, as whoever started the driver numbers it; absent: it has no number there
+    #[prost(uint32, optional, tag = "6")]
+    pub pid: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogsRequest {

@@ -348,6 +348,26 @@ fn the_status_of_a_dyno_is_its_crash_report() {
 }
 
 #[test]
+fn the_process_of_a_dyno_is_shown() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let pid = hsup.dynos()[0]["pid"].to_string();
+    // Its own, and not that of a driver or of a shell in between.
+    hsup.wait_for("the command in that process", || {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        (command == b"sleep\x001000\0").then_some(())
+    });
+    let screen = said(&app, &["status", "worker.1"]).1;
+    assert!(screen.contains(&format!("  Main PID: {pid}\n")), "{screen}");
+    let list = said(&app, &["ps", "-o", "wide"]).1;
+    assert!(list.contains(&format!("  yes    {pid} ")), "{list}");
+    assert!(app.ctl(&["stop"]).status.success());
+    assert!(hsup.dynos()[0]["pid"].is_null());
+    hsup.interrupt();
+}
+
+#[test]
 fn the_status_of_what_was_stopped_is_3_and_has_an_empty_dot() {
     let app = App::procfile("worker: sleep 1000\nother: sleep 1000\n");
     let hsup = app.start(&[]);

@@ -50,7 +50,7 @@ fn a_wide_list_is_as_wide_as_there_is_room() {
         words.map(str::to_owned).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(header("45"), "NAME STATE AGE");
-    let all = "NAME STATE READY RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+    let all = "NAME STATE READY PID RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
     assert_eq!(header("200"), all);
     assert_eq!(header(""), all, "a pipe has any width");
     hsup.interrupt();

@@ -133,11 +133,14 @@ impl Process {
     /// What it uses, as far as this machine tells; `None` once it has ended.
     pub async fn stats(&self) -> Option<driver::StatsResponse> {
         let census = self.census().await;
-        self.pid()?;
+        let first = self.pid()?;
         let members = census
             .iter()
             .flat_map(|census| census.of(self.inner.number));
-        Some(crate::stats::of(members.map(|member| member.stat)))
+        Some(driver::StatsResponse {
+            pid: u32::try_from(first.as_raw()).ok(),
+            ..crate::stats::of(members.map(|member| member.stat))
+        })
     }
 
     /// Its terminal, if it has one.

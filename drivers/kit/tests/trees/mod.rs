@@ -447,6 +447,8 @@ fn what_a_whole_tree_uses_is_counted() {
         let stats = process.stats().await.unwrap();
         assert_eq!(stats.pids, Some(2));
         assert!(stats.memory_bytes.unwrap() > 0);
+        let first = process.pid().unwrap().as_raw();
+        assert_eq!(stats.pid, Some(first.cast_unsigned()));
         within("kill", process.kill()).await;
         assert_eq!(process.stats().await, None);
     });

@@ -123,5 +123,6 @@ pub(crate) fn stats(first: Pid) -> StatsResponse {
         memory_bytes: Some(pages * 4096),
         memory_peak_bytes: None,
         pids: u32::try_from(processes.len()).ok(),
+        pid: u32::try_from(first.as_raw()).ok(),
     }
 }

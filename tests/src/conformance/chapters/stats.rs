@@ -64,7 +64,7 @@ async fn plausible(cx: &Context) -> Result<(), NotPassed> {
     let measured = found.memory_bytes.is_some() || found.cpu_ns.is_some();
     let shown = format!("{found:?}");
     check(measured, &on, "something measured", &shown)?;
-    let nonzero = found.memory_bytes != Some(0) && found.pids != Some(0);
+    let nonzero = found.memory_bytes != Some(0) && found.pids != Some(0) && found.pid != Some(0);
     check(nonzero, &on, "a process, and its memory", &shown)?;
     if let (Some(now), Some(peak)) = (found.memory_bytes, found.memory_peak_bytes) {
         check(peak >= now, on, "a peak no lower than the present", shown)?;
