@@ -167,10 +167,10 @@ pub struct LogsArgs {
     /// How many of the last lines, up to 10000
     #[arg(short = 'n', long = "num", value_name = "N", value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub lines: Option<u32>,
-    /// Only this dyno
+    /// Only this dyno; `api` for releases and scaling, `system` for hsup itself
     #[arg(short, long, value_name = "DYNO")]
     pub dyno_name: Vec<String>,
-    /// Only this process type
+    /// Only the dynos of this process type; either option takes both kinds of name
     #[arg(short, long, value_name = "TYPE")]
     pub process_type: Vec<String>,
     /// Only the lines of one source

@@ -19,13 +19,13 @@ use hsup_proto::control::{
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{net::UnixStream, task::JoinSet, time::timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// The status of 10,000 dynos with their last lines must fit.
 const MESSAGE_MAX: usize = 256 << 20;
 /// How long an hsup may take to show that it is one, and one of several to say its app's name.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The generated client.
 pub type Client = SupervisorClient<Channel>;
@@ -51,6 +51,9 @@ pub enum ConnectError {
 
     #[error("what listens at `{}` is no hsup: it does not speak gRPC", path.display())]
     NotHsup { path: PathBuf },
+
+    #[error("the hsup at `{}` does not answer: waited {} seconds", path.display(), PATIENCE.as_secs())]
+    Silent { path: PathBuf },
 
     #[error("no hsup runs{}: looked for its control socket in {}{}",
         of_app(app.as_deref()), listed(looked), forbidden(locked))]
@@ -116,6 +119,7 @@ impl ConnectError {
             Self::Several { .. } => {
                 Some("say which: `hsupctl -a NAME` or `hsupctl -s PATH`".to_owned())
             }
+            Self::Silent { .. } => Some("is it stopped, or under a debugger?".to_owned()),
             Self::TooLong { .. } | Self::NotHsup { .. } => None,
         }
     }
@@ -135,7 +139,7 @@ pub async fn connect(
             }
             Candidates {
                 live: vec![supervisor],
-                locked: Vec::new(),
+                ..Candidates::default()
             }
         }
         None => answering(paths.find_sockets()).await,
@@ -143,28 +147,48 @@ pub async fn connect(
     choose(candidates, app, paths.socket_dirs()).await
 }
 
-/// Those that answer, and those that may not be asked.
+/// What there is at the sockets that were found.
+#[derive(Default)]
 struct Candidates {
     live: Vec<Supervisor>,
+    /// Connected to, and no word from there.
+    silent: Vec<PathBuf>,
+    /// They may not be asked.
     locked: Vec<PathBuf>,
 }
 
 async fn answering(sockets: Vec<PathBuf>) -> Candidates {
-    let mut live = Vec::new();
-    let mut locked = Vec::new();
-    for path in sockets {
-        match open(&path).await {
-            Ok(supervisor) => live.push(supervisor),
-            Err(ConnectError::Connect { source, .. })
+    let asked = sockets
+        .into_iter()
+        .map(|path| async move { open(&path).await });
+    let mut candidates = Candidates::default();
+    for opened in at_once(asked).await {
+        match opened {
+            Ok(supervisor) => candidates.live.push(supervisor),
+            Err(ConnectError::Silent { path }) => candidates.silent.push(path),
+            Err(ConnectError::Connect { path, source })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
-                locked.push(path);
+                candidates.locked.push(path);
             }
             // Left behind by one that was killed.
             Err(_) => {}
         }
     }
-    Candidates { live, locked }
+    candidates
+}
+
+/// What all of these answer, in their order: one that takes its time holds up none.
+async fn at_once<T: Send + 'static>(
+    asked: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let mut tasks = JoinSet::new();
+    for (place, answer) in asked.enumerate() {
+        tasks.spawn(async move { (place, answer.await) });
+    }
+    let mut answers = tasks.join_all().await;
+    answers.sort_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 async fn choose(
@@ -172,39 +196,57 @@ async fn choose(
     app: Option<&str>,
     looked: Vec<PathBuf>,
 ) -> Result<Supervisor, ConnectError> {
-    let Candidates { mut live, locked } = candidates;
+    let Candidates {
+        mut live,
+        silent,
+        locked,
+    } = candidates;
     if live.is_empty() {
-        return Err(ConnectError::NoneRuns {
-            app: app.map(str::to_owned),
-            looked,
-            locked,
+        return Err(match silent.into_iter().next() {
+            Some(path) => ConnectError::Silent { path },
+            None => ConnectError::NoneRuns {
+                app: app.map(str::to_owned),
+                looked,
+                locked,
+            },
         });
     }
-    if live.len() == 1 && app.is_none() {
+    if live.len() == 1 && silent.is_empty() && app.is_none() {
         return Ok(live.remove(0));
     }
-    let mut named = Vec::new();
-    for supervisor in live {
+    let named = at_once(live.into_iter().map(|supervisor| async move {
         let running = Running {
             app: app_of(&supervisor).await.unwrap_or_default(),
             socket: supervisor.socket.clone(),
         };
-        named.push((running, supervisor));
-    }
+        (running, supervisor)
+    }));
     let (mut wanted, others): (Vec<_>, Vec<_>) = named
+        .await
         .into_iter()
-        .partition(|(running, _)| app.is_none_or(|app| running.app == app));
-    let running = |all: Vec<(Running, Supervisor)>| all.into_iter().map(|(one, _)| one).collect();
-    match (wanted.len(), app) {
-        (1, _) => Ok(wanted.remove(0).1),
-        (0, Some(app)) => Err(ConnectError::OtherApps {
+        .partition(|(running, _)| app.is_some_and(|app| running.app == app));
+    if wanted.len() == 1 {
+        return Ok(wanted.remove(0).1);
+    }
+    let running = |all: Vec<(Running, Supervisor)>| {
+        let silent = silent.into_iter().map(|socket| Running {
+            app: String::new(),
+            socket,
+        });
+        all.into_iter().map(|(one, _)| one).chain(silent).collect()
+    };
+    Err(match app {
+        Some(app) if wanted.is_empty() => ConnectError::OtherApps {
             app: app.to_owned(),
             others: running(others),
-        }),
-        _ => Err(ConnectError::Several {
+        },
+        Some(_) => ConnectError::Several {
             found: running(wanted),
-        }),
-    }
+        },
+        None => ConnectError::Several {
+            found: running(others),
+        },
+    })
 }
 
 async fn app_of(supervisor: &Supervisor) -> Option<String> {
@@ -239,22 +281,23 @@ pub async fn open(path: &Path) -> Result<Supervisor, ConnectError> {
             .max_decoding_message_size(MESSAGE_MAX),
         socket: path.to_owned(),
     };
-    if speaks(&supervisor).await {
-        Ok(supervisor)
-    } else {
-        Err(not_hsup())
+    match timeout(PATIENCE, speaks(&supervisor)).await {
+        Ok(true) => Ok(supervisor),
+        Ok(false) => Err(not_hsup()),
+        Err(_) => Err(ConnectError::Silent {
+            path: path.to_owned(),
+        }),
     }
 }
 
-/// Whether an answer comes that gRPC understands, or none yet: that is for the call to say
-/// that is wanted. Without this question a server of another kind looks like an hsup that
-/// went away.
+/// Whether the answer is one that gRPC understands. Without this question a server of another
+/// kind looks like an hsup that went away.
 async fn speaks(supervisor: &Supervisor) -> bool {
     let mut client = supervisor.client.clone();
-    match timeout(PATIENCE, client.get_driver(GetDriverRequest {})).await {
+    match client.get_driver(GetDriverRequest {}).await {
         // Only a status that was made on this side has a source.
-        Ok(Err(status)) => status.source().is_none(),
-        Ok(Ok(_)) | Err(_) => true,
+        Err(status) => status.source().is_none(),
+        Ok(_) => true,
     }
 }
 

@@ -1,6 +1,10 @@
 //! What can go wrong in `hsupctl`, and what it means for the exit status.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hsup_core::name::FormationChangeError;
 use thiserror::Error;
@@ -55,6 +59,10 @@ pub enum CtlError {
     #[error(transparent)]
     Change(#[from] FormationChangeError),
 
+    /// In hsup's words, but where the text came from is known on this side only.
+    #[error("{} is not a release: {why}", of_file(path))]
+    NotARelease { path: PathBuf, why: String },
+
     #[error("failed to read the release from `{}`", path.display())]
     ReadRelease { path: PathBuf, source: io::Error },
 
@@ -75,6 +83,14 @@ pub enum CtlError {
 
     #[error("hsup has no driver now")]
     NoDriver,
+}
+
+fn of_file(path: &Path) -> String {
+    if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        format!("`{}`", path.display())
+    }
 }
 
 impl CtlError {
@@ -106,6 +122,18 @@ impl CtlError {
         }
     }
 
+    /// The error of a call that can be wrong in the release that it hands in only.
+    #[must_use]
+    pub fn about_release(self, path: &Path) -> Self {
+        match self {
+            Self::Invalid(why) => Self::NotARelease {
+                path: path.to_owned(),
+                why,
+            },
+            other => other,
+        }
+    }
+
     /// What to do about it, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -114,7 +142,6 @@ impl CtlError {
                 Some("`hsupctl releases` shows what its dynos said last".to_owned())
             }
             Self::NotUp(_) => Some("`hsupctl status DYNO` shows what it said last".to_owned()),
-            Self::NotFound(_) => Some("`hsupctl ps` lists the dynos".to_owned()),
             Self::Silent(_) => Some("is it stopped, or under a debugger?".to_owned()),
             Self::NoDriverCheck => {
                 Some("build it with `cargo build -p hsup-tests --bin hsup-driver-check`".to_owned())

@@ -21,7 +21,7 @@ use hsup_proto::control::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
@@ -373,6 +373,37 @@ async fn a_server_of_another_kind_is_no_hsup() {
         assert!(matches!(none, ConnectError::NoneRuns { .. }), "{none}");
         server.abort();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_does_not_answer_is_waited_for_once() {
+    let machine = Machine::new();
+    // The kernel accepts for them.
+    let listeners = ["a.sock", "b.sock"].map(|name| {
+        let path = machine.sockets.join(name);
+        (UnixListener::bind(&path).unwrap(), path)
+    });
+    let begin = Instant::now();
+    let error = CtlError::from(machine.connect(None).await.unwrap_err());
+    assert_eq!(begin.elapsed().as_secs(), 5, "both at once");
+    let silent = |path: &std::path::Path| {
+        format!(
+            "the hsup at `{}` does not answer: waited 5 seconds",
+            path.display()
+        )
+    };
+    assert_eq!(error.to_string(), silent(&listeners[0].1));
+    assert_eq!(error.exit_code(), 4);
+    let named = connect(Some(&listeners[1].1), None, &machine.paths).await;
+    assert_eq!(named.unwrap_err().to_string(), silent(&listeners[1].1));
+
+    // Beside one that answers it may be the one that is meant.
+    let served = machine.serve("shop");
+    let several = machine.connect(None).await.unwrap_err().to_string();
+    assert_eq!(several.lines().count(), 4, "{several}");
+    let supervisor = machine.connect(Some("shop")).await.unwrap();
+    assert_eq!(supervisor.socket, served.socket);
+    served.end().await;
 }
 
 #[tokio::test]

@@ -86,8 +86,10 @@ fn of_names(status: Status) -> CtlError {
 
 /// The error of a call that waits until dynos are up.
 fn of_waiting(status: Status) -> CtlError {
+    // The code is that of every refusal.
+    let is_not_up = status.message().contains(" did not come up: ");
     match status.code() {
-        Code::FailedPrecondition => CtlError::NotUp(status.message().to_owned()),
+        Code::FailedPrecondition if is_not_up => CtlError::NotUp(status.message().to_owned()),
         _ => of_names(status),
     }
 }

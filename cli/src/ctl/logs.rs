@@ -25,6 +25,7 @@ pub async fn run(
     let asked = promptly(supervisor.client.logs(request(&args))).await;
     let mut stream = asked.map_err(CtlError::about_names)?;
     let mut text = Vec::new();
+    let mut is_empty = true;
     // Where a count of lines that are missing begins.
     let mut since_us = look.now_ms * 1000;
     while let Some(answer) = stream.message().await? {
@@ -33,6 +34,7 @@ pub async fn run(
             Output::Text => write_text(&mut text, &answer, since_us, look),
             Output::Json => write_json(&mut text, &answer)?,
         }
+        is_empty &= text.is_empty();
         // All that came at once, so that a reader sees it now.
         let written = out.write_all(&text).and_then(|()| out.flush());
         written.map_err(CtlError::Write)?;
@@ -43,7 +45,30 @@ pub async fn run(
     if args.tail {
         return Err(CtlError::Gone);
     }
-    Ok(Outcome::done(String::new()))
+    let mut outcome = Outcome::done(String::new());
+    if is_empty {
+        outcome.complaint = nothing(&args);
+    }
+    Ok(outcome)
+}
+
+/// That there is no such line, beside an output of nothing.
+fn nothing(args: &LogsArgs) -> String {
+    let names: Vec<_> = args.dyno_name.iter().chain(&args.process_type).collect();
+    let of = match names[..] {
+        [] => String::new(),
+        [name] => format!(" of {name}"),
+        [ref names @ .., last] => {
+            let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+            format!(" of {} or {last}", names.join(", "))
+        }
+    };
+    let source = match args.source {
+        None => "",
+        Some(LogSource::App) => " from the source app",
+        Some(LogSource::Heroku) => " from the source heroku",
+    };
+    format!("hsupctl: there is no line{of}{source} yet\n")
 }
 
 fn request(args: &LogsArgs) -> LogsRequest {

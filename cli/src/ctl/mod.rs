@@ -119,11 +119,13 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
         Command::Releases { output } => releases::list(find(&to).await?, output, look).await,
         Command::Apply { file, no_wait } => {
             let json = releases::read(&file)?;
-            releases::apply(find(&to).await?, json, no_wait, look).await
+            let applied = releases::apply(find(&to).await?, json, no_wait, look).await;
+            applied.map_err(|error| error.about_release(&file))
         }
         Command::Plan { file } => {
             let json = releases::read(&file)?;
-            releases::plan(find(&to).await?, json, look).await
+            let planned = releases::plan(find(&to).await?, json, look).await;
+            planned.map_err(|error| error.about_release(&file))
         }
         Command::Driver(DriverCommand::Info) => driver::info(find(&to).await?, look).await,
         Command::Driver(DriverCommand::Check {

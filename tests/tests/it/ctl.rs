@@ -120,7 +120,21 @@ fn a_release_is_planned_applied_and_listed() {
     app.write("none.json", "{");
     let (code, _, error) = said(&app, &["apply", app.path("none.json").to_str().unwrap()]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("line 1 column"), "{error}");
+    let path = app.path("none.json");
+    let expected = format!(
+        "hsupctl: `{}` is not a release: line 1 column",
+        path.display()
+    );
+    assert!(error.starts_with(&expected), "{error}");
+    let (code, _, again) = said(&app, &["plan", path.to_str().unwrap()]);
+    assert_eq!((code, again), (Some(1), error));
+    // Its standard input is empty.
+    let (code, _, error) = said(&app, &["apply", "-"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.starts_with("hsupctl: standard input is not a release: "),
+        "{error}"
+    );
     hsup.interrupt();
 }
 
@@ -246,7 +260,8 @@ fn what_runs_once_is_not_restarted() {
     let before = hsup.wait_up(&["worker.1"]);
     let (code, _, error) = said(&app, &["restart"]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("worker.1 is not started twice"), "{error}");
+    let refused = "hsupctl: worker.1 is not started twice: hsup runs with --oneshot\n";
+    assert_eq!(error, refused, "and no hint");
     assert_eq!(hsup.wait_up(&["worker.1"]), before);
     hsup.interrupt();
 }
@@ -421,6 +436,32 @@ fn ps_tells_names_that_are_unknown_from_types_that_are_not_wanted() {
     let quiet = said(&app, &["ps", "-q", "worker", "nosuch"]);
     assert_eq!((quiet.0, quiet.1.as_str()), (Some(4), "worker.1\n"));
     assert!(quiet.2.starts_with("No nosuch dynos on "), "{}", quiet.2);
+    hsup.interrupt();
+}
+
+#[test]
+fn logs_without_a_line_say_so() {
+    let app = App::procfile("worker: sleep 1000\nidle: true\n");
+    let hsup = app.start(&["worker", "idle=0"]);
+    hsup.wait_up(&["worker.1"]);
+    let nothing = |arguments: &[&str], of: &str| {
+        let expected = format!("hsupctl: there is no line{of} yet\n");
+        assert_eq!(said(&app, arguments), (Some(0), String::new(), expected));
+    };
+    nothing(&["logs", "-p", "idle"], " of idle");
+    nothing(
+        &["logs", "-d", "worker.1", "-p", "idle", "-s", "app"],
+        " of worker.1 or idle from the source app",
+    );
+    assert_eq!(
+        said(&app, &["logs", "-d", "worker"]).2,
+        "",
+        "a type is a name, too"
+    );
+    let (code, _, error) = said(&app, &["logs", "-d", "worker.2"]);
+    assert_eq!(code, Some(4));
+    let unknown = "hsupctl: no dyno or process type `worker.2`: there is worker.1\n";
+    assert_eq!(error, unknown, "and no hint that says it again");
     hsup.interrupt();
 }
 
