@@ -112,7 +112,7 @@ impl ConnectError {
         match self {
             Self::Connect { .. } | Self::NoneRuns { .. } => Some(
                 "`hsup start` in a directory with a Procfile starts one; `hsupctl -s PATH` names \
-                 the socket of one that is not found, another user's say"
+                 the socket of one that is not found, such as another user's"
                     .to_owned(),
             ),
             Self::OtherApps { .. } => Some("pass one of them to `--app`".to_owned()),
