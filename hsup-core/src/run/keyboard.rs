@@ -5,10 +5,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
 };
 
-use hsup_proto::driver::{
-    AttachRequest,
-    attach_request::Event::{self, Stdin, StdinEof},
-};
+use hsup_proto::driver::{AttachRequest, attach_request::Event};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -70,10 +67,10 @@ fn pass(terminal: BorrowedFd<'_>, say: impl Fn(Event) -> bool) -> KeyboardEnd {
             Ok(0) if wait(terminal, PollTimeout::ZERO).contains(PollFlags::POLLHUP) => {
                 return KeyboardEnd::HungUp;
             }
-            Ok(0) | Err(_) => StdinEof(true),
-            Ok(count) => Stdin(buffer[..count].to_vec()),
+            Ok(0) | Err(_) => Event::StdinEof(true),
+            Ok(count) => Event::Stdin(buffer[..count].to_vec()),
         };
-        let is_end = matches!(event, StdinEof(_));
+        let is_end = matches!(event, Event::StdinEof(_));
         if !say(event) {
             return KeyboardEnd::NotRead;
         }
@@ -124,7 +121,7 @@ mod tests {
             let typed = RefCell::new(Vec::new());
             let far = RefCell::new(Some(typing));
             let end = pass(near.as_fd(), |event| {
-                let Stdin(bytes) = event else {
+                let Event::Stdin(bytes) = event else {
                     panic!("{event:?}")
                 };
                 typed.borrow_mut().extend(bytes);
@@ -148,7 +145,7 @@ mod tests {
             said.borrow_mut().push(event);
             true
         });
-        assert_eq!(*said.borrow(), [StdinEof(true)]);
+        assert_eq!(*said.borrow(), [Event::StdinEof(true)]);
         assert_eq!(end, KeyboardEnd::EndOfInput);
     }
 
