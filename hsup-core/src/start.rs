@@ -162,7 +162,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     open_files::raise().map_err(system("raise the open-file limit"))?;
     files::survive_size_limit().map_err(system("ignore SIGXFSZ"))?;
 
-    let (source, key, app, base) = open_source(&source)?;
+    let (mut source, key, app, base) = open_source(&source)?;
     check_command_line(&driver, &own_program, explicit.as_ref(), &source)?;
     let paths = Paths::from_env();
     let state = match state_dir {
@@ -173,6 +173,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
             other => other.into(),
         })?,
     };
+    if let Source::ControlDir(control) = &mut source {
+        control.claim()?;
+    }
     let (mut journal, torn) = state.journal()?;
     let (history, torn_history) = state.history()?;
     let (memory, torn_memory) = state.memory()?;

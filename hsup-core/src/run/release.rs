@@ -94,14 +94,21 @@ async fn from_control_dir(
         Some(path) => path.to_owned(),
         None => Paths::from_env().state_dir(&AppKey::directory(control.path()))?,
     };
+    let beside_another = || {
+        let loaded = read_loaded(path)?;
+        loaded.map(|file| file.release).ok_or_else(nothing)
+    };
     let _alone = match StateDir::open(&state) {
         Ok(state) => state,
-        Err(OpenStateError::InUse { .. }) => {
-            let loaded = read_loaded(path)?;
-            return loaded.map(|file| file.release).ok_or_else(nothing);
-        }
+        Err(OpenStateError::InUse { .. }) => return beside_another(),
         Err(error) => return Err(error.into()),
     };
+    match control.claim() {
+        Ok(()) => {}
+        // With its state elsewhere.
+        Err(OpenControlDirError::InUse { .. }) => return beside_another(),
+        Err(error) => return Err(error.into()),
+    }
     if !path.join("new").exists() && !path.join("loaded").exists() {
         return Err(nothing());
     }

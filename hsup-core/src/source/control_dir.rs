@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     errors::chain,
-    files::{ReadFileError, WriteFileError},
+    files::{self, ReadFileError, WriteFileError},
     releases::Newness,
 };
 
@@ -79,6 +79,15 @@ pub enum OpenControlDirError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Another hsup takes in what is written there, and two would share it out.
+    #[error(
+        "another hsup follows the control directory `{}`: stop that one first, or use another directory",
+        .path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
     },
 }
 
@@ -140,6 +149,8 @@ pub struct ControlDir {
     updates: VecDeque<Update>,
     /// The text of `loaded` at the start, until it is known whether there is a `new`.
     cold: Option<ColdStart>,
+    /// Held, it keeps others from following the directory.
+    lock: Option<fs::File>,
     watch: Option<Watch>,
     /// A look at `new` that is due, and one that is under way.
     due: Option<Writer>,
@@ -160,7 +171,8 @@ pub struct ControlDir {
 type ColdStart = Result<Option<Vec<u8>>, ReadFileError>;
 
 impl ControlDir {
-    /// Opens the control directory `path`; makes it where there is none.
+    /// Opens the control directory `path`; makes it where there is none. What is in it may be
+    /// another's until it is claimed.
     ///
     /// # Errors
     /// When it cannot be made, or is no directory.
@@ -196,12 +208,11 @@ impl ControlDir {
                 path.display()
             )));
         }
-        let inbox = Inbox::new(path.clone());
-        inbox.recover();
         Ok(Self {
-            cold: Some(inbox.loaded()),
+            inbox: Inbox::new(path.clone()),
             path,
-            inbox,
+            cold: None,
+            lock: None,
             updates,
             watch: None,
             due: Some(Writer::MayBeWriting),
@@ -216,12 +227,37 @@ impl ControlDir {
         })
     }
 
+    /// Makes its files this process's to take in.
+    ///
+    /// # Errors
+    /// When they are another's.
+    pub fn claim(&mut self) -> Result<(), OpenControlDirError> {
+        let open = |source| OpenControlDirError::Open {
+            path: self.path.clone(),
+            source,
+        };
+        let directory = fs::File::open(&self.path).map_err(open)?;
+        match files::lock(&directory) {
+            Ok(true) => self.lock = Some(directory),
+            Ok(false) => {
+                return Err(OpenControlDirError::InUse {
+                    path: self.path.clone(),
+                });
+            }
+            // Some file systems have none, or none of a directory.
+            Err(error) => tracing::debug!(%error, "control directory not locked"),
+        }
+        self.inbox.recover();
+        self.cold = Some(self.inbox.loaded());
+        Ok(())
+    }
+
     /// The directory, as a canonical path.
     pub const fn path(&self) -> &PathBuf {
         &self.path
     }
 
-    /// Waits for what the directory has to say next. Must run in a tokio runtime with
+    /// Waits for what the directory, once it is claimed, has to say next. Must run in a tokio runtime with
     /// I/O and time. Cancel safe.
     pub async fn next(&mut self) -> Update {
         loop {

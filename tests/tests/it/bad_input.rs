@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::app::{App, Running, binaries, processes_of};
+use crate::app::{App, Running, binaries, process, processes_of};
 
 fn refused(app: &App, arguments: &[&str], expected: &str) {
     refused_with(1, app, arguments, expected);
@@ -216,6 +216,35 @@ fn a_name_beside_the_variable_is_said_to_have_no_effect() {
         said.starts_with("hsup: -a shop has no effect: HSUP_CONTROL_DIR "),
         "{said}"
     );
+}
+
+#[test]
+fn a_control_directory_is_followed_by_one_hsup_alone() {
+    let app = App::empty();
+    app.release(1, "", &process("worker", "sleep 1000", 1));
+    let hsup = app.control(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let directory = app.path("ctl");
+    let state = app.path("other-state");
+    let socket = app.path("other.sock");
+    let elsewhere = [
+        "--control-dir",
+        directory.to_str().unwrap(),
+        "--state-dir",
+        state.to_str().unwrap(),
+    ];
+    let start = ["start", "-s", socket.to_str().unwrap()];
+    let arguments = [&start[..], &elsewhere].concat();
+    refused(
+        &app,
+        &arguments,
+        "another hsup follows the control directory",
+    );
+    // A one-off takes nothing away from it.
+    let run = app.run(&[&["run"][..], &elsewhere, &["echo one-off"]].concat());
+    assert_eq!(String::from_utf8_lossy(&run.stdout), "one-off\n");
+    assert_eq!(app.version_in("loaded"), Some(1));
+    hsup.interrupt();
 }
 
 #[test]

@@ -19,6 +19,12 @@ fn release(version: u64) -> String {
     )
 }
 
+fn open(path: &Path) -> ControlDir {
+    let mut source = ControlDir::open(path).unwrap();
+    source.claim().unwrap();
+    source
+}
+
 struct Fixture {
     dir: tempfile::TempDir,
 }
@@ -60,7 +66,7 @@ impl Fixture {
     }
 
     fn open(&self) -> ControlDir {
-        ControlDir::open(self.dir.path()).unwrap()
+        open(self.dir.path())
     }
 }
 
@@ -481,7 +487,7 @@ async fn what_cannot_be_written_is_tried_again_when_it_may_be() {
 async fn a_directory_that_is_not_there_is_made() {
     let fixture = Fixture::new();
     let path = fixture.path("a/b");
-    let mut source = ControlDir::open(&path).unwrap();
+    let mut source = open(&path);
     assert!(
         next_warning(&mut source)
             .await
@@ -497,10 +503,23 @@ async fn a_directory_that_is_not_there_is_made() {
 }
 
 #[tokio::test]
+async fn a_directory_is_followed_by_one_alone() {
+    let fixture = Fixture::new();
+    let first = fixture.open();
+    let error = ControlDir::open(fixture.dir.path())
+        .unwrap()
+        .claim()
+        .unwrap_err();
+    assert!(matches!(error, OpenControlDirError::InUse { .. }));
+    drop(first);
+    fixture.open();
+}
+
+#[tokio::test]
 async fn a_directory_that_is_deleted_may_come_back() {
     let fixture = Fixture::new();
     let path = fixture.path("control");
-    let mut source = ControlDir::open(&path).unwrap();
+    let mut source = open(&path);
     next_warning(&mut source).await;
     next_empty(&mut source).await;
     fs::remove_dir_all(&path).unwrap();
