@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     errors::chain,
-    files::{self, ReadFileError, WriteFileError},
+    files::{ReadFileError, WriteFileError},
     releases::Newness,
 };
 
@@ -232,19 +232,14 @@ impl ControlDir {
     /// # Errors
     /// When they are another's.
     pub fn claim(&mut self) -> Result<(), OpenControlDirError> {
-        let open = |source| OpenControlDirError::Open {
-            path: self.path.clone(),
-            source,
-        };
-        let directory = fs::File::open(&self.path).map_err(open)?;
-        match files::lock(&directory) {
-            Ok(true) => self.lock = Some(directory),
-            Ok(false) => {
+        match self.inbox.lock() {
+            Ok(Some(lock)) => self.lock = Some(lock),
+            Ok(None) => {
                 return Err(OpenControlDirError::InUse {
                     path: self.path.clone(),
                 });
             }
-            // Some file systems have none, or none of a directory.
+            // A full disk, or one without locks, is no reason to follow nothing.
             Err(error) => tracing::debug!(%error, "control directory not locked"),
         }
         self.inbox.recover();
