@@ -382,9 +382,9 @@ impl Keeper {
         };
         let up = self.up(established);
         info!(name = up.info.name, "ending the driver of an earlier life");
-        let cleared = super::clear(&up, &lives.supervisor_id, lives.grace, |_| false, |_| ()).await;
-        if let Err(status) = cleared {
-            warn!(code = ?status.code(), "its dynos are not known");
+        match up.list(&lives.supervisor_id).await {
+            Ok(dynos) => super::clear(&up, &dynos, lives.grace).await,
+            Err(status) => warn!(code = ?status.code(), "its dynos are not known"),
         }
         self.terminate_previous(previous, &up).await;
     }

@@ -87,8 +87,8 @@ struct Running {
     started: Option<Instant>,
     /// How to stop what is still being started, once that is wanted.
     unwanted: watch::Sender<Option<Stop>>,
-    /// Tells that what runs was stopped.
-    stopped: Arc<Notify>,
+    /// Tells whoever waits for its end that this may have been already.
+    doubt: Arc<Notify>,
     /// It could not be reached in time.
     killed_at_boot: bool,
 }

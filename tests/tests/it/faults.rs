@@ -359,11 +359,7 @@ fn the_end_of_a_dyno_is_seen_though_its_wait_fails() {
     let hsup = started(&app, &[]);
     hsup.wait_for_line("The driver does not tell when it ends: no idea (Internal)");
     let before = hsup.wait_up(&["worker.1"]);
-    let is_dyno = |pid: &i32| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0")
-    };
-    let dyno = processes_of(&app).into_iter().find(is_dyno).unwrap();
-    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    kill(sleeper(&hsup), Signal::SIGKILL).unwrap();
     hsup.wait_for_line("Process exited with status 137");
     hsup.wait_for("another dyno", || {
         (hsup.wait_up(&["worker.1"]) != before).then_some(())
@@ -373,6 +369,58 @@ fn the_end_of_a_dyno_is_seen_though_its_wait_fails() {
     let log = hsup.log();
     assert!(!log.contains("did not end in time"), "{log}");
     assert_eq!(log.matches("does not tell").count(), 2, "once for each");
+}
+
+/// The process of the app that is `sleep 1000`.
+fn sleeper(hsup: &Running<'_>) -> Pid {
+    let is_sleeper = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0")
+    };
+    let find = || processes_of(hsup.app).into_iter().find(is_sleeper);
+    Pid::from_raw(hsup.wait_for("the dyno's process", find))
+}
+
+#[test]
+fn an_end_that_no_wait_tells_is_seen_in_the_drivers_list() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("wait hang\n");
+    let hsup = started(&app, &[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    hsup.wait_for("a Wait", || app.calls("wait").pop());
+    kill(sleeper(&hsup), Signal::SIGKILL).unwrap();
+    // Its list is asked for whenever the driver has news.
+    app.faults("is not-ready about to be ready\n");
+    hsup.wait_for_line("Process exited with status 137");
+    app.faults("");
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    hsup.interrupt();
+}
+
+#[test]
+fn what_was_stopped_has_ended_though_its_wait_hangs() {
+    let app = App::empty();
+    app.faults("wait hang\n");
+    release(&app, 1, "one");
+    let control = app.path("ctl");
+    let hsup = started(&app, &["--control-dir", control.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    release(&app, 2, "two");
+    hsup.wait_for_line("Release v2 is current");
+    hsup.wait_up(&["worker.1"]);
+    assert!(app.ctl(&["stop", "worker.1"]).status.success());
+    assert!(app.ctl(&["start", "worker.1"]).status.success());
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt_and(|log| {
+        assert!(!log.contains("R12"), "{log}");
+        assert!(!log.contains("did not end in time"), "{log}");
+        assert_eq!(
+            log.matches("Process exited with status 143").count(),
+            3,
+            "{log}"
+        );
+    });
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Task {
             run,
             started: None,
             unwanted,
-            stopped: Arc::default(),
+            doubt: Arc::default(),
             killed_at_boot: false,
         });
         Ok(allotted)
@@ -250,7 +250,7 @@ impl Task {
             run,
             started: Some(Instant::now()),
             unwanted: watch::Sender::default(),
-            stopped: Arc::default(),
+            doubt: Arc::default(),
             killed_at_boot: false,
         });
         // It was up; should it not be, its end or the boot timeout tells.
@@ -292,9 +292,10 @@ impl Task {
         };
         let shared = Arc::clone(&self.shared);
         let (name, dyno_id) = (self.spec.name.clone(), running.run.dyno_id.clone());
-        let stopped = Arc::clone(&running.stopped);
+        let doubt = Arc::clone(&running.doubt);
+        shared.ledger.await_end(&dyno_id, &doubt);
         self.process = Some(Box::pin(async move {
-            Progress::Ended(attempt::wait(shared, name, dyno_id, stopped).await)
+            Progress::Ended(attempt::wait(shared, name, dyno_id, doubt).await)
         }));
     }
 }

@@ -78,8 +78,14 @@ impl Task {
             return;
         };
         let Err(why) = result else {
-            // The end itself is the Wait's to tell.
-            running.stopped.notify_one();
+            // The end itself is the Wait's to tell, if it does. All there was has ended, and a
+            // grace with it.
+            running.doubt.notify_one();
+            if let Some(grace) = self.grace.take()
+                && grace.deadline() <= Instant::now()
+            {
+                self.grace_elapsed();
+            }
             return;
         };
         self.note(format!("It could not be stopped, trying again: {why}"));
