@@ -57,7 +57,7 @@ pub fn spawn(
         probe: None,
         stopping: None,
         backoff: None,
-        grace: None,
+        unanswered: None,
         ready: false,
         trusted: false,
         said: DynoState::Down,
@@ -91,6 +91,10 @@ struct Running {
     doubt: Arc<Notify>,
     /// It could not be reached in time.
     killed_at_boot: bool,
+    /// How the driver was last asked to stop it, and when, until it has.
+    asked: Option<(Stop, Instant)>,
+    /// What people were told last of a Stop that failed.
+    complaint: Option<String>,
 }
 
 /// How far the process of the attempt is.
@@ -108,7 +112,7 @@ enum Woken {
     Probe(Probed),
     Stopped(Result<(), String>),
     BackoffElapsed,
-    GraceElapsed,
+    Unanswered,
 }
 
 struct Task {
@@ -130,7 +134,8 @@ struct Task {
     probe: Pending<Probed>,
     stopping: Pending<Result<(), String>>,
     backoff: Option<Pin<Box<Sleep>>>,
-    grace: Option<Pin<Box<Sleep>>>,
+    /// Until it is said that the driver does not answer a Stop.
+    unanswered: Option<Pin<Box<Sleep>>>,
     /// A web accepts connections, another has its process.
     ready: bool,
     /// The supervisor was told that this attempt is ready.
@@ -159,7 +164,7 @@ impl Task {
                 Woken::Probe(probed) => self.probed(probed),
                 Woken::Stopped(result) => self.stopped(result),
                 Woken::BackoffElapsed => self.apply(Event::Elapsed),
-                Woken::GraceElapsed => self.grace_elapsed(),
+                Woken::Unanswered => self.not_answered(),
             }
         }
     }
@@ -172,14 +177,14 @@ impl Task {
             probed = pending(&mut self.probe) => Woken::Probe(probed),
             result = pending(&mut self.stopping) => Woken::Stopped(result),
             () = timer(&mut self.backoff) => Woken::BackoffElapsed,
-            () = timer(&mut self.grace) => Woken::GraceElapsed,
+            () = timer(&mut self.unanswered) => Woken::Unanswered,
         };
         match woken {
             Woken::Process(_) => self.process = None,
             Woken::Probe(_) => self.probe = None,
             Woken::Stopped(_) => self.stopping = None,
             Woken::BackoffElapsed => self.backoff = None,
-            Woken::GraceElapsed => self.grace = None,
+            Woken::Unanswered => self.unanswered = None,
             Woken::Command(_) => {}
         }
         woken

@@ -452,3 +452,43 @@ fn a_driver_that_does_not_tell_the_address_is_no_boot_timeout_of_the_web() {
     assert!(!hsup.log().contains("R10"), "{}", hsup.log());
     hsup.interrupt();
 }
+
+#[test]
+fn a_stop_that_is_not_answered_is_named_and_nothing_is_said_to_be_killed() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("stop hang\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGINT);
+    hsup.wait_for_line(
+        "The driver has not answered for 4 seconds that the process is to be stopped",
+    );
+    hsup.signal(Signal::SIGINT);
+    hsup.wait_for_line("1 dyno did not end in time: ended with the driver");
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(!log.contains("R12"), "{log}");
+    assert!(!log.contains("Stopping remaining processes"), "{log}");
+}
+
+#[test]
+fn a_stop_that_fails_is_made_again_and_told_once() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("stop internal no idea\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGINT);
+    hsup.wait_for("three Stops", || {
+        (app.calls("stop").len() >= 3).then_some(())
+    });
+    app.faults("");
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    for said in [
+        "It could not be stopped, trying again: no idea (Internal)",
+        "Stopping all processes with SIGTERM",
+    ] {
+        assert_eq!(log.matches(said).count(), 1, "{log}");
+    }
+    assert!(!log.contains("R12"), "{log}");
+}

@@ -141,6 +141,12 @@ fn a_driver_that_hangs_is_killed_with_all_that_its_dynos_left() {
     hsup.end();
     assert!(!alive(grandchild), "it has outlived hsup");
     hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(
+        log.contains("1 dyno did not end in time: ended with the driver"),
+        "{log}"
+    );
+    assert!(!log.contains("R12"), "nobody was killed for that: {log}");
 }
 
 #[test]

@@ -143,6 +143,8 @@ impl Task {
             unwanted,
             doubt: Arc::default(),
             killed_at_boot: false,
+            asked: None,
+            complaint: None,
         });
         Ok(allotted)
     }
@@ -252,6 +254,8 @@ impl Task {
             unwanted: watch::Sender::default(),
             doubt: Arc::default(),
             killed_at_boot: false,
+            asked: None,
+            complaint: None,
         });
         // It was up; should it not be, its end or the boot timeout tells.
         self.ready = true;

@@ -19,6 +19,9 @@ use crate::{
 /// terminal that nobody reads.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a Stop may take beyond its grace before people are told.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
 /// The pause before a Stop that failed is made again.
 const STOP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -44,24 +47,24 @@ impl Task {
             // It is being killed already; a gentler word must not come in between.
             return None;
         }
-        match how {
-            Stop::Gracefully { grace } => {
-                self.note("Stopping all processes with SIGTERM");
-                self.grace = Some(Box::pin(sleep(grace)));
-            }
-            Stop::Immediately => {
-                self.note("Stopping process with SIGKILL");
-                self.grace = None;
-            }
+        if running.asked.is_none_or(|(before, _)| before != how) {
+            self.note(match how {
+                Stop::Gracefully { .. } => "Stopping all processes with SIGTERM",
+                Stop::Immediately => "Stopping process with SIGKILL",
+            });
         }
         self.send_stop(how);
         None
     }
 
     pub(super) fn send_stop(&mut self, how: Stop) {
-        let Some(running) = &self.running else {
+        let Some(running) = &mut self.running else {
             return;
         };
+        running.asked = Some((how, Instant::now()));
+        if running.complaint.is_none() {
+            self.unanswered = Some(Box::pin(sleep(grace_of(how) + ANSWER_WITHIN)));
+        }
         let shared = Arc::clone(&self.shared);
         let dyno_id = running.run.dyno_id.clone();
         self.stopping = Some(Box::pin(async move {
@@ -74,40 +77,50 @@ impl Task {
     }
 
     pub(super) fn stopped(&mut self, result: Result<(), String>) {
-        let Some(running) = &self.running else {
+        let Some(running) = &mut self.running else {
             return;
         };
+        self.unanswered = None;
+        let (attempt, killed_at_boot) = (running.attempt, running.killed_at_boot);
         let Err(why) = result else {
-            // The end itself is the Wait's to tell, if it does. All there was has ended, and a
-            // grace with it.
+            // The end itself is the Wait's to tell, if it does.
             running.doubt.notify_one();
-            if let Some(grace) = self.grace.take()
-                && grace.deadline() <= Instant::now()
-            {
-                self.grace_elapsed();
-            }
-            return;
+            let asked = running.asked.take();
+            return self.say_if_killed(asked);
         };
-        self.note(format!("It could not be stopped, trying again: {why}"));
-        let attempt = running.attempt;
-        if running.killed_at_boot {
+        if running.complaint.as_ref() != Some(&why) {
+            running.complaint = Some(why.clone());
+            self.note(format!("It could not be stopped, trying again: {why}"));
+        }
+        if killed_at_boot {
             self.send_stop(Stop::Immediately);
         }
         self.apply(Event::StopFailed(attempt));
     }
 
-    pub(super) fn grace_elapsed(&mut self) {
-        let (State::Restarting {
-            how: Stop::Gracefully { grace },
-            ..
-        }
-        | State::Retiring {
-            how: Stop::Gracefully { grace },
-            ..
-        }) = self.lifecycle.state()
-        else {
+    /// Says that the driver is silent: of what it does nothing is known.
+    pub(super) fn not_answered(&mut self) {
+        let Some(running) = &mut self.running else {
             return;
         };
+        let Some((how, _)) = running.asked else {
+            return;
+        };
+        let waited = (grace_of(how) + ANSWER_WITHIN).as_secs_f64();
+        self.note(format!(
+            "The driver has not answered for {waited} seconds that the process is to be stopped"
+        ));
+    }
+
+    /// Says that something outlived its grace, now that it has ended: a driver that does not
+    /// answer may well have killed nothing.
+    fn say_if_killed(&self, asked: Option<(Stop, Instant)>) {
+        let Some((Stop::Gracefully { grace }, since)) = asked else {
+            return;
+        };
+        if since.elapsed() < grace {
+            return;
+        }
         let error = format!(
             "Error R12 (Exit timeout) -> At least one process failed to exit within {} seconds of SIGTERM",
             grace.as_secs_f64()
@@ -124,16 +137,15 @@ impl Task {
             attempt,
             run,
             started,
+            asked,
             ..
         } = running;
         self.stopping = None;
+        self.unanswered = None;
         self.probe = None;
-        // The driver kills when its grace is over, and that end may be seen before our own
-        // timer is.
-        if let Some(grace) = self.grace.take()
-            && grace.deadline() <= Instant::now()
-        {
-            self.grace_elapsed();
+        // Most often the end is seen before the Stop is answered.
+        if !status.is_lost() {
+            self.say_if_killed(asked);
         }
 
         let finish = self.shared.logs.finish(&run.dyno_id);
@@ -186,5 +198,13 @@ impl Task {
         self.shared.ledger.end(&run.dyno_id, status);
         run.io.remove();
         tokio::spawn(attempt::remove(Arc::clone(&self.shared), run.dyno_id));
+    }
+}
+
+/// What a dyno has between SIGTERM and SIGKILL.
+const fn grace_of(how: Stop) -> Duration {
+    match how {
+        Stop::Gracefully { grace } => grace,
+        Stop::Immediately => Duration::ZERO,
     }
 }
