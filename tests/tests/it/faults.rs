@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    process::Child,
     time::{Duration, SystemTime},
 };
 
@@ -491,4 +492,73 @@ fn a_stop_that_fails_is_made_again_and_told_once() {
         assert_eq!(log.matches(said).count(), 1, "{log}");
     }
     assert!(!log.contains("R12"), "{log}");
+}
+
+/// A test driver that hsup finds running at a socket.
+struct Standing(Child);
+
+impl Standing {
+    fn at(app: &App, socket: &str) -> Self {
+        let socket = app.path(socket);
+        let said = File::create(app.path("driver.err")).unwrap();
+        let mut command = app.command("test-driver");
+        command.env("HSUP_DRIVER_SOCKET", socket).stderr(said);
+        Self(command.spawn().unwrap())
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn another_driver_waits_for_a_slow_one_of_before_to_give_up_its_dynos() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let _standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let arguments = [
+        "--driver-socket",
+        socket.to_str().unwrap(),
+        "--linger",
+        "60s",
+    ];
+    let first = app.start(&arguments);
+    let before = first.wait_up(&["worker.1"]);
+    let dyno = sleeper(&first);
+    app.faults("info hang\n");
+    first.kill();
+    let second = app.start(&["--grace", "2s"]);
+    second.wait_for_line(
+        "Waiting for the driver: the driver of an earlier hsup runs but does not answer",
+    );
+    app.faults("");
+    assert_ne!(second.wait_up(&["worker.1"]), before);
+    assert!(kill(dyno, None).is_err(), "it has a twin");
+    second.interrupt();
+}
+
+#[test]
+fn a_driver_at_a_socket_that_ends_is_what_its_dynos_ended_of() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let hsup = app.start(&["--driver-socket", socket.to_str().unwrap()]);
+    let before = hsup.wait_up(&["worker.1"]);
+    standing.kill();
+    hsup.wait_for_line(&format!(
+        "Process exited with unknown status: the driver at `{}` ended, and nobody listens there",
+        socket.display()
+    ));
+    let _standing = Standing::at(&app, "one.sock");
+    assert_ne!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
 }
