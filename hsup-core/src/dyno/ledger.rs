@@ -85,6 +85,17 @@ impl Ledger {
         lock(&self.journal).unreserve();
     }
 
+    /// Writes down that it accepts connections.
+    pub(super) fn ready(&self, id: &DynoId) {
+        let record = Record::Ready {
+            dyno_id: id.clone(),
+        };
+        if let Err(error) = lock(&self.journal).append(&[record]) {
+            // The next life will try whether it does.
+            warn!(%id, error = crate::errors::chain(&error), "readiness not journalled");
+        }
+    }
+
     /// Writes down how it ended.
     pub(super) fn end(&self, id: &DynoId, status: &ExitStatus) {
         if let Some(doubt) = lock(&self.known).get_mut(id) {
@@ -145,6 +156,7 @@ mod tests {
             at_unix_ms: 1,
             port: None,
             io_dir: None,
+            ready: false,
         }
     }
 

@@ -254,10 +254,26 @@ impl Task {
         }));
     }
 
+    /// Has the driver tell where a web is that needs no probe.
+    fn locate(&mut self) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let dyno_id = running.run.dyno_id.clone();
+        self.probe = Some(Box::pin(async move {
+            Probed::Accepts(ready::locate(&shared.link, &dyno_id).await)
+        }));
+    }
+
     fn probed(&mut self, probed: Probed) {
         match probed {
             Probed::Accepts(address) => {
-                self.ready = true;
+                if !std::mem::replace(&mut self.ready, true)
+                    && let Some(running) = &self.running
+                {
+                    self.shared.ledger.ready(&running.run.dyno_id);
+                }
                 self.status.ip = address.ip;
                 self.status.port = address.port;
                 self.trust();
@@ -299,8 +315,16 @@ impl Task {
     /// The state as Heroku shows it: a web is up when it can be reached.
     fn shown(&self) -> DynoState {
         match self.lifecycle.heroku_state() {
-            DynoState::Up if !self.ready => DynoState::Starting,
+            DynoState::Up => self.shown_when_started(),
             state => state,
+        }
+    }
+
+    const fn shown_when_started(&self) -> DynoState {
+        if self.ready {
+            DynoState::Up
+        } else {
+            DynoState::Starting
         }
     }
 

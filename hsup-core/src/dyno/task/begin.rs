@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use hsup_proto::control::DynoState;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -178,6 +177,7 @@ impl Task {
                 port: (run.port != 0).then_some(run.port),
                 io_dir: Some(run.io.path().to_owned()),
                 at_unix_ms: now_unix_ms(),
+                ready: false,
             })
             .map_err(|e| explain(&e))?;
         self.shared
@@ -257,13 +257,19 @@ impl Task {
             asked: None,
             complaint: None,
         });
-        // It was up; should it not be, its end or the boot timeout tells.
-        self.ready = true;
-        self.said = DynoState::Up;
+        self.ready = adopted.was_ready || !self.spec.name.process_type.is_web();
+        self.said = self.shown_when_started();
         self.watch_process();
         self.apply(Event::Adopt(attempt));
         self.status.since_unix_ms = adopted.started_at_unix_ms;
-        self.begin_probe();
+        if adopted.was_ready && !self.lifecycle.is_on_trial() {
+            // It has shown that it works, and what it does with its port since is its own
+            // business, as it was before.
+            self.trust();
+            self.locate();
+        } else {
+            self.begin_probe();
+        }
         self.publish();
     }
 
