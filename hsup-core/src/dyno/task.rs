@@ -91,10 +91,18 @@ struct Running {
     doubt: Arc<Notify>,
     /// It could not be reached in time.
     killed_at_boot: bool,
-    /// How the driver was last asked to stop it, and when, until it has.
-    asked: Option<(Stop, Instant)>,
+    /// The Stop that the driver was last asked for.
+    asked: Option<Asked>,
     /// What people were told last of a Stop that failed.
     complaint: Option<String>,
+}
+
+/// A Stop that the driver was asked for.
+struct Asked {
+    how: Stop,
+    at: Instant,
+    /// How long it took to carry it out, once it has.
+    took: Option<Duration>,
 }
 
 /// How far the process of the attempt is.

@@ -461,9 +461,7 @@ fn a_stop_that_is_not_answered_is_named_and_nothing_is_said_to_be_killed() {
     let hsup = started(&app, &[]);
     hsup.wait_up(&["worker.1"]);
     hsup.signal(Signal::SIGINT);
-    hsup.wait_for_line(
-        "The driver has not answered for 4 seconds that the process is to be stopped",
-    );
+    hsup.wait_for_line("The driver has not answered the Stop for 4 seconds");
     hsup.signal(Signal::SIGINT);
     hsup.wait_for_line("1 dyno did not end in time: ended with the driver");
     hsup.nothing_is_left();

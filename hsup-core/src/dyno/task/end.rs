@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Running, Task};
+use super::{Asked, Running, Task};
 use crate::{
     dyno::{
         Crash, What,
         attempt::{self, Run},
     },
-    exit::ExitStatus,
+    exit::{Ending, ExitStatus},
     lifecycle::{Attempt, Event, State, Stop},
     time::now_unix_ms,
 };
@@ -47,7 +47,7 @@ impl Task {
             // It is being killed already; a gentler word must not come in between.
             return None;
         }
-        if running.asked.is_none_or(|(before, _)| before != how) {
+        if running.asked.as_ref().is_none_or(|asked| asked.how != how) {
             self.note(match how {
                 Stop::Gracefully { .. } => "Stopping all processes with SIGTERM",
                 Stop::Immediately => "Stopping process with SIGKILL",
@@ -61,7 +61,11 @@ impl Task {
         let Some(running) = &mut self.running else {
             return;
         };
-        running.asked = Some((how, Instant::now()));
+        running.asked = Some(Asked {
+            how,
+            at: Instant::now(),
+            took: None,
+        });
         if running.complaint.is_none() {
             self.unanswered = Some(Box::pin(sleep(grace_of(how) + ANSWER_WITHIN)));
         }
@@ -85,8 +89,10 @@ impl Task {
         let Err(why) = result else {
             // The end itself is the Wait's to tell, if it does.
             running.doubt.notify_one();
-            let asked = running.asked.take();
-            return self.say_if_killed(asked);
+            if let Some(asked) = &mut running.asked {
+                asked.took = Some(asked.at.elapsed());
+            }
+            return;
         };
         if running.complaint.as_ref() != Some(&why) {
             running.complaint = Some(why.clone());
@@ -103,24 +109,16 @@ impl Task {
         let Some(running) = &mut self.running else {
             return;
         };
-        let Some((how, _)) = running.asked else {
+        let Some(asked) = &running.asked else {
             return;
         };
-        let waited = (grace_of(how) + ANSWER_WITHIN).as_secs_f64();
+        let waited = (grace_of(asked.how) + ANSWER_WITHIN).as_secs_f64();
         self.note(format!(
-            "The driver has not answered for {waited} seconds that the process is to be stopped"
+            "The driver has not answered the Stop for {waited} seconds"
         ));
     }
 
-    /// Says that something outlived its grace, now that it has ended: a driver that does not
-    /// answer may well have killed nothing.
-    fn say_if_killed(&self, asked: Option<(Stop, Instant)>) {
-        let Some((Stop::Gracefully { grace }, since)) = asked else {
-            return;
-        };
-        if since.elapsed() < grace {
-            return;
-        }
+    fn say_exit_timeout(&self, grace: Duration) {
         let error = format!(
             "Error R12 (Exit timeout) -> At least one process failed to exit within {} seconds of SIGTERM",
             grace.as_secs_f64()
@@ -143,9 +141,12 @@ impl Task {
         self.stopping = None;
         self.unanswered = None;
         self.probe = None;
-        // Most often the end is seen before the Stop is answered.
-        if !status.is_lost() {
-            self.say_if_killed(asked);
+        if let Some(asked) = asked
+            // Most often the end is seen before the Stop is answered.
+            && let took = asked.took.unwrap_or_else(|| asked.at.elapsed())
+            && let Some(grace) = exit_timeout(asked.how, took, &status)
+        {
+            self.say_exit_timeout(grace);
         }
 
         let finish = self.shared.logs.finish(&run.dyno_id);
@@ -201,10 +202,53 @@ impl Task {
     }
 }
 
+/// The grace that something of the dyno outlived, if it did: said when the end is known, for a
+/// driver that does not answer may have killed nothing, and one that answers far too late may
+/// have heard of the Stop too late.
+fn exit_timeout(how: Stop, took: Duration, status: &ExitStatus) -> Option<Duration> {
+    let Stop::Gracefully { grace } = how else {
+        return None;
+    };
+    let is_killed = matches!(&status.how, Ending::Signal(name) if name == "SIGKILL");
+    let in_time = took < grace + ANSWER_WITHIN;
+    (took >= grace && !status.is_lost() && (in_time || is_killed)).then_some(grace)
+}
+
 /// What a dyno has between SIGTERM and SIGKILL.
 const fn grace_of(how: Stop) -> Duration {
     match how {
         Stop::Gracefully { grace } => grace,
         Stop::Immediately => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_timeout_is_what_the_driver_is_known_to_have_ended() {
+        let gracefully = Stop::Gracefully {
+            grace: Duration::from_secs(3),
+        };
+        let signal = |name: &str| ExitStatus {
+            how: Ending::Signal(name.to_owned()),
+            ..ExitStatus::code(0, 1)
+        };
+        let (ended, killed) = (signal("SIGTERM"), signal("SIGKILL"));
+        for (how, took, status, expected) in [
+            (gracefully, 2, &ended, false),
+            // Something else of the dyno was still there.
+            (gracefully, 3, &ended, true),
+            (gracefully, 3, &killed, true),
+            // The driver may have had its mind elsewhere when the Stop came.
+            (gracefully, 9, &ended, false),
+            (gracefully, 9, &killed, true),
+            (gracefully, 3, &ExitStatus::lost("gone", 1), false),
+            (Stop::Immediately, 3, &killed, false),
+        ] {
+            let timeout = exit_timeout(how, Duration::from_secs(took), status);
+            assert_eq!(timeout.is_some(), expected, "{how:?} {took} {status:?}");
+        }
     }
 }
