@@ -91,6 +91,8 @@ fn outcome(
         ([], false) => EXIT_NOT_UP,
         _ => EXIT_UNKNOWN,
     };
+    let mut outcome = Outcome::new(String::new(), code);
+    outcome.complaint = driver_trouble(&answer);
     let report = PsReport {
         dynos: answer.dynos.into_iter().map(Into::into).collect(),
     };
@@ -101,7 +103,6 @@ fn outcome(
     } else {
         no_dynos(unknown, &answer.app)
     };
-    let mut outcome = Outcome::new(String::new(), code);
     // What programs read stays readable by them: an empty array.
     let for_programs = match args.output {
         _ if args.quiet => Some(names(&report)),
@@ -112,7 +113,7 @@ fn outcome(
     if let Some(text) = for_programs {
         outcome.text = text;
         if !unknown.is_empty() {
-            outcome.complaint = missing;
+            outcome.complaint.push_str(&missing);
         }
         return Ok(outcome);
     }
@@ -124,6 +125,17 @@ fn outcome(
     }
     outcome.text.push_str(&missing);
     Ok(outcome)
+}
+
+/// Without its driver hsup knows of no dyno how it is now.
+fn driver_trouble(answer: &GetStatusResponse) -> String {
+    match (answer.driver.as_str(), answer.driver_message.as_str()) {
+        _ if answer.driver_ready => String::new(),
+        ("", "") => String::new(),
+        ("", why) => format!("The driver is gone: {why}\n"),
+        (name, "") => format!("The {name} driver is not ready\n"),
+        (name, why) => format!("The {name} driver is not ready: {why}\n"),
+    }
 }
 
 fn names(report: &PsReport) -> String {
@@ -445,6 +457,37 @@ mod tests {
                 let outcome = asked(names, output, &[]);
                 assert_eq!((outcome.text.as_str(), outcome.code), (text, code));
             }
+        }
+    }
+
+    #[test]
+    fn a_driver_that_is_not_ready_is_complained_of_beside_the_dynos() {
+        let answer = |ready, driver: &str, message: &str| GetStatusResponse {
+            driver_ready: ready,
+            driver: driver.to_owned(),
+            driver_message: message.to_owned(),
+            dynos: vec![web(1)],
+            ..GetStatusResponse::default()
+        };
+        for (answer, complaint) in [
+            (answer(true, "simple", "as root"), ""),
+            (
+                answer(false, "simple", "it does not answer its health checks"),
+                "The simple driver is not ready: it does not answer its health checks\n",
+            ),
+            (
+                answer(false, "", "it ended"),
+                "The driver is gone: it ended\n",
+            ),
+        ] {
+            let args = PsArgs {
+                names: Vec::new(),
+                output: None,
+                quiet: true,
+            };
+            let outcome = outcome(answer, &[], &args, &plain()).unwrap();
+            assert_eq!(outcome.text, "web.1\n");
+            assert_eq!(outcome.complaint, complaint);
         }
     }
 

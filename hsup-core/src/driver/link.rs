@@ -322,15 +322,17 @@ impl Keeper {
             return Ok(established);
         }
         match self.settings.spec.clone() {
-            DriverSpec::Socket(socket) => {
-                let greeted = self.greet(&socket, HEALTH_WITHIN).await;
-                match &greeted {
-                    Ok(_) => self.note(None),
-                    Err(failure) if failure.nobody => self.bury_unseen(),
-                    Err(_) => {}
+            DriverSpec::Socket(socket) => match self.greet(&socket, HEALTH_WITHIN).await {
+                Ok(established) => {
+                    self.note(None);
+                    Ok(established)
                 }
-                greeted
-            }
+                Err(failure) if failure.nobody => {
+                    self.bury_unseen();
+                    Err(self.unless_it_ended(&socket, failure))
+                }
+                Err(failure) => Err(failure),
+            },
             DriverSpec::Child(name) => {
                 let Some(child) = self.child.as_ref().filter(|child| child.is_running()) else {
                     return self.launch(&name).await;
@@ -352,19 +354,18 @@ impl Keeper {
             return Ok(None);
         };
         let is_child = matches!(previous.driver, None | Some(DriverSpec::Child(_)));
+        let is_wanted = previous.may_be(&self.settings.spec);
         match self.greet(&previous.socket, HEALTH_WITHIN).await {
-            Ok(established) if previous.may_be(&self.settings.spec) => {
-                return Ok(Some(established));
-            }
+            Ok(established) if is_wanted => return Ok(Some(established)),
             Ok(established) => self.replace(&previous, established).await,
             // What it runs must not run twice.
-            Err(failure) if is_child && !failure.nobody => {
+            Err(failure) if (is_child || !is_wanted) && !failure.nobody => {
                 return Err(Failure::passing(format!(
                     "the driver of an earlier hsup runs but does not answer: {}",
                     failure.why
                 )));
             }
-            // Whoever it was, it serves no more.
+            // It serves no more, or is asked again as the one that is wanted.
             Err(_) => {
                 self.bury_unseen();
                 if is_child {
@@ -382,9 +383,9 @@ impl Keeper {
         };
         let up = self.up(established);
         info!(name = up.info.name, "ending the driver of an earlier life");
-        let cleared = super::clear(&up, &lives.supervisor_id, lives.grace, |_| false, |_| ()).await;
-        if let Err(status) = cleared {
-            warn!(code = ?status.code(), "its dynos are not known");
+        match up.list(&lives.supervisor_id).await {
+            Ok(dynos) => super::clear(&up, &dynos, lives.grace).await,
+            Err(status) => warn!(code = ?status.code(), "its dynos are not known"),
         }
         self.terminate_previous(previous, &up).await;
     }
@@ -511,6 +512,20 @@ impl Keeper {
         if let Some(child) = self.child.take() {
             // There may be no next one.
             remove_socket(child.socket());
+        }
+    }
+
+    /// Why there is nobody at `socket`: nobody was yet, or the driver that was has ended.
+    fn unless_it_ended(&self, socket: &Path, failure: Failure) -> Failure {
+        if self.last.is_none() {
+            return failure;
+        }
+        Failure {
+            why: format!(
+                "the driver at `{}` ended, and nobody listens there any more",
+                socket.display()
+            ),
+            ..failure
         }
     }
 

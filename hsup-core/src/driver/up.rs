@@ -146,6 +146,17 @@ impl Up {
             .or_else(|| self.control.pid().filter(|pid| !self.child && *pid != own))
     }
 
+    /// Whether it can be worked with, and if not, why.
+    pub fn fitness(&self) -> Result<(), String> {
+        if self.silent {
+            Err("it does not answer its health checks".to_owned())
+        } else if self.info.ready {
+            Ok(())
+        } else {
+            Err(self.info.message.clone())
+        }
+    }
+
     /// Whether every dyno has its own address.
     pub fn has_own_network(&self) -> bool {
         self.capabilities.has(Capability::OwnNetwork)
@@ -197,5 +208,33 @@ async fn changed(state: &mut watch::Receiver<Link>) {
     if state.changed().await.is_err() {
         // The link's task ends with the process only.
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_proto::driver::dyno_driver_server::DynoDriver;
+
+    use super::*;
+    use crate::driver::fake;
+
+    struct Idle;
+
+    #[tonic::async_trait]
+    impl DynoDriver for Idle {}
+
+    #[tokio::test]
+    async fn a_driver_that_falls_silent_is_not_ready_whatever_it_said_last() {
+        let mut up = Up::clone(&*fake::serve(Idle).await);
+        assert_eq!(up.fitness(), Ok(()));
+        up.silent = true;
+        assert_eq!(
+            up.fitness().unwrap_err(),
+            "it does not answer its health checks"
+        );
+        up.silent = false;
+        up.info.ready = false;
+        up.info.message = "warming up".to_owned();
+        assert_eq!(up.fitness().unwrap_err(), "warming up");
     }
 }

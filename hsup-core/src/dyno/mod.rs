@@ -251,6 +251,8 @@ pub struct Adopted {
     pub port: u16,
     /// When it was started.
     pub started_at_unix_ms: i64,
+    /// It is a web that has accepted connections.
+    pub was_ready: bool,
 }
 
 /// What a dyno's name went through before its task was born.

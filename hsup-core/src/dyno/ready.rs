@@ -16,10 +16,10 @@ use crate::{
     name::DynoId,
 };
 
-/// What became of the watch over a new process.
+/// What became of the watch over a process.
 #[derive(Debug)]
 pub(super) enum Probed {
-    /// It can be reached.
+    /// It can be reached, or could be once.
     Accepts(Address),
     /// It could not be reached in time; why.
     BootTimeout(String),
@@ -48,6 +48,11 @@ pub(super) async fn probe(
             "Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch"
         )),
     }
+}
+
+/// Where the driver says that a web dyno can be reached, whenever it says so.
+pub(super) async fn locate(link: &watch::Receiver<Link>, dyno_id: &DynoId) -> Address {
+    address(link.clone(), dyno_id, &mut String::new()).await
 }
 
 /// Where the driver says that the dyno can be reached; `trouble` is why it has not yet.

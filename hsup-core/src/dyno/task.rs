@@ -57,7 +57,7 @@ pub fn spawn(
         probe: None,
         stopping: None,
         backoff: None,
-        grace: None,
+        unanswered: None,
         ready: false,
         trusted: false,
         said: DynoState::Down,
@@ -87,10 +87,22 @@ struct Running {
     started: Option<Instant>,
     /// How to stop what is still being started, once that is wanted.
     unwanted: watch::Sender<Option<Stop>>,
-    /// Tells that what runs was stopped.
-    stopped: Arc<Notify>,
+    /// Tells whoever waits for its end that this may have been already.
+    doubt: Arc<Notify>,
     /// It could not be reached in time.
     killed_at_boot: bool,
+    /// The Stop that the driver was last asked for.
+    asked: Option<Asked>,
+    /// What people were told last of a Stop that failed.
+    complaint: Option<String>,
+}
+
+/// A Stop that the driver was asked for.
+struct Asked {
+    how: Stop,
+    at: Instant,
+    /// How long it took to carry it out, once it has.
+    took: Option<Duration>,
 }
 
 /// How far the process of the attempt is.
@@ -108,7 +120,7 @@ enum Woken {
     Probe(Probed),
     Stopped(Result<(), String>),
     BackoffElapsed,
-    GraceElapsed,
+    Unanswered,
 }
 
 struct Task {
@@ -130,7 +142,8 @@ struct Task {
     probe: Pending<Probed>,
     stopping: Pending<Result<(), String>>,
     backoff: Option<Pin<Box<Sleep>>>,
-    grace: Option<Pin<Box<Sleep>>>,
+    /// Until it is said that the driver does not answer a Stop.
+    unanswered: Option<Pin<Box<Sleep>>>,
     /// A web accepts connections, another has its process.
     ready: bool,
     /// The supervisor was told that this attempt is ready.
@@ -159,7 +172,7 @@ impl Task {
                 Woken::Probe(probed) => self.probed(probed),
                 Woken::Stopped(result) => self.stopped(result),
                 Woken::BackoffElapsed => self.apply(Event::Elapsed),
-                Woken::GraceElapsed => self.grace_elapsed(),
+                Woken::Unanswered => self.not_answered(),
             }
         }
     }
@@ -172,14 +185,14 @@ impl Task {
             probed = pending(&mut self.probe) => Woken::Probe(probed),
             result = pending(&mut self.stopping) => Woken::Stopped(result),
             () = timer(&mut self.backoff) => Woken::BackoffElapsed,
-            () = timer(&mut self.grace) => Woken::GraceElapsed,
+            () = timer(&mut self.unanswered) => Woken::Unanswered,
         };
         match woken {
             Woken::Process(_) => self.process = None,
             Woken::Probe(_) => self.probe = None,
             Woken::Stopped(_) => self.stopping = None,
             Woken::BackoffElapsed => self.backoff = None,
-            Woken::GraceElapsed => self.grace = None,
+            Woken::Unanswered => self.unanswered = None,
             Woken::Command(_) => {}
         }
         woken
@@ -249,10 +262,26 @@ impl Task {
         }));
     }
 
+    /// Has the driver tell where a web is that needs no probe.
+    fn locate(&mut self) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let dyno_id = running.run.dyno_id.clone();
+        self.probe = Some(Box::pin(async move {
+            Probed::Accepts(ready::locate(&shared.link, &dyno_id).await)
+        }));
+    }
+
     fn probed(&mut self, probed: Probed) {
         match probed {
             Probed::Accepts(address) => {
-                self.ready = true;
+                if !std::mem::replace(&mut self.ready, true)
+                    && let Some(running) = &self.running
+                {
+                    self.shared.ledger.ready(&running.run.dyno_id);
+                }
                 self.status.ip = address.ip;
                 self.status.port = address.port;
                 self.trust();
@@ -294,8 +323,16 @@ impl Task {
     /// The state as Heroku shows it: a web is up when it can be reached.
     fn shown(&self) -> DynoState {
         match self.lifecycle.heroku_state() {
-            DynoState::Up if !self.ready => DynoState::Starting,
+            DynoState::Up => self.shown_when_started(),
             state => state,
+        }
+    }
+
+    const fn shown_when_started(&self) -> DynoState {
+        if self.ready {
+            DynoState::Up
+        } else {
+            DynoState::Starting
         }
     }
 

@@ -30,8 +30,8 @@ use crate::{
     name::{DynoId, DynoName},
 };
 
-/// What the records of one dyno that is replaced take at most, about: its end and its
-/// successor's start, and the same again when that is undone.
+/// What the records of one dyno that is replaced take at most, about: its end, its successor's
+/// start and that this is ready, and the same again when that is undone.
 const ROOM_PER_DYNO: u64 = 4 * 512;
 
 /// A journal smaller than this is not worth rewriting.
@@ -43,6 +43,8 @@ const COMPACT_ABOVE: u64 = 1024 * 1024;
 pub enum Record {
     /// The driver is about to be asked for this dyno.
     Start(LiveDyno),
+    /// It is a web that accepts connections.
+    Ready { dyno_id: DynoId },
     /// It has ended, or was lost for good.
     End { dyno_id: DynoId, status: ExitStatus },
 }
@@ -64,6 +66,9 @@ pub struct LiveDyno {
     /// Where its FIFOs are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io_dir: Option<PathBuf>,
+    /// It is a web that has accepted connections.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ready: bool,
 }
 
 /// The journal could not be used.
@@ -261,6 +266,11 @@ fn apply(live: &mut BTreeMap<DynoId, LiveDyno>, record: Record) {
     match record {
         Record::Start(dyno) => {
             live.insert(dyno.dyno_id.clone(), dyno);
+        }
+        Record::Ready { dyno_id } => {
+            if let Some(dyno) = live.get_mut(&dyno_id) {
+                dyno.ready = true;
+            }
         }
         Record::End { dyno_id, .. } => {
             live.remove(&dyno_id);

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use hsup_proto::control::{self, events_response};
+use hsup_proto::{
+    control::{self, events_response},
+    driver::Durability,
+};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
@@ -29,7 +32,7 @@ use super::{
 use crate::{
     backoff::{Backoff, Policy},
     control::ControlError,
-    driver::{DriverLink, Link, NOT_YET, Up, demands},
+    driver::{DriverLink, Link, NOT_YET, demands},
     dyno::{DynoHandle, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared},
     lifecycle::{Kind, Stop},
     name::DynoName,
@@ -253,10 +256,13 @@ impl Actor {
                 }
                 () = at(deadline) => {
                     warn!(left = self.dynos.len(), "dynos did not end in time");
-                    self.note(format!(
-                        "{} did not end in time: left to the driver",
-                        counted(self.dynos.len())
-                    ));
+                    let dynos = counted(self.dynos.len());
+                    let fate = if self.dynos_end_with_driver() {
+                        "ended with the driver"
+                    } else {
+                        "left to the driver"
+                    };
+                    self.note(format!("{dynos} did not end in time: {fate}"));
                     break Outcome::ShutDown;
                 }
             }
@@ -273,6 +279,15 @@ impl Actor {
         };
         self.end().await;
         Ok(result)
+    }
+
+    /// Whether what the driver has not stopped ends when hsup ends the driver.
+    fn dynos_end_with_driver(&self) -> bool {
+        let dies = match &*self.link_state.borrow() {
+            Link::Up(up) => up.info.durability() == Durability::None,
+            Link::Down { .. } => false,
+        };
+        dies && self.link.is_child()
     }
 
     /// Ends the driver, and tells whoever wanted the end that it is there.
@@ -296,7 +311,7 @@ impl Actor {
                     // Else every dyno would fail for it.
                     demands::check_binds(&up.info, &self.shared.binds)
                         .map_err(|error| RunError::Driver(error.to_string()))?;
-                    if let Err(why) = fitness(&up) {
+                    if let Err(why) = up.fitness() {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
                     }
                     return Ok(true);
@@ -337,7 +352,7 @@ impl Actor {
         let event = match &link {
             Link::Up(up) => {
                 let name = up.info.name.clone();
-                let fitness = fitness(up);
+                let fitness = up.fitness();
                 match &fitness {
                     Ok(()) => self.note(format!("The {name} driver is ready")),
                     Err(why) => self.note(format!("The {name} driver is not ready: {why}")),
@@ -492,17 +507,6 @@ impl Actor {
             Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains(*key)),
             Until::Decided(id) => self.is_decided(*id),
         }
-    }
-}
-
-/// Whether the driver can be worked with, and if not, why.
-fn fitness(up: &Up) -> Result<(), String> {
-    if up.silent {
-        Err("it does not answer its health checks".to_owned())
-    } else if up.info.ready {
-        Ok(())
-    } else {
-        Err(up.info.message.clone())
     }
 }
 

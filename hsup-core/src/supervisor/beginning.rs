@@ -146,6 +146,7 @@ impl Actor {
             dyno_id: survivor.dyno_id,
             port: survivor.port.unwrap_or(0),
             started_at_unix_ms: survivor.at_unix_ms,
+            was_ready: survivor.ready,
         };
         self.spawn_dyno(spec, Birth::Adopt(adopted));
     }

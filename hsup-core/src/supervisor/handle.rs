@@ -408,19 +408,15 @@ fn describe(up: &Up) -> GetDriverResponse {
         Durability::Unspecified => "unspecified".to_owned(),
         known => known.as_str_name().replace("DURABILITY_", ""),
     };
-    let message = if up.silent {
-        "it does not answer its health checks".to_owned()
-    } else {
-        info.message.clone()
-    };
+    let fitness = up.fitness();
     GetDriverResponse {
         name: info.name.clone(),
         version: info.version.clone(),
         instance_id: info.instance_id.clone(),
         capabilities,
         durability,
-        ready: info.ready && !up.silent,
-        message,
+        ready: fitness.is_ok(),
+        message: fitness.err().unwrap_or_else(|| info.message.clone()),
         connected: !up.is_gone(),
         socket: up.socket.display().to_string(),
         pid: up

@@ -1,4 +1,6 @@
-//! The sweep: what the driver runs in our name and we do not know is stopped and removed.
+//! The sweep: what the driver has in our name is compared with what we know. A dyno of ours that
+//! does not run, by the driver's word, looks for itself; what we do not know is stopped and
+//! removed.
 
 use tracing::debug;
 
@@ -14,18 +16,23 @@ pub(super) async fn sweep(shared: &Shared) {
     let Link::Up(up) = link else {
         return;
     };
-    let is_known = |id: &str| shared.ledger.knows(id);
-    let found = |count| {
-        let dynos = match count {
-            1 => "a dyno".to_owned(),
-            many => format!("{many} dynos"),
-        };
-        let text = format!("Stopping {dynos} that the driver has and hsup does not know");
-        shared.logs.note(SYSTEM, text);
+    let mut dynos = match up.list(shared.supervisor_id.as_str()).await {
+        Ok(dynos) => dynos,
+        Err(status) => {
+            debug!(code = ?status.code(), "list failed");
+            return;
+        }
     };
-    let supervisor_id = shared.supervisor_id.as_str();
-    let grace = shared.policy.grace;
-    if let Err(status) = clear(&up, supervisor_id, grace, is_known, found).await {
-        debug!(code = ?status.code(), "list failed");
-    }
+    shared.ledger.doubt(&dynos);
+    dynos.retain(|dyno| !shared.ledger.knows(&dyno.dyno_id));
+    let orphans = match dynos.len() {
+        0 => return,
+        1 => "a dyno".to_owned(),
+        many => format!("{many} dynos"),
+    };
+    shared.logs.note(
+        SYSTEM,
+        format!("Stopping {orphans} that the driver has and hsup does not know"),
+    );
+    clear(&up, &dynos, shared.policy.grace).await;
 }

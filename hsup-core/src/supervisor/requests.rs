@@ -110,11 +110,11 @@ impl Actor {
             }
         }
         let (driver, driver_ready, driver_message) = match &*self.link_state.borrow() {
-            Link::Up(up) => (
-                up.info.name.clone(),
-                up.info.ready && !up.silent,
-                up.info.message.clone(),
-            ),
+            Link::Up(up) => {
+                let message = up.fitness().err();
+                let message = message.unwrap_or_else(|| up.info.message.clone());
+                (up.info.name.clone(), up.fitness().is_ok(), message)
+            }
             Link::Down { why, .. } => (String::new(), false, why.clone()),
         };
         Ok(GetStatusResponse {

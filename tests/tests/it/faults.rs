@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    process::Child,
     time::{Duration, SystemTime},
 };
 
@@ -361,11 +362,7 @@ fn the_end_of_a_dyno_is_seen_though_its_wait_fails() {
     let hsup = started(&app, &[]);
     hsup.wait_for_line("The driver does not tell when it ends: no idea (Internal)");
     let before = hsup.wait_up(&["worker.1"]);
-    let is_dyno = |pid: &i32| {
-        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0")
-    };
-    let dyno = processes_of(&app).into_iter().find(is_dyno).unwrap();
-    kill(Pid::from_raw(dyno), Signal::SIGKILL).unwrap();
+    kill(sleeper(&hsup), Signal::SIGKILL).unwrap();
     hsup.wait_for_line("Process exited with status 137");
     hsup.wait_for("another dyno", || {
         (hsup.wait_up(&["worker.1"]) != before).then_some(())
@@ -375,6 +372,58 @@ fn the_end_of_a_dyno_is_seen_though_its_wait_fails() {
     let log = hsup.log();
     assert!(!log.contains("did not end in time"), "{log}");
     assert_eq!(log.matches("does not tell").count(), 2, "once for each");
+}
+
+/// The process of the app that is `sleep 1000`.
+fn sleeper(hsup: &Running<'_>) -> Pid {
+    let is_sleeper = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001000\0")
+    };
+    let find = || processes_of(hsup.app).into_iter().find(is_sleeper);
+    Pid::from_raw(hsup.wait_for("the dyno's process", find))
+}
+
+#[test]
+fn an_end_that_no_wait_tells_is_seen_in_the_drivers_list() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("wait hang\n");
+    let hsup = started(&app, &[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    hsup.wait_for("a Wait", || app.calls("wait").pop());
+    kill(sleeper(&hsup), Signal::SIGKILL).unwrap();
+    // Its list is asked for whenever the driver has news.
+    app.faults("is not-ready about to be ready\n");
+    hsup.wait_for_line("Process exited with status 137");
+    app.faults("");
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    hsup.interrupt();
+}
+
+#[test]
+fn what_was_stopped_has_ended_though_its_wait_hangs() {
+    let app = App::empty();
+    app.faults("wait hang\n");
+    release(&app, 1, "one");
+    let control = app.path("ctl");
+    let hsup = started(&app, &["--control-dir", control.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    release(&app, 2, "two");
+    hsup.wait_for_line("Release v2 is current");
+    hsup.wait_up(&["worker.1"]);
+    assert!(app.ctl(&["stop", "worker.1"]).status.success());
+    assert!(app.ctl(&["start", "worker.1"]).status.success());
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt_and(|log| {
+        assert!(!log.contains("R12"), "{log}");
+        assert!(!log.contains("did not end in time"), "{log}");
+        assert_eq!(
+            log.matches("Process exited with status 143").count(),
+            3,
+            "{log}"
+        );
+    });
 }
 
 #[test]
@@ -404,5 +453,112 @@ fn a_driver_that_does_not_tell_the_address_is_no_boot_timeout_of_the_web() {
     );
     hsup.wait_up(&["web.1"]);
     assert!(!hsup.log().contains("R10"), "{}", hsup.log());
+    hsup.interrupt();
+}
+
+#[test]
+fn a_stop_that_is_not_answered_is_named_and_nothing_is_said_to_be_killed() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("stop hang\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGINT);
+    hsup.wait_for_line("The driver has not answered the Stop for 4 seconds");
+    hsup.signal(Signal::SIGINT);
+    hsup.wait_for_line("1 dyno did not end in time: ended with the driver");
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(!log.contains("R12"), "{log}");
+    assert!(!log.contains("Stopping remaining processes"), "{log}");
+}
+
+#[test]
+fn a_stop_that_fails_is_made_again_and_told_once() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    app.faults("stop internal no idea\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGINT);
+    hsup.wait_for("three Stops", || {
+        (app.calls("stop").len() >= 3).then_some(())
+    });
+    app.faults("");
+    hsup.nothing_is_left();
+    let log = hsup.log();
+    for said in [
+        "It could not be stopped, trying again: no idea (Internal)",
+        "Stopping all processes with SIGTERM",
+    ] {
+        assert_eq!(log.matches(said).count(), 1, "{log}");
+    }
+    assert!(!log.contains("R12"), "{log}");
+}
+
+/// A test driver that hsup finds running at a socket.
+struct Standing(Child);
+
+impl Standing {
+    fn at(app: &App, socket: &str) -> Self {
+        let socket = app.path(socket);
+        let said = File::create(app.path("driver.err")).unwrap();
+        let mut command = app.command("test-driver");
+        command.env("HSUP_DRIVER_SOCKET", socket).stderr(said);
+        Self(command.spawn().unwrap())
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn another_driver_waits_for_a_slow_one_of_before_to_give_up_its_dynos() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let _standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let arguments = [
+        "--driver-socket",
+        socket.to_str().unwrap(),
+        "--linger",
+        "60s",
+    ];
+    let first = app.start(&arguments);
+    let before = first.wait_up(&["worker.1"]);
+    let dyno = sleeper(&first);
+    app.faults("info hang\n");
+    first.kill();
+    let second = app.start(&["--grace", "2s"]);
+    second.wait_for_line(
+        "Waiting for the driver: the driver of an earlier hsup runs but does not answer",
+    );
+    app.faults("");
+    assert_ne!(second.wait_up(&["worker.1"]), before);
+    assert!(kill(dyno, None).is_err(), "it has a twin");
+    second.interrupt();
+}
+
+#[test]
+fn a_driver_at_a_socket_that_ends_is_what_its_dynos_ended_of() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let hsup = app.start(&["--driver-socket", socket.to_str().unwrap()]);
+    let before = hsup.wait_up(&["worker.1"]);
+    standing.kill();
+    hsup.wait_for_line(&format!(
+        "Process exited with unknown status: the driver at `{}` ended, and nobody listens there",
+        socket.display()
+    ));
+    let _standing = Standing::at(&app, "one.sock");
+    assert_ne!(hsup.wait_up(&["worker.1"]), before);
     hsup.interrupt();
 }

@@ -141,6 +141,12 @@ fn a_driver_that_hangs_is_killed_with_all_that_its_dynos_left() {
     hsup.end();
     assert!(!alive(grandchild), "it has outlived hsup");
     hsup.nothing_is_left();
+    let log = hsup.log();
+    assert!(
+        log.contains("1 dyno did not end in time: ended with the driver"),
+        "{log}"
+    );
+    assert!(!log.contains("R12"), "nobody was killed for that: {log}");
 }
 
 #[test]
@@ -240,6 +246,45 @@ fn another_driver_than_before_takes_the_place_of_the_first() {
     assert_eq!(app.calls("start").len(), 1);
     assert!(!alive(simple));
     assert_eq!(running(&app, "sleep\x001000").len(), 1);
+    second.interrupt();
+}
+
+#[test]
+fn a_web_that_was_up_may_close_its_port_in_a_later_life_and_one_that_never_was_may_not() {
+    let app = App::procfile("");
+    let (dyno, closing) = (binaries().join("test-dyno"), app.path("closing"));
+    let line = format!(
+        "test $DYNO = web.2 && exec sleep 1000; {} serve & \
+         until test -e {}; do sleep 0.05; done; kill $!; exec sleep 2000",
+        dyno.display(),
+        closing.display()
+    );
+    app.write("app/Procfile", &format!("web: {line}\n"));
+    let arguments = ["web=2", "--linger", "60s", "--boot-timeout"];
+    let first = app.start(&[&arguments[..], &["60s"]].concat());
+    let id = |hsup: &Running<'_>, name: &str, state: &str| {
+        hsup.wait_for(&format!("{name} {state}"), || {
+            let dynos = hsup.dynos();
+            let dyno = dynos.iter().find(|dyno| dyno["name"] == name)?;
+            let id = dyno["dyno_id"].as_str().filter(|id| !id.is_empty())?;
+            (dyno["state"] == state).then(|| id.to_owned())
+        })
+    };
+    let before = (id(&first, "web.1", "up"), id(&first, "web.2", "starting"));
+    app.write("closing", "");
+    first.wait_for("a closed port", || {
+        (running(&app, "sleep\x002000").len() == 1).then_some(())
+    });
+    first.kill();
+    let second = app.start(&[&arguments[..], &["1s"]].concat());
+    assert_eq!(id(&second, "web.1", "up"), before.0);
+    // By then a second has passed for both.
+    second.wait_for("another web.2", || {
+        (id(&second, "web.2", "starting") != before.1).then_some(())
+    });
+    let boot_timeouts = || second.log().matches("Error R10").count();
+    second.wait_for("two boot timeouts", || (boot_timeouts() >= 2).then_some(()));
+    assert_eq!(id(&second, "web.1", "up"), before.0);
     second.interrupt();
 }
 

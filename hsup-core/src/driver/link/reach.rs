@@ -4,7 +4,7 @@ use std::{io, path::Path, time::Duration};
 
 use hsup_driver_kit::{
     client::{Capabilities, ConnectError, Connection},
-    launch::{self, Launch},
+    launch::{self, Child, Launch},
     orphans,
 };
 use hsup_proto::driver::{Capability, Durability, GetInfoRequest, GetInfoResponse};
@@ -16,6 +16,32 @@ use crate::driver::spec;
 
 /// How long a child driver may take from its start to its first answer.
 const BOOT: Duration = Duration::from_secs(10);
+
+/// What the last try has at least: the answer of a driver that comes up at the last moment must
+/// have time to arrive.
+const LAST_TRY: Duration = Duration::from_millis(100);
+
+/// Pauses that double from 1 ms to 1 s between tries, the last of which begins at the deadline.
+struct Pauses {
+    next: Duration,
+    deadline: Instant,
+}
+
+impl Pauses {
+    fn until(deadline: Instant) -> Self {
+        Self {
+            next: Duration::from_millis(1),
+            deadline,
+        }
+    }
+
+    /// The next pause; `None` when it is too late for another try.
+    fn next(&mut self, now: Instant) -> Option<Duration> {
+        let pause = self.next.min(self.deadline - now);
+        self.next = (self.next * 2).min(Duration::from_secs(1));
+        (!pause.is_zero()).then_some(pause)
+    }
+}
 
 /// Why no driver answers.
 pub(super) struct Failure {
@@ -61,13 +87,22 @@ impl Keeper {
         self.child = Some(child);
 
         let deadline = Instant::now() + BOOT;
-        let mut pause = Duration::from_millis(1);
+        let mut pauses = Pauses::until(deadline);
         loop {
-            let failure = match self.greet(&socket, deadline - Instant::now()).await {
+            let within = LAST_TRY.max(deadline - Instant::now());
+            let failure = match self.greet(&socket, within).await {
                 Ok(established) => return Ok(established),
                 Err(failure) => failure,
             };
             self.reap();
+            let is_running = self.child.as_ref().is_some_and(Child::is_running);
+            if is_running
+                && !failure.hopeless
+                && let Some(pause) = pauses.next(Instant::now())
+            {
+                self.reaping(sleep(pause)).await;
+                continue;
+            }
             let child = self.child.as_ref().expect("it was just started");
             let why = if !child.is_running() {
                 let said = child.last_output().await;
@@ -77,17 +112,13 @@ impl Keeper {
                 )
             } else if failure.hopeless {
                 failure.why
-            } else if Instant::now() + pause >= deadline {
+            } else {
                 let said = child.last_output().await;
                 format!(
                     "the {name} driver did not answer within {} s: {}{said}",
                     BOOT.as_secs(),
                     failure.why
                 )
-            } else {
-                self.reaping(sleep(pause)).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-                continue;
             };
             self.give_up_child().await;
             return Err(Failure::hopeless(why));
@@ -184,4 +215,23 @@ pub(super) async fn ask(connection: &Connection) -> Result<GetInfoResponse, toni
     };
     let answer = connection.client().get_info(request).await?;
     Ok(answer.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_comes_up_has_all_the_time_that_it_is_said_to_have() {
+        let begun = Instant::now();
+        let mut pauses = Pauses::until(begun + BOOT);
+        let (mut now, mut tries) = (begun, 1);
+        while let Some(pause) = pauses.next(now) {
+            now += pause;
+            tries += 1;
+        }
+        assert_eq!(now - begun, BOOT);
+        assert!((15..25).contains(&tries), "{tries}");
+        assert_eq!(pauses.next(now + BOOT), None);
+    }
 }

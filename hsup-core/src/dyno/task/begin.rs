@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use hsup_proto::control::DynoState;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -141,8 +140,10 @@ impl Task {
             run,
             started: None,
             unwanted,
-            stopped: Arc::default(),
+            doubt: Arc::default(),
             killed_at_boot: false,
+            asked: None,
+            complaint: None,
         });
         Ok(allotted)
     }
@@ -176,6 +177,7 @@ impl Task {
                 port: (run.port != 0).then_some(run.port),
                 io_dir: Some(run.io.path().to_owned()),
                 at_unix_ms: now_unix_ms(),
+                ready: false,
             })
             .map_err(|e| explain(&e))?;
         self.shared
@@ -250,16 +252,24 @@ impl Task {
             run,
             started: Some(Instant::now()),
             unwanted: watch::Sender::default(),
-            stopped: Arc::default(),
+            doubt: Arc::default(),
             killed_at_boot: false,
+            asked: None,
+            complaint: None,
         });
-        // It was up; should it not be, its end or the boot timeout tells.
-        self.ready = true;
-        self.said = DynoState::Up;
+        self.ready = adopted.was_ready || !self.spec.name.process_type.is_web();
+        self.said = self.shown_when_started();
         self.watch_process();
         self.apply(Event::Adopt(attempt));
         self.status.since_unix_ms = adopted.started_at_unix_ms;
-        self.begin_probe();
+        if adopted.was_ready && !self.lifecycle.is_on_trial() {
+            // It has shown that it works, and what it does with its port since is its own
+            // business, as it was before.
+            self.trust();
+            self.locate();
+        } else {
+            self.begin_probe();
+        }
         self.publish();
     }
 
@@ -292,9 +302,10 @@ impl Task {
         };
         let shared = Arc::clone(&self.shared);
         let (name, dyno_id) = (self.spec.name.clone(), running.run.dyno_id.clone());
-        let stopped = Arc::clone(&running.stopped);
+        let doubt = Arc::clone(&running.doubt);
+        shared.ledger.await_end(&dyno_id, &doubt);
         self.process = Some(Box::pin(async move {
-            Progress::Ended(attempt::wait(shared, name, dyno_id, stopped).await)
+            Progress::Ended(attempt::wait(shared, name, dyno_id, doubt).await)
         }));
     }
 }

@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Running, Task};
+use super::{Asked, Running, Task};
 use crate::{
     dyno::{
         Crash, What,
         attempt::{self, Run},
     },
-    exit::ExitStatus,
+    exit::{Ending, ExitStatus},
     lifecycle::{Attempt, Event, State, Stop},
     time::now_unix_ms,
 };
@@ -18,6 +18,9 @@ use crate::{
 /// How long a dyno's last lines may hold up its restart: its output may be stuck behind a
 /// terminal that nobody reads.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a Stop may take beyond its grace before people are told.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The pause before a Stop that failed is made again.
 const STOP_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -44,24 +47,28 @@ impl Task {
             // It is being killed already; a gentler word must not come in between.
             return None;
         }
-        match how {
-            Stop::Gracefully { grace } => {
-                self.note("Stopping all processes with SIGTERM");
-                self.grace = Some(Box::pin(sleep(grace)));
-            }
-            Stop::Immediately => {
-                self.note("Stopping process with SIGKILL");
-                self.grace = None;
-            }
+        if running.asked.as_ref().is_none_or(|asked| asked.how != how) {
+            self.note(match how {
+                Stop::Gracefully { .. } => "Stopping all processes with SIGTERM",
+                Stop::Immediately => "Stopping process with SIGKILL",
+            });
         }
         self.send_stop(how);
         None
     }
 
     pub(super) fn send_stop(&mut self, how: Stop) {
-        let Some(running) = &self.running else {
+        let Some(running) = &mut self.running else {
             return;
         };
+        running.asked = Some(Asked {
+            how,
+            at: Instant::now(),
+            took: None,
+        });
+        if running.complaint.is_none() {
+            self.unanswered = Some(Box::pin(sleep(grace_of(how) + ANSWER_WITHIN)));
+        }
         let shared = Arc::clone(&self.shared);
         let dyno_id = running.run.dyno_id.clone();
         self.stopping = Some(Box::pin(async move {
@@ -74,34 +81,44 @@ impl Task {
     }
 
     pub(super) fn stopped(&mut self, result: Result<(), String>) {
-        let Some(running) = &self.running else {
+        let Some(running) = &mut self.running else {
             return;
         };
+        self.unanswered = None;
+        let (attempt, killed_at_boot) = (running.attempt, running.killed_at_boot);
         let Err(why) = result else {
-            // The end itself is the Wait's to tell.
-            running.stopped.notify_one();
+            // The end itself is the Wait's to tell, if it does.
+            running.doubt.notify_one();
+            if let Some(asked) = &mut running.asked {
+                asked.took = Some(asked.at.elapsed());
+            }
             return;
         };
-        self.note(format!("It could not be stopped, trying again: {why}"));
-        let attempt = running.attempt;
-        if running.killed_at_boot {
+        if running.complaint.as_ref() != Some(&why) {
+            running.complaint = Some(why.clone());
+            self.note(format!("It could not be stopped, trying again: {why}"));
+        }
+        if killed_at_boot {
             self.send_stop(Stop::Immediately);
         }
         self.apply(Event::StopFailed(attempt));
     }
 
-    pub(super) fn grace_elapsed(&mut self) {
-        let (State::Restarting {
-            how: Stop::Gracefully { grace },
-            ..
-        }
-        | State::Retiring {
-            how: Stop::Gracefully { grace },
-            ..
-        }) = self.lifecycle.state()
-        else {
+    /// Says that the driver is silent: of what it does nothing is known.
+    pub(super) fn not_answered(&mut self) {
+        let Some(running) = &mut self.running else {
             return;
         };
+        let Some(asked) = &running.asked else {
+            return;
+        };
+        let waited = (grace_of(asked.how) + ANSWER_WITHIN).as_secs_f64();
+        self.note(format!(
+            "The driver has not answered the Stop for {waited} seconds"
+        ));
+    }
+
+    fn say_exit_timeout(&self, grace: Duration) {
         let error = format!(
             "Error R12 (Exit timeout) -> At least one process failed to exit within {} seconds of SIGTERM",
             grace.as_secs_f64()
@@ -118,16 +135,18 @@ impl Task {
             attempt,
             run,
             started,
+            asked,
             ..
         } = running;
         self.stopping = None;
+        self.unanswered = None;
         self.probe = None;
-        // The driver kills when its grace is over, and that end may be seen before our own
-        // timer is.
-        if let Some(grace) = self.grace.take()
-            && grace.deadline() <= Instant::now()
+        if let Some(asked) = asked
+            // Most often the end is seen before the Stop is answered.
+            && let took = asked.took.unwrap_or_else(|| asked.at.elapsed())
+            && let Some(grace) = exit_timeout(asked.how, took, &status)
         {
-            self.grace_elapsed();
+            self.say_exit_timeout(grace);
         }
 
         let finish = self.shared.logs.finish(&run.dyno_id);
@@ -180,5 +199,56 @@ impl Task {
         self.shared.ledger.end(&run.dyno_id, status);
         run.io.remove();
         tokio::spawn(attempt::remove(Arc::clone(&self.shared), run.dyno_id));
+    }
+}
+
+/// The grace that something of the dyno outlived, if it did: said when the end is known, for a
+/// driver that does not answer may have killed nothing, and one that answers far too late may
+/// have heard of the Stop too late.
+fn exit_timeout(how: Stop, took: Duration, status: &ExitStatus) -> Option<Duration> {
+    let Stop::Gracefully { grace } = how else {
+        return None;
+    };
+    let is_killed = matches!(&status.how, Ending::Signal(name) if name == "SIGKILL");
+    let in_time = took < grace + ANSWER_WITHIN;
+    (took >= grace && !status.is_lost() && (in_time || is_killed)).then_some(grace)
+}
+
+/// What a dyno has between SIGTERM and SIGKILL.
+const fn grace_of(how: Stop) -> Duration {
+    match how {
+        Stop::Gracefully { grace } => grace,
+        Stop::Immediately => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_timeout_is_what_the_driver_is_known_to_have_ended() {
+        let gracefully = Stop::Gracefully {
+            grace: Duration::from_secs(3),
+        };
+        let signal = |name: &str| ExitStatus {
+            how: Ending::Signal(name.to_owned()),
+            ..ExitStatus::code(0, 1)
+        };
+        let (ended, killed) = (signal("SIGTERM"), signal("SIGKILL"));
+        for (how, took, status, expected) in [
+            (gracefully, 2, &ended, false),
+            // Something else of the dyno was still there.
+            (gracefully, 3, &ended, true),
+            (gracefully, 3, &killed, true),
+            // The driver may have had its mind elsewhere when the Stop came.
+            (gracefully, 9, &ended, false),
+            (gracefully, 9, &killed, true),
+            (gracefully, 3, &ExitStatus::lost("gone", 1), false),
+            (Stop::Immediately, 3, &killed, false),
+        ] {
+            let timeout = exit_timeout(how, Duration::from_secs(took), status);
+            assert_eq!(timeout.is_some(), expected, "{how:?} {took} {status:?}");
+        }
     }
 }

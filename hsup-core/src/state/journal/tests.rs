@@ -13,6 +13,13 @@ fn dyno(number: u64) -> LiveDyno {
         port: Some(5000),
         at_unix_ms: 7,
         io_dir: Some("/run/hsup/run/x/y".into()),
+        ready: false,
+    }
+}
+
+fn ready(number: u64) -> Record {
+    Record::Ready {
+        dyno_id: dyno(number).dyno_id,
     }
 }
 
@@ -69,16 +76,34 @@ fn what_was_started_and_has_not_ended_is_found_again() {
 #[test]
 fn a_line_is_what_the_manual_says() {
     let dir = Dir::new();
-    dir.open().0.append(&[start(0), end(0)]).unwrap();
+    dir.open().0.append(&[start(0), ready(0), end(0)]).unwrap();
     assert_eq!(
         dir.text(),
         concat!(
             r#"{"start":{"dyno_id":"web-1-0000000000000","name":"web.1","release":3,"at_unix_ms":7,"port":5000,"io_dir":"/run/hsup/run/x/y"}}"#,
             "\n",
+            r#"{"ready":{"dyno_id":"web-1-0000000000000"}}"#,
+            "\n",
             r#"{"end":{"dyno_id":"web-1-0000000000000","status":{"how":{"code":1},"at_unix_ms":42}}}"#,
             "\n"
         )
     );
+}
+
+#[test]
+fn that_a_dyno_was_ready_is_remembered_for_as_long_as_it_lives() {
+    let dir = Dir::new();
+    let records = [start(0), start(1), ready(1), end(0), ready(0)];
+    dir.open().0.append(&records).unwrap();
+    let expected = [LiveDyno {
+        ready: true,
+        ..dyno(1)
+    }];
+    for _ in 0..2 {
+        // The second time it is read from what the first has compacted.
+        assert_eq!(live(&dir.open().0), expected);
+        assert_eq!(dir.text().lines().count(), 1);
+    }
 }
 
 #[test]
