@@ -6,12 +6,10 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError},
+    fs::{self, File, Metadata, OpenOptions, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use nix::{
@@ -19,29 +17,6 @@ use nix::{
     sys::signal::{SigHandler, Signal, signal},
 };
 use thiserror::Error;
-
-/// How often a lock is tried: another process may hold it for a moment, as `run` does
-/// while it takes in a release.
-const LOCK_TRIES: u32 = 10;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
-/// Locks `file`, or a directory that was opened as one, for this process alone until it is
-/// closed; answers whether it could, which another process's lock prevents. Blocks for a fifth
-/// of a second at most.
-///
-/// # Errors
-/// When the file system has no locks.
-pub fn lock(file: &File) -> io::Result<bool> {
-    for tried in 1.. {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) if tried < LOCK_TRIES => thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::WouldBlock) => return Ok(false),
-        }
-    }
-    Ok(true)
-}
 
 /// A file could not be written.
 #[derive(Debug, Error)]

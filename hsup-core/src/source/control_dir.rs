@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use self::{
+    claim::Claim,
     inbox::{Found, Inbox, LEAVING, NEW, Stamp, Writer},
     watch::{Change, Watch},
 };
@@ -49,6 +50,7 @@ use crate::{
     releases::Newness,
 };
 
+mod claim;
 mod inbox;
 mod watch;
 
@@ -150,7 +152,7 @@ pub struct ControlDir {
     /// The text of `loaded` at the start, until it is known whether there is a `new`.
     cold: Option<ColdStart>,
     /// Held, it keeps others from following the directory.
-    lock: Option<fs::File>,
+    claim: Option<Claim>,
     watch: Option<Watch>,
     /// A look at `new` that is due, and one that is under way.
     due: Option<Writer>,
@@ -212,7 +214,7 @@ impl ControlDir {
             inbox: Inbox::new(path.clone()),
             path,
             cold: None,
-            lock: None,
+            claim: None,
             updates,
             watch: None,
             due: Some(Writer::MayBeWriting),
@@ -232,15 +234,15 @@ impl ControlDir {
     /// # Errors
     /// When they are another's.
     pub fn claim(&mut self) -> Result<(), OpenControlDirError> {
-        match self.inbox.lock() {
-            Ok(Some(lock)) => self.lock = Some(lock),
+        match Claim::of(&self.path) {
+            Ok(Some(claim)) => self.claim = Some(claim),
             Ok(None) => {
                 return Err(OpenControlDirError::InUse {
                     path: self.path.clone(),
                 });
             }
-            // A full disk, or one without locks, is no reason to follow nothing.
-            Err(error) => tracing::debug!(%error, "control directory not locked"),
+            // A sandbox without unix sockets is no reason to follow nothing.
+            Err(error) => tracing::debug!(%error, "control directory not claimed"),
         }
         self.inbox.recover();
         self.cold = Some(self.inbox.loaded());

@@ -18,13 +18,14 @@ mod memory;
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Write as _},
     os::unix::fs::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
     },
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -35,7 +36,12 @@ pub use self::{
     json::{LoadError, SaveError},
     memory::{Memory, Remembered},
 };
-use crate::files::{self, write_atomic};
+use crate::files::write_atomic;
+
+/// How often a lock is tried: another process may hold it for a moment, as `run` does
+/// while it takes in a release.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The state directory of one app, which nobody else has open.
 #[derive(Debug)]
@@ -169,16 +175,23 @@ fn lock(dir: &Path) -> Result<File, OpenStateError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed)?;
-    if !files::lock(&file).map_err(failed)? {
-        let mut text = String::new();
-        let owner = file
-            .read_to_string(&mut text)
-            .ok()
-            .and_then(|_| text.trim().parse().ok());
-        return Err(OpenStateError::InUse {
-            path: dir.to_owned(),
-            owner,
-        });
+    for tried in 1.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::WouldBlock) if tried < LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let owner = file
+                    .read_to_string(&mut text)
+                    .ok()
+                    .and_then(|_| text.trim().parse().ok());
+                return Err(OpenStateError::InUse {
+                    path: dir.to_owned(),
+                    owner,
+                });
+            }
+        }
     }
     // The pid is for people only, so a full disk is no reason to stop here.
     let said = file

@@ -6,9 +6,9 @@
 //! next. The calls here block, some until the disk has it.
 
 use std::{
-    fs::{self, File, Metadata, OpenOptions, Permissions},
+    fs::{self, Metadata, Permissions},
     io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -29,8 +29,6 @@ pub(super) const LEAVING: &str = ".new";
 const LOADED: &str = "loaded";
 const REJECTED: &str = "rejected";
 const LAST_ERROR: &str = "last_error";
-/// Not the directory itself: one that is open is not seen to be deleted.
-const LOCK: &str = ".lock";
 
 /// Config vars are nobody else's business.
 const PRIVATE: u32 = 0o600;
@@ -137,18 +135,6 @@ impl Inbox {
         if fs::symlink_metadata(self.path(LEAVING)).is_ok() {
             self.put_back();
         }
-    }
-
-    /// Keeps others from following the directory for as long as the file is open; `None` when
-    /// one does.
-    pub(super) fn lock(&self) -> io::Result<Option<File>> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE)
-            .open(self.path(LOCK))?;
-        Ok(files::lock(&file)?.then_some(file))
     }
 
     /// The text of `loaded`; `None` where there is none.

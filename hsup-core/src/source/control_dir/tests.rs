@@ -55,12 +55,11 @@ impl Fixture {
         fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o7777
     }
 
-    /// All names but those of files on their way, and the lock's.
+    /// All names but those of files on their way.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".lock")
             .collect();
         names.sort();
         names
