@@ -95,6 +95,7 @@ faults! {
     a_dyno_is_not_where_it_is_said_to_be: "address-elsewhere", "ip info: what listens on PORT";
     the_end_of_stdin_never_comes: "stdin-read-write", "stdio: stdin arrives";
     output_breaks_with_its_reader: "output-write-only", "stdio: a dyno outlives its reader";
+    last_words_go_with_the_dyno: "forgets-last-words", "stdio: what a dyno wrote before its end";
     logs_are_empty: "logs-are-empty" with "logs", "logs: stdout and stderr arrive apart";
     logs_are_not_in_order: "logs-are-empty" with "logs", "logs: lines arrive in their order";
     logs_are_not_followed: "logs-are-empty" with "logs", "logs: what a running dyno writes";

@@ -75,6 +75,30 @@ fn a_killed_hsup_takes_its_dynos_over_again() {
 }
 
 #[test]
+fn the_last_words_of_a_dyno_that_ended_without_hsup_are_shown_by_the_next_one() {
+    let app = App::procfile(
+        "worker: [ -e die ] && exec sleep 1000; until [ -e die ]; do sleep 0.01; done; \
+         echo dying words; echo and why >&2; exit 3\n\
+         other: sleep 1000\n",
+    );
+    let arguments = ["worker=1", "other=1", "--linger", "60s"];
+    let mut first = app.start(&arguments);
+    first.wait_up(&["other.1", "worker.1"]);
+    let worker = || running(&app, "dying words").len();
+    assert!(worker() > 0);
+    first.signal(Signal::SIGKILL);
+    first.end();
+    app.write("app/die", "");
+    first.wait_for("the end of the dyno", || (worker() == 0).then_some(()));
+    let second = app.start(&arguments);
+    second.wait_for_line("Process exited with status 3");
+    let log = second.log();
+    assert!(log.contains("| dying words"), "{log}");
+    assert!(log.contains("| and why"), "{log}");
+    second.interrupt();
+}
+
+#[test]
 fn the_driver_of_an_earlier_life_leaves_nobody_when_it_is_killed() {
     let dyno = binaries().join("test-dyno");
     let app = App::procfile(&format!("worker: {} grandchild\n", dyno.display()));

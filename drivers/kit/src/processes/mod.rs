@@ -18,6 +18,7 @@ mod book;
 mod census;
 mod cgroup;
 mod exec;
+mod kept;
 mod left;
 mod process;
 mod reaper;
@@ -35,6 +36,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -43,12 +45,13 @@ use tokio::{
 };
 
 pub(crate) use self::cgroup::dead;
-pub use self::process::Process;
 use self::{
     book::Book,
     cgroup::{Cgroup, Root},
+    kept::Shelf,
     process::{Inner, Phase},
 };
+pub use self::{kept::Kept, process::Process};
 use crate::{
     log,
     marks::{Marks, Tag},
@@ -83,6 +86,8 @@ pub enum Stdio {
         stdout: OwnedFd,
         /// Its standard error.
         stderr: OwnedFd,
+        /// Keeps what it writes until somebody reads it, or it is forgotten.
+        kept: Option<Kept>,
     },
     /// A terminal of its own, whose window has this size.
     Terminal(WindowSize),
@@ -124,6 +129,7 @@ struct Shared {
     started: AtomicU32,
     takers: mpsc::UnboundedSender<census::Taker>,
     procfs: Procfs,
+    kept: Mutex<Shelf>,
     /// None where there is no room for them.
     marks: Option<Marks>,
     cgroups: Option<Root>,
@@ -164,6 +170,7 @@ impl Processes {
             })
             .ok();
         let procfs = Procfs::open()?;
+        let (open_files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let cgroups = match cgroups {
             Cgroups::WherePossible => Root::make(&procfs),
             Cgroups::Never => None,
@@ -173,6 +180,7 @@ impl Processes {
             started: AtomicU32::new(0),
             takers,
             procfs,
+            kept: Mutex::new(Shelf::below(open_files)),
             marks,
             cgroups,
             discarded: Mutex::default(),
@@ -196,29 +204,33 @@ impl Processes {
     /// # Errors
     /// When the machine has no room for it.
     pub fn spawn(&self, command: Command<'_>) -> Result<Process, SpawnError> {
-        let (terminal, fds) = match command.stdio {
+        let (terminal, fds, kept) = match command.stdio {
             Stdio::Fds {
                 stdin,
                 stdout,
                 stderr,
-            } => (None, [stdin, stdout, stderr]),
+                kept,
+            } => (None, [stdin, stdout, stderr], kept),
             Stdio::Terminal(size) => {
                 let (terminal, slave) = pty::open(size).map_err(exec::sorted)?;
                 let twin = || slave.try_clone().map_err(exec::sorted);
-                (Some(terminal), [twin()?, twin()?, slave])
+                (Some(terminal), [twin()?, twin()?, slave], None)
             }
         };
-        let refuse = |refused, terminal| match refused {
+        if kept.is_some() {
+            self.shared.make_room_to_keep()?;
+        }
+        let refuse = |refused, terminal, kept| match refused {
             exec::Refused::NulByte => Err(SpawnError::NulByte),
             exec::Refused::Cannot { code, why } => {
                 // On the dyno's own standard error, where its user looks.
                 log::say(fds[2].as_fd(), &why);
-                Ok(self.never_ran(code, terminal))
+                Ok(self.never_ran(code, terminal, kept))
             }
         };
         let resolved = match exec::resolve(command.argv, command.env, command.cwd) {
             Ok(resolved) => resolved,
-            Err(refused) => return refuse(refused, terminal),
+            Err(refused) => return refuse(refused, terminal, kept),
         };
         let shared = &self.shared;
         let number = shared.started.fetch_add(1, Ordering::Relaxed);
@@ -258,7 +270,7 @@ impl Processes {
             Err(error) => {
                 drop(book);
                 return match exec::refused(command.argv, &error) {
-                    Some(refused) => refuse(refused, terminal),
+                    Some(refused) => refuse(refused, terminal, kept),
                     None => Err(exec::sorted(error)),
                 };
             }
@@ -279,6 +291,9 @@ impl Processes {
                 shared: Arc::clone(shared),
             }),
         };
+        if let Some(kept) = kept {
+            lock(&shared.kept).put(number, kept);
+        }
         book.enter(&process);
         Ok(process)
     }
@@ -301,10 +316,16 @@ impl Processes {
         }
     }
 
-    fn never_ran(&self, code: i32, terminal: Option<Terminal>) -> Process {
+    fn never_ran(&self, code: i32, terminal: Option<Terminal>, kept: Option<Kept>) -> Process {
+        let number = self.shared.started.fetch_add(1, Ordering::Relaxed);
+        if let Some(kept) = kept {
+            let mut shelf = lock(&self.shared.kept);
+            shelf.put(number, kept);
+            shelf.ended(number);
+        }
         Process {
             inner: Arc::new(Inner {
-                number: self.shared.started.fetch_add(1, Ordering::Relaxed),
+                number,
                 pid: 0,
                 cgroup: None,
                 terminal,
@@ -316,6 +337,21 @@ impl Processes {
 }
 
 impl Shared {
+    /// See [`Shelf::make_room`].
+    fn make_room_to_keep(&self) -> Result<(), SpawnError> {
+        let lost = lock(&self.kept)
+            .make_room()
+            .map_err(SpawnError::Exhausted)?;
+        if !lost.is_empty() {
+            tracing::warn!(
+                dynos = lost.len(),
+                "the last output of dynos whose supervisor is away was given up: \
+                 there are no descriptors to keep it (ulimit -n)"
+            );
+        }
+        Ok(())
+    }
+
     /// Has cgroups removed in which nobody is.
     fn discard(self: &Arc<Self>, cgroups: Vec<Cgroup>) {
         if cgroups.is_empty() {

@@ -47,6 +47,7 @@ enum Fault {
     DiesOfRemove,
     DynosOutliveIt,
     FirstSizeIsIgnored,
+    ForgetsLastWords,
     ForgetsRemoved,
     GetInfoBehindBuild,
     GraceZeroKills,
