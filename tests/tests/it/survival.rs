@@ -1,5 +1,7 @@
 //! What is killed comes back, and nothing is left over.
 
+use std::fs::File;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -150,6 +152,40 @@ fn what_a_killed_hsup_leaves_ends_by_itself() {
     hsup.wait_for("the end of dyno and driver", || {
         processes_of(&app).is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_child_that_hsup_did_not_start_is_left_alone_with_what_it_leaves() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    // As the entry point of a container does it.
+    let entry = "(sleep 7771 & exec sleep 7772) & sleep 7773 & exec \"$@\"";
+    let mut command = app.command("/bin/bash");
+    let hsup = binaries().join("hsup");
+    command
+        .args(["-c", entry, "bash"])
+        .arg(hsup)
+        .args(["start", "--grace", "1s"])
+        .stdout(File::create(app.path("out")).unwrap())
+        .stderr(File::create(app.path("err")).unwrap());
+    let mut hsup = Running::of(&app, command.spawn().unwrap());
+    let before = hsup.wait_up(&["worker.1"]);
+    let sidecar = |seconds: u32| {
+        let found = running(&app, &format!("sleep\0{seconds}"));
+        found.first().map(|pid| Pid::from_raw(*pid))
+    };
+    // Its child becomes hsup's.
+    kill(sidecar(7772).unwrap(), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    assert!(sidecar(7771).is_some() && sidecar(7773).is_some());
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    for seconds in [7771, 7773] {
+        kill(sidecar(seconds).unwrap(), Signal::SIGKILL).unwrap();
+    }
+    hsup.nothing_is_left();
 }
 
 #[test]

@@ -299,7 +299,7 @@ impl Processes {
     }
 
     /// To be called when every dyno has ended: kills what is left of our children, whosever it
-    /// was, and removes what the machine has of us.
+    /// was (but for those that were there before us), and removes what the machine has of us.
     pub async fn end(&self) {
         let cgroups = self.shared.cgroups.as_ref();
         if orphans::have_children() {
