@@ -48,6 +48,9 @@ struct Fake {
     build_gate: Arc<Semaphore>,
     /// One permit lets one start finish.
     start_gate: Arc<Semaphore>,
+    removals: Arc<AtomicUsize>,
+    /// One permit lets one removal of `art-stuck` finish.
+    removal_gate: Arc<Semaphore>,
 }
 
 /// A dyno of no process, which ends by any signal but SIGHUP.
@@ -92,7 +95,11 @@ impl Runtime for Fake {
         artifact.starts_with("art-")
     }
 
-    async fn remove_artifact(&self, _peer: Peer, _artifact: &str) -> Result<(), Status> {
+    async fn remove_artifact(&self, _peer: Peer, artifact: &str) -> Result<(), Status> {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        if artifact == "art-stuck" {
+            self.removal_gate.acquire().await.unwrap().forget();
+        }
         Ok(())
     }
 
@@ -178,6 +185,8 @@ fn served_with(capabilities: &'static [Capability]) -> Served {
         starts: Arc::default(),
         build_gate: Arc::new(Semaphore::new(0)),
         start_gate: Arc::new(Semaphore::new(0)),
+        removals: Arc::default(),
+        removal_gate: Arc::new(Semaphore::new(0)),
     };
     let listener = Listener::bind(&dir.path().join("drv.sock")).unwrap();
     let runtime = fake.clone();
@@ -441,6 +450,46 @@ async fn a_removed_id_does_not_start_late() {
     let status = client.start(start("a")).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert_eq!(wait(&client, "a").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn nothing_is_started_from_an_artifact_while_it_is_removed() {
+    let served = served();
+    let client = served.client().await;
+    let remove = || RemoveRequest {
+        what: Some(What::Artifact("art-stuck".into())),
+    };
+    let removing = {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.remove(remove()).await })
+    };
+    let fake = &served.fake;
+    until("the removal to begin", async || {
+        fake.removals.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let request = StartRequest {
+        artifact: "art-stuck".into(),
+        ..start("a")
+    };
+    let refused = async || client.clone().start(request.clone()).await.unwrap_err();
+    assert_eq!(refused().await.code(), Code::Aborted);
+    // It goes on without its caller.
+    removing.abort();
+    assert!(removing.await.unwrap_err().is_cancelled());
+    assert_eq!(refused().await.code(), Code::Aborted);
+    assert_eq!(fake.starts.load(Ordering::SeqCst), 0);
+    assert_eq!(state(&client, "a").await, None);
+
+    fake.removal_gate.add_permits(1);
+    fake.start_gate.add_permits(1);
+    until("a start after the removal", async || {
+        client.clone().start(request.clone()).await.is_ok()
+    })
+    .await;
+    let status = client.clone().remove(remove()).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(fake.removals.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -61,6 +61,8 @@ struct State<D> {
     builds: Builds,
     /// Starts in flight, to be cancelled by a Stop.
     starting: HashMap<Key, CancellationToken>,
+    /// Artifacts that are being removed, each as often as it is: their user, their name.
+    removing: Vec<(u32, Box<str>)>,
     /// Nothing is started any more.
     ending: bool,
 }
@@ -73,6 +75,29 @@ struct Live<D> {
     /// Why it could not be started, or could not be stopped.
     refused: OnceLock<Box<Status>>,
     attached: AtomicBool,
+}
+
+/// An artifact is being removed, as long as this is there: nothing is started from it.
+struct Removal<R: Runtime> {
+    service: Service<R>,
+    artifact: (u32, Box<str>),
+}
+
+impl<R: Runtime> Drop for Removal<R> {
+    fn drop(&mut self) {
+        let removing = &mut self.service.state().removing;
+        if let Some(at) = removing.iter().position(|other| *other == self.artifact) {
+            removing.swap_remove(at);
+        }
+    }
+}
+
+impl<D> State<D> {
+    fn is_being_removed(&self, uid: u32, artifact: &str) -> bool {
+        self.removing
+            .iter()
+            .any(|(owner, name)| *owner == uid && **name == *artifact)
+    }
 }
 
 impl<R: Runtime> Clone for Service<R> {
@@ -117,6 +142,7 @@ impl<R: Runtime> Service<R> {
                 links: Links::default(),
                 builds: Builds::default(),
                 starting: HashMap::new(),
+                removing: Vec::new(),
                 ending: false,
             }),
             stirred: Notify::new(),
