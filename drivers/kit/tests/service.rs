@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, yield_now},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -664,6 +664,33 @@ async fn an_idle_driver_stays_as_long_as_its_parent_does() {
         ended = serve(End::WhenOrphaned(period, parent)) => panic!("{ended:?}"),
         () = sleep(100 * period) => {}
     }
+}
+
+#[tokio::test]
+async fn an_idle_driver_waits_for_who_may_come_back_to_ask_how_a_dyno_ended() {
+    let dir = TempDir::with_prefix("hsup").unwrap();
+    let socket = dir.path().join("drv.sock");
+    let listener = Listener::bind(&socket).unwrap();
+    let options = Options {
+        end: End::WhenIdle(Duration::from_millis(300)),
+        ..Options::default()
+    };
+    let fake = served().fake.clone();
+    fake.start_gate.add_permits(1);
+    let driver = tokio::spawn(serve(listener, fake, options));
+    let connection = Connection::open(&socket).await.unwrap();
+    let linger = Duration::from_millis(1_500);
+    let request = StartRequest {
+        linger_ms: 1_500,
+        ..start("a")
+    };
+    connection.client().start(request).await.unwrap();
+    connection.client().stop(stop("a", 1)).await.unwrap();
+    let away = Instant::now();
+    drop(connection);
+    let ended = timeout(PATIENCE, driver).await.expect("an end");
+    ended.unwrap().unwrap();
+    assert!(away.elapsed() >= linger, "after {:?}", away.elapsed());
 }
 
 #[tokio::test]

@@ -161,15 +161,7 @@ impl<R: Runtime> Service<R> {
         {
             let mut state = self.state();
             for (uid, supervisor) in state.links.closed(peer.connection, now) {
-                let mut lingers: Vec<Duration> = state
-                    .table
-                    .lingering(uid, &supervisor)
-                    .into_iter()
-                    .map(|(linger, _)| linger)
-                    .collect();
-                lingers.sort_unstable();
-                lingers.dedup();
-                for linger in lingers {
+                for linger in state.table.lingers(uid, &supervisor) {
                     tokio::spawn(self.clone().linger(uid, supervisor.clone(), now, linger));
                 }
             }
@@ -194,6 +186,8 @@ impl<R: Runtime> Service<R> {
             tracing::info!(dyno_id = %key.id, "stopping a dyno whose supervisor is gone");
             self.begin_stop(&key, Signal::TERM, GRACE);
         }
+        // Of those that have exited nobody is waited for any more.
+        self.0.stirred.notify_waiters();
     }
 
     /// Stops every dyno, and starts none any more. A second call may shorten the grace.
@@ -215,10 +209,16 @@ impl<R: Runtime> Service<R> {
         drop(guarded("clear up", self.0.runtime.end()).await);
     }
 
-    /// Resolves when the driver is, or is not, without connections and running dynos.
+    /// Resolves when the driver is, or is not, without connections, without running dynos, and
+    /// without exited ones whose supervisor may still come back to ask how they ended.
     pub(crate) async fn until_idle(&self, wanted: bool) {
-        self.until_stirred(|state| {
-            let idle = state.links.count() == 0 && state.table.alive() == 0;
+        self.until_stirred(|State { links, table, .. }| {
+            let awaited = || {
+                table.is_awaited(Instant::now(), |uid, supervisor| {
+                    links.away_since(uid, supervisor)
+                })
+            };
+            let idle = links.count() == 0 && table.alive() == 0 && !awaited();
             idle == wanted
         })
         .await;
