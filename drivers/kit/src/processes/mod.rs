@@ -41,6 +41,7 @@ use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -123,8 +124,16 @@ pub struct Processes {
     shared: Arc<Shared>,
 }
 
+/// The turn to spawn, until dropped. See [`Processes::turn`].
+#[derive(Debug)]
+#[must_use]
+pub struct Turn<'a> {
+    _guard: tokio::sync::MutexGuard<'a, ()>,
+}
+
 #[derive(Debug)]
 struct Shared {
+    turn: tokio::sync::Mutex<()>,
     book: Mutex<Book>,
     started: AtomicU32,
     takers: mpsc::UnboundedSender<census::Taker>,
@@ -176,6 +185,7 @@ impl Processes {
             Cgroups::Never => None,
         };
         let shared = Arc::new(Shared {
+            turn: tokio::sync::Mutex::default(),
             book: Mutex::default(),
             started: AtomicU32::new(0),
             takers,
@@ -194,6 +204,15 @@ impl Processes {
     pub fn have_cgroups(&self) -> bool {
         let root = self.shared.cgroups.as_ref();
         root.is_some_and(|root| !root.is_closed())
+    }
+
+    /// Waits for the turn to spawn, for a driver that serves its calls on the thread it spawns
+    /// on: that takes about a millisecond, and the calls that came during one spawn are answered
+    /// before the next, however many are waiting.
+    pub async fn turn(&self) -> Turn<'_> {
+        let guard = self.shared.turn.lock().await;
+        yield_now().await;
+        Turn { _guard: guard }
     }
 
     /// Starts a process. A command that is not found is a process that has exited with 127,
