@@ -10,9 +10,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
 };
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Descriptors that a driver has for everything else: its connections, its sockets, `/proc`,
@@ -20,6 +21,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const RESERVE: u64 = 32;
 /// How many of them one dyno costs.
 const PER_DYNO: u64 = 2;
+
+/// Where kept descriptors begin, where the limit on open files lets them.
+const HIGH: RawFd = 1024;
 
 /// The reading ends of one dyno's standard output and error.
 #[derive(Debug)]
@@ -37,8 +41,8 @@ struct Found {
 
 impl Kept {
     /// Keeps what is in two FIFOs; the descriptors must be for reading alone.
-    pub const fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
-        Self([stdout, stderr])
+    pub fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
+        Self([stdout, stderr].map(high))
     }
 
     fn look(&self) -> Found {
@@ -59,6 +63,18 @@ impl Kept {
         }
         found
     }
+}
+
+/// Moves a descriptor to where it is not in the way: what a process that is spawned needs has
+/// low numbers, and all below the highest of these are copied for it.
+fn high(fd: OwnedFd) -> OwnedFd {
+    fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(HIGH)).map_or(fd, owned)
+}
+
+#[expect(unsafe_code, reason = "fcntl(2) answers a number")]
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Those of all dynos, by number.
