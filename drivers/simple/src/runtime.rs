@@ -112,7 +112,7 @@ impl Runtime for Simple {
             ));
         };
         // Before anything is opened: hundreds may wait.
-        let _turn = self.processes.turn().await;
+        self.processes.turn().await;
         let stdio = if request.tty {
             Stdio::Terminal(WindowSize::wanted(&request))
         } else {

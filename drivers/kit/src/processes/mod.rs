@@ -42,7 +42,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::yield_now,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 pub(crate) use self::cgroup::dead;
@@ -124,16 +124,10 @@ pub struct Processes {
     shared: Arc<Shared>,
 }
 
-/// The turn to spawn, until dropped. See [`Processes::turn`].
-#[derive(Debug)]
-#[must_use]
-pub struct Turn<'a> {
-    _guard: tokio::sync::MutexGuard<'a, ()>,
-}
-
 #[derive(Debug)]
 struct Shared {
-    turn: tokio::sync::Mutex<()>,
+    /// When others were last let in between two spawns, and how often that was.
+    breath: Mutex<(Instant, u64)>,
     book: Mutex<Book>,
     started: AtomicU32,
     takers: mpsc::UnboundedSender<census::Taker>,
@@ -152,6 +146,9 @@ struct Shared {
 const TIDY_AFTER: Duration = Duration::from_millis(500);
 /// How often that is tried: somebody from elsewhere may have moved in.
 const TIDY_ATTEMPTS: u32 = 10;
+/// How long spawns may follow one another with nobody answered in between. Each answer on its
+/// own would cost more than all of them together.
+const SPAWNING: Duration = Duration::from_millis(20);
 /// How long the end of everything may take.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -185,7 +182,7 @@ impl Processes {
             Cgroups::Never => None,
         };
         let shared = Arc::new(Shared {
-            turn: tokio::sync::Mutex::default(),
+            breath: Mutex::new((Instant::now(), 0)),
             book: Mutex::default(),
             started: AtomicU32::new(0),
             takers,
@@ -206,13 +203,23 @@ impl Processes {
         root.is_some_and(|root| !root.is_closed())
     }
 
-    /// Waits for the turn to spawn, for a driver that serves its calls on the thread it spawns
-    /// on: that takes about a millisecond, and the calls that came during one spawn are answered
-    /// before the next, however many are waiting.
-    pub async fn turn(&self) -> Turn<'_> {
-        let guard = self.shared.turn.lock().await;
-        yield_now().await;
-        Turn { _guard: guard }
+    /// To be waited for before each spawn, by a driver that serves its calls on the thread it
+    /// spawns on: that takes about a millisecond, and when many follow one another the calls
+    /// that came meanwhile are answered now and then.
+    pub async fn turn(&self) {
+        let breath = || lock(&self.shared.breath);
+        loop {
+            let (at, count) = *breath();
+            if at.elapsed() < SPAWNING {
+                return;
+            }
+            yield_now().await;
+            let mut breath = breath();
+            // Whoever is first after the break ends it.
+            if breath.1 == count {
+                *breath = (Instant::now(), count + 1);
+            }
+        }
     }
 
     /// Starts a process. A command that is not found is a process that has exited with 127,
