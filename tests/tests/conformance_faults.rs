@@ -77,6 +77,16 @@ faults! {
     another_request_is_taken: "other-request-ok", "start: the same id with another request is ALREADY_EXISTS";
     a_dyno_without_a_supervisor: "takes-no-supervisor", "start: a missing supervisor_id";
     names_get_in_the_way_of_list: "takes-endless-names", "start: names without an end";
+    a_word_ends_at_its_nul_byte: "cuts-at-nul", "start: a NUL byte";
+    a_name_that_is_none: "takes-any-name", "start: a name in env";
+    a_checksum_that_is_none: "takes-any-checksum", "build: a malformed slug_checksum";
+    an_artifact_of_nothing: "takes-missing-slug", "build: a slug directory that is not there";
+    get_info_waits_for_starts: "get-info-behind-start", "concurrency: GetInfo and List";
+    a_wait_is_forgotten_with_its_dyno: "wait-misses-remove", "wait: one that is open";
+    a_socket_is_taken_from_another: "takes-any-socket", "driver process: a socket that another";
+    a_file_is_taken_for_a_socket: "takes-any-socket", "driver process: what is no socket";
+    a_descriptor_of_another_is_taken: "listen-pid-is-ignored", "driver process: a listening descriptor of another";
+    who_came_back_is_gone_all_the_same: "linger-is-not-cancelled", "driver process: a supervisor that comes back";
     a_removed_id_starts_again: "forgets-removed", "start: an id that was removed is refused";
     env_is_leaked: "leaks-env", "start: env arrives as it was given";
     an_empty_env_is_filled: "leaks-env", "start: an empty env stays empty";
@@ -95,6 +105,7 @@ faults! {
     a_dyno_is_not_where_it_is_said_to_be: "address-elsewhere", "ip info: what listens on PORT";
     the_end_of_stdin_never_comes: "stdin-read-write", "stdio: stdin arrives";
     output_breaks_with_its_reader: "output-write-only", "stdio: a dyno outlives its reader";
+    last_words_go_with_the_dyno: "forgets-last-words", "stdio: what a dyno wrote before its end";
     logs_are_empty: "logs-are-empty" with "logs", "logs: stdout and stderr arrive apart";
     logs_are_not_in_order: "logs-are-empty" with "logs", "logs: lines arrive in their order";
     logs_are_not_followed: "logs-are-empty" with "logs", "logs: what a running dyno writes";
@@ -118,7 +129,7 @@ faults! {
     a_limit_that_is_dropped: "takes-anything", "limits: a limit that is not offered";
     a_socket_that_all_may_use_at_first: "chmods-after-bind", "driver process: the socket is its owner's";
     a_stale_socket_is_in_the_way: "stale-socket-stays", "driver process: a stale socket";
-    a_descriptor_is_not_taken: "listen-fds-are-ignored", "driver process: a listening descriptor";
+    a_descriptor_is_not_taken: "listen-fds-are-ignored", "driver process: a listening descriptor is";
     sigterm_is_ignored: "ignores-sigterm", "driver process: SIGTERM ends it, and";
     dynos_linger_for_ever: "ignores-linger", "driver process: linger_ms";
     a_false_claim_of_durability: "claims-exact", "durability: an exit while the driver is down";

@@ -86,6 +86,7 @@ async fn all_dynos(processes: &Processes, count: usize) -> Result<Duration, Box<
                 stdin: null.try_clone()?.into(),
                 stdout: null.try_clone()?.into(),
                 stderr: null.into(),
+                kept: None,
             },
         };
         started.push(processes.spawn(command)?);

@@ -2,7 +2,8 @@
 //!
 //! `stdout` and `stderr` are opened for reading *and* writing: the open never blocks, and a
 //! dyno gets no SIGPIPE while its supervisor restarts. `stdin` is opened for reading only,
-//! or its end would never come.
+//! or its end would never come. The driver itself keeps a reading end of both outputs, so that
+//! what a dyno wrote before its end outlives it (see [`Kept`]).
 //!
 //! The directory is named by the caller, who may be somebody else than we are. So a FIFO is
 //! looked at before it is opened, and it is what was looked at that is opened: a name that
@@ -23,7 +24,7 @@ use nix::{
 };
 use thiserror::Error;
 
-use crate::processes::Stdio;
+use crate::processes::{Kept, Stdio};
 
 /// The FIFOs of a dyno could not be opened, or must not be trusted.
 #[derive(Debug, Error)]
@@ -85,10 +86,13 @@ pub fn open(io_dir: &Path, peer: u32) -> Result<Stdio, FifoError> {
         }
         Err(error) => return Err(error),
     };
+    let (stdout, kept_stdout) = folder.output("stdout")?;
+    let (stderr, kept_stderr) = folder.output("stderr")?;
     Ok(Stdio::Fds {
         stdin,
-        stdout: folder.fifo("stdout", OFlag::O_RDWR)?,
-        stderr: folder.fifo("stderr", OFlag::O_RDWR)?,
+        stdout,
+        stderr,
+        kept: Some(Kept::new(kept_stdout, kept_stderr)),
     })
 }
 
@@ -122,6 +126,14 @@ impl<'a> Folder<'a> {
         Ok(Self { path, fd, owner })
     }
 
+    /// The FIFO of an output for the dyno, and its reading end for us: see [`Kept`].
+    fn output(&self, name: &str) -> Result<(OwnedFd, OwnedFd), FifoError> {
+        let fifo = self.fifo(name, OFlag::O_RDWR)?;
+        let kept = reopen(fifo.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        let kept = kept.map_err(|errno| failed(&self.path.join(name), errno))?;
+        Ok((fifo, kept))
+    }
+
     /// Looks at `name`, then opens just what it looked at.
     fn fifo(&self, name: &str, flags: OFlag) -> Result<OwnedFd, FifoError> {
         let path = self.path.join(name);
@@ -137,7 +149,7 @@ impl<'a> Folder<'a> {
     }
 }
 
-/// Opens what an `O_PATH` descriptor stands for (see open(2)).
+/// Opens anew what a descriptor, which may be an `O_PATH` one, stands for (see open(2)).
 fn reopen(seen: BorrowedFd<'_>, flags: OFlag) -> Result<OwnedFd, Errno> {
     let link = format!("/proc/self/fd/{}", seen.as_raw_fd());
     let flags = flags | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;

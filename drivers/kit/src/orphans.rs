@@ -5,8 +5,13 @@
 //! inherits them (`PR_SET_CHILD_SUBREAPER` in prctl(2)). Otherwise they went to somebody who
 //! knows nothing of them, and are found by the mark that a driver of that socket gave them, or
 //! by its cgroups.
+//!
+//! Not every child is one of those: `sidecar & exec hsup start` makes a child of what nobody
+//! here has started. Who was there when this process became a subreaper is left alone, and so
+//! is whoever is of the session of such a one. Nothing that we start can be in there: every
+//! driver and every dyno begins a session of its own.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{collections::HashSet, path::Path, sync::OnceLock, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -23,13 +28,56 @@ use crate::{
     marks::{self, Tag},
     processes::dead,
     procfs::Procfs,
+    stat::Stat,
 };
 
 /// How long it is tried to kill what cannot be seen to end.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
 
-/// Makes this process inherit the orphans among its descendants.
+/// The children that this process had before it started any, if it had some.
+static FOUND: OnceLock<Found> = OnceLock::new();
+
+#[derive(Debug)]
+struct Found {
+    /// Pid and start time: a pid may come again.
+    children: HashSet<(i32, u64)>,
+    sessions: HashSet<i32>,
+}
+
+impl Found {
+    fn look() -> Result<Self, Errno> {
+        let children = children(getpid())?;
+        Ok(Self {
+            sessions: children.iter().map(|(_, stat)| stat.session).collect(),
+            children: children
+                .into_iter()
+                .map(|(pid, stat)| (pid.as_raw(), stat.started))
+                .collect(),
+        })
+    }
+
+    fn has(&self, pid: Pid, stat: &Stat) -> bool {
+        let is_one = self.children.contains(&(pid.as_raw(), stat.started));
+        is_one || self.sessions.contains(&stat.session)
+    }
+}
+
+/// Whether a child is none of those that we started, nor left by one.
+pub(crate) fn is_found(pid: Pid, stat: &Stat) -> bool {
+    FOUND.get().is_some_and(|found| found.has(pid, stat))
+}
+
+/// Makes this process inherit the orphans among its descendants. Children that it has already
+/// are nobody's here, and are never killed: to be called before the first is started.
+///
+/// # Errors
+/// When the kernel refuses, or does not tell which children there are.
 pub fn become_subreaper() -> Result<(), Errno> {
+    // As a rule there is none, and it takes no look at `/proc`.
+    if FOUND.get().is_none() && have_children() {
+        // The first word counts.
+        drop(FOUND.set(Found::look()?));
+    }
     nix::sys::prctl::set_child_subreaper(true)
 }
 
@@ -48,21 +96,32 @@ pub fn reap() -> Vec<(i32, WaitStatus)> {
     }
 }
 
-/// Kills all our descendants until none is left; how many there were.
+/// Kills all our descendants until none is left, but for who was there before we started any
+/// (see [`become_subreaper`]); how many there were.
 ///
 /// The children of what is killed become ours in turn, so this goes round until the kernel
-/// knows of no child, or of none that we may kill. Only for a process whose children are all
-/// to die.
+/// knows of no child, or of none that we may kill. Only for a process whose other children are
+/// all to die.
 pub async fn kill_all() -> usize {
     let mut killed = 0;
     let mut pause = Duration::from_millis(1);
+    let mut seen_nobody = false;
     loop {
         reap();
         if !have_children() {
             return killed;
         }
         // Where nobody can look, there may be somebody all the same: another look follows.
-        if let Ok(left) = children(getpid()) {
+        if let Ok(children) = children(getpid()) {
+            let ours = children
+                .into_iter()
+                .filter(|(pid, stat)| !is_found(*pid, stat));
+            let left: Vec<Pid> = ours.map(|(pid, _)| pid).collect();
+            // Who loses a parent while we look may be missed, once.
+            if left.is_empty() && seen_nobody {
+                return killed;
+            }
+            seen_nobody = left.is_empty();
             let mut refused = 0;
             for pid in &left {
                 match kill(*pid, Signal::SIGKILL) {
@@ -151,7 +210,7 @@ pub(crate) fn have_children() -> bool {
 }
 
 /// The processes whose parent is `parent` and that have not ended.
-fn children(parent: Pid) -> nix::Result<Vec<Pid>> {
+fn children(parent: Pid) -> nix::Result<Vec<(Pid, Stat)>> {
     let procfs = Procfs::open()?;
     let mut children = Vec::new();
     for pid in procfs.pids()? {
@@ -159,7 +218,7 @@ fn children(parent: Pid) -> nix::Result<Vec<Pid>> {
             && stat.parent == parent.as_raw()
             && !stat.zombie
         {
-            children.push(Pid::from_raw(pid));
+            children.push((Pid::from_raw(pid), stat));
         }
     }
     Ok(children)

@@ -68,7 +68,8 @@ pub struct Options {
 pub enum End {
     /// Only when it is told to.
     WhenTold,
-    /// When there has been no connection and no running dyno for so long.
+    /// When there has been no connection, no running dyno, and no exited one whose supervisor
+    /// may still come back (`linger_ms`), for so long.
     WhenIdle(Duration),
     /// The same, but not as long as the process that started it is there.
     WhenOrphaned(Duration, Pid),

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, yield_now},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -48,6 +48,9 @@ struct Fake {
     build_gate: Arc<Semaphore>,
     /// One permit lets one start finish.
     start_gate: Arc<Semaphore>,
+    removals: Arc<AtomicUsize>,
+    /// One permit lets one removal of `art-stuck` finish.
+    removal_gate: Arc<Semaphore>,
 }
 
 /// A dyno of no process, which ends by any signal but SIGHUP.
@@ -92,7 +95,11 @@ impl Runtime for Fake {
         artifact.starts_with("art-")
     }
 
-    async fn remove_artifact(&self, _peer: Peer, _artifact: &str) -> Result<(), Status> {
+    async fn remove_artifact(&self, _peer: Peer, artifact: &str) -> Result<(), Status> {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        if artifact == "art-stuck" {
+            self.removal_gate.acquire().await.unwrap().forget();
+        }
         Ok(())
     }
 
@@ -178,6 +185,8 @@ fn served_with(capabilities: &'static [Capability]) -> Served {
         starts: Arc::default(),
         build_gate: Arc::new(Semaphore::new(0)),
         start_gate: Arc::new(Semaphore::new(0)),
+        removals: Arc::default(),
+        removal_gate: Arc::new(Semaphore::new(0)),
     };
     let listener = Listener::bind(&dir.path().join("drv.sock")).unwrap();
     let runtime = fake.clone();
@@ -444,6 +453,46 @@ async fn a_removed_id_does_not_start_late() {
 }
 
 #[tokio::test]
+async fn nothing_is_started_from_an_artifact_while_it_is_removed() {
+    let served = served();
+    let client = served.client().await;
+    let remove = || RemoveRequest {
+        what: Some(What::Artifact("art-stuck".into())),
+    };
+    let removing = {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.remove(remove()).await })
+    };
+    let fake = &served.fake;
+    until("the removal to begin", async || {
+        fake.removals.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let request = StartRequest {
+        artifact: "art-stuck".into(),
+        ..start("a")
+    };
+    let refused = async || client.clone().start(request.clone()).await.unwrap_err();
+    assert_eq!(refused().await.code(), Code::Aborted);
+    // It goes on without its caller.
+    removing.abort();
+    assert!(removing.await.unwrap_err().is_cancelled());
+    assert_eq!(refused().await.code(), Code::Aborted);
+    assert_eq!(fake.starts.load(Ordering::SeqCst), 0);
+    assert_eq!(state(&client, "a").await, None);
+
+    fake.removal_gate.add_permits(1);
+    fake.start_gate.add_permits(1);
+    until("a start after the removal", async || {
+        client.clone().start(request.clone()).await.is_ok()
+    })
+    .await;
+    let status = client.clone().remove(remove()).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(fake.removals.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_supervisor_that_comes_back_in_time_keeps_its_dynos() {
     let served = served();
     served.fake.start_gate.add_permits(2);
@@ -615,6 +664,33 @@ async fn an_idle_driver_stays_as_long_as_its_parent_does() {
         ended = serve(End::WhenOrphaned(period, parent)) => panic!("{ended:?}"),
         () = sleep(100 * period) => {}
     }
+}
+
+#[tokio::test]
+async fn an_idle_driver_waits_for_who_may_come_back_to_ask_how_a_dyno_ended() {
+    let dir = TempDir::with_prefix("hsup").unwrap();
+    let socket = dir.path().join("drv.sock");
+    let listener = Listener::bind(&socket).unwrap();
+    let options = Options {
+        end: End::WhenIdle(Duration::from_millis(300)),
+        ..Options::default()
+    };
+    let fake = served().fake.clone();
+    fake.start_gate.add_permits(1);
+    let driver = tokio::spawn(serve(listener, fake, options));
+    let connection = Connection::open(&socket).await.unwrap();
+    let linger = Duration::from_millis(1_500);
+    let request = StartRequest {
+        linger_ms: 1_500,
+        ..start("a")
+    };
+    connection.client().start(request).await.unwrap();
+    connection.client().stop(stop("a", 1)).await.unwrap();
+    let away = Instant::now();
+    drop(connection);
+    let ended = timeout(PATIENCE, driver).await.expect("an end");
+    ended.unwrap().unwrap();
+    assert!(away.elapsed() >= linger, "after {:?}", away.elapsed());
 }
 
 #[tokio::test]

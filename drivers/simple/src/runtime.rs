@@ -111,6 +111,8 @@ impl Runtime for Simple {
                 "artifact is not one of the simple driver's",
             ));
         };
+        // Before anything is opened: hundreds may wait.
+        self.processes.turn().await;
         let stdio = if request.tty {
             Stdio::Terminal(WindowSize::wanted(&request))
         } else {

@@ -82,6 +82,21 @@ impl DriverProcess {
         Self::run(shell)
     }
 
+    /// Starts `command`, which is to bind `socket`, beside a `listener` that was handed down to
+    /// another process: to the one that starts this one.
+    pub(crate) fn spawn_beside_listener(
+        command: &str,
+        socket: &Path,
+        listener: &UnixListener,
+        limits: OpenFiles,
+    ) -> io::Result<Self> {
+        let mut shell = shell(&format!("export LISTEN_PID=$PPID; exec {command}"));
+        shell.env("LISTEN_FDS", "1");
+        shell.env("HSUP_DRIVER_SOCKET", socket);
+        detach(&mut shell, limits, Some(listener.as_raw_fd()));
+        Self::run(shell)
+    }
+
     fn run(mut shell: Command) -> io::Result<Self> {
         let mut child = shell
             .env(CANARY, "leaked")

@@ -1,5 +1,7 @@
 //! What is killed comes back, and nothing is left over.
 
+use std::fs::File;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -75,6 +77,30 @@ fn a_killed_hsup_takes_its_dynos_over_again() {
 }
 
 #[test]
+fn the_last_words_of_a_dyno_that_ended_without_hsup_are_shown_by_the_next_one() {
+    let app = App::procfile(
+        "worker: [ -e die ] && exec sleep 1000; until [ -e die ]; do sleep 0.01; done; \
+         echo dying words; echo and why >&2; exit 3\n\
+         other: sleep 1000\n",
+    );
+    let arguments = ["worker=1", "other=1", "--linger", "60s"];
+    let mut first = app.start(&arguments);
+    first.wait_up(&["other.1", "worker.1"]);
+    let worker = || running(&app, "dying words").len();
+    assert!(worker() > 0);
+    first.signal(Signal::SIGKILL);
+    first.end();
+    app.write("app/die", "");
+    first.wait_for("the end of the dyno", || (worker() == 0).then_some(()));
+    let second = app.start(&arguments);
+    second.wait_for_line("Process exited with status 3");
+    let log = second.log();
+    assert!(log.contains("| dying words"), "{log}");
+    assert!(log.contains("| and why"), "{log}");
+    second.interrupt();
+}
+
+#[test]
 fn the_driver_of_an_earlier_life_leaves_nobody_when_it_is_killed() {
     let dyno = binaries().join("test-dyno");
     let app = App::procfile(&format!("worker: {} grandchild\n", dyno.display()));
@@ -126,6 +152,40 @@ fn what_a_killed_hsup_leaves_ends_by_itself() {
     hsup.wait_for("the end of dyno and driver", || {
         processes_of(&app).is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_child_that_hsup_did_not_start_is_left_alone_with_what_it_leaves() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    // As the entry point of a container does it.
+    let entry = "(sleep 7771 & exec sleep 7772) & sleep 7773 & exec \"$@\"";
+    let mut command = app.command("/bin/bash");
+    let hsup = binaries().join("hsup");
+    command
+        .args(["-c", entry, "bash"])
+        .arg(hsup)
+        .args(["start", "--grace", "1s"])
+        .stdout(File::create(app.path("out")).unwrap())
+        .stderr(File::create(app.path("err")).unwrap());
+    let mut hsup = Running::of(&app, command.spawn().unwrap());
+    let before = hsup.wait_up(&["worker.1"]);
+    let sidecar = |seconds: u32| {
+        let found = running(&app, &format!("sleep\0{seconds}"));
+        found.first().map(|pid| Pid::from_raw(*pid))
+    };
+    // Its child becomes hsup's.
+    kill(sidecar(7772).unwrap(), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(driver_pid(&hsup)), Signal::SIGKILL).unwrap();
+    hsup.wait_for("another dyno", || {
+        (hsup.wait_up(&["worker.1"]) != before).then_some(())
+    });
+    assert!(sidecar(7771).is_some() && sidecar(7773).is_some());
+    hsup.signal(Signal::SIGINT);
+    hsup.end();
+    for seconds in [7771, 7773] {
+        kill(sidecar(seconds).unwrap(), Signal::SIGKILL).unwrap();
+    }
+    hsup.nothing_is_left();
 }
 
 #[test]

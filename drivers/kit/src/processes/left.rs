@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use nix::{errno::Errno, unistd::Pid};
 
 use super::{Shared, lock};
+use crate::orphans;
 
 /// How often a look is repeated that something came in between of, before that is an error.
 const ATTEMPTS: usize = 10;
@@ -74,7 +75,7 @@ fn look(shared: &Shared, children: &[i32]) -> nix::Result<Look> {
         if shared
             .procfs
             .stat(stranger)?
-            .is_some_and(|stat| !stat.zombie)
+            .is_some_and(|stat| !stat.zombie && !orphans::is_found(Pid::from_raw(stranger), &stat))
         {
             book.note_stranger(stranger);
         }

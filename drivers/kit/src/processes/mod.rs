@@ -18,6 +18,7 @@ mod book;
 mod census;
 mod cgroup;
 mod exec;
+mod kept;
 mod left;
 mod process;
 mod reaper;
@@ -35,20 +36,23 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    task::yield_now,
+    time::{Instant, sleep, timeout},
 };
 
 pub(crate) use self::cgroup::dead;
-pub use self::process::Process;
 use self::{
     book::Book,
     cgroup::{Cgroup, Root},
+    kept::Shelf,
     process::{Inner, Phase},
 };
+pub use self::{kept::Kept, process::Process};
 use crate::{
     log,
     marks::{Marks, Tag},
@@ -83,6 +87,8 @@ pub enum Stdio {
         stdout: OwnedFd,
         /// Its standard error.
         stderr: OwnedFd,
+        /// Keeps what it writes until somebody reads it, or it is forgotten.
+        kept: Option<Kept>,
     },
     /// A terminal of its own, whose window has this size.
     Terminal(WindowSize),
@@ -120,10 +126,13 @@ pub struct Processes {
 
 #[derive(Debug)]
 struct Shared {
+    /// When others were last let in between two spawns, and how often that was.
+    breath: Mutex<(Instant, u64)>,
     book: Mutex<Book>,
     started: AtomicU32,
     takers: mpsc::UnboundedSender<census::Taker>,
     procfs: Procfs,
+    kept: Mutex<Shelf>,
     /// None where there is no room for them.
     marks: Option<Marks>,
     cgroups: Option<Root>,
@@ -137,6 +146,9 @@ struct Shared {
 const TIDY_AFTER: Duration = Duration::from_millis(500);
 /// How often that is tried: somebody from elsewhere may have moved in.
 const TIDY_ATTEMPTS: u32 = 10;
+/// How long spawns may follow one another with nobody answered in between. Each answer on its
+/// own would cost more than all of them together.
+const SPAWNING: Duration = Duration::from_millis(20);
 /// How long the end of everything may take.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -164,15 +176,18 @@ impl Processes {
             })
             .ok();
         let procfs = Procfs::open()?;
+        let (open_files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let cgroups = match cgroups {
             Cgroups::WherePossible => Root::make(&procfs),
             Cgroups::Never => None,
         };
         let shared = Arc::new(Shared {
+            breath: Mutex::new((Instant::now(), 0)),
             book: Mutex::default(),
             started: AtomicU32::new(0),
             takers,
             procfs,
+            kept: Mutex::new(Shelf::below(open_files)),
             marks,
             cgroups,
             discarded: Mutex::default(),
@@ -188,6 +203,25 @@ impl Processes {
         root.is_some_and(|root| !root.is_closed())
     }
 
+    /// To be waited for before each spawn, by a driver that serves its calls on the thread it
+    /// spawns on: that takes about a millisecond, and when many follow one another the calls
+    /// that came meanwhile are answered now and then.
+    pub async fn turn(&self) {
+        let breath = || lock(&self.shared.breath);
+        loop {
+            let (at, count) = *breath();
+            if at.elapsed() < SPAWNING {
+                return;
+            }
+            yield_now().await;
+            let mut breath = breath();
+            // Whoever is first after the break ends it.
+            if breath.1 == count {
+                *breath = (Instant::now(), count + 1);
+            }
+        }
+    }
+
     /// Starts a process. A command that is not found is a process that has exited with 127,
     /// one that cannot be executed one with 126, as in a shell.
     ///
@@ -196,29 +230,33 @@ impl Processes {
     /// # Errors
     /// When the machine has no room for it.
     pub fn spawn(&self, command: Command<'_>) -> Result<Process, SpawnError> {
-        let (terminal, fds) = match command.stdio {
+        let (terminal, fds, kept) = match command.stdio {
             Stdio::Fds {
                 stdin,
                 stdout,
                 stderr,
-            } => (None, [stdin, stdout, stderr]),
+                kept,
+            } => (None, [stdin, stdout, stderr], kept),
             Stdio::Terminal(size) => {
                 let (terminal, slave) = pty::open(size).map_err(exec::sorted)?;
                 let twin = || slave.try_clone().map_err(exec::sorted);
-                (Some(terminal), [twin()?, twin()?, slave])
+                (Some(terminal), [twin()?, twin()?, slave], None)
             }
         };
-        let refuse = |refused, terminal| match refused {
+        if kept.is_some() {
+            self.shared.make_room_to_keep()?;
+        }
+        let refuse = |refused, terminal, kept| match refused {
             exec::Refused::NulByte => Err(SpawnError::NulByte),
             exec::Refused::Cannot { code, why } => {
                 // On the dyno's own standard error, where its user looks.
                 log::say(fds[2].as_fd(), &why);
-                Ok(self.never_ran(code, terminal))
+                Ok(self.never_ran(code, terminal, kept))
             }
         };
         let resolved = match exec::resolve(command.argv, command.env, command.cwd) {
             Ok(resolved) => resolved,
-            Err(refused) => return refuse(refused, terminal),
+            Err(refused) => return refuse(refused, terminal, kept),
         };
         let shared = &self.shared;
         let number = shared.started.fetch_add(1, Ordering::Relaxed);
@@ -258,7 +296,7 @@ impl Processes {
             Err(error) => {
                 drop(book);
                 return match exec::refused(command.argv, &error) {
-                    Some(refused) => refuse(refused, terminal),
+                    Some(refused) => refuse(refused, terminal, kept),
                     None => Err(exec::sorted(error)),
                 };
             }
@@ -279,12 +317,15 @@ impl Processes {
                 shared: Arc::clone(shared),
             }),
         };
+        if let Some(kept) = kept {
+            lock(&shared.kept).put(number, kept);
+        }
         book.enter(&process);
         Ok(process)
     }
 
     /// To be called when every dyno has ended: kills what is left of our children, whosever it
-    /// was, and removes what the machine has of us.
+    /// was (but for those that were there before us), and removes what the machine has of us.
     pub async fn end(&self) {
         let cgroups = self.shared.cgroups.as_ref();
         if orphans::have_children() {
@@ -301,10 +342,16 @@ impl Processes {
         }
     }
 
-    fn never_ran(&self, code: i32, terminal: Option<Terminal>) -> Process {
+    fn never_ran(&self, code: i32, terminal: Option<Terminal>, kept: Option<Kept>) -> Process {
+        let number = self.shared.started.fetch_add(1, Ordering::Relaxed);
+        if let Some(kept) = kept {
+            let mut shelf = lock(&self.shared.kept);
+            shelf.put(number, kept);
+            shelf.ended(number);
+        }
         Process {
             inner: Arc::new(Inner {
-                number: self.shared.started.fetch_add(1, Ordering::Relaxed),
+                number,
                 pid: 0,
                 cgroup: None,
                 terminal,
@@ -316,6 +363,21 @@ impl Processes {
 }
 
 impl Shared {
+    /// See [`Shelf::make_room`].
+    fn make_room_to_keep(&self) -> Result<(), SpawnError> {
+        let lost = lock(&self.kept)
+            .make_room()
+            .map_err(SpawnError::Exhausted)?;
+        if !lost.is_empty() {
+            tracing::warn!(
+                dynos = lost.len(),
+                "the last output of dynos whose supervisor is away was given up: \
+                 there are no descriptors to keep it (ulimit -n)"
+            );
+        }
+        Ok(())
+    }
+
     /// Has cgroups removed in which nobody is.
     fn discard(self: &Arc<Self>, cgroups: Vec<Cgroup>) {
         if cgroups.is_empty() {

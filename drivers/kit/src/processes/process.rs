@@ -10,7 +10,7 @@ use super::{
     Shared,
     census::{self, Taken},
     cgroup::Cgroup,
-    status,
+    lock, status,
 };
 use crate::{pty::Terminal, signal::Signal};
 
@@ -45,6 +45,13 @@ pub(super) enum Phase {
 /// for a process that hangs in the kernel hangs long.
 const KILL_AGAIN: Duration = Duration::from_millis(2);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        lock(&self.shared.kept).forget(self.number);
+    }
+}
+
 impl Inner {
     pub(super) fn is_running(&self) -> bool {
         *self.phase.borrow() == Phase::Running

@@ -101,6 +101,7 @@ fn see_off(shared: &Arc<Shared>, ending: &mut Vec<Ending>) {
     let mut cgroups = Vec::new();
     for (dyno, status) in gone {
         lock(&shared.book).close(&dyno);
+        lock(&shared.kept).ended(dyno.inner.number);
         cgroups.extend(dyno.inner.cgroup.clone());
         dyno.inner.phase.send_replace(Phase::Ended(status));
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
-    BuildLog, Dyno as _, GRACE, Live, Runtime, Service, attach,
+    BuildLog, Dyno as _, GRACE, Live, Removal, Runtime, Service, attach,
     build::{self, Build, BuildKey},
     check::{self, StartRules},
     guard::guarded,
@@ -210,22 +210,13 @@ impl<R: Runtime> DynoDriver for Service<R> {
                 if artifact.is_empty() {
                     return Err(Status::invalid_argument("artifact is missing"));
                 }
-                {
-                    let mut state = self.state();
-                    if state.table.in_use(peer.uid.as_raw(), &artifact) {
-                        return Err(Status::failed_precondition(format!(
-                            "artifact `{}` is in use",
-                            check::shown(&artifact)
-                        )));
-                    }
-                    state.builds.removed(&artifact);
-                }
-                let service = self.clone();
-                let removal = tokio::spawn(async move {
-                    let removal = service.0.runtime.remove_artifact(peer, &artifact);
-                    guarded("remove an artifact", removal).await.flatten()
+                let removal = self.begin_removal(peer.uid.as_raw(), &artifact)?;
+                let removing = tokio::spawn(async move {
+                    let runtime = &removal.service.0.runtime;
+                    let removing = runtime.remove_artifact(peer, &artifact);
+                    guarded("remove an artifact", removing).await.flatten()
                 });
-                removal.await.map_err(|_| broken())??;
+                removing.await.map_err(|_| broken())??;
             }
         }
         Ok(Response::new(RemoveResponse {}))
@@ -314,6 +305,12 @@ impl<R: Runtime> Service<R> {
         if state.ending && state.table.view(&key).is_none() {
             return Err(Status::unavailable("this driver is ending"));
         }
+        if state.table.view(&key).is_none() && state.is_being_removed(uid, &request.artifact) {
+            return Err(Status::aborted(format!(
+                "artifact `{}` is being removed",
+                check::shown(&request.artifact)
+            )));
+        }
         let now = Instant::now();
         let meaning = state.table.start(&key, spec, now, now_unix_ms(), Live::new);
         let live = state.table.handle(&key).map(Arc::clone);
@@ -343,6 +340,26 @@ impl<R: Runtime> Service<R> {
             ))),
             (Start::Done | Start::Begin | Start::Join, _) => Ok((key, None)),
         }
+    }
+
+    /// Has nothing started from an artifact that no dyno uses, until it is removed. Asked and
+    /// said under one lock: a Start comes before both or after both.
+    fn begin_removal(&self, uid: u32, artifact: &str) -> Result<Removal<R>, Status> {
+        let mut state = self.state();
+        if state.table.in_use(uid, artifact) {
+            return Err(Status::failed_precondition(format!(
+                "artifact `{}` is in use",
+                check::shown(artifact)
+            )));
+        }
+        state.builds.removed(artifact);
+        let artifact: (u32, Box<str>) = (uid, artifact.into());
+        state.removing.push(artifact.clone());
+        drop(state);
+        Ok(Removal {
+            service: self.clone(),
+            artifact,
+        })
     }
 
     async fn carry_out_build(

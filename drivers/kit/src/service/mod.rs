@@ -61,6 +61,8 @@ struct State<D> {
     builds: Builds,
     /// Starts in flight, to be cancelled by a Stop.
     starting: HashMap<Key, CancellationToken>,
+    /// Artifacts that are being removed, each as often as it is: their user, their name.
+    removing: Vec<(u32, Box<str>)>,
     /// Nothing is started any more.
     ending: bool,
 }
@@ -73,6 +75,29 @@ struct Live<D> {
     /// Why it could not be started, or could not be stopped.
     refused: OnceLock<Box<Status>>,
     attached: AtomicBool,
+}
+
+/// An artifact is being removed, as long as this is there: nothing is started from it.
+struct Removal<R: Runtime> {
+    service: Service<R>,
+    artifact: (u32, Box<str>),
+}
+
+impl<R: Runtime> Drop for Removal<R> {
+    fn drop(&mut self) {
+        let removing = &mut self.service.state().removing;
+        if let Some(at) = removing.iter().position(|other| *other == self.artifact) {
+            removing.swap_remove(at);
+        }
+    }
+}
+
+impl<D> State<D> {
+    fn is_being_removed(&self, uid: u32, artifact: &str) -> bool {
+        self.removing
+            .iter()
+            .any(|(owner, name)| *owner == uid && **name == *artifact)
+    }
 }
 
 impl<R: Runtime> Clone for Service<R> {
@@ -117,6 +142,7 @@ impl<R: Runtime> Service<R> {
                 links: Links::default(),
                 builds: Builds::default(),
                 starting: HashMap::new(),
+                removing: Vec::new(),
                 ending: false,
             }),
             stirred: Notify::new(),
@@ -135,15 +161,7 @@ impl<R: Runtime> Service<R> {
         {
             let mut state = self.state();
             for (uid, supervisor) in state.links.closed(peer.connection, now) {
-                let mut lingers: Vec<Duration> = state
-                    .table
-                    .lingering(uid, &supervisor)
-                    .into_iter()
-                    .map(|(linger, _)| linger)
-                    .collect();
-                lingers.sort_unstable();
-                lingers.dedup();
-                for linger in lingers {
+                for linger in state.table.lingers(uid, &supervisor) {
                     tokio::spawn(self.clone().linger(uid, supervisor.clone(), now, linger));
                 }
             }
@@ -168,6 +186,8 @@ impl<R: Runtime> Service<R> {
             tracing::info!(dyno_id = %key.id, "stopping a dyno whose supervisor is gone");
             self.begin_stop(&key, Signal::TERM, GRACE);
         }
+        // Of those that have exited nobody is waited for any more.
+        self.0.stirred.notify_waiters();
     }
 
     /// Stops every dyno, and starts none any more. A second call may shorten the grace.
@@ -189,10 +209,16 @@ impl<R: Runtime> Service<R> {
         drop(guarded("clear up", self.0.runtime.end()).await);
     }
 
-    /// Resolves when the driver is, or is not, without connections and running dynos.
+    /// Resolves when the driver is, or is not, without connections, without running dynos, and
+    /// without exited ones whose supervisor may still come back to ask how they ended.
     pub(crate) async fn until_idle(&self, wanted: bool) {
-        self.until_stirred(|state| {
-            let idle = state.links.count() == 0 && state.table.alive() == 0;
+        self.until_stirred(|State { links, table, .. }| {
+            let awaited = || {
+                table.is_awaited(Instant::now(), |uid, supervisor| {
+                    links.away_since(uid, supervisor)
+                })
+            };
+            let idle = links.count() == 0 && table.alive() == 0 && !awaited();
             idle == wanted
         })
         .await;

@@ -4,7 +4,7 @@
 //! acted on elsewhere. `H` is whatever the caller keeps for each dyno.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -308,6 +308,30 @@ impl<H> Table<H> {
             .filter(|(_, entry)| !matches!(entry.phase, Phase::Exited { .. }))
             .map(|(key, _)| key.clone())
             .collect()
+    }
+
+    /// How long the dynos of a supervisor, those too that have exited, wait for it to come back.
+    pub(super) fn lingers(&self, uid: u32, supervisor: &str) -> BTreeSet<Duration> {
+        self.of(uid)
+            .filter(|(_, entry)| {
+                &*entry.spec.supervisor_id == supervisor && !entry.spec.linger.is_zero()
+            })
+            .map(|(_, entry)| entry.spec.linger)
+            .collect()
+    }
+
+    /// Whether somebody may still come back in time for a dyno that has exited: `away_since`
+    /// says since when a supervisor is gone.
+    pub(super) fn is_awaited(
+        &self,
+        now: Instant,
+        away_since: impl Fn(u32, &str) -> Option<Instant>,
+    ) -> bool {
+        self.dynos.iter().any(|(key, entry)| {
+            matches!(entry.phase, Phase::Exited { .. })
+                && away_since(key.uid, &entry.spec.supervisor_id)
+                    .is_some_and(|since| now < since + entry.spec.linger)
+        })
     }
 
     /// The dynos of a supervisor that are to be stopped once it has been away for so long.

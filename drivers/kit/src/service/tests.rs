@@ -137,6 +137,33 @@ fn a_lingered_dyno_keeps_its_status_for_an_hour() {
     assert!(table.view(&stays).is_some());
 }
 
+#[test]
+fn who_may_come_back_for_an_exited_dyno_is_waited_for_as_long_as_it_lingers() {
+    let (mut table, now, key) = (Table::default(), Instant::now(), Key::new(1, "a"));
+    let linger = Duration::from_mins(1);
+    let lingers = Spec { linger, ..spec(1) };
+    table.start(&key, lingers, now, 0, || ());
+    start(&mut table, &Key::new(1, "b"), 1, now);
+    table.started(&key, 0);
+    assert_eq!(
+        table.lingers(1, "s").into_iter().collect::<Vec<_>>(),
+        [linger]
+    );
+    let is_awaited = |table: &Table<()>, at| table.is_awaited(at, |_, _| Some(now));
+    assert!(!is_awaited(&table, now), "it runs");
+    table.exited(&key, code(0), now);
+    table.exited(&Key::new(1, "b"), code(0), now);
+    let late = now + linger;
+    assert!(is_awaited(&table, late - Duration::from_millis(1)));
+    assert!(!is_awaited(&table, late));
+    assert!(
+        !table.is_awaited(now, |_, _| None),
+        "its supervisor is there"
+    );
+    table.remove(&key, now);
+    assert!(!is_awaited(&table, now), "the other does not linger");
+}
+
 /// What can happen to one of two dynos of one of two users.
 #[derive(Clone, Copy, Debug)]
 enum Event {

@@ -17,10 +17,10 @@ use nix::errno::Errno;
 pub(super) type Begin = extern "C" fn(*mut c_void) -> c_int;
 
 /// Starts a process in the cgroup whose folder `cgroup` is, on `stack`, with our
-/// memory and with this thread suspended. `None`: not here, not that cgroup, or none was named; another way may succeed.
+/// memory, our table of descriptors and with this thread suspended. `None`: not here, not that cgroup, or none was named; another way may succeed.
 ///
 /// # Safety
-/// As for `clone(CLONE_VM | CLONE_VFORK)`: `begin` makes plain system calls only and does not
+/// As for `clone(CLONE_VM | CLONE_FILES | CLONE_VFORK)`: `begin` makes plain system calls only and does not
 /// return, all signals are blocked, and nobody else uses the stack, whose end is aligned to 16.
 #[expect(unsafe_code, reason = "there is no safe way to say clone3(2)")]
 #[cfg(target_arch = "x86_64")]
@@ -30,8 +30,8 @@ pub(super) unsafe fn clone(
     begin: Begin,
     argument: *mut c_void,
 ) -> Option<Result<pid_t, Errno>> {
-    /// `CLONE_VM | CLONE_VFORK | CLONE_INTO_CGROUP`, of which the last needs 64 bits.
-    const FLAGS: u64 = 0x100 | 0x4000 | 0x2_0000_0000;
+    /// `CLONE_VM | CLONE_FILES | CLONE_VFORK | CLONE_INTO_CGROUP`, of which the last needs 64 bits.
+    const FLAGS: u64 = 0x100 | 0x400 | 0x4000 | 0x2_0000_0000;
 
     let mut arguments = libc::clone_args {
         flags: FLAGS,

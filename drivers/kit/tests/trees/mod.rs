@@ -144,6 +144,7 @@ fn spawn(processes: &Processes, name: &str, argv: &[&str]) -> (Process, Output) 
         stdin: null(),
         stdout: write.try_clone().unwrap(),
         stderr: write,
+        kept: None,
     };
     let process = run(processes, name, argv, "/", stdio);
     (process, Output(File::from(read)))
@@ -360,6 +361,7 @@ fn a_complaint_waits_for_nobody() {
                 stdin: null(),
                 stdout: null(),
                 stderr: write,
+                kept: None,
             },
         );
         drop(done);
@@ -430,6 +432,7 @@ fn without_its_directory_a_dyno_cannot_run() {
             stdin: null(),
             stdout: null(),
             stderr,
+            kept: None,
         };
         let process = run(&processes, "nowhere", &["true"], "/no/such/folder", stdio);
         assert_eq!(ended(&process).await, How::Code(126));

@@ -3,7 +3,10 @@
 use std::{fs, os::unix::net::UnixStream, path::PathBuf};
 
 use hsup_driver_kit::client::Client;
-use hsup_proto::driver::{SignalRequest, StatsRequest, StatsResponse, StopRequest, WaitRequest};
+use hsup_proto::driver::{
+    RemoveRequest, SignalRequest, StatsRequest, StatsResponse, StopRequest, WaitRequest,
+    remove_request::What,
+};
 use nix::{
     sys::resource::{Resource, getrlimit},
     unistd::Pid,
@@ -115,6 +118,64 @@ async fn not_to_know_is_not_to_see_nobody() {
     stopping.await.unwrap().unwrap();
     assert!(gone(orphan), "it got away");
     assert_eq!(how(&wait(&client, "family").await), signalled("SIGKILL"));
+}
+
+/// How many FIFOs of a dyno the driver has open.
+fn held(driver: &Driver, id: &str) -> usize {
+    let io_dir = driver.dir.path().join(id);
+    let folder = fs::read_dir(format!("/proc/{}/fd", driver.pid())).unwrap();
+    let targets = folder.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    targets.filter(|target| target.starts_with(&io_dir)).count()
+}
+
+#[tokio::test]
+async fn what_a_dyno_wrote_is_kept_until_it_is_read_or_the_dyno_is_removed() {
+    let driver = Driver::new();
+    let client = driver.connect().await.client();
+    let (unread, _output) = driver.dyno("unread", "echo last words");
+    client.clone().start(unread).await.unwrap();
+    wait(&client, "unread").await;
+    assert_eq!(held(&driver, "unread"), 2);
+    let removed = RemoveRequest {
+        what: Some(What::DynoId("unread".into())),
+    };
+    client.clone().remove(removed).await.unwrap();
+    until("the driver to let go", || {
+        (held(&driver, "unread") == 0).then_some(())
+    })
+    .await;
+
+    let (read, mut output) = driver.dyno("read", "echo words; exec sleep 1000");
+    client.clone().start(read).await.unwrap();
+    assert_eq!(output.line().await, "words");
+    assert_eq!(held(&driver, "read"), 2);
+    client.clone().stop(stop("read", 100)).await.unwrap();
+    assert_eq!(held(&driver, "read"), 0);
+}
+
+#[tokio::test]
+async fn to_keep_what_was_written_takes_no_descriptor_that_is_needed_for_more() {
+    let driver = Driver::after("ulimit -n 64", &[]);
+    let client = driver.connect().await.client();
+    let room = 16;
+    for number in 0..room {
+        let (request, mut output) = driver.dyno(
+            &format!("d{number}"),
+            "printf 'up\\nwords\\n'; exec sleep 1000",
+        );
+        client.clone().start(request).await.unwrap();
+        assert_eq!(output.line().await, "up");
+    }
+    let (another, _output) = driver.dyno("another", "exit 0");
+    let status = client.clone().start(another.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(!driver.log().contains("given up"), "{}", driver.log());
+    client.clone().stop(stop("d3", 100)).await.unwrap();
+    assert_eq!(held(&driver, "d3"), 2);
+    client.clone().start(another).await.unwrap();
+    assert_eq!(held(&driver, "d3"), 0);
+    assert!(driver.log().contains("given up"), "{}", driver.log());
+    wait(&client, "another").await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use hsup_proto::driver::{
     GetInfoRequest, IpInfoRequest, ListRequest, Release, RemoveRequest, SignalRequest, State,
     StatsRequest, exit_status::How, remove_request::What,
 };
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::fixture::{Driver, build, how, signalled, wait};
@@ -33,6 +34,34 @@ async fn every_kind_of_exit_is_told() {
     directory.argv = vec!["/".into()];
     client.clone().start(directory).await.unwrap();
     assert_eq!(how(&wait(&client, "directory").await), How::Code(126));
+}
+
+#[tokio::test]
+async fn who_asks_while_many_start_does_not_wait_for_all_of_them() {
+    const MANY: usize = 300;
+    let driver = Driver::new();
+    let client = driver.connect().await.client();
+    let mut starts = JoinSet::new();
+    let mut outputs = Vec::new();
+    for number in 0..MANY {
+        let (request, output) = driver.dyno(&format!("d{number}"), "exec sleep 1000");
+        outputs.push(output);
+        let mut client = client.clone();
+        starts.spawn(async move { client.start(request).await });
+    }
+    starts.join_next().await.unwrap().unwrap().unwrap();
+    let list = client.clone().list(ListRequest::default()).await.unwrap();
+    let dynos = list.into_inner().dynos;
+    let starting = dynos.iter().filter(|dyno| dyno.state() == State::Starting);
+    let starting = starting.count();
+    assert!(
+        starting > MANY / 2,
+        "{starting} of {} were starting",
+        dynos.len()
+    );
+    for started in starts.join_all().await {
+        started.unwrap();
+    }
 }
 
 #[tokio::test]

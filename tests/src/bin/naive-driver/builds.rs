@@ -48,9 +48,14 @@ impl Builds {
         let Some(release) = &request.release else {
             return Err(Status::invalid_argument("release is missing"));
         };
+        let checksum = &release.slug_checksum;
+        if !is_checksum(checksum) && fault != Some(Fault::TakesAnyChecksum) {
+            return Err(Status::invalid_argument("slug_checksum is none"));
+        }
         let url = release.slug_url.split('?').next().unwrap_or_default();
+        let missing = fault == Some(Fault::TakesMissingSlug);
         let directory = url.strip_prefix("file://").map(PathBuf::from);
-        let Some(directory) = directory.filter(|path| path.is_dir()) else {
+        let Some(directory) = directory.filter(|path| path.is_dir() || missing) else {
             if fault == Some(Fault::OneArtifact)
                 && let Some(first) = self.directories.keys().next()
             {
@@ -122,6 +127,13 @@ fn key(
         slug: slug.to_owned(),
         changed: changed.filter(|_| of_file),
     }
+}
+
+/// `SHA256:<hex>`, or nothing.
+fn is_checksum(text: &str) -> bool {
+    let hex = text.strip_prefix("SHA256:").unwrap_or_default();
+    let is_hex = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    text.is_empty() || is_hex
 }
 
 /// A directory with copies of the files of another.

@@ -13,6 +13,7 @@ use hsup_proto::driver::{
 use nix::sys::signal::Signal;
 use tokio::{
     sync::mpsc,
+    task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,7 +31,7 @@ impl DynoDriver for Driver {
         &self,
         _request: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
-        if self.has(Fault::GetInfoBehindBuild) {
+        if self.has(Fault::GetInfoBehindBuild) || self.has(Fault::GetInfoBehindStart) {
             drop(self.0.busy.write().await);
         }
         let durability = if self.has(Fault::ClaimsExact) {
@@ -80,6 +81,13 @@ impl DynoDriver for Driver {
         request: Request<StartRequest>,
     ) -> Result<Response<StartResponse>, Status> {
         let request = request.into_inner();
+        // Between two that are carried out the other calls are.
+        let _turn = self.0.turn.lock().await;
+        yield_now().await;
+        let _busy = self.0.busy.read().await;
+        if self.has(Fault::GetInfoBehindStart) {
+            sleep(Duration::from_secs(2)).await;
+        }
         if self.has(Fault::StartDoesNotJoin) {
             // Known to nobody, and so more than was asked for.
             self.spawn(request.clone())?;
@@ -152,7 +160,16 @@ impl DynoDriver for Driver {
             0 => Duration::from_hours(1),
             limit => Duration::from_millis(limit.into()),
         };
-        let mut status = timeout(limit, dyno.exited()).await.ok();
+        let exited = async {
+            if self.has(Fault::WaitMissesRemove) {
+                let known = || self.find(&request.dyno_id);
+                while known().is_none_or(|dyno| dyno.status().is_none()) {
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+            dyno.exited().await
+        };
+        let mut status = timeout(limit, exited).await.ok();
         if let Some(status) = &mut status
             && self.has(Fault::WaitAnswersDiffer)
         {

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) serial: AtomicU32,
     /// Held while something goes on that List or `GetInfo` wait for, if they are wrong.
     pub(crate) busy: RwLock<()>,
+    /// Whoever may start a dyno.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,6 +66,7 @@ impl Driver {
             family: Arc::default(),
             serial: AtomicU32::new(1),
             busy: RwLock::default(),
+            turn: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -149,6 +152,14 @@ impl Driver {
         if request.argv.is_empty() {
             return invalid("argv is empty");
         }
+        let words = request.argv.iter().chain(request.env.keys());
+        if words.chain(request.env.values()).any(|w| w.contains('\0')) {
+            return invalid("argv or env holds a NUL byte");
+        }
+        let is_none = |name: &String| name.is_empty() || name.contains('=');
+        if request.env.keys().any(is_none) && !self.has(Fault::TakesAnyName) {
+            return invalid("a name in env is none");
+        }
         if !request.options.is_empty() {
             return invalid("there are no options");
         }
@@ -163,6 +174,9 @@ impl Driver {
 
     /// Starts what was not started yet.
     pub(crate) fn start(&self, mut request: StartRequest) -> Result<(), Status> {
+        if self.has(Fault::CutsAtNul) {
+            cut_at_nul(&mut request);
+        }
         self.check(&request)?;
         let id = request.dyno_id.clone();
         if let Some(dyno) = self.find(&id) {
@@ -202,6 +216,14 @@ impl Driver {
         let spawned = dyno::spawn(request, cwd, serial, &self.0.args, &self.0.family);
         spawned.map_err(|error| Status::invalid_argument(error.to_string()))
     }
+}
+
+/// As C takes it.
+fn cut_at_nul(request: &mut StartRequest) {
+    let cut = |text: &str| text.split('\0').next().unwrap_or_default().to_owned();
+    request.argv = request.argv.iter().map(|word| cut(word)).collect();
+    let env = request.env.iter();
+    request.env = env.map(|(name, value)| (cut(name), cut(value))).collect();
 }
 
 /// `[a-z0-9][a-z0-9-]{0,62}`.

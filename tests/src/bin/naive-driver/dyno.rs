@@ -57,6 +57,9 @@ pub(crate) struct Dyno {
     pub(crate) out_of_memory: AtomicBool,
     /// Gone with the dyno's record.
     _binds: Binds,
+    /// Keeps what the dyno wrote while nobody reads it: a FIFO forgets it with its last
+    /// descriptor. Gone with the record, too.
+    _kept: Vec<File>,
 }
 
 impl Dyno {
@@ -146,25 +149,31 @@ fn command(request: &StartRequest, fault: Option<Fault>) -> Command {
     command
 }
 
-/// Where a dyno's standard streams go, and what of them the driver keeps.
-fn stdio(
-    command: &mut Command,
-    request: &StartRequest,
-    args: &Args,
-) -> io::Result<Option<terminal::Master>> {
+/// What the driver keeps of a dyno's standard streams.
+#[derive(Default)]
+struct Ends {
+    master: Option<terminal::Master>,
+    kept: Vec<File>,
+}
+
+/// Says where a dyno's standard streams go.
+fn stdio(command: &mut Command, request: &StartRequest, args: &Args) -> io::Result<Ends> {
     if request.tty {
         let (rows, columns) = match args.fault {
             Some(Fault::FirstSizeIsIgnored) => (0, 0),
             _ => (request.tty_rows, request.tty_columns),
         };
-        return terminal::open(command, rows, columns).map(Some);
+        return Ok(Ends {
+            master: Some(terminal::open(command, rows, columns)?),
+            kept: Vec::new(),
+        });
     }
     if args.with.contains(&Extra::Logs) {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        return Ok(None);
+        return Ok(Ends::default());
     }
     let dir = &request.io_dir;
     left::remember(dir)?;
@@ -172,12 +181,18 @@ fn stdio(
     command
         .stdout(open(dir, "stdout", read, true)?)
         .stderr(open(dir, "stderr", read, true)?);
+    let mut ends = Ends::default();
+    if read && args.fault != Some(Fault::ForgetsLastWords) {
+        for name in ["stdout", "stderr"] {
+            ends.kept.push(open(dir, name, true, false)?);
+        }
+    }
     let read_write = args.fault == Some(Fault::StdinReadWrite);
     match open(dir, "stdin", true, read_write) {
         Ok(stdin) => command.stdin(stdin),
         Err(_) => command.stdin(Stdio::null()),
     };
-    Ok(None)
+    Ok(ends)
 }
 
 /// Starts a dyno in `cwd`; the thread that calls must outlive it.
@@ -191,7 +206,7 @@ pub(crate) fn spawn(
     let binds = extras::bind(&request.binds, args.fault)?;
     let mut command = command(&request, args.fault);
     command.current_dir(cwd);
-    let master = stdio(&mut command, &request, args)?;
+    let Ends { master, kept } = stdio(&mut command, &request, args)?;
     let outlives = args.fault == Some(Fault::DynosOutliveIt);
     let tty = request.tty;
     prepare(&mut command, move || {
@@ -239,6 +254,7 @@ pub(crate) fn spawn(
         serial,
         out_of_memory: AtomicBool::new(false),
         _binds: binds,
+        _kept: kept,
     });
     match child {
         Ok(child) => {

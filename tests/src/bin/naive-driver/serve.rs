@@ -4,9 +4,9 @@ use std::{
     env, fs, io,
     os::{
         fd::{FromRawFd as _, OwnedFd},
-        unix::fs::PermissionsExt as _,
+        unix::fs::{FileTypeExt as _, PermissionsExt as _},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -38,11 +38,11 @@ use crate::{Args, Fault, driver::Driver, left, log::say};
 /// Serves until SIGTERM.
 pub(crate) async fn serve(args: &Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("failed to wait for SIGTERM")?;
+    set_child_subreaper(true).context("failed to become the parent of what dynos leave")?;
+    let (listener, path) = listen(args.fault).context("failed to listen")?;
     if args.fault != Some(Fault::LeavesGrandchildren) {
         left::kill_all();
     }
-    set_child_subreaper(true).context("failed to become the parent of what dynos leave")?;
-    let (listener, path) = listen(args.fault).context("failed to listen")?;
     let driver = Driver::new(args.clone());
     let open = Arc::new(watch::Sender::new(0_u32));
     let lingering = tokio::spawn(linger(driver.clone(), open.subscribe()));
@@ -83,13 +83,16 @@ pub(crate) async fn serve(args: &Args) -> anyhow::Result<()> {
 
 /// The descriptor that was handed down, or a socket at `HSUP_DRIVER_SOCKET`.
 fn listen(fault: Option<Fault>) -> anyhow::Result<(UnixListener, Option<PathBuf>)> {
-    let is_ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let any = fault == Some(Fault::ListenPidIsIgnored);
+    let own = std::process::id().to_string();
+    let is_ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == own || any);
     if is_ours && fault != Some(Fault::ListenFdsAreIgnored) {
         return Ok((handed_down()?, None));
     }
     let path = env::var_os("HSUP_DRIVER_SOCKET").context("HSUP_DRIVER_SOCKET is not set")?;
     let path = PathBuf::from(path);
-    if fault != Some(Fault::StaleSocketStays) {
+    let stale = is_stale(&path) || fault == Some(Fault::TakesAnySocket);
+    if stale && fault != Some(Fault::StaleSocketStays) {
         // Most often there is none.
         drop(fs::remove_file(&path));
     }
@@ -105,6 +108,13 @@ fn listen(fault: Option<Fault>) -> anyhow::Result<(UnixListener, Option<PathBuf>
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     }
     Ok((listener, Some(path)))
+}
+
+/// Whether a socket is there that nobody serves.
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = std::os::unix::net::UnixStream::connect(path);
+    is_socket && refused.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[expect(unsafe_code, reason = "a descriptor that was handed down is a number")]
@@ -126,7 +136,8 @@ async fn linger(driver: Driver, mut open: watch::Receiver<u32>) {
         }
         let mut away = Duration::ZERO;
         let pause = Duration::from_millis(50);
-        while *open.borrow_and_update() == 0 {
+        let stays = driver.has(Fault::LingerIsNotCancelled);
+        while *open.borrow_and_update() == 0 || stays {
             driver.stop_lingering(away).await;
             tokio::select! {
                 () = sleep(pause) => away += pause,

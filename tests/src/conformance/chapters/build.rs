@@ -63,6 +63,18 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         BUILD,
+        "a malformed slug_checksum is INVALID_ARGUMENT",
+        "§6 Release: slug_checksum: SHA256:<hex>, may be empty; §9: malformed field",
+        bad_checksum
+    ),
+    case!(
+        BUILD,
+        "a slug directory that is not there is refused",
+        "§6 BuildResponse: exactly one artifact, then OK: of nothing there is none; §9",
+        no_slug
+    ),
+    case!(
+        BUILD,
         "an artifact in use is not removed",
         "§8 Remove: artifact in use → FAILED_PRECONDITION",
         in_use
@@ -182,6 +194,44 @@ async fn no_release(cx: &Context) -> Result<(), NotPassed> {
     };
     let answer = cx.control().build(request).await;
     answer.refused(&[Code::InvalidArgument])?;
+    Ok(())
+}
+
+async fn bad_checksum(cx: &Context) -> Result<(), NotPassed> {
+    let hex = "0123456789abcdef".repeat(4);
+    let bad = [
+        hex.clone(),
+        "SHA256:".to_owned(),
+        format!("SHA256:{}", &hex[1..]),
+        format!("SHA256:g{}", &hex[1..]),
+        format!("MD5:{}", &hex[..32]),
+    ];
+    for checksum in bad {
+        let mut request = cx.session.build_request();
+        if let Some(release) = &mut request.release {
+            release.slug_checksum.clone_from(&checksum);
+        }
+        let mut answer = cx.control().build(request).await;
+        answer.call = format!("{} with slug_checksum {checksum:?}", answer.call);
+        answer.refused(&[Code::InvalidArgument])?;
+    }
+    Ok(())
+}
+
+async fn no_slug(cx: &Context) -> Result<(), NotPassed> {
+    let slug = Slug::make().map_err(|error| NotPassed::hindered("a slug", &error))?;
+    let mut request = cx.session.build_request();
+    if let Some(release) = &mut request.release {
+        release.slug_url = format!("{}no-such-slug/", slug.url());
+    }
+    let answer = cx.control().build(request).await;
+    // Whose fault it is the protocol does not say; a bug of the driver's it is not.
+    answer.refused(&[
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::FailedPrecondition,
+        Code::PermissionDenied,
+    ])?;
     Ok(())
 }
 

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use hsup_proto::driver::{GetInfoRequest, State, exit_status::How};
-use tokio::task::JoinSet;
+use hsup_proto::driver::{GetInfoRequest, StartResponse, State, exit_status::How};
+use tokio::task::{JoinSet, yield_now};
 use tonic::Code;
 
 use super::{
     super::{
-        calls::Problem,
+        calls::{Answer, Problem},
         case::{Case, Failure, Need, NotPassed, case, check, check_eq},
         context::Context,
+        dyno::Dyno,
         requests::{ONE_SECOND, code, force, remove, stop, stop_in, wait_for},
     },
     stopping::stubborn,
@@ -31,6 +32,12 @@ pub(crate) const CASES: &[Case] = &[
         "300 Starts at once are 300 dynos that run",
         "§13: start storm: 300 Starts → 300 running",
         storm
+    ),
+    case!(
+        CONCURRENCY,
+        "GetInfo and List answer within 1 s while 300 Starts are under way",
+        "§8 GetInfo, List: within 1 s whatever else is in flight; §13: start storm",
+        not_in_the_way
     ),
     case!(
         CONCURRENCY,
@@ -81,8 +88,11 @@ async fn waits_and_stop(cx: &Context) -> Result<(), NotPassed> {
     Ok(())
 }
 
-async fn storm(cx: &Context) -> Result<(), NotPassed> {
-    const DYNOS: usize = 300;
+/// How many dynos a storm starts.
+const DYNOS: usize = 300;
+
+/// Dynos that hold, and their Starts, all at once.
+async fn many(cx: &Context) -> Result<(Vec<Dyno>, JoinSet<Answer<StartResponse>>), NotPassed> {
     let mut dynos = Vec::new();
     let mut starts = JoinSet::new();
     for _ in 0..DYNOS {
@@ -90,6 +100,30 @@ async fn storm(cx: &Context) -> Result<(), NotPassed> {
         starts.spawn(cx.control().start(dyno.request.clone()));
         dynos.push(dyno);
     }
+    Ok((dynos, starts))
+}
+
+async fn not_in_the_way(cx: &Context) -> Result<(), NotPassed> {
+    let (_dynos, mut starts) = many(cx).await?;
+    // They are on their way before anything is asked.
+    yield_now().await;
+    loop {
+        let info = cx.control().get_info(GetInfoRequest::default()).await;
+        info.within(ONE_SECOND)?.ok()?;
+        cx.control().list(cx.own()).await.within(ONE_SECOND)?.ok()?;
+        while let Some(started) = starts.try_join_next() {
+            if let Ok(answer) = started {
+                answer.ok()?;
+            }
+        }
+        if starts.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+async fn storm(cx: &Context) -> Result<(), NotPassed> {
+    let (dynos, starts) = many(cx).await?;
     for answer in starts.join_all().await {
         answer.ok()?;
     }

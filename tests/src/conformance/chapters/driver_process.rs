@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
         net::UnixListener,
@@ -18,12 +19,12 @@ use std::{
 };
 
 use hsup_proto::driver::{Capability, Durability, GetInfoRequest};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::super::{
     case::{Case, Failure, Need, NotPassed, case, check, check_eq},
     context::Context,
-    driver::{Driver, Left, reach},
+    driver::{Driver, Left, calls, reach},
     dyno::Dyno,
     process::{DriverProcess, SocketDir},
     requests::{ONE_SECOND, wait_for},
@@ -50,6 +51,20 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         PROCESS,
+        "a socket that another process serves is left to it",
+        "§7.1: unlinks a stale file first: this one is not; docs/drivers.md: ends with an error",
+        live_socket,
+        EXEC
+    ),
+    case!(
+        PROCESS,
+        "what is no socket is left alone",
+        "§7.1: unlinks a stale file first: this is none; docs/drivers.md: ends with an error",
+        no_socket,
+        EXEC
+    ),
+    case!(
+        PROCESS,
         "every process has an instance_id of its own",
         "§6: instance_id: random per driver process",
         instance_id,
@@ -60,6 +75,13 @@ pub(crate) const CASES: &[Case] = &[
         "a listening descriptor is taken over",
         "§7.2: LISTEN_FDS: a driver MUST accept both",
         listen_fds,
+        EXEC
+    ),
+    case!(
+        PROCESS,
+        "a listening descriptor of another process is not taken",
+        "§7.2: the LISTEN_FDS convention: LISTEN_PID says whose it is",
+        others_descriptor,
         EXEC
     ),
     case!(
@@ -93,6 +115,16 @@ pub(crate) const CASES: &[Case] = &[
             "linger_ms stops a dyno whose supervisor stays away",
             "§6 StartRequest: linger_ms: stop the dyno once its supervisor has been unconnected for so long",
             linger,
+            EXEC_FIFO
+        )
+    },
+    Case {
+        beside: true,
+        ..case!(
+            PROCESS,
+            "a supervisor that comes back within linger_ms keeps its dynos",
+            "§6 StartRequest: linger_ms: only once its supervisor has been unconnected for so long",
+            returned,
             EXEC_FIFO
         )
     },
@@ -199,6 +231,47 @@ async fn stale_socket(cx: &Context) -> Result<(), NotPassed> {
     Ok(())
 }
 
+/// Starts a driver for `socket`, which must end with an error.
+async fn ends_with_error(cx: &Context, socket: &Path) -> Result<(), NotPassed> {
+    let process = DriverProcess::spawn(cx.command()?, socket, cx.session.limits);
+    let hindered = |error| NotPassed::hindered("another driver", &error);
+    let mut process = process.map_err(hindered)?;
+    let ended = process.ends_within(Duration::from_secs(10)).await;
+    ended.map_err(hindered)?;
+    let status = process.ended().map_err(hindered)?;
+    check(
+        status.is_some_and(|status| !status.success()),
+        "a driver whose socket has no room",
+        "its end with an error",
+        status.map_or("one that runs".to_owned(), |status| status.to_string()),
+    )?;
+    Ok(())
+}
+
+async fn live_socket(cx: &Context) -> Result<(), NotPassed> {
+    let first = another(cx).await?;
+    ends_with_error(cx, &first.socket).await?;
+    let (on, expected) = ("the socket afterwards", "the driver that was there before");
+    let again = calls(&first.socket, cx.record()).await;
+    let again = again.map_err(|error| NotPassed::unreached(on, expected, &error))?;
+    let info = again.get_info(GetInfoRequest::default()).await.ok()?;
+    check_eq(on, &info.instance_id, &first.info.instance_id)?;
+    first.terminate().await?;
+    Ok(())
+}
+
+async fn no_socket(cx: &Context) -> Result<(), NotPassed> {
+    let dir = make_dir()?;
+    let hindered = |error| NotPassed::hindered("a file in the place of a socket", &error);
+    let mut file = fs::File::create(dir.socket()).map_err(hindered)?;
+    file.write_all(b"somebody's").map_err(hindered)?;
+    ends_with_error(cx, &dir.socket()).await?;
+    let text = fs::read_to_string(dir.socket());
+    let text = text.unwrap_or_else(|error| error.to_string());
+    check_eq("the file afterwards", &text.as_str(), &"somebody's")?;
+    Ok(())
+}
+
 async fn instance_id(cx: &Context) -> Result<(), NotPassed> {
     let other = another(cx).await?;
     let (theirs, ours) = (&other.info.instance_id, &cx.driver.info.instance_id);
@@ -236,6 +309,23 @@ async fn listen_fds(cx: &Context) -> Result<(), NotPassed> {
             }));
         }
     };
+    driver.terminate().await?;
+    Ok(())
+}
+
+async fn others_descriptor(cx: &Context) -> Result<(), NotPassed> {
+    let (dir, others) = (make_dir()?, make_dir()?);
+    let bound = UnixListener::bind(others.socket());
+    let listener = bound.map_err(|error| NotPassed::hindered("another's socket", &error))?;
+    let (command, limits) = (cx.command()?, cx.session.limits);
+    let process = DriverProcess::spawn_beside_listener(command, &dir.socket(), &listener, limits);
+    let process = process.map_err(|error| NotPassed::hindered("another driver", &error))?;
+    let (on, expected) = (
+        "a driver with another's LISTEN_PID, and HSUP_DRIVER_SOCKET",
+        "one that serves HSUP_DRIVER_SOCKET",
+    );
+    let reached = reach(process, dir, cx.record()).await;
+    let driver = reached.map_err(|error| NotPassed::unreached(on, expected, &error))?;
     driver.terminate().await?;
     Ok(())
 }
@@ -329,6 +419,29 @@ async fn linger(cx: &Context) -> Result<(), NotPassed> {
     let expected = "its end after 500 ms without a connection";
     check(ended, on, expected, "one that runs")?;
     reach_again(cx, process, dir).await?.terminate().await?;
+    Ok(())
+}
+
+async fn returned(cx: &Context) -> Result<(), NotPassed> {
+    let linger = Duration::from_secs(3);
+    let driver = another(cx).await?;
+    let mut dyno = start_on(cx, &driver, 3000).await?;
+    let (process, dir) = disconnect(driver)?;
+    let away = Instant::now();
+    let on = format!("the dyno {} with linger_ms 3000", dyno.id());
+    let early = dyno.stdout.ends_within(Duration::from_millis(300)).await?;
+    check(!early, &on, "one that runs at first", "none left")?;
+    let driver = reach_again(cx, process, dir).await?;
+    driver.control.list(cx.own()).await.ok()?;
+    if away.elapsed() >= linger {
+        let reason = "this machine is too busy to come back within 3 s".to_owned();
+        return Err(NotPassed::Hindered(reason));
+    }
+    let ended = dyno.stdout.ends_within(linger + ONE_SECOND / 2).await?;
+    let expected = "one that runs on, for its supervisor is back";
+    check(!ended, on, expected, "none left")?;
+    let left = left_by(driver.info.durability());
+    driver.end(left).await?;
     Ok(())
 }
 

@@ -57,6 +57,18 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         START,
+        "a NUL byte in argv or env is INVALID_ARGUMENT",
+        "§6: argv exec'd as is, env complete: no process can have one; §9: malformed field",
+        nul_byte
+    ),
+    case!(
+        START,
+        "a name in env that is empty or holds = is INVALID_ARGUMENT",
+        "§6: env complete: no process can have such a name; §9: malformed field",
+        no_name
+    ),
+    case!(
+        START,
         "names without an end do not get in the way of List",
         "§6 Dyno: small on purpose, so a List of thousands stays under 4 MiB",
         endless_names
@@ -169,6 +181,29 @@ async fn unknown_option(cx: &Context) -> Result<(), NotPassed> {
     let mut dyno = cx.with_stdio(good, true)?;
     cx.launch(&mut dyno).await?;
     cx.exits(dyno.id(), code(8)).await?;
+    Ok(())
+}
+
+async fn nul_byte(cx: &Context) -> Result<(), NotPassed> {
+    let spoil: [fn(&mut StartRequest); 3] = [
+        |request| request.argv.push("a\0b".to_owned()),
+        |request| request.env.extend(env(&[("A\0B", "1")])),
+        |request| request.env.extend(env(&[("A", "a\0b")])),
+    ];
+    for spoil in spoil {
+        let mut request = cx.request("exit 0").await?;
+        spoil(&mut request);
+        refused(cx, request, &[Code::InvalidArgument]).await?;
+    }
+    Ok(())
+}
+
+async fn no_name(cx: &Context) -> Result<(), NotPassed> {
+    for name in ["", "=", "A=B", "=A"] {
+        let mut request = cx.request("exit 0").await?;
+        request.env.extend(env(&[(name, "1")]));
+        refused(cx, request, &[Code::InvalidArgument]).await?;
+    }
     Ok(())
 }
 

@@ -74,6 +74,13 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case!(
         STDIO,
+        "what a dyno wrote before its end waits for a reader that comes later",
+        "§11: up to 64 KiB buffered while the core is away; nothing written before exit is lost",
+        read_later,
+        FIFO
+    ),
+    case!(
+        STDIO,
         "/dev/stdout and /dev/stderr can be opened again",
         "§11: 0622, so that a dyno of another uid can reopen /dev/stdout",
         reopened,
@@ -239,6 +246,22 @@ async fn reader_returns(cx: &Context) -> Result<(), NotPassed> {
     }
     dyno.stdin.write(b"\n").await?;
     cx.exits(dyno.id(), code(18)).await?;
+    Ok(())
+}
+
+async fn read_later(cx: &Context) -> Result<(), NotPassed> {
+    let script = "echo ready; read _; echo last words; echo dying >&2; exit 22";
+    let mut dyno = cx.ready(script).await?;
+    dyno.stdout.release();
+    dyno.stderr.release();
+    dyno.stdin.write(b"\n").await?;
+    cx.exits(dyno.id(), code(22)).await?;
+    // The dyno has ended, and is not removed yet.
+    dyno.stdout.reopen()?;
+    dyno.stderr.reopen()?;
+    let (stdout, stderr) = (dyno.stdout.drain().await?, dyno.stderr.drain().await?);
+    check_eq("stdout", &stdout, &b"last words\n".to_vec())?;
+    check_eq("stderr", &stderr, &b"dying\n".to_vec())?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use super::{
     super::{
         case::{Case, Failure, Need, NotPassed, case, check, check_eq},
         context::Context,
-        requests::{ONE_SECOND, code, remove, signal, wait_for},
+        requests::{ONE_SECOND, code, force, remove, signal, wait_for},
     },
     start::now_ms,
     stop::check_canary,
@@ -98,6 +98,13 @@ pub(crate) const CASES: &[Case] = &[
         "a removed dyno is NOT_FOUND",
         "§8 Remove: forgets the status; §9: no such dyno → NOT_FOUND",
         removed
+    ),
+    case!(
+        WAIT,
+        "one that is open when the dyno is stopped and removed is answered",
+        "§8 Wait: after exit always the same answer until Remove; §9: no such dyno → NOT_FOUND",
+        open_at_removal,
+        &[Need::Output]
     ),
     case!(
         WAIT,
@@ -278,6 +285,30 @@ async fn removed(cx: &Context) -> Result<(), NotPassed> {
     cx.control().remove(remove(dyno.id())).await.ok()?;
     let answer = cx.waits().wait(wait_for(dyno.id(), 1)).await;
     answer.refused(&[Code::NotFound])?;
+    Ok(())
+}
+
+async fn open_at_removal(cx: &Context) -> Result<(), NotPassed> {
+    let dyno = cx.ready(&format!("echo ready; {}", cx.hold())).await?;
+    let waiting = tokio::spawn(cx.waits().wait(wait_for(dyno.id(), 0)));
+    cx.check_runs(dyno.id()).await?;
+    cx.control().stop(force(dyno.id())).await.ok()?;
+    cx.control().remove(remove(dyno.id())).await.ok()?;
+    let on = format!("Wait of {}, which was removed meanwhile", dyno.id());
+    let Ok(Ok(answer)) = timeout(ONE_SECOND * 4, waiting).await else {
+        return Err(NotPassed::Failed(Failure {
+            on,
+            expected: "how it ended, or NOT_FOUND".to_owned(),
+            observed: "no answer".to_owned(),
+        }));
+    };
+    match answer.result {
+        Ok(reply) => {
+            let how = reply.status.and_then(|status| status.how);
+            check_eq(on, &how, &Some(signal("SIGKILL")))?;
+        }
+        Err(_) => drop(answer.refused(&[Code::NotFound])?),
+    }
     Ok(())
 }
 
