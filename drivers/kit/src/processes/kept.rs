@@ -225,7 +225,7 @@ mod tests {
         let mut shelf = Shelf::below(RESERVE + 3 * PER_DYNO);
         let mut dynos = Vec::new();
         for number in 0..3 {
-            assert_eq!(shelf.make_room().unwrap(), []);
+            assert_eq!(shelf.make_room().unwrap(), [0; 0]);
             let (mut dyno, kept) = opened();
             dyno.stdout.write_all(b"words").unwrap();
             shelf.put(number, kept);
@@ -241,7 +241,11 @@ mod tests {
             shelf.ended(number);
         }
         assert_eq!(shelf.dynos.len(), 3);
-        assert_eq!(shelf.make_room().unwrap(), [], "somebody reads the second");
+        assert_eq!(
+            shelf.make_room().unwrap(),
+            [0; 0],
+            "somebody reads the second"
+        );
         let left: Vec<_> = shelf.dynos.keys().copied().collect();
         assert_eq!(left, [0, 2]);
         shelf.put(3, opened().1);
