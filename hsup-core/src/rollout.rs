@@ -14,7 +14,8 @@
 //! dyno does not become ready, everything touched so far goes back to the good
 //! release and the rollout ends with the reason. A dyno that somebody stops before it was
 //! ready holds nothing up, but proves nothing either: when no other one of its type gets
-//! ready, it counts as one that did not.
+//! ready, it counts as one that did not. One that is scaled away needs no proof, unless there
+//! is no other.
 //!
 //! It knows no clock, driver or process: the supervisor tells it what happened and
 //! carries out what it answers.
@@ -54,8 +55,8 @@ pub enum Action<N> {
     RetireNew(N),
     /// Start a dyno of the good release again, unless one is there.
     StartGood(N),
-    /// No dyno of this one's type was ready, and it was forgotten before it was: the reason of
-    /// the [`Action::GivenUp`] that follows.
+    /// It was stopped or scaled away before it was ready, and none is left to prove anything
+    /// in its place: the reason of the [`Action::GivenUp`] that follows.
     Unproven(N),
     /// The release will not do: what follows undoes it.
     GivenUp,
@@ -78,8 +79,10 @@ pub enum Event<N> {
     NewGone(N),
     /// The restarted dyno of the good release is ready, or will not be for now.
     GoodSettled(N),
-    /// The name is no longer wanted: somebody scaled it away or stopped it.
-    Forget(N),
+    /// Somebody stopped it.
+    Stopped(N),
+    /// The name is no longer wanted: it was scaled away.
+    Unwanted(N),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +124,10 @@ pub struct Rollout<N> {
     direction: Direction,
     /// The types of which a dyno was ready.
     proven: BTreeSet<usize>,
-    /// Of each type, a dyno that was forgotten while the new release was tried on it.
+    /// Of each type, a dyno that was stopped while the new release was tried on it.
     unproven: BTreeMap<usize, N>,
+    /// A dyno that was scaled away then.
+    unwanted: Option<N>,
 }
 
 /// A name to replace: see [`Rollout::begin`].
@@ -170,6 +175,7 @@ impl<N: Ord + Clone> Rollout<N> {
             direction: Direction::Forward,
             proven: BTreeSet::new(),
             unproven: BTreeMap::new(),
+            unwanted: None,
         };
         let mut actions = Vec::new();
         rollout.next_wave(&mut actions);
@@ -227,15 +233,16 @@ impl<N: Ord + Clone> Rollout<N> {
                     self.turn_back(actions);
                 }
             }
-            Event::Forget(name) => {
-                if let Some(slot) = self.slots.remove(&name)
-                    && matches!(slot.step, Step::Stopping | Step::Starting)
-                {
-                    self.unproven
-                        .entry(slot.process_type)
-                        .or_insert_with(|| name.clone());
+            Event::Stopped(name) => {
+                if let Some(process_type) = self.forget(&name) {
+                    self.unproven.entry(process_type).or_insert(name);
                 }
-                self.wave.remove(&name);
+                self.next_wave(actions);
+            }
+            Event::Unwanted(name) => {
+                if self.forget(&name).is_some() {
+                    self.unwanted.get_or_insert(name);
+                }
                 self.next_wave(actions);
             }
             Event::NewGone(_) | Event::GoodSettled(_) => {}
@@ -265,7 +272,7 @@ impl<N: Ord + Clone> Rollout<N> {
                     actions.push(Action::RetireNew(name));
                 }
             }
-            Event::Forget(name) => {
+            Event::Stopped(name) | Event::Unwanted(name) => {
                 self.slots.remove(&name);
             }
             Event::Ready(_) | Event::Failed(_) => {}
@@ -275,6 +282,14 @@ impl<N: Ord + Clone> Rollout<N> {
 
     fn at(&mut self, name: &N, step: Step) -> Option<&mut Slot> {
         self.slots.get_mut(name).filter(|slot| slot.step == step)
+    }
+
+    /// Takes a name out; answers its type if the new release was being tried on it.
+    fn forget(&mut self, name: &N) -> Option<usize> {
+        self.wave.remove(name);
+        let slot = self.slots.remove(name)?;
+        let is_on_trial = matches!(slot.step, Step::Stopping | Step::Starting);
+        is_on_trial.then_some(slot.process_type)
     }
 
     /// Begins the next wave when the present one is through.
@@ -307,12 +322,13 @@ impl<N: Ord + Clone> Rollout<N> {
     fn conclude(&mut self, actions: &mut Vec<Action<N>>) {
         let mut unproven = self.unproven.iter();
         let in_vain = unproven.find(|(process_type, _)| !self.proven.contains(process_type));
-        match in_vain {
+        let alone = self.unwanted.as_ref().filter(|_| self.proven.is_empty());
+        match in_vain.map(|(_, name)| name).or(alone) {
             None => {
                 self.direction = Direction::Over;
                 actions.push(Action::Succeeded);
             }
-            Some((_, name)) => {
+            Some(name) => {
                 actions.push(Action::Unproven(name.clone()));
                 self.turn_back(actions);
             }
@@ -486,9 +502,9 @@ mod tests {
         let web = ["web.1", "web.2", "web.3"].map(|name| replace(name, Strategy::StopFirst));
         let (mut rollout, _) = Rollout::begin(vec![web.to_vec()]);
         // Not tried yet; then in the midst of it; and the last one is ready.
-        assert_eq!(rollout.step(Event::Forget("web.3")), []);
+        assert_eq!(rollout.step(Event::Stopped("web.3")), []);
         assert_eq!(
-            rollout.step(Event::Forget("web.1")),
+            rollout.step(Event::Stopped("web.1")),
             [Action::Retire("web.2")]
         );
         rollout.step(Event::OldGone("web.2"));
@@ -504,7 +520,11 @@ mod tests {
         }
         assert_eq!(rollout.step(Event::Ready("worker.1")), []);
         assert_eq!(
-            rollout.step(Event::Forget("web.1")),
+            rollout.clone().step(Event::Unwanted("web.1")),
+            [Action::Succeeded]
+        );
+        assert_eq!(
+            rollout.step(Event::Stopped("web.1")),
             [
                 Action::Unproven("web.1"),
                 Action::GivenUp,
@@ -519,16 +539,18 @@ mod tests {
 
     #[test]
     fn with_nothing_left_to_undo_the_rollout_of_what_was_forgotten_is_over() {
-        let web = vec![replace("web.1", Strategy::StartFirst)];
-        let (mut rollout, _) = Rollout::begin(vec![web]);
-        assert_eq!(
-            rollout.step(Event::Forget("web.1")),
-            [
-                Action::Unproven("web.1"),
-                Action::GivenUp,
-                Action::RolledBack
-            ]
-        );
+        for forget in [Event::Stopped, Event::Unwanted] {
+            let web = vec![replace("web.1", Strategy::StartFirst)];
+            let (mut rollout, _) = Rollout::begin(vec![web]);
+            assert_eq!(
+                rollout.step(forget("web.1")),
+                [
+                    Action::Unproven("web.1"),
+                    Action::GivenUp,
+                    Action::RolledBack
+                ]
+            );
+        }
     }
 
     #[test]

@@ -253,7 +253,7 @@ impl Actor {
             .cloned()
             .collect::<Vec<_>>()
         {
-            self.forget_in_rollout(&name);
+            self.forget_in_rollout(&name, rollout::Event::Unwanted);
         }
         self.past
             .retain(|name, _| wanted.contains(name) || rolling.contains(name));

@@ -199,7 +199,7 @@ impl Actor {
                     }
                 }
                 Action::Unproven(name) => {
-                    self.blame(&name, "stopped before it was ready", None);
+                    self.blame(&name, "stopped or scaled away before it was ready", None);
                 }
                 Action::GivenUp => {
                     let why = candidate.reason.clone();
@@ -307,15 +307,19 @@ impl Actor {
         names.filter(|name| !self.is_held(name)).collect()
     }
 
-    /// Takes a name out of the rollout: somebody scaled it away or stopped it.
-    pub(super) fn forget_in_rollout(&mut self, name: &DynoName) {
+    /// Takes a name out of the rollout, by an event that says why.
+    pub(super) fn forget_in_rollout(
+        &mut self,
+        name: &DynoName,
+        event: fn(DynoName) -> rollout::Event<DynoName>,
+    ) {
         if let Some(candidate) = &mut self.candidate {
             candidate.names.remove(name);
         }
         self.deferred.remove(name);
         self.retire_where(name, |_| true);
         self.end_gap(name);
-        self.roll(rollout::Event::Forget(name.clone()));
+        self.roll(event(name.clone()));
     }
 
     fn succeeded(&mut self) {

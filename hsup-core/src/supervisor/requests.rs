@@ -25,6 +25,7 @@ use crate::{
     plan,
     release::Release,
     releases::Newness,
+    rollout,
     source::{ControlText, News, Origin, Source, control_file},
     state::ReleaseRecord,
 };
@@ -290,7 +291,7 @@ impl Actor {
                 self.retire(key, how);
                 keys.insert(key);
             }
-            self.forget_in_rollout(name);
+            self.forget_in_rollout(name, rollout::Event::Stopped);
         }
         let wait = (!request.no_wait).then(|| self.wait_until(Until::Gone(keys)));
         Ok((StopResponse { dynos: stopped }, wait))

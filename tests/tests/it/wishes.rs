@@ -82,12 +82,32 @@ fn a_release_whose_dyno_is_stopped_before_it_was_ready_does_not_take_the_good_on
     hsup.wait_releases(&["v2 rejected", "v1 current"]);
     let reason = hsup.releases()[0]["reason"].to_string();
     assert!(
-        reason.contains("web.1: stopped before it was ready"),
+        reason.contains("web.1: stopped or scaled away before it was ready"),
         "{reason}"
     );
     assert!(app.ctl(&["start", "web.1"]).status.success());
     hsup.wait_up(&["web.1"]);
     hsup.wait_dyno_of(1);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_type_that_is_scaled_away_on_trial_holds_up_no_other() {
+    let app = App::empty();
+    let worker = process("worker", "sleep 1000", 1);
+    app.release(1, "", &format!("{},{worker}", web("", "1")));
+    let hsup = app.control(&["--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1", "worker.1"]);
+    app.release(2, "", &format!("{},{worker}", waiting("1")));
+    hsup.wait_dyno_of(2);
+    hsup.wait_for("the worker of v2", || {
+        let dynos = hsup.dynos();
+        let is_up = |dyno: &serde_json::Value| dyno["release"] == 2 && dyno["state"] == "up";
+        dynos.iter().any(is_up).then_some(())
+    });
+    assert!(app.ctl(&["scale", "web=0"]).status.success());
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    hsup.wait_up(&["worker.1"]);
     hsup.interrupt();
 }
 
