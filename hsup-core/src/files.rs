@@ -8,6 +8,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, Metadata, OpenOptions, Permissions},
     io::{self, Read as _, Write as _},
+    os::fd::AsRawFd as _,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -74,6 +75,30 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
         _ => false,
     }
+}
+
+/// Whether anybody has `file` open for writing, which the kernel tells whoever asks it for a
+/// read lease; `None` where it does not, as of another user's file and over a network. See
+/// [fcntl(2)], "Leases".
+///
+/// [fcntl(2)]: https://man7.org/linux/man-pages/man2/fcntl.2.html
+#[expect(unsafe_code, reason = "fcntls without a wrapper")]
+pub(crate) fn is_open_for_writing(file: &File) -> Option<bool> {
+    // As <linux/fcntl.h> has it; the libc crate lacks it.
+    const F_SETSIG: libc::c_int = 10;
+    // Of a writer that opens it meanwhile the lease's holder is told by a signal: by one that
+    // does nothing, instead of SIGIO, which would end the process.
+    // SAFETY: these commands take an integer and touch no memory of this process.
+    let call = |command, value: i32| unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
+    if call(F_SETSIG, libc::SIGURG) < 0 {
+        return None;
+    }
+    if call(libc::F_SETLEASE, libc::F_RDLCK) == 0 {
+        call(libc::F_SETLEASE, libc::F_UNLCK);
+        return Some(false);
+    }
+    let refused = io::Error::last_os_error().raw_os_error();
+    (refused == Some(libc::EAGAIN)).then_some(true)
 }
 
 fn directory_of(path: &Path) -> &Path {

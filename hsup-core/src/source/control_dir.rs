@@ -26,6 +26,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -57,10 +58,13 @@ mod watch;
 /// How often to look where the kernel tells of changes, and where it does not.
 const POLL: Duration = Duration::from_secs(10);
 const POLL_UNWATCHED: Duration = Duration::from_secs(1);
+/// How often a claim is tried: `run` has one for a moment, while it takes in a release.
+const CLAIM_TRIES: u32 = 10;
+const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 /// How long a text that lacks its end may stay the same.
 const UNFINISHED: Duration = Duration::from_secs(1);
-/// The same where its writer was seen to begin, and will be seen to end: it may be a person's
-/// `cat > new`, or come over a slow network.
+/// The same where its writer still has it open: it may be a person's `cat > new`, or come over
+/// a slow network.
 const BEING_WRITTEN: Duration = Duration::from_mins(10);
 
 /// A control directory could not be used.
@@ -142,6 +146,16 @@ pub fn read_loaded(directory: &Path) -> Result<Option<ControlFile>, ReadLoadedEr
     text.map(parse).transpose()
 }
 
+/// Whose the files in the directory are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    Ours,
+    /// Another hsup's.
+    Anothers,
+    /// There is no directory.
+    Missing,
+}
+
 /// A control directory that is watched.
 #[derive(Debug)]
 pub struct ControlDir {
@@ -160,9 +174,7 @@ pub struct ControlDir {
     poll_at: Instant,
     /// An unfinished `new`, and until when it may go on.
     unfinished: Option<(Stamp, Instant)>,
-    /// `new` was made while the directory was watched, and not closed since.
-    is_being_written: bool,
-    is_missing: bool,
+    hold: Hold,
     left: Option<Stamp>,
     /// The release that `loaded` holds, as far as is known.
     loaded: Option<ControlText>,
@@ -221,32 +233,52 @@ impl ControlDir {
             looking: None,
             poll_at: Instant::now(),
             unfinished: None,
-            is_being_written: false,
-            is_missing: false,
+            hold: Hold::Ours,
             left: None,
             loaded: None,
             failed: None,
         })
     }
 
-    /// Makes its files this process's to take in.
+    /// Makes its files this process's to take in. Blocks for a fifth of a second at most.
     ///
     /// # Errors
-    /// When they are another's.
+    /// When they are another's, or there is no directory any more.
     pub fn claim(&mut self) -> Result<(), OpenControlDirError> {
-        match Claim::of(&self.path) {
-            Ok(Some(claim)) => self.claim = Some(claim),
-            Ok(None) => {
-                return Err(OpenControlDirError::InUse {
-                    path: self.path.clone(),
-                });
+        let path = self.path.clone();
+        for tried in 1.. {
+            self.hold = self.hold();
+            match self.hold {
+                Hold::Ours => break,
+                Hold::Anothers if tried < CLAIM_TRIES => thread::sleep(CLAIM_PAUSE),
+                Hold::Anothers => return Err(OpenControlDirError::InUse { path }),
+                Hold::Missing => {
+                    let source = io::ErrorKind::NotFound.into();
+                    return Err(OpenControlDirError::Open { path, source });
+                }
             }
-            // A sandbox without unix sockets is no reason to follow nothing.
-            Err(error) => tracing::debug!(%error, "control directory not claimed"),
         }
         self.inbox.recover();
         self.cold = Some(self.inbox.loaded());
         Ok(())
+    }
+
+    /// Whose the directory is that is there now. One that was made anew is claimed anew.
+    fn hold(&mut self) -> Hold {
+        if let Some(claim) = &self.claim
+            && claim.is_of(&self.path)
+        {
+            return Hold::Ours;
+        }
+        self.claim = None;
+        match Claim::of(&self.path) {
+            Ok(Some(claim)) => {
+                self.claim = Some(claim);
+                Hold::Ours
+            }
+            Ok(None) => Hold::Anothers,
+            Err(_) => Hold::Missing,
+        }
     }
 
     /// The directory, as a canonical path.
@@ -254,14 +286,17 @@ impl ControlDir {
         &self.path
     }
 
-    /// Waits for what the directory, once it is claimed, has to say next. Must run in a tokio runtime with
-    /// I/O and time. Cancel safe.
+    /// Waits for what the directory, once it is claimed, has to say next. Must run in a tokio
+    /// runtime with I/O and time. Cancel safe.
     pub async fn next(&mut self) -> Update {
         loop {
             if let Some(update) = self.updates.pop_front() {
                 return update;
             }
             self.watch_again();
+            if self.hold != Hold::Ours {
+                self.due = None;
+            }
             if self.looking.is_some() {
                 self.finish_look().await;
             } else if let Some(writer) = self.due.take() {
@@ -280,30 +315,31 @@ impl ControlDir {
         if self.watch.is_some() || Instant::now() < self.poll_at {
             return;
         }
-        match Watch::new(&self.path) {
-            Ok(watch) => {
-                self.watch = Some(watch);
+        let before = std::mem::replace(&mut self.hold, Hold::Ours);
+        self.hold = self.hold();
+        match self.hold {
+            Hold::Ours => {
                 self.due.get_or_insert(Writer::MayBeWriting);
-                if self.is_missing {
-                    self.is_missing = false;
+                match Watch::new(&self.path) {
+                    Ok(watch) => self.watch = Some(watch),
+                    Err(error) => tracing::debug!(%error, "control directory polled, not watched"),
+                }
+                if before != Hold::Ours {
                     tracing::info!(path = %self.path.display(), "control directory is back");
                 }
             }
-            Err(error) if self.path.is_dir() => {
-                self.is_missing = false;
-                self.due.get_or_insert(Writer::MayBeWriting);
-                tracing::debug!(%error, "control directory polled, not watched");
-            }
-            Err(_) if self.is_missing => {}
-            Err(_) => {
-                self.is_missing = true;
-                self.updates.push_back(Update::Warning(format!(
-                    "the control directory `{}` is gone: what runs goes on, and hsup waits for it to be back",
-                    self.path.display()
-                )));
-            }
+            hold if hold == before => {}
+            Hold::Anothers => self.warn("is followed by another hsup now"),
+            Hold::Missing => self.warn("is gone"),
         }
         self.poll_at = Instant::now() + self.poll_interval();
+    }
+
+    fn warn(&mut self, what: &str) {
+        self.updates.push_back(Update::Warning(format!(
+            "the control directory `{}` {what}: what runs goes on, and hsup waits for it to be back",
+            self.path.display()
+        )));
     }
 
     const fn poll_interval(&self) -> Duration {
@@ -326,16 +362,9 @@ impl ControlDir {
         };
         tokio::select! {
             change = change => match change {
-                Ok(Change::File) => {
-                    self.is_being_written = false;
-                    self.due = Some(Writer::Done);
-                }
-                Ok(Change::Made) => {
-                    self.is_being_written = true;
-                    self.due = Some(Writer::Begins);
-                }
+                Ok(Change::File) => self.due = Some(Writer::Done),
+                Ok(Change::Made) => self.due = Some(Writer::Begins),
                 Ok(Change::Directory) | Err(_) => {
-                    self.is_being_written = false;
                     self.watch = None;
                     self.poll_at = Instant::now();
                 }
@@ -344,7 +373,7 @@ impl ControlDir {
                 self.due = Some(Writer::MayBeWriting);
                 if self.watch.is_some() {
                     // A directory that was moved away is watched where it went.
-                    if !self.path.is_dir() {
+                    if !self.claim.as_ref().is_some_and(|claim| claim.is_of(&self.path)) {
                         self.watch = None;
                     }
                     self.poll_at = Instant::now() + self.poll_interval();
@@ -356,19 +385,15 @@ impl ControlDir {
     /// Turns what came of a look into what is told.
     fn settle(&mut self, found: Found) {
         let cold = match &found {
-            Found::Unfinished(_) => None,
+            Found::Unfinished { .. } => None,
             _ => self.cold.take(),
         };
-        if !matches!(found, Found::Unfinished(_)) {
+        if !matches!(found, Found::Unfinished { .. }) {
             self.unfinished = None;
         }
         match found {
-            Found::Unfinished(stamp) => {
-                let patience = if self.is_being_written {
-                    BEING_WRITTEN
-                } else {
-                    UNFINISHED
-                };
+            Found::Unfinished { stamp, is_open } => {
+                let patience = if is_open { BEING_WRITTEN } else { UNFINISHED };
                 let now = Instant::now();
                 self.unfinished = match self.unfinished {
                     Some((before, until)) if before == stamp && until <= now => {

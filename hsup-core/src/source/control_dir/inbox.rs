@@ -94,7 +94,11 @@ pub(super) enum Found {
     /// There is nothing, or nothing that was not seen before.
     Nothing,
     /// It is not whole; look again in a moment whether it is another by then.
-    Unfinished(Stamp),
+    Unfinished {
+        stamp: Stamp,
+        /// Somebody has it open for writing, as far as can be known.
+        is_open: bool,
+    },
     /// It is the release now.
     Taken {
         file: Box<ControlFile>,
@@ -167,7 +171,10 @@ impl Inbox {
             .and_then(|reader| files::read_limited(reader, &path, MAX_SIZE));
         // The open file keeps the inode's number from being used again meanwhile.
         if file.metadata().map(|now| Contents::of(&now)).ok() != Some(stamp.contents) {
-            return Found::Unfinished(stamp);
+            return Found::Unfinished {
+                stamp,
+                is_open: false,
+            };
         }
         let text = match read {
             Ok(text) => text,
@@ -179,7 +186,8 @@ impl Inbox {
         };
         match control_file::parse(&text) {
             Err(error) if writer == Writer::MayBeWriting && error.is_truncated() => {
-                Found::Unfinished(stamp)
+                let is_open = files::is_open_for_writing(&file).unwrap_or(false);
+                Found::Unfinished { stamp, is_open }
             }
             Err(error) => self.refuse(&error.to_string(), Some(&text), stamp),
             Ok(parsed) => self.take(parsed, text, stamp),

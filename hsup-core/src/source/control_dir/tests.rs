@@ -258,19 +258,16 @@ async fn a_writer_that_is_seen_may_take_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_text_that_grows_since_before_the_start_is_waited_for() {
+async fn a_writer_that_began_before_the_start_is_waited_for() {
     use std::io::Write as _;
     let fixture = Fixture::new();
     let mut file = fs::File::create(fixture.path("new")).unwrap();
     let text = release(1);
     file.write_all(&text.as_bytes()[..10]).unwrap();
     let mut source = fixture.open();
-    for byte in &text.as_bytes()[10..20] {
-        let early = timeout(UNFINISHED * 2 / 3, source.next()).await;
-        assert!(early.is_err(), "{early:?}");
-        file.write_all(&[*byte]).unwrap();
-    }
-    file.write_all(&text.as_bytes()[20..]).unwrap();
+    let early = timeout(BEING_WRITTEN / 2, source.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    file.write_all(&text.as_bytes()[10..]).unwrap();
     drop(file);
     assert_eq!(next_release(&mut source).await.release.version, 1);
 }
@@ -371,7 +368,7 @@ impl Fixture {
         assert!(self.path(NEW).symlink_metadata().is_ok());
         match source.inbox.look(Writer::Done, source.left) {
             Found::Nothing => "nothing",
-            Found::Unfinished(_) => "unfinished",
+            Found::Unfinished { .. } => "unfinished",
             Found::Taken { .. } => "taken",
             Found::Refused { .. } => "refused",
         }
@@ -528,6 +525,31 @@ async fn a_directory_that_is_deleted_may_come_back() {
     fs::create_dir(&path).unwrap();
     write_with_mode(&path.join("new"), release(1).as_bytes(), 0o600).unwrap();
     assert_eq!(next_release(&mut source).await.release.version, 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_made_anew_is_claimed_anew() {
+    let fixture = Fixture::new();
+    let path = fixture.path("control");
+    let mut first = open(&path);
+    next_warning(&mut first).await;
+    next_empty(&mut first).await;
+    fs::rename(&path, fixture.path("away")).unwrap();
+    assert!(next_warning(&mut first).await.contains("is gone"));
+    let mut second = open(&path);
+    next_warning(&mut second).await;
+    next_empty(&mut second).await;
+    let warning = next_warning(&mut first).await;
+    assert!(
+        warning.contains("is followed by another hsup now"),
+        "{warning}"
+    );
+    write_with_mode(&path.join("new"), release(1).as_bytes(), 0o600).unwrap();
+    assert_eq!(next_release(&mut second).await.release.version, 1);
+    // The other one's end is all that it waits for.
+    drop(second);
+    write_with_mode(&path.join("new"), release(2).as_bytes(), 0o600).unwrap();
+    assert_eq!(next_release(&mut first).await.release.version, 2);
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! The kernel's word that a directory changed, through inotify.
 
 use std::{
+    ffi::OsString,
     io,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
 };
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// What happened to the directory.
@@ -25,6 +26,8 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Watch {
     inotify: AsyncFd<Instance>,
+    directory: WatchDescriptor,
+    name: OsString,
 }
 
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Watch {
     pub(super) fn new(directory: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         // Not IN_MODIFY: a file that is being written is not yet whole.
-        inotify.add_watch(
+        let watched = inotify.add_watch(
             directory,
             AddWatchFlags::IN_CREATE
                 | AddWatchFlags::IN_CLOSE_WRITE
@@ -50,6 +53,12 @@ impl Watch {
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_ONLYDIR,
         )?;
+        // A directory that is held open is not gone when it is removed. Where it was is told,
+        // if that may be read; if not, a poll finds out.
+        let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+        if let Some(parent) = directory.parent() {
+            let _ = inotify.add_watch(parent, gone | AddWatchFlags::IN_ONLYDIR);
+        }
         #[expect(
             unsafe_code,
             reason = "tokio offers no safe way to register a descriptor"
@@ -58,7 +67,11 @@ impl Watch {
         // it before it is dropped itself.
         let inotify =
             unsafe { AsyncFd::register_with_interest(Instance(inotify), Interest::READABLE) };
-        Ok(Self { inotify: inotify? })
+        Ok(Self {
+            inotify: inotify?,
+            directory: watched,
+            name: directory.file_name().unwrap_or_default().to_owned(),
+        })
     }
 
     /// Waits for a change of a file with one of these names, or of the directory. Cancel safe.
@@ -74,13 +87,19 @@ impl Watch {
             let directory = AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_IGNORED
-                | AddWatchFlags::IN_UNMOUNT
-                | AddWatchFlags::IN_Q_OVERFLOW;
-            if events.iter().any(|event| event.mask.intersects(directory)) {
+                | AddWatchFlags::IN_UNMOUNT;
+            let (inside, beside): (Vec<_>, Vec<_>) =
+                events.iter().partition(|event| event.wd == self.directory);
+            let is_gone = beside
+                .iter()
+                .any(|event| event.name.as_ref() == Some(&self.name));
+            let overflow = AddWatchFlags::IN_Q_OVERFLOW;
+            let is_lost = events.iter().any(|event| event.mask.contains(overflow));
+            if is_lost || is_gone || inside.iter().any(|event| event.mask.intersects(directory)) {
                 return Ok(Change::Directory);
             }
             let named = |name: &std::ffi::OsStr| names.iter().any(|looked_for| name == *looked_for);
-            let of_names = events
+            let of_names = inside
                 .iter()
                 .filter(|event| event.name.as_deref().is_some_and(named));
             let change = of_names.map(|event| event.mask.contains(AddWatchFlags::IN_CREATE));
