@@ -360,9 +360,15 @@ impl Keeper {
             Ok(established) => self.replace(&previous, established).await,
             // What it runs must not run twice.
             Err(failure) if (is_child || !is_wanted) && !failure.nobody => {
+                let (socket, why) = (previous.socket.display(), failure.why);
+                let what = if failure.hopeless {
+                    "what serves now where an earlier hsup had its driver is of no use"
+                } else {
+                    "the driver of an earlier hsup runs but does not answer"
+                };
                 return Err(Failure::passing(format!(
-                    "the driver of an earlier hsup runs but does not answer: {}",
-                    failure.why
+                    "{what}: {why}; once it has ended, or `{socket}` is removed, its dynos count \
+                     as gone"
                 )));
             }
             // It serves no more, or is asked again as the one that is wanted.

@@ -1,7 +1,8 @@
 //! A driver that misbehaves, and an hsup that copes.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    os::unix::net::UnixListener,
     process::Child,
     time::{Duration, SystemTime},
 };
@@ -544,6 +545,29 @@ fn another_driver_waits_for_a_slow_one_of_before_to_give_up_its_dynos() {
     assert_ne!(second.wait_up(&["worker.1"]), before);
     assert!(kill(dyno, None).is_err(), "it has a twin");
     second.interrupt();
+}
+
+#[test]
+fn what_serves_in_a_former_drivers_place_may_be_removed() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let at = ["--driver-socket", socket.to_str().unwrap()];
+    let first = app.start(&at);
+    first.wait_up(&["worker.1"]);
+    first.kill();
+    standing.kill();
+    fs::remove_file(&socket).unwrap();
+    let nobody_answers = UnixListener::bind(&socket).unwrap();
+    let second = app.start(&["--grace", "2s"]);
+    second.wait_for_line(&format!(
+        "once it has ended, or `{}` is removed, its dynos count as gone",
+        socket.display()
+    ));
+    fs::remove_file(&socket).unwrap();
+    second.wait_up(&["worker.1"]);
+    second.interrupt();
+    drop(nobody_answers);
 }
 
 #[test]
