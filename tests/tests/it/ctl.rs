@@ -255,14 +255,37 @@ fn a_start_waits_until_the_dyno_is_up_or_says_that_it_is_not() {
 
 #[test]
 fn what_runs_once_is_not_restarted() {
-    let app = App::procfile("worker: sleep 1000\n");
+    let app = App::procfile("worker: sleep 1000\nonce: echo ran >>../ran\nother: sleep 1000\n");
     let hsup = app.start(&["--oneshot"]);
-    let before = hsup.wait_up(&["worker.1"]);
-    let (code, _, error) = said(&app, &["restart"]);
-    assert_eq!(code, Some(1));
-    let refused = "hsupctl: worker.1 is not started twice: hsup runs with --oneshot\n";
-    assert_eq!(error, refused, "and no hint");
-    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    let ps = || said(&app, &["ps"]).1;
+    hsup.wait_for("once.1 complete, the others up", || {
+        let (shown, up) = (ps(), ["\nother.1: up ", "\nworker.1: up "]);
+        let is_so = shown.contains("\nonce.1: complete ") && up.iter().all(|it| shown.contains(it));
+        is_so.then_some(())
+    });
+    assert_eq!(said(&app, &["stop", "other"]).0, Some(0));
+    for (arguments, name) in [
+        (&["restart"][..], "worker.1"),
+        (&["restart", "once"], "once.1"),
+        (&["restart", "once.1"], "once.1"),
+        (&["restart", "other"], "other.1"),
+    ] {
+        let (code, _, error) = said(&app, arguments);
+        assert_eq!(code, Some(1), "{arguments:?}");
+        let refused = format!("hsupctl: {name} is not started twice: hsup runs with --oneshot\n");
+        assert_eq!(error, refused, "and no hint");
+    }
+    let shown = ps();
+    assert!(shown.contains("\nworker.1: up "), "{shown}");
+    assert!(shown.contains("\nother.1: down "), "{shown}");
+    assert_eq!(fs::read_to_string(app.path("ran")).unwrap(), "ran\n");
+    // Whoever says start means it.
+    let started = said(&app, &["start", "once"]);
+    assert_eq!(started.1, "Starting once.1... done\n", "{started:?}");
+    hsup.wait_for("its second run", || {
+        let ran = fs::read_to_string(app.path("ran")).unwrap();
+        (ran == "ran\nran\n").then_some(())
+    });
     hsup.interrupt();
 }
 
