@@ -1,6 +1,6 @@
 //! `hsupctl` as a person meets it: what it asks and what it changes.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio, thread};
 
 use serde_json::Value;
 
@@ -250,6 +250,34 @@ fn a_start_waits_until_the_dyno_is_up_or_says_that_it_is_not() {
     assert_eq!(said(&app, &["stop", "worker"]).0, Some(0));
     let started = said(&app, &["start", "--no-wait", "worker"]);
     assert_eq!(started.1, "Starting worker.1...\n");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_start_that_somebody_stops_meanwhile_is_not_done() {
+    // It never listens, so it never comes up.
+    let app = App::procfile("web: exec sleep 1000\n");
+    let hsup = app.start(&["--boot-timeout", "1h"]);
+    let starting = |but: &Value| {
+        hsup.wait_for("another web.1 that starts", || {
+            let dyno = hsup.dynos().into_iter().next()?;
+            let is_it = dyno["state"] == "starting" && dyno["dyno_id"].is_string();
+            (is_it && dyno["dyno_id"] != *but).then(|| dyno["dyno_id"].clone())
+        })
+    };
+    let mut before = starting(&Value::Null);
+    assert_eq!(said(&app, &["stop", "web"]).0, Some(0));
+    for (command, meanwhile) in [("start", ["stop", "web"]), ("restart", ["scale", "web=0"])] {
+        let mut waiting = app.command("hsupctl");
+        let waiting = waiting.args([command, "web"]).stdout(Stdio::piped());
+        let waiting = waiting.stderr(Stdio::piped()).spawn().unwrap();
+        before = starting(&before);
+        assert_eq!(said(&app, &meanwhile).0, Some(0));
+        let ended = waiting.wait_with_output().unwrap();
+        let text = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(text, "hsupctl: web.1 was stopped meanwhile\n", "{command}");
+        assert_eq!((ended.status.code(), ended.stdout.len()), (Some(1), 0));
+    }
     hsup.interrupt();
 }
 
