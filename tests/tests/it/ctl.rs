@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -598,9 +599,25 @@ fn a_shutdown_stops_everything_and_says_so() {
     let expected = "hsup has stopped every dyno and ends\n";
     assert_eq!((code, text.as_str()), (Some(0), expected));
     following.until("Process exited with status 143\n");
-    assert_eq!(following.end(&hsup), Some(4), "what follows lost its hsup");
+    assert_eq!(following.end(&hsup), Some(0), "nothing more follows");
     assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
     hsup.nothing_is_left();
+}
+
+#[test]
+fn what_follows_an_hsup_that_is_killed_lost_it() {
+    let app = quiet();
+    let mut hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let mut following = [&["logs", "-t"][..], &["events"]].map(|it| Following::of(&app, it));
+    for one in &mut following {
+        one.line();
+    }
+    hsup.signal(Signal::SIGKILL);
+    hsup.end();
+    for one in &mut following {
+        assert_eq!(one.end(&hsup), Some(4));
+    }
 }
 
 #[test]
