@@ -1,9 +1,11 @@
 //! The command line of `hsupctl`.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::duration;
 
 /// Drives a running hsup.
 #[derive(Debug, Parser)]
@@ -121,9 +123,9 @@ pub enum Command {
     Driver(DriverCommand),
     /// Stop every dyno and end hsup
     Shutdown {
-        /// Seconds between SIGTERM and SIGKILL
-        #[arg(long, value_name = "SECS")]
-        grace: Option<u32>,
+        /// Time between SIGTERM and SIGKILL
+        #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+        grace: Option<Duration>,
     },
     /// Show the versions of hsupctl and of the hsup that runs
     Version,
@@ -196,9 +198,9 @@ pub struct StopArgs {
     /// SIGKILL at once
     #[arg(long, conflicts_with = "grace")]
     pub force: bool,
-    /// Seconds between SIGTERM and SIGKILL
-    #[arg(long, value_name = "SECS")]
-    pub grace: Option<u32>,
+    /// Time between SIGTERM and SIGKILL
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub grace: Option<Duration>,
     /// Do not wait until they are down
     #[arg(long)]
     pub no_wait: bool,
@@ -237,6 +239,24 @@ mod tests {
         assert_eq!(logs.source, Some(LogSource::App));
         let cli = Cli::try_parse_from(["hsupctl", "ps", "--control-socket", "/y"]).unwrap();
         assert_eq!(cli.target.control_socket, Some("/y".into()));
+    }
+
+    #[test]
+    fn a_grace_is_a_time_as_that_of_hsup() {
+        for command in ["stop", "shutdown"] {
+            for (text, expected) in [("1s", 1000), ("2", 2000), ("1500ms", 1500)] {
+                let cli = Cli::try_parse_from(["hsupctl", command, "--grace", text]).unwrap();
+                let (Command::Stop(StopArgs { grace, .. }) | Command::Shutdown { grace }) =
+                    cli.command
+                else {
+                    panic!("not {command}");
+                };
+                assert_eq!(grace, Some(Duration::from_millis(expected)), "{text}");
+            }
+        }
+        let error = Cli::try_parse_from(["hsupctl", "stop", "--grace", "soon"]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("`soon` is not a time: use 30, "), "{text}");
     }
 
     #[test]
