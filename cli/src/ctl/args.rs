@@ -15,7 +15,8 @@ use crate::duration;
     disable_help_subcommand = true,
     after_help = "Exit status: 0 done; 1 failed; 2 usage; 4 unknown name, or no hsup answers.\n\
                   ps and status: 0 all wanted dynos are up, 3 some are not; status also 3 for a\n\
-                  dyno, or an app, that was stopped by hand.\n\
+                  dyno that was stopped by hand or has completed, and for an app all of whose\n\
+                  dynos are so. logs -t and events: 0 hsup has shut down, 4 it was killed.\n\
                   \n\
                   Environment:\n  \
                     HSUP_CONTROL_SOCKET  the control socket, where no option says which hsup is meant\n  \
@@ -77,7 +78,7 @@ pub enum Command {
         #[arg(value_name = "CHANGE")]
         changes: Vec<String>,
     },
-    /// Start dynos that were stopped
+    /// Start dynos that were stopped or have completed
     Start {
         /// Dynos or process types; without any, all
         names: Vec<String>,

@@ -298,6 +298,9 @@ fn what_runs_once_is_not_restarted() {
         let is_so = shown.contains("\nonce.1: complete ") && up.iter().all(|it| shown.contains(it));
         is_so.then_some(())
     });
+    // As systemctl has it of a unit that ran once, well or not.
+    assert_eq!(said(&app, &["status", "once"]).0, Some(3));
+    assert_eq!(said(&app, &["status", "worker"]).0, Some(0));
     assert_eq!(said(&app, &["stop", "other"]).0, Some(0));
     for (arguments, name) in [
         (&["restart"][..], "worker.1"),
