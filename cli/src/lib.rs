@@ -4,5 +4,6 @@
 //! the binaries only print it, so that everything here can be tested as text.
 
 pub mod ctl;
+mod duration;
 pub mod hsup;
 pub mod look;

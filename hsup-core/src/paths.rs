@@ -12,6 +12,7 @@
 //! a directory, ours, and writable by nobody else.
 
 use std::{
+    collections::BTreeSet,
     env,
     fmt::Write as _,
     fs::{self, DirBuilder, Permissions},
@@ -271,6 +272,7 @@ impl Paths {
     /// wherever they are.
     pub fn find_sockets(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
         for (dir, candidate) in self.candidates() {
             if candidate == Candidate::Temporary && !is_private(&dir, self.uid) {
                 continue;
@@ -289,8 +291,8 @@ impl Paths {
                 .collect();
             sockets.extend(self.linked_sockets(&dir));
             sockets.sort();
-            sockets.retain(|socket| !found.contains(socket));
-            sockets.dedup();
+            // One socket has many paths: by links in them, or another mount.
+            sockets.retain(|socket| seen.insert(Socket::at(socket)));
             found.extend(sockets);
         }
         found
@@ -306,6 +308,8 @@ impl Paths {
         let links = runs.map(|run| Self::control_link(&run.path()));
         let leads = links.filter_map(|link| {
             let socket = fs::read_link(&link).ok()?;
+            // It was bound by the path that somebody typed: `/srv/app/../hsup.sock`.
+            let socket = fs::canonicalize(&socket).unwrap_or(socket);
             // What was bound by a relative path may have an absolute one that is too long.
             let fits = socket.as_os_str().len() <= SOCKET_PATH_MAX;
             Some(if fits { socket } else { link })
@@ -375,6 +379,29 @@ impl Paths {
                 .is_ok_and(|metadata| metadata.is_dir() && metadata.mode() & 0o002 == 0),
         };
         trusted && access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+    }
+}
+
+/// Which socket it is, whatever its path.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Socket {
+    File {
+        device: u64,
+        inode: u64,
+    },
+    /// There is none any more.
+    Nowhere(PathBuf),
+}
+
+impl Socket {
+    fn at(path: &Path) -> Self {
+        match fs::metadata(path) {
+            Ok(metadata) => Self::File {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+            Err(_) => Self::Nowhere(path.to_owned()),
+        }
     }
 }
 
@@ -611,6 +638,28 @@ mod tests {
         let runs = runtime.join("run");
         fs::set_permissions(&runs, Permissions::from_mode(0o770)).unwrap();
         assert_eq!(paths.find_sockets(), [runtime.join("a.sock")]);
+    }
+
+    #[test]
+    fn a_socket_is_found_once_and_by_its_plainest_path() {
+        let dir = tempdir();
+        let paths = machine(dir.path());
+        let runtime = paths.runtime_dir().unwrap();
+        let near = runtime.join("a.sock");
+        let _near = UnixListener::bind(&near).unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let far = root.join("far.sock");
+        let _far = UnixListener::bind(&far).unwrap();
+        symlink(&runtime, root.join("x")).unwrap();
+        for socket in ["x/a.sock", "run/../far.sock", "lib/../far.sock"] {
+            let run = paths.run_dir(&SupervisorId::random().unwrap()).unwrap();
+            symlink(root.join(socket), Paths::control_link(&run)).unwrap();
+        }
+        // A path that no name tells from another socket's.
+        fs::hard_link(&near, runtime.join("b.sock")).unwrap();
+        let mut expected = [near, far];
+        expected.sort();
+        assert_eq!(paths.find_sockets(), expected);
     }
 
     #[test]

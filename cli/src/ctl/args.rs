@@ -1,9 +1,11 @@
 //! The command line of `hsupctl`.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::duration;
 
 /// Drives a running hsup.
 #[derive(Debug, Parser)]
@@ -13,7 +15,8 @@ use clap_complete::Shell;
     disable_help_subcommand = true,
     after_help = "Exit status: 0 done; 1 failed; 2 usage; 4 unknown name, or no hsup answers.\n\
                   ps and status: 0 all wanted dynos are up, 3 some are not; status also 3 for a\n\
-                  dyno, or an app, that was stopped by hand.\n\
+                  dyno that was stopped by hand or has completed, and for an app all of whose\n\
+                  dynos are so. logs -t and events: 0 hsup has shut down, 4 it was killed.\n\
                   \n\
                   Environment:\n  \
                     HSUP_CONTROL_SOCKET  the control socket, where no option says which hsup is meant\n  \
@@ -75,7 +78,7 @@ pub enum Command {
         #[arg(value_name = "CHANGE")]
         changes: Vec<String>,
     },
-    /// Start dynos that were stopped
+    /// Start dynos that were stopped or have completed
     Start {
         /// Dynos or process types; without any, all
         names: Vec<String>,
@@ -121,9 +124,9 @@ pub enum Command {
     Driver(DriverCommand),
     /// Stop every dyno and end hsup
     Shutdown {
-        /// Seconds between SIGTERM and SIGKILL
-        #[arg(long, value_name = "SECS")]
-        grace: Option<u32>,
+        /// Time between SIGTERM and SIGKILL
+        #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+        grace: Option<Duration>,
     },
     /// Show the versions of hsupctl and of the hsup that runs
     Version,
@@ -196,9 +199,9 @@ pub struct StopArgs {
     /// SIGKILL at once
     #[arg(long, conflicts_with = "grace")]
     pub force: bool,
-    /// Seconds between SIGTERM and SIGKILL
-    #[arg(long, value_name = "SECS")]
-    pub grace: Option<u32>,
+    /// Time between SIGTERM and SIGKILL
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub grace: Option<Duration>,
     /// Do not wait until they are down
     #[arg(long)]
     pub no_wait: bool,
@@ -237,6 +240,24 @@ mod tests {
         assert_eq!(logs.source, Some(LogSource::App));
         let cli = Cli::try_parse_from(["hsupctl", "ps", "--control-socket", "/y"]).unwrap();
         assert_eq!(cli.target.control_socket, Some("/y".into()));
+    }
+
+    #[test]
+    fn a_grace_is_a_time_as_that_of_hsup() {
+        for command in ["stop", "shutdown"] {
+            for (text, expected) in [("1s", 1000), ("2", 2000), ("1500ms", 1500)] {
+                let cli = Cli::try_parse_from(["hsupctl", command, "--grace", text]).unwrap();
+                let (Command::Stop(StopArgs { grace, .. }) | Command::Shutdown { grace }) =
+                    cli.command
+                else {
+                    panic!("not {command}");
+                };
+                assert_eq!(grace, Some(Duration::from_millis(expected)), "{text}");
+            }
+        }
+        let error = Cli::try_parse_from(["hsupctl", "stop", "--grace", "soon"]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("`soon` is not a time: use 30, "), "{text}");
     }
 
     #[test]

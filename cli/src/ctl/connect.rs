@@ -19,13 +19,19 @@ use hsup_proto::control::{
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::{net::UnixStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::UnixStream,
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// The status of 10,000 dynos with their last lines must fit.
 const MESSAGE_MAX: usize = 256 << 20;
 /// How long an hsup may take to show that it is one, and one of several to say its app's name.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the others may take once one is found that runs the wanted app.
+const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// The generated client.
 pub type Client = SupervisorClient<Channel>;
@@ -64,6 +70,17 @@ pub enum ConnectError {
         locked: Vec<PathBuf>,
     },
 
+    #[error(
+        "no hsup that answers runs for `{app}`{}\nIt may be the one at {}, which does not \
+         answer: waited {} seconds",
+        table(others), any_of(silent), PATIENCE.as_secs()
+    )]
+    MaybeSilent {
+        app: String,
+        others: Vec<Running>,
+        silent: Vec<PathBuf>,
+    },
+
     #[error("hsup runs for other apps only, not for `{app}`{}", table(others))]
     OtherApps { app: String, others: Vec<Running> },
 
@@ -87,6 +104,14 @@ fn of_app(app: Option<&str>) -> String {
 fn listed(dirs: &[PathBuf]) -> String {
     let dirs: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
     dirs.join(", ")
+}
+
+fn any_of(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths
+        .iter()
+        .map(|path| format!("`{}`", path.display()))
+        .collect();
+    paths.join(" or ")
 }
 
 fn forbidden(locked: &[PathBuf]) -> String {
@@ -119,7 +144,9 @@ impl ConnectError {
             Self::Several { .. } => {
                 Some("say which: `hsupctl -a NAME` or `hsupctl -s PATH`".to_owned())
             }
-            Self::Silent { .. } => Some("is it stopped, or under a debugger?".to_owned()),
+            Self::Silent { .. } | Self::MaybeSilent { .. } => {
+                Some("is it stopped, or under a debugger?".to_owned())
+            }
             Self::TooLong { .. } | Self::NotHsup { .. } => None,
         }
     }
@@ -137,12 +164,9 @@ pub async fn connect(
             if app.is_none() {
                 return Ok(supervisor);
             }
-            Candidates {
-                live: vec![supervisor],
-                ..Candidates::default()
-            }
+            sorted([named(supervisor).await])
         }
-        None => answering(paths.find_sockets()).await,
+        None => answering(paths.find_sockets(), app).await,
     };
     choose(candidates, app, paths.socket_dirs()).await
 }
@@ -150,21 +174,45 @@ pub async fn connect(
 /// What there is at the sockets that were found.
 #[derive(Default)]
 struct Candidates {
-    live: Vec<Supervisor>,
+    /// With the app's name where that was asked for.
+    live: Vec<(Option<String>, Supervisor)>,
     /// Connected to, and no word from there.
     silent: Vec<PathBuf>,
     /// They may not be asked.
     locked: Vec<PathBuf>,
 }
 
-async fn answering(sockets: Vec<PathBuf>) -> Candidates {
-    let asked = sockets
-        .into_iter()
-        .map(|path| async move { open(&path).await });
+/// What came of asking at one socket.
+type Asked = Result<(Option<String>, Supervisor), ConnectError>;
+
+/// Asks at all of these. One that is found to run the `app` is as good as the answer.
+///
+/// Another of the same name must be seen, too: to stop the dynos of one by chance is worse
+/// than to ask which is meant. But an hsup answers in milliseconds, and the word of one that
+/// does not answer never counts: so the others get a moment, and not all the patience there
+/// is.
+async fn answering(sockets: Vec<PathBuf>, app: Option<&str>) -> Candidates {
+    let by_name = app.is_some();
+    let asked = sockets.into_iter().map(move |path| async move {
+        let supervisor = open(&path).await?;
+        if by_name {
+            named(supervisor).await
+        } else {
+            Ok((None, supervisor))
+        }
+    });
+    let is_it = |answer: &Asked| {
+        let name = answer.as_ref().ok().and_then(|(name, _)| name.as_deref());
+        app.is_some() && name == app
+    };
+    sorted(at_once(asked, is_it).await)
+}
+
+fn sorted(answers: impl IntoIterator<Item = Asked>) -> Candidates {
     let mut candidates = Candidates::default();
-    for opened in at_once(asked).await {
-        match opened {
-            Ok(supervisor) => candidates.live.push(supervisor),
+    for answer in answers {
+        match answer {
+            Ok(live) => candidates.live.push(live),
             Err(ConnectError::Silent { path }) => candidates.silent.push(path),
             Err(ConnectError::Connect { path, source })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
@@ -178,15 +226,30 @@ async fn answering(sockets: Vec<PathBuf>) -> Candidates {
     candidates
 }
 
-/// What all of these answer, in their order: one that takes its time holds up none.
+/// What all of these answer, in their order: one that takes its time holds up none. Once an
+/// answer `is_enough`, the others have [`A_MOMENT`].
 async fn at_once<T: Send + 'static>(
     asked: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+    is_enough: impl Fn(&T) -> bool,
 ) -> Vec<T> {
     let mut tasks = JoinSet::new();
     for (place, answer) in asked.enumerate() {
         tasks.spawn(async move { (place, answer.await) });
     }
-    let mut answers = tasks.join_all().await;
+    let mut answers = Vec::new();
+    let mut until = None;
+    loop {
+        let next = match until {
+            None => tasks.join_next().await,
+            Some(until) => timeout_at(until, tasks.join_next()).await.unwrap_or(None),
+        };
+        let Some(next) = next else { break };
+        let (place, answer) = next.expect("asking neither panics nor is it aborted");
+        if until.is_none() && is_enough(&answer) {
+            until = Some(Instant::now() + A_MOMENT);
+        }
+        answers.push((place, answer));
+    }
     answers.sort_by_key(|(place, _)| *place);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
@@ -211,48 +274,61 @@ async fn choose(
             },
         });
     }
-    if live.len() == 1 && silent.is_empty() && app.is_none() {
-        return Ok(live.remove(0));
-    }
-    let named = at_once(live.into_iter().map(|supervisor| async move {
-        let running = Running {
-            app: app_of(&supervisor).await.unwrap_or_default(),
-            socket: supervisor.socket.clone(),
-        };
-        (running, supervisor)
-    }));
-    let (mut wanted, others): (Vec<_>, Vec<_>) = named
-        .await
-        .into_iter()
-        .partition(|(running, _)| app.is_some_and(|app| running.app == app));
-    if wanted.len() == 1 {
-        return Ok(wanted.remove(0).1);
-    }
-    let running = |all: Vec<(Running, Supervisor)>| {
-        let silent = silent.into_iter().map(|socket| Running {
+    let Some(app) = app else {
+        if live.len() == 1 && silent.is_empty() {
+            return Ok(live.remove(0).1);
+        }
+        let asked = live.into_iter().map(|(_, supervisor)| named(supervisor));
+        let Candidates {
+            live, silent: hung, ..
+        } = sorted(at_once(asked, |_| false).await);
+        let mut found = running(live);
+        let unnamed = silent.into_iter().chain(hung).map(|socket| Running {
             app: String::new(),
             socket,
         });
-        all.into_iter().map(|(one, _)| one).chain(silent).collect()
+        found.extend(unnamed);
+        return Err(ConnectError::Several { found });
     };
-    Err(match app {
-        Some(app) if wanted.is_empty() => ConnectError::OtherApps {
+    let (mut wanted, others): (Vec<_>, Vec<_>) = live
+        .into_iter()
+        .partition(|(name, _)| name.as_deref() == Some(app));
+    match wanted.len() {
+        1 => Ok(wanted.remove(0).1),
+        0 if silent.is_empty() => Err(ConnectError::OtherApps {
             app: app.to_owned(),
             others: running(others),
-        },
-        Some(_) => ConnectError::Several {
+        }),
+        0 => Err(ConnectError::MaybeSilent {
+            app: app.to_owned(),
+            others: running(others),
+            silent,
+        }),
+        _ => Err(ConnectError::Several {
             found: running(wanted),
-        },
-        None => ConnectError::Several {
-            found: running(others),
-        },
-    })
+        }),
+    }
 }
 
-async fn app_of(supervisor: &Supervisor) -> Option<String> {
+fn running(all: Vec<(Option<String>, Supervisor)>) -> Vec<Running> {
+    let running = |(app, supervisor): (Option<String>, Supervisor)| Running {
+        app: app.unwrap_or_default(),
+        socket: supervisor.socket,
+    };
+    all.into_iter().map(running).collect()
+}
+
+/// The hsup, and the name of its app.
+async fn named(supervisor: Supervisor) -> Asked {
     let mut client = supervisor.client.clone();
-    let answer = timeout(PATIENCE, client.get_status(GetStatusRequest::default())).await;
-    Some(answer.ok()?.ok()?.into_inner().app)
+    match timeout(PATIENCE, client.get_status(GetStatusRequest::default())).await {
+        Ok(Ok(answer)) => Ok((Some(answer.into_inner().app), supervisor)),
+        // It ends, or is of another version, and has no name.
+        Ok(Err(_)) => Ok((None, supervisor)),
+        Err(_) => Err(ConnectError::Silent {
+            path: supervisor.socket,
+        }),
+    }
 }
 
 /// Connects to the hsup that serves `path`.

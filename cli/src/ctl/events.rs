@@ -96,7 +96,8 @@ pub async fn run(
         let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         written.map_err(CtlError::Write)?;
     }
-    Err(CtlError::Gone)
+    // hsup has shut down: had it been killed, the stream would have broken off.
+    Ok(Outcome::done(String::new()))
 }
 
 impl From<EventsResponse> for EventReport {

@@ -27,6 +27,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Outcome,
     args::{LogsArgs, Output, PsArgs},
     connect::{ConnectError, Supervisor, connect},
     dyno::tests::{crashed, web},
@@ -232,7 +233,11 @@ impl Machine {
     }
 
     fn serve(&self, app: &'static str) -> Served {
-        let socket = self.sockets.join(format!("{app}.sock"));
+        self.serve_at(&format!("{app}.sock"), app)
+    }
+
+    fn serve_at(&self, name: &str, app: &'static str) -> Served {
+        let socket = self.sockets.join(name);
         let listener = ControlListener::bind(&socket).unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, Fake { app }, shutdown.clone()));
@@ -401,9 +406,32 @@ async fn one_that_does_not_answer_is_waited_for_once() {
     let served = machine.serve("shop");
     let several = machine.connect(None).await.unwrap_err().to_string();
     assert_eq!(several.lines().count(), 4, "{several}");
+    let begin = Instant::now();
     let supervisor = machine.connect(Some("shop")).await.unwrap();
     assert_eq!(supervisor.socket, served.socket);
+    assert!(begin.elapsed().as_secs() < 1, "{:?}", begin.elapsed());
+    let error = CtlError::from(machine.connect(Some("blog")).await.unwrap_err());
+    let [a, b] = listeners.each_ref().map(|(_, path)| path.display());
+    let expected = format!(
+        "no hsup that answers runs for `blog`\n  shop  {}\n\
+         It may be the one at `{a}` or `{b}`, which does not answer: waited 5 seconds",
+        served.socket.display()
+    );
+    assert_eq!((error.to_string(), error.exit_code()), (expected, 4));
     served.end().await;
+}
+
+#[tokio::test]
+async fn of_two_hsups_of_one_app_none_is_meant() {
+    let machine = Machine::new();
+    let served = [machine.serve("shop"), machine.serve_at("twin.sock", "shop")];
+    let error = machine.connect(Some("shop")).await.unwrap_err();
+    let [shop, twin] = served.each_ref().map(|one| one.socket.display());
+    let expected = format!("several hsups run\n  shop  {shop}\n  shop  {twin}");
+    assert_eq!(error.to_string(), expected);
+    for one in served {
+        one.end().await;
+    }
 }
 
 #[tokio::test]
@@ -523,31 +551,27 @@ impl std::io::Write for EndsAtFirst {
 }
 
 #[tokio::test]
-async fn what_follows_says_when_hsup_goes_away() {
+async fn what_follows_is_over_when_hsup_shuts_down() {
     let machine = Machine::new();
     let served = machine.serve("shop");
     let supervisor = machine.connect(None).await.unwrap();
     let mut out = EndsAtFirst(served.shutdown.clone());
     let look = plain();
     let followed = logs::run(supervisor, logs_args(true), &look, &mut out);
-    let error = timeout(PATIENCE, followed)
+    let outcome = timeout(PATIENCE, followed)
         .await
         .expect("logs -t did not end");
-    let error = error.unwrap_err();
-    assert_eq!(
-        (error.to_string().as_str(), error.exit_code()),
-        ("hsup went away", 4)
-    );
+    assert_eq!(outcome.unwrap(), Outcome::done(String::new()));
     served.end().await;
 
     let served = machine.serve("shop");
     let supervisor = machine.connect(None).await.unwrap();
     let mut out = EndsAtFirst(served.shutdown.clone());
     let followed = events::run(supervisor, Output::Text, &look, &mut out);
-    let error = timeout(PATIENCE, followed)
+    let outcome = timeout(PATIENCE, followed)
         .await
         .expect("events did not end");
-    assert!(matches!(error.unwrap_err(), CtlError::Gone));
+    assert_eq!(outcome.unwrap(), Outcome::done(String::new()));
     served.end().await;
 }
 

@@ -1,5 +1,7 @@
 //! The commands that change what runs: scale, start, stop, restart, shutdown.
 
+use std::time::Duration;
+
 use hsup_core::name::{FormationChange, ProcessType, QuantityChange};
 use hsup_proto::control::{
     Process, RestartRequest, ScaleRequest, ShutdownRequest, StartRequest, StopRequest,
@@ -110,7 +112,7 @@ pub async fn start(
 pub async fn stop(mut supervisor: Supervisor, args: StopArgs) -> Result<Outcome, CtlError> {
     let request = StopRequest {
         select: args.names,
-        grace_ms: args.grace.map(|seconds| seconds.saturating_mul(1000)),
+        grace_ms: args.grace.map(milliseconds),
         force: args.force,
         no_wait: args.no_wait,
     };
@@ -138,14 +140,22 @@ pub async fn restart(
     Ok(Outcome::done(told("Restarting", &dynos, end, nothing)))
 }
 
-pub async fn shutdown(mut supervisor: Supervisor, grace: Option<u32>) -> Result<Outcome, CtlError> {
+pub async fn shutdown(
+    mut supervisor: Supervisor,
+    grace: Option<Duration>,
+) -> Result<Outcome, CtlError> {
     let request = ShutdownRequest {
-        grace_ms: grace.map(|seconds| seconds.saturating_mul(1000)),
+        grace_ms: grace.map(milliseconds),
     };
     supervisor.client.shutdown(request).await?;
     Ok(Outcome::done(
         "hsup has stopped every dyno and ends\n".to_owned(),
     ))
+}
+
+/// For the wire. What is longer than can be said there, 49 days, is as good as for ever.
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// `Stopping web.1, web.2... done`

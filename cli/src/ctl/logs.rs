@@ -42,11 +42,10 @@ pub async fn run(
             since_us = last.at_unix_us;
         }
     }
-    if args.tail {
-        return Err(CtlError::Gone);
-    }
+    // What follows ends here once hsup has shut down: had it been killed, the stream would
+    // have broken off.
     let mut outcome = Outcome::done(String::new());
-    if is_empty {
+    if is_empty && !args.tail {
         outcome.complaint = nothing(&args);
     }
     Ok(outcome)

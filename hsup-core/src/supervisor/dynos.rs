@@ -75,11 +75,28 @@ impl Actor {
     }
 
     pub(super) fn retire(&mut self, key: Key, how: Stop) {
-        if let Some(live) = self.dynos.get_mut(key) {
-            live.retiring = true;
-            live.handle.retire(how);
+        let Some(live) = self.dynos.get_mut(key) else {
+            return;
+        };
+        live.retiring = true;
+        live.handle.retire(how);
+        let name = live.handle.spec.name.clone();
+        if self.is_wanted(&name) {
+            // Another release's dyno takes its place, and shows by itself what comes of it.
             self.restarts.settled(key);
+        } else {
+            self.restarts.stopped(key, &name);
         }
+    }
+
+    /// Whether a dyno of this name is to run: of the good release, or of one on trial.
+    fn is_wanted(&self, name: &DynoName) -> bool {
+        let good = self.good();
+        let is_goods = || good.is_some_and(|good| self.wishes.want(&good.release, name));
+        let on_trial = self.releases.on_trial().and_then(|id| self.known.get(&id));
+        let is_on_trials =
+            || on_trial.is_some_and(|known| self.wishes_for(known).want(&known.release, name));
+        !self.is_held(name) && (is_goods() || is_on_trials())
     }
 
     pub(super) fn retire_all(&mut self, how: Stop) {

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_stream::Stream;
 
-use super::restarts::{NotUp, Settled};
+use super::restarts::Settled;
 use crate::{
     control::{Answer, Control, ControlError},
     driver::{Link, Up},
@@ -354,17 +354,9 @@ async fn all_up(settled: Option<Settled>) -> Result<(), ControlError> {
     if not_up.is_empty() {
         Ok(())
     } else {
-        Err(ControlError::Rejected(did_not_come_up(&not_up)))
+        let sentences: Vec<_> = not_up.iter().map(ToString::to_string).collect();
+        Err(ControlError::Rejected(sentences.join("; ")))
     }
-}
-
-/// `web.1 did not come up: Process exited with status 1; …`
-fn did_not_come_up(not_up: &[NotUp]) -> String {
-    let sentences: Vec<_> = not_up
-        .iter()
-        .map(|NotUp { name, why }| format!("{name} did not come up: {why}"))
-        .collect();
-    sentences.join("; ")
 }
 
 fn log_stream(

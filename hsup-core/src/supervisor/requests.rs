@@ -302,6 +302,15 @@ impl Actor {
         request: &RestartRequest,
     ) -> Result<(RestartResponse, Option<Settled>), ControlError> {
         let names = self.selected(&request.select)?;
+        // What has ended is meant where it is named.
+        let is_named = !request.select.is_empty();
+        if self.kind == Kind::OneShot
+            && let Some(name) = names.iter().find(|name| self.has_run(name, is_named))
+        {
+            return Err(ControlError::Rejected(format!(
+                "{name} is not started twice: hsup runs with --oneshot"
+            )));
+        }
         let how = self.gracefully();
         let mut restarted = BTreeSet::new();
         for (_, live) in self.dynos.iter_mut() {
@@ -309,11 +318,6 @@ impl Actor {
             // Those that retire are as good as gone.
             if !names.contains(name) || live.retiring {
                 continue;
-            }
-            if self.kind == Kind::OneShot {
-                return Err(ControlError::Rejected(format!(
-                    "{name} is not started twice: hsup runs with --oneshot"
-                )));
             }
             live.handle.restart(how);
             // Its own report follows; until then it must not look as if it were through.
@@ -323,7 +327,7 @@ impl Actor {
         }
         // What somebody has stopped is started by whoever means it, and not by a restart of
         // everything.
-        if !request.select.is_empty() {
+        if is_named {
             restarted.extend(self.start_stopped(&names));
         }
         let wait = (!request.no_wait).then(|| self.wait_until_up(&restarted));
@@ -331,6 +335,12 @@ impl Actor {
             dynos: restarted.iter().map(ToString::to_string).collect(),
         };
         Ok((response, wait))
+    }
+
+    /// Whether a dyno of this name runs, or did, if those that ended are meant as well.
+    fn has_run(&self, name: &DynoName, or_did: bool) -> bool {
+        let mut of_name = self.dynos.of_name(name);
+        of_name.any(|(_, live)| or_did || !live.retiring) || or_did && self.past.contains_key(name)
     }
 
     fn wait_until(&mut self, until: Until) -> oneshot::Receiver<()> {

@@ -3,15 +3,20 @@
 
 use std::collections::BTreeSet;
 
+use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::{dyno::Key, name::DynoName};
 
-/// A dyno that was started and did not come up, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NotUp {
-    pub(super) name: DynoName,
-    pub(super) why: String,
+/// A dyno that was started and did not come up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(super) enum NotUp {
+    #[error("{name} did not come up: {why}")]
+    Failed { name: DynoName, why: String },
+
+    /// Before it was up somebody stopped it, or scaled it away.
+    #[error("{name} was stopped meanwhile")]
+    Stopped { name: DynoName },
 }
 
 /// Tells which dynos did not come up, once it is known of each.
@@ -58,12 +63,14 @@ impl Restarts {
     /// The last dyno of this name has ended, and no other was started.
     pub(super) fn gone(&mut self, name: &DynoName) {
         for waiting in &mut self.0 {
-            waiting.coming.remove(name);
+            if waiting.coming.remove(name) {
+                waiting.not_up.push(NotUp::Stopped { name: name.clone() });
+            }
         }
         self.answer();
     }
 
-    /// The dyno is up, or nobody wants it any more.
+    /// The dyno is up, or ran once, or goes because its name is another release's now.
     pub(super) fn settled(&mut self, dyno: Key) {
         for waiting in &mut self.0 {
             waiting.open.remove(&dyno);
@@ -73,12 +80,24 @@ impl Restarts {
 
     /// The dyno ended, or was not ready in time.
     pub(super) fn failed(&mut self, dyno: Key, name: &DynoName, why: &str) {
+        self.not_up(
+            dyno,
+            &NotUp::Failed {
+                name: name.clone(),
+                why: why.to_owned(),
+            },
+        );
+    }
+
+    /// The dyno goes, and no other of its name is wanted.
+    pub(super) fn stopped(&mut self, dyno: Key, name: &DynoName) {
+        self.not_up(dyno, &NotUp::Stopped { name: name.clone() });
+    }
+
+    fn not_up(&mut self, dyno: Key, how: &NotUp) {
         for waiting in &mut self.0 {
             if waiting.open.remove(&dyno) {
-                waiting.not_up.push(NotUp {
-                    name: name.clone(),
-                    why: why.to_owned(),
-                });
+                waiting.not_up.push(how.clone());
             }
         }
         self.answer();
@@ -114,7 +133,7 @@ mod tests {
         // What it does after that is no answer any more.
         restarts.settled(Key(2));
         let why = "exit 1".to_owned();
-        let failure = vec![NotUp { name, why }];
+        let failure = vec![NotUp::Failed { name, why }];
         assert_eq!(both.try_recv().as_ref(), Ok(&failure));
         assert_eq!(second.try_recv(), Ok(failure));
         let mut nothing = restarts.wait_for(BTreeSet::new(), BTreeSet::new());
@@ -130,6 +149,20 @@ mod tests {
         restarts.gone(&"web.2".parse().unwrap());
         assert!(both.try_recv().is_err(), "web.1 is open");
         restarts.settled(Key(7));
-        assert_eq!(both.try_recv(), Ok(Vec::new()));
+        let name = "web.2".parse().unwrap();
+        assert_eq!(both.try_recv(), Ok(vec![NotUp::Stopped { name }]));
+    }
+
+    #[test]
+    fn one_that_is_stopped_before_it_is_up_is_not_up() {
+        let mut restarts = Restarts::default();
+        let mut waiting = restarts.wait_for(keys(&[1]), BTreeSet::new());
+        let name: DynoName = "web.1".parse().unwrap();
+        restarts.stopped(Key(1), &name);
+        // It ends by and by.
+        restarts.settled(Key(1));
+        let told = waiting.try_recv().unwrap();
+        assert_eq!(told, [NotUp::Stopped { name }]);
+        assert_eq!(told[0].to_string(), "web.1 was stopped meanwhile");
     }
 }

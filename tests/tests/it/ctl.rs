@@ -1,7 +1,14 @@
 //! `hsupctl` as a person meets it: what it asks and what it changes.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    process::Stdio,
+    thread,
+};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -254,15 +261,69 @@ fn a_start_waits_until_the_dyno_is_up_or_says_that_it_is_not() {
 }
 
 #[test]
+fn a_start_that_somebody_stops_meanwhile_is_not_done() {
+    // It never listens, so it never comes up.
+    let app = App::procfile("web: exec sleep 1000\n");
+    let hsup = app.start(&["--boot-timeout", "1h"]);
+    let starting = |but: &Value| {
+        hsup.wait_for("another web.1 that starts", || {
+            let dyno = hsup.dynos().into_iter().next()?;
+            let is_it = dyno["state"] == "starting" && dyno["dyno_id"].is_string();
+            (is_it && dyno["dyno_id"] != *but).then(|| dyno["dyno_id"].clone())
+        })
+    };
+    let mut before = starting(&Value::Null);
+    assert_eq!(said(&app, &["stop", "web"]).0, Some(0));
+    for (command, meanwhile) in [("start", ["stop", "web"]), ("restart", ["scale", "web=0"])] {
+        let mut waiting = app.command("hsupctl");
+        let waiting = waiting.args([command, "web"]).stdout(Stdio::piped());
+        let waiting = waiting.stderr(Stdio::piped()).spawn().unwrap();
+        before = starting(&before);
+        assert_eq!(said(&app, &meanwhile).0, Some(0));
+        let ended = waiting.wait_with_output().unwrap();
+        let text = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(text, "hsupctl: web.1 was stopped meanwhile\n", "{command}");
+        assert_eq!((ended.status.code(), ended.stdout.len()), (Some(1), 0));
+    }
+    hsup.interrupt();
+}
+
+#[test]
 fn what_runs_once_is_not_restarted() {
-    let app = App::procfile("worker: sleep 1000\n");
+    let app = App::procfile("worker: sleep 1000\nonce: echo ran >>../ran\nother: sleep 1000\n");
     let hsup = app.start(&["--oneshot"]);
-    let before = hsup.wait_up(&["worker.1"]);
-    let (code, _, error) = said(&app, &["restart"]);
-    assert_eq!(code, Some(1));
-    let refused = "hsupctl: worker.1 is not started twice: hsup runs with --oneshot\n";
-    assert_eq!(error, refused, "and no hint");
-    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    let ps = || said(&app, &["ps"]).1;
+    hsup.wait_for("once.1 complete, the others up", || {
+        let (shown, up) = (ps(), ["\nother.1: up ", "\nworker.1: up "]);
+        let is_so = shown.contains("\nonce.1: complete ") && up.iter().all(|it| shown.contains(it));
+        is_so.then_some(())
+    });
+    // As systemctl has it of a unit that ran once, well or not.
+    assert_eq!(said(&app, &["status", "once"]).0, Some(3));
+    assert_eq!(said(&app, &["status", "worker"]).0, Some(0));
+    assert_eq!(said(&app, &["stop", "other"]).0, Some(0));
+    for (arguments, name) in [
+        (&["restart"][..], "worker.1"),
+        (&["restart", "once"], "once.1"),
+        (&["restart", "once.1"], "once.1"),
+        (&["restart", "other"], "other.1"),
+    ] {
+        let (code, _, error) = said(&app, arguments);
+        assert_eq!(code, Some(1), "{arguments:?}");
+        let refused = format!("hsupctl: {name} is not started twice: hsup runs with --oneshot\n");
+        assert_eq!(error, refused, "and no hint");
+    }
+    let shown = ps();
+    assert!(shown.contains("\nworker.1: up "), "{shown}");
+    assert!(shown.contains("\nother.1: down "), "{shown}");
+    assert_eq!(fs::read_to_string(app.path("ran")).unwrap(), "ran\n");
+    // Whoever says start means it.
+    let started = said(&app, &["start", "once"]);
+    assert_eq!(started.1, "Starting once.1... done\n", "{started:?}");
+    hsup.wait_for("its second run", || {
+        let ran = fs::read_to_string(app.path("ran")).unwrap();
+        (ran == "ran\nran\n").then_some(())
+    });
     hsup.interrupt();
 }
 
@@ -301,13 +362,18 @@ fn an_hsup_is_found_wherever_its_socket_is() {
     for name in [socket.to_str().unwrap(), "../elsewhere.sock"] {
         let hsup = app.start(&["--linger", "60s", "-s", name]);
         hsup.wait_up(&["worker.1"]);
-        let shown = at(said(&app, &["version"]));
-        assert!(
-            fs::canonicalize(&shown[version.len() + 4..]).unwrap() == socket,
-            "{shown}"
-        );
+        assert_eq!(at(said(&app, &["version"])), elsewhere);
         hsup.interrupt();
     }
+    // By a link to where it is looked for anyway: that is one hsup, not two.
+    symlink(app.path("rt"), app.path("link")).unwrap();
+    let near = app.path("link/hsup/my.sock");
+    let hsup = app.start(&["--linger", "60s", "-s", near.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    let near = app.path("rt/hsup/my.sock");
+    let expected = format!("{version} at {}", near.display());
+    assert_eq!(at(said(&app, &["version"])), expected);
+    hsup.interrupt();
     let hsup = app.start(&["--linger", "60s", "-s", socket.to_str().unwrap()]);
     let before = hsup.wait_up(&["worker.1"]);
     assert_eq!(at(said(&app, &["version"])), elsewhere);
@@ -536,9 +602,25 @@ fn a_shutdown_stops_everything_and_says_so() {
     let expected = "hsup has stopped every dyno and ends\n";
     assert_eq!((code, text.as_str()), (Some(0), expected));
     following.until("Process exited with status 143\n");
-    assert_eq!(following.end(&hsup), Some(4), "what follows lost its hsup");
+    assert_eq!(following.end(&hsup), Some(0), "nothing more follows");
     assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
     hsup.nothing_is_left();
+}
+
+#[test]
+fn what_follows_an_hsup_that_is_killed_lost_it() {
+    let app = quiet();
+    let mut hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let mut following = [&["logs", "-t"][..], &["events"]].map(|it| Following::of(&app, it));
+    for one in &mut following {
+        one.line();
+    }
+    hsup.signal(Signal::SIGKILL);
+    hsup.end();
+    for one in &mut following {
+        assert_eq!(one.end(&hsup), Some(4));
+    }
 }
 
 #[test]
