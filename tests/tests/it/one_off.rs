@@ -416,6 +416,32 @@ fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
 }
 
 #[test]
+fn what_a_killed_driver_leaves_goes_with_hsup() {
+    let app = App::procfile("web: true\n");
+    let line = "echo up; setsid sleep 1000 & sleep 1000; true";
+    let out = File::create(app.path("out")).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let mut hsup = app.spawn("run", &[line], out, err);
+    let count = |name: &[u8]| {
+        let of_app = processes_of(&app).into_iter();
+        of_app.filter(|pid| cmdline(*pid).starts_with(name)).count()
+    };
+    hsup.wait_for("both", || (count(b"sleep\0") == 2).then_some(()));
+    let is_driver = |pid: &i32| cmdline(*pid).starts_with(b"hsup-driver-simple\0");
+    let driver = processes_of(&app).into_iter().find(is_driver).unwrap();
+    kill(Pid::from_raw(driver), Signal::SIGKILL).unwrap();
+    assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
+    let said = hsup.log();
+    assert!(
+        said.contains("it is not known how the command ended"),
+        "{said}"
+    );
+    // Nobody comes later to remove it.
+    assert_eq!(processes_of(&app), [0; 0]);
+    hsup.nothing_is_left();
+}
+
+#[test]
 fn what_a_killed_hsup_left_is_removed_by_the_next() {
     let app = App::procfile("web: true\n");
     for next in [&["run", "true"][..], &["build"], &["start", "--oneshot"]] {
