@@ -23,6 +23,7 @@ use std::{
     ffi::OsString,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -357,6 +358,8 @@ impl Command {
         let mut company = Company {
             up,
             dyno_id,
+            supervisor_id: &self.id,
+            doubt: Arc::default(),
             signals: &mut self.signals,
             grace: self.options.grace,
             progress: &self.progress,

@@ -398,6 +398,23 @@ pub(crate) fn driver_of_its_own(app: &App) -> (Running<'_>, String) {
 }
 
 #[test]
+fn a_command_goes_on_when_the_driver_cannot_tell_just_then_or_loses_its_end() {
+    let driver = binaries().join("test-driver");
+    let line = "echo hi; sleep 1; exit 4";
+    for fault in ["unavailable the backend is away", "hang"] {
+        let app = App::procfile("web: true\n");
+        app.faults(&format!("once wait {fault}\n"));
+        let out = File::create(app.path("out")).unwrap();
+        let err = File::create(app.path("err")).unwrap();
+        let mut hsup = app.spawn("run", &["-d", driver.to_str().unwrap(), line], out, err);
+        assert_eq!(hsup.end().code(), Some(4), "{fault}: {}", hsup.log());
+        assert_eq!(hsup.log(), "hi\n", "{fault}");
+        assert!(app.calls("stop").is_empty(), "{fault}");
+        hsup.nothing_is_left();
+    }
+}
+
+#[test]
 fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
     let app = App::procfile("web: true\n");
     app.faults("wait internal no news today\n");

@@ -147,6 +147,16 @@ fn a_shutdown_is_answered_when_the_command_is_down() {
 }
 
 #[test]
+fn a_command_that_was_stopped_has_ended_though_the_driver_does_not_tell() {
+    let app = App::procfile("web: true\n");
+    app.faults("wait hang\n");
+    let command = Command::run(&app, "trap 'exit 6' TERM; while :; do sleep 0.02; done");
+    command.wait_until("up");
+    assert_eq!(command.ctl(&["stop", "run.1"]).status.code(), Some(0));
+    command.ends(6);
+}
+
+#[test]
 fn what_a_one_off_cannot_do_is_said_with_the_reason() {
     let app = App::procfile("web: true\n");
     let command = Command::run(&app, "exec sleep 1000");
