@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::symlink,
-    path::{self, Path, PathBuf},
+    fs,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
@@ -186,7 +185,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     };
     let listener = ControlListener::bind(&socket)?;
     let folders = Folders::make(&paths, state.supervisor_id())?;
-    folders.link_to(is_elsewhere.then_some(&*socket));
+    control::lead_to(&folders.run, is_elsewhere.then_some(&*socket));
     let note = DriverNote::in_dir(&folders.run);
     let previous = note.read();
 
@@ -367,36 +366,13 @@ impl Folders {
             io: paths.io_dir(id)?,
         })
     }
-
-    /// Tells hsupctl where the control socket is, if that is not where it looks anyway.
-    fn link_to(&self, socket: Option<&Path>) {
-        let link = Paths::control_link(&self.run);
-        // That of an earlier life.
-        remove_if_there(&link);
-        let Some(socket) = socket else {
-            return;
-        };
-        let made = path::absolute(socket).and_then(|socket| symlink(socket, &link));
-        if let Err(error) = made {
-            // Whoever named the socket can name it to hsupctl, too.
-            tracing::warn!(%error, path = %link.display(), "no link to the control socket");
-        }
-    }
 }
 
 impl Drop for Folders {
     fn drop(&mut self) {
-        remove_if_there(&Paths::control_link(&self.run));
+        control::lead_to(&self.run, None);
         remove_if_empty(&self.io);
         remove_if_empty(&self.run);
-    }
-}
-
-fn remove_if_there(path: &Path) {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::debug!(%error, path = %path.display(), "file not removed");
     }
 }
 

@@ -188,7 +188,9 @@ impl EventReport {
                     .iter()
                     .map(|release| release_line(release))
                     .collect();
-                lines.push(formation_line(formation));
+                if !formation.is_empty() {
+                    lines.push(formation_line(formation));
+                }
                 lines.push(driver_line(driver, true, *driver_ready, driver_message));
                 lines.extend(dynos.iter().map(|dyno| dyno_line(dyno, look)));
                 lines

@@ -211,7 +211,9 @@ impl Report for AppReport {
             .iter()
             .map(|process| format!("{}={}", process.process_type, process.quantity))
             .collect();
-        field(f, "Formation", formation.join(" "))?;
+        if !formation.is_empty() {
+            field(f, "Formation", formation.join(" "))?;
+        }
         field(f, "Dynos", counts(&self.dynos))?;
         field(f, "Driver", driver(answer, look))?;
         let (version, pid) = (&answer.hsup_version, answer.pid);

@@ -219,6 +219,11 @@ impl Child {
         self.ended = Some(status);
     }
 
+    /// Whether it is known to have ended in order: of itself, and with no error.
+    pub const fn has_ended_well(&self) -> bool {
+        matches!(self.ended, Some(WaitStatus::Exited(_, 0)))
+    }
+
     /// How it ended, for people.
     pub fn how_it_ended(&self) -> String {
         match self.ended {

@@ -10,6 +10,7 @@
 mod grpc;
 mod http;
 mod incoming;
+mod link;
 mod listener;
 
 use std::{io, time::Duration};
@@ -25,6 +26,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 use self::incoming::Incoming;
+pub(crate) use self::link::lead_to;
 pub use self::listener::{BindError, ControlListener};
 
 /// How long answers that are on their way may take once hsup wants to end: a client that

@@ -190,7 +190,9 @@ impl Keeper {
             return;
         };
         let socket = child.socket().to_owned();
-        let cleared_up = child.is_running() && self.terminate_child().await;
+        self.terminate_child().await;
+        // One that was killed before, or did not end in time, has stopped nobody.
+        let cleared_up = self.child.as_ref().is_some_and(Child::has_ended_well);
         let (never_up, dynos_die) = match self.last {
             None => (true, true),
             Some(durability) => (false, durability == Durability::None),
@@ -204,21 +206,22 @@ impl Keeper {
         remove_socket(&socket);
     }
 
-    /// Asks the child driver to end, and kills it when it does not; whether it ended by itself.
-    async fn terminate_child(&mut self) -> bool {
+    /// Asks the child driver to end, and kills it when it does not.
+    async fn terminate_child(&mut self) {
         let deadline = sleep(END_WITHIN);
         tokio::pin!(deadline);
-        let mut by_itself = true;
-        if let Some(child) = &self.child {
+        let mut is_asked = true;
+        // Whoever is reaped has no pid any more that could be signalled.
+        self.reap();
+        if let Some(child) = self.child.as_ref().filter(|child| child.is_running()) {
             launch::terminate(child.pid());
         }
-        self.reap();
         while self.child.as_ref().is_some_and(Child::is_running) {
             tokio::select! {
                 _ = self.children.recv() => self.reap(),
                 () = &mut deadline => {
-                    warn!(by_itself, "driver did not end in time");
-                    if !std::mem::replace(&mut by_itself, false) {
+                    warn!(is_asked, "driver did not end in time");
+                    if !std::mem::replace(&mut is_asked, false) {
                         break;
                     }
                     if let Some(child) = &self.child {
@@ -228,7 +231,6 @@ impl Keeper {
                 }
             }
         }
-        by_itself
     }
 
     /// Ends the driver of an earlier life. It is nobody's child here: its connection's end

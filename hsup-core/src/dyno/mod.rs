@@ -18,6 +18,7 @@ mod ledger;
 mod ready;
 mod starting;
 mod task;
+mod waiting;
 
 use std::{
     ffi::OsString,
@@ -36,6 +37,7 @@ pub use io::{FdBudget, IoDir, IoDirError, clear as clear_io};
 pub use ledger::Ledger;
 pub(crate) use starting::Starting;
 pub use task::spawn;
+pub(crate) use waiting::Waiting;
 
 use crate::{
     backoff::Policy,

@@ -8,7 +8,7 @@
 //! A screen may take nothing for hours, and whoever writes to it waits that long: only a
 //! thread does. What the pipe before it does not take holds up the stream, and so the dyno.
 
-use std::{convert::Infallible, future::pending, io, os::fd::OwnedFd};
+use std::{convert::Infallible, future::pending, io, os::fd::OwnedFd, sync::Arc};
 
 use hsup_proto::driver::{
     AttachRequest, AttachResponse, attach_request,
@@ -55,11 +55,13 @@ pub(super) async fn run(company: &mut Company<'_>, window: Window) -> Result<u8,
 
     let mut shown = Box::pin(screen.show(answers));
     let mut is_shown = false;
+    let doubt = Arc::clone(&company.doubt);
     let ended = {
         let beside = async {
             let showing = async {
                 (&mut shown).await;
                 is_shown = true;
+                doubt.notify_one();
                 pending::<Infallible>().await
             };
             tokio::select! {

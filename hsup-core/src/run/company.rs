@@ -1,10 +1,12 @@
 //! Staying with a dyno until it has ended, whatever wishes it away meanwhile.
 
-use std::{convert::Infallible, future::pending, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
-use hsup_proto::driver::{StopRequest, WaitRequest};
-use tokio::time::{Instant, sleep_until};
-use tonic::Status;
+use hsup_proto::driver::StopRequest;
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
 
 use super::{
     RunCommandError,
@@ -14,22 +16,27 @@ use super::{
 };
 use crate::{
     driver::{Pause, STOP_BEYOND_GRACE, Up, Verdict, said, verdict},
+    dyno::Waiting,
     exit::ExitStatus,
     lifecycle::Stop,
     name::DynoId,
+    state::SupervisorId,
     time::now_unix_ms,
 };
 
-/// How long one Wait may take before it is asked again.
-const WAIT_FOR: Duration = Duration::from_mins(10);
-/// And how much longer its answer may take.
-const WAIT_BEYOND: Duration = Duration::from_secs(5);
+/// How often the driver is asked whether the dyno still runs, whatever its Wait says: the end
+/// of the output tells nothing, for hsup holds both ends of the FIFOs.
+const DOUBT_EVERY: Duration = Duration::from_secs(5);
 
 /// A dyno that runs, and who may wish it away.
 #[derive(Debug)]
 pub(super) struct Company<'a> {
     pub(super) up: &'a Up,
     pub(super) dyno_id: &'a DynoId,
+    /// Under which the driver lists it.
+    pub(super) supervisor_id: &'a SupervisorId,
+    /// Tells that it may have ended, though no Wait has told.
+    pub(super) doubt: Arc<Notify>,
     pub(super) signals: &'a mut Signals,
     /// Between SIGTERM and SIGKILL.
     pub(super) grace: Duration,
@@ -57,7 +64,15 @@ impl Company<'_> {
         beside: impl Future<Output = Infallible>,
     ) -> Result<Ended, RunCommandError> {
         let (up, dyno_id, usual) = (self.up, self.dyno_id, self.grace);
-        let mut wait = std::pin::pin!(wait(up, dyno_id));
+        let doubt = Arc::clone(&self.doubt);
+        let waiting = Waiting {
+            supervisor_id: self.supervisor_id.as_str(),
+            dyno_id,
+            doubt: &doubt,
+        };
+        let mut wait = std::pin::pin!(wait(up, waiting));
+        let mut now_and_then = interval_at(Instant::now() + DOUBT_EVERY, DOUBT_EVERY);
+        now_and_then.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beside = std::pin::pin!(beside);
         let mut signalled: Option<u8> = None;
         let (mut is_wished, mut is_told) = (false, false);
@@ -68,6 +83,10 @@ impl Company<'_> {
                 never = &mut beside => match never {},
                 () = reached(overdue) => {
                     break ExitStatus::lost("the driver did not stop it in time", now_unix_ms());
+                }
+                _ = now_and_then.tick() => {
+                    doubt.notify_one();
+                    continue;
                 }
                 () = output.failed(), if !is_told => {
                     is_told = true;
@@ -82,7 +101,7 @@ impl Company<'_> {
                 }
             };
             self.progress.stopping();
-            stop(up, dyno_id, signal, grace);
+            stop(up, dyno_id, signal, grace, Arc::clone(&doubt));
             let due = Instant::now().checked_add(grace.saturating_add(STOP_BEYOND_GRACE));
             overdue = overdue.into_iter().chain(due).min();
         };
@@ -144,25 +163,28 @@ pub(super) async fn reached(time: Option<Instant>) {
     }
 }
 
-/// Waits for its end.
-async fn wait(up: &Up, dyno_id: &DynoId) -> Result<ExitStatus, RunCommandError> {
+/// Waits for its end. A driver that cannot tell just then is asked again.
+async fn wait(up: &Up, waiting: Waiting<'_>) -> Result<ExitStatus, RunCommandError> {
+    let mut pause = Pause::new();
     loop {
-        let request = WaitRequest {
-            dyno_id: dyno_id.to_string(),
-            timeout_ms: u32::try_from(WAIT_FOR.as_millis()).expect("ten minutes fit"),
+        let status = match waiting.ask(up).await {
+            Ok(ended) => return Ok(ended),
+            Err(status) => status,
         };
-        let mut waits = up.waits();
-        let answer = up.call(WAIT_FOR + WAIT_BEYOND, waits.wait(request));
-        let lost = |status: Status| RunCommandError::Lost(said(&status));
-        if let Some(status) = answer.await.map_err(lost)?.status {
-            return Ok(status.into());
+        if up.is_gone() || verdict(&status, false) != Verdict::Again {
+            return Err(RunCommandError::Lost(said(&status)));
         }
+        tracing::debug!(code = ?status.code(), message = status.message(), "wait failed");
+        if let Ok(Some(ended)) = waiting.look(up, true).await {
+            return Ok(ended);
+        }
+        pause.wait().await;
     }
 }
 
 /// Asks for its end, and asks again where the driver could not see to it just then, beside
-/// whatever else goes on; the Wait tells when it came.
-fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
+/// whatever else goes on. The Wait tells when it came, or is doubted where it does not.
+fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration, doubt: Arc<Notify>) {
     let request = StopRequest {
         dyno_id: dyno_id.to_string(),
         signal: signal.to_owned(),
@@ -175,9 +197,10 @@ fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration) {
         while let Err(status) = client.stop(request.clone()).await {
             tracing::warn!(code = ?status.code(), "stop failed");
             if verdict(&status, false) != Verdict::Again {
-                break;
+                return;
             }
             pause.wait().await;
         }
+        doubt.notify_one();
     });
 }

@@ -3,11 +3,11 @@
 //! It decides nothing. What is shown is what the command's task tells of itself, and a stop is
 //! a wish that it hears as it hears a signal.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::stream::unfold;
 use hsup_proto::control::{
-    ApplyReleaseRequest, ApplyReleaseResponse, Dyno, EventsResponse, GetDriverResponse,
+    self, ApplyReleaseRequest, ApplyReleaseResponse, Dyno, EventsResponse, GetDriverResponse,
     GetStatusRequest, GetStatusResponse, ListReleasesResponse, LogsRequest, LogsResponse,
     PlanReleaseRequest, PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest,
     ScaleResponse, ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
@@ -24,7 +24,10 @@ use crate::{
     control::{Answer, Control, ControlError},
     driver::Link,
     name::{DynoId, DynoName, Selector},
-    supervisor::describe_link,
+    release::Release,
+    source,
+    state::{ReleaseRecord, ReleaseState},
+    supervisor::{describe_link, describe_release},
     time::now_unix_ms,
 };
 
@@ -39,7 +42,9 @@ pub(super) struct OneOff {
 #[derive(Debug)]
 pub(super) struct Shown {
     pub(super) app: String,
-    pub(super) release: u64,
+    pub(super) release: Release,
+    /// Where that is from.
+    pub(super) origin: source::Origin,
     pub(super) port: u16,
     pub(super) name: DynoName,
     pub(super) line: String,
@@ -78,6 +83,7 @@ impl OneOff {
         let driver = describe_link(&shown.link.borrow());
         GetStatusResponse {
             app: shown.app.clone(),
+            release: Some(self.release()),
             dynos: vec![self.dyno_at(standing)],
             driver: driver.name,
             driver_ready: driver.ready,
@@ -88,6 +94,23 @@ impl OneOff {
             pid: std::process::id(),
             ..GetStatusResponse::default()
         }
+    }
+
+    /// The only one that it ever runs in.
+    fn release(&self) -> control::Release {
+        describe_release(&ReleaseRecord {
+            id: 1,
+            state: ReleaseState::Current,
+            reason: String::new(),
+            source: self.shown.origin.to_string(),
+            at_unix_ms: self.started_at_unix_ms,
+            gap_ms: 0,
+            last_lines: Vec::new(),
+            artifact: None,
+            release: self.shown.release.clone(),
+            text: None,
+            scaled_since: BTreeSet::new(),
+        })
     }
 
     fn dyno_at(&self, standing: &Standing) -> Dyno {
@@ -110,7 +133,7 @@ impl OneOff {
             state: standing.phase.state().into(),
             since_unix_ms: standing.since_unix_ms,
             ready: standing.phase == Phase::Up,
-            release: shown.release,
+            release: shown.release.version,
             command: shown.line.clone(),
             last_exit,
             dyno_id,

@@ -23,6 +23,7 @@ use std::{
     ffi::OsString,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -46,7 +47,7 @@ use terminal::Window;
 use crate::{
     build::BuildError,
     command::{self, ShellLineError},
-    control::{BindError, ControlListener, serve},
+    control::{BindError, ControlListener, lead_to, serve},
     driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError},
     dyno::IoDirError,
     environment,
@@ -55,7 +56,7 @@ use crate::{
     name::{DynoId, DynoName, ProcessType},
     paths::Paths,
     ports, random,
-    source::SourceSpec,
+    source::{Origin, SourceSpec},
     state::SupervisorId,
 };
 
@@ -161,6 +162,7 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
         Ok(ground) => ground?,
         Err(code) => return Ok(code),
     };
+    lead_to(ground.folder.path(), options.control_socket.as_deref());
     let command = Command {
         options,
         line,
@@ -302,7 +304,11 @@ impl Command {
     fn shown(&self, link: &DriverLink, name: &DynoName, dyno_id: &DynoId) -> OneOff {
         OneOff::new(control::Shown {
             app: self.loaded.release.app.clone(),
-            release: self.loaded.release.version,
+            release: self.loaded.release.clone(),
+            origin: match self.options.source {
+                SourceSpec::Directory(_) => Origin::Procfile,
+                SourceSpec::ControlDir(_) => Origin::ControlDirectory,
+            },
             port: ports::base(&self.loaded.release.config).unwrap_or_default(),
             name: name.clone(),
             line: self.line.clone(),
@@ -357,6 +363,8 @@ impl Command {
         let mut company = Company {
             up,
             dyno_id,
+            supervisor_id: &self.id,
+            doubt: Arc::default(),
             signals: &mut self.signals,
             grace: self.options.grace,
             progress: &self.progress,

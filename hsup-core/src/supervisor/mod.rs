@@ -33,6 +33,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use handle::SupervisorHandle;
 pub(crate) use handle::describe_link;
+pub(crate) use status::release as describe_release;
 
 use crate::{
     driver::{DriverLink, Link},

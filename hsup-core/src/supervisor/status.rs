@@ -80,7 +80,7 @@ fn from_parts(
 }
 
 /// A release, without its secrets.
-pub(super) fn release(record: &ReleaseRecord) -> control::Release {
+pub(crate) fn release(record: &ReleaseRecord) -> control::Release {
     let release = &record.release;
     control::Release {
         id: record.id,

@@ -398,6 +398,23 @@ pub(crate) fn driver_of_its_own(app: &App) -> (Running<'_>, String) {
 }
 
 #[test]
+fn a_command_goes_on_when_the_driver_cannot_tell_just_then_or_loses_its_end() {
+    let driver = binaries().join("test-driver");
+    let line = "echo hi; sleep 1; exit 4";
+    for fault in ["unavailable the backend is away", "hang"] {
+        let app = App::procfile("web: true\n");
+        app.faults(&format!("once wait {fault}\n"));
+        let out = File::create(app.path("out")).unwrap();
+        let err = File::create(app.path("err")).unwrap();
+        let mut hsup = app.spawn("run", &["-d", driver.to_str().unwrap(), line], out, err);
+        assert_eq!(hsup.end().code(), Some(4), "{fault}: {}", hsup.log());
+        assert_eq!(hsup.log(), "hi\n", "{fault}");
+        assert!(app.calls("stop").is_empty(), "{fault}");
+        hsup.nothing_is_left();
+    }
+}
+
+#[test]
 fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
     let app = App::procfile("web: true\n");
     app.faults("wait internal no news today\n");
@@ -413,6 +430,32 @@ fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
     assert_eq!(app.calls("stop").len(), 1);
     assert_eq!(app.calls("remove").len(), 1);
     assert_eq!(processes_of(&app), [driver.pid()]);
+}
+
+#[test]
+fn what_a_killed_driver_leaves_goes_with_hsup() {
+    let app = App::procfile("web: true\n");
+    let line = "echo up; setsid sleep 1000 & sleep 1000; true";
+    let out = File::create(app.path("out")).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let mut hsup = app.spawn("run", &[line], out, err);
+    let count = |name: &[u8]| {
+        let of_app = processes_of(&app).into_iter();
+        of_app.filter(|pid| cmdline(*pid).starts_with(name)).count()
+    };
+    hsup.wait_for("both", || (count(b"sleep\0") == 2).then_some(()));
+    let is_driver = |pid: &i32| cmdline(*pid).starts_with(b"hsup-driver-simple\0");
+    let driver = processes_of(&app).into_iter().find(is_driver).unwrap();
+    kill(Pid::from_raw(driver), Signal::SIGKILL).unwrap();
+    assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
+    let said = hsup.log();
+    assert!(
+        said.contains("it is not known how the command ended"),
+        "{said}"
+    );
+    // Nobody comes later to remove it.
+    assert_eq!(processes_of(&app), [0; 0]);
+    hsup.nothing_is_left();
 }
 
 #[test]

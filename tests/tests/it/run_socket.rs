@@ -121,6 +121,32 @@ fn the_socket_shows_how_far_the_command_is_from_the_first_moment_to_the_last() {
 }
 
 #[test]
+fn hsupctl_finds_the_command_by_itself_and_shows_its_release() {
+    let app = App::procfile("web: true\n");
+    let command = Command::run(&app, "exec sleep 1000");
+    command.wait_until("up");
+    let shown = |arguments: &[&str]| {
+        let shown = app.ctl(arguments);
+        assert_eq!(shown.status.code(), Some(0), "{arguments:?}: {shown:?}");
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    let at = format!(" at {}", command.socket);
+    assert!(shown(&["version"]).contains(&at), "{}", shown(&["version"]));
+    let status = shown(&["status"]);
+    assert!(status.contains("Release: v1 from Procfile, "), "{status}");
+    assert!(!status.contains("Formation"), "{status}");
+    let mut events = command.beside("events", &["events"]);
+    let told = || fs::read_to_string(app.path("events")).unwrap();
+    let snapshot = || told().contains("run.1 up").then(told);
+    let snapshot = command.hsup.wait_for("a snapshot", snapshot);
+    assert!(snapshot.contains(" release v1 current"), "{snapshot}");
+    assert!(!snapshot.contains(" formation"), "{snapshot}");
+    shown(&["stop"]);
+    command.ends(143);
+    deadline::end(&mut events);
+}
+
+#[test]
 fn a_stop_ends_what_has_not_begun() {
     let app = App::procfile("web: true\n");
     app.faults("build hang\n");
@@ -143,6 +169,16 @@ fn a_shutdown_is_answered_when_the_command_is_down() {
         fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"bash\0"))
     };
     assert!(!processes_of(&app).iter().any(bash));
+    command.ends(6);
+}
+
+#[test]
+fn a_command_that_was_stopped_has_ended_though_the_driver_does_not_tell() {
+    let app = App::procfile("web: true\n");
+    app.faults("wait hang\n");
+    let command = Command::run(&app, "trap 'exit 6' TERM; while :; do sleep 0.02; done");
+    command.wait_until("up");
+    assert_eq!(command.ctl(&["stop", "run.1"]).status.code(), Some(0));
     command.ends(6);
 }
 
