@@ -333,17 +333,23 @@ fn catches(pid: i32, signal: Signal) -> bool {
     caught.is_some_and(|bits| bits & (1 << (signal as i32 - 1)) != 0)
 }
 
-#[test]
-fn a_signal_ends_a_command_that_the_driver_does_not_stop() {
-    let app = App::procfile("web: true\n");
-    app.faults("stop hang\n");
+/// A command that sleeps, once it is up, by a driver with these faults.
+fn sleeping<'a>(app: &'a App, faults: &str) -> Running<'a> {
+    app.faults(faults);
     let driver = binaries().join("test-driver");
     let out = File::create(app.path("out")).unwrap();
     let err = File::create(app.path("err")).unwrap();
     let line = "echo up; exec sleep 1000";
     let arguments = ["-d", driver.to_str().unwrap(), line];
-    let mut hsup = app.spawn("run", &arguments, out, err);
+    let hsup = app.spawn("run", &arguments, out, err);
     hsup.wait_for_line("up\n");
+    hsup
+}
+
+#[test]
+fn a_signal_ends_a_command_that_the_driver_does_not_stop() {
+    let app = App::procfile("web: true\n");
+    let mut hsup = sleeping(&app, "stop hang\n");
     hsup.signal(Signal::SIGTERM);
     hsup.wait_for("a Stop", || (app.calls("stop").len() == 1).then_some(()));
     hsup.signal(Signal::SIGINT);
@@ -354,14 +360,7 @@ fn a_signal_ends_a_command_that_the_driver_does_not_stop() {
 #[test]
 fn a_stop_that_the_driver_cannot_see_to_is_asked_for_again() {
     let app = App::procfile("web: true\n");
-    app.faults("once stop unavailable the backend is away\n");
-    let driver = binaries().join("test-driver");
-    let out = File::create(app.path("out")).unwrap();
-    let err = File::create(app.path("err")).unwrap();
-    let line = "echo up; exec sleep 1000";
-    let arguments = ["-d", driver.to_str().unwrap(), line];
-    let mut hsup = app.spawn("run", &arguments, out, err);
-    hsup.wait_for_line("up\n");
+    let mut hsup = sleeping(&app, "once stop unavailable the backend is away\n");
     hsup.signal(Signal::SIGTERM);
     assert_eq!(hsup.end().code(), Some(143), "{}", hsup.log());
     assert_eq!(app.calls("stop").len(), 2);
