@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{RunCommandError, company::reached, progress::Progress, signals::Signals};
+use super::{RunCommandError, progress::Progress, signals::Signals};
 use crate::{
     build,
     driver::{DriverLink, Link, STOP_BEYOND_GRACE, Up, demands, ready},
@@ -17,7 +17,7 @@ use crate::{
     lifecycle::{Kind, Stop},
     name::DynoId,
     release::Release,
-    time::now_unix_ms,
+    time::{now_unix_ms, reached},
 };
 
 /// Waits for the driver and has it build for a dyno that is shown `binds`; answers the driver

@@ -1,11 +1,11 @@
 //! Staying with a dyno until it has ended, whatever wishes it away meanwhile.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use hsup_proto::driver::StopRequest;
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use super::{
@@ -21,7 +21,7 @@ use crate::{
     lifecycle::Stop,
     name::DynoId,
     state::SupervisorId,
-    time::now_unix_ms,
+    time::{now_unix_ms, reached},
 };
 
 /// How often the driver is asked whether the dyno still runs, whatever its Wait says: the end
@@ -152,14 +152,6 @@ async fn forget(up: &Up, dyno_id: &DynoId) {
     }
     if let Err(status) = up.remove(dyno_id.as_str()).await {
         tracing::warn!(code = ?status.code(), "remove failed");
-    }
-}
-
-/// Resolves at that time, if there is one.
-pub(super) async fn reached(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
     }
 }
 

@@ -265,9 +265,7 @@ impl ControlDir {
 
     /// Whose the directory is that is there now. One that was made anew is claimed anew.
     fn hold(&mut self) -> Hold {
-        if let Some(claim) = &self.claim
-            && claim.is_of(&self.path)
-        {
+        if self.is_claimed() {
             return Hold::Ours;
         }
         self.claim = None;
@@ -279,6 +277,12 @@ impl ControlDir {
             Ok(None) => Hold::Anothers,
             Err(_) => Hold::Missing,
         }
+    }
+
+    /// Whether the directory that is there now is the one that was claimed.
+    fn is_claimed(&self) -> bool {
+        let claim = self.claim.as_ref();
+        claim.is_some_and(|claim| claim.is_of(&self.path))
     }
 
     /// The directory, as a canonical path.
@@ -315,7 +319,7 @@ impl ControlDir {
         if self.watch.is_some() || Instant::now() < self.poll_at {
             return;
         }
-        let before = std::mem::replace(&mut self.hold, Hold::Ours);
+        let before = self.hold;
         self.hold = self.hold();
         match self.hold {
             Hold::Ours => {
@@ -373,7 +377,7 @@ impl ControlDir {
                 self.due = Some(Writer::MayBeWriting);
                 if self.watch.is_some() {
                     // A directory that was moved away is watched where it went.
-                    if !self.claim.as_ref().is_some_and(|claim| claim.is_of(&self.path)) {
+                    if !self.is_claimed() {
                         self.watch = None;
                     }
                     self.poll_at = Instant::now() + self.poll_interval();

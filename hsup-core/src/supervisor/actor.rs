@@ -41,7 +41,7 @@ use crate::{
     releases::{Id, Releases},
     source::{News, Source},
     state::{History, LiveDyno, Memory, SaveError},
-    time::now_unix_ms,
+    time::{now_unix_ms, reached},
 };
 
 /// How often the driver is asked for what it runs, beside every new connection.
@@ -254,7 +254,7 @@ impl Actor {
                     self.source.forgive();
                     self.reconcile();
                 }
-                () = at(deadline) => {
+                () = reached(deadline) => {
                     warn!(left = self.dynos.len(), "dynos did not end in time");
                     let dynos = counted(self.dynos.len());
                     let fate = if self.dynos_end_with_driver() {
@@ -507,12 +507,5 @@ impl Actor {
             Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains(*key)),
             Until::Decided(id) => self.is_decided(*id),
         }
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
