@@ -20,7 +20,7 @@
 //! #     async fn build(&self, _: Peer, _: proto::BuildRequest, _: BuildLog) -> Result<String, Status> { Ok(String::new()) }
 //! #     fn has_artifact(&self, _: Peer, _: &str) -> bool { true }
 //! #     async fn remove_artifact(&self, _: Peer, _: &str) -> Result<(), Status> { Ok(()) }
-//! #     async fn start(&self, _: Peer, _: proto::StartRequest, _: CancellationToken) -> Result<Nothing, Status> { Ok(Nothing) }
+//! #     async fn start(&self, _: Peer, _: proto::StartRequest, _: Record, _: CancellationToken) -> Result<Nothing, Status> { Ok(Nothing) }
 //! # }
 //! # impl Jail { fn new(_: Option<&std::ffi::OsStr>) -> Result<Self, std::io::Error> { Ok(Self) } }
 //! fn main() -> ExitCode {
@@ -95,8 +95,15 @@ impl Given {
 
     /// The value of an option; the last one counts.
     pub fn value(&self, option: &str) -> Option<&OsStr> {
-        let mut options = self.options.iter().rev();
-        options.find(|(name, _)| *name == option)?.1.as_deref()
+        self.values(option).next_back()
+    }
+
+    /// The values of an option that may be given more than once, in their order.
+    pub fn values(&self, option: &str) -> impl DoubleEndedIterator<Item = &OsStr> {
+        self.options
+            .iter()
+            .filter(move |(name, _)| *name == option)
+            .filter_map(|(_, value)| value.as_deref())
     }
 }
 
@@ -287,6 +294,22 @@ fn say(mut to: impl Write, text: &str, code: u8) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_may_have_several_values() {
+        let value = |text: &str| Some(OsString::from(text));
+        let given = Given {
+            socket: None,
+            options: vec![
+                ("--bind", value("/a")),
+                ("--root", value("/r")),
+                ("--bind", value("/b")),
+            ],
+        };
+        assert!(given.values("--bind").eq(["/a", "/b"]));
+        assert_eq!(given.value("--bind"), Some(OsStr::new("/b")));
+        assert_eq!(given.values("--none").next(), None);
+    }
 
     #[test]
     fn the_help_has_the_drivers_own_options_too() {

@@ -26,7 +26,7 @@ use self::calls::Calls;
 pub(crate) use self::calls::{Asked, malformed};
 use crate::{
     listen::Listener,
-    service::{IdentityError, Runtime, Service},
+    service::{IdentityError, RecoverError, Runtime, Service},
 };
 
 /// Every dyno has a Wait open; hyper's own limit of 200 would hold up the calls behind them.
@@ -58,7 +58,8 @@ pub struct Options {
     pub allow: Vec<Uid>,
     /// When it ends by itself.
     pub end: End,
-    /// The grace period of the dynos when SIGTERM ends the driver.
+    /// The grace period of the dynos when SIGTERM ends the driver; if they outlive it, of those
+    /// starts that are under way.
     pub grace: Duration,
 }
 
@@ -81,6 +82,9 @@ pub enum ServeError {
     /// The runtime promises what this kit cannot keep.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The dynos of an earlier process of the driver could not be found.
+    #[error("failed to find the dynos of an earlier process again")]
+    Recover(#[source] RecoverError),
     /// Signals could not be received.
     #[error("failed to receive signals")]
     Signals(#[from] io::Error),
@@ -98,12 +102,14 @@ impl Default for Options {
 
 /// Serves `runtime` on `listener` until SIGTERM (SIGINT, at a terminal), or until idle if the options say so.
 ///
-/// On SIGTERM no connection is taken any more; the dynos are stopped; callers that wait for them
-/// still get their answer.
+/// First the runtime finds the dynos again that an earlier process left, if they outlive it; who
+/// connects meanwhile waits. On SIGTERM no connection is taken any more; the dynos are stopped,
+/// unless they outlive the driver; callers that wait for them still get their answer.
 ///
 /// # Errors
 ///
-/// When the runtime promises what the kit cannot keep, or signal handlers cannot be installed.
+/// When the runtime promises what the kit cannot keep, cannot find its dynos again, or signal
+/// handlers cannot be installed.
 pub async fn serve<R: Runtime>(
     listener: Listener,
     runtime: R,
@@ -122,6 +128,12 @@ pub async fn serve<R: Runtime>(
         }
     };
     let _hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        // What is there at once is not given up for a signal.
+        biased;
+        recovered = service.recover() => recovered.map_err(ServeError::Recover)?,
+        () = told_to_end() => return Ok(()),
+    }
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     {
@@ -142,11 +154,11 @@ pub async fn serve<R: Runtime>(
     // The name goes first, so that nobody connects to a driver that is going.
     drop(listener);
     {
-        let mut stopping = pin!(service.stop_all(options.grace));
+        let mut stopping = pin!(service.wind_up(options.grace));
         tokio::select! {
             () = &mut stopping => {}
             () = told_to_end() => {
-                service.stop_all(Duration::ZERO).await;
+                service.wind_up(Duration::ZERO).await;
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use hsup_proto::driver::{BuildResponse, Release, build_response::Event};
@@ -92,12 +92,12 @@ impl Builds {
 }
 
 /// The key of a build (driver protocol §8): neither version nor config, nor the query of a
-/// presigned URL, which is new each time.
+/// presigned URL, which is new each time. `changed` tells the state of a slug without a checksum.
 pub(super) fn key(
     uid: u32,
     release: &Release,
     options: &BTreeMap<String, String>,
-    changed: Option<(u64, SystemTime)>,
+    changed: Option<&[u8]>,
 ) -> BuildKey {
     let mut hash = Sha256::new();
     let mut field = |bytes: &[u8]| {
@@ -119,12 +119,8 @@ pub(super) fn key(
         // The same slug from elsewhere is the same slug; a directory has no checksum.
         field(release.slug_checksum.to_ascii_lowercase().as_bytes());
     }
-    if let Some((size, modified)) = changed {
-        field(&size.to_le_bytes());
-        let since = modified
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        field(&since.as_nanos().to_le_bytes());
+    if let Some(changed) = changed {
+        field(changed);
     }
     for (name, value) in options {
         field(name.as_bytes());
