@@ -41,23 +41,23 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::getppid;
+use nix::unistd::{Uid, getppid};
 use thiserror::Error;
 
 use self::args::{Action, Args};
 use crate::{
     errors::chain,
-    listen::{ListenError, Listener, Place},
+    listen::{self, Access, ListenError, Listener, Place},
     log, open_files, orphans,
-    serve::{self, End, Options, ServeError},
+    serve::{self, End, Limits, Options, ServeError},
     service::Runtime,
 };
 
 /// How long a driver that is somebody's child goes on with nobody to serve and nothing to run.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// A driver's program. It has the options `--socket`, `--allow-uid`, `--child`, `--help` and
-/// `--version`, and those it is given here.
+/// A driver's program. It has the options `--socket`, `--allow-uid`, `--socket-group`,
+/// `--max-dynos`, `--child`, `--help` and `--version`, and those it is given here.
 #[derive(Clone, Debug)]
 pub struct Program {
     name: &'static str,
@@ -208,9 +208,17 @@ impl Program {
             // A variable comes from hsup, or from a unit whose manager is there for ever.
             Place::Path(_) => End::WhenOrphaned(IDLE, getppid()),
         };
+        let group = args.group.as_deref();
+        let access = Access::choose(Uid::effective(), &args.allow, group, listen::group);
+        let access = access.map_err(ListenError::from)?;
+        let limits = Limits::default();
         let options = Options {
             allow: args.allow,
             end,
+            limits: Limits {
+                dynos: args.max_dynos.unwrap_or(limits.dynos),
+                ..limits
+            },
             ..Options::default()
         };
         tokio::runtime::Builder::new_current_thread()
@@ -218,7 +226,7 @@ impl Program {
             .build()
             .map_err(Failure::Runtime)?
             .block_on(async {
-                let listener = Listener::open(&place)?;
+                let listener = Listener::open(&place, access)?;
                 if let Place::Path(path) = &place {
                     // Who hands a descriptor down looks after what its earlier children left.
                     orphans::kill_left_by(path).await;
@@ -245,7 +253,18 @@ impl Program {
                 "--allow-uid",
                 Some("UID"),
                 "Let this user call the driver, besides its own and root (can be\n\
-                 repeated); dynos run as the driver's user all the same",
+                 repeated); a driver that runs as root gives the socket to that user",
+            ),
+            (
+                "--socket-group",
+                Some("GROUP"),
+                "Let the members of this group reach the socket; of those who may call\n\
+                 the driver --allow-uid decides [default: hsup, with several users]",
+            ),
+            (
+                "--max-dynos",
+                Some("N"),
+                "Let each of those users have so many dynos [default: 1000]",
             ),
             (
                 "--child",
@@ -255,7 +274,7 @@ impl Program {
         ];
         let own = self.options.iter();
         options.splice(
-            2..2,
+            4..4,
             own.map(|option| (option.name, option.value, option.help)),
         );
         let mut lines: Vec<_> = options
@@ -319,10 +338,10 @@ mod tests {
         let help = program.help();
         assert!(help.starts_with("Runs dynos in jails\n\nUsage: hsup-driver-jail [OPTIONS]\n"));
         let own = "
-      --no-fun         Be serious,
-                       always
-      --root DIR       Where the jails are
-      --child          End when";
+      --no-fun              Be serious,
+                            always
+      --root DIR            Where the jails are
+      --child               End when";
         assert!(help.contains(own), "{help}");
         assert!(help.lines().all(|line| line.len() <= 100), "{help}");
     }

@@ -4,6 +4,7 @@
 //! touches another, and when a driver ends.
 
 mod calls;
+mod quota;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -22,8 +23,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::calls::Calls;
 pub(crate) use self::calls::{Asked, malformed};
+pub use self::quota::Limits;
+pub(crate) use self::quota::is_stranger;
+use self::{
+    calls::Calls,
+    quota::{Pass, Quota},
+};
 use crate::{
     listen::Listener,
     service::{IdentityError, RecoverError, Runtime, Service},
@@ -61,6 +67,8 @@ pub struct Options {
     /// The grace period of the dynos when SIGTERM ends the driver; if they outlive it, of those
     /// starts that are under way.
     pub grace: Duration,
+    /// What each user may have at most who is neither root nor our own.
+    pub limits: Limits,
 }
 
 /// When a driver ends by itself: nobody tells one that was started as a child, when its parent
@@ -96,6 +104,7 @@ impl Default for Options {
             allow: Vec::new(),
             end: End::WhenTold,
             grace: Duration::from_secs(10),
+            limits: Limits::default(),
         }
     }
 }
@@ -115,7 +124,7 @@ pub async fn serve<R: Runtime>(
     runtime: R,
     options: Options,
 ) -> Result<(), ServeError> {
-    let service = Service::new(runtime)?;
+    let service = Service::limited(runtime, options.limits.dynos)?;
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C is for a driver that somebody runs at a terminal. A supervisor's child is not
     // its to end: hsup decides what its own Ctrl-C means.
@@ -179,6 +188,8 @@ async fn accept<R: Runtime>(
 ) {
     let mut backoff = FIRST_BACKOFF;
     let mut next = 0;
+    let open = Quota::new(options.limits.connections);
+    let calls = Quota::new(options.limits.calls);
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -187,7 +198,19 @@ async fn accept<R: Runtime>(
                 let Some(peer) = admit(&stream, next, &options.allow) else {
                     continue;
                 };
-                connections.spawn(connection(stream, peer, service.clone(), closing.clone()));
+                let Some(pass) = open.take(peer.uid) else {
+                    tracing::warn!(uid = %peer.uid, most = open.most(), "refused a connection of a user who has too many");
+                    continue;
+                };
+                let calls = Calls::new(service.clone(), peer, calls.clone());
+                connections.spawn(connection(
+                    stream,
+                    peer,
+                    pass,
+                    service.clone(),
+                    calls,
+                    closing.clone(),
+                ));
             }
             Err(error) => {
                 // Out of descriptors or memory: what is open goes on, and newcomers wait.
@@ -228,11 +251,12 @@ fn admit(stream: &UnixStream, connection: u64, allow: &[Uid]) -> Option<Peer> {
 async fn connection<R: Runtime>(
     stream: UnixStream,
     peer: Peer,
+    _pass: Pass,
     service: Service<R>,
+    calls: Calls<R>,
     closing: CancellationToken,
 ) {
     service.connected(peer);
-    let calls = Calls::new(service.clone(), peer);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -406,6 +406,11 @@ async fn a_strict_driver_takes_no_name_that_could_do_harm() {
             assert!(status.message().starts_with(name), "{status}");
         }
     }
+    for bad in ["../up", "a/b", ""] {
+        let what = Some(What::Artifact(bad.into()));
+        let status = client.clone().remove(RemoveRequest { what }).await;
+        assert_eq!(status.unwrap_err().code(), Code::InvalidArgument, "{bad:?}");
+    }
     assert!(keeper.ids().is_empty());
     let mut good = start("good");
     good.artifact = "cedar-14@v1:0a+b=".into();

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::now_unix_ms,
-    serve::{Asked, Peer},
+    serve::{Asked, Peer, is_stranger},
     signal::Signal,
 };
 
@@ -76,11 +76,19 @@ impl<R: Runtime> DynoDriver for Service<R> {
         };
         let uid = peer.uid.as_raw();
         let key = build::key(uid, release, &request.options, changed.as_deref());
-        let meaning = self
-            .state()
-            .builds
-            .build(key, |artifact| self.0.runtime.has_artifact(peer, artifact));
+        let most = if is_stranger(peer.uid) {
+            build::MOST_AT_ONCE
+        } else {
+            usize::MAX
+        };
+        let exists = |artifact: &str| self.0.runtime.has_artifact(peer, artifact);
+        let meaning = self.state().builds.build(key, uid, most, exists);
         Ok(Response::new(match meaning {
+            Build::TooMany => {
+                return Err(Status::resource_exhausted(format!(
+                    "this user has {most} builds under way, and that is the most"
+                )));
+            }
             Build::Done(artifact) => build::artifact(artifact),
             Build::Join(told) => build::listen(told),
             Build::Begin(log, told) => {
@@ -205,9 +213,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
                 removing.await.map_err(|_| broken())??;
             }
             Some(What::Artifact(artifact)) => {
-                if artifact.is_empty() {
-                    return Err(Status::invalid_argument("artifact is missing"));
-                }
+                check::artifact(&artifact, self.0.identity.names)?;
                 let removal = self.begin_removal(peer.uid.as_raw(), &artifact)?;
                 let removing = tokio::spawn(async move {
                     let runtime = &removal.service.0.runtime;
@@ -310,6 +316,16 @@ impl<R: Runtime> Service<R> {
                 check::shown(&request.artifact)
             )));
         }
+        let most = self.0.most_dynos;
+        if is_stranger(peer.uid)
+            && state.table.view(&key).is_none()
+            && state.table.count(uid) >= most
+        {
+            return Err(Status::resource_exhausted(format!(
+                "this user has {most} dynos, and that is the most (--max-dynos): one that has \
+                 exited counts until it is removed"
+            )));
+        }
         let now = Instant::now();
         let started_at = record.started_at_unix_ms();
         let meaning = state
@@ -355,7 +371,7 @@ impl<R: Runtime> Service<R> {
                 check::shown(artifact)
             )));
         }
-        state.builds.removed(artifact);
+        state.builds.removed(uid, artifact);
         let artifact: (u32, Box<str>) = (uid, artifact.into());
         state.removing.push(artifact.clone());
         drop(state);

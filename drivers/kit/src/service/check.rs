@@ -73,6 +73,15 @@ fn needed(field: &str, value: &str, names: Names) -> Result<(), Status> {
     name(field, value, names, "")
 }
 
+/// Checks an artifact, which there must be.
+pub(super) fn artifact(value: &str, names: Names) -> Result<(), Status> {
+    if value.is_empty() {
+        return Err(Status::invalid_argument("artifact is missing"));
+    }
+    bounded("artifact", value, MAX_ARTIFACT)?;
+    name("artifact", value, names, ":@+=")
+}
+
 /// Checks that no option is one the driver does not know.
 pub(super) fn options(given: &BTreeMap<String, String>, known: &[&str]) -> Result<(), Status> {
     match given.keys().find(|key| !known.contains(&key.as_str())) {
@@ -148,19 +157,14 @@ pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(),
     id("dyno_id", &request.dyno_id)?;
     id("supervisor_id", &request.supervisor_id)?;
     options(&request.options, rules.options)?;
-    if request.artifact.is_empty() {
-        return invalid("artifact is missing");
-    }
-    for (field, value, most) in [
-        ("artifact", &request.artifact, MAX_ARTIFACT),
-        ("app", &request.app, MAX_NAME),
-        ("process_type", &request.process_type, MAX_NAME),
+    artifact(&request.artifact, rules.names)?;
+    for (field, value) in [
+        ("app", &request.app),
+        ("process_type", &request.process_type),
     ] {
-        bounded(field, value, most)?;
+        bounded(field, value, MAX_NAME)?;
+        needed(field, value, rules.names)?;
     }
-    name("artifact", &request.artifact, rules.names, ":@+=")?;
-    needed("app", &request.app, rules.names)?;
-    needed("process_type", &request.process_type, rules.names)?;
     if request.argv.is_empty() && !rules.images {
         return invalid("argv is empty");
     }

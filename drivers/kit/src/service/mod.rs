@@ -57,6 +57,8 @@ struct Inner<R: Runtime> {
     runtime: R,
     identity: Identity,
     instance_id: String,
+    /// How many dynos a user may have who is neither root nor our own.
+    most_dynos: usize,
     state: Mutex<State<R::Dyno>>,
     /// Something happened that may make the driver idle, or not idle any more.
     stirred: Notify,
@@ -138,12 +140,18 @@ impl<R: Runtime> Service<R> {
     /// # Errors
     /// When the runtime promises what this kit cannot keep.
     pub fn new(runtime: R) -> Result<Self, IdentityError> {
+        Self::limited(runtime, usize::MAX)
+    }
+
+    /// The same, where a user who is neither root nor our own may have so many dynos.
+    pub(crate) fn limited(runtime: R, most_dynos: usize) -> Result<Self, IdentityError> {
         let identity = runtime.identity();
         identity.check()?;
         Ok(Self(Arc::new(Inner {
             identity,
             runtime,
             instance_id: instance_id(),
+            most_dynos,
             state: Mutex::new(State {
                 table: Table::default(),
                 links: Links::default(),

@@ -322,6 +322,11 @@ impl<H> Table<H> {
             .collect()
     }
 
+    /// How many dynos of `uid` are known.
+    pub(super) fn count(&self, uid: u32) -> usize {
+        self.of(uid).count()
+    }
+
     /// The dynos that have not exited.
     pub(super) fn alive_keys(&self) -> Vec<Key> {
         self.dynos
