@@ -92,7 +92,11 @@ fn is_meant(driver: &DriverFacts, needs: &[Need]) -> bool {
     needs.iter().all(|need| match *need {
         Need::Has(capability) => declares(capability),
         Need::Lacks(capability) => !declares(capability),
-        Need::Output | Need::Build | Need::OwnSlug | Need::BareArgv | Need::Exec => true,
+        Need::Outlives => matches!(driver.durability.as_str(), "SURVIVES" | "EXACT"),
+        Need::Exact => driver.durability == "EXACT",
+        Need::Output | Need::Build | Need::OwnSlug | Need::BareArgv | Need::Exec | Need::Peer => {
+            true
+        }
     })
 }
 
