@@ -19,6 +19,13 @@ fn naive(options: &str) -> Config {
     Config::exec(format!("'{quoted}' {options}"))
 }
 
+/// How the driver is started whose dynos outlive it.
+fn lasting(options: &str) -> Config {
+    let driver = binary(env!("CARGO_BIN_EXE_lasting-driver"));
+    let quoted = driver.display().to_string().replace('\'', r"'\''");
+    Config::exec(format!("'{quoted}' {options}"))
+}
+
 /// How long a case waits for what a faulty driver never does. The good one has the usual time.
 const LONG_ENOUGH: Duration = Duration::from_secs(5);
 
@@ -140,6 +147,130 @@ faults! {
     a_status_is_unknown: "answers-unknown", "wait: a removed dyno", "whole run: no call answered";
     a_secret_is_in_a_message: "tells-env", "start: an unknown artifact", "whole run: no refusal showed";
     a_secret_is_printed: "prints-env", "wait: an exited", "wait: exit codes", "whole run: the driver's output";
+}
+
+/// Fails unless the case of `focus` passes on the driver whose dynos outlive it, and fails with a
+/// fault.
+fn caught_lasting(fault: &str, focus: &str) {
+    let judged = |options: &str| {
+        let mut config = lasting(options);
+        config.focus = vec![focus.to_owned()];
+        config.deadline = LONG_ENOUGH * 4;
+        run(&config).unwrap().results.last().unwrap().clone()
+    };
+    assert_eq!(judged("").verdict, Verdict::Passed, "without the fault");
+    let faulty = judged(&format!("--fault {fault}"));
+    assert!(
+        matches!(faulty.verdict, Verdict::Failed(_)),
+        "{fault}: {faulty:?}"
+    );
+}
+
+#[test]
+fn an_exit_is_told_by_one_driver_only() {
+    caught_lasting("tells-once", "durability: a dyno runs on");
+}
+
+#[test]
+fn an_exit_while_the_driver_is_down_is_forgotten() {
+    caught_lasting("forgets-ended", "durability: an exit while");
+}
+
+#[test]
+fn a_removed_dyno_comes_back() {
+    caught_lasting("comes-back", "durability: a dyno that was removed");
+}
+
+#[test]
+fn a_dyno_is_started_again() {
+    caught_lasting("forgets-running", "durability: a Start is known");
+}
+
+#[test]
+fn output_breaks_when_nobody_reads() {
+    caught_lasting("write-only", "durability: what a dyno writes");
+}
+
+#[test]
+fn a_good_driver_whose_dynos_outlive_it_passes() {
+    let report = run(&lasting("")).unwrap();
+    let failures: Vec<_> = report.failures().collect();
+    assert!(failures.is_empty(), "{failures:?}");
+    assert_eq!(
+        report.summary().split(" — ").next(),
+        Some("core · durability EXACT · stdio_fifo · signal")
+    );
+}
+
+/// Whoever the drivers of root's are called by; need not exist.
+const PEER: u32 = 47_111;
+
+fn with_peer(mut config: Config, focus: &str) -> Report {
+    config.as_peer = Some(PEER);
+    config.focus = vec![format!("privilege boundary: {focus}")];
+    run(&config).unwrap()
+}
+
+/// Fails unless the case of `focus` passes on a good driver of root's, and fails on one that knows
+/// no users.
+fn caught_at_boundary(focus: &str) {
+    let good = with_peer(lasting(&format!("--allow-uid {PEER}")), focus);
+    assert_eq!(good.results.last().unwrap().verdict, Verdict::Passed);
+    let faulty = with_peer(naive("--fault knows-no-users"), focus);
+    let faulty = faulty.results.last().unwrap();
+    assert!(
+        matches!(faulty.verdict, Verdict::Failed(_)),
+        "{focus}: {faulty:?}"
+    );
+}
+
+macro_rules! boundary {
+    ($($test:ident: $focus:literal;)*) => {$(
+        #[test]
+        #[ignore = "needs root: it acts as another user"]
+        fn $test() {
+            caught_at_boundary($focus);
+        }
+    )*};
+}
+
+boundary! {
+    a_socket_for_everybody: "the socket";
+    a_third_user_is_served: "a third user";
+    anothers_dyno_is_shown: "another's dyno";
+    an_id_is_everybodys: "the same dyno_id";
+    an_artifact_is_everybodys: "another's artifact";
+    any_name_gets_into_a_path: "a name that could do harm";
+    any_fifo_is_opened: "FIFOs that are not";
+    any_slug_is_read: "a slug that the caller";
+    calls_without_end: "a caller has so many";
+}
+
+#[test]
+#[ignore = "needs root: it acts as another user"]
+fn anything_is_bound() {
+    let focus = "what the driver's own configuration";
+    let verdict = |options: &str| {
+        let options = format!("--allow-uid {PEER} --binds {options}");
+        let report = with_peer(lasting(&options), focus);
+        report.results.last().unwrap().verdict.clone()
+    };
+    assert_eq!(verdict(""), Verdict::Passed);
+    let faulty = verdict("--fault binds-anything");
+    assert!(matches!(faulty, Verdict::Failed(_)), "{faulty:?}");
+}
+
+#[test]
+#[ignore = "needs root: it acts as another user"]
+fn the_boundary_is_a_word_of_the_verdict() {
+    let mut config = lasting(&format!("--allow-uid {PEER}"));
+    config.as_peer = Some(PEER);
+    config.focus = vec!["privilege boundary:".to_owned()];
+    let summary = run(&config).unwrap().summary();
+    assert!(
+        summary.contains("· privilege boundary — 9 passed"),
+        "{summary}"
+    );
 }
 
 /// Fails unless the driver passes everything that is about it. Of malformed messages it never

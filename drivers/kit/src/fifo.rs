@@ -61,13 +61,51 @@ pub enum FifoError {
     },
 }
 
-/// Opens `stdin`, `stdout` and `stderr` in `io_dir` for a dyno of the user `peer`. Without a
-/// `stdin` there the dyno reads `/dev/null`.
+/// What was opened: for a driver that hands the descriptors to another process itself. Each is
+/// closed on exec.
+#[derive(Debug)]
+pub struct Fifos {
+    /// What the dyno reads: `/dev/null` if there is no FIFO for it.
+    pub stdin: OwnedFd,
+    /// What it writes to.
+    pub stdout: OwnedFd,
+    /// What it writes to.
+    pub stderr: OwnedFd,
+    /// A reading end, for whoever is to see to it that what the dyno wrote outlives the dyno. It
+    /// does not block.
+    pub kept_stdout: OwnedFd,
+    /// The same of `stderr`.
+    pub kept_stderr: OwnedFd,
+}
+
+/// Opens `stdin`, `stdout` and `stderr` in `io_dir` for a dyno of the user `peer`, whose output
+/// this process keeps. Without a `stdin` there the dyno reads `/dev/null`.
 ///
 /// # Errors
 ///
 /// When `stdout` or `stderr` is missing, or anything is not what it should be.
 pub fn open(io_dir: &Path, peer: u32) -> Result<Stdio, FifoError> {
+    let Fifos {
+        stdin,
+        stdout,
+        stderr,
+        kept_stdout,
+        kept_stderr,
+    } = open_all(io_dir, peer)?;
+    Ok(Stdio::Fds {
+        stdin,
+        stdout,
+        stderr,
+        kept: Some(Kept::new(kept_stdout, kept_stderr)),
+    })
+}
+
+/// The same, with every descriptor for the caller to do with as it likes.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_all(io_dir: &Path, peer: u32) -> Result<Fifos, FifoError> {
     let folder = Folder::open(io_dir, Uid::from_raw(peer))?;
     let stdin = match folder.fifo("stdin", OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
         Ok(fifo) => {
@@ -88,11 +126,12 @@ pub fn open(io_dir: &Path, peer: u32) -> Result<Stdio, FifoError> {
     };
     let (stdout, kept_stdout) = folder.output("stdout")?;
     let (stderr, kept_stderr) = folder.output("stderr")?;
-    Ok(Stdio::Fds {
+    Ok(Fifos {
         stdin,
         stdout,
         stderr,
-        kept: Some(Kept::new(kept_stdout, kept_stderr)),
+        kept_stdout,
+        kept_stderr,
     })
 }
 

@@ -4,6 +4,8 @@
 //! process that is gone), and that the socket is never reachable by more than its mode
 //! allows, not even between `bind` and a later `chmod` (driver protocol §7.1).
 
+mod access;
+
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -26,6 +28,8 @@ use nix::{
 use thiserror::Error;
 use tokio::net::UnixListener;
 
+pub(crate) use self::access::group;
+pub use self::access::{Access, AccessError};
 use crate::socket;
 
 /// The longest path of a driver's socket, in bytes: `sockaddr_un` holds 108 with its end.
@@ -85,6 +89,9 @@ pub enum ListenError {
         /// Why.
         source: io::Error,
     },
+    /// It is not clear who may reach it, or its folder does not keep others out.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The socket could not be made.
     #[error("failed to listen on `{}`", path.display())]
     Bind {
@@ -161,16 +168,22 @@ impl Place {
 }
 
 impl Listener {
-    /// Listens at `place`; must run inside a tokio runtime.
-    pub fn open(place: &Place) -> Result<Self, ListenError> {
+    /// Listens at `place`; must run inside a tokio runtime. A socket that is made is for `access`;
+    /// who can reach one that was handed down was its maker's to decide.
+    pub fn open(place: &Place, access: Access) -> Result<Self, ListenError> {
         match place {
-            Place::Path(path) => Self::bind(path),
+            Place::Path(path) => Self::bind_for(path, access),
             Place::Descriptor => Self::inherit(),
         }
     }
 
     /// Makes the socket at `path`, mode 0600, taking the place of a stale one.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        Self::bind_for(path, Access::Owner)
+    }
+
+    /// The same for others than the driver's own user.
+    fn bind_for(path: &Path, access: Access) -> Result<Self, ListenError> {
         if path.as_os_str().len() > MAX_PATH {
             return Err(ListenError::TooLong {
                 path: path.to_owned(),
@@ -180,10 +193,12 @@ impl Listener {
             path: path.to_owned(),
             source,
         };
+        access.check_folder(path)?;
         // A socket that is bound and does not listen yet looks like a stale one.
         let lock = lock_folder(path);
         clear(path)?;
-        let listener = socket::listen_at(path, 0o600).map_err(failed)?;
+        let (user, group) = (access.user(), access.group());
+        let listener = socket::listen_for(path, access.mode(), user, group).map_err(failed)?;
         drop(lock);
         let bound = Bound {
             inode: fs::symlink_metadata(path).map_err(failed)?.ino(),
@@ -341,6 +356,43 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_group_reaches_a_socket_that_is_made_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("drv.sock");
+        let own = nix::unistd::getegid();
+        let place = Place::Path(path.clone());
+        let _listener = Listener::open(&place, Access::Group(own)).unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, 0o660);
+        assert_eq!(found.gid(), own.as_raw());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root: it gives a socket away"]
+    async fn root_gives_the_socket_away_in_a_folder_that_nobody_else_can_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("drv.sock");
+        let place = Place::Path(path.clone());
+        let access = Access::User(nix::unistd::Uid::from_raw(4711));
+        let listener = Listener::open(&place, access).unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, 0o600);
+        assert_eq!(found.uid(), 4711);
+        drop(listener);
+        for (owner, mode) in [(4711, 0o755), (0, 0o777)] {
+            std::os::unix::fs::chown(dir.path(), Some(owner), None).unwrap();
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(dir.path(), permissions).unwrap();
+            let error = Listener::open(&place, access).unwrap_err();
+            assert!(
+                matches!(error, ListenError::Access(AccessError::Folder { .. })),
+                "{error}"
+            );
+            assert!(!path.exists());
+        }
     }
 
     #[tokio::test]

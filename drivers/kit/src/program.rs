@@ -20,7 +20,7 @@
 //! #     async fn build(&self, _: Peer, _: proto::BuildRequest, _: BuildLog) -> Result<String, Status> { Ok(String::new()) }
 //! #     fn has_artifact(&self, _: Peer, _: &str) -> bool { true }
 //! #     async fn remove_artifact(&self, _: Peer, _: &str) -> Result<(), Status> { Ok(()) }
-//! #     async fn start(&self, _: Peer, _: proto::StartRequest, _: CancellationToken) -> Result<Nothing, Status> { Ok(Nothing) }
+//! #     async fn start(&self, _: Peer, _: proto::StartRequest, _: Record, _: CancellationToken) -> Result<Nothing, Status> { Ok(Nothing) }
 //! # }
 //! # impl Jail { fn new(_: Option<&std::ffi::OsStr>) -> Result<Self, std::io::Error> { Ok(Self) } }
 //! fn main() -> ExitCode {
@@ -41,23 +41,23 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::getppid;
+use nix::unistd::{Uid, getppid};
 use thiserror::Error;
 
 use self::args::{Action, Args};
 use crate::{
     errors::chain,
-    listen::{ListenError, Listener, Place},
+    listen::{self, Access, ListenError, Listener, Place},
     log, open_files, orphans,
-    serve::{self, End, Options, ServeError},
+    serve::{self, End, Limits, Options, ServeError},
     service::Runtime,
 };
 
 /// How long a driver that is somebody's child goes on with nobody to serve and nothing to run.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// A driver's program. It has the options `--socket`, `--allow-uid`, `--child`, `--help` and
-/// `--version`, and those it is given here.
+/// A driver's program. It has the options `--socket`, `--allow-uid`, `--socket-group`,
+/// `--max-dynos`, `--child`, `--help` and `--version`, and those it is given here.
 #[derive(Clone, Debug)]
 pub struct Program {
     name: &'static str,
@@ -95,8 +95,15 @@ impl Given {
 
     /// The value of an option; the last one counts.
     pub fn value(&self, option: &str) -> Option<&OsStr> {
-        let mut options = self.options.iter().rev();
-        options.find(|(name, _)| *name == option)?.1.as_deref()
+        self.values(option).next_back()
+    }
+
+    /// The values of an option that may be given more than once, in their order.
+    pub fn values(&self, option: &str) -> impl DoubleEndedIterator<Item = &OsStr> {
+        self.options
+            .iter()
+            .filter(move |(name, _)| *name == option)
+            .filter_map(|(_, value)| value.as_deref())
     }
 }
 
@@ -201,9 +208,17 @@ impl Program {
             // A variable comes from hsup, or from a unit whose manager is there for ever.
             Place::Path(_) => End::WhenOrphaned(IDLE, getppid()),
         };
+        let group = args.group.as_deref();
+        let access = Access::choose(Uid::effective(), &args.allow, group, listen::group);
+        let access = access.map_err(ListenError::from)?;
+        let limits = Limits::default();
         let options = Options {
             allow: args.allow,
             end,
+            limits: Limits {
+                dynos: args.max_dynos.unwrap_or(limits.dynos),
+                ..limits
+            },
             ..Options::default()
         };
         tokio::runtime::Builder::new_current_thread()
@@ -211,7 +226,7 @@ impl Program {
             .build()
             .map_err(Failure::Runtime)?
             .block_on(async {
-                let listener = Listener::open(&place)?;
+                let listener = Listener::open(&place, access)?;
                 if let Place::Path(path) = &place {
                     // Who hands a descriptor down looks after what its earlier children left.
                     orphans::kill_left_by(path).await;
@@ -238,7 +253,18 @@ impl Program {
                 "--allow-uid",
                 Some("UID"),
                 "Let this user call the driver, besides its own and root (can be\n\
-                 repeated); dynos run as the driver's user all the same",
+                 repeated); a driver that runs as root gives the socket to that user",
+            ),
+            (
+                "--socket-group",
+                Some("GROUP"),
+                "Let the members of this group reach the socket; of those who may call\n\
+                 the driver --allow-uid decides [default: hsup, with several users]",
+            ),
+            (
+                "--max-dynos",
+                Some("N"),
+                "Let each of those users have so many dynos [default: 1000]",
             ),
             (
                 "--child",
@@ -248,7 +274,7 @@ impl Program {
         ];
         let own = self.options.iter();
         options.splice(
-            2..2,
+            4..4,
             own.map(|option| (option.name, option.value, option.help)),
         );
         let mut lines: Vec<_> = options
@@ -289,6 +315,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_option_may_have_several_values() {
+        let value = |text: &str| Some(OsString::from(text));
+        let given = Given {
+            socket: None,
+            options: vec![
+                ("--bind", value("/a")),
+                ("--root", value("/r")),
+                ("--bind", value("/b")),
+            ],
+        };
+        assert!(given.values("--bind").eq(["/a", "/b"]));
+        assert_eq!(given.value("--bind"), Some(OsStr::new("/b")));
+        assert_eq!(given.values("--none").next(), None);
+    }
+
+    #[test]
     fn the_help_has_the_drivers_own_options_too() {
         let program = Program::new("hsup-driver-jail", "1.2", "Runs dynos in jails")
             .flag("--no-fun", "Be serious,\nalways")
@@ -296,10 +338,10 @@ mod tests {
         let help = program.help();
         assert!(help.starts_with("Runs dynos in jails\n\nUsage: hsup-driver-jail [OPTIONS]\n"));
         let own = "
-      --no-fun         Be serious,
-                       always
-      --root DIR       Where the jails are
-      --child          End when";
+      --no-fun              Be serious,
+                            always
+      --root DIR            Where the jails are
+      --child               End when";
         assert!(help.contains(own), "{help}");
         assert!(help.lines().all(|line| line.len() <= 100), "{help}");
     }

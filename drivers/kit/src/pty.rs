@@ -96,33 +96,48 @@ impl WindowSize {
     }
 }
 
+impl Terminal {
+    /// The terminal whose master this is; for one that was opened elsewhere. Its slave must be
+    /// open by now, or have been.
+    ///
+    /// Its output is read from now on. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When this is no descriptor of a terminal, or cannot be waited for.
+    pub fn from_master(master: OwnedFd) -> io::Result<Self> {
+        // Of anything else a reader would wait for ever, or never.
+        tcgetattr(&master)?;
+        fcntl(&master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        fcntl(
+            &master,
+            FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK),
+        )?;
+        let gone = CancellationToken::new();
+        let terminal = Self {
+            inner: Arc::new(Inner {
+                master: register(master)?,
+                output: Mutex::default(),
+                typed: Mutex::default(),
+                came: Notify::new(),
+                taken: Notify::new(),
+            }),
+            _last: Arc::new(gone.clone().drop_guard()),
+        };
+        let pump = pump(Arc::clone(&terminal.inner));
+        tokio::spawn(async move { gone.run_until_cancelled(pump).await });
+        Ok(terminal)
+    }
+}
+
 /// Makes a terminal of this size: our end, and the one for the dyno.
 ///
 /// # Errors
 /// When this machine has no more of them.
 pub fn open(size: WindowSize) -> io::Result<(Terminal, OwnedFd)> {
     let pair = openpty(Some(&size.for_the_kernel()), None)?;
-    for end in [&pair.master, &pair.slave] {
-        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    }
-    fcntl(
-        &pair.master,
-        FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK),
-    )?;
-    let gone = CancellationToken::new();
-    let terminal = Terminal {
-        inner: Arc::new(Inner {
-            master: register(pair.master)?,
-            output: Mutex::default(),
-            typed: Mutex::default(),
-            came: Notify::new(),
-            taken: Notify::new(),
-        }),
-        _last: Arc::new(gone.clone().drop_guard()),
-    };
-    let pump = pump(Arc::clone(&terminal.inner));
-    tokio::spawn(async move { gone.run_until_cancelled(pump).await });
-    Ok((terminal, pair.slave))
+    fcntl(&pair.slave, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok((Terminal::from_master(pair.master)?, pair.slave))
 }
 
 #[expect(unsafe_code, reason = "tokio's way to say who owns a descriptor")]
@@ -335,6 +350,20 @@ mod tests {
             assert_eq!(read(&slave, &mut buffer), Ok(0));
             assert_eq!(read(&slave, &mut buffer), Ok(5));
         }
+    }
+
+    #[tokio::test]
+    async fn a_master_from_elsewhere_is_a_terminal_and_nothing_else_is() {
+        let pair = openpty(None, None).unwrap();
+        let terminal = Terminal::from_master(pair.master).unwrap();
+        write(&pair.slave, b"hello\n").unwrap();
+        assert_eq!(terminal.read().await, b"hello\r\n");
+        terminal.write(b"you\n").await.unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(read(&pair.slave, &mut buffer), Ok(4));
+        let (pipe, _other) = nix::unistd::pipe().unwrap();
+        let error = Terminal::from_master(pipe).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
     }
 
     #[test_case(0, 0 => (24, 80); "not known")]

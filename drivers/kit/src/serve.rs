@@ -4,6 +4,7 @@
 //! touches another, and when a driver ends.
 
 mod calls;
+mod quota;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -22,11 +23,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::calls::Calls;
 pub(crate) use self::calls::{Asked, malformed};
+pub use self::quota::Limits;
+pub(crate) use self::quota::is_stranger;
+use self::{
+    calls::Calls,
+    quota::{Pass, Quota},
+};
 use crate::{
     listen::Listener,
-    service::{IdentityError, Runtime, Service},
+    service::{IdentityError, RecoverError, Runtime, Service},
 };
 
 /// Every dyno has a Wait open; hyper's own limit of 200 would hold up the calls behind them.
@@ -58,8 +64,11 @@ pub struct Options {
     pub allow: Vec<Uid>,
     /// When it ends by itself.
     pub end: End,
-    /// The grace period of the dynos when SIGTERM ends the driver.
+    /// The grace period of the dynos when SIGTERM ends the driver; if they outlive it, of those
+    /// starts that are under way.
     pub grace: Duration,
+    /// What each user may have at most who is neither root nor our own.
+    pub limits: Limits,
 }
 
 /// When a driver ends by itself: nobody tells one that was started as a child, when its parent
@@ -81,6 +90,9 @@ pub enum ServeError {
     /// The runtime promises what this kit cannot keep.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The dynos of an earlier process of the driver could not be found.
+    #[error("failed to find the dynos of an earlier process again")]
+    Recover(#[source] RecoverError),
     /// Signals could not be received.
     #[error("failed to receive signals")]
     Signals(#[from] io::Error),
@@ -92,24 +104,27 @@ impl Default for Options {
             allow: Vec::new(),
             end: End::WhenTold,
             grace: Duration::from_secs(10),
+            limits: Limits::default(),
         }
     }
 }
 
 /// Serves `runtime` on `listener` until SIGTERM (SIGINT, at a terminal), or until idle if the options say so.
 ///
-/// On SIGTERM no connection is taken any more; the dynos are stopped; callers that wait for them
-/// still get their answer.
+/// First the runtime finds the dynos again that an earlier process left, if they outlive it; who
+/// connects meanwhile waits. On SIGTERM no connection is taken any more; the dynos are stopped,
+/// unless they outlive the driver; callers that wait for them still get their answer.
 ///
 /// # Errors
 ///
-/// When the runtime promises what the kit cannot keep, or signal handlers cannot be installed.
+/// When the runtime promises what the kit cannot keep, cannot find its dynos again, or signal
+/// handlers cannot be installed.
 pub async fn serve<R: Runtime>(
     listener: Listener,
     runtime: R,
     options: Options,
 ) -> Result<(), ServeError> {
-    let service = Service::new(runtime)?;
+    let service = Service::limited(runtime, options.limits.dynos)?;
     let mut terminate = signal(SignalKind::terminate())?;
     // Ctrl-C is for a driver that somebody runs at a terminal. A supervisor's child is not
     // its to end: hsup decides what its own Ctrl-C means.
@@ -122,6 +137,12 @@ pub async fn serve<R: Runtime>(
         }
     };
     let _hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        // What is there at once is not given up for a signal.
+        biased;
+        recovered = service.recover() => recovered.map_err(ServeError::Recover)?,
+        () = told_to_end() => return Ok(()),
+    }
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     {
@@ -142,11 +163,11 @@ pub async fn serve<R: Runtime>(
     // The name goes first, so that nobody connects to a driver that is going.
     drop(listener);
     {
-        let mut stopping = pin!(service.stop_all(options.grace));
+        let mut stopping = pin!(service.wind_up(options.grace));
         tokio::select! {
             () = &mut stopping => {}
             () = told_to_end() => {
-                service.stop_all(Duration::ZERO).await;
+                service.wind_up(Duration::ZERO).await;
             }
         }
     }
@@ -167,6 +188,8 @@ async fn accept<R: Runtime>(
 ) {
     let mut backoff = FIRST_BACKOFF;
     let mut next = 0;
+    let open = Quota::new(options.limits.connections);
+    let calls = Quota::new(options.limits.calls);
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -175,7 +198,19 @@ async fn accept<R: Runtime>(
                 let Some(peer) = admit(&stream, next, &options.allow) else {
                     continue;
                 };
-                connections.spawn(connection(stream, peer, service.clone(), closing.clone()));
+                let Some(pass) = open.take(peer.uid) else {
+                    tracing::warn!(uid = %peer.uid, most = open.most(), "refused a connection of a user who has too many");
+                    continue;
+                };
+                let calls = Calls::new(service.clone(), peer, calls.clone());
+                connections.spawn(connection(
+                    stream,
+                    peer,
+                    pass,
+                    service.clone(),
+                    calls,
+                    closing.clone(),
+                ));
             }
             Err(error) => {
                 // Out of descriptors or memory: what is open goes on, and newcomers wait.
@@ -216,11 +251,12 @@ fn admit(stream: &UnixStream, connection: u64, allow: &[Uid]) -> Option<Peer> {
 async fn connection<R: Runtime>(
     stream: UnixStream,
     peer: Peer,
+    _pass: Pass,
     service: Service<R>,
+    calls: Calls<R>,
     closing: CancellationToken,
 ) {
     service.connected(peer);
-    let calls = Calls::new(service.clone(), peer);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)

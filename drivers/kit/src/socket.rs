@@ -16,9 +16,13 @@ use std::{
     path::Path,
 };
 
-use nix::sys::{
-    socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
-    stat::{Mode, fchmod},
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    sys::{
+        socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
+        stat::{Mode, fchmod},
+    },
+    unistd::{Gid, Uid, fchownat},
 };
 
 /// A blocking socket that listens at `path`, where nothing is, with exactly `mode` (`0o600`).
@@ -26,8 +30,21 @@ use nix::sys::{
 /// # Errors
 /// What the system refuses; `AddrInUse` when something is at `path`.
 pub fn listen_at(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    listen_for(path, mode, None, None)
+}
+
+/// The same, which belongs to `user` and `group` before anybody can connect.
+pub(crate) fn listen_for(
+    path: &Path,
+    mode: u32,
+    user: Option<Uid>,
+    group: Option<Gid>,
+) -> io::Result<UnixListener> {
     let address = UnixAddr::new(path)?;
     let server = bind_closed(&address, mode)?;
+    if user.is_some() || group.is_some() {
+        fchownat(AT_FDCWD, path, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    }
     // What the umask took is given back; before `listen` nobody can connect anyway.
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     listen(&server, Backlog::MAXCONN)?;

@@ -17,7 +17,7 @@ use hsup_driver_kit::{
     client::{Client, Connection},
     listen::Listener,
     serve::{End, Options, Peer, serve},
-    service::{BuildLog, Dyno, Identity, Runtime},
+    service::{BuildLog, Dyno, Identity, Names, Record, Runtime},
     signal::Signal,
 };
 use hsup_proto::driver::{
@@ -72,6 +72,7 @@ impl Runtime for Fake {
             durability: self.durability,
             options: &["known"],
             images: false,
+            names: Names::Any,
         }
     }
 
@@ -107,6 +108,7 @@ impl Runtime for Fake {
         &self,
         _peer: Peer,
         request: StartRequest,
+        _record: Record,
         cancelled: CancellationToken,
     ) -> Result<Nothing, Status> {
         self.starts.fetch_add(1, Ordering::SeqCst);
@@ -619,16 +621,8 @@ async fn a_runtime_that_promises_too_much_is_refused() {
 
     let mut fake = served().fake.clone();
     let refused = |fake: &Fake| Service::new(fake.clone()).map(drop).unwrap_err();
-    fake.durability = Durability::Survives;
-    assert_eq!(
-        refused(&fake),
-        IdentityError::Durability(Durability::Survives)
-    );
     fake.durability = Durability::Unspecified;
-    assert_eq!(
-        refused(&fake),
-        IdentityError::Durability(Durability::Unspecified)
-    );
+    assert_eq!(refused(&fake), IdentityError::Durability);
     fake.durability = Durability::None;
     fake.capabilities = &[Capability::StdioFifo, Capability::Logs];
     assert_eq!(refused(&fake), IdentityError::Logs);

@@ -14,7 +14,7 @@ use hsup_driver_kit::{
     },
     pty::{self, WindowSize},
     serve::Peer,
-    service::{BuildLog, Dyno, Identity, Runtime},
+    service::{BuildLog, Dyno, Identity, Names, Record, Runtime},
 };
 
 /// An artifact is a directory to run in: this, and its path.
@@ -54,6 +54,7 @@ impl Runtime for Simple {
             durability: Durability::None,
             options: &[],
             images: false,
+            names: Names::Any,
         }
     }
 
@@ -104,6 +105,7 @@ impl Runtime for Simple {
         &self,
         peer: Peer,
         request: StartRequest,
+        _record: Record,
         _cancelled: CancellationToken,
     ) -> Result<Started, Status> {
         let Some(cwd) = directory(&request.artifact) else {

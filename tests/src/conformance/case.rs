@@ -26,6 +26,12 @@ pub enum Need {
     BareArgv,
     /// The suite starts the driver itself (`--exec`).
     Exec,
+    /// Dynos outlive the driver: its durability is SURVIVES or EXACT.
+    Outlives,
+    /// It knows how dynos ended while it was down: its durability is EXACT.
+    Exact,
+    /// The suite acts as another user, too (`--as-peer`).
+    Peer,
 }
 
 /// One case of the suite.

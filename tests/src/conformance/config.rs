@@ -28,6 +28,8 @@ pub struct Config {
     pub slug_url: Option<String>,
     /// The stack to build on.
     pub stack: String,
+    /// Act as this user, too: for a driver that runs as root, and serves that user.
+    pub as_peer: Option<u32>,
     /// Run only cases whose `chapter: name` contains one of these; all of them when empty.
     pub focus: Vec<String>,
     /// Leave out cases whose `chapter: name` contains one of these.
@@ -57,6 +59,7 @@ impl Config {
             build_options: BTreeMap::new(),
             slug_url: None,
             stack: String::new(),
+            as_peer: None,
             focus: Vec::new(),
             skip: Vec::new(),
             repeat: 1,

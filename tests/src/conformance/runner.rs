@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use hsup_proto::driver::Durability;
 use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::{
@@ -276,6 +277,7 @@ async fn judge(context: &Context, case: &Case) -> Verdict {
 fn unmet(context: &Context, case: &Case) -> Option<String> {
     let config = context.config();
     let exec = matches!(config.target, Target::Exec(_));
+    let durability = context.driver.info.durability();
     let own_slug = config.artifact.is_none() && config.slug_url.is_none();
     case.needs.iter().find_map(|need| match *need {
         Need::Has(capability) if !context.has(capability) => {
@@ -293,6 +295,13 @@ fn unmet(context: &Context, case: &Case) -> Option<String> {
             Some("--argv-prefix is given".to_owned())
         }
         Need::Exec if !exec => Some("needs --exec".to_owned()),
+        Need::Outlives if !matches!(durability, Durability::Survives | Durability::Exact) => {
+            Some("dynos do not outlive the driver".to_owned())
+        }
+        Need::Exact if durability != Durability::Exact => {
+            Some("durability EXACT is not claimed".to_owned())
+        }
+        Need::Peer if config.as_peer.is_none() => Some("needs --as-peer".to_owned()),
         _ => None,
     })
 }

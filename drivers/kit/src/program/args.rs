@@ -20,6 +20,8 @@ pub(super) enum Action {
 pub(super) struct Args {
     pub(super) socket: Option<PathBuf>,
     pub(super) allow: Vec<Uid>,
+    pub(super) group: Option<String>,
+    pub(super) max_dynos: Option<usize>,
     pub(super) child: bool,
     /// The driver's own.
     pub(super) options: Vec<(&'static str, Option<OsString>)>,
@@ -34,6 +36,10 @@ pub(super) enum UsageError {
     NoValue(&'static str),
     #[error("`{}` is not the number of a user", .0.display())]
     BadUid(OsString),
+    #[error("`{}` is not the name of a group", .0.display())]
+    BadGroup(OsString),
+    #[error("`{}` is not a number of dynos", .0.display())]
+    BadMaxDynos(OsString),
 }
 
 /// Reads the arguments that follow the program's name; `own` are the driver's own options.
@@ -64,6 +70,16 @@ pub(super) fn parse(
                 let number = value.to_str().and_then(|text| text.parse().ok());
                 let number = number.ok_or(UsageError::BadUid(value))?;
                 parsed.allow.push(Uid::from_raw(number));
+            }
+            ("--socket-group", _) => {
+                let group = value("--socket-group")?.into_string();
+                parsed.group = Some(group.map_err(UsageError::BadGroup)?);
+            }
+            ("--max-dynos", _) => {
+                let value = value("--max-dynos")?;
+                let number = value.to_str().and_then(|text| text.parse().ok());
+                let number = number.filter(|number| *number > 0);
+                parsed.max_dynos = Some(number.ok_or(UsageError::BadMaxDynos(value))?);
             }
             (_, Some(option)) if option.value.is_some() => {
                 parsed
@@ -103,6 +119,8 @@ mod tests {
         let expected = Args {
             socket: Some("/a=b.sock".into()),
             allow: vec![Uid::from_raw(7), Uid::from_raw(8)],
+            group: Some("staff".to_owned()),
+            max_dynos: Some(5),
             child: true,
             options: vec![
                 ("--fast", None),
@@ -111,7 +129,7 @@ mod tests {
             ],
         };
         let line = "--allow-uid 7 --fast --root /a --child --socket=/a=b.sock --allow-uid=8 \
-                    --root=/b=c";
+                    --root=/b=c --socket-group staff --max-dynos=5";
         assert_eq!(parsed(line), Ok(Action::Serve(expected)));
         assert_eq!(parsed(""), Ok(Action::Serve(Args::default())));
         assert_eq!(parsed("-h"), Ok(Action::Help));
@@ -127,6 +145,7 @@ mod tests {
         assert_eq!(error("--fast=yes"), "unknown argument `--fast=yes`");
         assert_eq!(error("--socket"), "--socket needs a value");
         assert_eq!(error("--root"), "--root needs a value");
+        assert_eq!(error("--max-dynos 0"), "`0` is not a number of dynos");
         assert_eq!(error("--allow-uid me"), "`me` is not the number of a user");
     }
 }

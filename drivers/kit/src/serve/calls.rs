@@ -6,12 +6,15 @@
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use hsup_proto::driver::dyno_driver_server::{DynoDriver, DynoDriverServer};
 use hyper::body::Incoming;
 use tonic::{
@@ -21,7 +24,10 @@ use tonic::{
 };
 use tower::Service as _;
 
-use super::Peer;
+use super::{
+    Peer,
+    quota::{Pass, Quota},
+};
 use crate::service::{Runtime, Service};
 
 /// The largest message either way (driver protocol §12, R9).
@@ -43,15 +49,45 @@ impl Asked {
 pub(super) struct Calls<R: Runtime> {
     server: DynoDriverServer<Service<R>>,
     peer: Peer,
+    /// How many may be in flight.
+    quota: Quota,
+}
+
+/// The body of an answer, which is a call in flight as long as it goes on.
+#[derive(Debug)]
+struct InFlight {
+    body: Body,
+    _pass: Pass,
+}
+
+impl http_body::Body for InFlight {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl<R: Runtime> Calls<R> {
-    pub(super) fn new(service: Service<R>, peer: Peer) -> Self {
+    pub(super) fn new(service: Service<R>, peer: Peer, quota: Quota) -> Self {
         Self {
             server: DynoDriverServer::new(service)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
             peer,
+            quota,
         }
     }
 }
@@ -65,6 +101,14 @@ where
     type Future = BoxFuture<Self::Response, Self::Error>;
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+        let Some(pass) = self.quota.take(self.peer.uid) else {
+            let text = format!(
+                "this user has {} calls in flight already",
+                self.quota.most()
+            );
+            let refused = Status::resource_exhausted(text).into_http();
+            return Box::pin(std::future::ready(Ok(refused)));
+        };
         let asked = Asked::default();
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(asked.clone());
@@ -72,7 +116,7 @@ where
         Box::pin(async move {
             let answer = answer.await?;
             if asked.0.load(Ordering::Relaxed) {
-                return Ok(answer);
+                return Ok(answer.map(|body| Body::new(InFlight { body, _pass: pass })));
             }
             Ok(match Status::from_header_map(answer.headers()) {
                 Some(status) => malformed(status).into_http(),

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use hsup_proto::driver::{BuildResponse, Release, build_response::Event};
@@ -24,6 +24,10 @@ pub(super) const BACKLOG: usize = 256;
 /// How many finished builds are remembered.
 const REMEMBERED: usize = 1_000;
 
+/// How many builds of one user are under way, who is neither root nor the driver's own: they go
+/// on when their callers are gone.
+pub(super) const MOST_AT_ONCE: usize = 16;
+
 /// What a build depends on, hashed.
 pub(super) type BuildKey = [u8; 32];
 
@@ -37,9 +41,21 @@ pub(super) enum Told {
 /// Builds in flight, and the artifacts of those that are done.
 #[derive(Debug, Default)]
 pub(super) struct Builds {
-    flying: HashMap<BuildKey, broadcast::Sender<Told>>,
-    done: HashMap<BuildKey, String>,
+    flying: HashMap<BuildKey, Flying>,
+    done: HashMap<BuildKey, Done>,
     order: VecDeque<BuildKey>,
+}
+
+#[derive(Debug)]
+struct Flying {
+    uid: u32,
+    told: broadcast::Sender<Told>,
+}
+
+#[derive(Debug)]
+struct Done {
+    uid: u32,
+    artifact: String,
 }
 
 /// What a Build means.
@@ -48,56 +64,76 @@ pub(super) enum Build {
     Begin(broadcast::Sender<Told>, broadcast::Receiver<Told>),
     Join(broadcast::Receiver<Told>),
     Done(String),
+    /// This user has as many under way as it may.
+    TooMany,
 }
 
 impl Builds {
-    /// A Build of `key`; `exists` says whether an artifact of an earlier one still does.
-    pub(super) fn build(&mut self, key: BuildKey, exists: impl Fn(&str) -> bool) -> Build {
+    /// A Build of `key` by `uid`, who may have `most` under way; `exists` says whether an artifact
+    /// of an earlier one still does.
+    pub(super) fn build(
+        &mut self,
+        key: BuildKey,
+        uid: u32,
+        most: usize,
+        exists: impl Fn(&str) -> bool,
+    ) -> Build {
         if let Some(flying) = self.flying.get(&key) {
-            return Build::Join(flying.subscribe());
+            return Build::Join(flying.told.subscribe());
         }
-        if let Some(artifact) = self.done.get(&key)
-            && exists(artifact)
+        if let Some(done) = self.done.get(&key)
+            && exists(&done.artifact)
         {
-            return Build::Done(artifact.clone());
+            return Build::Done(done.artifact.clone());
         }
-        let (sender, receiver) = broadcast::channel(BACKLOG);
-        self.flying.insert(key, sender.clone());
-        Build::Begin(sender, receiver)
+        let of_user = self.flying.values().filter(|flying| flying.uid == uid);
+        if of_user.count() >= most {
+            return Build::TooMany;
+        }
+        let (told, receiver) = broadcast::channel(BACKLOG);
+        let flying = Flying {
+            uid,
+            told: told.clone(),
+        };
+        self.flying.insert(key, flying);
+        Build::Begin(told, receiver)
     }
 
     /// The build of `key` is over.
     pub(super) fn finished(&mut self, key: BuildKey, result: Result<String, Box<Status>>) {
-        if let Ok(artifact) = &result
-            && self.done.insert(key, artifact.clone()).is_none()
-        {
-            self.order.push_back(key);
+        let Some(Flying { uid, told }) = self.flying.remove(&key) else {
+            return;
+        };
+        if let Ok(artifact) = &result {
+            let artifact = artifact.clone();
+            if self.done.insert(key, Done { uid, artifact }).is_none() {
+                self.order.push_back(key);
+            }
             if self.order.len() > REMEMBERED
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.done.remove(&oldest);
             }
         }
-        if let Some(flying) = self.flying.remove(&key) {
-            // Whoever asked may be gone.
-            drop(flying.send(Told::Done(result)));
-        }
+        // Whoever asked may be gone.
+        drop(told.send(Told::Done(result)));
     }
 
-    /// An artifact was removed: the next Build makes it anew.
-    pub(super) fn removed(&mut self, artifact: &str) {
-        self.done.retain(|_, made| made != artifact);
+    /// An artifact of `uid` was removed: the next Build makes it anew.
+    pub(super) fn removed(&mut self, uid: u32, artifact: &str) {
+        self.done
+            .retain(|_, made| made.uid != uid || made.artifact != artifact);
         self.order.retain(|key| self.done.contains_key(key));
     }
 }
 
 /// The key of a build (driver protocol §8): neither version nor config, nor the query of a
-/// presigned URL, which is new each time.
+/// presigned URL, which is new each time. `changed` tells the state of a slug without a checksum.
 pub(super) fn key(
     uid: u32,
     release: &Release,
     options: &BTreeMap<String, String>,
-    changed: Option<(u64, SystemTime)>,
+    changed: Option<&[u8]>,
 ) -> BuildKey {
     let mut hash = Sha256::new();
     let mut field = |bytes: &[u8]| {
@@ -119,12 +155,8 @@ pub(super) fn key(
         // The same slug from elsewhere is the same slug; a directory has no checksum.
         field(release.slug_checksum.to_ascii_lowercase().as_bytes());
     }
-    if let Some((size, modified)) = changed {
-        field(&size.to_le_bytes());
-        let since = modified
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        field(&since.as_nanos().to_le_bytes());
+    if let Some(changed) = changed {
+        field(changed);
     }
     for (name, value) in options {
         field(name.as_bytes());
@@ -204,6 +236,33 @@ mod tests {
 
     async fn next(stream: &mut BoxStream<BuildResponse>) -> Event {
         stream.next().await.unwrap().unwrap().event.unwrap()
+    }
+
+    fn begun(builds: &mut Builds, key: u8, uid: u32) -> bool {
+        let build = builds.build([key; 32], uid, 2, |_| true);
+        matches!(build, Build::Begin(..))
+    }
+
+    #[test]
+    fn a_user_has_so_many_builds_under_way() {
+        let mut builds = Builds::default();
+        assert!(begun(&mut builds, 1, 7) && begun(&mut builds, 2, 7));
+        assert!(!begun(&mut builds, 3, 7));
+        assert!(begun(&mut builds, 4, 8), "another user");
+        builds.finished([1; 32], Ok("art".to_owned()));
+        assert!(begun(&mut builds, 3, 7));
+    }
+
+    #[test]
+    fn who_removes_an_artifact_removes_their_own() {
+        let mut builds = Builds::default();
+        for (key, uid) in [(1, 7), (2, 8)] {
+            assert!(begun(&mut builds, key, uid));
+            builds.finished([key; 32], Ok("art".to_owned()));
+        }
+        builds.removed(7, "art");
+        assert!(begun(&mut builds, 1, 7), "it is made anew");
+        assert!(!begun(&mut builds, 2, 8), "the other's is there");
     }
 
     fn line(text: &str) -> Told {

@@ -9,22 +9,21 @@ use hsup_proto::driver::{
     StartRequest, StartResponse, StatsRequest, StatsResponse, StopRequest, StopResponse,
     WaitRequest, WaitResponse, dyno_driver_server::DynoDriver, remove_request::What,
 };
-use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
-    BuildLog, Dyno as _, GRACE, Live, Removal, Runtime, Service, attach,
+    BuildLog, Dyno as _, GRACE, Live, Record, Removal, Runtime, Service, attach,
     build::{self, Build, BuildKey},
     check::{self, StartRules},
+    forget,
     guard::guarded,
-    table::{Key, Remove, Spec, Start, View},
+    table::{Key, Remove, Start, View},
 };
 use crate::{
     clock::now_unix_ms,
-    serve::{Asked, Peer},
+    serve::{Asked, Peer, is_stranger},
     signal::Signal,
 };
 
@@ -67,15 +66,29 @@ impl<R: Runtime> DynoDriver for Service<R> {
     ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
         let peer = peer(&request)?;
         let request = request.into_inner();
-        let release = check::build(&request, self.0.identity.options)?;
-        let changed =
-            build::slug_file(release).and_then(|path| self.0.runtime.slug_changed(peer, &path));
-        let key = build::key(peer.uid.as_raw(), release, &request.options, changed);
-        let meaning = self
-            .state()
-            .builds
-            .build(key, |artifact| self.0.runtime.has_artifact(peer, artifact));
+        let release = check::build(&request, self.0.identity.options, self.0.identity.names)?;
+        let changed = match build::slug_file(release) {
+            Some(path) => {
+                let looking = self.0.runtime.slug_changed(peer, &path);
+                guarded("look at a slug", looking).await?
+            }
+            None => None,
+        };
+        let uid = peer.uid.as_raw();
+        let key = build::key(uid, release, &request.options, changed.as_deref());
+        let most = if is_stranger(peer.uid) {
+            build::MOST_AT_ONCE
+        } else {
+            usize::MAX
+        };
+        let exists = |artifact: &str| self.0.runtime.has_artifact(peer, artifact);
+        let meaning = self.state().builds.build(key, uid, most, exists);
         Ok(Response::new(match meaning {
+            Build::TooMany => {
+                return Err(Status::resource_exhausted(format!(
+                    "this user has {most} builds under way, and that is the most"
+                )));
+            }
             Build::Done(artifact) => build::artifact(artifact),
             Build::Join(told) => build::listen(told),
             Build::Begin(log, told) => {
@@ -196,20 +209,11 @@ impl<R: Runtime> DynoDriver for Service<R> {
             Some(What::DynoId(id)) => {
                 check::id("dyno_id", &id)?;
                 let key = Key::new(peer.uid.as_raw(), &id);
-                let (meaning, live) = self.state().table.remove(&key, Instant::now());
-                if meaning == Remove::Running {
-                    return Err(Status::failed_precondition(format!(
-                        "dyno `{id}` has not exited"
-                    )));
-                }
-                if let Some(live) = live {
-                    live.changed.notify_waiters();
-                }
+                let removing = tokio::spawn(self.clone().carry_out_removal(key));
+                removing.await.map_err(|_| broken())??;
             }
             Some(What::Artifact(artifact)) => {
-                if artifact.is_empty() {
-                    return Err(Status::invalid_argument("artifact is missing"));
-                }
+                check::artifact(&artifact, self.0.identity.names)?;
                 let removal = self.begin_removal(peer.uid.as_raw(), &artifact)?;
                 let removing = tokio::spawn(async move {
                     let runtime = &removal.service.0.runtime;
@@ -288,12 +292,13 @@ impl<R: Runtime> Service<R> {
             StartRules {
                 options: identity.options,
                 images: identity.images,
+                names: identity.names,
                 capabilities: identity.capabilities,
             },
         )?;
         let uid = peer.uid.as_raw();
         let key = Key::new(uid, &request.dyno_id);
-        let spec = spec(&request);
+        let record = Record::new(uid, &request, now_unix_ms());
         let mut state = self.state();
         if !state.links.is_open(peer.connection) {
             // The caller went while the call was on its way: nobody would stop what it starts.
@@ -311,8 +316,21 @@ impl<R: Runtime> Service<R> {
                 check::shown(&request.artifact)
             )));
         }
+        let most = self.0.most_dynos;
+        if is_stranger(peer.uid)
+            && state.table.view(&key).is_none()
+            && state.table.count(uid) >= most
+        {
+            return Err(Status::resource_exhausted(format!(
+                "this user has {most} dynos, and that is the most (--max-dynos): one that has \
+                 exited counts until it is removed"
+            )));
+        }
         let now = Instant::now();
-        let meaning = state.table.start(&key, spec, now, now_unix_ms(), Live::new);
+        let started_at = record.started_at_unix_ms();
+        let meaning = state
+            .table
+            .start(&key, record.spec(), now, started_at, Live::new);
         let live = state.table.handle(&key).map(Arc::clone);
         match (meaning, live) {
             (Start::Begin, Some(live)) => {
@@ -325,6 +343,7 @@ impl<R: Runtime> Service<R> {
                     Arc::clone(&live),
                     peer,
                     request,
+                    record,
                     cancelled,
                 ));
                 Ok((key, Some(live)))
@@ -352,7 +371,7 @@ impl<R: Runtime> Service<R> {
                 check::shown(artifact)
             )));
         }
-        state.builds.removed(artifact);
+        state.builds.removed(uid, artifact);
         let artifact: (u32, Box<str>) = (uid, artifact.into());
         state.removing.push(artifact.clone());
         drop(state);
@@ -360,6 +379,32 @@ impl<R: Runtime> Service<R> {
             service: self.clone(),
             artifact,
         })
+    }
+
+    /// Removes a dyno that has exited. What is kept of it goes before its record: whoever removes
+    /// it at the same time must not be told that it is done before it is.
+    async fn carry_out_removal(self, key: Key) -> Result<(), Status> {
+        let ended = {
+            let state = self.state();
+            let has_exited = matches!(state.table.view(&key), Some(View::Exited(_)));
+            let live = state.table.handle(&key).map(Arc::clone);
+            live.filter(|_| has_exited)
+        };
+        if let Some(live) = ended {
+            forget(live).await;
+        }
+        let (meaning, live) = self.state().table.remove(&key, Instant::now());
+        if meaning == Remove::Running {
+            return Err(Status::failed_precondition(format!(
+                "dyno `{}` has not exited",
+                key.id
+            )));
+        }
+        if let Some(live) = live {
+            live.changed.notify_waiters();
+        }
+        self.0.stirred.notify_waiters();
+        Ok(())
     }
 
     async fn carry_out_build(
@@ -402,21 +447,6 @@ impl<R: Runtime> Service<R> {
             Some(View::Exited(_)) => Err(has_exited(key)),
             None => Err(unknown(&key.id)),
         }
-    }
-}
-
-/// What is kept of a Start.
-fn spec(request: &StartRequest) -> Spec {
-    Spec {
-        // Maps are sorted in these types, so equal requests have equal bytes.
-        hash: Sha256::digest(request.encode_to_vec()).into(),
-        supervisor_id: request.supervisor_id.as_str().into(),
-        artifact: request.artifact.as_str().into(),
-        app: request.app.as_str().into(),
-        release: request.release,
-        process_type: request.process_type.as_str().into(),
-        process_number: request.process_number,
-        linger: Duration::from_millis(request.linger_ms.into()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use hsup_proto::driver::{BuildRequest, Capability, Limits, Release, StartRequest};
 use tonic::Status;
 
+use super::Names;
 use crate::signal::Signal;
 
 /// The longest dyno or supervisor id.
@@ -43,6 +44,44 @@ pub(super) fn id(field: &str, value: &str) -> Result<(), Status> {
     }))
 }
 
+/// Checks a name against what the driver accepts; `more` is what it may hold besides letters,
+/// digits, `.`, `_` and `-`. An empty one is not looked at.
+fn name(field: &str, value: &str, names: Names, more: &str) -> Result<(), Status> {
+    if value.contains('\0') {
+        return Err(Status::invalid_argument(format!(
+            "{field} holds a NUL byte"
+        )));
+    }
+    let begins_well = value.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let goes_on_well = value.chars().all(|char| {
+        char.is_ascii_alphanumeric() || matches!(char, '.' | '_' | '-') || more.contains(char)
+    });
+    if names == Names::Any || value.is_empty() || (begins_well && goes_on_well) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "{field} must match [A-Za-z0-9][A-Za-z0-9._{more}-]*, and is `{}`",
+        shown(value)
+    )))
+}
+
+/// Checks the name of an app or of what is part of it, which a strict driver cannot do without.
+fn needed(field: &str, value: &str, names: Names) -> Result<(), Status> {
+    if names == Names::Strict && value.is_empty() {
+        return Err(Status::invalid_argument(format!("{field} is missing")));
+    }
+    name(field, value, names, "")
+}
+
+/// Checks an artifact, which there must be.
+pub(super) fn artifact(value: &str, names: Names) -> Result<(), Status> {
+    if value.is_empty() {
+        return Err(Status::invalid_argument("artifact is missing"));
+    }
+    bounded("artifact", value, MAX_ARTIFACT)?;
+    name("artifact", value, names, ":@+=")
+}
+
 /// Checks that no option is one the driver does not know.
 pub(super) fn options(given: &BTreeMap<String, String>, known: &[&str]) -> Result<(), Status> {
     match given.keys().find(|key| !known.contains(&key.as_str())) {
@@ -55,12 +94,19 @@ pub(super) fn options(given: &BTreeMap<String, String>, known: &[&str]) -> Resul
 }
 
 /// Checks a Build request, and gives its release.
-pub(super) fn build<'a>(request: &'a BuildRequest, known: &[&str]) -> Result<&'a Release, Status> {
+pub(super) fn build<'a>(
+    request: &'a BuildRequest,
+    known: &[&str],
+    names: Names,
+) -> Result<&'a Release, Status> {
     options(&request.options, known)?;
     let release = request
         .release
         .as_ref()
         .ok_or_else(|| Status::invalid_argument("release is missing"))?;
+    needed("release.app", &release.app, names)?;
+    name("release.stack", &release.stack, names, "")?;
+    bounded("release.app", &release.app, MAX_NAME)?;
     checksum(&release.slug_checksum)?;
     Ok(release)
 }
@@ -85,6 +131,7 @@ pub(super) struct StartRules<'a> {
     pub(super) options: &'a [&'a str],
     /// Whether an image may bring the command.
     pub(super) images: bool,
+    pub(super) names: Names,
     pub(super) capabilities: &'a [Capability],
 }
 
@@ -94,26 +141,29 @@ impl StartRules<'_> {
     }
 }
 
+fn bounded(field: &str, value: &str, most: usize) -> Result<(), Status> {
+    if value.len() <= most {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "{field} has {} bytes, and {most} is the most",
+        value.len()
+    )))
+}
+
 /// Checks a Start request.
 pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(), Status> {
     let invalid = |message: &'static str| Err(Status::invalid_argument(message));
     id("dyno_id", &request.dyno_id)?;
     id("supervisor_id", &request.supervisor_id)?;
     options(&request.options, rules.options)?;
-    if request.artifact.is_empty() {
-        return invalid("artifact is missing");
-    }
-    for (field, value, most) in [
-        ("artifact", &request.artifact, MAX_ARTIFACT),
-        ("app", &request.app, MAX_NAME),
-        ("process_type", &request.process_type, MAX_NAME),
+    artifact(&request.artifact, rules.names)?;
+    for (field, value) in [
+        ("app", &request.app),
+        ("process_type", &request.process_type),
     ] {
-        if value.len() > most {
-            return Err(Status::invalid_argument(format!(
-                "{field} has {} bytes, and {most} is the most",
-                value.len()
-            )));
-        }
+        bounded(field, value, MAX_NAME)?;
+        needed(field, value, rules.names)?;
     }
     if request.argv.is_empty() && !rules.images {
         return invalid("argv is empty");
@@ -215,6 +265,7 @@ mod tests {
         let rules = StartRules {
             options: &[],
             images: false,
+            names: Names::Any,
             capabilities,
         };
         let status = start(request, rules).unwrap_err();
@@ -256,6 +307,7 @@ mod tests {
         let rules = |capabilities| StartRules {
             options: &[],
             images: false,
+            names: Names::Any,
             capabilities,
         };
         let bound = StartRequest {

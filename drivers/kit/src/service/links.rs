@@ -52,6 +52,11 @@ impl Links {
         gone
     }
 
+    /// `supervisor` left dynos behind, and has not been seen yet: it is away from now on.
+    pub(super) fn expected(&mut self, uid: u32, supervisor: &str, now: Instant) {
+        self.away.insert((uid, supervisor.into()), now);
+    }
+
     /// Since when a supervisor has been away.
     pub(super) fn away_since(&self, uid: u32, supervisor: &str) -> Option<Instant> {
         self.away.get(&(uid, supervisor.into())).copied()

@@ -10,6 +10,8 @@ mod calls;
 mod check;
 mod guard;
 mod links;
+mod record;
+mod recovery;
 mod runtime;
 mod table;
 #[cfg(test)]
@@ -31,12 +33,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-pub use self::runtime::{BuildLog, Dyno, Identity, IdentityError, Runtime, Terminal};
 use self::{
     build::Builds,
     guard::guarded,
     links::Links,
     table::{Key, Started, Stop, Stopping, Table, View},
+};
+pub use self::{
+    record::{Record, RecordError},
+    runtime::{
+        BuildLog, Dyno, Identity, IdentityError, Names, RecoverError, Recovered, Runtime, Terminal,
+    },
 };
 use crate::{clock::now_unix_ms, serve::Peer, signal::Signal};
 
@@ -50,6 +57,8 @@ struct Inner<R: Runtime> {
     runtime: R,
     identity: Identity,
     instance_id: String,
+    /// How many dynos a user may have who is neither root nor our own.
+    most_dynos: usize,
     state: Mutex<State<R::Dyno>>,
     /// Something happened that may make the driver idle, or not idle any more.
     stirred: Notify,
@@ -131,12 +140,18 @@ impl<R: Runtime> Service<R> {
     /// # Errors
     /// When the runtime promises what this kit cannot keep.
     pub fn new(runtime: R) -> Result<Self, IdentityError> {
+        Self::limited(runtime, usize::MAX)
+    }
+
+    /// The same, where a user who is neither root nor our own may have so many dynos.
+    pub(crate) fn limited(runtime: R, most_dynos: usize) -> Result<Self, IdentityError> {
         let identity = runtime.identity();
         identity.check()?;
         Ok(Self(Arc::new(Inner {
             identity,
             runtime,
             instance_id: instance_id(),
+            most_dynos,
             state: Mutex::new(State {
                 table: Table::default(),
                 links: Links::default(),
@@ -161,14 +176,25 @@ impl<R: Runtime> Service<R> {
         {
             let mut state = self.state();
             for (uid, supervisor) in state.links.closed(peer.connection, now) {
-                for linger in state.table.lingers(uid, &supervisor) {
-                    tokio::spawn(self.clone().linger(uid, supervisor.clone(), now, linger));
-                }
+                self.begin_to_linger(&state.table, uid, &supervisor, now);
             }
             let State { links, table, .. } = &mut *state;
             links.forget(|(uid, supervisor)| !table.list(*uid, supervisor).is_empty());
         }
         self.0.stirred.notify_waiters();
+    }
+
+    /// A supervisor is away since `now`: its dynos linger.
+    fn begin_to_linger(
+        &self,
+        table: &Table<Arc<Live<R::Dyno>>>,
+        uid: u32,
+        supervisor: &str,
+        now: Instant,
+    ) {
+        for linger in table.lingers(uid, supervisor) {
+            tokio::spawn(self.clone().linger(uid, supervisor.into(), now, linger));
+        }
     }
 
     /// Stops what a supervisor left, unless it comes back in time.
@@ -190,13 +216,17 @@ impl<R: Runtime> Service<R> {
         self.0.stirred.notify_waiters();
     }
 
-    /// Stops every dyno, and starts none any more. A second call may shorten the grace.
-    pub(crate) async fn stop_all(&self, grace: Duration) {
+    /// Starts no dyno any more, and stops every one unless they outlive the driver. A second call
+    /// may shorten the grace.
+    pub(crate) async fn wind_up(&self, grace: Duration) {
         let keys = {
             let mut state = self.state();
             state.ending = true;
             state.table.alive_keys()
         };
+        if self.0.identity.outlives() {
+            return self.leave(grace).await;
+        }
         for key in &keys {
             self.begin_stop(key, Signal::TERM, grace);
         }
@@ -264,12 +294,13 @@ impl<R: Runtime> Service<R> {
         live: Arc<Live<R::Dyno>>,
         peer: Peer,
         request: StartRequest,
+        record: Record,
         cancelled: CancellationToken,
     ) {
         let runtime = &self.0.runtime;
         let starting = async {
             if runtime.has_artifact(peer, &request.artifact) {
-                return runtime.start(peer, request, cancelled).await;
+                return runtime.start(peer, request, record, cancelled).await;
             }
             Err(Status::not_found(format!(
                 "artifact `{}` is not known to this driver",
@@ -283,12 +314,14 @@ impl<R: Runtime> Service<R> {
                 let next = {
                     let mut state = self.state();
                     state.starting.remove(&key);
-                    state.table.started(&key, now_unix_ms())
+                    state.table.started(&key)
                 };
                 if next == Started::StopNow {
                     tokio::spawn(self.clone().carry_out_stop(key.clone(), Arc::clone(&live)));
                 }
                 live.changed.notify_waiters();
+                // One that ends may be waiting for this.
+                self.0.stirred.notify_waiters();
                 tokio::spawn(self.watch(key, live));
             }
             Err(status) => {
@@ -322,9 +355,13 @@ impl<R: Runtime> Service<R> {
         state.table.exited(key, status, now);
         let State { table, links, .. } = &mut *state;
         if links.anybody_away() {
-            table.expire(now, |uid, supervisor| {
+            let expired = table.expire(now, |uid, supervisor| {
                 links.away_since(uid, supervisor).is_some()
             });
+            drop(state);
+            for live in expired {
+                tokio::spawn(forget(live));
+            }
         }
     }
 
@@ -386,6 +423,14 @@ impl<R: Runtime> Service<R> {
             live.changed.notify_waiters();
             self.0.stirred.notify_waiters();
         }
+    }
+}
+
+/// Has the runtime forget a dyno that has ended.
+async fn forget<D: Dyno>(live: Arc<Live<D>>) {
+    if let Some(dyno) = live.dyno.get() {
+        // If that fails it has been told, and nobody could do anything about it.
+        drop(guarded("forget a dyno", dyno.remove()).await);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a driver's author writes: how one dyno runs. Every rule of the protocol's calls is
 //! the [`Service`](super::Service)'s.
 
-use std::{io, path::Path, time::SystemTime};
+use std::{error::Error, io, path::Path, time::SystemTime};
 
 use hsup_proto::driver::{
     BuildRequest, BuildResponse, Capability, Durability, ExitStatus, IpInfoResponse, Progress,
@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::build::Told;
+use super::{build::Told, record::Record};
 use crate::{
     pty::{self, WindowSize},
     serve::Peer,
@@ -30,13 +30,27 @@ pub struct Identity {
     /// they are here. It must have `STDIO_FIFO`, and cannot have LOGS: this kit does not serve
     /// it.
     pub capabilities: &'static [Capability],
-    /// What becomes of dynos when the driver's process ends. It must be NONE: this kit finds no
-    /// dyno again.
+    /// What becomes of dynos when the driver's process ends. With SURVIVES and EXACT the driver
+    /// leaves them running when it is told to end, and [`Runtime::recover`] finds them again;
+    /// with EXACT it knows too how those ended that did meanwhile.
     pub durability: Durability,
     /// The keys it understands in `options`.
     pub options: &'static [&'static str],
     /// Whether it runs images, which may bring their own command: then `argv` may be empty.
     pub images: bool,
+    /// What it accepts as names.
+    pub names: Names,
+}
+
+/// What a driver accepts as the name of an app, a process type, a stack or an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Any text without a NUL byte. For a driver that puts none of them into a path.
+    Any,
+    /// Only what can do no harm in a path, or as the name of a cgroup (driver protocol §12, R4):
+    /// letters, digits and `.`, `_`, `-` (in an artifact also `:`, `@`, `+`, `=`), beginning with
+    /// a letter or a digit. For a driver with more rights than its callers.
+    Strict,
 }
 
 /// A driver promises what this kit cannot keep.
@@ -48,9 +62,11 @@ pub enum IdentityError {
     /// Nobody could read what dynos write.
     #[error("the driver declares neither STDIO_FIFO nor LOGS: a driver must have one of them")]
     NoOutput,
-    /// SURVIVES, EXACT, or none at all.
-    #[error("the driver claims {}, and with this kit dynos end with it: it must be NONE", .0.as_str_name())]
-    Durability(Durability),
+    /// It does not say.
+    #[error(
+        "the driver does not say what becomes of dynos when it ends: its durability must be NONE, SURVIVES or EXACT"
+    )]
+    Durability,
 }
 
 impl Identity {
@@ -63,11 +79,28 @@ impl Identity {
             return Err(IdentityError::NoOutput);
         }
         match self.durability {
-            Durability::None => Ok(()),
-            other => Err(IdentityError::Durability(other)),
+            Durability::None | Durability::Survives | Durability::Exact => Ok(()),
+            Durability::Unspecified => Err(IdentityError::Durability),
         }
     }
+
+    /// Whether dynos go on when the driver's process ends.
+    pub(super) const fn outlives(&self) -> bool {
+        matches!(self.durability, Durability::Survives | Durability::Exact)
+    }
 }
+
+/// A dyno that was found again: as it was kept, and as it is now.
+#[derive(Clone, Debug)]
+pub struct Recovered<D> {
+    /// What [`Runtime::start`] was given.
+    pub record: Record,
+    /// The dyno. If it has ended, its `wait` says at once how.
+    pub dyno: D,
+}
+
+/// The driver could not find its dynos again.
+pub type RecoverError = Box<dyn Error + Send + Sync>;
 
 /// How a driver builds artifacts and starts dynos.
 ///
@@ -87,11 +120,26 @@ pub trait Runtime: Send + Sync + 'static {
         Ok(())
     }
 
-    /// When the file or directory of a `file://` slug last changed, and its size: a Build of
-    /// it is new when that is. A driver with more rights than its peer looks as the peer.
-    fn slug_changed(&self, _peer: Peer, path: &Path) -> Option<(u64, SystemTime)> {
-        let file = std::fs::metadata(path).ok()?;
-        Some((file.len(), file.modified().ok()?))
+    /// Finds the dynos of an earlier process of this driver again, those too that have ended
+    /// and were not removed. Called once, before the first call is answered. A driver of
+    /// durability NONE has none.
+    ///
+    /// A dyno whose record cannot be read is nobody's: the driver stops it, and says so.
+    fn recover(
+        &self,
+    ) -> impl Future<Output = Result<Vec<Recovered<Self::Dyno>>, RecoverError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// What tells one state of the file or directory of a `file://` slug from another, in bytes
+    /// of the driver's choice: a Build of it is new when they are. Here its size, and when it
+    /// last changed. A driver with more rights than its peer looks as the peer.
+    fn slug_changed(
+        &self,
+        _peer: Peer,
+        path: &Path,
+    ) -> impl Future<Output = Option<Vec<u8>>> + Send {
+        std::future::ready(size_and_time(path))
     }
 
     /// Makes an artifact. The service joins equal builds, and goes on when the caller is gone.
@@ -114,16 +162,21 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Starts a dyno; returns once its first process exists. What goes wrong undoes itself.
     ///
+    /// `record` is what [`recover`](Self::recover) gives back with it. It is to be kept before
+    /// the first process exists: a driver that is killed in between must not have a dyno that
+    /// it does not know.
+    ///
     /// `cancelled` says that the dyno is to be stopped already: a start that takes long may
     /// then give up. It need not: a dyno that started all the same is stopped.
     fn start(
         &self,
         peer: Peer,
         request: StartRequest,
+        record: Record,
         cancelled: CancellationToken,
     ) -> impl Future<Output = Result<Self::Dyno, Status>> + Send;
 
-    /// The driver ends: its dynos have been stopped.
+    /// The driver ends: its dynos have been stopped, or are to go on if they outlive it.
     fn end(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -151,6 +204,13 @@ pub trait Dyno: Clone + Send + Sync + 'static {
 
     /// The terminal of a dyno that was started with one.
     fn terminal(&self) -> Option<Self::Terminal>;
+
+    /// Forgets a dyno that has ended, or could not be killed: frees what was kept of it, so that
+    /// [`Runtime::recover`] does not find it again. Remove answers after that, and it may be
+    /// called more than once.
+    fn remove(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// The driver's end of a dyno's terminal.
@@ -205,6 +265,18 @@ impl Terminal for std::convert::Infallible {
     fn resize(&self, _size: WindowSize) -> io::Result<()> {
         match *self {}
     }
+}
+
+/// The size of a file, and when it last changed.
+fn size_and_time(path: &Path) -> Option<Vec<u8>> {
+    let file = std::fs::metadata(path).ok()?;
+    let since = file.modified().ok()?;
+    let since = since
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let mut state = file.len().to_le_bytes().to_vec();
+    state.extend(since.as_nanos().to_le_bytes());
+    Some(state)
 }
 
 /// Where a build tells how it goes.

@@ -4,7 +4,7 @@
 //! acted on elsewhere. `H` is whatever the caller keeps for each dyno.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque, btree_map},
     time::Duration,
 };
 
@@ -207,12 +207,33 @@ impl<H> Table<H> {
         Start::Begin
     }
 
+    /// A dyno that an earlier process of the driver started. Whether it has ended is not known
+    /// yet. False if there is one of that name already.
+    pub(super) fn recovered(
+        &mut self,
+        key: Key,
+        spec: Spec,
+        started_at_unix_ms: i64,
+        handle: H,
+    ) -> bool {
+        let btree_map::Entry::Vacant(place) = self.dynos.entry(key) else {
+            return false;
+        };
+        place.insert(Entry {
+            spec,
+            phase: Phase::Running,
+            started_at_unix_ms,
+            handle,
+        });
+        self.alive += 1;
+        true
+    }
+
     /// The first process of `key` exists.
-    pub(super) fn started(&mut self, key: &Key, now_unix_ms: i64) -> Started {
+    pub(super) fn started(&mut self, key: &Key) -> Started {
         let Some(entry) = self.dynos.get_mut(key) else {
             return Started::Running;
         };
-        entry.started_at_unix_ms = now_unix_ms;
         if let Phase::Starting { stop: Some(stop) } = entry.phase {
             entry.phase = Phase::Stopping { stop };
             Started::StopNow
@@ -301,6 +322,11 @@ impl<H> Table<H> {
             .collect()
     }
 
+    /// How many dynos of `uid` are known.
+    pub(super) fn count(&self, uid: u32) -> usize {
+        self.of(uid).count()
+    }
+
     /// The dynos that have not exited.
     pub(super) fn alive_keys(&self) -> Vec<Key> {
         self.dynos
@@ -346,9 +372,9 @@ impl<H> Table<H> {
             .collect()
     }
 
-    /// Forgets exited dynos that nobody came back for: `away` says whose supervisor is gone.
-    /// Those without a linger are kept for ever.
-    pub(super) fn expire(&mut self, now: Instant, away: impl Fn(u32, &str) -> bool) {
+    /// Forgets exited dynos that nobody came back for, and gives what was kept of them: `away`
+    /// says whose supervisor is gone. Those without a linger are kept for ever.
+    pub(super) fn expire(&mut self, now: Instant, away: impl Fn(u32, &str) -> bool) -> Vec<H> {
         let mut kept: Vec<(Instant, Key)> = self
             .dynos
             .iter()
@@ -367,9 +393,10 @@ impl<H> Table<H> {
             .iter()
             .enumerate()
             .filter(|(index, (at, _))| *index < surplus || now.duration_since(*at) >= KEEP_STATUS);
-        for (_, (_, key)) in forget {
-            self.dynos.remove(key);
-        }
+        forget
+            .filter_map(|(_, (_, key))| self.dynos.remove(key))
+            .map(|entry| entry.handle)
+            .collect()
     }
 
     fn forget_removed(&mut self, now: Instant) {

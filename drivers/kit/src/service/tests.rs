@@ -47,7 +47,7 @@ fn a_repeat_is_known_by_its_request_even_after_the_exit() {
     assert_eq!(start(&mut table, &key, 1, now), Start::Begin);
     assert_eq!(start(&mut table, &key, 1, now), Start::Join);
     assert_eq!(start(&mut table, &key, 2, now), Start::OtherRequest);
-    assert_eq!(table.started(&key, 0), Started::Running);
+    assert_eq!(table.started(&key), Started::Running);
     assert_eq!(start(&mut table, &key, 1, now), Start::Done);
     table.exited(&key, code(0), now);
     assert_eq!(start(&mut table, &key, 1, now), Start::Done);
@@ -59,7 +59,7 @@ fn a_removed_id_is_refused_for_ten_minutes_known_or_not() {
     let (mut table, now) = (Table::default(), Instant::now());
     let (known, unknown) = (Key::new(1, "a"), Key::new(1, "b"));
     start(&mut table, &known, 1, now);
-    table.started(&known, 0);
+    table.started(&known);
     assert_eq!(table.remove(&known, now).0, Remove::Running);
     table.exited(&known, code(0), now);
     assert_eq!(table.remove(&known, now).0, Remove::Done);
@@ -77,7 +77,7 @@ fn a_stop_during_start_is_carried_out_and_a_cancelled_start_is_not_repeated() {
     let (mut table, now, key) = (Table::default(), Instant::now(), Key::new(1, "a"));
     start(&mut table, &key, 1, now);
     assert_eq!(table.stop(&key, stop_at(now)), Stopping::Cancel);
-    assert_eq!(table.started(&key, 0), Started::StopNow);
+    assert_eq!(table.started(&key), Started::StopNow);
     assert_eq!(table.stop_of(&key), Some(stop_at(now)));
 
     let cancelled = Key::new(1, "b");
@@ -89,6 +89,21 @@ fn a_stop_during_start_is_carried_out_and_a_cancelled_start_is_not_repeated() {
         panic!("not exited: {:?}", table.view(&cancelled));
     };
     assert!(matches!(status.how, Some(How::Lost(_))), "{status:?}");
+}
+
+#[test]
+fn a_dyno_that_was_found_again_runs_until_it_is_known_to_have_ended() {
+    let (mut table, now, key) = (Table::default(), Instant::now(), Key::new(1, "a"));
+    assert!(table.recovered(key.clone(), spec(1), 5, ()));
+    assert!(!table.recovered(key.clone(), spec(2), 6, ()), "twice");
+    assert_eq!((table.alive(), table.view(&key)), (1, Some(View::Running)));
+    assert_eq!(table.list(1, "s")[0].started_at_unix_ms, 5);
+    assert_eq!(start(&mut table, &key, 1, now), Start::Done);
+    assert_eq!(start(&mut table, &key, 2, now), Start::OtherRequest);
+    assert_eq!(table.stop(&key, stop_at(now)), Stopping::Begin);
+    table.exited(&key, code(42), now);
+    assert_eq!(table.view(&key), Some(View::Exited(code(42))));
+    assert_eq!(table.remove(&key, now).0, Remove::Done);
 }
 
 #[test]
@@ -105,7 +120,7 @@ fn a_start_that_failed_may_be_tried_again() {
 fn a_later_stop_may_only_shorten_the_grace() {
     let (mut table, now, key) = (Table::default(), Instant::now(), Key::new(1, "a"));
     start(&mut table, &key, 1, now);
-    table.started(&key, 0);
+    table.started(&key);
     let at = |secs| now + Duration::from_secs(secs);
     assert_eq!(table.stop(&key, stop_at(at(30))), Stopping::Begin);
     assert_eq!(table.stop(&key, stop_at(at(60))), Stopping::Join);
@@ -125,14 +140,14 @@ fn a_lingered_dyno_keeps_its_status_for_an_hour() {
     table.start(&lingers, short, now, 0, || ());
     start(&mut table, &stays, 1, now);
     for key in [&lingers, &stays] {
-        table.started(key, 0);
+        table.started(key);
         table.exited(key, code(0), now);
     }
     let hour = now + Duration::from_hours(1);
-    table.expire(hour, |_, _| false);
-    table.expire(now, |_, _| true);
+    assert!(table.expire(hour, |_, _| false).is_empty());
+    assert!(table.expire(now, |_, _| true).is_empty());
     assert!(table.view(&lingers).is_some());
-    table.expire(hour, |_, _| true);
+    assert_eq!(table.expire(hour, |_, _| true), [()]);
     assert_eq!(table.view(&lingers), None);
     assert!(table.view(&stays).is_some());
 }
@@ -144,7 +159,7 @@ fn who_may_come_back_for_an_exited_dyno_is_waited_for_as_long_as_it_lingers() {
     let lingers = Spec { linger, ..spec(1) };
     table.start(&key, lingers, now, 0, || ());
     start(&mut table, &Key::new(1, "b"), 1, now);
-    table.started(&key, 0);
+    table.started(&key);
     assert_eq!(
         table.lingers(1, "s").into_iter().collect::<Vec<_>>(),
         [linger]
@@ -203,7 +218,7 @@ proptest! {
                     prop_assert_eq!(meaning == Start::Begin, before.is_none() && table.view(&key).is_some());
                 }
                 // The driver tells these of a dyno that is being started only.
-                Event::Started if before == Some(View::Starting) => { table.started(&key, 0); }
+                Event::Started if before == Some(View::Starting) => { table.started(&key); }
                 Event::Failed if before == Some(View::Starting) => table.failed(&key, now, 0),
                 Event::Exited(status) if before == Some(View::Running) => {
                     table.exited(&key, code(status), now);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hsup_proto::driver::{Capability, Durability, State, exit_status::How};
+use tokio::time::sleep;
 use tonic::Code;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
         driver::{Driver, Left},
         dyno::Dyno,
         process::SocketDir,
-        requests::{ONE_SECOND, code, wait_for},
+        requests::{ONE_SECOND, code, remove, wait_for},
     },
     driver_process::{another, its_dir, left_by, spawn, start_on, start_script_on},
     stop::grandchild_script,
@@ -22,6 +23,10 @@ use super::{
 /// Its cases prove what the driver claims of its durability.
 pub(crate) const DURABILITY: &str = "durability";
 const EXEC_FIFO: &[Need] = &[Need::Exec, Need::Has(Capability::StdioFifo)];
+const OUTLIVES: &[Need] = &[Need::Exec, Need::Has(Capability::StdioFifo), Need::Outlives];
+const EXACT: &[Need] = &[Need::Exec, Need::Has(Capability::StdioFifo), Need::Exact];
+/// How often a driver is killed, and another started.
+const DRIVERS: usize = 3;
 
 pub(crate) const CASES: &[Case] = &[
     case!(
@@ -44,6 +49,35 @@ pub(crate) const CASES: &[Case] = &[
         "§13: EXACT → exit 42 while the driver is down is reported as 42; §0.3: never invent",
         exit_meanwhile,
         EXEC_FIFO
+    ),
+    case!(
+        DURABILITY,
+        "a dyno runs on over several drivers, and each of them tells how it ended",
+        "§13: kill -9: SURVIVES → still running; §8 Wait: after exit always the same answer until \
+         Remove",
+        several_drivers,
+        EXACT
+    ),
+    case!(
+        DURABILITY,
+        "a dyno that was removed after a restart does not come back",
+        "§8 Remove: frees everything, forgets the status",
+        removed,
+        EXACT
+    ),
+    case!(
+        DURABILITY,
+        "a Start is known again after a restart",
+        "§8 Start: same request → OK; same id, other request → ALREADY_EXISTS",
+        started_again,
+        OUTLIVES
+    ),
+    case!(
+        DURABILITY,
+        "what a dyno writes while both driver and supervisor are away is kept",
+        "§11: no SIGPIPE when the core restarts, up to 64 KiB buffered meanwhile",
+        written_meanwhile,
+        OUTLIVES
     ),
 ];
 
@@ -159,4 +193,106 @@ async fn exit_meanwhile(cx: &Context) -> Result<(), NotPassed> {
     );
     next.end(left_by(durability)).await?;
     Ok(told?)
+}
+
+/// Kills `driver` and starts the next one in its place.
+async fn next(cx: &Context, driver: Driver) -> Result<Driver, NotPassed> {
+    spawn(cx, its_dir(driver.kill().await)?).await
+}
+
+/// Fails unless Wait says that the dyno called `id` ended with 42.
+async fn check_42(driver: &Driver, id: &str) -> Result<(), NotPassed> {
+    let reply = driver.waits.wait(wait_for(id, 5000)).await.ok()?;
+    let how = reply.status.and_then(|status| status.how);
+    check_eq(format_args!("Wait of {id}"), &how, &Some(code(42)))?;
+    Ok(())
+}
+
+async fn several_drivers(cx: &Context) -> Result<(), NotPassed> {
+    let mut driver = another(cx).await?;
+    let mut dyno = start_on(cx, &driver, 0).await?;
+    for _ in 0..DRIVERS {
+        driver = next(cx, driver).await?;
+        let reply = driver.waits.wait(wait_for(dyno.id(), 1)).await.ok()?;
+        check_eq("Wait of a dyno that runs on", &reply.status, &None)?;
+    }
+    let dir = its_dir(driver.kill().await)?;
+    dyno.stdin.close();
+    let ended = dyno.stdout.ends_within(Duration::from_secs(10)).await?;
+    check(
+        ended,
+        "the dyno's stdin, closed",
+        "its end",
+        "one that runs",
+    )?;
+    driver = spawn(cx, dir).await?;
+    for _ in 0..DRIVERS {
+        check_42(&driver, dyno.id()).await?;
+        driver = next(cx, driver).await?;
+    }
+    check_42(&driver, dyno.id()).await?;
+    driver.control.remove(remove(dyno.id())).await.ok()?;
+    driver.terminate().await?;
+    Ok(())
+}
+
+async fn removed(cx: &Context) -> Result<(), NotPassed> {
+    let driver = another(cx).await?;
+    let mut dyno = start_on(cx, &driver, 0).await?;
+    let driver = next(cx, driver).await?;
+    dyno.stdin.close();
+    check_42(&driver, dyno.id()).await?;
+    driver.control.remove(remove(dyno.id())).await.ok()?;
+    let driver = next(cx, driver).await?;
+    let list = driver.control.list(cx.own()).await.ok()?;
+    check_eq("List after Remove and a restart", &list.dynos, &Vec::new())?;
+    let waiting = driver.waits.wait(wait_for(dyno.id(), 1)).await;
+    waiting.refused(&[Code::NotFound])?;
+    driver.terminate().await?;
+    Ok(())
+}
+
+async fn started_again(cx: &Context) -> Result<(), NotPassed> {
+    let driver = another(cx).await?;
+    let mut dyno = start_on(cx, &driver, 0).await?;
+    let driver = next(cx, driver).await?;
+    driver.control.start(dyno.request.clone()).await.ok()?;
+    let mut other = dyno.request.clone();
+    other.argv.push("other".to_owned());
+    let answer = driver.control.start(other).await;
+    answer.refused(&[Code::AlreadyExists])?;
+    // The one that was there is the only one.
+    dyno.stdin.close();
+    let ended = dyno.stdout.ends_within(Duration::from_secs(10)).await?;
+    let on = "the end of the dyno that was started once";
+    check(ended, on, "no process left", "one that runs")?;
+    driver.control.start(dyno.request.clone()).await.ok()?;
+    let reply = driver.waits.wait(wait_for(dyno.id(), 5000)).await.ok()?;
+    let how = reply.status.and_then(|status| status.how);
+    check_eq("Wait of a dyno that has ended", &how, &Some(code(42)))?;
+    driver.control.remove(remove(dyno.id())).await.ok()?;
+    driver.terminate().await?;
+    Ok(())
+}
+
+async fn written_meanwhile(cx: &Context) -> Result<(), NotPassed> {
+    let script = "echo ready; read _; echo meanwhile; read _; exit 42";
+    let driver = another(cx).await?;
+    let mut dyno = start_script_on(cx, &driver, script, 0).await?;
+    let dir = its_dir(driver.kill().await)?;
+    dyno.stdout.release();
+    dyno.stderr.release();
+    dyno.stdin.write(b"\n").await?;
+    // Long enough for a dyno that has nobody to write to to be killed by that.
+    sleep(ONE_SECOND / 2).await;
+    let driver = spawn(cx, dir).await?;
+    dyno.stdout.reopen()?;
+    dyno.stdout.expect("meanwhile").await?;
+    dyno.stdin.close();
+    let reply = driver.waits.wait(wait_for(dyno.id(), 5000)).await.ok()?;
+    let how = reply.status.and_then(|status| status.how);
+    check_eq("Wait of a dyno that has ended", &how, &Some(code(42)))?;
+    driver.control.remove(remove(dyno.id())).await.ok()?;
+    driver.terminate().await?;
+    Ok(())
 }

@@ -1,0 +1,1 @@
+//! Dynos in containers.
