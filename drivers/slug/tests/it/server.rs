@@ -84,7 +84,7 @@ fn read(stream: &TcpStream) -> Request {
 pub(crate) fn status(stream: &mut TcpStream, status: u16, headers: &str) -> std::io::Result<()> {
     write!(
         stream,
-        "HTTP/1.1 {status} x\r\n{headers}content-length: 0\r\n\r\n"
+        "HTTP/1.1 {status} x\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
     )
 }
 
@@ -107,6 +107,10 @@ pub(crate) fn serve(
     } else {
         write!(stream, "HTTP/1.1 200 x\r\n")?;
     }
-    write!(stream, "{headers}content-length: {}\r\n\r\n", rest.len())?;
+    write!(
+        stream,
+        "connection: close\r\n{headers}content-length: {}\r\n\r\n",
+        rest.len()
+    )?;
     stream.write_all(&rest[..sent.min(rest.len())])
 }
