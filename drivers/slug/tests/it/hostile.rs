@@ -249,7 +249,9 @@ fn entry() -> impl Strategy<Value = (u8, String, String, u32)> {
         Just("../..".to_owned()),
         Just("/".to_owned())
     ];
-    (kinds, name(), target, 0_u32..0o7777)
+    // An ordinary user has to read them afterwards.
+    let modes = (0_u32..0o7777).prop_map(|mode| mode | 0o400);
+    (kinds, name(), target, modes)
 }
 
 proptest! {
