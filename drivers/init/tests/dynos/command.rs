@@ -149,13 +149,11 @@ fn what_cannot_be_run_is_named_with_126() {
                 plan = plan.file("app/.profile", "", 0o644);
             }
             let end = plan.run();
-            let exit = end.exit.as_deref();
-            assert_eq!(
-                exit,
-                Some("{\"code\":126,\"oom_killed\":false"),
-                "{name}: {}",
-                end.output
-            );
+            let is = |code| end.exit == Some(format!("{{\"code\":{code},\"oom_killed\":false"));
+            // A script's shell has its own mind about a missing interpreter.
+            let as_bash = profile && path == "app/interpreter" && is(127);
+            let said = if as_bash { "not found" } else { said };
+            assert!(is(126) || as_bash, "{name}: {end:?}");
             assert!(end.output.contains(&name), "{}", end.output);
             assert!(end.output.contains(said), "{name}: {}", end.output);
         }
