@@ -2,7 +2,12 @@
 //!
 //! `cargo deny check licenses bans sources` says the same and more, where somebody has it.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -15,6 +20,10 @@ const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 struct Policy {
     /// Licences that force nothing on hsup.
     allowed: BTreeSet<String>,
+    /// More licences, each of one crate alone.
+    exceptions: BTreeMap<String, BTreeSet<String>>,
+    /// The licences of crates that only have a file with its text.
+    clarified: BTreeMap<String, String>,
     /// Crates that the build must do without.
     banned: BTreeSet<String>,
 }
@@ -75,12 +84,13 @@ fn packages(target: &str) -> anyhow::Result<Vec<Package>> {
         .collect()
 }
 
-/// Reads the two lists out of `deny.toml`; their order and their layout are free, but each
-/// entry is on one line.
+/// Reads the lists out of `deny.toml`; their order and their layout are free, but each entry is
+/// on one line, and of a crate its name comes first.
 fn policy(text: &str) -> Policy {
     let mut policy = Policy::default();
     let mut section = "";
     let mut list = "";
+    let mut named = String::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
         let bare = line
@@ -88,6 +98,7 @@ fn policy(text: &str) -> Policy {
             .and_then(|rest| rest.strip_suffix(']'));
         if let Some(name) = bare.filter(|_| list.is_empty()) {
             section = name;
+            named.clear();
             continue;
         }
         if let Some((name, rest)) = line.split_once('=')
@@ -95,10 +106,22 @@ fn policy(text: &str) -> Policy {
         {
             list = name.trim();
         }
-        let mut quoted = line.split('"').skip(1).step_by(2);
-        match (section, list) {
-            ("licenses", "allow") => policy.allowed.extend(quoted.map(str::to_owned)),
-            ("bans", "deny") => policy.banned.extend(quoted.next().map(str::to_owned)),
+        let mut quoted = line.split('"').skip(1).step_by(2).map(str::to_owned);
+        let key = line.split('=').next().unwrap_or_default().trim();
+        match (section, list, key) {
+            ("licenses", "allow", _) => policy.allowed.extend(quoted),
+            ("bans", "deny", _) => policy.banned.extend(quoted.next()),
+            ("[licenses.exceptions]" | "[licenses.clarify]", _, "crate") => {
+                named = quoted.next().unwrap_or_default();
+            }
+            ("[licenses.exceptions]", "allow", _) => {
+                let allowed = policy.exceptions.entry(named.clone()).or_default();
+                allowed.extend(quoted);
+            }
+            ("[licenses.clarify]", _, "expression") => {
+                let licence = quoted.next().map(|licence| (named.clone(), licence));
+                policy.clarified.extend(licence);
+            }
             _ => {}
         }
         if line.ends_with(']') {
@@ -116,8 +139,8 @@ impl Policy {
         };
         let name = &package.name;
         let mut problems = Vec::new();
-        match &package.licence {
-            Some(licence) if self.allows(licence) => {}
+        match package.licence.as_ref().or(self.clarified.get(name)) {
+            Some(licence) if self.allows(name, licence) => {}
             Some(licence) => problems.push(format!("{name}: the licence {licence}")),
             None => problems.push(format!("{name}: no licence")),
         }
@@ -130,48 +153,67 @@ impl Policy {
         problems
     }
 
-    /// Whether an SPDX expression can be met with allowed licences alone. `/` is an old way to
-    /// write OR.
-    fn allows(&self, expression: &str) -> bool {
+    /// Whether a crate's SPDX expression can be met with licences that it may have. `/` is an
+    /// old way to write OR.
+    fn allows(&self, name: &str, expression: &str) -> bool {
         let spaced = expression
             .replace('(', " ( ")
             .replace(')', " ) ")
             .replace('/', " OR ");
-        let mut words: Vec<&str> = spaced.split_whitespace().rev().collect();
-        self.any(&mut words) == Some(true) && words.is_empty()
+        let words = spaced.split_whitespace().rev().collect();
+        let mut expression = Expression {
+            words,
+            allowed: [Some(&self.allowed), self.exceptions.get(name)],
+        };
+        expression.any() == Some(true) && expression.words.is_empty()
     }
+}
 
+/// An SPDX expression, read from its beginning.
+struct Expression<'a> {
+    /// Its last word first.
+    words: Vec<&'a str>,
+    /// Of everybody, and of the one crate.
+    allowed: [Option<&'a BTreeSet<String>>; 2],
+}
+
+impl Expression<'_> {
     /// `A OR B`, of which AND binds its sides together first.
-    fn any(&self, words: &mut Vec<&str>) -> Option<bool> {
-        let mut met = self.every(words)?;
-        while words.last() == Some(&"OR") {
-            words.pop();
-            met |= self.every(words)?;
+    fn any(&mut self) -> Option<bool> {
+        let mut met = self.every()?;
+        while self.words.last() == Some(&"OR") {
+            self.words.pop();
+            met |= self.every()?;
         }
         Some(met)
     }
 
-    fn every(&self, words: &mut Vec<&str>) -> Option<bool> {
-        let mut met = self.one(words)?;
-        while words.last() == Some(&"AND") {
-            words.pop();
-            met &= self.one(words)?;
+    fn every(&mut self) -> Option<bool> {
+        let mut met = self.one()?;
+        while self.words.last() == Some(&"AND") {
+            self.words.pop();
+            met &= self.one()?;
         }
         Some(met)
     }
 
-    fn one(&self, words: &mut Vec<&str>) -> Option<bool> {
-        let word = words.pop()?;
+    fn one(&mut self) -> Option<bool> {
+        let word = self.words.pop()?;
         if word == "(" {
-            let met = self.any(words)?;
-            return (words.pop() == Some(")")).then_some(met);
+            let met = self.any()?;
+            return (self.words.pop() == Some(")")).then_some(met);
         }
-        if words.last() != Some(&"WITH") {
-            return Some(self.allowed.contains(word));
+        if self.words.last() != Some(&"WITH") {
+            return Some(self.has(word));
         }
-        words.pop();
-        let licence = format!("{word} WITH {}", words.pop()?);
-        Some(self.allowed.contains(&licence))
+        self.words.pop();
+        let licence = format!("{word} WITH {}", self.words.pop()?);
+        Some(self.has(&licence))
+    }
+
+    fn has(&self, licence: &str) -> bool {
+        let mut allowed = self.allowed.iter().flatten();
+        allowed.any(|licences| licences.contains(licence))
     }
 }
 
@@ -183,6 +225,10 @@ mod tests {
         policy(
             "# [licenses]\n[graph]\ntargets = [\"x\"]\n[licenses]\nallow = [\n  \"MIT\",\n  \
              \"Apache-2.0 WITH LLVM-exception\", # why\n]\n[licenses.private]\nignore = true\n\
+             # Why.\n[[licenses.exceptions]]\ncrate = \"shared\"\nallow = [\"MPL-2.0\"]\n\
+             [[licenses.exceptions]]\ncrate = \"more\"\nallow = [\n  \"CC0-1.0\",\n]\n\
+             [[licenses.clarify]]\ncrate = \"textual\"\nexpression = \"MIT\"\n\
+             license-files = [{ path = \"LICENSE\", hash = 0xbd0eed23 }]\n\
              [bans]\nmultiple-versions = \"warn\"\ndeny = [\n    \
              { crate = \"cmake\", reason = \"the \\\"build\\\"\" },\n]\n",
         )
@@ -194,6 +240,10 @@ mod tests {
             allowed: ["MIT", "Apache-2.0 WITH LLVM-exception"]
                 .map(str::to_owned)
                 .into(),
+            exceptions: [("shared", "MPL-2.0"), ("more", "CC0-1.0")]
+                .map(|(name, licence)| (name.to_owned(), [licence.to_owned()].into()))
+                .into(),
+            clarified: [("textual".to_owned(), "MIT".to_owned())].into(),
             banned: ["cmake".to_owned()].into(),
         };
         assert_eq!(lists(), expected);
@@ -209,7 +259,7 @@ mod tests {
             "Apache-2.0 WITH LLVM-exception OR GPL-3.0",
             "(GPL-3.0 OR MIT) AND MIT",
         ] {
-            assert!(policy.allows(met), "{met}");
+            assert!(policy.allows("any", met), "{met}");
         }
         for unmet in [
             "GPL-3.0",
@@ -221,7 +271,7 @@ mod tests {
             "MIT MIT",
             "",
         ] {
-            assert!(!policy.allows(unmet), "{unmet}");
+            assert!(!policy.allows("any", unmet), "{unmet}");
         }
     }
 
@@ -240,5 +290,20 @@ mod tests {
             judged(package("cmake", "", Some("git+https://example.org"))),
             3
         );
+    }
+
+    #[test]
+    fn an_exception_is_of_one_crate_alone() {
+        let policy = lists();
+        assert!(policy.allows("shared", "MPL-2.0 OR GPL-3.0"));
+        assert!(!policy.allows("shared", "MPL-2.0 AND GPL-3.0"));
+        assert!(!policy.allows("more", "MPL-2.0"));
+        let unnamed = |name: &str| Package {
+            name: name.to_owned(),
+            licence: None,
+            source: Some(CRATES_IO.to_owned()),
+        };
+        assert_eq!(policy.problems(&unnamed("textual")).len(), 0);
+        assert_eq!(policy.problems(&unnamed("shared")).len(), 1);
     }
 }
