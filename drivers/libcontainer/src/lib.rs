@@ -1,3 +1,4 @@
 //! Dynos in containers.
 
 pub mod lease;
+pub mod net;

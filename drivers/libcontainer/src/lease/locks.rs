@@ -19,7 +19,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{Lease, Pool, SUBNET_VARIABLE, Subnet, UID_MAX_VARIABLE, UidRange};
+use super::{Lease, Pool, SUBNET_VARIABLE, Span, Subnet, UID_MAX_VARIABLE, UidRange};
 
 const UIDS: &str = "uids";
 const SUBNETS: &str = "subnets";
@@ -156,12 +156,37 @@ impl Leases {
         Ok((!left).then(last))
     }
 
+    /// Calls `then` if any subnet of the pool is leased, and lets nobody free one meanwhile.
+    pub fn if_any<T>(
+        work_dir: &Path,
+        pool: Span,
+        then: impl FnOnce() -> T,
+    ) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(work_dir)?;
+        let any = leased(work_dir, |subnet| pool.contains(subnet))?;
+        Ok(any.then(then))
+    }
+
     /// Calls `then` if no subnet of the pool is leased, and lets nobody take one meanwhile.
-    pub fn if_none<T>(&self, then: impl FnOnce() -> T) -> Result<Option<T>, LeaseError> {
-        let _guard = Guard::take(&self.work_dir)?;
-        let span = self.pool.span();
-        let left = leased(&self.work_dir, |subnet| span.contains(subnet))?;
-        Ok((!left).then(then))
+    pub fn if_none<T>(
+        work_dir: &Path,
+        pool: Span,
+        then: impl FnOnce() -> T,
+    ) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(work_dir)?;
+        let any = leased(work_dir, |subnet| pool.contains(subnet))?;
+        Ok((!any).then(then))
+    }
+
+    /// Calls `then` if this subnet is not leased, and lets nobody take it meanwhile.
+    pub fn unless_leased<T>(
+        work_dir: &Path,
+        subnet: Subnet,
+        then: impl FnOnce() -> T,
+    ) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(work_dir)?;
+        let free = owner_of(&subnet_path(work_dir, subnet))?.is_none();
+        Ok(free.then(then))
     }
 
     /// Frees what belongs to an owner who does not exist any more, after a crash or a reboot.

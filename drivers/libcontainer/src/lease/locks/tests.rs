@@ -140,10 +140,17 @@ fn the_last_of_a_pool_is_told_so_and_other_pools_do_not_count() {
     let [one, two] = [(); 2].map(|()| leases.take(&owner, |_| true).unwrap());
     let other = others.take(&owner, |_| true).unwrap();
     let free = |lease| Leases::free_and(fixture.dir.path(), lease, &owner, || "last").unwrap();
-    assert_eq!(leases.if_none(|| ()).unwrap(), None);
+    let if_none = || Leases::if_none(fixture.dir.path(), one.pool, || ()).unwrap();
+    assert_eq!(if_none(), None);
+    let unless = |subnet| Leases::unless_leased(fixture.dir.path(), subnet, || ()).unwrap();
+    assert_eq!(unless(two.subnet), None);
+    let if_any = || Leases::if_any(fixture.dir.path(), one.pool, || ()).unwrap();
+    assert_eq!(if_any(), Some(()));
     assert_eq!(free(&two), None);
     assert_eq!(free(&one), Some("last"));
-    assert_eq!(leases.if_none(|| ()).unwrap(), Some(()));
+    assert_eq!(if_none(), Some(()));
+    assert_eq!(unless(two.subnet), Some(()));
+    assert_eq!(if_any(), None);
     assert_eq!(free(&other), Some("last"));
 }
 
