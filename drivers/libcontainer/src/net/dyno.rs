@@ -20,6 +20,7 @@ use nix::{
 
 use super::{
     error::{NetError, failed},
+    link::Link,
     names::{GROUP, Names},
     netlink::Rtnl,
     settings::{Block, ExtraInterface, ExtraRoute, Interface},
@@ -199,6 +200,30 @@ impl Plan<'_> {
     }
 }
 
+/// Whether this host can give dynos their extra interface.
+pub(super) fn check_extra_interface(
+    host: &mut Rtnl,
+    extra: &ExtraInterface,
+) -> Result<(), NetError> {
+    parent_of(host, extra)?;
+    // Made of nothing, so that it is refused in any case: the question is why.
+    match host.add_ipvlan_of_nothing() {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Err(NetError::NoIpvlan(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn parent_of(host: &mut Rtnl, extra: &ExtraInterface) -> Result<Link, NetError> {
+    let found = host.find(&extra.parent);
+    found
+        .map_err(failed(format!("look for the interface {}", extra.parent)))?
+        .ok_or_else(|| NetError::NoParent {
+            parent: extra.parent.clone(),
+        })
+}
+
 /// What must be so in a namespace before there is a link in it.
 fn prepare_namespace() -> Result<(), NetError> {
     for (path, value) in [(NO_IPV6, "1"), PING] {
@@ -241,10 +266,7 @@ fn add_extra_interface(
 ) -> Result<(), NetError> {
     let name = Interface::Eth1.name();
     let operation = || format!("make eth1 in the dyno on {}", extra.parent);
-    let parent = host.find(&extra.parent).map_err(failed(operation()))?;
-    let parent = parent.ok_or_else(|| NetError::NoParent {
-        parent: extra.parent.clone(),
-    })?;
+    let parent = parent_of(host, extra)?;
     host.add_ipvlan(name, parent.index, netns.as_fd())
         .map_err(|error| match error.raw_os_error() {
             Some(libc::EOPNOTSUPP) => NetError::NoIpvlan(error),

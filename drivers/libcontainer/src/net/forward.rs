@@ -13,13 +13,13 @@ use std::io;
 
 use super::{
     names::Names,
-    nft::{self, Accepts, BaseChain, Batch, Family, Hook},
+    nft::{self, Accepts, BaseChain, Batch, Family, Hook, Rule},
 };
 
 /// The chains that `iptables` works with, where it is built on `nf_tables`.
-const FILTER: &str = "filter";
-const FORWARD: &str = "FORWARD";
-const DOCKER_USER: &str = "DOCKER-USER";
+pub(super) const FILTER: &str = "filter";
+pub(super) const FORWARD: &str = "FORWARD";
+pub(super) const DOCKER_USER: &str = "DOCKER-USER";
 
 /// Whether packets of dynos get through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) enum Way {
 pub(super) fn way(names: &Names) -> io::Result<Way> {
     let mut docker = false;
     for chain in nft::base_chains()? {
-        if !is_a_gate(&chain, names) || is_open(&chain.name, &chain, names)? {
+        if !is_a_gate(&chain, names)? || is_open(&chain.name, &chain, names)? {
             continue;
         }
         let is_iptables = (chain.family, chain.table.as_str(), chain.name.as_str())
@@ -84,8 +84,14 @@ pub(super) fn close_docker(names: &Names) -> io::Result<()> {
     Ok(())
 }
 
-fn is_a_gate(chain: &BaseChain, names: &Names) -> bool {
-    chain.drops && chain.hook == Hook::Forward as u32 && chain.table != names.table()
+/// Whether this chain drops forwarded packets that none of its rules accepts.
+fn is_a_gate(chain: &BaseChain, names: &Names) -> io::Result<bool> {
+    if chain.hook != Hook::Forward as u32 || chain.table == names.table() {
+        return Ok(false);
+    }
+    // As good as a policy, and what firewalld does: a last rule that is for everything.
+    let rules = || nft::rules(chain.family, &chain.table, &chain.name);
+    Ok(chain.drops || rules()?.last().is_some_and(Rule::drops_all))
 }
 
 /// Whether a chain of this table has rules that let dynos through both ways.
@@ -100,13 +106,13 @@ fn closed(chain: &BaseChain, names: &Names, is_iptables: bool) -> Way {
     let prefix = names.prefix();
     let (by, command) = if is_iptables {
         let rule = |way| format!("iptables -I {FORWARD} {way} {prefix}+ -j ACCEPT");
-        let by = format!("`iptables -S {FORWARD}`, whose policy is DROP");
+        let by = format!("the chain {FORWARD} of iptables");
         (by, format!("{} && {}", rule("-i"), rule("-o")))
     } else {
         let (family, table, name) = (chain.family.name(), &chain.table, &chain.name);
         let rule =
             |way| format!("nft insert rule {family} {table} {name} {way} '\"{prefix}*\"' accept");
-        let by = format!("the chain {name} of the table {family} {table}, whose policy is drop");
+        let by = format!("the chain {name} of the table {family} {table}");
         (by, format!("{} && {}", rule("iifname"), rule("oifname")))
     };
     Way::Closed { by, command }

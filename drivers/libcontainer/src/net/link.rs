@@ -84,13 +84,21 @@ impl Rtnl {
         namespace: BorrowedFd<'_>,
         mtu: u32,
     ) -> io::Result<()> {
+        // One queue each: by default there are as many as CPUs, and each costs time.
+        let queues = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+        let [send, receive] = queues.clone();
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .append_extra_attribute(send)
+            .append_extra_attribute(receive)
             .name(peer)
             .mtu(mtu)
             .setns_by_fd(namespace.as_raw_fd())
             .build();
         // The peer's name here is replaced by the whole message of the peer.
+        let [send, receive] = queues;
         let pair = LinkMessageBuilder::<LinkVeth>::new(name, "")
+            .append_extra_attribute(send)
+            .append_extra_attribute(receive)
             .mtu(mtu)
             .link_group(group)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
@@ -109,6 +117,13 @@ impl Rtnl {
         let link = LinkIpVlan::new(name, parent, IpVlanMode::L3)
             .setns_by_fd(namespace.as_raw_fd())
             .build();
+        self.ask(RouteNetlinkMessage::NewLink(link), NEW).map(drop)
+    }
+
+    /// Asks for an ipvlan link without a parent, which no kernel makes. One that knows no such
+    /// links says `EOPNOTSUPP`.
+    pub(super) fn add_ipvlan_of_nothing(&mut self) -> io::Result<()> {
+        let link = LinkMessageBuilder::<LinkIpVlan>::new("hs-probe").build();
         self.ask(RouteNetlinkMessage::NewLink(link), NEW).map(drop)
     }
 

@@ -15,6 +15,7 @@
 mod dyno;
 mod error;
 mod forward;
+mod legacy;
 mod link;
 mod names;
 mod netlink;
@@ -72,7 +73,10 @@ impl Network {
         blocking(move || {
             let names = Names::new(&settings.work_dir, settings.pool.span());
             let table = Table::new(names.clone(), settings.pool.span(), settings.allow.clone());
-            let routes = Rtnl::open().map_err(failed("open a netlink socket"))?;
+            let mut routes = Rtnl::open().map_err(failed("open a netlink socket"))?;
+            if let Some(extra) = &settings.extra_interface {
+                dyno::check_extra_interface(&mut routes, extra)?;
+            }
             let shared = Shared {
                 settings,
                 names,
@@ -211,29 +215,40 @@ impl Shared {
     /// Whether no other firewall is in the way. One that opens while dynos are there has to
     /// be opened for them now: who makes the next one finds the table, and looks no further.
     fn has_a_way(&self) -> Result<(), NetError> {
-        let way = || forward::way(&self.names).map_err(failed("list the chains of nf_tables"));
-        match way()? {
-            Way::Open => Ok(()),
-            Way::Docker => {
+        let (way, legacy) = self.ways()?;
+        match (way, legacy) {
+            (Way::Open, Way::Open) => Ok(()),
+            (Way::Closed { by, command }, _) | (_, Way::Closed { by, command }) => {
+                Err(NetError::Closed { by, command })
+            }
+            _ => {
                 let span = self.settings.pool.span();
                 let opened = Leases::if_any(&self.settings.work_dir, span, || self.open_the_way());
                 opened?.unwrap_or(Ok(()))
             }
-            Way::Closed { by, command } => Err(NetError::Closed { by, command }),
         }
     }
 
     /// Lets the packets of dynos through where we may. To be called with a lease.
     fn open_the_way(&self) -> Result<(), NetError> {
-        let way = forward::way(&self.names).map_err(failed("list the chains of nf_tables"))?;
-        match way {
-            Way::Docker => {
-                tracing::info!("opening DOCKER-USER for dynos");
-                forward::open_docker(&self.names).map_err(failed("add rules to DOCKER-USER"))
-            }
-            // Closed is for `ready` to tell: the dyno itself may need no network.
-            Way::Open | Way::Closed { .. } => Ok(()),
+        let (way, legacy) = self.ways()?;
+        // Closed is for `ready` to tell: the dyno itself may need no network.
+        if way == Way::Docker {
+            tracing::info!("opening DOCKER-USER for dynos");
+            forward::open_docker(&self.names).map_err(failed("add rules to DOCKER-USER"))?;
         }
+        if legacy == Way::Docker {
+            tracing::info!("opening DOCKER-USER of iptables-legacy for dynos");
+            legacy::open_docker(&self.names).map_err(failed("run iptables-legacy"))?;
+        }
+        Ok(())
+    }
+
+    /// What other firewalls do: those of `nf_tables`, and the older ones.
+    fn ways(&self) -> Result<(Way, Way), NetError> {
+        let way = forward::way(&self.names).map_err(failed("list the chains of nf_tables"))?;
+        let legacy = legacy::way(&self.names).map_err(failed("run iptables-legacy"))?;
+        Ok((way, legacy))
     }
 
     fn is_free(&self, subnet: Subnet) -> io::Result<bool> {
@@ -280,8 +295,9 @@ pub fn remove_table(table: &str) -> Result<(), NetError> {
 
 fn remove_shared(names: &Names) -> Result<(), NetError> {
     let closed = forward::close_docker(names).map_err(failed("remove rules from DOCKER-USER"));
+    let legacy = legacy::close_docker(names).map_err(failed("run iptables-legacy"));
     let removed = rules::remove(names).map_err(failed("remove the rules of nf_tables"));
-    closed.and(removed)
+    closed.and(legacy).and(removed)
 }
 
 /// Has the host forward packets.

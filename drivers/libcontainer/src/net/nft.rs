@@ -121,6 +121,11 @@ impl Rule {
     pub(super) fn accepts(&self, what: Accepts, prefix: &str) -> bool {
         expressions::accepts(&self.expressions, what, prefix)
     }
+
+    /// Whether no packet gets past the rule.
+    pub(super) fn drops_all(&self) -> bool {
+        expressions::drops_all(&self.expressions)
+    }
 }
 
 /// Changes that are made all at once, or not at all.
@@ -442,4 +447,18 @@ fn text(attributes: &[u8], wanted: u16) -> Option<String> {
 
 fn be32(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_be_bytes)
+}
+
+#[cfg(test)]
+impl Batch {
+    /// As other firewalls do: a chain at the forward hook that drops what it does not accept.
+    pub(super) fn add_gate(&mut self, (family, table, chain): (Family, &str, &str)) {
+        self.add_table(family, table);
+        self.add_base_chain((family, table, chain), "filter", Hook::Forward, 0);
+        self.change(NEW_CHAIN, 0, family, |it| {
+            it.text(CHAIN_TABLE, table);
+            it.text(CHAIN_NAME, chain);
+            it.be32(CHAIN_POLICY, 0);
+        });
+    }
 }

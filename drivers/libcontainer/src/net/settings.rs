@@ -282,3 +282,106 @@ fn extra_route(text: &str, has_eth1: bool) -> Result<ExtraRoute, &'static str> {
         interface,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+    use crate::lease::UidRange;
+
+    fn parse(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let pool = Pool::new(None, UidRange::default()).unwrap();
+        Settings::parse(Path::new("/var/lib/hsup"), pool, |name| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn block(text: &str) -> Block {
+        Block::parse(text).unwrap()
+    }
+
+    #[test]
+    fn without_variables_nothing_is_allowed_or_added() {
+        for variables in [
+            &[][..],
+            &[(ALLOW_VARIABLE, " "), (EXTRA_ROUTES_VARIABLE, "")],
+        ] {
+            let settings = parse(variables).unwrap();
+            assert_eq!(settings.allow, Allow::default());
+            assert_eq!(settings.extra_interface, None);
+            assert_eq!(settings.extra_routes, []);
+        }
+    }
+
+    #[test]
+    fn the_variables_are_the_originals() {
+        let settings = parse(&[
+            (ALLOW_VARIABLE, "dynos, 192.0.2.7/24,host"),
+            (EXTRA_INTERFACE_VARIABLE, "bond0:1:10.0.0.5/24"),
+            (
+                EXTRA_ROUTES_VARIABLE,
+                "10.0.0.0/8:10.0.0.1:eth1, 192.0.2.0/24:default:eth0",
+            ),
+        ])
+        .unwrap();
+        let blocks = vec![block("192.0.2.7/24")];
+        let allow = Allow {
+            dynos: true,
+            host: true,
+            inbound: false,
+            blocks,
+        };
+        assert_eq!(settings.allow, allow);
+        let extra = settings.extra_interface.unwrap();
+        assert_eq!(
+            (extra.parent.as_str(), extra.address),
+            ("bond0:1", block("10.0.0.5/24"))
+        );
+        let routes = [
+            ExtraRoute {
+                to: block("10.0.0.0/8"),
+                gateway: Some(Ipv4Addr::new(10, 0, 0, 1)),
+                interface: Interface::Eth1,
+            },
+            ExtraRoute {
+                to: block("192.0.2.0/24"),
+                gateway: None,
+                interface: Interface::Eth0,
+            },
+        ];
+        assert_eq!(settings.extra_routes, routes);
+    }
+
+    #[test_case(ALLOW_VARIABLE, "host,dyno", "LIBCONTAINER_DYNO_ALLOW: entry 2 is `dyno`: write `dynos`, `host`"; "a word")]
+    #[test_case(ALLOW_VARIABLE, "host,", "entry 2 is ``"; "an empty entry")]
+    #[test_case(ALLOW_VARIABLE, "10.0.0.0/33", "entry 1 is `10.0.0.0/33`"; "a block")]
+    #[test_case(EXTRA_INTERFACE_VARIABLE, "eth1", "LIBCONTAINER_DYNO_EXTRA_INTERFACE is `eth1`: there is no colon"; "no address")]
+    #[test_case(EXTRA_INTERFACE_VARIABLE, ":10.0.0.5/24", "no name of an interface"; "no interface")]
+    #[test_case(EXTRA_INTERFACE_VARIABLE, "a-name-too-long-for-linux:10.0.0.5/24", "no name of an interface"; "a long one")]
+    #[test_case(EXTRA_INTERFACE_VARIABLE, "eth1:10.0.0.5", "no IPv4 address with a prefix length"; "no prefix length")]
+    #[test_case(EXTRA_INTERFACE_VARIABLE, "eth1:127.0.0.5/8", "no interface can have that address"; "loopback")]
+    #[test_case(EXTRA_ROUTES_VARIABLE, "10.0.0.0/8:default", "LIBCONTAINER_DYNO_EXTRA_ROUTES: entry 1 is `10.0.0.0/8:default`: it has not three parts"; "two parts")]
+    #[test_case(EXTRA_ROUTES_VARIABLE, "10.0.0.0/8:default:eth0,x:y:z", "entry 2 is `x:y:z`: its first part"; "no block")]
+    #[test_case(EXTRA_ROUTES_VARIABLE, "10.0.0.1/8:default:eth0", "bits set beyond the prefix length"; "a block with a host")]
+    #[test_case(EXTRA_ROUTES_VARIABLE, "10.0.0.0/8:gateway:eth0", "neither an IPv4 address nor `default`"; "no gateway")]
+    #[test_case(EXTRA_ROUTES_VARIABLE, "10.0.0.0/8:default:eth2", "neither `eth0` nor `eth1`"; "no interface of a dyno")]
+    #[test_case(EXTRA_ROUTES_VARIABLE, "10.0.0.0/8:default:eth1", "dynos have no eth1 unless"; "an interface that is not there")]
+    fn a_bad_variable_is_refused_with_entry_and_place(variable: &str, value: &str, says: &str) {
+        let error = parse(&[(variable, value)]).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+
+    #[test_case("10.1.2.3/8", "10.0.0.0", "10.255.255.255")]
+    #[test_case("10.1.2.3/32", "10.1.2.3", "10.1.2.3")]
+    #[test_case("10.1.2.3/0", "0.0.0.0", "255.255.255.255")]
+    fn a_block_has_a_first_and_a_last(text: &str, first: &str, last: &str) {
+        let block = block(text);
+        assert_eq!(
+            (block.first().to_string(), block.last().to_string()),
+            (first.to_owned(), last.to_owned())
+        );
+        assert!(block.contains(block.first()) && block.contains(block.last()));
+    }
+}

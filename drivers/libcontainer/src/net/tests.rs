@@ -1,5 +1,7 @@
 //! Real namespaces: one plays the host, others are dynos and the world outside.
 
+mod firewalls;
+mod host;
 mod scene;
 
 use std::{

@@ -320,6 +320,27 @@ pub(super) fn accepts(rule: &[u8], what: Accepts, prefix: &str) -> bool {
     by_interface && accepted
 }
 
+/// Whether a rule, as the kernel tells it, drops or rejects whatever comes to it.
+pub(super) fn drops_all(rule: &[u8]) -> bool {
+    let mut dropped = false;
+    for expression in elements(rule) {
+        let data = attribute(expression, EXPRESSION_DATA).unwrap_or_default();
+        dropped = match text(expression, EXPRESSION_NAME).as_deref() {
+            Some("counter" | "log") => dropped,
+            Some("reject") => true,
+            Some("immediate") => verdict_of(data) == Some(DROP),
+            _ => return false,
+        };
+    }
+    dropped
+}
+
+/// What an immediate expression has done with the packet.
+fn verdict_of(immediate: &[u8]) -> Option<u32> {
+    let data = attribute(immediate, 2)?;
+    be32(attribute(attribute(data, VERDICT)?, 1)?)
+}
+
 /// The values of a list.
 fn elements(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
@@ -329,4 +350,20 @@ fn elements(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
         list = list.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(element)
     })
+}
+
+#[cfg(test)]
+impl Expressions<'_> {
+    /// `jump CHAIN`.
+    pub(in crate::net) fn jump(&mut self, chain: &str) {
+        self.expression("immediate", |it| {
+            it.be32(1, VERDICT_REGISTER);
+            it.nested(2, |data| {
+                data.nested(VERDICT, |verdict| {
+                    verdict.be32(1, (-3i32).cast_unsigned());
+                    verdict.text(2, chain);
+                });
+            });
+        });
+    }
 }

@@ -53,38 +53,12 @@ impl Scene {
     }
 
     fn set(block: &str, variables: &[(&str, &str)]) -> Self {
-        let world = new_namespace();
-        let mut host = Rtnl::open().unwrap();
-        let address = |address| Block {
-            address,
-            length: 24,
-        };
-        host.add_pair("out0", 0, "in0", world.as_fd(), 1500)
-            .unwrap();
-        let out = host.index_of("out0").unwrap();
-        host.add_address(out, address(HOST)).unwrap();
-        host.set_up(out).unwrap();
-        let lo = host.index_of("lo").unwrap();
-        host.set_up(lo).unwrap();
-        on(&world, || {
-            let mut world = Rtnl::open().unwrap();
-            let inside = world.index_of("in0").unwrap();
-            world.add_address(inside, address(WORLD)).unwrap();
-            world.set_up(inside).unwrap();
-        });
-
+        let world = world();
         let dir = tempfile::tempdir().unwrap();
-        let uids = UidRange::default();
-        let pool = Pool::new(Some(block), uids).unwrap();
-        let leases = Leases::open(dir.path(), uids, pool.clone()).unwrap();
-        let variable = |name: &str| {
-            let found = variables.iter().find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        let settings = Settings::parse(dir.path(), pool, variable).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
+        let settings = settings(dir.path(), block, variables);
+        let pool = settings.pool.clone();
+        let leases = Leases::open(dir.path(), UidRange::default(), pool).unwrap();
+        let runtime = runtime();
         let network = runtime.block_on(Network::open(settings)).unwrap();
         Self {
             dir,
@@ -134,6 +108,46 @@ impl Scene {
             world.add_route(Some(dynos), HOST, inside, false).unwrap();
         });
     }
+}
+
+/// Its threads are where the one is that makes it.
+pub(super) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+}
+
+/// Connects the host to a world outside.
+pub(super) fn world() -> OwnedFd {
+    let world = new_namespace();
+    let mut host = Rtnl::open().unwrap();
+    let address = |address| Block {
+        address,
+        length: 24,
+    };
+    host.add_pair("out0", 0, "in0", world.as_fd(), 1500)
+        .unwrap();
+    let out = host.index_of("out0").unwrap();
+    host.add_address(out, address(HOST)).unwrap();
+    host.set_up(out).unwrap();
+    let lo = host.index_of("lo").unwrap();
+    host.set_up(lo).unwrap();
+    on(&world, || {
+        let mut world = Rtnl::open().unwrap();
+        let inside = world.index_of("in0").unwrap();
+        world.add_address(inside, address(WORLD)).unwrap();
+        world.set_up(inside).unwrap();
+    });
+    world
+}
+
+pub(super) fn settings(dir: &Path, block: &str, variables: &[(&str, &str)]) -> Settings {
+    let pool = Pool::new(Some(block), UidRange::default()).unwrap();
+    let variable = |name: &str| {
+        let found = variables.iter().find(|(variable, _)| *variable == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    Settings::parse(dir, pool, variable).unwrap()
 }
 
 /// What dynos could leave behind on the host.
