@@ -68,9 +68,15 @@ struct Shared {
 }
 
 impl Network {
-    /// The network with these settings, if this host can have it.
-    pub async fn open(settings: Settings) -> Result<Self, NetError> {
+    /// The network with these settings. Fails for what only other settings can mend; the rest,
+    /// which the host may mend at any time, is for [`ready`](Self::ready) to tell.
+    pub async fn open(mut settings: Settings) -> Result<Self, NetError> {
         blocking(move || {
+            // One work directory is one, however it is written.
+            settings.work_dir = settings
+                .work_dir
+                .canonicalize()
+                .map_err(failed(format!("find `{}`", settings.work_dir.display())))?;
             let names = Names::new(&settings.work_dir, settings.pool.span());
             let table = Table::new(names.clone(), settings.pool.span(), settings.allow.clone());
             let mut routes = Rtnl::open().map_err(failed("open a netlink socket"))?;
@@ -84,8 +90,6 @@ impl Network {
                 host: HostInterfaces::open(),
                 routes: Mutex::new(routes),
             };
-            turn_on_forwarding()?;
-            shared.has_room()?;
             Ok(Self(Arc::new(shared)))
         })
         .await
@@ -97,6 +101,9 @@ impl Network {
     }
 
     /// Whether a dyno could have a network now; if not, what is wrong and what mends it.
+    ///
+    /// To be called before the first dyno is made, and every now and then: it also mends what
+    /// it may, forwarding of packets and the rules that Docker leaves to others.
     pub async fn ready(&self) -> Result<(), NetError> {
         let shared = Arc::clone(&self.0);
         blocking(move || {
@@ -143,6 +150,7 @@ impl Network {
 
 impl Shared {
     fn create(&self, lease: &Lease) -> Result<DynoNet, NetError> {
+        turn_on_forwarding()?;
         let there = self.table.is_there();
         if !there.map_err(failed("look for the rules of nf_tables"))? {
             self.table

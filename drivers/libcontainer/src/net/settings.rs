@@ -115,8 +115,7 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// Reads the variables of the network. `work_dir` is the same text for every driver that
-    /// shares it: an absolute path without links.
+    /// Reads the variables of the network of the dynos of `work_dir`.
     pub fn parse(
         work_dir: &Path,
         pool: Pool,

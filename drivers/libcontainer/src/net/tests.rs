@@ -6,9 +6,13 @@ mod scene;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd as _,
     time::Duration,
+};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
 };
 
 use self::scene::{Scene, on, traces};
@@ -27,6 +31,22 @@ fn connect(to: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
 fn assert_refused(connected: io::Result<TcpStream>) {
     let error = connected.expect_err("a connection was made");
     assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{error}");
+}
+
+/// One ICMP echo. What is said against it comes as the error of the socket.
+fn ping(to: Ipv4Addr) -> io::Result<()> {
+    let socket: UdpSocket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Icmp,
+    )?
+    .into();
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect((to, 0))?;
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    socket.send(&[8, 0, 0, 0, 0, 0, 0, 1])?;
+    socket.recv(&mut [0; 64]).map(drop)
 }
 
 fn listen() -> (TcpListener, u16) {
@@ -54,6 +74,16 @@ fn a_dyno_gets_out_as_the_host_and_nobody_else_gets_in() {
             assert_refused(connect(HOST, host_port));
             connect(one.lease.subnet.gateway(), host_port).unwrap();
             connect(Ipv4Addr::LOCALHOST, one_port).unwrap();
+            ping(WORLD).unwrap();
+            ping(one.lease.subnet.gateway()).unwrap();
+            for to in [two.lease.subnet.host(), two.lease.subnet.gateway(), HOST] {
+                let refused = ping(to).unwrap_err();
+                assert_eq!(
+                    refused.raw_os_error(),
+                    Some(libc::EHOSTUNREACH),
+                    "{to}: {refused}"
+                );
+            }
         });
         let (mut came, from) = at_world.accept().unwrap();
         came.read_exact(&mut [0]).unwrap();

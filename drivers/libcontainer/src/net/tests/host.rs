@@ -173,14 +173,11 @@ fn a_block_that_the_host_uses_is_refused_with_the_route() {
         let network = open("192.168.200.0/30", &[]).unwrap();
         add_host_route("192.168.0.0/16");
         let says = "LIBCONTAINER_DYNO_SUBNET 192.168.200.0/30 leaves no subnet for dynos: the host has a route to 192.168.0.0/16 by out0; set it to a block that this host does not use";
-        for error in [
-            open("192.168.200.0/30", &[]).unwrap_err(),
-            runtime().block_on(network.ready()).unwrap_err(),
-        ] {
-            assert_eq!(error.to_string(), says);
-            assert_eq!(error.fault(), Fault::Host);
-        }
-        open("172.16.0.28/12", &[]).unwrap();
+        let ready = |network: &Network| runtime().block_on(network.ready());
+        let error = ready(&network).unwrap_err();
+        assert_eq!(error.to_string(), says);
+        assert_eq!(error.fault(), Fault::Host);
+        ready(&open("172.16.0.28/12", &[]).unwrap()).unwrap();
     });
 }
 
