@@ -10,6 +10,8 @@ use std::{
     io::{self, Write as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -28,6 +30,10 @@ use super::{
 use crate::lease::{Lease, Subnet};
 
 const MTU: u32 = 1500;
+/// For one second, a dyno that has gone may still have the address of the extra interface:
+/// the kernel takes its time to clean up a namespace, and tells nobody when it has.
+const ADDRESS_TRIES: u32 = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 const LOOPBACK: &str = "lo";
 const IPV4_INTERFACES: &str = "/proc/sys/net/ipv4/conf";
 const IPV6_INTERFACES: &str = "/proc/sys/net/ipv6/conf";
@@ -273,13 +279,18 @@ fn add_extra_interface(
             _ => failed(operation())(error),
         })?;
     let index = dyno.index_of(name).map_err(failed(operation()))?;
-    dyno.add_address(index, extra.address)
-        .map_err(|error| match error.raw_os_error() {
-            Some(libc::EADDRINUSE) => NetError::AddressInUse {
-                address: extra.address.to_string(),
-            },
-            _ => failed(operation())(error),
-        })?;
+    let mut tries = ADDRESS_TRIES;
+    while let Err(error) = dyno.add_address(index, extra.address) {
+        if error.raw_os_error() != Some(libc::EADDRINUSE) {
+            return Err(failed(operation())(error));
+        }
+        tries -= 1;
+        if tries == 0 {
+            let address = extra.address.to_string();
+            return Err(NetError::AddressInUse { address });
+        }
+        thread::sleep(BETWEEN_TRIES);
+    }
     dyno.set_up(index).map_err(failed(operation()))
 }
 

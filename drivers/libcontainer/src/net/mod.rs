@@ -29,9 +29,10 @@ use std::{
     fs, io,
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 pub use self::{
     dyno::DynoNet,
@@ -45,9 +46,11 @@ use self::{
     dyno::{HostInterfaces, Plan},
     error::failed,
     forward::Way,
+    link::Link,
     names::{GROUP, Names},
     netlink::Rtnl,
     rules::Table,
+    settings::Block,
 };
 use crate::lease::{Lease, Leases, Subnet};
 
@@ -63,9 +66,19 @@ struct Shared {
     names: Names,
     table: Table,
     host: HostInterfaces,
-    /// For short questions about the host.
-    routes: Mutex<Rtnl>,
+    routes: Mutex<Routes>,
 }
+
+/// For the question whether a subnet is free, which is asked for one after the other.
+#[derive(Debug)]
+struct Routes {
+    kernel: Rtnl,
+    /// A block that was the host's when it was last asked for.
+    claimed: Option<(Block, Instant)>,
+}
+
+/// Long enough to pass over a whole block, too short for anybody to notice.
+const CLAIMED: Duration = Duration::from_secs(1);
 
 impl Network {
     /// The network with these settings. Fails for what only other settings can mend; the rest,
@@ -79,16 +92,19 @@ impl Network {
                 .map_err(failed(format!("find `{}`", settings.work_dir.display())))?;
             let names = Names::new(&settings.work_dir, settings.pool.span());
             let table = Table::new(names.clone(), settings.pool.span(), settings.allow.clone());
-            let mut routes = Rtnl::open().map_err(failed("open a netlink socket"))?;
+            let mut kernel = Rtnl::open().map_err(failed("open a netlink socket"))?;
             if let Some(extra) = &settings.extra_interface {
-                dyno::check_extra_interface(&mut routes, extra)?;
+                dyno::check_extra_interface(&mut kernel, extra)?;
             }
             let shared = Shared {
                 settings,
                 names,
                 table,
                 host: HostInterfaces::open(),
-                routes: Mutex::new(routes),
+                routes: Mutex::new(Routes {
+                    kernel,
+                    claimed: None,
+                }),
             };
             Ok(Self(Arc::new(shared)))
         })
@@ -103,12 +119,14 @@ impl Network {
     /// Whether a dyno could have a network now; if not, what is wrong and what mends it.
     ///
     /// To be called before the first dyno is made, and every now and then: it also mends what
-    /// it may, forwarding of packets and the rules that Docker leaves to others.
+    /// it may: forwarding of packets, our own rules if somebody flushed all there were, and
+    /// those that Docker leaves to others.
     pub async fn ready(&self) -> Result<(), NetError> {
         let shared = Arc::clone(&self.0);
         blocking(move || {
             turn_on_forwarding()?;
             shared.has_room()?;
+            shared.has_its_rules()?;
             shared.has_a_way()
         })
         .await
@@ -151,13 +169,7 @@ impl Network {
 impl Shared {
     fn create(&self, lease: &Lease) -> Result<DynoNet, NetError> {
         turn_on_forwarding()?;
-        let there = self.table.is_there();
-        if !there.map_err(failed("look for the rules of nf_tables"))? {
-            self.table
-                .make()
-                .map_err(failed("make the rules of nf_tables"))?;
-            self.open_the_way()?;
-        }
+        self.make_rules()?;
         let plan = Plan {
             names: &self.names,
             host: &self.host,
@@ -220,6 +232,30 @@ impl Shared {
         })
     }
 
+    /// Makes the table, unless it is there. To be called with a lease.
+    fn make_rules(&self) -> Result<(), NetError> {
+        let there = self.table.is_there();
+        if there.map_err(failed("look for the rules of nf_tables"))? {
+            return Ok(());
+        }
+        self.table
+            .make()
+            .map_err(failed("make the rules of nf_tables"))?;
+        self.open_the_way()
+    }
+
+    /// Sees to it that dynos are not without rules for longer than until the next look, when
+    /// the host's administrator has all rules replaced.
+    fn has_its_rules(&self) -> Result<(), NetError> {
+        let there = self.table.is_there();
+        if there.map_err(failed("look for the rules of nf_tables"))? {
+            return Ok(());
+        }
+        let span = self.settings.pool.span();
+        let made = Leases::if_any(&self.settings.work_dir, span, || self.make_rules());
+        made?.unwrap_or(Ok(()))
+    }
+
     /// Whether no other firewall is in the way. One that opens while dynos are there has to
     /// be opened for them now: who makes the next one finds the table, and looks no further.
     fn has_a_way(&self) -> Result<(), NetError> {
@@ -260,15 +296,22 @@ impl Shared {
     }
 
     fn is_free(&self, subnet: Subnet) -> io::Result<bool> {
-        let mut kernel = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Routes { kernel, claimed } = &mut *routes;
+        let holds =
+            |block: &Block| block.contains(subnet.network()) && block.contains(subnet.broadcast());
+        if claimed.is_some_and(|(block, at)| holds(&block) && at.elapsed() < CLAIMED) {
+            return Ok(false);
+        }
         for address in room::addresses(subnet) {
             let Some(route) = kernel.route_to(address)?.filter(room::claims) else {
                 continue;
             };
             // Our own link, left behind by a crash, is no claim of the host's.
             let left = kernel.find(&self.names.interface(subnet))?;
-            if !left.is_some_and(|link| Some(link.index) == route.interface && link.group == GROUP)
-            {
+            let is_ours = |link: Link| Some(link.index) == route.interface && link.group == GROUP;
+            if !left.is_some_and(is_ours) {
+                *claimed = Some((route.to, Instant::now()));
                 return Ok(false);
             }
         }

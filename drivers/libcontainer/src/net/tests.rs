@@ -8,7 +8,6 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd as _,
-    time::Duration,
 };
 
 use nix::sys::socket::{

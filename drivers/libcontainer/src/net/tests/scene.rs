@@ -10,10 +10,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::{
-    super::{settings::Block, *},
-    HOST, WORLD,
-};
+use super::{super::*, HOST, WORLD};
 use crate::lease::{Pool, UidRange};
 
 /// One dyno's network, without the dyno.
