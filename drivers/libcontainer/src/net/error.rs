@@ -28,6 +28,11 @@ pub enum NetError {
         /// What is in the way.
         route: String,
     },
+    /// The kernel lacks something that the rules need.
+    #[error(
+        "this kernel can't do the nf_tables rules that keep dynos apart: load its modules (`modprobe -a nf_tables nft_ct nft_fib_inet nft_reject_inet nft_chain_nat nft_masq`), or use a kernel that has them"
+    )]
+    NoRules(#[source] io::Error),
     /// Another firewall of the host drops what dynos send.
     #[error("{by} drops the packets of dynos: run `{command}`")]
     Closed {
@@ -100,6 +105,7 @@ impl NetError {
         match self {
             Self::Settings(_)
             | Self::NoForwarding(_)
+            | Self::NoRules(_)
             | Self::NoRoom { .. }
             | Self::Closed { .. }
             | Self::Taken { .. }
@@ -129,6 +135,16 @@ fn fault_of(error: &io::Error) -> Fault {
             libc::EPERM | libc::EACCES | libc::EROFS | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT,
         ) => Fault::Host,
         _ => Fault::Unknown,
+    }
+}
+
+/// Tells a kernel that can't from one that would not.
+pub(super) fn no_rules(error: io::Error) -> NetError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EINVAL) => {
+            NetError::NoRules(error)
+        }
+        _ => failed("make the rules of nf_tables")(error),
     }
 }
 

@@ -44,7 +44,7 @@ pub use self::{
 };
 use self::{
     dyno::{HostInterfaces, Plan},
-    error::failed,
+    error::{failed, no_rules},
     forward::Way,
     link::Link,
     names::{GROUP, Names},
@@ -96,6 +96,7 @@ impl Network {
             if let Some(extra) = &settings.extra_interface {
                 dyno::check_extra_interface(&mut kernel, extra)?;
             }
+            table.try_out().map_err(no_rules)?;
             let shared = Shared {
                 settings,
                 names,
@@ -238,9 +239,7 @@ impl Shared {
         if there.map_err(failed("look for the rules of nf_tables"))? {
             return Ok(());
         }
-        self.table
-            .make()
-            .map_err(failed("make the rules of nf_tables"))?;
+        self.table.make().map_err(no_rules)?;
         self.open_the_way()
     }
 

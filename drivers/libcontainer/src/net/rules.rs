@@ -64,15 +64,30 @@ impl Table {
     /// as another process, does no harm.
     pub(super) fn make(&self) -> io::Result<()> {
         let table = self.names.table();
-        let prefix = self.names.prefix();
         let mut batch = Batch::new();
         // So that there is one to delete, whether or not there was.
         batch.add_table(Family::Inet, table);
         batch.delete_table(Family::Inet, table);
+        self.add(&mut batch, table);
+        batch.commit()
+    }
+
+    /// Makes a table like it and removes it, all at once, so that it is never in force: can
+    /// this kernel do it? The kernel loads its modules for it, if need be.
+    pub(super) fn try_out(&self) -> io::Result<()> {
+        let table = format!("{}-trial", self.names.table());
+        let mut batch = Batch::new();
+        self.add(&mut batch, &table);
+        batch.delete_table(Family::Inet, &table);
+        batch.commit()
+    }
+
+    fn add(&self, batch: &mut Batch, table: &str) {
+        let prefix = self.names.prefix();
         batch.add_table(Family::Inet, table);
         batch.add_chain(Family::Inet, table, &self.mark);
-        self.add_prerouting(&mut batch, table, &prefix);
-        self.add_forward(&mut batch, table, &prefix);
+        self.add_prerouting(batch, table, &prefix);
+        self.add_forward(batch, table, &prefix);
 
         let chain = (Family::Inet, table, "postrouting");
         batch.add_base_chain(chain, "nat", Hook::Postrouting, SOURCE_NAT);
@@ -82,7 +97,6 @@ impl Table {
                 .goes_not_to_group(GROUP)
                 .masquerade();
         });
-        batch.commit()
     }
 
     fn add_prerouting(&self, batch: &mut Batch, table: &str, prefix: &str) {
