@@ -27,6 +27,7 @@ mod settings;
 
 use std::{
     fs, io,
+    net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -115,6 +116,11 @@ impl Network {
     /// The name of the table, for [`tear_down`] and [`remove_table`].
     pub fn table(&self) -> &str {
         self.0.names.table()
+    }
+
+    /// The text of a dyno's `/etc/resolv.conf`, from what the host asks now.
+    pub fn resolv_conf(&self) -> ResolvConf {
+        ResolvConf::read(|server| self.0.is_open(server))
     }
 
     /// Whether a dyno could have a network now; if not, what is wrong and what mends it.
@@ -292,6 +298,15 @@ impl Shared {
         let way = forward::way(&self.names).map_err(failed("list the chains of nf_tables"))?;
         let legacy = legacy::way(&self.names).map_err(failed("run iptables-legacy"))?;
         Ok((way, legacy))
+    }
+
+    /// Whether a dyno may talk to this address, which may be the host's own.
+    fn is_open(&self, address: Ipv4Addr) -> bool {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let route = routes.kernel.route_to(address);
+        let is_hosts = route.is_ok_and(|route| route.is_some_and(|route| route.is_local));
+        let allow = &self.settings.allow;
+        !is_hosts || allow.host || allow.blocks.iter().any(|block| block.contains(address))
     }
 
     fn is_free(&self, subnet: Subnet) -> io::Result<bool> {

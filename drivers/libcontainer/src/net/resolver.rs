@@ -2,12 +2,12 @@
 //!
 //! A dyno asks the name servers that the host asks. One on the host's loopback is out of its
 //! reach, and with `systemd-resolved` that is all that `/etc/resolv.conf` names: then those
-//! that it asks in turn are meant. There is no IPv6 in a dyno, so those are left out.
+//! that it asks in turn are meant. There is no IPv6 in a dyno, so those are left out, and so
+//! are those at addresses of the host that dynos may not talk to.
 
-use std::{
-    fs, io,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{fs, io, net::Ipv4Addr};
+
+use super::settings::ALLOW_VARIABLE;
 
 const HOSTS_OWN: &str = "/etc/resolv.conf";
 /// What `systemd-resolved` asks itself.
@@ -25,8 +25,8 @@ pub struct ResolvConf {
 }
 
 impl ResolvConf {
-    /// Reads what the host asks now.
-    pub fn read() -> Self {
+    /// Reads what the host asks now. `is_open` tells whether a dyno may talk to an address.
+    pub(super) fn read(is_open: impl Fn(Ipv4Addr) -> bool) -> Self {
         let read = |path| match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
@@ -36,10 +36,10 @@ impl ResolvConf {
                 String::new()
             }
         };
-        let conf = Self::derive(&read(HOSTS_OWN), || read(UPSTREAM));
+        let conf = Self::derive(&read(HOSTS_OWN), || read(UPSTREAM), is_open);
         if !conf.has_servers {
             tracing::warn!(
-                "{HOSTS_OWN} names no server that dynos can reach: they can't look up names"
+                "{HOSTS_OWN} names no server that dynos can reach, so they can't look up names: name one there, or, if it is this host itself, let dynos talk to it with {ALLOW_VARIABLE}"
             );
         }
         conf
@@ -47,14 +47,18 @@ impl ResolvConf {
 
     /// What a dyno gets where the host has `own`, or `upstream` if that names none that a dyno
     /// can reach.
-    pub fn derive(own: &str, upstream: impl FnOnce() -> String) -> Self {
-        if let Some(text) = rewrite(own) {
+    fn derive(
+        own: &str,
+        upstream: impl FnOnce() -> String,
+        is_open: impl Fn(Ipv4Addr) -> bool,
+    ) -> Self {
+        if let Some(text) = rewrite(own, &is_open) {
             return Self {
                 text,
                 has_servers: true,
             };
         }
-        let text = rewrite(&upstream());
+        let text = rewrite(&upstream(), &is_open);
         Self {
             has_servers: text.is_some(),
             text: text.unwrap_or_else(|| {
@@ -65,14 +69,14 @@ impl ResolvConf {
 }
 
 /// The lines that mean something in a dyno; nothing if no server is left.
-fn rewrite(conf: &str) -> Option<String> {
+fn rewrite(conf: &str, is_open: &impl Fn(Ipv4Addr) -> bool) -> Option<String> {
     let mut servers = 0;
     let mut text = String::new();
     for line in conf.lines() {
         let mut words = line.split_whitespace();
         let keep = match words.next() {
             Some("nameserver") => {
-                servers < MOST_SERVERS && words.next().is_some_and(is_reachable) && {
+                servers < MOST_SERVERS && words.next().and_then(reachable).is_some_and(is_open) && {
                     servers += 1;
                     true
                 }
@@ -88,13 +92,11 @@ fn rewrite(conf: &str) -> Option<String> {
     (servers > 0).then_some(text)
 }
 
-/// Whether a dyno can reach a name server at this address.
-fn is_reachable(server: &str) -> bool {
-    match server.parse() {
-        Ok(IpAddr::V4(address)) => !address.is_loopback() && !address.is_unspecified(),
-        // With or without a zone: no IPv6.
-        Ok(IpAddr::V6(_)) | Err(_) => false,
-    }
+/// The address of a name server, if it is not out of a dyno's reach in any case.
+fn reachable(server: &str) -> Option<Ipv4Addr> {
+    // Any other is IPv6, with or without a zone, or nonsense.
+    let address: Ipv4Addr = server.parse().ok()?;
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
 /// `/etc/hosts` for a dyno with this name and address.
@@ -117,7 +119,7 @@ mod tests {
     #[test_case("nameserver 127.0.0.1\nnameserver 10.0.0.2\n", "nameserver 10.0.0.2\n"; "one beside the loopback")]
     #[test_case("nameserver 1.1.1.1\nnameserver 127.0.0.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\nnameserver 4.4.4.4\n", "nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\n"; "three")]
     fn a_dyno_asks_whom_the_host_asks(own: &str, text: &str) {
-        let conf = ResolvConf::derive(own, || unreachable!("the host's own is good"));
+        let conf = ResolvConf::derive(own, || unreachable!("the host's own is good"), |_| true);
         assert_eq!(conf.text, text);
         assert!(conf.has_servers);
     }
@@ -129,13 +131,24 @@ mod tests {
     #[test_case(""; "empty")]
     fn without_a_reachable_one_it_is_whom_systemd_asks(own: &str) {
         let upstream = || "# x\nnameserver 192.0.2.53\nsearch upstream\n".to_owned();
-        let conf = ResolvConf::derive(own, upstream);
+        let conf = ResolvConf::derive(own, upstream, |_| true);
         assert_eq!(conf.text, "nameserver 192.0.2.53\nsearch upstream\n");
     }
 
     #[test]
+    fn one_at_an_address_that_is_closed_to_dynos_is_none() {
+        let own = "nameserver 10.0.0.1\nnameserver 10.0.0.2\n";
+        let derive = |closed: u8| {
+            let is_open = |address: Ipv4Addr| address.octets()[3] > closed;
+            ResolvConf::derive(own, String::new, is_open)
+        };
+        assert_eq!(derive(1).text, "nameserver 10.0.0.2\n");
+        assert!(!derive(2).has_servers);
+    }
+
+    #[test]
     fn with_none_at_all_the_file_says_so() {
-        let conf = ResolvConf::derive(STUB, || "nameserver ::1\n".to_owned());
+        let conf = ResolvConf::derive(STUB, || "nameserver ::1\n".to_owned(), |_| true);
         assert!(!conf.has_servers);
         assert!(conf.text.starts_with("# ") && conf.text.lines().count() == 1);
     }

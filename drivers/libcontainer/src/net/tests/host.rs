@@ -85,6 +85,8 @@ fn what_is_allowed_is_open_and_no_more() {
                 expect(dynos, connect(two.lease.subnet.host(), two_port));
                 expect(host, connect(HOST, host_port));
             });
+            assert_eq!(scene.network.0.is_open(HOST), host);
+            assert!(scene.network.0.is_open(WORLD));
             scene.world_learns_the_way();
             on(&scene.world, || {
                 expect(beyond, connect(two.lease.subnet.host(), two_port));

@@ -3,7 +3,6 @@
 use std::{
     cell::Cell,
     fs::File,
-    net::Ipv4Addr,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
