@@ -1,1 +1,4 @@
 //! Dynos in containers.
+
+pub mod lease;
+pub mod net;

@@ -1,0 +1,426 @@
+//! The lock files of leases.
+//!
+//! `O_EXCL` alone decides who has what: even a driver that knows nothing of the rest can't
+//! take what is taken. The lock on `uids/.next` is held for a moment by who takes, frees or
+//! collects, so that none of them sees a lease of which only one file is there, and so that
+//! nobody removes a file that became another's a moment ago. That file holds the uid that was
+//! given last: the next dyno gets the next one, so that a uid rests for as long as possible,
+//! and so that a free one is found at once however many are taken.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{Lease, Pool, SUBNET_VARIABLE, Span, Subnet, UID_MAX_VARIABLE, UidRange};
+
+const UIDS: &str = "uids";
+const SUBNETS: &str = "subnets";
+const CURSOR: &str = ".next";
+
+/// What dynos can borrow from this host.
+#[derive(Debug)]
+pub struct Leases {
+    work_dir: PathBuf,
+    uids: UidRange,
+    pool: Pool,
+}
+
+/// Why there is no lease.
+#[derive(Debug, Error)]
+pub enum LeaseError {
+    /// Every uid is another dyno's.
+    #[error(
+        "no uid left: all {} from {} to {} are in use; stop a dyno, or raise {UID_MAX_VARIABLE}",
+        .0.count(), .0.min(), .0.max()
+    )]
+    NoUid(UidRange),
+    /// Every subnet is another dyno's, or the host's own.
+    #[error(
+        "no subnet left: of the {total} in {block}, {taken} are in use by dynos and {passed_over} by the host itself; stop a dyno, or set {SUBNET_VARIABLE} to a larger block"
+    )]
+    NoSubnet {
+        /// The pool's block.
+        block: String,
+        /// How many subnets the pool has.
+        total: u32,
+        /// How many of them other dynos have.
+        taken: u32,
+        /// How many of them the caller did not want.
+        passed_over: u32,
+    },
+    /// The work directory does not work.
+    #[error("failed to {operation} `{}`", path.display())]
+    Files {
+        /// What was tried.
+        operation: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl LeaseError {
+    /// Whether it works again when a dyno is gone.
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self, Self::NoUid(_) | Self::NoSubnet { .. })
+    }
+}
+
+impl Leases {
+    /// Leases under `work_dir`, which exists; makes what is missing in it.
+    pub fn open(work_dir: &Path, uids: UidRange, pool: Pool) -> Result<Self, LeaseError> {
+        for name in [UIDS, SUBNETS] {
+            let path = work_dir.join(name);
+            let made = fs::DirBuilder::new().mode(0o755).create(&path);
+            match made {
+                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(failed("make directory", path, source));
+                }
+                _ => {}
+            }
+        }
+        let work_dir = work_dir.to_owned();
+        drop(Guard::take(&work_dir)?);
+        Ok(Self {
+            work_dir,
+            uids,
+            pool,
+        })
+    }
+
+    /// The uids that dynos may have.
+    pub fn uids(&self) -> UidRange {
+        self.uids
+    }
+
+    /// The subnets that dynos may have.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Takes a uid and a subnet for `owner`, the run directory of a dyno, which exists.
+    ///
+    /// A subnet that is not `is_free`, because the host uses its addresses, is passed over.
+    pub fn take(
+        &self,
+        owner: &Path,
+        is_free: impl Fn(Subnet) -> bool,
+    ) -> Result<Lease, LeaseError> {
+        let guard = Guard::take(&self.work_dir)?;
+        let uid = self.take_uid(owner, guard.last_given())?;
+        match self.take_subnet(owner, uid, is_free) {
+            Ok(subnet) => {
+                guard.give(uid);
+                Ok(Lease {
+                    uid,
+                    subnet,
+                    pool: self.pool.span(),
+                })
+            }
+            Err(error) => {
+                let path = uid_path(&self.work_dir, uid);
+                fs::remove_file(&path).map_err(|source| failed("remove", path, source))?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Frees `lease` if it is still `owner`'s; if not, nothing happens.
+    pub fn free(work_dir: &Path, lease: &Lease, owner: &Path) -> Result<(), LeaseError> {
+        Self::free_and(work_dir, lease, owner, || ()).map(|_| ())
+    }
+
+    /// Frees `lease` if it is still `owner`'s, and calls `last` if no subnet of its pool is
+    /// leased then: nobody takes one before `last` has returned, so that it may take down
+    /// what every dyno of the pool needs.
+    pub fn free_and<T>(
+        work_dir: &Path,
+        lease: &Lease,
+        owner: &Path,
+        last: impl FnOnce() -> T,
+    ) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(work_dir)?;
+        // The uid last: as long as it is locked, a crash in here is mended by another try.
+        remove_if_owned(&subnet_path(work_dir, lease.subnet), owner)?;
+        remove_if_owned(&uid_path(work_dir, lease.uid), owner)?;
+        let left = leased(work_dir, |subnet| lease.pool.contains(subnet))?;
+        Ok((!left).then(last))
+    }
+
+    /// Calls `then` if any subnet of the pool is leased, and lets nobody free one meanwhile.
+    pub fn if_any<T>(
+        work_dir: &Path,
+        pool: Span,
+        then: impl FnOnce() -> T,
+    ) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(work_dir)?;
+        let any = leased(work_dir, |subnet| pool.contains(subnet))?;
+        Ok(any.then(then))
+    }
+
+    /// Calls `then` if no subnet of the pool is leased, and lets nobody take one meanwhile.
+    pub fn if_none<T>(
+        work_dir: &Path,
+        pool: Span,
+        then: impl FnOnce() -> T,
+    ) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(work_dir)?;
+        let any = leased(work_dir, |subnet| pool.contains(subnet))?;
+        Ok((!any).then(then))
+    }
+
+    /// Calls `then` if this subnet is not leased, and lets nobody take it meanwhile.
+    pub fn unless_leased<T>(
+        work_dir: &Path,
+        subnet: Subnet,
+        then: impl FnOnce() -> T,
+    ) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(work_dir)?;
+        let free = owner_of(&subnet_path(work_dir, subnet))?.is_none();
+        Ok(free.then(then))
+    }
+
+    /// Frees what belongs to an owner who does not exist any more, after a crash or a reboot.
+    /// Returns the uids that are free again.
+    ///
+    /// A file without an owner was left by a driver that crashed while it took the lease, or
+    /// it is of an hsup that wrote none: such a uid stays locked while a process has it.
+    pub fn free_stale(&self) -> Result<Vec<u32>, LeaseError> {
+        let _guard = Guard::take(&self.work_dir)?;
+        let mut freed = Vec::new();
+        let mut processes = None;
+        for (path, name) in files(&self.work_dir.join(SUBNETS))? {
+            if name.parse().ok().and_then(Subnet::at).is_some() && is_stale(&path, || false)? {
+                remove(&path)?;
+            }
+        }
+        for (path, name) in files(&self.work_dir.join(UIDS))? {
+            let Ok(uid) = name.parse() else { continue };
+            let lives = || {
+                processes
+                    .get_or_insert_with(users_of_processes)
+                    .contains(&uid)
+            };
+            if is_stale(&path, lives)? {
+                remove(&path)?;
+                freed.push(uid);
+            }
+        }
+        freed.sort_unstable();
+        Ok(freed)
+    }
+
+    fn take_uid(&self, owner: &Path, last: Option<u32>) -> Result<u32, LeaseError> {
+        for uid in self.uids.after(last) {
+            if lock(&uid_path(&self.work_dir, uid), owner)? {
+                return Ok(uid);
+            }
+        }
+        Err(LeaseError::NoUid(self.uids))
+    }
+
+    fn take_subnet(
+        &self,
+        owner: &Path,
+        uid: u32,
+        is_free: impl Fn(Subnet) -> bool,
+    ) -> Result<Subnet, LeaseError> {
+        let mut taken = 0;
+        let mut passed_over = 0;
+        for subnet in self.pool.for_uid(uid) {
+            let path = subnet_path(&self.work_dir, subnet);
+            // The files first: a leased subnet is the host's too, as a dyno's gateway.
+            if path.exists() {
+                taken += 1;
+            } else if !is_free(subnet) {
+                passed_over += 1;
+            } else if lock(&path, owner)? {
+                return Ok(subnet);
+            } else {
+                taken += 1;
+            }
+        }
+        Err(LeaseError::NoSubnet {
+            block: self.pool.block().to_owned(),
+            total: self.pool.count(),
+            taken,
+            passed_over,
+        })
+    }
+}
+
+/// The lock that is held while leases change.
+struct Guard(File);
+
+impl Guard {
+    fn take(work_dir: &Path) -> Result<Self, LeaseError> {
+        let path = work_dir.join(UIDS).join(CURSOR);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        let file = opened.map_err(|source| failed("open", path.clone(), source))?;
+        file.lock().map_err(|source| failed("lock", path, source))?;
+        Ok(Self(file))
+    }
+
+    /// The uid that was given last, as far as that is known.
+    fn last_given(&self) -> Option<u32> {
+        let mut text = [0; 16];
+        let length = self.0.read_at(&mut text, 0).ok()?;
+        str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+    }
+
+    /// Notes that `uid` was given. Only the order in which uids are tried depends on it, so
+    /// a full disk does not matter.
+    fn give(&self, uid: u32) {
+        // As wide as a uid can be, so that nothing of a longer one is left.
+        let _written = self.0.write_all_at(format!("{uid:>10}\n").as_bytes(), 0);
+    }
+}
+
+fn uid_path(work_dir: &Path, uid: u32) -> PathBuf {
+    work_dir.join(UIDS).join(uid.to_string())
+}
+
+fn subnet_path(work_dir: &Path, subnet: Subnet) -> PathBuf {
+    work_dir.join(SUBNETS).join(subnet.network().to_string())
+}
+
+/// Makes the lock file for `owner`, unless there is one.
+fn lock(path: &Path, owner: &Path) -> Result<bool, LeaseError> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    let mut file = match made {
+        Ok(file) => file,
+        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(source) => return Err(failed("make", path.to_owned(), source)),
+    };
+    if let Err(source) = file.write_all(owner.as_os_str().as_bytes()) {
+        let _best_effort = fs::remove_file(path);
+        return Err(failed("write", path.to_owned(), source));
+    }
+    Ok(true)
+}
+
+/// Who has the lock; nothing if there is no such file.
+fn owner_of(path: &Path) -> Result<Option<PathBuf>, LeaseError> {
+    let mut owner = Vec::new();
+    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut owner));
+    match read {
+        Ok(_) => Ok(Some(PathBuf::from(std::ffi::OsStr::from_bytes(&owner)))),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("read", path.to_owned(), source)),
+    }
+}
+
+fn remove_if_owned(path: &Path, owner: &Path) -> Result<(), LeaseError> {
+    if owner_of(path)?.as_deref() == Some(owner) {
+        remove(path)?;
+    }
+    Ok(())
+}
+
+fn is_stale(path: &Path, lives: impl FnOnce() -> bool) -> Result<bool, LeaseError> {
+    let Some(owner) = owner_of(path)? else {
+        return Ok(false);
+    };
+    if owner.as_os_str().is_empty() {
+        return Ok(!lives());
+    }
+    // Any other error says nothing about the dyno, so it keeps what it has.
+    let gone = fs::symlink_metadata(&owner).is_err_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        )
+    });
+    Ok(gone)
+}
+
+fn remove(path: &Path) -> Result<(), LeaseError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", path.to_owned(), source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether any subnet of this kind is leased. Ends at the first: a sweep asks it.
+fn leased(work_dir: &Path, is_meant: impl Fn(Subnet) -> bool) -> Result<bool, LeaseError> {
+    let path = work_dir.join(SUBNETS);
+    let entries = fs::read_dir(&path).map_err(|source| failed("list", path.clone(), source))?;
+    for entry in entries {
+        let entry = entry.map_err(|source| failed("list", path.clone(), source))?;
+        let name = entry.file_name();
+        let subnet = name
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .and_then(Subnet::at);
+        if subnet.is_some_and(&is_meant) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn files(directory: &Path) -> Result<Vec<(PathBuf, String)>, LeaseError> {
+    let failed = |source| failed("list", directory.to_owned(), source);
+    fs::read_dir(directory)
+        .map_err(failed)?
+        .map(|entry| {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok((entry.path(), name))
+        })
+        .collect()
+}
+
+/// Every uid that a process has now. By the status, since the directory of a process that
+/// can't be traced is root's whoever it is.
+fn users_of_processes() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let mut uids: Vec<u32> = entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok())
+        .flat_map(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+            line.unwrap_or_default()
+                .split_whitespace()
+                .filter_map(|uid| uid.parse().ok())
+                .collect::<Vec<u32>>()
+        })
+        .collect();
+    uids.sort_unstable();
+    uids.dedup();
+    uids
+}
+
+fn failed(operation: &'static str, path: PathBuf, source: io::Error) -> LeaseError {
+    LeaseError::Files {
+        operation,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;
