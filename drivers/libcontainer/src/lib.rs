@@ -1,1 +1,3 @@
 //! Dynos in containers.
+
+pub mod stack;
