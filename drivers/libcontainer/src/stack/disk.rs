@@ -163,7 +163,6 @@ impl Disk {
         text.trim_end().parse().ok()
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "an import sets it"))]
     pub(super) fn set_primary(&self, name: &StackName, version: &Version) -> io::Result<()> {
         let path = self.primary_folder().join(name.as_str());
         self.write(&path, version.as_str())

@@ -20,8 +20,10 @@
 //! the same stack fetch it once, and the second says that it waits.
 
 mod accounts;
+mod command;
 
 mod disk;
+mod engine;
 
 mod fetch;
 mod image;
@@ -46,7 +48,9 @@ use thiserror::Error;
 
 pub use self::{
     accounts::{Accounts, AccountsError, accounts},
+    command::command,
     disk::Listed,
+    engine::{EngineError, Import},
     fetch::FetchError,
     image::{Filesystem, ImageError},
     install::InstallError,
@@ -196,6 +200,11 @@ pub enum StackError {
     NotThere { stack: String, folder: PathBuf },
     #[error("failed to remove stack {stack}")]
     Remove { stack: String, source: io::Error },
+    #[error("failed to import `{reference}` from the Docker engine")]
+    Import {
+        reference: String,
+        source: EngineError,
+    },
     #[error("failed to wait for what unpacks the stack")]
     Thread(#[source] tokio::task::JoinError),
 }
@@ -313,6 +322,20 @@ impl Stacks {
         Ok(names
             .map(|(name, version)| self.disk.listed(name, version))
             .collect())
+    }
+
+    /// What is in a work directory, which need not be one yet, nor ours to write in.
+    fn list_in(work_dir: &Path) -> Result<Vec<Listed>, StackError> {
+        let folder = work_dir.join("stacks");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let stacks = Self {
+            disk: Disk::new(folder),
+            manifest_url: None,
+            cached: Mutex::new(None),
+        };
+        stacks.list()
     }
 
     /// Removes a stack by its `NAME-VERSION`, unless it is in use.

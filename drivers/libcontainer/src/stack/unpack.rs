@@ -138,10 +138,12 @@ impl Tree {
             problem,
         })?;
         let place = place(&clean);
-        if matches!(
+        let is_left_out = matches!(
             kind,
             EntryType::Char | EntryType::Block | EntryType::Fifo | EntryType::XGlobalHeader
-        ) {
+        );
+        // By this file, which an engine's export has, programs would think that they are there.
+        if is_left_out || clean == Path::new(".dockerenv") {
             return Ok(());
         }
         let attributes = Attributes::of(entry.header()).map_err(UnpackError::Read)?;
