@@ -72,14 +72,10 @@ impl Drop for Image {
     }
 }
 
-fn containers() -> String {
-    docker(&[
-        "ps",
-        "--all",
-        "--quiet",
-        "--filter",
-        "label=hsup.stack-import",
-    ])
+/// The containers of an image.
+fn containers(image: &Image) -> String {
+    let filter = format!("ancestor={}", image.0);
+    docker(&["ps", "--all", "--quiet", "--filter", &filter])
 }
 
 fn quiet(_: Event<'_>) {}
@@ -102,7 +98,7 @@ async fn an_image_becomes_a_stack() {
     assert_eq!(su.permissions().mode() & 0o7777, 0o755);
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&su), 123);
     assert!(!root.join(".dockerenv").exists());
-    assert_eq!(containers(), "");
+    assert_eq!(containers(&image), "");
     // It is what the name means now, whatever else there is.
     fs::create_dir(work.path().join("stacks/import-7-zzz")).unwrap();
     let stack = stacks.resolve("import-7", &quiet).await.unwrap();
@@ -150,7 +146,7 @@ async fn what_cannot_be_imported_leaves_nothing() {
         .await
         .unwrap_err();
     assert!(matches!(error, StackError::Install { .. }), "{error:?}");
-    assert_eq!(containers(), "");
+    assert_eq!(containers(&image), "");
     let left = fs::read_dir(work.path().join("stacks/.fetch")).unwrap();
     assert_eq!(left.count(), 0);
 }

@@ -45,7 +45,14 @@ use super::name::{NameError, StackName, Version};
 pub(super) struct Manifest {
     pub(super) entries: Vec<Entry>,
     /// What is off in it, but does not stop its use.
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Something is off in the list, or with one stack in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Warning {
+    pub(super) stack: Option<StackName>,
+    pub(super) text: String,
 }
 
 /// One version of a stack.
@@ -143,7 +150,7 @@ impl Manifest {
                     });
                 }
                 let known = ["version", "stacks"];
-                manifest.warn_of_unknown(origin, "", map, &known);
+                manifest.warn_of_unknown(origin, None, "", map, &known);
                 let stacks = map.get("stacks").and_then(Value::as_sequence);
                 (stacks.ok_or_else(shape)?, false)
             }
@@ -159,7 +166,8 @@ impl Manifest {
                 map,
             };
             let entry = fields.entry(is_legacy)?;
-            manifest.warn_of_unknown(origin, &format!(", entry {label}"), map, &FIELDS);
+            let of = format!(", entry {label}");
+            manifest.warn_of_unknown(origin, Some(&entry.name), &of, map, &FIELDS);
             if is_remote(&entry.url) {
                 let weak = match entry.checksum {
                     Some(Checksum::Sha256(_)) => None,
@@ -170,8 +178,10 @@ impl Manifest {
                     None => Some("has no checksum: what is fetched is used unverified"),
                 };
                 if let Some(weak) = weak {
-                    let text = format!("{origin}, entry {label}: {weak}; add `sha256`");
-                    manifest.warnings.push(text);
+                    manifest.warnings.push(Warning {
+                        stack: Some(entry.name.clone()),
+                        text: format!("{origin}, entry {label}: {weak}; add `sha256`"),
+                    });
                 }
             }
             manifest.entries.push(entry);
@@ -179,15 +189,37 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn warn_of_unknown(&mut self, origin: &str, label: &str, map: &Mapping, known: &[&str]) {
+    fn warn_of_unknown(
+        &mut self,
+        origin: &str,
+        stack: Option<&StackName>,
+        label: &str,
+        map: &Mapping,
+        known: &[&str],
+    ) {
         for key in map.keys() {
             let key = scalar(key).unwrap_or_default();
             if !known.contains(&key.as_str()) {
                 let key = key.escape_debug();
-                let text = format!("{origin}{label}: field `{key}` is not known, and ignored");
-                self.warnings.push(text);
+                self.warnings.push(Warning {
+                    stack: stack.cloned(),
+                    text: format!("{origin}{label}: field `{key}` is not known, and ignored"),
+                });
             }
         }
+    }
+
+    /// What whoever uses a stack is to know of the list.
+    pub(super) fn warnings_of<'a>(
+        &'a self,
+        name: &StackName,
+    ) -> impl Iterator<Item = &'a str> + use<'a> {
+        let concerns = |warning: &&Warning| match &warning.stack {
+            None => true,
+            Some(stack) => stack == name,
+        };
+        let warnings: Vec<_> = self.warnings.iter().filter(concerns).collect();
+        warnings.into_iter().map(|warning| warning.text.as_str())
     }
 
     /// The version of a stack to use on a machine of `arch`.

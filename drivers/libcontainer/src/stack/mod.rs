@@ -249,7 +249,7 @@ impl Stacks {
         {
             return Ok(stack);
         }
-        let list = match self.manifest(progress).await {
+        let list = match self.manifest().await {
             Ok(list) => list,
             // What is here can be used without a list.
             Err(error) => {
@@ -269,6 +269,9 @@ impl Stacks {
                 stack: name,
             });
         };
+        for warning in manifest.warnings_of(&name) {
+            progress.report(Event::Warning(warning));
+        }
         let reason = match manifest.choose(&name, this_arch()) {
             Ok(entry) => return self.have(entry, progress).await,
             Err(reason) => reason,
@@ -294,7 +297,8 @@ impl Stacks {
     pub fn find(&self, name: &str, version: &str) -> Option<Stack> {
         let (name, version) = (name.parse().ok()?, version.parse().ok()?);
         if let Some(mut stack) = self.disk.stack(&name, &version).ok()? {
-            let manifest = self.cached_manifest().ok()?;
+            // Without a list that can be read, it is here all the same.
+            let manifest = self.cached_manifest().ok().flatten();
             let entry = manifest.and_then(|it| it.entry(&name, &version, this_arch()).cloned());
             stack.uid = entry.and_then(|entry| entry.uid);
             return Some(stack);
@@ -348,10 +352,7 @@ impl Stacks {
     }
 
     /// The list of stacks and where it is from, if there is one.
-    async fn manifest(
-        &self,
-        progress: &dyn Progress,
-    ) -> Result<Option<(Arc<Manifest>, String)>, StackError> {
+    async fn manifest(&self) -> Result<Option<(Arc<Manifest>, String)>, StackError> {
         let path = self.disk.manifest();
         let origin = path.display().to_string();
         let list = match (self.cached_manifest()?, &self.manifest_url) {
@@ -366,9 +367,6 @@ impl Stacks {
             }
             (None, None) => None,
         };
-        for warning in list.iter().flat_map(|(manifest, _)| &manifest.warnings) {
-            progress.report(Event::Warning(warning));
-        }
         Ok(list)
     }
 

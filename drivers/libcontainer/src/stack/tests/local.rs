@@ -177,6 +177,7 @@ async fn a_broken_list_is_an_error_unless_the_stack_is_here() {
     fs::create_dir(work.path("s-v1")).unwrap();
     assert_eq!(work.resolve(&stacks).await.version.as_str(), "v1");
     assert!(work.reported("is no list of stacks"));
+    assert_eq!(stacks.find("s", "v1").unwrap().version.as_str(), "v1");
 }
 
 #[tokio::test]
@@ -275,4 +276,50 @@ fn what_is_here_is_listed() {
     assert!(list[2].bytes > 0);
     stacks.remove("s-v10").unwrap();
     assert_eq!(stacks.disk.primary(&"s".parse().unwrap()), None);
+}
+
+/// A small disk, which goes with the test.
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: mounts a small disk"]
+async fn a_full_disk_is_told_and_freed() {
+    let work = Work::new();
+    let path = work.folder.path().join("archive");
+    write(&path, &archive(3_000_000));
+    fs::create_dir(work.path("")).unwrap();
+    nix::mount::mount(
+        Some("none"),
+        &work.path(""),
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        Some("size=2m"),
+    )
+    .unwrap();
+    let _disk = Disk(work.path(""));
+    let url = format!("file://{}", path.display());
+    let stacks = work.with_one("v1", "rootfs-tar", &url, "size: null");
+    let error = work.error(&stacks).await;
+    assert!(
+        error.contains("failed to make `noise`: No space left on device"),
+        "{error}"
+    );
+    assert!(!work.path("s-v1").exists());
+    assert_eq!(work.half_made(), [""; 0]);
+    let free = nix::sys::statvfs::statvfs(&work.path("")).unwrap();
+    assert!(free.blocks_free() * 10 > free.blocks() * 9);
+}
+
+#[test]
+fn a_driver_may_wait_for_a_stack_in_any_of_its_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    let work = Work::new();
+    let stacks = work.stacks();
+    is_send(&stacks.resolve("s", &work));
 }

@@ -1,6 +1,9 @@
 //! Stacks and lists from a server.
 
-use std::sync::mpsc;
+use std::{
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+};
 
 use super::{
     server::{Answer, Server},
@@ -242,20 +245,56 @@ async fn a_list_is_fetched_once_and_kept() {
     assert!(work.reported("answered 404 Not Found"));
 }
 
-/// Says whether this process is one of the two that the test starts.
+/// Says whether this process is one of those that a test starts, and where it works.
 const SECOND: &str = "HSUP_TEST_STACKS";
+
+/// Resolves the stack if this process was started for that; else `None`, and it is the test.
+fn as_second_process() -> Option<()> {
+    let folder = PathBuf::from(std::env::var_os(SECOND)?);
+    let told = |event: Event<'_>| {
+        if let Event::Waiting { .. } = event {
+            write(
+                &folder.join("waits"),
+                std::process::id().to_string().as_bytes(),
+            );
+        }
+    };
+    let stacks = Stacks::open(&folder, None).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(stacks.resolve("s", &told)).unwrap();
+    Some(())
+}
+
+/// Two processes that run the same test. One of them fetches, the other waits for it.
+fn two_processes(work: &Work, test: &str) -> (Child, Child) {
+    let start = || {
+        #[expect(clippy::disallowed_methods, reason = "this test itself, not a dyno")]
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", &format!("stack::tests::remote::{test}")])
+            .env(SECOND, work.folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let (one, other) = (start(), start());
+    let mut tries = 0;
+    loop {
+        let waits = fs::read_to_string(work.folder.path().join("waits")).unwrap_or_default();
+        match waits.parse::<u32>() {
+            Ok(pid) if pid == other.id() => return (one, other),
+            Ok(pid) if pid == one.id() => return (other, one),
+            _ => {}
+        }
+        tries += 1;
+        assert!(tries < 3000, "neither process waits for the other");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 #[test]
 fn two_processes_fetch_it_once() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    if let Some(folder) = std::env::var_os(SECOND) {
-        let told = |event: Event<'_>| {
-            if let Event::Waiting { .. } = event {
-                write(&PathBuf::from(&folder).join("waits"), b"");
-            }
-        };
-        let stacks = Stacks::open(Path::new(&folder), None).unwrap();
-        runtime.block_on(stacks.resolve("s", &told)).unwrap();
+    if as_second_process().is_some() {
         return;
     }
     let work = Work::new();
@@ -266,33 +305,35 @@ fn two_processes_fetch_it_once() {
         Answer::File(bytes),
     ]);
     drop(work.with_remote(&server, &sum));
-    let start = || {
-        #[expect(clippy::disallowed_methods, reason = "this test itself, not a dyno")]
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command
-            .args([
-                "--exact",
-                "stack::tests::remote::two_processes_fetch_it_once",
-            ])
-            .env(SECOND, work.folder.path())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    let mut processes = [start(), start()];
-    // The server answers one of them only half, so the other must wait.
-    let mut tries = 0;
-    while !work.folder.path().join("waits").exists() {
-        tries += 1;
-        assert!(tries < 3000, "neither process waits for the other");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let (mut first, mut second) = two_processes(&work, "two_processes_fetch_it_once");
     assert!(!work.path("s-v1").exists());
     drop(end);
-    for process in &mut processes {
-        assert!(process.wait().unwrap().success());
-    }
+    assert!(first.wait().unwrap().success());
+    assert!(second.wait().unwrap().success());
     assert!(work.is_whole());
     // The second request is for the other half, by whoever had the first.
     assert_eq!(server.requests(), [None, Some(1_500_000)]);
+}
+
+#[test]
+fn who_waits_goes_on_with_what_one_that_was_killed_began() {
+    if as_second_process().is_some() {
+        return;
+    }
+    let work = Work::new();
+    let (bytes, sum) = packed();
+    let (end, until) = mpsc::channel();
+    let server = Server::new([
+        Answer::Stall(bytes.clone(), 1_500_000, until),
+        Answer::File(bytes),
+    ]);
+    drop(work.with_remote(&server, &sum));
+    let test = "who_waits_goes_on_with_what_one_that_was_killed_began";
+    let (mut first, mut second) = two_processes(&work, test);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    drop(end);
+    assert!(second.wait().unwrap().success());
+    assert!(work.is_whole());
+    assert_eq!(server.requests().len(), 2);
 }
