@@ -2,3 +2,4 @@
 
 pub mod lease;
 pub mod net;
+pub mod stack;

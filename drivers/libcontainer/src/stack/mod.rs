@@ -1,0 +1,498 @@
+//! Stacks: the root file systems that dynos run on, by name and version.
+//!
+//! ```text
+//! stacks/
+//!   manifest.yml           the list of stacks, used as long as it is there
+//!   heroku-24-v123/        a root file system, unpacked here or put here by hand
+//!   cedar-14-v9.img        an ext4 or squashfs image, mounted by a loop device
+//!   .primary/heroku-24     the version that `stack import` brought
+//!   .fetch/                what is not whole yet, and the locks of who makes it
+//! ```
+//!
+//! Which version of a name is used ([`Stacks::resolve`]):
+//! 1. the one that was imported last on this machine, if it is still there: somebody wanted it;
+//! 2. the one that the list says (see `manifest`), fetched if it is not there yet. The list is
+//!    `manifest.yml`, kept until somebody removes it, or else the `--stacks-manifest` URL, which
+//!    is then kept as that;
+//! 3. if there is no list, or it does not have the name, the newest that is there.
+//!
+//! What is under a stack's name is whole, always: it gets its name last. Two drivers that want
+//! the same stack fetch it once, and the second says that it waits.
+
+mod accounts;
+mod command;
+
+mod disk;
+mod engine;
+mod error;
+
+mod fetch;
+mod image;
+mod install;
+mod lock;
+mod manifest;
+mod mount;
+mod name;
+mod unpack;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use hsup_driver_kit::file_url;
+
+pub use self::{
+    accounts::{Accounts, AccountsError, accounts},
+    command::command,
+    disk::Listed,
+    engine::{EngineError, Import},
+    error::StackError,
+    fetch::FetchError,
+    image::{Filesystem, ImageError},
+    install::InstallError,
+    manifest::ManifestError,
+    mount::{MountError, mount},
+    name::{NameError, StackName, Version},
+    unpack::UnpackError,
+};
+use self::{
+    disk::Disk,
+    install::{Places, StopOnDrop},
+    lock::FetchLock,
+    manifest::{Entry, Format, Manifest, NotChosen, is_remote, shown, this_arch},
+};
+
+/// How often a driver looks whether another one has fetched what it waits for. It could block in
+/// flock(2) instead, but then a Build that is called off would keep a thread.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The stacks of a work directory.
+#[derive(Debug)]
+pub struct Stacks {
+    disk: Disk,
+    manifest_url: Option<String>,
+    /// The list as it was read last, and from which file that was.
+    cached: Mutex<Option<(Stamp, Arc<Manifest>)>>,
+}
+
+/// A stack that is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    pub name: StackName,
+    pub version: Version,
+    pub image: Image,
+    /// Whom its programs expect to run as, if the list says.
+    pub uid: Option<u32>,
+}
+
+/// Where a stack's root file system is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// In a directory.
+    Directory(PathBuf),
+    /// In a file that can be mounted.
+    File {
+        path: PathBuf,
+        filesystem: Filesystem,
+    },
+}
+
+impl Image {
+    /// The directory or file itself.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Directory(path) | Self::File { path, .. } => path,
+        }
+    }
+}
+
+/// What is going on while somebody waits for a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// Another driver is fetching the same.
+    Waiting { stack: &'a str },
+    /// So many bytes have come.
+    Fetching { done: u64, total: Option<u64> },
+    /// All bytes are here, and become a stack.
+    Installing { stack: &'a str },
+    /// Something is off, but does not stop it.
+    Warning(&'a str),
+}
+
+/// Somebody who is told what is going on.
+pub trait Progress: Send + Sync {
+    /// Takes note of it. Must not block.
+    fn report(&self, event: Event<'_>);
+}
+
+impl<F: Fn(Event<'_>) + Send + Sync> Progress for F {
+    fn report(&self, event: Event<'_>) {
+        self(event);
+    }
+}
+
+/// By which one file is told from what replaces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stacks {
+    /// Opens the stacks of a work directory, and clears away what drivers left that were killed
+    /// while they fetched.
+    pub fn open(work_dir: &Path, manifest_url: Option<String>) -> Result<Self, StackError> {
+        let folder = work_dir.join("stacks");
+        let disk = Disk::new(folder.clone());
+        let prepared = || {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o755).create(&folder)?;
+            builder.mode(0o700).create(disk.fetch_folder())?;
+            builder.create(disk.primary_folder())?;
+            disk.collect()
+        };
+        prepared().map_err(|source| StackError::Open {
+            path: folder.clone(),
+            source,
+        })?;
+        Ok(Self {
+            disk,
+            manifest_url,
+            cached: Mutex::new(None),
+        })
+    }
+
+    /// The version of a stack to use now: fetched, verified and unpacked if it is not here yet.
+    pub async fn resolve(&self, name: &str, progress: &dyn Progress) -> Result<Stack, StackError> {
+        let name: StackName = name.parse()?;
+        if let Some(version) = self.disk.primary(&name)
+            && let Some(stack) = self.disk.stack(&name, &version)?
+        {
+            return Ok(stack);
+        }
+        let list = match self.manifest().await {
+            Ok(list) => list,
+            // What is here can be used without a list.
+            Err(error) => {
+                let Some(stack) = self.disk.newest(&name)? else {
+                    return Err(error);
+                };
+                let text = hsup_driver_kit::errors::chain(&error);
+                progress.report(Event::Warning(&text));
+                return Ok(stack);
+            }
+        };
+        let Some((manifest, origin)) = list else {
+            let newest = self.disk.newest(&name)?;
+            return newest.ok_or_else(|| StackError::NoManifest {
+                manifest: self.disk.manifest(),
+                directory: self.disk.folder().join(format!("{name}-VERSION")),
+                stack: name,
+            });
+        };
+        for warning in manifest.warnings_of(&name) {
+            progress.report(Event::Warning(warning));
+        }
+        let reason = match manifest.choose(&name, this_arch()) {
+            Ok(entry) => return self.have(entry, progress).await,
+            Err(reason) => reason,
+        };
+        if let Some(stack) = self.disk.newest(&name)? {
+            return Ok(stack);
+        }
+        Err(match reason {
+            NotChosen::Unknown(known) => StackError::Unknown {
+                stack: name,
+                origin,
+                known: listed(&known),
+            },
+            NotChosen::PassedOver(reasons) => StackError::PassedOver {
+                stack: name,
+                origin,
+                reasons: reasons.join("; "),
+            },
+        })
+    }
+
+    /// A version that is here, without any network.
+    pub fn find(&self, name: &str, version: &str) -> Option<Stack> {
+        let (name, version) = (name.parse().ok()?, version.parse().ok()?);
+        if let Some(mut stack) = self.disk.stack(&name, &version).ok()? {
+            // Without a list that can be read, it is here all the same.
+            let manifest = self.cached_manifest().ok().flatten();
+            let entry = manifest.and_then(|it| it.entry(&name, &version, this_arch()).cloned());
+            stack.uid = entry.and_then(|entry| entry.uid);
+            return Some(stack);
+        }
+        let manifest = self.cached_manifest().ok()??;
+        let entry = manifest.entry(&name, &version, this_arch())?;
+        in_place(entry)?.ok()
+    }
+
+    /// Keeps a stack from being removed, as long as the descriptor is open in some process.
+    pub fn hold(stack: &Stack) -> Result<OwnedFd, StackError> {
+        let path = stack.image.path();
+        let held = lock::share(path).map_err(|source| StackError::Lock {
+            path: path.to_owned(),
+            source,
+        })?;
+        held.map(OwnedFd::from).ok_or_else(|| StackError::Gone {
+            stack: name::joined(&stack.name, &stack.version),
+        })
+    }
+
+    /// What is here, in order of names and versions.
+    pub fn list(&self) -> Result<Vec<Listed>, StackError> {
+        let names = self.disk.names()?.into_iter();
+        Ok(names
+            .map(|(name, version)| self.disk.listed(name, version))
+            .collect())
+    }
+
+    /// What is in a work directory, which need not be one yet, nor ours to write in.
+    fn list_in(work_dir: &Path) -> Result<Vec<Listed>, StackError> {
+        let folder = work_dir.join("stacks");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let stacks = Self {
+            disk: Disk::new(folder),
+            manifest_url: None,
+            cached: Mutex::new(None),
+        };
+        stacks.list()
+    }
+
+    /// Removes a stack by its `NAME-VERSION`, unless it is in use.
+    pub fn remove(&self, stack: &str) -> Result<(), StackError> {
+        let (name, version) = name::parted(stack).ok_or_else(|| StackError::NotThere {
+            stack: stack.escape_debug().to_string(),
+            folder: self.disk.folder().to_owned(),
+        })?;
+        self.disk.remove(&name, &version)
+    }
+
+    /// The list of stacks and where it is from, if there is one.
+    async fn manifest(&self) -> Result<Option<(Arc<Manifest>, String)>, StackError> {
+        let path = self.disk.manifest();
+        let origin = path.display().to_string();
+        let list = match (self.cached_manifest()?, &self.manifest_url) {
+            (Some(manifest), _) => Some((manifest, origin)),
+            (None, Some(url)) => {
+                let text = manifest_text(url).await?;
+                // Before it is kept: a list that is none would be in the way for ever.
+                let manifest = Manifest::parse(&text, &shown(url))?;
+                let kept = self.disk.keep_manifest(&text);
+                kept.map_err(|source| StackError::KeepManifest { path, source })?;
+                Some((Arc::new(manifest), shown(url)))
+            }
+            (None, None) => None,
+        };
+        Ok(list)
+    }
+
+    /// The list that is kept, read again only when it is another file.
+    fn cached_manifest(&self) -> Result<Option<Arc<Manifest>>, StackError> {
+        let path = self.disk.manifest();
+        let failed = |source| StackError::ReadManifest {
+            path: path.clone(),
+            source,
+        };
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let stamp = Stamp::of(&metadata);
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, manifest)) = &*cached
+            && *of == stamp
+        {
+            return Ok(Some(Arc::clone(manifest)));
+        }
+        let text = fs::read_to_string(&path).map_err(failed)?;
+        let manifest = Arc::new(Manifest::parse(&text, &path.display().to_string())?);
+        *cached = Some((stamp, Arc::clone(&manifest)));
+        Ok(Some(manifest))
+    }
+
+    /// An entry of the list, here.
+    async fn have(&self, entry: &Entry, progress: &dyn Progress) -> Result<Stack, StackError> {
+        if let Some(stack) = in_place(entry) {
+            return stack;
+        }
+        if let Some(stack) = self.there(entry)? {
+            return Ok(stack);
+        }
+        let stack = name::joined(&entry.name, &entry.version);
+        let lock = self.lock(&stack, progress).await?;
+        // Who had the lock before may have fetched it.
+        if let Some(stack) = self.there(entry)? {
+            return Ok(stack);
+        }
+        self.fetch(entry, &stack, Arc::new(lock), progress).await?;
+        self.there(entry)?.ok_or(StackError::Gone { stack })
+    }
+
+    fn there(&self, entry: &Entry) -> Result<Option<Stack>, StackError> {
+        let stack = self.disk.stack(&entry.name, &entry.version)?;
+        Ok(stack.map(|stack| Stack {
+            uid: entry.uid,
+            ..stack
+        }))
+    }
+
+    /// Waits for the right to make a stack.
+    async fn lock(&self, stack: &str, progress: &dyn Progress) -> Result<FetchLock, StackError> {
+        let path = self.disk.fetch_folder().join(format!("{stack}.lock"));
+        let mut is_waiting = false;
+        loop {
+            match FetchLock::try_take(&path) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) => {}
+                Err(source) => return Err(StackError::Lock { path, source }),
+            }
+            if !is_waiting {
+                progress.report(Event::Waiting { stack });
+                is_waiting = true;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn fetch(
+        &self,
+        entry: &Entry,
+        stack: &str,
+        lock: Arc<FetchLock>,
+        progress: &dyn Progress,
+    ) -> Result<(), StackError> {
+        let Some(local) = file_url::path(&entry.url) else {
+            let part = self.disk.part(stack, entry.checksum);
+            // Without a checksum nothing tells whether the rest fits to it.
+            if entry.checksum.is_none() {
+                let removed = install::remove(&part);
+                removed.map_err(|source| StackError::Open {
+                    path: part.clone(),
+                    source,
+                })?;
+            }
+            let had = fs::metadata(&part).map_or(0, |metadata| metadata.len());
+            let fetch = async || {
+                let fetched = fetch::file(&entry.url, &part, entry.size, progress).await;
+                fetched.map_err(|source| StackError::Fetch {
+                    stack: stack.to_owned(),
+                    source,
+                })?;
+                progress.report(Event::Installing { stack });
+                self.install(entry, stack, &part, Arc::clone(&lock)).await
+            };
+            let mut result = fetch().await;
+            if had > 0 && matches!(result, Err(StackError::Install { .. })) {
+                // What was here already may be of another file, or damaged.
+                result = fetch().await;
+            }
+            return result;
+        };
+        progress.report(Event::Installing { stack });
+        self.install(entry, stack, &local, lock).await
+    }
+
+    /// Makes a stack of a file; one that was downloaded is used up.
+    async fn install(
+        &self,
+        entry: &Entry,
+        stack: &str,
+        path: &Path,
+        lock: Arc<FetchLock>,
+    ) -> Result<(), StackError> {
+        let places = self.disk.places(stack);
+        let (path, is_download) = (path.to_owned(), is_remote(&entry.url));
+        let (size, checksum, format) = (entry.size, entry.checksum, entry.format.clone());
+        let stop = StopOnDrop::default();
+        let stopped = stop.0.clone();
+        let work = move || {
+            let result = (|| {
+                let mut file = File::open(&path).map_err(|source| InstallError::Open {
+                    path: path.clone(),
+                    source,
+                })?;
+                install::verify(&mut file, &path, size, checksum, &stopped)?;
+                let whole = is_download.then_some(path.as_path());
+                places.install(file, &path, whole, &format, &stopped)
+            })();
+            if is_download {
+                // It is the stack now, or of no use. A failure leaves it to the next driver.
+                drop(install::remove(&path));
+            }
+            // Until here, whoever still waits for it.
+            drop(lock);
+            result
+        };
+        let result = tokio::task::spawn_blocking(work).await;
+        result
+            .map_err(StackError::Thread)?
+            .map_err(|source| StackError::Install {
+                stack: stack.to_owned(),
+                from: shown(&entry.url),
+                source,
+            })
+    }
+}
+
+/// A stack that is used where it is: a directory. `None` if the entry is none.
+fn in_place(entry: &Entry) -> Option<Result<Stack, StackError>> {
+    if entry.format != Format::Directory {
+        return None;
+    }
+    let path = file_url::path(&entry.url)?;
+    if !path.is_dir() {
+        return Some(Err(StackError::NoDirectory {
+            stack: name::joined(&entry.name, &entry.version),
+            path,
+        }));
+    }
+    Some(Ok(Stack {
+        name: entry.name.clone(),
+        version: entry.version.clone(),
+        image: Image::Directory(path),
+        uid: entry.uid,
+    }))
+}
+
+async fn manifest_text(url: &str) -> Result<String, StackError> {
+    if is_remote(url) {
+        return fetch::text(url).await.map_err(StackError::FetchManifest);
+    }
+    let path = file_url::path(url).ok_or_else(|| StackError::ManifestUrl { url: shown(url) })?;
+    let text = tokio::fs::read_to_string(&path).await;
+    text.map_err(|source| StackError::ReadManifest { path, source })
+}
+
+fn listed(names: &[StackName]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let names: Vec<_> = names.iter().map(StackName::as_str).collect();
+    names.join(", ")
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
