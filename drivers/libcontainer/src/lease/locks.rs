@@ -189,6 +189,13 @@ impl Leases {
         Ok(free.then(then))
     }
 
+    /// Calls `then` if nobody has this uid, and lets nobody take it meanwhile.
+    pub fn if_free<T>(&self, uid: u32, then: impl FnOnce() -> T) -> Result<Option<T>, LeaseError> {
+        let _guard = Guard::take(&self.work_dir)?;
+        let taken = uid_path(&self.work_dir, uid).exists();
+        Ok((!taken).then(then))
+    }
+
     /// Frees what belongs to an owner who does not exist any more, after a crash or a reboot.
     /// Returns the uids that are free again.
     ///

@@ -34,11 +34,19 @@ pub struct AccountsError {
     source: io::Error,
 }
 
+/// Whether a stack has the shell that command lines are written for.
+pub fn has_bash(root: &Path) -> bool {
+    open_within(root, "bin/bash", OFlag::O_PATH).is_ok()
+}
+
 /// The accounts of a dyno that runs as `uid` and `gid` in the root file system `root`.
 pub fn accounts(root: &Path, uid: u32, gid: u32) -> Result<Accounts, AccountsError> {
     let read = |file| read(root, file).map_err(|source| AccountsError { file, source });
-    let has_bash = open_within(root, "bin/bash", OFlag::O_PATH).is_ok();
-    let shell = if has_bash { "/bin/bash" } else { "/bin/sh" };
+    let shell = if has_bash(root) {
+        "/bin/bash"
+    } else {
+        "/bin/sh"
+    };
     let passwd = read("etc/passwd")?;
     let group = read("etc/group")?;
     Ok(Accounts {

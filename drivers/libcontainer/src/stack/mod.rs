@@ -47,7 +47,7 @@ use std::{
 use hsup_driver_kit::file_url;
 
 pub use self::{
-    accounts::{Accounts, AccountsError, accounts},
+    accounts::{Accounts, AccountsError, accounts, has_bash},
     command::command,
     disk::Listed,
     engine::{EngineError, Import},

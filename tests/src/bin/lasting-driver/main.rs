@@ -31,8 +31,6 @@ enum Fault {
     ForgetsRunning,
     /// Exits are told once.
     TellsOnce,
-    /// Whatever is to be bound is not looked at.
-    BindsAnything,
     /// A dyno's output has no reader but its supervisor.
     WriteOnly,
 }
@@ -40,7 +38,6 @@ enum Fault {
 impl Fault {
     fn parse(text: &str) -> Option<Self> {
         Some(match text {
-            "binds-anything" => Self::BindsAnything,
             "comes-back" => Self::ComesBack,
             "forgets-ended" => Self::ForgetsEnded,
             "forgets-running" => Self::ForgetsRunning,
@@ -61,7 +58,6 @@ fn main() -> ExitCode {
     let about = "Runs dynos that outlive it, for the tests of hsup";
     Program::new("lasting-driver", env!("CARGO_PKG_VERSION"), about)
         .value("--fault", "NAME", "Break this rule")
-        .flag("--binds", "Declare BINDS, and bind nothing")
         .main(args, async |given| {
             let name = given.value("--fault").map(|name| name.to_string_lossy());
             let fault = match &name {
@@ -69,8 +65,7 @@ fn main() -> ExitCode {
                 Some(name) => Some(Fault::parse(name).ok_or(format!("no fault `{name}`"))?),
             };
             let socket = given.socket().ok_or("the socket has no name")?;
-            let state = socket.with_extension("state");
-            Lasting::new(state, fault.zip(name), given.has("--binds"))
+            Lasting::new(socket.with_extension("state"), fault.zip(name))
                 .map_err(|error| error.to_string())
         })
 }

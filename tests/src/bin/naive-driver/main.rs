@@ -57,7 +57,6 @@ enum Fault {
     IgnoresLinger,
     IgnoresSigterm,
     Invents137,
-    KnowsNoUsers,
     LeaksEnv,
     LeavesGrandchildren,
     LimitsAreIgnored,

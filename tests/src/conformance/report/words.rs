@@ -7,21 +7,14 @@ use hsup_proto::driver::Capability;
 use super::{
     super::{
         case::Need,
-        chapters::{self, DURABILITY, PRIVILEGE},
+        chapters::{self, DURABILITY},
     },
-    CaseResult, DriverFacts, Report, Verdict, short_name,
+    DriverFacts, Report, Verdict, short_name,
 };
 
 /// The words of a report, such as `core` or `durability EXACT (not kept)`.
 pub(super) fn of(report: &Report) -> Vec<String> {
-    let mut words = words(&report.driver);
-    let at_boundary = |result: &&CaseResult| result.chapter == PRIVILEGE;
-    let mut boundary = report.results.iter().filter(at_boundary);
-    // It is the run's to ask about, not the driver's to claim.
-    if boundary.any(|result| !matches!(result.verdict, Verdict::Skipped(_))) {
-        words.push((PRIVILEGE.to_owned(), Chapters::Of(PRIVILEGE.to_owned())));
-    }
-    words
+    words(&report.driver)
         .into_iter()
         .map(|(word, chapters)| format!("{word}{}", proof(report, &chapters)))
         .collect()
@@ -41,8 +34,7 @@ impl Chapters {
             Self::Core => {
                 let capability = |number| Capability::try_from(number).ok();
                 let mut optional = (1..).map_while(capability).map(short_name);
-                !matches!(chapter, DURABILITY | PRIVILEGE)
-                    && !optional.any(|name| chapter_of(&name) == chapter)
+                chapter != DURABILITY && !optional.any(|name| chapter_of(&name) == chapter)
             }
         }
     }
@@ -115,13 +107,13 @@ mod tests {
     use super::{
         super::{
             super::case::{Case, Failure},
+            CaseResult,
             tests::sample,
         },
         *,
     };
 
-    /// A report of a driver with `CAPABILITY_SIGNAL` in which every case got `verdict(case)`, but
-    /// for those that need another user.
+    /// A report of a driver with `CAPABILITY_SIGNAL` in which every case got `verdict(case)`.
     fn report(verdict: impl Fn(&Case) -> Verdict) -> Report {
         let mut report = sample();
         let cases = chapters::all().into_iter();
@@ -130,10 +122,7 @@ mod tests {
             name: case.name,
             rule: case.rule,
             round: 1,
-            verdict: match case.chapter {
-                PRIVILEGE => Verdict::Skipped("needs --as-peer".to_owned()),
-                _ => verdict(case),
-            },
+            verdict: verdict(case),
             took: Duration::ZERO,
         };
         report.results = cases.map(result).collect();
@@ -180,18 +169,6 @@ mod tests {
             words_of(&lied),
             "core · durability NONE (not kept) · signal"
         );
-    }
-
-    #[test]
-    fn a_run_with_another_user_has_a_word_for_that() {
-        let mut report = report(|_| Verdict::Passed);
-        assert!(!words_of(&report).contains(PRIVILEGE));
-        for result in &mut report.results {
-            if result.chapter == PRIVILEGE {
-                result.verdict = Verdict::Passed;
-            }
-        }
-        assert!(words_of(&report).ends_with(" · privilege boundary"));
     }
 
     #[test]

@@ -1,0 +1,175 @@
+//! Binds: folders of the host that a dyno may see (driver protocol §12, R7).
+//!
+//! Only what lies below a prefix that whoever started this driver has named, and nothing
+//! through a link, since a folder below a prefix may be the caller's to change. What was looked
+//! at is what is mounted: it is held open from then on.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Component, Path, PathBuf},
+};
+
+use hsup_driver_kit::{Status, proto};
+use nix::{
+    fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2},
+    sys::stat::{SFlag, fstat},
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Where nothing may be mounted: the dyno's own places, and what isolates it.
+const RESERVED: &[&str] = &["/proc", "/sys", "/dev"];
+
+/// A bind, as the one who makes the container needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bind {
+    /// Where it is found.
+    pub(crate) source: PathBuf,
+    pub(crate) dyno_path: PathBuf,
+    pub(crate) writable: bool,
+}
+
+/// A bind that may not be.
+#[derive(Debug, Error)]
+pub(crate) enum BindError {
+    #[error("the bind path `{}` is not an absolute path without `..`", .0.display())]
+    NotPlain(PathBuf),
+    #[error("`{}` in the dyno is not for binds", .0.display())]
+    Reserved(PathBuf),
+    #[error(
+        "the bind `{}` is below no prefix that this driver allows; \
+         whoever starts it can allow one with --allow-bind PREFIX", .0.display()
+    )]
+    NotAllowed(PathBuf),
+    #[error("failed to open `{}` for a bind", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("`{}` is neither a directory nor a regular file", .0.display())]
+    NotAFile(PathBuf),
+}
+
+impl From<BindError> for Status {
+    fn from(error: BindError) -> Self {
+        let text = hsup_driver_kit::errors::chain(&error);
+        match error {
+            BindError::NotPlain(_) | BindError::Reserved(_) => Self::invalid_argument(text),
+            BindError::NotAllowed(_) | BindError::NotAFile(_) => Self::permission_denied(text),
+            BindError::Open { source, .. } => match source.raw_os_error() {
+                // A link on the way, which could lead out.
+                Some(libc::ELOOP | libc::EXDEV) => Self::permission_denied(text),
+                _ => Self::failed_precondition(text),
+            },
+        }
+    }
+}
+
+/// What was opened, and how it is to be mounted.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) fd: OwnedFd,
+    pub(crate) dyno_path: PathBuf,
+    pub(crate) writable: bool,
+}
+
+/// Looks at the binds of a dyno and opens them.
+pub(crate) fn open(binds: &[proto::Bind], prefixes: &[PathBuf]) -> Result<Vec<Opened>, BindError> {
+    binds.iter().map(|bind| open_one(bind, prefixes)).collect()
+}
+
+fn open_one(bind: &proto::Bind, prefixes: &[PathBuf]) -> Result<Opened, BindError> {
+    let (host, dyno) = allowed(bind, prefixes)?;
+    let failed = |errno: nix::errno::Errno| BindError::Open {
+        path: host.to_owned(),
+        source: errno.into(),
+    };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let fd = openat2(AT_FDCWD, host, how).map_err(failed)?;
+    let kind = SFlag::from_bits_truncate(fstat(&fd).map_err(failed)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFDIR && kind != SFlag::S_IFREG {
+        return Err(BindError::NotAFile(host.to_owned()));
+    }
+    Ok(Opened {
+        fd,
+        dyno_path: dyno.to_owned(),
+        writable: bind.writable,
+    })
+}
+
+/// Whether the paths of a bind are ones that may be.
+fn allowed<'a>(
+    bind: &'a proto::Bind,
+    prefixes: &[PathBuf],
+) -> Result<(&'a Path, &'a Path), BindError> {
+    let host = Path::new(&bind.host_path);
+    let dyno = if bind.dyno_path.is_empty() {
+        host
+    } else {
+        Path::new(&bind.dyno_path)
+    };
+    for path in [host, dyno] {
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !path.is_absolute() || !plain || path.as_os_str().as_encoded_bytes().contains(&0) {
+            return Err(BindError::NotPlain(path.to_owned()));
+        }
+    }
+    if dyno == Path::new("/") || RESERVED.iter().any(|place| dyno.starts_with(place)) {
+        return Err(BindError::Reserved(dyno.to_owned()));
+    }
+    if !prefixes.iter().any(|prefix| host.starts_with(prefix)) {
+        return Err(BindError::NotAllowed(host.to_owned()));
+    }
+    Ok((host, dyno))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use test_case::test_case;
+
+    use super::*;
+
+    fn bind(host: &str, dyno: &str) -> proto::Bind {
+        proto::Bind {
+            host_path: host.to_owned(),
+            dyno_path: dyno.to_owned(),
+            writable: false,
+        }
+    }
+
+    #[test_case("/srv/data", "", true)]
+    #[test_case("/srv/data/x", "/data", true)]
+    #[test_case("/srv/database", "/data", false; "a prefix is whole names")]
+    #[test_case("/srv/data/../../etc", "/data", false)]
+    #[test_case("srv/data", "/data", false)]
+    #[test_case("/srv/data", "data", false)]
+    #[test_case("/srv/data", "/", false)]
+    #[test_case("/srv/data", "/proc/sys", false)]
+    #[test_case("/srv/data", "/dev", false)]
+    #[test_case("/etc", "/data", false)]
+    fn which_paths_may_be(host: &str, dyno: &str, may: bool) {
+        let prefixes = [PathBuf::from("/srv/data")];
+        assert_eq!(allowed(&bind(host, dyno), &prefixes).is_ok(), may);
+    }
+
+    #[test]
+    fn without_a_prefix_nothing_may() {
+        let error = open(&[bind("/srv", "")], &[]).unwrap_err();
+        assert!(error.to_string().contains("--allow-bind"), "{error}");
+    }
+
+    #[test]
+    fn a_link_below_a_prefix_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().canonicalize().unwrap();
+        symlink("/etc", prefix.join("out")).unwrap();
+        let host = prefix.join("out");
+        let error = open(&[bind(host.to_str().unwrap(), "/x")], &[prefix]).unwrap_err();
+        let refused = Status::permission_denied("");
+        assert_eq!(Status::from(error).code(), refused.code());
+    }
+}

@@ -1,0 +1,307 @@
+//! The cgroups of dynos: where they are, what they say, and how they go.
+//!
+//! libcontainer makes them. It knows version 2 and, hierarchy by hierarchy, version 1; what it
+//! leaves to others is done here: reading what a dyno uses, killing what is left, and removing
+//! a group with its empty parent. (cgroups(7))
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use thiserror::Error;
+use tokio::time::Instant;
+
+/// How long a group is emptied before that is given up: a process in the kernel's hands may take
+/// its time to go.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What a dyno's container needs of the host.
+const WANTED: &[&str] = &["memory", "pids", "cpu"];
+
+/// The hierarchies of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hierarchies {
+    /// Version 2 alone.
+    pub(crate) unified: bool,
+    /// Where each is mounted, and its controllers.
+    mounts: Vec<(PathBuf, Vec<String>)>,
+}
+
+/// There is no cgroup file system to make groups in.
+#[derive(Debug, Error)]
+pub(crate) enum CgroupError {
+    #[error("failed to read `/proc/self/mountinfo`")]
+    Mounts(#[source] io::Error),
+    #[error("failed to read `{}`", path.display())]
+    Controllers { path: PathBuf, source: io::Error },
+    #[error("no cgroup file system is mounted: mount -t cgroup2 none /sys/fs/cgroup")]
+    None,
+    #[error(
+        "no hierarchy has the cgroup controller {controller}: enable it on the kernel's command \
+         line, or mount it"
+    )]
+    Missing { controller: &'static str },
+}
+
+impl Hierarchies {
+    /// Those that are mounted here.
+    pub(crate) fn detect() -> Result<Self, CgroupError> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
+        let mut found = Self::parse(&mounts)?;
+        if found.unified {
+            for (path, controllers) in &mut found.mounts {
+                let file = path.join("cgroup.controllers");
+                let text = fs::read_to_string(&file)
+                    .map_err(|source| CgroupError::Controllers { path: file, source })?;
+                *controllers = text.split_ascii_whitespace().map(str::to_owned).collect();
+            }
+        }
+        match WANTED.iter().find(|wanted| !found.has(wanted)) {
+            None => Ok(found),
+            Some(controller) => Err(CgroupError::Missing { controller }),
+        }
+    }
+
+    /// Of the text of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`). On a host with both,
+    /// the controllers are version 1's, and so are we.
+    fn parse(mountinfo: &str) -> Result<Self, CgroupError> {
+        let mut first = Vec::new();
+        let mut second = Vec::new();
+        for line in mountinfo.lines() {
+            let Some((mount, kind)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(path) = mount.split(' ').nth(4) else {
+                continue;
+            };
+            let mut kind = kind.split(' ');
+            match (kind.next(), kind.nth(1)) {
+                (Some("cgroup"), Some(options)) => {
+                    let controllers = options.split(',').map(str::to_owned).collect();
+                    first.push((PathBuf::from(path), controllers));
+                }
+                (Some("cgroup2"), _) => second.push((PathBuf::from(path), Vec::new())),
+                _ => {}
+            }
+        }
+        let unified = first.is_empty();
+        let mounts = if unified { second } else { first };
+        if mounts.is_empty() {
+            return Err(CgroupError::None);
+        }
+        Ok(Self { unified, mounts })
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.mounts
+            .iter()
+            .any(|(_, controllers)| controllers.iter().any(|name| name == controller))
+    }
+
+    /// The folder of `group` in each hierarchy. Not all of them need be there.
+    pub(crate) fn folders(&self, group: &str) -> Vec<PathBuf> {
+        let group = group.trim_start_matches('/');
+        let mut folders: Vec<_> = self
+            .mounts
+            .iter()
+            .map(|(mount, _)| mount.join(group))
+            .collect();
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+
+    /// A file of `group`, in the hierarchy of `controller`.
+    pub(crate) fn file(&self, group: &str, controller: &str, name: &str) -> Option<PathBuf> {
+        let of = |(_, controllers): &&(PathBuf, Vec<String>)| {
+            self.unified || controllers.iter().any(|name| name == controller)
+        };
+        let (mount, _) = self.mounts.iter().find(of)?;
+        Some(mount.join(group.trim_start_matches('/')).join(name))
+    }
+
+    /// The file that counts how often the kernel killed something of `group` for its memory.
+    pub(crate) fn oom_file(&self, group: &str) -> Option<PathBuf> {
+        let name = if self.unified {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
+        self.file(group, "memory", name)
+    }
+
+    /// What `group` uses.
+    pub(crate) fn usage(&self, group: &str) -> Usage {
+        let read = |controller, name| fs::read_to_string(self.file(group, controller, name)?).ok();
+        let number = |controller, name| read(controller, name)?.trim().parse::<u64>().ok();
+        if self.unified {
+            let cpu = read("cpu", "cpu.stat");
+            let micros = cpu.and_then(|text| {
+                let line = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix("usage_usec "));
+                line?.parse::<u64>().ok()
+            });
+            return Usage {
+                cpu_ns: micros.map(|micros| micros.saturating_mul(1000)),
+                memory: number("memory", "memory.current"),
+                memory_peak: number("memory", "memory.peak"),
+                pids: number("pids", "pids.current"),
+            };
+        }
+        Usage {
+            cpu_ns: number("cpuacct", "cpuacct.usage"),
+            memory: number("memory", "memory.usage_in_bytes"),
+            memory_peak: number("memory", "memory.max_usage_in_bytes"),
+            pids: number("pids", "pids.current"),
+        }
+    }
+
+    /// Whether entering a cgroup takes an RCU grace period, some ten to twenty milliseconds, and
+    /// with it every start: the kernel's default since 6.0, and before that always.
+    pub(crate) fn enters_slowly() -> bool {
+        let expedited =
+            fs::read_to_string("/sys/kernel/rcu_expedited").is_ok_and(|text| text.trim() != "0");
+        let favoured = fs::read_to_string("/proc/self/mountinfo")
+            .is_ok_and(|mounts| mounts.contains("favordynmods"));
+        !expedited && !favoured
+    }
+}
+
+/// What a dyno uses; `None` is not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) cpu_ns: Option<u64>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) memory_peak: Option<u64>,
+    pub(crate) pids: Option<u64>,
+}
+
+/// The processes in any of these groups.
+pub(crate) fn members(folders: &[PathBuf]) -> Vec<i32> {
+    // A process is in all of them, but for one that is being made.
+    let mut pids: Vec<i32> = folders
+        .iter()
+        .filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
+        .flat_map(|text| {
+            text.lines()
+                .filter_map(|line| line.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+/// Kills what is in these groups, waits until they are empty, and removes them, and their parent
+/// where that is empty. What is not there is no error.
+///
+/// # Errors
+/// When something does not die, or a group cannot be removed.
+pub(crate) fn remove(folders: &[PathBuf]) -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    for folder in folders {
+        loop {
+            for pid in members(std::slice::from_ref(folder)) {
+                // It is a member of a dyno's own group; it may be gone by now.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            match remove_tree(folder) {
+                Ok(()) => break,
+                Err(error)
+                    if error.raw_os_error() == Some(Errno::EBUSY as i32)
+                        && Instant::now() < end =>
+                {
+                    thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(parent) = folder.parent() {
+            // Only if nobody else is in it.
+            drop(fs::remove_dir(parent));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a group and those below it, which a dyno's own programs may have made.
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => return other,
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            for pid in members(&[entry.path()]) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+24 18 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+25 24 0:23 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+26 24 0:24 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+27 24 0:25 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+28 24 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn a_host_with_both_versions_is_one_of_version_1() {
+        let host = Hierarchies::parse(HYBRID).unwrap();
+        assert!(!host.unified);
+        assert!(host.has("pids"));
+        assert_eq!(
+            host.oom_file("/hsup/x").unwrap(),
+            Path::new("/sys/fs/cgroup/memory/hsup/x/memory.oom_control")
+        );
+        assert_eq!(host.folders("/hsup/x").len(), 3);
+    }
+
+    #[test]
+    fn one_with_version_2_alone_is_unified() {
+        let host =
+            Hierarchies::parse("30 18 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 none rw\n")
+                .unwrap();
+        assert!(host.unified);
+        assert_eq!(
+            host.oom_file("/hsup/x").unwrap(),
+            Path::new("/sys/fs/cgroup/hsup/x/memory.events")
+        );
+    }
+
+    #[test]
+    fn a_host_without_any_is_told_what_to_mount() {
+        let error = Hierarchies::parse("24 18 0:22 / / rw - ext4 /dev/vda rw\n").unwrap_err();
+        assert!(error.to_string().contains("mount -t cgroup2"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        remove(&[folder.path().join("hsup/none")]).unwrap();
+    }
+}

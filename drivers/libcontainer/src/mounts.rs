@@ -1,0 +1,292 @@
+//! The file systems of a dyno, made in its shim's own mount namespace.
+//!
+//! ```text
+//!   /      = overlay, read-only:  skeleton (the dyno's /etc/passwd, mount points) over the stack
+//!   /app   = overlay, writable:   a folder of the dyno's own over the slug, whose files are
+//!            mapped to the dyno's user
+//! ```
+//!
+//! The slug is unpacked once, and is nobody's and everybody's: an id-mapped mount
+//! (`mount_setattr(2)`) shows its files as the dyno's own. Where the kernel or the file system
+//! cannot, it is copied, which takes as long as the slug is large.
+
+use std::{
+    ffi::{CString, OsStr},
+    fs,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{
+                DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, lchown, symlink,
+            },
+        },
+    },
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::Pid,
+};
+use thiserror::Error;
+
+/// A file system of a dyno could not be made.
+#[derive(Debug, Error)]
+#[error("failed to {doing} `{path}`")]
+pub(crate) struct MountError {
+    doing: &'static str,
+    path: String,
+    source: io::Error,
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MountError + use<> {
+    let path = path.display().to_string();
+    move |source| MountError {
+        doing,
+        path,
+        source,
+    }
+}
+
+/// Enters a mount namespace of our own, which sees what is mounted in the one that we leave,
+/// and shows it nothing.
+///
+/// # Errors
+/// Without the right to do so.
+pub(crate) fn leave_host() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        None::<&str>,
+    )?;
+    Ok(())
+}
+
+/// Mounts the root of a dyno at `at`: `skeleton` over `stack`.
+pub(crate) fn root(skeleton: &Path, stack: &Path, at: &Path) -> Result<(), MountError> {
+    let options = [
+        b"lowerdir=",
+        skeleton.as_os_str().as_bytes(),
+        b":",
+        stack.as_os_str().as_bytes(),
+    ]
+    .concat();
+    mount(
+        Some("overlay"),
+        at,
+        Some("overlay"),
+        MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME,
+        Some(OsStr::from_bytes(&options)),
+    )
+    .map_err(|errno| failed("mount the stack at", at)(errno.into()))
+}
+
+/// A slug, as it lies on the disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slug<'a> {
+    pub(crate) path: &'a Path,
+    /// Who owns its files there.
+    pub(crate) owner: u32,
+}
+
+/// How a slug became the dyno's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mapped {
+    Mounted,
+    /// Neither the kernel nor the file system could do that.
+    Copied,
+}
+
+/// Mounts `/app` at `at`: `slug` as the property of `uid`, below a writable folder in `own`.
+/// `lower` is an empty folder, to mount the slug on.
+pub(crate) fn app(
+    slug: Option<Slug<'_>>,
+    own: &Path,
+    lower: &Path,
+    at: &Path,
+    uid: u32,
+) -> Result<Mapped, MountError> {
+    let upper = own.join("upper");
+    let work = own.join("work");
+    for folder in [&upper, &work] {
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(folder)
+            .map_err(failed("make", folder))?;
+    }
+    chown(&upper, Some(uid), Some(uid)).map_err(failed("give away", &upper))?;
+    let mapped = match slug {
+        None => Mapped::Mounted,
+        Some(slug) if map(slug, lower, uid).is_ok() => Mapped::Mounted,
+        Some(slug) => {
+            copy(slug.path, &upper, uid).map_err(failed("copy the slug to", &upper))?;
+            Mapped::Copied
+        }
+    };
+    let options = [
+        b"lowerdir=".as_slice(),
+        lower.as_os_str().as_bytes(),
+        b",upperdir=",
+        upper.as_os_str().as_bytes(),
+        b",workdir=",
+        work.as_os_str().as_bytes(),
+    ]
+    .concat();
+    mount(
+        Some("overlay"),
+        at,
+        Some("overlay"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME,
+        Some(OsStr::from_bytes(&options)),
+    )
+    .map_err(|errno| failed("mount /app at", at)(errno.into()))?;
+    Ok(mapped)
+}
+
+/// Mounts what a descriptor stands for, a folder or a file, at `at`.
+pub(crate) fn bind(what: &OwnedFd, at: &Path) -> Result<(), MountError> {
+    open_tree(what.as_raw_fd(), c"", libc::AT_RECURSIVE.unsigned_abs())
+        .and_then(|tree| move_mount(&tree, at))
+        .map_err(failed("bind at", at))
+}
+
+/// Unmounts, at once for whoever looks, and later for who still has something open.
+pub(crate) fn detach(at: &Path) {
+    // It may not be mounted.
+    let _ = umount2(at, MntFlags::MNT_DETACH);
+}
+
+fn map(slug: Slug<'_>, at: &Path, uid: u32) -> io::Result<()> {
+    let path = CString::new(slug.path.as_os_str().as_bytes())?;
+    let tree = open_tree(libc::AT_FDCWD, &path, 0)?;
+    let users = user_namespace(slug.owner, uid)?;
+    set_owner(&tree, &users)?;
+    move_mount(&tree, at)
+}
+
+/// A user namespace in which `inside` is `outside` here: what an id-mapped mount is made with.
+fn user_namespace(inside: u32, outside: u32) -> io::Result<OwnedFd> {
+    let pid = child_in_user_namespace()?;
+    let map = format!("{inside} {outside} 1\n");
+    let write = |file| {
+        let mut file = fs::File::options()
+            .write(true)
+            .open(format!("/proc/{pid}/{file}"))?;
+        file.write_all(map.as_bytes())
+    };
+    let made = write("uid_map")
+        .and_then(|()| write("gid_map"))
+        .and_then(|()| fs::File::open(format!("/proc/{pid}/ns/user")));
+    // It has done what it was for.
+    kill(pid, Signal::SIGKILL)?;
+    while waitpid(pid, None) == Err(Errno::EINTR) {}
+    Ok(made?.into())
+}
+
+/// A child that is in a user namespace of its own and waits to be killed.
+#[expect(unsafe_code, reason = "clone(2) with a namespace is no library's")]
+fn child_in_user_namespace() -> io::Result<Pid> {
+    let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
+    // SAFETY: as fork(2), of a process with one thread; the child calls nothing but pause(2).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if pid == 0 {
+        loop {
+            // SAFETY: it takes nothing, and returns after a signal.
+            unsafe { libc::pause() };
+        }
+    }
+    Errno::result(pid)
+        .map(|pid| Pid::from_raw(i32::try_from(pid).unwrap_or(-1)))
+        .map_err(io::Error::from)
+}
+
+/// A mount of what `path`, seen from `folder`, stands for, which is nowhere yet.
+#[expect(unsafe_code, reason = "open_tree(2) has no wrapper")]
+fn open_tree(folder: RawFd, path: &std::ffi::CStr, more: u32) -> io::Result<OwnedFd> {
+    let empty = if path.is_empty() {
+        libc::AT_EMPTY_PATH.unsigned_abs()
+    } else {
+        0
+    };
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | empty | more;
+    // SAFETY: the path is a C string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, folder, path.as_ptr(), flags) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made it, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) })
+}
+
+#[expect(unsafe_code, reason = "mount_setattr(2) has no wrapper")]
+fn set_owner(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(users.as_raw_fd()).unwrap_or(u64::MAX),
+    };
+    // SAFETY: the kernel reads as much of the structure as its size says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "move_mount(2) has no wrapper")]
+fn move_mount(tree: &impl AsFd, at: &Path) -> io::Result<()> {
+    let at = CString::new(at.as_os_str().as_bytes())?;
+    // SAFETY: both paths are C strings that outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            at.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Copies a tree of folders, files and links, as the property of `uid`. What is a hard link to
+/// something in it becomes a file of its own.
+fn copy(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let found = entry.metadata()?;
+        if found.is_dir() {
+            fs::create_dir(&target)?;
+            copy(&entry.path(), &target, uid)?;
+        } else if found.is_symlink() {
+            symlink(fs::read_link(entry.path())?, &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+        }
+        lchown(&target, Some(uid), Some(uid))?;
+        if !found.is_symlink() {
+            fs::set_permissions(&target, fs::Permissions::from_mode(found.mode() & 0o777))?;
+        }
+    }
+    Ok(())
+}

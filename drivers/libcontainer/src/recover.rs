@@ -1,0 +1,113 @@
+//! Finding the dynos of an earlier process of this driver again, and clearing away what one
+//! left that was killed in the middle of something.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hsup_driver_kit::{
+    errors,
+    service::{Record, RecoverError, Recovered},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    dyno::Contained,
+    life::{self, Watch},
+    runtime::Libcontainer,
+    shim, start, sweep,
+};
+
+/// How long a shim whose driver was killed may take to find that out, or to start its dyno.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What a folder is called while it is removed.
+const ASIDE: &str = "gone";
+const PAUSE: Duration = Duration::from_millis(5);
+
+impl Libcontainer {
+    pub(crate) async fn recover_dynos(&self) -> Result<Vec<Recovered<Contained>>, RecoverError> {
+        let mut found = Vec::new();
+        for dir in self.home().dynos()? {
+            match self.recover(&dir).await {
+                Ok(Some(recovered)) => found.push(recovered),
+                Ok(None) => {
+                    tracing::info!(dir = %dir.display(), "clearing away what a start left");
+                    clear(dir).await;
+                }
+                Err(error) => {
+                    let error = errors::chain(&*error);
+                    tracing::error!(dir = %dir.display(), error, "a dyno could not be found again");
+                    clear(dir).await;
+                }
+            }
+        }
+        self.clear_containers()?;
+        if !found.is_empty() {
+            tracing::info!(dynos = found.len(), "found dynos again");
+        }
+        Ok(found)
+    }
+
+    /// The dyno of a directory; `None` if it was never started.
+    async fn recover(&self, dir: &Path) -> Result<Option<Recovered<Contained>>, RecoverError> {
+        if !began(dir).await {
+            return Ok(None);
+        }
+        let record = Record::from_bytes(&fs::read(dir.join(start::RECORD))?)?;
+        let dyno = Contained::found(dir.to_owned(), self.hierarchies())?;
+        Ok(Some(Recovered { record, dyno }))
+    }
+
+    /// Removes what dynos wrote that went with a reboot, or whose start was interrupted.
+    fn clear_containers(&self) -> Result<(), RecoverError> {
+        for entry in fs::read_dir(self.work_dir().containers())? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if is_aside(&name) {
+                fs::remove_dir_all(entry.path())?;
+            } else if let Some(uid) = name.to_str().and_then(|name| name.parse().ok()) {
+                // Aside first: who takes the user while it is being removed makes another.
+                let aside = entry.path().with_extension(ASIDE);
+                let moved = self
+                    .leases()
+                    .if_free(uid, || fs::rename(entry.path(), &aside))?;
+                if let Some(moved) = moved {
+                    moved?;
+                    fs::remove_dir_all(&aside)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_aside(name: &OsStr) -> bool {
+    Path::new(name).extension() == Some(OsStr::new(ASIDE))
+}
+
+/// Whether the dyno of this directory was started; waits for a shim that is about to.
+async fn began(dir: &Path) -> bool {
+    let end = Instant::now() + PATIENCE;
+    let Ok(watch) = Watch::open(dir, life::LIFE) else {
+        return false;
+    };
+    loop {
+        if dir.join(shim::LIFE).exists() {
+            return true;
+        }
+        if !watch.is_held() || Instant::now() >= end {
+            return dir.join(shim::LIFE).exists();
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Frees all that is held for a directory that has no dyno, and removes it.
+async fn clear(dir: PathBuf) {
+    // It talks to the kernel for milliseconds.
+    let cleared = tokio::task::spawn_blocking(move || sweep::of_failed(&dir));
+    drop(cleared.await);
+}

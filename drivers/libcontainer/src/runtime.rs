@@ -1,0 +1,543 @@
+//! The driver: what it is, what it builds, and what each part of it is asked for.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use hsup_driver_kit::{
+    CancellationToken, Status, errors,
+    proto::{BuildRequest, Capability, Durability, Progress as Report, Release, StartRequest},
+    serve::Peer,
+    service::{BuildLog, Identity, Names, Record, RecoverError, Recovered, Runtime},
+};
+use hsup_slug::{Fetch, Owner, SlugError, SlugId, Step, Store};
+use nix::{
+    sys::memfd::{MFdFlags, memfd_create},
+    unistd::Uid,
+};
+use thiserror::Error;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::{
+    artifact::Artifact,
+    cgroup::{CgroupError, Hierarchies},
+    dirs::{self, DirsError, Home, WorkDir},
+    dyno::Contained,
+    lease::{
+        Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
+        UID_MIN_VARIABLE, UidError, UidRange,
+    },
+    mounts,
+    net::{self, NetError, Network},
+    seccomp::{self, SeccompError},
+    settings::{Settings, SettingsError},
+    shim,
+    stack::{self, Event, Stack, StackError, Stacks},
+};
+
+/// `hsup-init` and `hsup-wait`, built for this machine by the build script.
+const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
+/// How often the host's network is looked at again.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The driver cannot begin.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    #[error("this driver makes namespaces and users: it has to be root, and is uid {0}")]
+    NotRoot(Uid),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Dirs(#[from] DirsError),
+    #[error("failed to leave the host's mount namespace (CAP_SYS_ADMIN is needed)")]
+    Namespace(#[source] io::Error),
+    #[error(transparent)]
+    Uids(#[from] UidError),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Leases(#[from] LeaseError),
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
+    #[error(transparent)]
+    NetSettings(#[from] net::SettingsError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error(transparent)]
+    Stacks(#[from] StackError),
+    #[error("failed to open the slugs")]
+    Slugs(#[from] SlugError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error("failed to keep hsup-init in memory")]
+    Init(#[source] io::Error),
+}
+
+/// The driver. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Libcontainer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    work_dir: WorkDir,
+    home: Home,
+    leases: Leases,
+    network: Network,
+    stacks: Stacks,
+    slugs: Store,
+    hierarchies: Arc<Hierarchies>,
+    init: OwnedFd,
+    seccomp: OwnedFd,
+    /// More at a time are no faster, and hold more.
+    turns: Semaphore,
+    /// Images that are mounted, and where.
+    mounted: Mutex<Vec<(PathBuf, PathBuf)>>,
+    /// What the network said last.
+    ready: Mutex<Result<(), String>>,
+}
+
+impl Libcontainer {
+    /// Takes what lies in the directories, and prepares the host.
+    pub(crate) async fn open(settings: Settings, socket: Option<&Path>) -> Result<Self, OpenError> {
+        if !Uid::effective().is_root() {
+            return Err(OpenError::NotRoot(Uid::effective()));
+        }
+        // Before any other thread: images are mounted for us and our shims alone, and go with us.
+        mounts::leave_host().map_err(OpenError::Namespace)?;
+        let uids = UidRange::parse(
+            variable(UID_MIN_VARIABLE).as_deref(),
+            variable(UID_MAX_VARIABLE).as_deref(),
+        )?;
+        let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
+        let hierarchies = Arc::new(Hierarchies::detect()?);
+        let work_dir = WorkDir::open(&settings.work_dir)?;
+        let run_dir = settings.run_dir.clone();
+        let run_dir = run_dir.unwrap_or_else(dirs::default_run_dir);
+        let home = Home::open(&run_dir, &work_dir, socket)?;
+        let leases = Leases::open(work_dir.path(), uids, pool)?;
+        for uid in leases.free_stale()? {
+            tracing::info!(uid, "freed a user that a dyno held before a crash");
+        }
+        let net = net::Settings::parse(work_dir.path(), leases.pool().clone(), variable)?;
+        let network = Network::open(net).await?;
+        for link in network.collect().await? {
+            tracing::info!(link, "removed a link that a dyno had before a crash");
+        }
+        let stacks = Stacks::open(work_dir.path(), settings.stacks_manifest.clone())?;
+        // The user after the last dyno's, so that no dyno is it.
+        let slugs = Store::open(
+            &work_dir.slugs(),
+            hsup_slug::Settings {
+                keep: settings.keep_slugs,
+                ..hsup_slug::Settings::new(uids.max().saturating_add(1))
+            },
+        )?;
+        if Hierarchies::enters_slowly() {
+            tracing::info!(
+                "every start takes an RCU grace period, 10 to 20 ms; \
+                 `mount -o remount,favordynmods -t cgroup2 none CGROUP2_MOUNT` \
+                 or 1 in /sys/kernel/rcu_expedited spares it"
+            );
+        }
+        let inner = Inner {
+            init: in_memory(c"hsup-init", |file| io::Write::write_all(file, INIT))
+                .map_err(OpenError::Init)?,
+            seccomp: {
+                let filters = seccomp::programs()?;
+                in_memory(c"seccomp", |file| shim::write_filters(file, &filters))
+                    .map_err(OpenError::Init)?
+            },
+            ready: Mutex::new(said(network.ready().await)),
+            turns: Semaphore::new(2 * thread::available_parallelism().map_or(1, usize::from)),
+            mounted: Mutex::default(),
+            settings,
+            work_dir,
+            home,
+            leases,
+            network,
+            stacks,
+            slugs,
+            hierarchies,
+        };
+        let driver = Self(Arc::new(inner));
+        tokio::spawn(look(Arc::downgrade(&driver.0)));
+        Ok(driver)
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(crate) fn work_dir(&self) -> &WorkDir {
+        &self.0.work_dir
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.0.home
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.0.leases
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.0.network
+    }
+
+    pub(crate) fn stacks(&self) -> &Stacks {
+        &self.0.stacks
+    }
+
+    pub(crate) fn slugs(&self) -> &Store {
+        &self.0.slugs
+    }
+
+    pub(crate) fn hierarchies(&self) -> &Arc<Hierarchies> {
+        &self.0.hierarchies
+    }
+
+    pub(crate) fn init(&self) -> &OwnedFd {
+        &self.0.init
+    }
+
+    pub(crate) fn seccomp(&self) -> &OwnedFd {
+        &self.0.seccomp
+    }
+
+    /// Waits until another start may begin.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.0.turns.acquire().await.ok()
+    }
+
+    /// A user and an address for the dyno of this directory.
+    pub(crate) async fn lease(&self, dir: &Path) -> Result<Lease, Status> {
+        let (driver, dir) = (self.clone(), dir.to_owned());
+        // It may wait for another driver.
+        let taking = tokio::task::spawn_blocking(move || {
+            let network = driver.network();
+            driver.leases().take(&dir, |subnet| network.is_free(subnet))
+        });
+        let taken = taking
+            .await
+            .map_err(|error| Status::internal(format!("failed to take a lease: {error}")))?;
+        taken.map_err(|error| {
+            let text = errors::chain(&error);
+            if error.is_exhausted() {
+                Status::resource_exhausted(text)
+            } else {
+                Status::internal(text)
+            }
+        })
+    }
+
+    /// Where the root file system of a stack is.
+    pub(crate) fn mounted(&self, stack: &Stack) -> Result<PathBuf, Status> {
+        let image = stack.image.path();
+        let mut mounted = self.mounts();
+        if let Some((_, at)) = mounted.iter().find(|(path, _)| path == image) {
+            return Ok(at.clone());
+        }
+        let at = self
+            .home()
+            .mount_point(&format!("{}@{}", stack.name, stack.version));
+        let root = fs::create_dir_all(&at)
+            .map_err(|error| Status::internal(format!("failed to make a directory: {error}")))
+            .and_then(|()| {
+                stack::mount(stack, &at)
+                    .map_err(|error| Status::failed_precondition(errors::chain(&error)))
+            })?;
+        mounted.push((image.to_owned(), root.clone()));
+        Ok(root)
+    }
+
+    fn mounts(&self) -> MutexGuard<'_, Vec<(PathBuf, PathBuf)>> {
+        self.0
+            .mounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stack of a release that names none, as that of a Procfile: there must be no choice.
+    fn only_stack(&self) -> Result<String, Status> {
+        let mut names: Vec<_> = self
+            .stacks()
+            .list()
+            .map_err(stack_status)?
+            .into_iter()
+            .map(|listed| listed.name.to_string())
+            .collect();
+        names.sort();
+        names.dedup();
+        match names.as_slice() {
+            [name] => Ok(name.clone()),
+            [] => Err(Status::failed_precondition(
+                "the release names no stack, and none is here; \
+                 `hsup-driver-libcontainer stack import IMAGE` brings one from a Docker engine",
+            )),
+            _ => Err(Status::failed_precondition(format!(
+                "the release names no stack, and there are several: {}",
+                names.join(", ")
+            ))),
+        }
+    }
+
+    async fn slug(
+        &self,
+        peer: Peer,
+        release: &Release,
+        log: &BuildLog,
+    ) -> Result<Option<SlugId>, Status> {
+        if release.slug_url.is_empty() {
+            return Ok(None);
+        }
+        let checksum = match release.slug_checksum.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|error: hsup_slug::BadId| {
+                Status::invalid_argument(format!("release.slug_checksum is wrong: {error}"))
+            })?),
+        };
+        let owner =
+            Owner::new(peer.uid.as_raw(), &release.app).map_err(|error| slug_status(&error))?;
+        let fetch = Fetch::new(release.slug_url.clone(), checksum, as_peer(peer));
+        let id = self.slugs().add(&fetch, &owner, &Told(log)).await;
+        let id = id.map_err(|error| slug_status(&error))?;
+        Ok(Some(id))
+    }
+}
+
+/// A variable of ours; what is not UTF-8 in it is malformed in any case.
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// Whom a slug is fetched as.
+fn as_peer(peer: Peer) -> hsup_slug::Peer {
+    hsup_slug::Peer::of_uid(peer.uid.as_raw(), peer.gid.as_raw())
+}
+
+/// Looks at the network now and then, as long as the driver is there.
+async fn look(driver: std::sync::Weak<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(driver) = driver.upgrade() else {
+            return;
+        };
+        let ready = said(driver.network.ready().await);
+        *driver.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
+    }
+}
+
+/// What is wrong, for people.
+fn said(ready: Result<(), NetError>) -> Result<(), String> {
+    ready.map_err(|error| errors::chain(&error))
+}
+
+/// A file that is nowhere, and that nobody may change.
+fn in_memory(
+    name: &std::ffi::CStr,
+    fill: impl FnOnce(&mut fs::File) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = fs::File::from(memfd_create(name, flags)?);
+    fill(&mut file)?;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+/// An artifact that is not there, in the words that make hsup build it again.
+pub(crate) fn unknown(artifact: &str) -> Status {
+    let shown: String = artifact.chars().take(200).collect();
+    Status::not_found(format!("artifact `{shown}` is not known to this driver"))
+}
+
+fn slug_status(error: &SlugError) -> Status {
+    let text = errors::chain(error);
+    if error.is_exhaustion() {
+        Status::resource_exhausted(text)
+    } else if error.is_network() {
+        Status::unavailable(text)
+    } else if error.is_callers() || error.wants_fresh_url() {
+        Status::failed_precondition(text)
+    } else {
+        Status::internal(text)
+    }
+}
+
+fn stack_status(error: StackError) -> Status {
+    let text = errors::chain(&error);
+    match error {
+        StackError::Fetch { source, .. } | StackError::FetchManifest(source)
+            if matches!(source, stack::FetchError::Broken { .. }) =>
+        {
+            Status::unavailable(text)
+        }
+        _ => Status::failed_precondition(text),
+    }
+}
+
+/// A build's log, as the parts that report to it know it.
+struct Told<'a>(&'a BuildLog);
+
+impl hsup_slug::Progress for Told<'_> {
+    fn progress(&self, step: Step, done: u64, total: u64) {
+        self.0.progress(report(step.name(), done, total));
+    }
+
+    fn note(&self, text: &str) {
+        self.0.log(format!("{text}\n").as_bytes());
+    }
+}
+
+impl stack::Progress for Told<'_> {
+    fn report(&self, event: Event<'_>) {
+        match event {
+            Event::Waiting { stack } => {
+                self.line(&format!("waiting for another driver to fetch {stack}"))
+            }
+            Event::Fetching { done, total } => {
+                self.0
+                    .progress(report("download stack", done, total.unwrap_or(0)));
+            }
+            Event::Installing { stack } => self.line(&format!("installing the stack {stack}")),
+            Event::Warning(text) => self.line(&format!("warning: {text}")),
+        }
+    }
+}
+
+impl Told<'_> {
+    fn line(&self, text: &str) {
+        self.0.log(format!("{text}\n").as_bytes());
+    }
+}
+
+fn report(step: &str, done: u64, total: u64) -> Report {
+    Report {
+        step: step.to_owned(),
+        done,
+        total,
+        unit: "bytes".to_owned(),
+    }
+}
+
+impl Runtime for Libcontainer {
+    type Dyno = Contained;
+
+    fn identity(&self) -> Identity {
+        Identity {
+            name: "libcontainer",
+            version: env!("CARGO_PKG_VERSION"),
+            capabilities: &[
+                Capability::StdioFifo,
+                Capability::Signal,
+                Capability::Stats,
+                Capability::Attach,
+                Capability::OwnNetwork,
+                Capability::Binds,
+                Capability::Limits,
+            ],
+            durability: Durability::Exact,
+            options: &[],
+            images: false,
+            names: Names::Strict,
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.0
+            .ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn recover(&self) -> Result<Vec<Recovered<Contained>>, RecoverError> {
+        self.recover_dynos().await
+    }
+
+    async fn slug_changed(&self, peer: Peer, path: &Path) -> Option<Vec<u8>> {
+        let (program, peer) = (hsup_slug::Program::default(), as_peer(peer));
+        let patience = hsup_slug::Patience::default();
+        let changed = hsup_slug::changed(&program, &peer, path, &patience).await;
+        // What is wrong with it is what the build will say.
+        changed.ok().map(String::into_bytes)
+    }
+
+    async fn build(
+        &self,
+        peer: Peer,
+        request: BuildRequest,
+        log: BuildLog,
+    ) -> Result<String, Status> {
+        let release = request.release.unwrap_or_default();
+        if release.slug_url.is_empty() && !release.image.is_empty() {
+            return Err(Status::failed_precondition(
+                "the libcontainer driver runs slugs on stacks, no images; the docker driver does",
+            ));
+        }
+        let name = match release.stack.as_str() {
+            "" => self.only_stack()?,
+            name => name.to_owned(),
+        };
+        let stack = self.stacks().resolve(&name, &Told(&log)).await;
+        let stack = stack.map_err(stack_status)?;
+        let slug = self.slug(peer, &release, &log).await?;
+        // An image that cannot be mounted is found out now.
+        self.mounted(&stack)?;
+        let artifact = Artifact {
+            stack: stack.name.as_str().to_owned(),
+            version: stack.version.as_str().to_owned(),
+            slug,
+        };
+        Ok(artifact.to_string())
+    }
+
+    fn has_artifact(&self, peer: Peer, artifact: &str) -> bool {
+        let Ok(artifact) = artifact.parse::<Artifact>() else {
+            return false;
+        };
+        let stack = self.stacks().find(&artifact.stack, &artifact.version);
+        let uid = peer.uid.as_raw();
+        stack.is_some()
+            && artifact
+                .slug
+                .is_none_or(|slug| matches!(self.slugs().get(uid, &slug), Ok(Some(_))))
+    }
+
+    async fn remove_artifact(&self, peer: Peer, artifact: &str) -> Result<(), Status> {
+        let Ok(Artifact {
+            slug: Some(slug), ..
+        }) = artifact.parse()
+        else {
+            // A stack is the operator's.
+            return Ok(());
+        };
+        let removed = self.slugs().remove(peer.uid.as_raw(), &slug).await;
+        removed.map_err(|error| slug_status(&error))
+    }
+
+    async fn start(
+        &self,
+        peer: Peer,
+        request: StartRequest,
+        record: Record,
+        cancelled: CancellationToken,
+    ) -> Result<Contained, Status> {
+        self.start_dyno(peer, request, &record, &cancelled).await
+    }
+
+    async fn end(&self) {
+        self.home().tidy();
+    }
+}

@@ -1,0 +1,611 @@
+//! The shim of one dyno: makes its container, starts it, and becomes the one who waits for it.
+//!
+//! ```text
+//!   driver ──order──▶ shim: mounts, libcontainer build() and start() ──▶ exec hsup-wait
+//!                       └─ libcontainer's helper, gone by then                │ exit.json
+//!                       └─ hsup-init, PID 1 of the dyno                       ▼
+//!                            └─ the command                              exec `sweep`
+//! ```
+//!
+//! A process of its own, with one thread, because libcontainer forks and goes on in Rust, changes
+//! the working directory of its process, and makes it the parent whom the dyno's end is told to.
+//! All three are harmless here and wrong in a server. The dyno, this process, and with it the
+//! exit status outlive the driver.
+
+use std::{
+    collections::HashMap,
+    ffi::{CStr, CString, OsString},
+    fs,
+    io::{self, Write as _},
+    os::{
+        fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt as _, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use libcontainer::{
+    container::{Container, builder::ContainerBuilder},
+    oci_spec::runtime::Spec,
+    syscall::syscall::SyscallType,
+    workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
+};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::{
+        signal::{SigSet, SigmaskHow, pthread_sigmask},
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+    },
+    unistd::{Gid, pipe2, setgroups},
+};
+use thiserror::Error;
+
+use crate::{
+    binds::Bind,
+    mounts::{self, Mapped, MountError, Slug},
+    order::{self, Answer, Handed, Life, Order},
+    spec, sweep,
+};
+
+/// What the driver's program is called in this role.
+pub(crate) const ROLE: &str = "shim";
+/// In a dyno's directory: how the dyno is known, once it is.
+pub(crate) const LIFE: &str = "life.json";
+
+/// The container could not be made or started.
+#[derive(Debug, Error)]
+enum ShimError {
+    #[error("failed to receive the order")]
+    Order(#[source] io::Error),
+    #[error("failed to {doing}")]
+    Prepare {
+        doing: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error("failed to write the container's specification")]
+    Spec(#[from] libcontainer::oci_spec::OciSpecError),
+    #[error("failed to make the container")]
+    Create(#[source] libcontainer::error::LibcontainerError),
+    #[error("failed to start the container")]
+    Start(#[source] libcontainer::error::LibcontainerError),
+    #[error("libcontainer did not say which process it made")]
+    NoPid,
+    #[error("the driver that wanted the dyno is gone")]
+    Abandoned(#[source] io::Error),
+    #[error("the dyno ended before it had a terminal")]
+    NoTerminal,
+}
+
+fn preparing<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> ShimError {
+    move |error| ShimError::Prepare {
+        doing,
+        source: error.into(),
+    }
+}
+
+/// Makes the dyno whose directory is the first argument. Descriptor 0 is the driver's socket.
+pub(crate) fn main(args: &[OsString]) -> ExitCode {
+    let Some(dir) = args.first().map(PathBuf::from) else {
+        return ExitCode::from(2);
+    };
+    let Some(driver) = driver() else {
+        return ExitCode::from(2);
+    };
+    match begin(&dir, &driver) {
+        Ok((dyno, answer)) => {
+            say(&driver, &dir, &answer, dyno.terminal.as_ref());
+            drop(driver);
+            let error = dyno.wait(&dir);
+            // Nobody waits for the dyno now: that is the driver's to find out.
+            tracing::error!(%error, "failed to execute hsup-wait");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            let text = hsup_driver_kit::errors::chain(&error);
+            sweep::of_failed(&dir);
+            say(&driver, &dir, &Answer::Failed(text), None);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Descriptor 0, which is made `/dev/null` in its place: whoever comes later finds it taken.
+#[expect(
+    unsafe_code,
+    reason = "a descriptor known by its number alone is adopted"
+)]
+fn driver() -> Option<UnixStream> {
+    let null = fs::File::open("/dev/null").ok()?;
+    // SAFETY: descriptor 0 is ours by the convention between driver and shim, and nobody has
+    // taken it yet; the copy is new.
+    let (given, mut stdin) = unsafe { (libc::dup(0), OwnedFd::from_raw_fd(0)) };
+    nix::unistd::dup2(&null, &mut stdin).ok()?;
+    std::mem::forget(stdin);
+    if given < 0 {
+        return None;
+    }
+    // SAFETY: dup(2) has just made it.
+    let socket = unsafe { OwnedFd::from_raw_fd(given) };
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    Some(UnixStream::from(socket))
+}
+
+/// Tells the driver. If it is gone, the next one finds the dyno without.
+fn say(mut driver: &UnixStream, dir: &Path, answer: &Answer, terminal: Option<&OwnedFd>) {
+    let result = serde_json::to_vec(answer)
+        .map_err(io::Error::from)
+        .and_then(|mut line| {
+            line.push(b'\n');
+            let terminal: Vec<_> = terminal.iter().map(|fd| fd.as_raw_fd()).collect();
+            order::send_fds(driver, &terminal)?;
+            driver.write_all(&line)
+        });
+    if let Err(error) = result {
+        tracing::debug!(dir = %dir.display(), %error, "failed to answer the driver");
+    }
+}
+
+/// A dyno that was started, and what is needed to wait for it.
+struct Started {
+    init: i32,
+    status: OwnedFd,
+    life: OwnedFd,
+    oom: Option<fs::File>,
+    program: OwnedFd,
+    terminal: Option<OwnedFd>,
+    /// Held to the end of the sweep, or of the dyno: to be inherited.
+    held: Vec<OwnedFd>,
+}
+
+fn begin(dir: &Path, driver: &UnixStream) -> Result<(Started, Answer), ShimError> {
+    let (order, handed) = order::receive(driver).map_err(ShimError::Order)?;
+    setgroups(&[] as &[Gid]).map_err(preparing("drop the supplementary groups"))?;
+    new_keyring().map_err(preparing("leave the session keyring"))?;
+    mounts::leave_host().map_err(preparing("make a mount namespace"))?;
+    let places = Places::new(dir);
+    mounts::root(&places.skeleton, &order.stack, &places.root)?;
+    let slug = order.slug.as_ref().map(|slug| Slug {
+        path: &slug.path,
+        owner: slug.owner,
+    });
+    let mapped = mounts::app(slug, &order.own, &places.slug, &places.app, order.uid)?;
+    let mut binds = Vec::new();
+    for (number, (dyno_path, writable)) in order.binds.iter().enumerate() {
+        let source = places.bind(number);
+        if let Some(fd) = handed.binds.get(number) {
+            mounts::bind(fd, &source)?;
+        }
+        binds.push(Bind {
+            source,
+            dyno_path: dyno_path.clone(),
+            writable: *writable,
+        });
+    }
+    let spec = spec::Container {
+        root: &places.root,
+        app: &places.app,
+        uid: order.uid,
+        hostname: &order.hostname,
+        netns: format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            handed.netns.as_raw_fd()
+        )
+        .into(),
+        cgroup: &order.cgroup,
+        unified: order.unified,
+        limits: order.limits,
+        tmp_size: order.tmp_size,
+        binds: &binds,
+    }
+    .spec()?;
+    spec.save(dir.join("config.json"))?;
+    create(dir, driver, order, handed, mapped)
+}
+
+/// Makes the container and starts it.
+fn create(
+    dir: &Path,
+    driver: &UnixStream,
+    order: Order,
+    handed: Handed,
+    mapped: Mapped,
+) -> Result<(Started, Answer), ShimError> {
+    let Handed {
+        stdin,
+        stdout,
+        stderr,
+        life,
+        left,
+        init,
+        seccomp,
+        kept,
+        ..
+    } = handed;
+    let (status, status_writer) =
+        pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(preparing("make a pipe"))?;
+    let terminal = match order.tty {
+        None => None,
+        Some(size) => {
+            let pair = socketpair(
+                AddressFamily::Unix,
+                SockType::Stream,
+                None,
+                SockFlag::SOCK_CLOEXEC,
+            );
+            Some((size, pair.map_err(preparing("make a socket"))?))
+        }
+    };
+    // PID 1 of a namespace loses a signal that it has no handler for, unless it is blocked; so
+    // that none is lost before hsup-init takes them, they are blocked from its birth on.
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+        .map_err(preparing("block signals"))?;
+    let executor = ExecInit::new(&order, &init, &seccomp, &status_writer, terminal.as_ref())?;
+    let state = dir.join("state");
+    let mut container = ContainerBuilder::new(order.id.clone(), SyscallType::Linux)
+        .with_root_path(&state)
+        .map_err(ShimError::Create)?
+        .with_stdin(stdin)
+        .with_stdout(stdout)
+        .with_stderr(stderr)
+        .with_executor(executor)
+        .as_init(dir)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()
+        .map_err(ShimError::Create)?;
+    let started = (|| {
+        let init_pid = container.pid().ok_or(ShimError::NoPid)?.as_raw();
+        drop(status_writer);
+        let terminal = terminal.map(|(_, (ours, theirs))| {
+            drop(theirs);
+            UnixStream::from(ours)
+        });
+        start(dir, driver, &mut container, init_pid)?;
+        let terminal = match terminal {
+            None => None,
+            Some(socket) => Some(receive_terminal(&socket)?),
+        };
+        Ok((init_pid, terminal))
+    })();
+    let (init_pid, terminal) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            // It kills what there is; the sweep does the rest.
+            drop(container.delete(true));
+            return Err(error);
+        }
+    };
+    let dyno_life = Life {
+        init: init_pid,
+        waiter: std::process::id().cast_signed(),
+        terminal: terminal.as_ref().map(AsRawFd::as_raw_fd),
+        copied: mapped == Mapped::Copied,
+    };
+    write_life(dir, &dyno_life).map_err(preparing("write down the dyno's process"))?;
+    let oom = order.oom_file.and_then(|path| fs::File::open(path).ok());
+    let mut held = kept;
+    held.push(left);
+    let dyno = Started {
+        init: init_pid,
+        status,
+        life,
+        oom,
+        program: init,
+        terminal,
+        held,
+    };
+    Ok((dyno, Answer::Started(dyno_life)))
+}
+
+/// Lets the container's first process go, if anybody still wants it.
+fn start(
+    dir: &Path,
+    driver: &UnixStream,
+    container: &mut Container,
+    init: i32,
+) -> Result<(), ShimError> {
+    // Whoever takes the place of a driver that is killed from here on finds a dyno that runs.
+    let life = Life {
+        init,
+        waiter: std::process::id().cast_signed(),
+        terminal: None,
+        copied: false,
+    };
+    is_there(driver).map_err(ShimError::Abandoned)?;
+    write_life(dir, &life).map_err(preparing("write down the dyno's process"))?;
+    container.start().map_err(ShimError::Start)
+}
+
+/// Whether the driver still has its end of the socket: it says nothing more, but goes.
+fn is_there(driver: &UnixStream) -> io::Result<()> {
+    use nix::sys::socket::{MsgFlags, recv};
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    match recv(driver.as_raw_fd(), &mut [0], flags) {
+        Ok(0) => Err(io::ErrorKind::BrokenPipe.into()),
+        Ok(_) | Err(nix::errno::Errno::EAGAIN) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn write_life(dir: &Path, life: &Life) -> io::Result<()> {
+    let new = dir.join("life.json.new");
+    fs::File::create(&new)?.write_all(&serde_json::to_vec(life)?)?;
+    fs::rename(new, dir.join(LIFE))
+}
+
+fn receive_terminal(socket: &UnixStream) -> Result<OwnedFd, ShimError> {
+    let mut fds = order::receive_fds(socket).map_err(preparing("receive the dyno's terminal"))?;
+    fds.pop().ok_or(ShimError::NoTerminal)
+}
+
+/// The places in a dyno's directory that the driver has made.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// The upper layer of its root.
+    pub(crate) skeleton: PathBuf,
+    pub(crate) root: PathBuf,
+    pub(crate) slug: PathBuf,
+    pub(crate) app: PathBuf,
+    pub(crate) binds: PathBuf,
+}
+
+impl Places {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            skeleton: dir.join("skeleton"),
+            root: dir.join("root"),
+            slug: dir.join("slug"),
+            app: dir.join("app"),
+            binds: dir.join("binds"),
+        }
+    }
+
+    pub(crate) fn bind(&self, number: usize) -> PathBuf {
+        self.binds.join(number.to_string())
+    }
+}
+
+impl Started {
+    /// Becomes `hsup-wait`. Returns only if that fails.
+    #[expect(unsafe_code, reason = "a program is executed by its descriptor")]
+    fn wait(self, dir: &Path) -> io::Error {
+        let program = match fs::File::open("/proc/self/exe") {
+            Ok(program) => program,
+            Err(error) => return error,
+        };
+        let folder = match fs::File::open(dir) {
+            Ok(folder) => folder,
+            Err(error) => return error,
+        };
+        let mut words = vec![
+            "hsup-wait".to_owned(),
+            self.init.to_string(),
+            self.status.as_raw_fd().to_string(),
+            self.life.as_raw_fd().to_string(),
+            folder.as_raw_fd().to_string(),
+        ];
+        words.extend(self.oom.iter().map(|file| file.as_raw_fd().to_string()));
+        words.push("--".to_owned());
+        words.push(program.as_raw_fd().to_string());
+        words.push("hsup-driver-libcontainer".to_owned());
+        words.push(sweep::ROLE.to_owned());
+        let mut words: Vec<_> = words
+            .into_iter()
+            .filter_map(|word| CString::new(word).ok())
+            .collect();
+        words.extend(CString::new(dir.as_os_str().as_bytes()));
+        // Everything is to be inherited, by that program alone.
+        let own = [
+            self.status.as_raw_fd(),
+            self.life.as_raw_fd(),
+            folder.as_raw_fd(),
+            program.as_raw_fd(),
+        ];
+        let held = self
+            .held
+            .iter()
+            .chain(&self.terminal)
+            .map(AsRawFd::as_raw_fd);
+        let oom = self.oom.iter().map(AsRawFd::as_raw_fd);
+        for fd in own.into_iter().chain(held).chain(oom) {
+            if let Err(error) = keep_open(fd) {
+                return error;
+            }
+        }
+        let argv = pointers(&words);
+        // SAFETY: the lists are null-terminated, and of strings that outlive the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                self.program.as_raw_fd(),
+                c"".as_ptr(),
+                argv.as_ptr(),
+                [std::ptr::null::<libc::c_char>()].as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+        }
+        io::Error::last_os_error()
+    }
+}
+
+/// Executes `hsup-init`, in the container, by the descriptor that the shim had of it: nothing of
+/// it is in the container's file system.
+#[derive(Clone)]
+struct ExecInit {
+    program: RawFd,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    filters: Vec<Vec<u8>>,
+    inherited: Vec<RawFd>,
+}
+
+type TerminalPair = ((u16, u16), (OwnedFd, OwnedFd));
+
+impl ExecInit {
+    fn new(
+        order: &Order,
+        program: &OwnedFd,
+        seccomp: &OwnedFd,
+        status: &OwnedFd,
+        terminal: Option<&TerminalPair>,
+    ) -> Result<Self, ShimError> {
+        let mut inherited = vec![status.as_raw_fd()];
+        let (tty, (rows, columns)) = match terminal {
+            None => (-1, (0, 0)),
+            Some((size, (_, theirs))) => {
+                inherited.push(theirs.as_raw_fd());
+                (theirs.as_raw_fd(), *size)
+            }
+        };
+        let mut argv = vec![
+            "hsup-init".to_owned(),
+            status.as_raw_fd().to_string(),
+            tty.to_string(),
+            rows.to_string(),
+            columns.to_string(),
+            "--".to_owned(),
+        ];
+        argv.extend(order.argv.iter().cloned());
+        let env = order
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let strings = |list: Vec<String>| {
+            list.into_iter()
+                .map(CString::new)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        };
+        Ok(Self {
+            program: program.as_raw_fd(),
+            argv: strings(argv).map_err(preparing("make the dyno's arguments"))?,
+            env: strings(env.collect()).map_err(preparing("make the dyno's environment"))?,
+            filters: read_filters(seccomp).map_err(preparing("read the seccomp filters"))?,
+            inherited,
+        })
+    }
+
+    #[expect(unsafe_code, reason = "what is executed, and how, is what this is for")]
+    fn run(&self) -> io::Error {
+        for fd in &self.inherited {
+            if let Err(error) = keep_open(*fd) {
+                return error;
+            }
+        }
+        // SAFETY: no thread but this, which is about to become another program. Rust's start had
+        // SIGPIPE ignored, and that would be the dyno's too.
+        unsafe {
+            for signal in 1..=libc::SIGRTMAX() {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+        let (argv, env) = (pointers(&self.argv), pointers(&self.env));
+        for filter in &self.filters {
+            let program = libc::sock_fprog {
+                len: u16::try_from(filter.len() / 8).unwrap_or(u16::MAX),
+                filter: filter.as_ptr().cast_mut().cast(),
+            };
+            // SAFETY: the kernel copies as many instructions as there are.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_seccomp,
+                    libc::SECCOMP_SET_MODE_FILTER,
+                    0,
+                    &raw const program,
+                )
+            };
+            if result != 0 {
+                return io::Error::last_os_error();
+            }
+        }
+        // SAFETY: the lists are null-terminated, and of strings that outlive the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                self.program,
+                c"".as_ptr(),
+                argv.as_ptr(),
+                env.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+        }
+        io::Error::last_os_error()
+    }
+}
+
+impl Executor for ExecInit {
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // It is handed to execveat.
+        Ok(())
+    }
+
+    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+        let error = self.run();
+        Err(ExecutorError::Other(format!(
+            "failed to execute hsup-init: {error}"
+        )))
+    }
+}
+
+/// Writes the filters as the shims read them.
+pub(crate) fn write_filters(file: &mut fs::File, filters: &[Vec<u8>]) -> io::Result<()> {
+    for filter in filters {
+        let len = u32::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        file.write_all(&len.to_ne_bytes())?;
+        file.write_all(filter)?;
+    }
+    Ok(())
+}
+
+/// Reads them without moving the descriptor, which others share.
+fn read_filters(file: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    use std::os::unix::fs::FileExt as _;
+    let file = fs::File::from(file.try_clone()?);
+    let mut filters = Vec::new();
+    let mut at = 0;
+    let end = file.metadata()?.len();
+    while at < end {
+        let mut len = [0; 4];
+        file.read_exact_at(&mut len, at)?;
+        let mut filter = vec![0; u32::from_ne_bytes(len) as usize];
+        file.read_exact_at(&mut filter, at + 4)?;
+        at += 4 + filter.len() as u64;
+        filters.push(filter);
+    }
+    Ok(filters)
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    let pointers = strings.iter().map(|string| CStr::as_ptr(string));
+    pointers.chain([std::ptr::null()]).collect()
+}
+
+#[expect(unsafe_code, reason = "a descriptor is known by its number")]
+fn keep_open(fd: RawFd) -> io::Result<()> {
+    // SAFETY: it changes a flag of a descriptor, and closes nothing.
+    let result = unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// A session keyring of our own, or dynos would share the driver's (keyrings(7)).
+#[expect(unsafe_code, reason = "keyctl(2) has no wrapper")]
+fn new_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: no name is given: the keyring has none.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, none) };
+    match nix::errno::Errno::result(result) {
+        // A kernel without keys has nothing to share.
+        Ok(_) | Err(nix::errno::Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,156 @@
+//! Frees what a dyno held: cgroups, its network, its files, its user and its address.
+//!
+//! The process that waited for a dyno becomes this when the dyno has ended, so that nothing is
+//! left of it, whether a driver runs or not. What was interrupted is done again by the next
+//! driver: every step is one that may have been done.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    cgroup,
+    lease::{Lease, LeaseError, Leases},
+    mounts, net,
+    shim::Places,
+};
+
+/// What the driver's program is called in this role.
+pub(crate) const ROLE: &str = "sweep";
+/// In a dyno's directory, as long as there is something to free.
+const HELD: &str = "held.json";
+
+/// What a dyno holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) lease: Lease,
+    pub(crate) work_dir: PathBuf,
+    /// The nftables table of its work directory and subnet.
+    pub(crate) table: String,
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// Its folder on the disk.
+    pub(crate) own: PathBuf,
+}
+
+/// Something of a dyno could not be freed.
+#[derive(Debug, Error)]
+pub(crate) enum SweepError {
+    #[error("failed to read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("failed to remove the cgroup of a dyno")]
+    Cgroup(#[source] io::Error),
+    #[error("failed to remove the network of a dyno")]
+    Net(#[from] net::NetError),
+    #[error("failed to remove `{}`", path.display())]
+    Files { path: PathBuf, source: io::Error },
+    #[error("failed to free a user and an address")]
+    Lease(#[from] LeaseError),
+}
+
+impl Held {
+    /// Writes it down in the dyno's directory, before anything is held.
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        fs::File::create(dir.join(HELD)).and_then(|file| Ok(serde_json::to_writer(file, self)?))
+    }
+}
+
+/// Whether anything is held for the dyno of this directory.
+pub(crate) fn is_due(dir: &Path) -> bool {
+    dir.join(HELD).exists()
+}
+
+/// Frees what the dyno of the first argument held.
+pub(crate) fn main(args: &[OsString]) -> ExitCode {
+    let Some(dir) = args.first().map(PathBuf::from) else {
+        return ExitCode::from(2);
+    };
+    match run(&dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let error = hsup_driver_kit::errors::chain(&error);
+            tracing::error!(dir = %dir.display(), error, "something of a dyno is left");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Frees everything, and then forgets that it was held.
+pub(crate) fn run(dir: &Path) -> Result<(), SweepError> {
+    let path = dir.join(HELD);
+    let held: Held = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_err(|source| SweepError::Read {
+        path: path.clone(),
+        source,
+    })?;
+    cgroup::remove(&held.cgroups).map_err(SweepError::Cgroup)?;
+    unmount(dir);
+    remove_all(&held.own)?;
+    net::tear_down(&held.lease, &held.table)?;
+    let last = Leases::free_and(&held.work_dir, &held.lease, dir, || {
+        net::remove_table(&held.table)
+    });
+    last?.unwrap_or(Ok(()))?;
+    for name in [
+        "state",
+        "skeleton",
+        "config.json",
+        "binds",
+        "root",
+        "slug",
+        "app",
+    ] {
+        remove_all(&dir.join(name))?;
+    }
+    remove_all(&path)
+}
+
+/// After a start that failed, for the shim: frees everything, and the directory with it.
+pub(crate) fn of_failed(dir: &Path) {
+    let result = run(dir).and_then(|()| remove_all(dir));
+    if let Err(error) = result {
+        let error = hsup_driver_kit::errors::chain(&error);
+        tracing::error!(dir = %dir.display(), error, "something of a dyno is left");
+    }
+}
+
+/// The shim's mounts, in whose namespace this may run; elsewhere there are none.
+fn unmount(dir: &Path) {
+    let Places {
+        root, slug, app, ..
+    } = Places::new(dir);
+    for place in [&app, &slug, &root] {
+        mounts::detach(place);
+    }
+    for number in 0.. {
+        let place = Places::new(dir).bind(number);
+        if !place.exists() {
+            break;
+        }
+        mounts::detach(&place);
+    }
+}
+
+fn remove_all(path: &Path) -> Result<(), SweepError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|source| SweepError::Files {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}

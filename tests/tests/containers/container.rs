@@ -1,0 +1,83 @@
+//! What a dyno finds itself in.
+
+use crate::host::Host;
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_is_what_the_original_made() {
+    let host = Host::new();
+    let driver = host.driver();
+    let uid = host.says("id -u; id -g; id -G");
+    let expected = host.first_uid().to_string();
+    assert_eq!(uid.split_whitespace().collect::<Vec<_>>(), [&*expected; 3]);
+    let env = host.says("env | sort");
+    for line in [
+        "DYNO=run.1",
+        "PORT=5000",
+        "HOME=/app",
+        "PWD=/app",
+        "PATH=/usr/local/bin:/usr/bin:/bin",
+    ] {
+        assert!(
+            env.lines().any(|found| found == line),
+            "{line} is not in\n{env}"
+        );
+    }
+    assert_eq!(host.says("pwd"), "/app\n");
+    assert_eq!(host.says("cat Procfile"), "worker: exec sleep 1000\n");
+    assert_eq!(host.says("whoami"), "dyno\n");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn the_configured_subnet_is_the_dynos() {
+    let host = Host::new();
+    let driver = host.driver_with(|command| {
+        command.env("LIBCONTAINER_DYNO_SUBNET", "192.168.200.0/30");
+    });
+    let shown = host.says("ip -o -4 addr show eth0; ip route; cat /etc/hosts");
+    assert!(shown.contains("192.168.200.2/30"), "{shown}");
+    assert!(
+        shown.contains("default via 192.168.200.1 dev eth0"),
+        "{shown}"
+    );
+    assert!(shown.contains("127.0.0.1"), "{shown}");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn exit_codes_and_signals_are_told_as_they_are() {
+    let host = Host::new();
+    let driver = host.driver();
+    let code = |line: &str| host.run(line).status.code();
+    assert_eq!(code("exit 7"), Some(7));
+    assert_eq!(code("kill -9 $$"), Some(137));
+    assert_eq!(code("kill -TERM $$"), Some(143));
+    assert_eq!(code("no-such-command"), Some(127));
+    assert_eq!(code("/etc/passwd"), Some(126));
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn profile_scripts_are_sourced_in_their_order_and_arguments_arrive_intact() {
+    let host = Host::new();
+    host.write("work/stacks/test-1/etc/profile.d/stack.sh", "TRAIL=stack\n");
+    host.write("app/.profile.d/b.sh", "TRAIL=\"$TRAIL b\"\n");
+    host.write("app/.profile.d/a.sh", "TRAIL=\"$TRAIL a\"\n");
+    host.write("app/.profile.d/c.txt", "TRAIL=\"$TRAIL c\"\n");
+    host.write("app/.profile", "export TRAIL=\"$TRAIL profile\"\n");
+    let driver = host.driver();
+    assert_eq!(host.says("echo $TRAIL"), "stack a b profile\n");
+    let words = host.run_with("b  c", |command| {
+        command.args(["--", "printf", "%s|", "a \"'$HOME", ""]);
+    });
+    assert_eq!(String::from_utf8_lossy(&words.stdout), "a \"'$HOME||b  c|");
+    driver.end();
+    host.is_clean();
+}

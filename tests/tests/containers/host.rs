@@ -1,0 +1,382 @@
+//! A host for containers: a driver, its directories, and what must be as before when it ends.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use hsup_tests::deadline::{self, poll};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+/// The user that hsup runs as.
+pub(crate) const OPERATOR: u32 = 1000;
+
+/// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
+pub(crate) fn binaries() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        if let Some(folder) = env::var_os("HSUP_BIN_DIR") {
+            return folder.into();
+        }
+        #[expect(clippy::disallowed_methods, reason = "cargo is no dyno")]
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--workspace", "--bins"])
+            .status()
+            .unwrap();
+        assert!(built.success(), "the binaries could not be built");
+        // target/debug/deps/containers-… is this program.
+        let own = env::current_exe().unwrap();
+        own.ancestors().nth(2).unwrap().to_owned()
+    })
+}
+
+/// Directories for a driver, an app for hsup, and how the host was before.
+pub(crate) struct Host {
+    root: TempDir,
+    run: TempDir,
+    /// The third byte of its addresses, and with that its users: no two tests share them.
+    number: u32,
+    before: Traces,
+}
+
+impl Host {
+    /// A host with a stack `test` and an empty app.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Test programs may run side by side.
+        let number = (std::process::id() * 16 + NEXT.fetch_add(1, Ordering::Relaxed)) % 200;
+        let disk = env::var_os("HSUP_TEST_DISK").map_or_else(env::temp_dir, PathBuf::from);
+        let root = tempfile::Builder::new()
+            .prefix("hsup-lc-")
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir_in(disk)
+            .unwrap();
+        let run = tempfile::Builder::new()
+            .prefix("hsup-lc-")
+            .tempdir_in("/dev/shm")
+            .unwrap();
+        let host = Self {
+            root,
+            run,
+            number,
+            before: Traces::of_host(),
+        };
+        for folder in ["app", "operator", "operator/rt", "operator/state", "socket"] {
+            fs::create_dir(host.path(folder)).unwrap();
+        }
+        for folder in ["app", "operator", "operator/rt", "operator/state"] {
+            chown(host.path(folder), Some(OPERATOR), Some(OPERATOR)).unwrap();
+        }
+        fs::set_permissions(host.path("operator/rt"), fs::Permissions::from_mode(0o700)).unwrap();
+        host.write("app/Procfile", "worker: exec sleep 1000\n");
+        busybox(&host.path("work/stacks/test-1"));
+        host
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut file = File::create(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        chown(&path, Some(OPERATOR), Some(OPERATOR)).unwrap();
+    }
+
+    /// The addresses that dynos of this host get, as a block.
+    pub(crate) fn subnet(&self) -> String {
+        format!("10.213.{}.0/24", self.number)
+    }
+
+    /// The first user that a dyno may be.
+    pub(crate) fn first_uid(&self) -> u32 {
+        200_000 + self.number * 100
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(binaries().join(name));
+        command
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("LIBCONTAINER_WORK_DIR", self.path("work"))
+            .env("LIBCONTAINER_RUN_DIR", self.run.path().join("run"))
+            .env("LIBCONTAINER_DYNO_SUBNET", self.subnet())
+            .env("LIBCONTAINER_DYNO_UID_MIN", self.first_uid().to_string())
+            .env(
+                "LIBCONTAINER_DYNO_UID_MAX",
+                (self.first_uid() + 62).to_string(),
+            )
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The driver's command line as the conformance suite starts it; variables as it has them.
+    pub(crate) fn driver_command(&self) -> Command {
+        self.program("hsup-driver-libcontainer")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path("socket/lc.sock")
+    }
+
+    /// Starts the driver for the operator; `change` may add to its command.
+    pub(crate) fn driver_with(&self, change: impl FnOnce(&mut Command)) -> Driver<'_> {
+        let mut command = self.driver_command();
+        command
+            .arg("--socket")
+            .arg(self.socket())
+            .args(["--allow-uid", &OPERATOR.to_string()]);
+        change(&mut command);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("driver.log"))
+            .unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let driver = Driver { host: self, child };
+        let socket = self.socket();
+        let connects = || std::os::unix::net::UnixStream::connect(&socket).ok();
+        poll(connects).unwrap_or_else(|| panic!("the driver does not listen:\n{}", driver.log()));
+        driver
+    }
+
+    pub(crate) fn driver(&self) -> Driver<'_> {
+        self.driver_with(|_| ())
+    }
+
+    /// hsup or hsupctl as the operator, with that driver.
+    pub(crate) fn hsup(&self, program: &str) -> Command {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = self.program(program);
+        command
+            .env("HOME", self.path("operator"))
+            .env("XDG_RUNTIME_DIR", self.path("operator/rt"))
+            .env("XDG_STATE_HOME", self.path("operator/state"))
+            .uid(OPERATOR)
+            .gid(OPERATOR)
+            .current_dir(self.path("app"));
+        command
+    }
+
+    /// What a command prints in a dyno of this host.
+    pub(crate) fn run(&self, line: &str) -> Output {
+        self.run_with(line, |_| ())
+    }
+
+    pub(crate) fn run_with(&self, line: &str, change: impl FnOnce(&mut Command)) -> Output {
+        let mut command = self.hsup("hsup");
+        command.arg("run").arg("--driver-socket").arg(self.socket());
+        change(&mut command);
+        deadline::output(command.arg(line))
+    }
+
+    /// The same, which must end well.
+    pub(crate) fn says(&self, line: &str) -> String {
+        let output = self.run(line);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let log = fs::read_to_string(self.path("driver.log")).unwrap_or_default();
+        assert!(
+            output.status.success(),
+            "{line}: {}\n{said}{errors}\n{log}",
+            output.status
+        );
+        said
+    }
+
+    /// Looks that nothing of the driver and its dynos is left.
+    pub(crate) fn is_clean(&self) {
+        let left = || {
+            let now = Traces::of_host();
+            let new: Vec<_> = now.0.difference(&self.before.0).cloned().collect();
+            let mut new: Vec<_> = new
+                .into_iter()
+                .filter(|trace| self.is_ours(trace))
+                .collect();
+            for folder in ["uids", "subnets", "containers"] {
+                let entries = fs::read_dir(self.path("work").join(folder));
+                let names = entries
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .map(|entry| entry.path());
+                // The lock of the leases has a name with a dot.
+                let names = names.filter(|path| !is_hidden(path));
+                new.extend(names.map(|path| path.display().to_string()));
+            }
+            new
+        };
+        let clean = poll(|| left().is_empty().then_some(()));
+        assert!(clean.is_some(), "left behind: {:#?}", left());
+    }
+
+    /// Whether a trace is one of this test's: others run at the same time.
+    fn is_ours(&self, trace: &str) -> bool {
+        let address = format!("10.213.{}.", self.number);
+        let hex = format!("0ad5{:02x}", self.number);
+        let places = [self.root.path(), self.run.path()];
+        let of_place = places
+            .iter()
+            .any(|place| trace.contains(place.to_str().unwrap()));
+        let uids = self.first_uid()..self.first_uid() + 100;
+        let of_uid = uids
+            .into_iter()
+            .any(|uid| trace.ends_with(&format!("-{uid}")));
+        of_place || of_uid || trace.contains(&address) || trace.contains(&hex)
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// A driver that runs.
+pub(crate) struct Driver<'a> {
+    host: &'a Host,
+    child: Child,
+}
+
+impl Driver<'_> {
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.host.path("driver.log")).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Ends it as a service manager does.
+    pub(crate) fn end(mut self) {
+        kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
+        let status = poll(|| self.child.try_wait().unwrap());
+        let status = status.unwrap_or_else(|| panic!("the driver does not end:\n{}", self.log()));
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+}
+
+impl Drop for Driver<'_> {
+    fn drop(&mut self) {
+        // Already reaped is fine.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // What a test that failed has left, cgroup by cgroup.
+        for group in cgroups() {
+            if self.is_ours(&group) {
+                let procs = fs::read_to_string(Path::new(&group).join("cgroup.procs"));
+                for pid in procs.unwrap_or_default().lines().flat_map(str::parse) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+        }
+    }
+}
+
+/// What a host has of links, mounts, cgroups, tables and processes.
+struct Traces(BTreeSet<String>);
+
+impl Traces {
+    fn of_host() -> Self {
+        let mut traces: BTreeSet<String> = cgroups().into_iter().collect();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        traces.extend(mounts.lines().map(str::to_owned));
+        for entry in fs::read_dir("/sys/class/net").unwrap().flatten() {
+            traces.insert(entry.file_name().to_string_lossy().into_owned());
+        }
+        traces.extend(rules().lines().map(|line| line.trim().to_owned()));
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            if command.starts_with("hsup-driver-libcontainer shim")
+                || command.starts_with("hsup-driver-libcontainer sweep")
+                || command.starts_with("hsup-wait")
+            {
+                traces.insert(command);
+            }
+        }
+        Self(traces)
+    }
+}
+
+fn cgroups() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let path = entry.path();
+                if path.to_string_lossy().contains("/hsup") {
+                    found.push(path.display().to_string());
+                }
+                folders.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// What `nft list ruleset` prints.
+#[expect(clippy::disallowed_methods, reason = "a tool that looks at the host")]
+fn rules() -> String {
+    let output = Command::new("nft").args(["list", "ruleset"]).output();
+    let output = output.expect("`nft` (package nftables) shows what rules there are");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A root file system of this machine's busybox (package busybox-static), with its dash and bash.
+pub(crate) fn busybox(root: &Path) {
+    let from = ["/bin/busybox", "/usr/bin/busybox"];
+    let from = from.iter().find(|path| Path::new(path).exists());
+    let from = from.expect("busybox (package busybox-static) makes the stack");
+    for folder in ["bin", "etc", "usr/bin"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::copy(from, root.join("bin/busybox")).unwrap();
+    for name in said(from, &["--list"]).lines() {
+        if !["busybox", "sh", "bash"].contains(&name) {
+            symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+    }
+    for shell in ["dash", "bash"] {
+        let from = Path::new("/bin").join(shell);
+        fs::copy(&from, root.join("bin").join(shell)).unwrap();
+        let libraries = said("ldd", &[from.to_str().unwrap()]);
+        let words = libraries.split_whitespace();
+        for library in words.filter(|word| word.starts_with('/')) {
+            let to = root.join(library.trim_start_matches('/'));
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(library, to).unwrap();
+        }
+    }
+    symlink("dash", root.join("bin/sh")).unwrap();
+    symlink("/bin/env", root.join("usr/bin/env")).unwrap();
+}
+
+/// What a tool prints.
+#[expect(clippy::disallowed_methods, reason = "a tool that tells what there is")]
+fn said(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
