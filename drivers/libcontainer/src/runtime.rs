@@ -404,7 +404,7 @@ impl stack::Progress for Told<'_> {
     fn report(&self, event: Event<'_>) {
         match event {
             Event::Waiting { stack } => {
-                self.line(&format!("waiting for another driver to fetch {stack}"))
+                self.line(&format!("waiting for another driver to fetch {stack}"));
             }
             Event::Fetching { done, total } => {
                 self.0
