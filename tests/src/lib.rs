@@ -7,6 +7,7 @@ use std::{
 
 pub mod conformance;
 pub mod deadline;
+pub mod peer;
 
 /// The binary that cargo built for a test (`env!("CARGO_BIN_EXE_…")`), or its copy in
 /// `HSUP_BIN_DIR`, where the test is run by somebody who may not go where cargo builds.

@@ -202,6 +202,77 @@ fn a_good_driver_whose_dynos_outlive_it_passes() {
     );
 }
 
+/// Whoever the drivers of root's are called by; need not exist.
+const PEER: u32 = 47_111;
+
+fn with_peer(mut config: Config, focus: &str) -> Report {
+    config.as_peer = Some(PEER);
+    config.focus = vec![format!("privilege boundary: {focus}")];
+    run(&config).unwrap()
+}
+
+/// Fails unless the case of `focus` passes on a good driver of root's, and fails on one that knows
+/// no users.
+fn caught_at_boundary(focus: &str) {
+    let good = with_peer(lasting(&format!("--allow-uid {PEER}")), focus);
+    assert_eq!(good.results.last().unwrap().verdict, Verdict::Passed);
+    let faulty = with_peer(naive("--fault knows-no-users"), focus);
+    let faulty = faulty.results.last().unwrap();
+    assert!(
+        matches!(faulty.verdict, Verdict::Failed(_)),
+        "{focus}: {faulty:?}"
+    );
+}
+
+macro_rules! boundary {
+    ($($test:ident: $focus:literal;)*) => {$(
+        #[test]
+        #[ignore = "needs root: it acts as another user"]
+        fn $test() {
+            caught_at_boundary($focus);
+        }
+    )*};
+}
+
+boundary! {
+    a_socket_for_everybody: "the socket";
+    a_third_user_is_served: "a third user";
+    anothers_dyno_is_shown: "another's dyno";
+    an_id_is_everybodys: "the same dyno_id";
+    an_artifact_is_everybodys: "another's artifact";
+    any_name_gets_into_a_path: "a name that could do harm";
+    any_fifo_is_opened: "FIFOs that are not";
+    any_slug_is_read: "a slug that the caller";
+    calls_without_end: "a caller has so many";
+}
+
+#[test]
+#[ignore = "needs root: it acts as another user"]
+fn anything_is_bound() {
+    let focus = "what the driver's own configuration";
+    let verdict = |options: &str| {
+        let options = format!("--allow-uid {PEER} --binds {options}");
+        let report = with_peer(lasting(&options), focus);
+        report.results.last().unwrap().verdict.clone()
+    };
+    assert_eq!(verdict(""), Verdict::Passed);
+    let faulty = verdict("--fault binds-anything");
+    assert!(matches!(faulty, Verdict::Failed(_)), "{faulty:?}");
+}
+
+#[test]
+#[ignore = "needs root: it acts as another user"]
+fn the_boundary_is_a_word_of_the_verdict() {
+    let mut config = lasting(&format!("--allow-uid {PEER}"));
+    config.as_peer = Some(PEER);
+    config.focus = vec!["privilege boundary:".to_owned()];
+    let summary = run(&config).unwrap().summary();
+    assert!(
+        summary.contains("· privilege boundary — 9 passed"),
+        "{summary}"
+    );
+}
+
 /// Fails unless the driver passes everything that is about it. Of malformed messages it never
 /// hears: its gRPC library refuses them, as others do.
 fn passes(options: &str, words: &str) {

@@ -18,6 +18,8 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::mounts;
+
 /// Where nothing may be mounted: the dyno's own places, and what isolates it.
 const RESERVED: &[&str] = &["/proc", "/sys", "/dev"];
 
@@ -66,7 +68,9 @@ impl From<BindError> for Status {
 /// What was opened, and how it is to be mounted.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) fd: OwnedFd,
+    /// A mount of it, which is nowhere yet.
+    pub(crate) tree: OwnedFd,
+    pub(crate) is_folder: bool,
     pub(crate) dyno_path: PathBuf,
     pub(crate) writable: bool,
 }
@@ -90,8 +94,13 @@ fn open_one(bind: &proto::Bind, prefixes: &[PathBuf]) -> Result<Opened, BindErro
     if kind != SFlag::S_IFDIR && kind != SFlag::S_IFREG {
         return Err(BindError::NotAFile(host.to_owned()));
     }
+    let tree = mounts::tree_of(&fd).map_err(|source| BindError::Open {
+        path: host.to_owned(),
+        source,
+    })?;
     Ok(Opened {
-        fd,
+        tree,
+        is_folder: kind == SFlag::S_IFDIR,
         dyno_path: dyno.to_owned(),
         writable: bind.writable,
     })

@@ -171,20 +171,16 @@ impl Home {
         self.path.join("m").join(name)
     }
 
-    /// The directories of all dynos that are ours.
+    /// The directories of the dynos of this driver.
     pub(crate) fn dynos(&self) -> io::Result<Vec<PathBuf>> {
-        let homes = self.adopted.iter().map(|(path, _)| path);
+        dynos_of(&self.path)
+    }
+
+    /// Those of drivers that cannot come back.
+    pub(crate) fn adopted_dynos(&self) -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
-        for home in std::iter::once(&self.path).chain(homes) {
-            match fs::read_dir(home.join("d")) {
-                Ok(entries) => {
-                    for entry in entries {
-                        found.push(entry?.path());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        for (home, _) in &self.adopted {
+            found.extend(dynos_of(home)?);
         }
         Ok(found)
     }
@@ -205,6 +201,14 @@ impl Home {
         for folder in self.path.ancestors().skip(1).take(2) {
             drop(fs::remove_dir(folder));
         }
+    }
+}
+
+fn dynos_of(home: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(home.join("d")) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 
@@ -314,7 +318,7 @@ mod tests {
         assert!(
             open(folder.path(), Some(&socket))
                 .unwrap()
-                .dynos()
+                .adopted_dynos()
                 .unwrap()
                 .is_empty()
         );
@@ -322,13 +326,14 @@ mod tests {
         assert!(
             open(folder.path(), Some(&socket))
                 .unwrap()
-                .dynos()
+                .adopted_dynos()
                 .unwrap()
                 .is_empty()
         );
         fs::remove_dir(&other).unwrap();
         let home = open(folder.path(), Some(&socket)).unwrap();
-        assert_eq!(home.dynos().unwrap(), [dyno]);
+        assert!(home.dynos().unwrap().is_empty());
+        assert_eq!(home.adopted_dynos().unwrap(), [dyno]);
     }
 
     #[test]

@@ -118,6 +118,11 @@ impl Contained {
         })))
     }
 
+    /// Whether its first process is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        !self.0.watches.life.is_held()
+    }
+
     fn folders(&self) -> Vec<PathBuf> {
         self.0.hierarchies.folders(&self.0.known.cgroup)
     }

@@ -154,11 +154,15 @@ pub(crate) fn app(
     Ok(mapped)
 }
 
-/// Mounts what a descriptor stands for, a folder or a file, at `at`.
-pub(crate) fn bind(what: &OwnedFd, at: &Path) -> Result<(), MountError> {
+/// A mount, which is nowhere yet, of the folder or file that a descriptor stands for. Only in the
+/// mount namespace in which that was opened.
+pub(crate) fn tree_of(what: &OwnedFd) -> io::Result<OwnedFd> {
     open_tree(what.as_raw_fd(), c"", libc::AT_RECURSIVE.unsigned_abs())
-        .and_then(|tree| move_mount(&tree, at))
-        .map_err(failed("bind at", at))
+}
+
+/// Mounts such a tree at `at`, in whichever namespace.
+pub(crate) fn bind(tree: &OwnedFd, at: &Path) -> Result<(), MountError> {
+    move_mount(tree, at).map_err(failed("bind at", at))
 }
 
 /// Unmounts, at once for whoever looks, and later for who still has something open.

@@ -30,8 +30,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Libcontainer {
     pub(crate) async fn recover_dynos(&self) -> Result<Vec<Recovered<Contained>>, RecoverError> {
         let mut found = Vec::new();
-        for dir in self.home().dynos()? {
+        let own = self.home().dynos()?.into_iter().map(|dir| (dir, true));
+        let adopted = self.home().adopted_dynos()?;
+        let adopted = adopted.into_iter().map(|dir| (dir, false));
+        for (dir, is_own) in own.chain(adopted) {
             match self.recover(&dir).await {
+                // How it ended, nobody comes to ask.
+                Ok(Some(recovered)) if !is_own && recovered.dyno.has_ended() => clear(dir).await,
                 Ok(Some(recovered)) => found.push(recovered),
                 Ok(None) => {
                     tracing::info!(dir = %dir.display(), "clearing away what a start left");

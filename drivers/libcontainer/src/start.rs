@@ -237,7 +237,7 @@ impl Libcontainer {
             left: left_writer,
             init: copy(self.init())?,
             seccomp: copy(self.seccomp())?,
-            binds: binds.into_iter().map(|bind| bind.fd).collect(),
+            binds: binds.into_iter().map(|bind| bind.tree).collect(),
             kept,
         };
         let shim = Shim::spawn(dir)?;
@@ -327,14 +327,8 @@ fn skeleton(
             .map_err(files("write", &path))?;
     }
     for (number, bind) in binds.iter().enumerate() {
-        let is_folder = fs::metadata(format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&bind.fd)
-        ))
-        .map_err(files("look at", &bind.dyno_path))?
-        .is_dir();
-        mount_point(&places.bind(number), is_folder)?;
-        bind_point(top, stack_root, &bind.dyno_path, is_folder)?;
+        mount_point(&places.bind(number), bind.is_folder)?;
+        bind_point(top, stack_root, &bind.dyno_path, bind.is_folder)?;
     }
     Ok(())
 }

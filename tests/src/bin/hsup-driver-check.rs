@@ -19,6 +19,7 @@ use hsup_tests::conformance::{
     report::{Json, Junit, Render, Tap, Text},
     run_with,
 };
+use nix::unistd::User;
 
 /// Checks that a driver keeps the rules of hsup.driver.v1
 ///
@@ -60,6 +61,12 @@ struct Args {
     /// Build on this stack
     #[arg(long, value_name = "NAME", default_value = "")]
     stack: String,
+
+    /// Act as this user, too: for a driver that runs as root, and serves that user
+    ///
+    /// The suite must run as root then, and the driver's command let the user in (--allow-uid).
+    #[arg(long, value_name = "USER", value_parser = user)]
+    as_peer: Option<u32>,
 
     /// Run only cases whose title contains this (can be repeated)
     #[arg(long, value_name = "TEXT")]
@@ -109,6 +116,22 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// A user by number or name, who is not root.
+fn user(text: &str) -> Result<u32, String> {
+    let uid = match text.parse() {
+        Ok(uid) => uid,
+        Err(_) => match User::from_name(text) {
+            Ok(Some(user)) => user.uid.as_raw(),
+            Ok(None) => return Err("there is no such user".to_owned()),
+            Err(errno) => return Err(errno.to_string()),
+        },
+    };
+    if uid == 0 {
+        return Err("root is no other user".to_owned());
+    }
+    Ok(uid)
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     match check(args) {
@@ -133,6 +156,7 @@ fn check(args: Args) -> anyhow::Result<ExitCode> {
     config.build_options = args.build_option.into_iter().collect::<BTreeMap<_, _>>();
     config.slug_url = args.slug_url;
     config.stack = args.stack;
+    config.as_peer = args.as_peer;
     config.focus = args.focus;
     config.skip = args.skip;
     config.repeat = args.repeat;

@@ -17,6 +17,7 @@ mod list_remove;
 mod logs;
 mod malformed;
 mod own_network;
+mod privilege;
 mod signal;
 mod start;
 mod start_refused;
@@ -29,11 +30,11 @@ mod whole_run;
 
 use super::case::Case;
 
-pub(crate) use self::durability::DURABILITY;
+pub(crate) use self::{durability::DURABILITY, privilege::PRIVILEGE};
 
 /// Every case of the suite, in order.
 pub fn all() -> Vec<&'static Case> {
-    let chapters: [&[Case]; 24] = [
+    let chapters: [&[Case]; 25] = [
         identity::CASES,
         build::CASES,
         build_key::CASES,
@@ -57,6 +58,7 @@ pub fn all() -> Vec<&'static Case> {
         limits::CASES,
         driver_process::CASES,
         durability::CASES,
+        privilege::CASES,
         whole_run::CASES,
     ];
     chapters.into_iter().flatten().collect()

@@ -2,9 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    fs::{self, Permissions},
+    io,
     io::Read,
-    os::{fd::AsRawFd as _, unix::net::UnixListener},
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::PermissionsExt as _, net::UnixListener},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -42,16 +46,17 @@ pub(crate) struct DriverProcess {
     released: bool,
 }
 
-/// The fresh directory (0700) that holds a driver's socket.
+/// The fresh directory that holds a driver's socket; only with another user is it open to others.
 #[derive(Debug)]
 pub(crate) struct SocketDir(TempDir);
 
 impl SocketDir {
-    pub(crate) fn make() -> io::Result<Self> {
-        tempfile::Builder::new()
-            .prefix("hsup-check-")
-            .tempdir()
-            .map(Self)
+    pub(crate) fn make(peer: Option<u32>) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("hsup-check-").tempdir()?;
+        if peer.is_some() {
+            fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        }
+        Ok(Self(dir))
     }
 
     /// Where the driver is to listen.

@@ -6,6 +6,7 @@ use std::{
     hash::{BuildHasher as _, Hasher as _},
     io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
+    path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -54,6 +55,11 @@ impl Slug {
         fs::set_permissions(file.path(), Permissions::from_mode(0o644))?;
         file.persist(self.0.path().join(name))?;
         Ok(())
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// Its URL.
@@ -113,7 +119,8 @@ impl Session {
                 greet(socket.clone(), control, None, None).await
             }
             Target::Exec(command) => {
-                let dir = SocketDir::make().map_err(ConnectDriverError::Spawn)?;
+                let dir =
+                    SocketDir::make(self.config.as_peer).map_err(ConnectDriverError::Spawn)?;
                 self.spawn(command, dir, record).await
             }
         }

@@ -47,7 +47,7 @@ pub(crate) fn binaries() -> &'static Path {
 pub(crate) struct Host {
     root: TempDir,
     run: TempDir,
-    /// The third byte of its addresses, and with that its users: no two tests share them.
+    /// The second byte of its addresses, and with that its users: no two tests share them.
     number: u32,
     before: Traces,
 }
@@ -57,7 +57,7 @@ impl Host {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Test programs may run side by side.
-        let number = (std::process::id() * 16 + NEXT.fetch_add(1, Ordering::Relaxed)) % 200;
+        let number = (std::process::id() * 16 + NEXT.fetch_add(1, Ordering::Relaxed)) % 120;
         let disk = env::var_os("HSUP_TEST_DISK").map_or_else(env::temp_dir, PathBuf::from);
         let root = tempfile::Builder::new()
             .prefix("hsup-lc-")
@@ -100,12 +100,12 @@ impl Host {
 
     /// The addresses that dynos of this host get, as a block.
     pub(crate) fn subnet(&self) -> String {
-        format!("10.213.{}.0/24", self.number)
+        format!("10.{}.0.0/16", 100 + self.number)
     }
 
     /// The first user that a dyno may be.
     pub(crate) fn first_uid(&self) -> u32 {
-        200_000 + self.number * 100
+        200_000 + self.number * 1000
     }
 
     #[expect(clippy::disallowed_methods, reason = "the program under test")]
@@ -120,7 +120,7 @@ impl Host {
             .env("LIBCONTAINER_DYNO_UID_MIN", self.first_uid().to_string())
             .env(
                 "LIBCONTAINER_DYNO_UID_MAX",
-                (self.first_uid() + 62).to_string(),
+                (self.first_uid() + 998).to_string(),
             )
             .current_dir("/")
             .stdin(Stdio::null());
@@ -229,13 +229,13 @@ impl Host {
 
     /// Whether a trace is one of this test's: others run at the same time.
     fn is_ours(&self, trace: &str) -> bool {
-        let address = format!("10.213.{}.", self.number);
-        let hex = format!("0ad5{:02x}", self.number);
+        let address = format!("10.{}.", 100 + self.number);
+        let hex = format!("-0a{:02x}", 100 + self.number);
         let places = [self.root.path(), self.run.path()];
         let of_place = places
             .iter()
             .any(|place| trace.contains(place.to_str().unwrap()));
-        let uids = self.first_uid()..self.first_uid() + 100;
+        let uids = self.first_uid()..self.first_uid() + 1000;
         let of_uid = uids
             .into_iter()
             .any(|uid| trace.ends_with(&format!("-{uid}")));

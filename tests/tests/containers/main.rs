@@ -6,5 +6,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod conformance;
 mod container;
 mod host;

@@ -31,6 +31,8 @@ enum Fault {
     ForgetsRunning,
     /// Exits are told once.
     TellsOnce,
+    /// Whatever is to be bound is not looked at.
+    BindsAnything,
     /// A dyno's output has no reader but its supervisor.
     WriteOnly,
 }
@@ -38,6 +40,7 @@ enum Fault {
 impl Fault {
     fn parse(text: &str) -> Option<Self> {
         Some(match text {
+            "binds-anything" => Self::BindsAnything,
             "comes-back" => Self::ComesBack,
             "forgets-ended" => Self::ForgetsEnded,
             "forgets-running" => Self::ForgetsRunning,
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let about = "Runs dynos that outlive it, for the tests of hsup";
     Program::new("lasting-driver", env!("CARGO_PKG_VERSION"), about)
         .value("--fault", "NAME", "Break this rule")
+        .flag("--binds", "Declare BINDS, and bind nothing")
         .main(args, async |given| {
             let name = given.value("--fault").map(|name| name.to_string_lossy());
             let fault = match &name {
@@ -65,7 +69,8 @@ fn main() -> ExitCode {
                 Some(name) => Some(Fault::parse(name).ok_or(format!("no fault `{name}`"))?),
             };
             let socket = given.socket().ok_or("the socket has no name")?;
-            Lasting::new(socket.with_extension("state"), fault.zip(name))
+            let state = socket.with_extension("state");
+            Lasting::new(state, fault.zip(name), given.has("--binds"))
                 .map_err(|error| error.to_string())
         })
 }

@@ -3,8 +3,9 @@
 use std::{
     convert::Infallible,
     fs::{self, OpenOptions},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -21,14 +22,20 @@ use hsup_driver_kit::{
     serve::Peer,
     service::{BuildLog, Dyno, Identity, Names, Record, RecoverError, Recovered, Runtime},
 };
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2},
+    sys::stat::Mode,
+    unistd::{Uid, mkfifo},
+};
 use prost::Message as _;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::Semaphore, task::spawn_blocking};
 
 use crate::{Fault, shim};
 
-/// An artifact is a directory to run in: this, and its path.
-const DIRECTORY: &str = "dir:";
+/// Where the artifacts are: for each user and directory a link to it.
+const ARTIFACTS: &str = "artifacts";
+/// Where the dynos are.
+const DYNOS: &str = "dynos";
 /// How many starts are under way at once: the other calls have their turn in between.
 const STARTS: usize = 4;
 
@@ -40,6 +47,7 @@ pub(crate) struct Lasting {
     /// As it is called.
     fault_name: Option<String>,
     starts: Arc<Semaphore>,
+    binds: bool,
 }
 
 /// A dyno, by what is kept of it.
@@ -53,15 +61,23 @@ impl Lasting {
     pub(crate) fn new(
         state: PathBuf,
         fault: Option<(Fault, impl Into<String>)>,
+        binds: bool,
     ) -> io::Result<Self> {
-        fs::create_dir_all(&state)?;
+        fs::create_dir_all(state.join(ARTIFACTS))?;
+        fs::create_dir_all(state.join(DYNOS))?;
         let (fault, fault_name) = fault.map(|(fault, name)| (fault, name.into())).unzip();
         Ok(Self {
             state,
             fault,
             fault_name,
             starts: Arc::new(Semaphore::new(STARTS)),
+            binds,
         })
+    }
+
+    /// Where the artifact of a user is.
+    fn artifact(&self, uid: Uid, artifact: &str) -> PathBuf {
+        self.state.join(ARTIFACTS).join(format!("{uid}.{artifact}"))
     }
 
     fn dyno(&self, dir: PathBuf) -> Kept {
@@ -112,17 +128,21 @@ impl Runtime for Lasting {
         Identity {
             name: "org.example.lasting",
             version: env!("CARGO_PKG_VERSION"),
-            capabilities: &[Capability::StdioFifo, Capability::Signal],
+            capabilities: if self.binds {
+                &[Capability::StdioFifo, Capability::Binds]
+            } else {
+                &[Capability::StdioFifo, Capability::Signal]
+            },
             durability: Durability::Exact,
             options: &[],
             images: false,
-            names: Names::Any,
+            names: Names::Strict,
         }
     }
 
     async fn recover(&self) -> Result<Vec<Recovered<Kept>>, RecoverError> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.state)? {
+        for entry in fs::read_dir(self.state.join(DYNOS))? {
             let dyno = self.dyno(entry?.path());
             let has_ended = dyno.dir.join("exit").exists();
             let is_forgotten = match self.fault {
@@ -147,20 +167,39 @@ impl Runtime for Lasting {
         Ok(found)
     }
 
-    async fn build(&self, _: Peer, request: BuildRequest, _: BuildLog) -> Result<String, Status> {
+    async fn build(
+        &self,
+        peer: Peer,
+        request: BuildRequest,
+        _: BuildLog,
+    ) -> Result<String, Status> {
         let release = request.release.unwrap_or_default();
-        match file_url::path(&release.slug_url) {
-            Some(path) if path.is_dir() => Ok(format!("{DIRECTORY}{}", path.display())),
-            _ => Err(Status::failed_precondition("the slug is no directory")),
+        let path = file_url::path(&release.slug_url)
+            .ok_or_else(|| Status::failed_precondition("the slug is no directory"))?;
+        look_as(peer.uid, &path)
+            .map_err(|error| Status::failed_precondition(format!("the slug: {error}")))?;
+        let mut hash = DefaultHasher::new();
+        (&release.app, &path).hash(&mut hash);
+        let artifact = format!("{:016x}", hash.finish());
+        match symlink(path, self.artifact(peer.uid, &artifact)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Status::resource_exhausted(error.to_string()))
+            }
+            _ => Ok(artifact),
         }
     }
 
-    fn has_artifact(&self, _: Peer, artifact: &str) -> bool {
-        directory(artifact).is_some_and(Path::is_dir)
+    fn has_artifact(&self, peer: Peer, artifact: &str) -> bool {
+        self.artifact(peer.uid, artifact).is_dir()
     }
 
-    async fn remove_artifact(&self, _: Peer, _: &str) -> Result<(), Status> {
-        Ok(())
+    async fn remove_artifact(&self, peer: Peer, artifact: &str) -> Result<(), Status> {
+        match fs::remove_file(self.artifact(peer.uid, artifact)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Status::internal(error.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn start(
@@ -170,8 +209,16 @@ impl Runtime for Lasting {
         record: Record,
         _: CancellationToken,
     ) -> Result<Kept, Status> {
+        if !request.binds.is_empty() && self.fault != Some(Fault::BindsAnything) {
+            return Err(Status::permission_denied("no path may be bound"));
+        }
         let name = format!("{}.{}", peer.uid, request.dyno_id);
-        let dir = self.state.join(name);
+        let dir = self.state.join(DYNOS).join(name);
+        // The shim knows nothing of artifacts.
+        let cwd = fs::read_link(self.artifact(peer.uid, &request.artifact));
+        let cwd = cwd.map_err(|error| Status::not_found(format!("artifact: {error}")))?;
+        let mut request = request;
+        request.artifact = cwd.display().to_string();
         let (driver, at) = (self.clone(), dir.clone());
         let _turn = self.starts.acquire().await;
         let launched = spawn_blocking(move || {
@@ -284,9 +331,21 @@ pub(crate) fn put(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::rename(new, dir.join(name))
 }
 
-/// The directory that an artifact names.
-fn directory(artifact: &str) -> Option<&Path> {
-    Some(Path::new(artifact.strip_prefix(DIRECTORY)?))
+/// Whether a user may read a directory, by a way without magic links.
+fn look_as(uid: Uid, path: &Path) -> io::Result<()> {
+    let look = || {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let how = OpenHow::new()
+            .flags(flags)
+            .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        openat2(AT_FDCWD, path, how).map(drop)
+    };
+    let looked = if uid == Uid::effective() {
+        look()
+    } else {
+        hsup_tests::peer::as_user(uid.as_raw(), look)?
+    };
+    Ok(looked?)
 }
 
 fn now_ms() -> i64 {

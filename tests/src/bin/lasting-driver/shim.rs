@@ -124,12 +124,11 @@ fn begin(dir: &Path, fault: Option<Fault>) -> Result<Dyno, Status> {
 )]
 fn command(request: &StartRequest, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Command {
     let mut command = Command::new(&request.argv[0]);
-    let cwd = request.artifact.split_once(':');
     command
         .args(&request.argv[1..])
         .env_clear()
         .envs(&request.env)
-        .current_dir(cwd.map_or("/", |(_, path)| path))
+        .current_dir(&request.artifact)
         .stdin(stdin)
         .stdout(stdout)
         .stderr(stderr)

@@ -57,6 +57,7 @@ enum Fault {
     IgnoresLinger,
     IgnoresSigterm,
     Invents137,
+    KnowsNoUsers,
     LeaksEnv,
     LeavesGrandchildren,
     LimitsAreIgnored,

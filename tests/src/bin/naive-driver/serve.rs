@@ -97,7 +97,8 @@ fn listen(fault: Option<Fault>) -> anyhow::Result<(UnixListener, Option<PathBuf>
         drop(fs::remove_file(&path));
     }
     let late = fault == Some(Fault::ChmodsAfterBind);
-    let mask = if late { 0 } else { 0o177 };
+    let for_all = fault == Some(Fault::KnowsNoUsers);
+    let mask = if late || for_all { 0 } else { 0o177 };
     let before = umask(Mode::from_bits_truncate(mask));
     let bound = UnixListener::bind(&path);
     umask(before);

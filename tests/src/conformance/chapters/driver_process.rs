@@ -130,13 +130,14 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-fn make_dir() -> Result<SocketDir, NotPassed> {
-    SocketDir::make().map_err(|error| NotPassed::hindered("a directory for a socket", &error))
+fn make_dir(cx: &Context) -> Result<SocketDir, NotPassed> {
+    SocketDir::make(cx.config().as_peer)
+        .map_err(|error| NotPassed::hindered("a directory for a socket", &error))
 }
 
 /// Starts a driver of the case's own.
 pub(super) async fn another(cx: &Context) -> Result<Driver, NotPassed> {
-    spawn(cx, make_dir()?).await
+    spawn(cx, make_dir(cx)?).await
 }
 
 /// Starts a driver with its socket in `dir`.
@@ -193,7 +194,7 @@ impl Drop for Watcher {
 }
 
 async fn socket_mode(cx: &Context) -> Result<(), NotPassed> {
-    let dir = make_dir()?;
+    let dir = make_dir(cx)?;
     let socket = dir.socket();
     let watcher = Watcher::watch(&socket);
     let driver = spawn(cx, dir).await;
@@ -261,7 +262,7 @@ async fn live_socket(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn no_socket(cx: &Context) -> Result<(), NotPassed> {
-    let dir = make_dir()?;
+    let dir = make_dir(cx)?;
     let hindered = |error| NotPassed::hindered("a file in the place of a socket", &error);
     let mut file = fs::File::create(dir.socket()).map_err(hindered)?;
     file.write_all(b"somebody's").map_err(hindered)?;
@@ -286,7 +287,7 @@ async fn instance_id(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn listen_fds(cx: &Context) -> Result<(), NotPassed> {
-    let dir = make_dir()?;
+    let dir = make_dir(cx)?;
     let bound = UnixListener::bind(dir.socket());
     let listener = bound.map_err(|error| NotPassed::hindered("a socket to hand down", &error))?;
     let command = cx.command()?;
@@ -314,7 +315,7 @@ async fn listen_fds(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn others_descriptor(cx: &Context) -> Result<(), NotPassed> {
-    let (dir, others) = (make_dir()?, make_dir()?);
+    let (dir, others) = (make_dir(cx)?, make_dir(cx)?);
     let bound = UnixListener::bind(others.socket());
     let listener = bound.map_err(|error| NotPassed::hindered("another's socket", &error))?;
     let (command, limits) = (cx.command()?, cx.session.limits);

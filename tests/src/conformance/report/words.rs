@@ -7,14 +7,21 @@ use hsup_proto::driver::Capability;
 use super::{
     super::{
         case::Need,
-        chapters::{self, DURABILITY},
+        chapters::{self, DURABILITY, PRIVILEGE},
     },
-    DriverFacts, Report, Verdict, short_name,
+    CaseResult, DriverFacts, Report, Verdict, short_name,
 };
 
 /// The words of a report, such as `core` or `durability EXACT (not kept)`.
 pub(super) fn of(report: &Report) -> Vec<String> {
-    words(&report.driver)
+    let mut words = words(&report.driver);
+    let at_boundary = |result: &&CaseResult| result.chapter == PRIVILEGE;
+    let mut boundary = report.results.iter().filter(at_boundary);
+    // It is the run's to ask about, not the driver's to claim.
+    if boundary.any(|result| !matches!(result.verdict, Verdict::Skipped(_))) {
+        words.push((PRIVILEGE.to_owned(), Chapters::Of(PRIVILEGE.to_owned())));
+    }
+    words
         .into_iter()
         .map(|(word, chapters)| format!("{word}{}", proof(report, &chapters)))
         .collect()
@@ -34,7 +41,8 @@ impl Chapters {
             Self::Core => {
                 let capability = |number| Capability::try_from(number).ok();
                 let mut optional = (1..).map_while(capability).map(short_name);
-                chapter != DURABILITY && !optional.any(|name| chapter_of(&name) == chapter)
+                !matches!(chapter, DURABILITY | PRIVILEGE)
+                    && !optional.any(|name| chapter_of(&name) == chapter)
             }
         }
     }
@@ -107,13 +115,13 @@ mod tests {
     use super::{
         super::{
             super::case::{Case, Failure},
-            CaseResult,
             tests::sample,
         },
         *,
     };
 
-    /// A report of a driver with `CAPABILITY_SIGNAL` in which every case got `verdict(case)`.
+    /// A report of a driver with `CAPABILITY_SIGNAL` in which every case got `verdict(case)`, but
+    /// for those that need another user.
     fn report(verdict: impl Fn(&Case) -> Verdict) -> Report {
         let mut report = sample();
         let cases = chapters::all().into_iter();
@@ -122,7 +130,10 @@ mod tests {
             name: case.name,
             rule: case.rule,
             round: 1,
-            verdict: verdict(case),
+            verdict: match case.chapter {
+                PRIVILEGE => Verdict::Skipped("needs --as-peer".to_owned()),
+                _ => verdict(case),
+            },
             took: Duration::ZERO,
         };
         report.results = cases.map(result).collect();
@@ -169,6 +180,18 @@ mod tests {
             words_of(&lied),
             "core · durability NONE (not kept) · signal"
         );
+    }
+
+    #[test]
+    fn a_run_with_another_user_has_a_word_for_that() {
+        let mut report = report(|_| Verdict::Passed);
+        assert!(!words_of(&report).contains(PRIVILEGE));
+        for result in &mut report.results {
+            if result.chapter == PRIVILEGE {
+                result.verdict = Verdict::Passed;
+            }
+        }
+        assert!(words_of(&report).ends_with(" · privilege boundary"));
     }
 
     #[test]

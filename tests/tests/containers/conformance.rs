@@ -1,0 +1,69 @@
+//! The libcontainer driver keeps every rule of the driver protocol, those for a driver of root
+//! too: for root, and for a user that it serves.
+
+use std::ffi::OsStr;
+
+use hsup_proto::driver::Capability;
+use hsup_tests::conformance::{CaseResult, Config, Need, Verdict, cases, run};
+
+use crate::host::{Host, OPERATOR};
+
+/// What the driver offers.
+const OFFERED: [Capability; 7] = [
+    Capability::StdioFifo,
+    Capability::Signal,
+    Capability::Stats,
+    Capability::Attach,
+    Capability::OwnNetwork,
+    Capability::Binds,
+    Capability::Limits,
+];
+
+/// Needs what a stack of this test has not: something that listens on a port.
+const LEFT_OUT: &str = "what listens on PORT in a dyno is reached there";
+
+/// Whether a case is about what the driver offers, or does not.
+fn is_meant(result: &CaseResult) -> bool {
+    let all = cases();
+    let case = all
+        .iter()
+        .find(|case| (case.chapter, case.name) == (result.chapter, result.name));
+    result.name != LEFT_OUT
+        && case.unwrap().needs.iter().all(|need| match need {
+            Need::Has(capability) => OFFERED.contains(capability),
+            Need::Lacks(capability) => !OFFERED.contains(capability),
+            _ => true,
+        })
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn the_libcontainer_driver_passes_every_case() {
+    let host = Host::new();
+    let driver = host.driver_command();
+    let quoted = |text: &OsStr| format!("'{}'", text.to_str().unwrap());
+    let mut command = "env".to_owned();
+    for (name, value) in driver.get_envs() {
+        let name = name.to_str().unwrap();
+        command += &format!(" {name}={}", quoted(value.unwrap()));
+    }
+    command += &format!(" {} --allow-bind /tmp", quoted(driver.get_program()));
+    let mut config = Config::exec(command);
+    config.as_peer = Some(OPERATOR);
+    let report = run(&config).unwrap();
+    let failures: Vec<_> = report
+        .failures()
+        .map(|(result, failure)| {
+            let (chapter, name, rule) = (result.chapter, result.name, result.rule);
+            format!("{chapter}: {name}\n  {rule}\n  {failure}\n")
+        })
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.concat());
+    let not_run: Vec<_> = report
+        .results
+        .iter()
+        .filter(|result| is_meant(result) && result.verdict != Verdict::Passed)
+        .collect();
+    assert!(not_run.is_empty(), "{not_run:?}");
+    host.is_clean();
+}
