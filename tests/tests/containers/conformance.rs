@@ -47,7 +47,8 @@ fn the_libcontainer_driver_passes_every_case() {
         let name = name.to_str().unwrap();
         command += &format!(" {name}={}", quoted(value.unwrap()));
     }
-    command += &format!(" {} --allow-bind /tmp", quoted(driver.get_program()));
+    let program = quoted(driver.get_program());
+    command += &format!(" {program} --allow-bind /tmp --allow-uid {OPERATOR}");
     let mut config = Config::exec(command);
     config.as_peer = Some(OPERATOR);
     let report = run(&config).unwrap();
