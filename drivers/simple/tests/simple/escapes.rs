@@ -105,7 +105,8 @@ async fn what_a_killed_driver_left_goes_when_the_next_one_serves() {
     for args in [&["--no-cgroups"][..], &[]] {
         let mut driver = Driver::with_args(args);
         let client = driver.connect().await.client();
-        let line = "setsid sleep 1000 & echo $! $$; exec sleep 1000";
+        // Said by the orphan, when it is in a session of its own.
+        let line = "setsid sh -c 'echo $$ '$$'; exec sleep 1000' & exec sleep 1000";
         let (request, mut output) = driver.dyno("leaves", line);
         client.clone().start(request).await.unwrap();
         let pids = output.line().await;
