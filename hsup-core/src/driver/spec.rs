@@ -38,10 +38,10 @@ pub struct Found {
 /// There is no such driver.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FindDriverError {
-    /// The name is of a driver that does not come with hsup yet.
+    /// The name is of a driver that does not come with hsup yet, or whose program is not there.
     #[error(
-        "the {name} driver is not built yet, and nobody else's is installed: no `{program}` beside \
-         {beside} or on PATH; use `-d simple`, or name a driver program with `-d PATH`"
+        "there is no `{program}` beside {beside} or on PATH: {way_out}, use `-d simple`, or name a \
+         driver program with `-d PATH`"
     )]
     NotInstalled {
         /// As given.
@@ -50,6 +50,8 @@ pub enum FindDriverError {
         program: String,
         /// The folder of the hsup program.
         beside: String,
+        /// What else there is to do.
+        way_out: &'static str,
     },
     /// The name is not a driver's.
     #[error(
@@ -112,6 +114,10 @@ pub fn find(name: &str, own: &Path) -> Result<Found, FindDriverError> {
             name: name.to_owned(),
             program,
             beside: beside.display().to_string(),
+            way_out: match name {
+                "docker" => "the docker driver is not built yet",
+                _ => "build or install it (`cargo build --workspace` makes all drivers)",
+            },
         })
 }
 
