@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsup_driver_kit::client::{Capabilities, Client, Connection};
 use hsup_proto::driver::{
-    self, Capability, GetInfoResponse, ListRequest, RemoveRequest, StopRequest,
+    self, Capability, Durability, GetInfoResponse, ListRequest, RemoveRequest, StopRequest,
     remove_request::What,
 };
 use tokio::{sync::watch, time::timeout};
@@ -131,6 +131,11 @@ impl Up {
                 Err(Status::unavailable("the driver went away").into())
             }
         }
+    }
+
+    /// Whether its dynos go on without it, and are known to the next one.
+    pub fn dynos_outlive_it(&self) -> bool {
+        self.info.durability() != Durability::None
     }
 
     /// Whether it is no longer there.

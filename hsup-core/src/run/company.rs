@@ -145,9 +145,9 @@ impl Company<'_> {
     }
 }
 
-/// Has a driver that goes on forget the dyno.
+/// Has a driver forget the dyno, unless that goes with our own child.
 async fn forget(up: &Up, dyno_id: &DynoId) {
-    if up.child {
+    if up.child && !up.dynos_outlive_it() {
         return;
     }
     if let Err(status) = up.remove(dyno_id.as_str()).await {

@@ -49,8 +49,10 @@ impl Pipes {
         };
         drop(stdin);
         let ended = company.until_end(&output, pending()).await?;
-        // A driver of our own has nothing left to do.
-        link.begin_to_end();
+        // A driver of our own has nothing left to do, unless it would remember the dyno.
+        if !company.up.dynos_outlive_it() {
+            link.begin_to_end();
+        }
         if let Some(pump) = &pump {
             pump.stop();
         }
