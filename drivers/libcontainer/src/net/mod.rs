@@ -6,7 +6,7 @@
 //!  default via 172.16.0.29                       table inet hsup-1a2b3c4d
 //! ```
 //!
-//! What is one dyno's, its namespace and its links, is made by [`dyno`] and taken down by
+//! What is one dyno's, its namespace and its links, is made by `dyno.rs` and taken down by
 //! [`tear_down`]. What all dynos of one work directory and one pool of addresses share, the
 //! table with the rules, is made with the first and taken down with the last of them, by
 //! [`remove_table`], which nobody may call but with a lock on the leases: a dyno that holds a
