@@ -8,7 +8,7 @@ pub mod fifo;
 pub mod file_url;
 pub mod launch;
 pub mod listen;
-mod log;
+pub mod log;
 mod marks;
 pub mod open_files;
 pub mod orphans;

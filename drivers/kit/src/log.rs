@@ -27,8 +27,22 @@ use tracing::{
 /// Has this process log to its standard error under the driver's name. Without effect where
 /// something logs already.
 pub(crate) fn begin(name: &'static str) {
+    begin_at(name, Level::INFO);
+}
+
+/// The same of errors alone; for a driver's helper processes. What becomes standard error later
+/// gets none of it: the lines go to a copy of the descriptor, which is closed on exec.
+pub fn begin_errors(name: &'static str) {
+    begin_at(name, Level::ERROR);
+}
+
+fn begin_at(name: &'static str, least: Level) {
     if let Ok(to) = io::stderr().as_fd().try_clone_to_owned() {
-        drop(tracing::subscriber::set_global_default(Lines { name, to }));
+        drop(tracing::subscriber::set_global_default(Lines {
+            name,
+            least,
+            to,
+        }));
     }
 }
 
@@ -48,16 +62,18 @@ pub(crate) fn say(to: BorrowedFd<'_>, text: &str) {
 #[derive(Debug)]
 struct Lines {
     name: &'static str,
+    /// What is less grave is not written.
+    least: Level,
     to: OwnedFd,
 }
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO && metadata.is_event()
+        *metadata.level() <= self.least && metadata.is_event()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::INFO)
+        Some(LevelFilter::from_level(self.least))
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -134,8 +150,25 @@ mod tests {
     use super::*;
 
     fn lines() -> (Lines, File) {
+        lines_from(Level::INFO)
+    }
+
+    fn lines_from(least: Level) -> (Lines, File) {
         let (read, to) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        (Lines { name: "drv", to }, read.into())
+        let name = "drv";
+        (Lines { name, least, to }, read.into())
+    }
+
+    #[test]
+    fn a_helper_writes_its_errors_alone() {
+        let (log, mut read) = lines_from(Level::ERROR);
+        with_default(log, || {
+            tracing::warn!("a controller is missing");
+            tracing::error!("no room");
+        });
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "drv: error: no room\n");
     }
 
     #[test]

@@ -37,9 +37,12 @@ mod sweep;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use hsup_driver_kit::Program;
+use hsup_driver_kit::{Program, log};
 
 use self::{runtime::Libcontainer, settings::Settings};
+
+/// What it is called, in every role.
+const NAME: &str = "hsup-driver-libcontainer";
 
 /// Runs the program in the role that its arguments name; `args` begin with its own name.
 ///
@@ -52,8 +55,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let rest = args.get(1..).unwrap_or_default();
     match rest.first().and_then(|word| word.to_str()) {
-        Some(shim::ROLE) => shim::main(&rest[1..]),
-        Some(sweep::ROLE) => sweep::main(&rest[1..]),
+        Some(shim::ROLE) => {
+            log::begin_errors(NAME);
+            shim::main(&rest[1..])
+        }
+        Some(sweep::ROLE) => {
+            log::begin_errors(NAME);
+            sweep::main(&rest[1..])
+        }
         Some("stack") => stack::command(rest[1..].iter().cloned()),
         _ => serve(rest),
     }
@@ -61,7 +70,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn serve(args: &[OsString]) -> ExitCode {
     let about = "Runs the dynos of hsup in containers. It has to be root.";
-    Program::new("hsup-driver-libcontainer", env!("CARGO_PKG_VERSION"), about)
+    Program::new(NAME, env!("CARGO_PKG_VERSION"), about)
         .value(
             settings::WORK_DIR,
             "DIR",
