@@ -69,7 +69,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn serve(args: &[OsString]) -> ExitCode {
-    let about = "Runs the dynos of hsup in containers. It has to be root.";
+    let about = "Runs the dynos of hsup in containers; it has to be root.\n\n\
+                 `hsup-driver-libcontainer stack --help` tells of the stacks that they run on. Users and\n\
+                 addresses come from LIBCONTAINER_DYNO_UID_MIN, LIBCONTAINER_DYNO_UID_MAX (3000 to 11000)\n\
+                 and LIBCONTAINER_DYNO_SUBNET (172.16.0.28/12); LIBCONTAINER_DYNO_ALLOW opens what dynos\n\
+                 may reach besides the world, LIBCONTAINER_DYNO_EXTRA_INTERFACE and \
+                 LIBCONTAINER_DYNO_EXTRA_ROUTES\nadd to their network.";
     Program::new(NAME, env!("CARGO_PKG_VERSION"), about)
         .value(
             settings::WORK_DIR,
