@@ -6,5 +6,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod allocation;
+mod caller;
 mod container;
 mod host;
+mod isolation;
+mod limits;
+mod running;
+mod survival;
