@@ -86,6 +86,11 @@ impl Host {
         host
     }
 
+    /// Puts one of the built programs into the stack.
+    pub(crate) fn install(&self, program: &str) {
+        take(&binaries().join(program), &self.path("work/stacks/test-1"));
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
@@ -115,7 +120,7 @@ impl Host {
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("LIBCONTAINER_WORK_DIR", self.path("work"))
-            .env("LIBCONTAINER_RUN_DIR", self.run.path().join("run"))
+            .env("LIBCONTAINER_RUN_DIR", self.run_dir())
             .env("LIBCONTAINER_DYNO_SUBNET", self.subnet())
             .env("LIBCONTAINER_DYNO_UID_MIN", self.first_uid().to_string())
             .env(
@@ -136,12 +141,22 @@ impl Host {
         self.path("socket/lc.sock")
     }
 
+    /// The driver's run directory.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.run.path().join("run")
+    }
+
     /// Starts the driver for the operator; `change` may add to its command.
     pub(crate) fn driver_with(&self, change: impl FnOnce(&mut Command)) -> Driver<'_> {
+        self.driver_at(&self.socket(), change)
+    }
+
+    /// The same, at another socket.
+    pub(crate) fn driver_at(&self, socket: &Path, change: impl FnOnce(&mut Command)) -> Driver<'_> {
         let mut command = self.driver_command();
         command
             .arg("--socket")
-            .arg(self.socket())
+            .arg(socket)
             .args(["--allow-uid", &OPERATOR.to_string()]);
         change(&mut command);
         let log = File::options()
@@ -151,14 +166,36 @@ impl Host {
             .unwrap();
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let driver = Driver { host: self, child };
-        let socket = self.socket();
-        let connects = || std::os::unix::net::UnixStream::connect(&socket).ok();
+        let connects = || std::os::unix::net::UnixStream::connect(socket).ok();
         poll(connects).unwrap_or_else(|| panic!("the driver does not listen:\n{}", driver.log()));
         driver
     }
 
     pub(crate) fn driver(&self) -> Driver<'_> {
         self.driver_with(|_| ())
+    }
+
+    /// What a driver says that cannot begin.
+    pub(crate) fn driver_fails(&self, change: impl FnOnce(&mut Command)) -> String {
+        let mut command = self.driver_command();
+        // In a folder where the operator may make one, too.
+        command
+            .arg("--socket")
+            .arg(self.path("operator/rt/lc.sock"));
+        change(&mut command);
+        let output = deadline::output(&mut command);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        said
+    }
+
+    /// Gives a folder and what is in it to the operator.
+    pub(crate) fn give(&self, name: &str) {
+        let path = self.path(name);
+        chown(&path, Some(OPERATOR), Some(OPERATOR)).unwrap();
+        for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+            chown(entry.path(), Some(OPERATOR), Some(OPERATOR)).unwrap();
+        }
     }
 
     /// hsup or hsupctl as the operator, with that driver.
@@ -199,6 +236,36 @@ impl Host {
             output.status
         );
         said
+    }
+
+    /// The processes of this host's dynos whose command line begins so.
+    pub(crate) fn processes(&self, begin: &str) -> Vec<i32> {
+        let run = self.run.path().to_str().unwrap().as_bytes();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.starts_with(begin.replace(' ', "\0").as_bytes())
+                && command.windows(run.len()).any(|part| part == run)
+        })
+        .collect()
+    }
+
+    /// Whether the rules for this host's addresses are there.
+    pub(crate) fn has_table(&self) -> bool {
+        rules().contains(&format!("10.213.{}.", self.number))
+    }
+
+    /// The names in a folder of the work directory.
+    pub(crate) fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path("work").join(folder));
+        let entries = entries.into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        names.sort();
+        names
     }
 
     /// Looks that nothing of the driver and its dynos is left.
@@ -261,6 +328,12 @@ impl Driver<'_> {
 
     pub(crate) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+
+    /// Ends it as the kernel does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Ends it as a service manager does.
@@ -337,6 +410,64 @@ fn cgroups() -> Vec<String> {
     found
 }
 
+/// An address of the host on an interface of its own, for as long as this lives.
+pub(crate) struct Link {
+    name: String,
+    address: String,
+}
+
+impl Link {
+    pub(crate) fn new(host: &Host) -> Self {
+        Self::with(host, &format!("10.212.{}.1/24", host.number))
+    }
+
+    /// One with this address, as `10.0.0.1/24`.
+    pub(crate) fn with(host: &Host, address: &str) -> Self {
+        let name = format!("hst{}", host.number);
+        tool(
+            "ip",
+            &format!("link add {name} type veth peer name {name}p"),
+        )
+        .unwrap();
+        let link = Self {
+            address: address.split('/').next().unwrap_or_default().to_owned(),
+            name,
+        };
+        let name = &link.name;
+        tool("ip", &format!("address add {address} dev {name}")).unwrap();
+        tool("ip", &format!("link set {name} up")).unwrap();
+        tool("ip", &format!("link set {name}p up")).unwrap();
+        link
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The other end goes with it.
+        drop(tool("ip", &format!("link delete {}", self.name)));
+    }
+}
+
+/// Runs a tool that changes the host; what it says if it fails.
+#[expect(clippy::disallowed_methods, reason = "a tool that changes the host")]
+pub(crate) fn tool(program: &str, words: &str) -> Result<(), String> {
+    let output = Command::new(program).args(words.split(' ')).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program} {words}: {said}"))
+}
+
 /// What `nft list ruleset` prints.
 #[expect(clippy::disallowed_methods, reason = "a tool that looks at the host")]
 fn rules() -> String {
@@ -360,18 +491,22 @@ pub(crate) fn busybox(root: &Path) {
         }
     }
     for shell in ["dash", "bash"] {
-        let from = Path::new("/bin").join(shell);
-        fs::copy(&from, root.join("bin").join(shell)).unwrap();
-        let libraries = said("ldd", &[from.to_str().unwrap()]);
-        let words = libraries.split_whitespace();
-        for library in words.filter(|word| word.starts_with('/')) {
-            let to = root.join(library.trim_start_matches('/'));
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(library, to).unwrap();
-        }
+        take(&Path::new("/bin").join(shell), root);
     }
     symlink("dash", root.join("bin/sh")).unwrap();
     symlink("/bin/env", root.join("usr/bin/env")).unwrap();
+}
+
+/// Copies a program into a root's /bin, and the libraries that it is linked with to where they are.
+fn take(program: &Path, root: &Path) {
+    fs::copy(program, root.join("bin").join(program.file_name().unwrap())).unwrap();
+    let libraries = said("ldd", &[program.to_str().unwrap()]);
+    let words = libraries.split_whitespace();
+    for library in words.filter(|word| word.starts_with('/')) {
+        let to = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(library, to).unwrap();
+    }
 }
 
 /// What a tool prints.

@@ -6,6 +6,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod allocation;
+mod caller;
 mod conformance;
 mod container;
 mod host;
+mod isolation;
+mod limits;
+mod running;
+mod survival;

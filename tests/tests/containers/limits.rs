@@ -1,0 +1,205 @@
+//! What a dyno may use, and what becomes of one that wants more.
+
+use hsup_proto::driver::Limits;
+
+use crate::{
+    caller::{Caller, how},
+    host::Host,
+    running::Running,
+};
+
+const MIB: u64 = 1 << 20;
+
+fn memory(mib: u64) -> Limits {
+    Limits {
+        memory_bytes: mib * MIB,
+        ..Limits::default()
+    }
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_that_outgrows_its_memory_is_told_to_have_done_so() {
+    let host = Host::new();
+    host.install("test-escape");
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let (said, status) = caller.output("a", "exec test-escape hold 200", |request| {
+        request.limits = Some(memory(64));
+    });
+    assert_eq!(how(&status), "SIGKILL", "{said}");
+    assert!(status.oom_killed, "{status:?}");
+    // A child of it is told too, and another dyno's limit is its own.
+    let (said, status) = caller.output("b", "test-escape hold 200; echo $?", |request| {
+        request.limits = Some(memory(64));
+    });
+    assert!(said.starts_with("137\n"), "{said}");
+    assert_eq!(how(&status), "0");
+    assert!(status.oom_killed, "{status:?}");
+    let (said, status) = caller.output("c", "test-escape hold 100", |request| {
+        request.limits = Some(memory(256));
+    });
+    assert_eq!(said, "held 25600\n");
+    assert!(!status.oom_killed, "{status:?}");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn hsup_says_that_the_memory_was_not_enough() {
+    let host = Host::new();
+    host.install("test-escape");
+    let driver = host.driver();
+    let release = r#"{"Version":1,"Env":{"PORT":"5000"},"Stack":"test",
+        "Limits":{"MemoryBytes":67108864},
+        "Processes":[{"Type":"worker","Args":["test-escape","hold","200"],"Quantity":1}]}"#;
+    host.write("control/new", release);
+    host.give("control");
+    let control = host.path("control");
+    let hsup = Running::start(&host, |command| {
+        command.arg("--control-dir").arg(&control);
+    });
+    hsup.wait_for_line("It was killed because it had used up its memory");
+    hsup.interrupt();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_fork_bomb_stays_in_its_dyno() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let bomb = "f() { sleep 1000 & f; }; echo begun; f 2>/dev/null; sleep 1000";
+    let mut bad = caller.start("bad", bomb);
+    bad.wait_for("begun");
+    let full = || (caller.stats("bad").pids.unwrap_or(0) >= 250).then_some(());
+    assert!(hsup_tests::deadline::poll(full).is_some());
+    let pids = caller.stats("bad").pids;
+    assert!(pids.unwrap() <= 257, "{pids:?}");
+    let (said, status) = caller.output("good", "for i in 1 2 3; do (echo $i); done", |_| ());
+    assert_eq!((&*said, &*how(&status)), ("1\n2\n3\n", "0"));
+    bad.end();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_limit_on_processes_is_the_dynos_own() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let line = "n=0; while [ $n -lt 60 ]; do sleep 1000 & n=$((n+1)); done; wait";
+    let few = |request: &mut hsup_proto::driver::StartRequest| {
+        request.limits = Some(Limits {
+            pids: 20,
+            ..Limits::default()
+        });
+    };
+    // It is the same user's wherever that is counted: one dyno's must not be another's.
+    let mut one = caller
+        .try_start("a", "sleep 1000 & sleep 1000 & echo up; wait", few)
+        .unwrap();
+    one.wait_for("up");
+    let begun = caller.try_start("b", line, few).unwrap();
+    let full = || (caller.stats("b").pids.unwrap_or(0) >= 15).then_some(());
+    assert!(hsup_tests::deadline::poll(full).is_some());
+    let pids = caller.stats("b").pids.unwrap();
+    assert!(pids <= 22, "{pids}");
+    begun.end();
+    one.end();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_that_fills_its_tmp_is_told_so_and_others_go_on() {
+    let host = Host::new();
+    let driver = host.driver_with(|command| {
+        command.args(["--tmp-size", "8m"]);
+    });
+    let caller = Caller::new(&host.socket());
+    let fill = "for at in /tmp /var/tmp; do \
+                dd if=/dev/zero of=$at/file bs=1M count=20 2>&1; done; echo full; read _";
+    let mut bad = caller.start("bad", fill);
+    let said = bad.wait_for("full");
+    assert_eq!(said.matches("No space left on device").count(), 2, "{said}");
+    let good = "dd if=/dev/zero of=/tmp/file bs=1M count=6 2>/dev/null && echo well";
+    assert_eq!(caller.output("good", good, |_| ()).0, "well\n");
+    bad.end();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_limit_on_cpu_time_holds() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let mut dyno = caller
+        .try_start("a", "echo up; while :; do :; done", |request| {
+            request.limits = Some(Limits {
+                cpu_millis: 100,
+                ..Limits::default()
+            });
+        })
+        .unwrap();
+    dyno.wait_for("up");
+    let used = || {
+        let stats = caller.stats("a");
+        (stats.at_unix_ms, stats.cpu_ns.unwrap())
+    };
+    let (begin, before) = used();
+    // That it gets on, but not far.
+    let later = hsup_tests::deadline::poll(|| {
+        let (now, after) = used();
+        (now - begin >= 2000).then_some((now, after))
+    });
+    let (end, after) = later.unwrap();
+    let share = (after - before) / 1_000 / u64::try_from(end - begin).unwrap();
+    assert!((1..200).contains(&share), "{share} thousandths");
+    dyno.end();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn the_resource_limits_are_those_of_heroku() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let line = "ulimit -u; ulimit -n; ulimit -Hn; ulimit -c";
+    for (number, (mib, processes)) in [(0, 256), (512, 256), (1024, 512), (2560, 16_384)]
+        .into_iter()
+        .enumerate()
+    {
+        let (said, _) = caller.output(&format!("a-{number}"), line, |request| {
+            request.limits = (mib > 0).then(|| memory(mib));
+        });
+        assert_eq!(said, format!("{processes}\n10000\n10000\n0\n"), "{mib} MiB");
+    }
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_limit_that_no_dyno_can_live_with_is_refused() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let refused = caller.try_start("a", "true", |request| request.limits = Some(memory(1)));
+    let status = refused.err().unwrap();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+    crate::caller::says(&status, &["limits.memory_bytes", "4194304"]);
+    // Nothing was taken for it.
+    assert_eq!(host.names("uids"), [""; 0]);
+    driver.end();
+    host.is_clean();
+}
