@@ -40,16 +40,24 @@ fn is_meant(result: &CaseResult) -> bool {
 #[ignore = "needs root: it makes containers"]
 fn the_libcontainer_driver_passes_every_case() {
     let host = Host::new();
-    let driver = host.driver_command();
+    let mut driver = host.driver_command();
+    // Hundreds of dynos at once.
+    let last = host.first_uid() + 998;
+    driver
+        .env("LIBCONTAINER_DYNO_SUBNET", host.wide_subnet())
+        .env("LIBCONTAINER_DYNO_UID_MAX", last.to_string());
     let quoted = |text: &OsStr| format!("'{}'", text.to_str().unwrap());
-    let mut command = "env".to_owned();
+    let mut words = vec!["env".to_owned()];
     for (name, value) in driver.get_envs() {
-        let name = name.to_str().unwrap();
-        command += &format!(" {name}={}", quoted(value.unwrap()));
+        words.push(format!(
+            "{}={}",
+            name.to_str().unwrap(),
+            quoted(value.unwrap())
+        ));
     }
-    let program = quoted(driver.get_program());
-    command += &format!(" {program} --allow-bind /tmp --allow-uid {OPERATOR}");
-    let mut config = Config::exec(command);
+    words.push(quoted(driver.get_program()));
+    words.push(format!("--allow-bind /tmp --allow-uid {OPERATOR}"));
+    let mut config = Config::exec(words.join(" "));
     config.as_peer = Some(OPERATOR);
     let report = run(&config).unwrap();
     let failures: Vec<_> = report

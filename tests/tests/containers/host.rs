@@ -47,7 +47,7 @@ pub(crate) fn binaries() -> &'static Path {
 pub(crate) struct Host {
     root: TempDir,
     run: TempDir,
-    /// The second byte of its addresses, and with that its users: no two tests share them.
+    /// The third byte of its addresses, and with that its users: no two tests share them.
     number: u32,
     before: Traces,
 }
@@ -105,7 +105,16 @@ impl Host {
 
     /// The addresses that dynos of this host get, as a block.
     pub(crate) fn subnet(&self) -> String {
-        format!("10.{}.0.0/16", 100 + self.number)
+        format!("10.213.{}.0/24", self.number)
+    }
+
+    /// The same for a test that needs hundreds of them.
+    pub(crate) fn wide_subnet(&self) -> String {
+        format!("10.{}.0.0/16", self.wide())
+    }
+
+    fn wide(&self) -> u32 {
+        90 + self.number
     }
 
     /// The first user that a dyno may be.
@@ -125,7 +134,7 @@ impl Host {
             .env("LIBCONTAINER_DYNO_UID_MIN", self.first_uid().to_string())
             .env(
                 "LIBCONTAINER_DYNO_UID_MAX",
-                (self.first_uid() + 998).to_string(),
+                (self.first_uid() + 62).to_string(),
             )
             .current_dir("/")
             .stdin(Stdio::null());
@@ -296,8 +305,14 @@ impl Host {
 
     /// Whether a trace is one of this test's: others run at the same time.
     fn is_ours(&self, trace: &str) -> bool {
-        let address = format!("10.{}.", 100 + self.number);
-        let hex = format!("-0a{:02x}", 100 + self.number);
+        let addresses = [
+            format!("10.213.{}.", self.number),
+            format!("10.{}.", self.wide()),
+        ];
+        let hex = [
+            format!("-0ad5{:02x}", self.number),
+            format!("-0a{:02x}", self.wide()),
+        ];
         let places = [self.root.path(), self.run.path()];
         let of_place = places
             .iter()
@@ -306,7 +321,12 @@ impl Host {
         let of_uid = uids
             .into_iter()
             .any(|uid| trace.ends_with(&format!("-{uid}")));
-        of_place || of_uid || trace.contains(&address) || trace.contains(&hex)
+        of_place
+            || of_uid
+            || addresses
+                .iter()
+                .chain(&hex)
+                .any(|part| trace.contains(part))
     }
 }
 
