@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     env,
     fs::{self, File},
-    io::Write as _,
+    io::{Read as _, Write as _},
     os::unix::fs::{PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -175,8 +175,8 @@ impl Host {
             .unwrap();
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let driver = Driver { host: self, child };
-        let connects = || std::os::unix::net::UnixStream::connect(socket).ok();
-        poll(connects).unwrap_or_else(|| panic!("the driver does not listen:\n{}", driver.log()));
+        let serves = poll(|| serves(socket).then_some(()));
+        serves.unwrap_or_else(|| panic!("the driver does not serve:\n{}", driver.log()));
         driver
     }
 
@@ -333,6 +333,16 @@ impl Host {
 fn is_hidden(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Whether somebody greets a client there (RFC 9113, section 3.4): a driver listens before it has
+/// begun to serve, and the first answer has a deadline.
+fn serves(socket: &Path) -> bool {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let Ok(mut stream) = std::os::unix::net::UnixStream::connect(socket) else {
+        return false;
+    };
+    stream.write_all(PREFACE).is_ok() && stream.read_exact(&mut [0; 9]).is_ok()
 }
 
 /// A driver that runs.
