@@ -1,6 +1,6 @@
 //! What a dyno finds itself in.
 
-use crate::host::Host;
+use crate::{host::Host, running::Running};
 
 #[test]
 #[ignore = "needs root: it makes containers"]
@@ -78,6 +78,25 @@ fn profile_scripts_are_sourced_in_their_order_and_arguments_arrive_intact() {
         command.args(["--", "printf", "%s|", "a \"'$HOME", ""]);
     });
     assert_eq!(String::from_utf8_lossy(&words.stdout), "a \"'$HOME||b  c|");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_storm_of_thirty_starts_is_thirty_dynos() {
+    let host = Host::new();
+    let driver = host.driver();
+    let hsup = Running::start(&host, |command| {
+        command.arg("worker=30");
+    });
+    let names: Vec<_> = (1..=30).map(|number| format!("worker.{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    hsup.wait_up(&names);
+    // Each has a user and an address of its own.
+    assert_eq!(host.names("uids").len(), 30);
+    assert_eq!(host.names("subnets").len(), 30);
+    hsup.interrupt();
     driver.end();
     host.is_clean();
 }
