@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::super::app;
 
 const PAUSE: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const IMAGE: &str = "hsup-bench";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
