@@ -152,7 +152,8 @@ impl Stacks {
         let disk = Disk::new(folder.clone());
         let prepared = || {
             let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o755).create(&folder)?;
+            // Shut: what of a stack has the set-user-ID bit is not for the host's users.
+            builder.recursive(true).mode(0o700).create(&folder)?;
             builder.mode(0o700).create(disk.fetch_folder())?;
             builder.create(disk.primary_folder())?;
             disk.collect()
