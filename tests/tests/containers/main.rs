@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod allocation;
+mod binds;
 mod caller;
 mod conformance;
 mod container;
