@@ -541,7 +541,13 @@ fn take(program: &Path, root: &Path) {
 
 /// What a tool prints.
 #[expect(clippy::disallowed_methods, reason = "a tool that tells what there is")]
-fn said(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
+pub(crate) fn said(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Says what this machine lacks for a part of a test.
+#[expect(clippy::print_stderr, reason = "a test says what it could not look at")]
+pub(crate) fn left_out(what: &str) {
+    eprintln!("left out: {what}");
 }

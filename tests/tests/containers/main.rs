@@ -15,4 +15,6 @@ mod host;
 mod isolation;
 mod limits;
 mod running;
+mod slugs;
+mod stacks;
 mod survival;
