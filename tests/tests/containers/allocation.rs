@@ -4,7 +4,8 @@ use hsup_tests::deadline::poll;
 
 use crate::{
     caller::{Caller, is_exhausted},
-    host::{Host, Link, OPERATOR, left_out, tool},
+    host::{Host, OPERATOR},
+    machine::{Link, left_out, tool},
 };
 
 const SUBNET: &str = "LIBCONTAINER_DYNO_SUBNET";

@@ -14,6 +14,7 @@ mod container;
 mod host;
 mod isolation;
 mod limits;
+mod machine;
 mod running;
 mod slugs;
 mod stacks;

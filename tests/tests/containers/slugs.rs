@@ -14,7 +14,8 @@ use tonic::Code;
 
 use crate::{
     caller::{Caller, is_exhausted, release, says},
-    host::{Host, OPERATOR, said, tool},
+    host::{Host, OPERATOR},
+    machine::{busybox, said, tool},
 };
 
 /// Packs a slug with this text in its file `hello`.
@@ -246,7 +247,7 @@ fn a_disk_that_is_full_is_told_and_nothing_is_lost() {
     fs::create_dir(&small).unwrap();
     let words = format!("-t tmpfs -o size=48m,mode=755 none {}", small.display());
     tool("mount", &words).unwrap();
-    crate::host::busybox(&small.join("work/stacks/test-1"));
+    busybox(&small.join("work/stacks/test-1"));
     let driver = host.driver_with(|command| {
         command.env("LIBCONTAINER_WORK_DIR", small.join("work"));
     });

@@ -1,12 +1,16 @@
 //! Stacks: where they come from, and the bad ones.
 
-use std::fs::{self, File};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+};
 
 use tonic::Code;
 
 use crate::{
     caller::{Caller, release, says},
-    host::{Host, left_out, said, tool},
+    host::Host,
+    machine::{left_out, said, tool},
 };
 
 /// What makes a file system image of a folder, if it is here.
@@ -52,7 +56,7 @@ fn a_stack_is_what_the_list_says() {
         let sum = said("sha256sum", &[path]);
         let sum = sum.split(' ').next().unwrap();
         let entry = format!("name: {name}, version: 7, format: {kind}, sha256: {sum}");
-        list.push_str(&format!("- {{{entry}, url: 'file://{path}'}}\n"));
+        writeln!(list, "- {{{entry}, url: 'file://{path}'}}").unwrap();
         names.push(name);
     }
     host.write("work/stacks/manifest.yml", &list);
