@@ -4,7 +4,8 @@ use hsup_tests::deadline::poll;
 
 use crate::{
     caller::{Caller, is_exhausted},
-    host::{Host, Link, OPERATOR, tool},
+    host::{Host, OPERATOR},
+    machine::{Link, left_out, tool},
 };
 
 const SUBNET: &str = "LIBCONTAINER_DYNO_SUBNET";
@@ -205,9 +206,4 @@ fn an_interface_is_added_where_the_kernel_has_the_kind() {
     }
     drop(link);
     host.is_clean();
-}
-
-#[expect(clippy::print_stderr, reason = "a test says what it could not look at")]
-fn left_out(what: &str) {
-    eprintln!("left out: {what}");
 }

@@ -190,8 +190,19 @@ impl Stacks {
             }
         };
         let Some((manifest, origin)) = list else {
-            let newest = self.disk.newest(&name)?;
-            return newest.ok_or_else(|| StackError::NoManifest {
+            if let Some(stack) = self.disk.newest(&name)? {
+                return Ok(stack);
+            }
+            let mut here: Vec<_> = self
+                .disk
+                .names()?
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            here.sort();
+            here.dedup();
+            return Err(StackError::NoManifest {
+                here: listed(&here),
                 manifest: self.disk.manifest(),
                 directory: self.disk.folder().join(format!("{name}-VERSION")),
                 stack: name,
