@@ -4,6 +4,7 @@
 //! touches another, and when a driver ends.
 
 mod calls;
+mod charge;
 mod quota;
 
 use std::{
@@ -23,12 +24,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::calls::{Asked, malformed};
+use self::calls::Calls;
 pub use self::quota::Limits;
-pub(crate) use self::quota::is_stranger;
-use self::{
-    calls::Calls,
-    quota::{Pass, Quota},
+pub(crate) use self::{
+    calls::{Asked, malformed},
+    charge::Charge,
+    quota::{Pass, Quota, is_stranger},
 };
 use crate::{
     listen::Listener,
@@ -190,6 +191,7 @@ async fn accept<R: Runtime>(
     let mut next = 0;
     let open = Quota::new(options.limits.connections);
     let calls = Quota::new(options.limits.calls);
+    let bytes = Quota::new(options.limits.request_bytes);
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -202,7 +204,7 @@ async fn accept<R: Runtime>(
                     tracing::warn!(uid = %peer.uid, most = open.most(), "refused a connection of a user who has too many");
                     continue;
                 };
-                let calls = Calls::new(service.clone(), peer, calls.clone());
+                let calls = Calls::new(service.clone(), peer, calls.clone(), bytes.clone());
                 connections.spawn(connection(
                     stream,
                     peer,

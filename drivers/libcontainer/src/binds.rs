@@ -94,7 +94,7 @@ fn open_one(bind: &proto::Bind, prefixes: &[PathBuf]) -> Result<Opened, BindErro
     if kind != SFlag::S_IFDIR && kind != SFlag::S_IFREG {
         return Err(BindError::NotAFile(host.to_owned()));
     }
-    let tree = mounts::tree_of(&fd).map_err(|source| BindError::Open {
+    let tree = mounts::tree_of(&fd, bind.writable).map_err(|source| BindError::Open {
         path: host.to_owned(),
         source,
     })?;

@@ -216,8 +216,9 @@ pub(crate) fn members(folders: &[PathBuf]) -> Vec<i32> {
         .filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
         .flat_map(|text| {
             text.lines()
-                .filter_map(|line| line.parse().ok())
-                .collect::<Vec<_>>()
+                // 0 is somebody in a pid namespace that we do not see.
+                .filter_map(|line| line.parse().ok().filter(|pid| *pid > 0))
+                .collect::<Vec<i32>>()
         })
         .collect();
     pids.sort_unstable();

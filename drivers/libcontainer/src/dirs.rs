@@ -19,7 +19,7 @@ use std::{
     io::{self, Write as _},
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{DirBuilderExt as _, MetadataExt as _},
+        fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -52,6 +52,8 @@ pub(crate) enum DirsError {
          give a meaning: choose another directory", .0.display()
     )]
     Characters(PathBuf),
+    #[error("`{}` is a link: name the directory itself", .0.display())]
+    Link(PathBuf),
     #[error("failed to look at `{}`", path.display())]
     Look { path: PathBuf, source: io::Error },
     #[error(
@@ -72,12 +74,14 @@ impl WorkDir {
     pub(crate) fn open(path: &Path) -> Result<Self, DirsError> {
         plain(path)?;
         make(path, 0o755)?;
-        let dir = Self(path.canonicalize().map_err(|source| DirsError::Look {
-            path: path.to_owned(),
-            source,
-        })?);
-        ours(&dir.0)?;
-        make(&dir.containers(), 0o711)?;
+        let dir = Self(ours(path)?);
+        make(&dir.containers(), 0o700)?;
+        // What a dyno writes is nobody's to see, least of all to execute: it may have the bit that
+        // makes who executes it the dyno's user.
+        close(&dir.containers())?;
+        let stacks = dir.0.join("stacks");
+        make(&stacks, 0o700)?;
+        close(&stacks)?;
         Ok(dir)
     }
 
@@ -135,7 +139,7 @@ impl Home {
     ) -> Result<Self, DirsError> {
         plain(run_dir)?;
         make(run_dir, 0o700)?;
-        ours(run_dir)?;
+        let run_dir = ours(run_dir)?;
         let homes = run_dir.join(work_dir.key());
         make(&homes, 0o700)?;
         let socket = socket.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.into()));
@@ -261,19 +265,43 @@ fn make(path: &Path, mode: u32) -> Result<(), DirsError> {
     })
 }
 
-/// Whether nobody else could put something there.
-fn ours(path: &Path) -> Result<(), DirsError> {
-    let found = fs::metadata(path).map_err(|source| DirsError::Look {
+/// Shuts a folder to everybody but root, whoever made it.
+fn close(path: &Path) -> Result<(), DirsError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|source| DirsError::Make {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The directory itself, if nobody but us can put something there, or something else in its
+/// place: it is no link, and belongs to us, as do those above it, or they are as /tmp is.
+fn ours(path: &Path) -> Result<PathBuf, DirsError> {
+    let look = |path: &Path| {
+        fs::symlink_metadata(path).map_err(|source| DirsError::Look {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    if look(path)?.is_symlink() {
+        return Err(DirsError::Link(path.to_owned()));
+    }
+    let path = path.canonicalize().map_err(|source| DirsError::Look {
         path: path.to_owned(),
         source,
     })?;
-    if found.uid() == Uid::effective().as_raw() && found.mode() & 0o022 == 0 {
-        return Ok(());
+    for (level, folder) in path.ancestors().enumerate() {
+        let found = look(folder)?;
+        let is_ours = found.uid() == Uid::effective().as_raw() || found.uid() == 0;
+        let is_closed = found.mode() & 0o022 == 0;
+        let is_sticky = found.mode() & 0o1000 != 0;
+        if !is_ours || !(is_closed || (level > 0 && is_sticky)) {
+            return Err(DirsError::NotOurs {
+                path: folder.to_owned(),
+                owner: found.uid(),
+            });
+        }
     }
-    Err(DirsError::NotOurs {
-        path: path.to_owned(),
-        owner: found.uid(),
-    })
+    Ok(path)
 }
 
 fn plain(path: &Path) -> Result<(), DirsError> {
@@ -342,6 +370,30 @@ mod tests {
         let home = open(folder.path(), None).unwrap();
         home.tidy();
         assert!(!folder.path().join("run").exists());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_run_directory_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), folder.path().join("run"))
+            .unwrap();
+        let error = open(folder.path(), None).unwrap_err();
+        assert!(matches!(error, DirsError::Link(_)), "{error}");
+    }
+
+    #[test]
+    fn what_dynos_write_and_stacks_are_shut_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = folder.path().join("work");
+        for name in ["containers", "stacks"] {
+            fs::create_dir_all(work.join(name)).unwrap();
+        }
+        let work = WorkDir::open(&work).unwrap();
+        for name in ["containers", "stacks"] {
+            let mode = fs::metadata(work.path().join(name)).unwrap().mode();
+            assert_eq!(mode & 0o777, 0o700, "{name}");
+        }
     }
 
     #[test]

@@ -17,7 +17,10 @@ use hsup_driver_kit::{
 };
 use nix::{
     errno::Errno,
-    sys::{signal, wait::waitpid},
+    sys::{
+        signal,
+        wait::{WaitPidFlag, waitpid},
+    },
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
@@ -69,6 +72,8 @@ struct Inner {
     known: Known,
     hierarchies: Arc<Hierarchies>,
     life: Life,
+    /// Its waiter is a child of this process.
+    is_child: bool,
     /// Its first process; none of a dyno that had ended when it was looked for.
     init: Option<OwnedFd>,
     terminal: Option<pty::Terminal>,
@@ -92,6 +97,7 @@ impl Contained {
             known,
             hierarchies: Arc::clone(hierarchies),
             life,
+            is_child: true,
         })))
     }
 
@@ -113,6 +119,7 @@ impl Contained {
             watches,
             hierarchies: Arc::clone(hierarchies),
             life,
+            is_child: false,
             init,
             terminal,
         })))
@@ -232,11 +239,17 @@ impl Dyno for Contained {
 
     async fn remove(&self) {
         let Inner {
-            dir, watches, life, ..
+            dir,
+            watches,
+            life,
+            is_child,
+            ..
         } = &*self.0;
         watches.left.closed().await;
-        // Ours to reap, unless another process of this driver started it.
-        let _ = waitpid(Pid::from_raw(life.waiter), None);
+        if *is_child {
+            // It has closed everything, and is ours to reap; the second time there is none.
+            let _ = waitpid(Pid::from_raw(life.waiter), Some(WaitPidFlag::__WALL));
+        }
         if sweep::is_due(dir) {
             self.sweep().await;
         }

@@ -26,6 +26,7 @@ mod mounts;
 pub mod net;
 mod order;
 mod recover;
+mod removal;
 mod runtime;
 mod seccomp;
 mod settings;

@@ -110,9 +110,13 @@ pub(crate) fn exit_status(dir: &Path) -> Option<ExitStatus> {
         (Some(code), None) => How::Code(code),
         (None, None) => return None,
     };
+    // Something of it was killed for its memory; the dyno was, if that ended it: a shell whose
+    // command was killed by SIGKILL says 137.
+    let was_killed =
+        matches!(&how, How::Code(137)) || matches!(&how, How::Signal(name) if name == "SIGKILL");
     Some(ExitStatus {
         how: Some(how),
-        oom_killed: exit.oom_killed,
+        oom_killed: exit.oom_killed && was_killed,
         exited_at_unix_ms: exit.exited_at_unix_ms,
     })
 }
@@ -147,6 +151,8 @@ mod tests {
 
     #[test_case(r#"{"code":42,"oom_killed":false,"exited_at_unix_ms":7}"# => Some((How::Code(42), false)))]
     #[test_case(r#"{"signal":9,"oom_killed":true,"exited_at_unix_ms":7}"# => Some((How::Signal("SIGKILL".into()), true)))]
+    #[test_case(r#"{"code":0,"oom_killed":true,"exited_at_unix_ms":7}"# => Some((How::Code(0), false)); "only a child was")]
+    #[test_case(r#"{"code":137,"oom_killed":true,"exited_at_unix_ms":7}"# => Some((How::Code(137), true)))]
     #[test_case(r#"{"exited_at_unix_ms":7}"# => None; "neither")]
     #[test_case("{" => None; "half")]
     fn what_was_written(text: &str) -> Option<(How, bool)> {

@@ -100,6 +100,18 @@ pub(crate) struct Slug<'a> {
     pub(crate) owner: u32,
 }
 
+/// Whether folders in `own`, on the disk, can be the writable layer of an overlay that is
+/// mounted at `at`. They cannot where they are in an overlay themselves, as in a Docker container.
+pub(crate) fn probe_at(own: &Path, at: &Path) -> Result<(), MountError> {
+    let lower = own.join("lower");
+    for folder in [&lower, at] {
+        fs::create_dir_all(folder).map_err(failed("make", folder))?;
+    }
+    let result = app(None, own, &lower, at, 0).map(drop);
+    detach(at);
+    result
+}
+
 /// How a slug became the dyno's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mapped {
@@ -156,8 +168,15 @@ pub(crate) fn app(
 
 /// A mount, which is nowhere yet, of the folder or file that a descriptor stands for. Only in the
 /// mount namespace in which that was opened.
-pub(crate) fn tree_of(what: &OwnedFd) -> io::Result<OwnedFd> {
-    open_tree(what.as_raw_fd(), c"", libc::AT_RECURSIVE.unsigned_abs())
+pub(crate) fn tree_of(what: &OwnedFd, writable: bool) -> io::Result<OwnedFd> {
+    let tree = open_tree(what.as_raw_fd(), c"", libc::AT_RECURSIVE.unsigned_abs())?;
+    let mut flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if !writable {
+        flags |= libc::MOUNT_ATTR_RDONLY;
+    }
+    // Those that are mounted below it, too.
+    set_attributes(&tree, flags, None, libc::AT_RECURSIVE)?;
+    Ok(tree)
 }
 
 /// Mounts such a tree at `at`, in whichever namespace.
@@ -175,7 +194,8 @@ fn map(slug: Slug<'_>, at: &Path, uid: u32) -> io::Result<()> {
     let path = CString::new(slug.path.as_os_str().as_bytes())?;
     let tree = open_tree(libc::AT_FDCWD, &path, 0)?;
     let users = user_namespace(slug.owner, uid)?;
-    set_owner(&tree, &users)?;
+    let flags = libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    set_attributes(&tree, flags, Some(&users), 0)?;
     move_mount(&tree, at)
 }
 
@@ -232,12 +252,18 @@ fn open_tree(folder: RawFd, path: &std::ffi::CStr, more: u32) -> io::Result<Owne
 }
 
 #[expect(unsafe_code, reason = "mount_setattr(2) has no wrapper")]
-fn set_owner(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
+fn set_attributes(
+    tree: &OwnedFd,
+    attr_set: u64,
+    users: Option<&OwnedFd>,
+    more: i32,
+) -> io::Result<()> {
+    let userns_fd = users.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX));
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_set,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: u64::try_from(users.as_raw_fd()).unwrap_or(u64::MAX),
+        userns_fd,
     };
     // SAFETY: the kernel reads as much of the structure as its size says.
     let result = unsafe {
@@ -245,7 +271,7 @@ fn set_owner(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | more,
             &raw const attributes,
             size_of_val(&attributes),
         )

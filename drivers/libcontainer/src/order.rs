@@ -87,8 +87,8 @@ pub(crate) struct Handed {
 pub(crate) enum Answer {
     /// The dyno's first process exists.
     Started(Life),
-    /// It could not be started, and nothing of it is left.
-    Failed(String),
+    /// It could not be started, and nothing of it is left: why, and what the kernel answered.
+    Failed(String, Option<i32>),
 }
 
 /// How a dyno that was started is known.

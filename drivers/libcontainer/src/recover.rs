@@ -17,14 +17,13 @@ use tokio::time::{Instant, sleep};
 use crate::{
     dyno::Contained,
     life::{self, Watch},
+    removal,
     runtime::Libcontainer,
     shim, start, sweep,
 };
 
 /// How long a shim whose driver was killed may take to find that out, or to start its dyno.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a folder is called while it is removed.
-const ASIDE: &str = "gone";
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Libcontainer {
@@ -49,7 +48,7 @@ impl Libcontainer {
                 }
             }
         }
-        self.clear_containers()?;
+        self.clear_containers().await;
         if !found.is_empty() {
             tracing::info!(dynos = found.len(), "found dynos again");
         }
@@ -66,31 +65,46 @@ impl Libcontainer {
         Ok(Some(Recovered { record, dyno }))
     }
 
-    /// Removes what dynos wrote that went with a reboot, or whose start was interrupted.
-    fn clear_containers(&self) -> Result<(), RecoverError> {
-        for entry in fs::read_dir(self.work_dir().containers())? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if is_aside(&name) {
-                fs::remove_dir_all(entry.path())?;
-            } else if let Some(uid) = name.to_str().and_then(|name| name.parse().ok()) {
-                // Aside first: who takes the user while it is being removed makes another.
-                let aside = entry.path().with_extension(ASIDE);
-                let moved = self
-                    .leases()
-                    .if_free(uid, || fs::rename(entry.path(), &aside))?;
-                if let Some(moved) = moved {
-                    moved?;
-                    fs::remove_dir_all(&aside)?;
+    /// Removes what dynos wrote that went with a reboot, or whose start was interrupted. What
+    /// cannot be removed is told, and is in nobody's way.
+    async fn clear_containers(&self) {
+        let driver = self.clone();
+        // A dyno may have written a lot.
+        let cleared = tokio::task::spawn_blocking(move || {
+            let entries = fs::read_dir(driver.work_dir().containers());
+            for entry in entries.into_iter().flatten().flatten() {
+                let path = entry.path();
+                if let Err(error) = driver.clear_container(&path) {
+                    let error = errors::chain(&*error);
+                    tracing::error!(path = %path.display(), error, "something of a dyno is left");
                 }
             }
+        });
+        drop(cleared.await);
+    }
+
+    fn clear_container(&self, path: &Path) -> Result<(), RecoverError> {
+        let name = path.file_name().unwrap_or_default();
+        if is_aside(name) {
+            // Unless its sweep is at work in it: then both remove what they find.
+            return Ok(removal::remove(path)?);
+        }
+        let Some(uid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            return Ok(());
+        };
+        // Aside first: who takes the user while it is being removed makes another.
+        let aside = path.with_extension(sweep::ASIDE);
+        let moved = self.leases().if_free(uid, || fs::rename(path, &aside))?;
+        if let Some(moved) = moved {
+            moved?;
+            removal::remove(&aside)?;
         }
         Ok(())
     }
 }
 
 fn is_aside(name: &OsStr) -> bool {
-    Path::new(name).extension() == Some(OsStr::new(ASIDE))
+    Path::new(name).extension() == Some(OsStr::new(sweep::ASIDE))
 }
 
 /// Whether the dyno of this directory was started; waits for a shim that is about to.

@@ -17,6 +17,7 @@ use hsup_driver_kit::{
 };
 use hsup_slug::{Fetch, Owner, SlugError, SlugId, Step, Store};
 use nix::{
+    errno::Errno,
     fcntl::OFlag,
     sys::memfd::{MFdFlags, memfd_create},
     unistd::{Pid, Uid, dup3},
@@ -36,7 +37,8 @@ use crate::{
         Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
         UID_MIN_VARIABLE, UidError, UidRange,
     },
-    life, mounts,
+    life,
+    mounts::{self, MountError},
     net::{self, NetError, Network},
     seccomp::{self, SeccompError},
     settings::{Settings, SettingsError},
@@ -63,6 +65,11 @@ pub(crate) enum OpenError {
     Dirs(#[from] DirsError),
     #[error("failed to leave the host's mount namespace (CAP_SYS_ADMIN is needed)")]
     Namespace(#[source] io::Error),
+    #[error(
+        "`{}` cannot hold what dynos write: name a work directory on ext4, xfs or btrfs, \
+         and not in an overlay, as that of a container is", path.display()
+    )]
+    Overlay { path: PathBuf, source: MountError },
     #[error(transparent)]
     Uids(#[from] UidError),
     #[error(transparent)]
@@ -133,6 +140,10 @@ impl Libcontainer {
         let run_dir = settings.run_dir.clone();
         let run_dir = run_dir.unwrap_or_else(dirs::default_run_dir);
         let home = Home::open(&run_dir, &work_dir, socket)?;
+        probe(&work_dir).map_err(|source| OpenError::Overlay {
+            path: work_dir.path().to_owned(),
+            source,
+        })?;
         let leases = Leases::open(work_dir.path(), uids, pool)?;
         for uid in leases.free_stale()? {
             tracing::info!(uid, "freed a user that a dyno held before a crash");
@@ -381,6 +392,18 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
+/// Whether dynos can have a writable folder there.
+fn probe(work_dir: &WorkDir) -> Result<(), MountError> {
+    let own = work_dir
+        .containers()
+        .join(format!("probe-{}", std::process::id()));
+    let at = own.join("at");
+    let result = mounts::probe_at(&own, &at);
+    // It is ours alone, and has nothing in it.
+    drop(fs::remove_dir_all(&own));
+    result
+}
+
 /// Whom a slug is fetched as.
 fn as_peer(peer: Peer) -> hsup_slug::Peer {
     hsup_slug::Peer::of_uid(peer.uid.as_raw(), peer.gid.as_raw())
@@ -410,7 +433,14 @@ fn in_memory(
 ) -> io::Result<OwnedFd> {
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = fs::File::from(memfd_create(name, flags)?);
+    // Where the kernel is told not to execute such files (vm.memfd_noexec = 1), unless that is
+    // asked for; an older one does not know the flag.
+    let executable = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+    let made = memfd_create(name, flags | executable).or_else(|errno| match errno {
+        Errno::EINVAL => memfd_create(name, flags),
+        other => Err(other),
+    });
+    let mut file = fs::File::from(made?);
     fill(&mut file)?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_GROW

@@ -3,8 +3,8 @@
 //! Two filters, of which the stricter answer counts, and of two errors that of the second:
 //! the first lets pass what programs use, and of anything else says that there is no such call
 //! (ENOSYS), which is what makes a C library fall back to an older one. The second refuses by
-//! name (EPERM) what could lead out of the dyno or to its neighbours. `clone3`, whose flags a
-//! filter cannot see, does not exist in a dyno; `clone` makes no namespaces.
+//! name (EPERM) what could lead out of the dyno or to its neighbours. `clone3` and `openat2`, whose
+//! flags a filter cannot see, do not exist in a dyno; `clone` makes no namespaces.
 //!
 //! Compiled by `seccompiler`, in pure Rust. libcontainer could be given a profile too, and would
 //! compile it at each start with a C library, which takes longer than all the rest.
@@ -80,6 +80,7 @@ pub(crate) fn programs() -> Result<[Vec<u8>; 2], SeccompError> {
             .map(|request| rule(1, Len::Dword, Op::Eq, request))
             .collect::<Result<_, _>>()?,
     );
+    refused.extend(set_user_id()?);
     let refused = compile(
         refused,
         SeccompAction::Allow,
@@ -89,14 +90,45 @@ pub(crate) fn programs() -> Result<[Vec<u8>; 2], SeccompError> {
     Ok([bytes(&known), bytes(&refused)])
 }
 
+/// Giving a file the set-user-ID bit, by which somebody else on the host could become the dyno's
+/// user, outside of all this. In the dyno the bit has no effect.
+fn set_user_id() -> Result<Vec<(i64, Vec<SeccompRule>)>, SeccompError> {
+    let bit = u64::from(libc::S_ISUID);
+    let has_bit = |argument| condition(argument, Len::Dword, Op::MaskedEq(bit), bit);
+    let create = u64::from(libc::O_CREAT.unsigned_abs());
+    let creates = |argument| condition(argument, Len::Dword, Op::MaskedEq(create), create);
+    let rule = |conditions| SeccompRule::new(conditions).map_err(SeccompError::Compile);
+    let mut rules = vec![
+        (libc::SYS_fchmod, vec![rule(vec![has_bit(1)?])?]),
+        (libc::SYS_fchmodat, vec![rule(vec![has_bit(2)?])?]),
+        (libc::SYS_mknodat, vec![rule(vec![has_bit(2)?])?]),
+        // Without O_CREAT the mode is anything.
+        (
+            libc::SYS_openat,
+            vec![rule(vec![creates(2)?, has_bit(3)?])?],
+        ),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    rules.extend([
+        (libc::SYS_chmod, vec![rule(vec![has_bit(1)?])?]),
+        (libc::SYS_fchmodat2, vec![rule(vec![has_bit(2)?])?]),
+        (libc::SYS_creat, vec![rule(vec![has_bit(1)?])?]),
+        (libc::SYS_mknod, vec![rule(vec![has_bit(1)?])?]),
+        (libc::SYS_open, vec![rule(vec![creates(1)?, has_bit(2)?])?]),
+    ]);
+    Ok(rules)
+}
+
 fn calls(list: &[libc::c_long]) -> impl Iterator<Item = (i64, Vec<SeccompRule>)> {
     list.iter().map(|number| (*number, Vec::new()))
 }
 
+fn condition(argument: u8, len: Len, op: Op, value: u64) -> Result<SeccompCondition, SeccompError> {
+    SeccompCondition::new(argument, len, op, value).map_err(SeccompError::Compile)
+}
+
 fn rule(argument: u8, len: Len, op: Op, value: u64) -> Result<SeccompRule, SeccompError> {
-    SeccompCondition::new(argument, len, op, value)
-        .and_then(|condition| SeccompRule::new(vec![condition]))
-        .map_err(SeccompError::Compile)
+    SeccompRule::new(vec![condition(argument, len, op, value)?]).map_err(SeccompError::Compile)
 }
 
 fn compile(
@@ -341,7 +373,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_open_by_handle_at,
     libc::SYS_open_tree,
     libc::SYS_openat,
-    libc::SYS_openat2,
     libc::SYS_perf_event_open,
     libc::SYS_personality,
     libc::SYS_pidfd_getfd,

@@ -79,6 +79,21 @@ enum ShimError {
     NoTerminal,
 }
 
+/// What the kernel answered, at the bottom of an error.
+fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut error = Some(error);
+    while let Some(cause) = error {
+        if let Some(found) = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
+            return Some(found);
+        }
+        error = cause.source();
+    }
+    None
+}
+
 fn preparing<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> ShimError {
     move |error| ShimError::Prepare {
         doing,
@@ -110,8 +125,9 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         }
         Err(error) => {
             let text = hsup_driver_kit::errors::chain(&error);
+            let errno = errno_of(&error);
             sweep::of_failed(&dir);
-            say(&driver, &dir, &Answer::Failed(text), None);
+            say(&driver, &dir, &Answer::Failed(text, errno), None);
             ExitCode::FAILURE
         }
     }
@@ -291,6 +307,9 @@ fn create(
         copied: mapped == Mapped::Copied,
     };
     write_life(dir, &dyno_life).map_err(preparing("write down the dyno's process"))?;
+    // The kernel must not take the one who knows how the dyno ended for the dyno. That it cannot
+    // be said (in a container, perhaps) is no reason to fail.
+    drop(fs::File::create("/proc/self/oom_score_adj").and_then(|mut file| file.write_all(b"-900")));
     let oom = order.oom_file.and_then(|path| fs::File::open(path).ok());
     let mut held = kept;
     held.push(left);

@@ -249,6 +249,8 @@ impl Container<'_> {
                     "newinstance",
                     "ptmxmode=0666",
                     "mode=0620",
+                    // The host has a few thousand for all.
+                    "max=64",
                     // Or the terminal would be root's.
                     &pts,
                 ],

@@ -13,6 +13,7 @@ use std::{
         unix::{fs::DirBuilderExt as _, net::UnixStream as StdStream},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hsup_driver_kit::{
@@ -24,7 +25,13 @@ use hsup_driver_kit::{
     service::Record,
     spawn::{Spawn, Ties},
 };
-use nix::{sys::wait::waitpid, unistd::Pid};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::Pid,
+};
 use thiserror::Error;
 use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
@@ -35,6 +42,7 @@ use crate::{
     life::{self, Watch},
     net,
     order::{self, Answer, Handed, Order, SlugOrder},
+    removal,
     runtime::{Libcontainer, unknown},
     shim::{self, Places},
     spec::Limits,
@@ -46,6 +54,12 @@ use crate::{
 pub(crate) const RECORD: &str = "record";
 /// The least that a limit on memory can be, in bytes: hsup-init and a shell.
 const LEAST_MEMORY: u64 = 4 << 20;
+/// The longest word of arguments and environment, its end included, and the most that all of them
+/// may have: `MAX_ARG_STRLEN`, and a quarter of the stack's limit, of execve(2).
+const LONGEST_WORD: usize = 128 << 10;
+const MOST_WORDS: usize = 2 << 20;
+/// How long a shim may take: it waits for the kernel alone.
+const SHIM_PATIENCE: Duration = Duration::from_mins(1);
 /// The longest answer of a shim.
 const LONGEST_ANSWER: usize = 64 << 10;
 
@@ -62,8 +76,10 @@ pub(crate) enum StartError {
     Shim(#[source] io::Error),
     #[error("the shim of a dyno ended without an answer")]
     NoAnswer,
-    #[error("failed to make the container: {0}")]
-    Container(String),
+    #[error("failed to make the container: {text}")]
+    Container { text: String, errno: Option<i32> },
+    #[error("the shim of a dyno took longer than {} s", SHIM_PATIENCE.as_secs())]
+    Hung,
     #[error("failed to take over a dyno that was started")]
     TakeOver(#[source] io::Error),
 }
@@ -71,23 +87,30 @@ pub(crate) enum StartError {
 impl From<StartError> for Status {
     fn from(error: StartError) -> Self {
         let text = errors::chain(&error);
-        let full = |source: &io::Error| {
-            matches!(
-                source.raw_os_error(),
-                Some(libc::ENOSPC | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN)
-            )
-        };
         match &error {
             StartError::Files { source, .. }
             | StartError::Shim(source)
             | StartError::TakeOver(source)
-                if full(source) =>
+                if is_exhaustion(source.raw_os_error()) =>
             {
+                Self::resource_exhausted(text)
+            }
+            StartError::Container { errno, .. } if is_exhaustion(*errno) => {
                 Self::resource_exhausted(text)
             }
             _ => Self::internal(text),
         }
     }
+}
+
+/// Whether the host has run out of something, which may be there again later.
+fn is_exhaustion(errno: Option<i32>) -> bool {
+    matches!(
+        errno,
+        Some(
+            libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN
+        )
+    )
 }
 
 fn files<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StartError + 'a {
@@ -107,6 +130,7 @@ impl Libcontainer {
         cancelled: &CancellationToken,
     ) -> Result<Contained, Status> {
         let limits = limits(&request)?;
+        fits_execve(&request)?;
         let artifact: Artifact = request
             .artifact
             .parse()
@@ -143,12 +167,15 @@ impl Libcontainer {
         };
         let dir = self.home().dyno(uid, &request.dyno_id);
         begin(&dir, record)?;
-        let undo = Undo(Some(dir.clone()));
-        let dyno = self
+        let started = self
             .start_in(&dir, request, limits, stack_root, slug, binds, stdio, kept)
-            .await?;
-        undo.not();
-        Ok(dyno)
+            .await;
+        if started.is_err() {
+            // Before the answer, or a repeat would find the directory. It talks to the kernel for
+            // milliseconds.
+            drop(tokio::task::spawn_blocking(move || sweep::of_failed(&dir)).await);
+        }
+        started
     }
 
     #[expect(
@@ -243,7 +270,13 @@ impl Libcontainer {
         };
         order::send(&shim.socket, &order, &handed).map_err(StartError::Shim)?;
         drop(handed);
-        let (life_of, terminal) = shim.answer().await?;
+        let pid = shim.child.0;
+        let answered = tokio::time::timeout(SHIM_PATIENCE, shim.answer()).await;
+        let (life_of, terminal) = answered.unwrap_or_else(|_| {
+            // It cannot answer any more, and what it has made is found by what is written down.
+            let _ = kill(pid, Signal::SIGKILL);
+            Err(StartError::Hung)
+        })?;
         if life_of.copied {
             tracing::warn!(
                 dyno_id = %order.hostname,
@@ -260,24 +293,6 @@ impl Libcontainer {
             terminal,
         )
         .map_err(|source| StartError::TakeOver(source).into())
-    }
-}
-
-/// A directory that goes again, with all that is held by it, unless its dyno was started.
-struct Undo(Option<PathBuf>);
-
-impl Undo {
-    fn not(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if let Some(dir) = self.0.take() {
-            // It talks to the kernel for milliseconds.
-            tokio::task::spawn_blocking(move || sweep::of_failed(&dir));
-        }
     }
 }
 
@@ -336,13 +351,8 @@ fn skeleton(
 /// The dyno's own folder on the disk. One that is there is left over from before a crash: the
 /// user that it is named after is ours now.
 fn own_folder(own: &Path) -> Result<(), StartError> {
-    match fs::remove_dir_all(own) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(files("clear", own)(error));
-        }
-        _ => {}
-    }
-    let made = fs::DirBuilder::new().mode(0o711).create(own);
+    removal::remove(own).map_err(files("clear", own))?;
+    let made = fs::DirBuilder::new().mode(0o700).create(own);
     made.map_err(files("make", own))
 }
 
@@ -406,6 +416,31 @@ fn command(stack_root: &Path, argv: Vec<String>, line: &str) -> Vec<String> {
         return argv;
     }
     ["sh", "-c", line].map(str::to_owned).to_vec()
+}
+
+/// Whether the kernel takes so much for a program: otherwise the dyno would end without a word.
+fn fits_execve(request: &StartRequest) -> Result<(), Status> {
+    let argv = request
+        .argv
+        .iter()
+        .map(|word| ("an argument", word.len() + 1));
+    let env = request.env.iter();
+    let env = env.map(|(name, value)| ("a variable", name.len() + value.len() + 2));
+    let mut all = 0;
+    for (what, len) in argv.chain(env) {
+        if len > LONGEST_WORD {
+            return Err(Status::invalid_argument(format!(
+                "{what} of the dyno has {len} bytes, and {LONGEST_WORD} is the most"
+            )));
+        }
+        all += len + size_of::<usize>();
+    }
+    if all > MOST_WORDS {
+        return Err(Status::invalid_argument(format!(
+            "arguments and environment of the dyno have {all} bytes, and {MOST_WORDS} is the most"
+        )));
+    }
+    Ok(())
 }
 
 fn port(request: &StartRequest) -> Option<u16> {
@@ -523,7 +558,7 @@ impl Shim {
                 let reaped = tokio::task::spawn_blocking(move || waitpid(pid, None)).await;
                 drop(reaped);
                 Err(match failed {
-                    Some(Answer::Failed(why)) => StartError::Container(why),
+                    Some(Answer::Failed(text, errno)) => StartError::Container { text, errno },
                     _ => StartError::NoAnswer,
                 })
             }

@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::{
     cgroup,
     lease::{Lease, LeaseError, Leases},
-    mounts, net,
+    mounts, net, removal,
     shim::Places,
 };
 
@@ -33,6 +33,9 @@ pub(crate) const ROLE: &str = "sweep";
 const RULES_STAY: Duration = Duration::from_secs(1);
 /// In a dyno's directory, as long as there is something to free.
 const HELD: &str = "held.json";
+
+/// How the name of a folder ends that is being removed.
+pub(crate) const ASIDE: &str = "gone";
 
 /// What a dyno holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -153,10 +156,20 @@ fn sweep(dir: &Path) -> Result<Option<(Held, Left)>, SweepError> {
     })?;
     cgroup::remove(&held.cgroups).map_err(SweepError::Cgroup)?;
     unmount(dir);
-    remove_all(&held.own)?;
     net::tear_down(&held.lease, &held.table)?;
+    // Aside first: it may take long to remove what a dyno has written, and its user is free.
+    let aside = aside(&held.own, dir);
+    if let Err(error) = fs::rename(&held.own, &aside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(SweepError::Files {
+            path: held.own,
+            source: error,
+        });
+    }
     let left = Leases::free_and(&held.work_dir, &held.lease, dir, || Left::Nothing)?
         .unwrap_or(Left::Something);
+    remove_all(&aside)?;
     for name in [
         "state",
         "skeleton",
@@ -197,17 +210,16 @@ fn unmount(dir: &Path) {
     }
 }
 
+/// What the dyno's folder is called while it is removed: nobody else's is called so.
+fn aside(own: &Path, dir: &Path) -> PathBuf {
+    let dyno = dir.file_name().unwrap_or_default().to_string_lossy();
+    let user = own.file_name().unwrap_or_default().to_string_lossy();
+    own.with_file_name(format!("{user}.{dyno}.{ASIDE}"))
+}
+
 fn remove_all(path: &Path) -> Result<(), SweepError> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(|source| SweepError::Files {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    removal::remove(path).map_err(|source| SweepError::Files {
+        path: path.to_owned(),
+        source,
+    })
 }

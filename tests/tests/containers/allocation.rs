@@ -4,7 +4,8 @@ use hsup_tests::deadline::poll;
 
 use crate::{
     caller::{Caller, is_exhausted},
-    host::{Host, Link, OPERATOR, tool},
+    host::{Host, OPERATOR},
+    machine::{Link, left_out, tool},
 };
 
 const SUBNET: &str = "LIBCONTAINER_DYNO_SUBNET";
@@ -22,7 +23,7 @@ fn a_block_of_one_subnet_serves_one_dyno_at_a_time() {
         command.env(SUBNET, &block);
     });
     let caller = Caller::new(&host.socket());
-    let one = caller.start("a", "read _");
+    let one = caller.start("a", "read _ <&2");
     let refused = caller.try_start("b", "true", |_| ()).err().unwrap();
     is_exhausted(&refused, &["no subnet left", &block, SUBNET, "stop a dyno"]);
     // To hsup's user it is said too.
@@ -46,8 +47,8 @@ fn as_many_dynos_run_as_there_are_users() {
         command.env(UID_MAX, last.to_string());
     });
     let caller = Caller::new(&host.socket());
-    let one = caller.start("a", "read _");
-    let two = caller.start("b", "read _");
+    let one = caller.start("a", "read _ <&2");
+    let two = caller.start("b", "read _ <&2");
     let refused = caller.try_start("c", "true", |_| ()).err().unwrap();
     is_exhausted(
         &refused,
@@ -120,7 +121,7 @@ fn what_the_host_uses_is_passed_over() {
     let link = Link::with(&host, &format!("{first}/30"));
     let driver = host.driver();
     let caller = Caller::new(&host.socket());
-    let one = caller.start("a", "read _");
+    let one = caller.start("a", "read _ <&2");
     assert_eq!(caller.ip("a"), host.subnet().replace("0/24", "6"));
     one.end();
     driver.end();
@@ -205,9 +206,4 @@ fn an_interface_is_added_where_the_kernel_has_the_kind() {
     }
     drop(link);
     host.is_clean();
-}
-
-#[expect(clippy::print_stderr, reason = "a test says what it could not look at")]
-fn left_out(what: &str) {
-    eprintln!("left out: {what}");
 }

@@ -14,7 +14,10 @@ use hsup_proto::driver::{
     StatsRequest, StatsResponse, StopRequest, WaitRequest, attach_request, attach_response,
     build_response, exit_status::How, remove_request,
 };
-use hsup_tests::deadline::{PATIENCE, poll};
+use hsup_tests::{
+    deadline::{PATIENCE, poll},
+    peer,
+};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -31,20 +34,24 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(socket: &Path) -> Self {
+        Self::of(0, socket)
+    }
+
+    /// A connection of this user's, who can build, and start nothing: the FIFOs are root's.
+    pub(crate) fn of(uid: u32, socket: &Path) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let connection = runtime.block_on(Connection::open(socket)).unwrap();
+        let stream = peer::connect(uid, socket).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let connection = runtime.block_on(async {
+            let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+            Connection::over(stream, None).await.unwrap()
+        });
         let mut caller = Self {
             client: connection.client(),
             runtime,
             artifact: String::new(),
         };
-        let stack = Release {
-            app: "test".to_owned(),
-            version: 1,
-            stack: "test".to_owned(),
-            ..Release::default()
-        };
-        caller.artifact = caller.build(stack).unwrap();
+        caller.artifact = caller.build(release("test")).unwrap();
         caller
     }
 
@@ -239,6 +246,16 @@ impl Caller {
         let talked = self.runtime.block_on(limited);
         let talked = talked.unwrap_or_else(|_| panic!("{answer:?} was not said in time"));
         talked.unwrap_or_else(|seen| panic!("{answer:?} is not in {seen:?}"));
+    }
+}
+
+/// A release of this stack, and no slug.
+pub(crate) fn release(stack: &str) -> Release {
+    Release {
+        app: "test".to_owned(),
+        version: 1,
+        stack: stack.to_owned(),
+        ..Release::default()
     }
 }
 

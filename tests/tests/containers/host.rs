@@ -1,11 +1,10 @@
 //! A host for containers: a driver, its directories, and what must be as before when it ends.
 
 use std::{
-    collections::BTreeSet,
     env,
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -20,6 +19,8 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
+
+use crate::machine::{Traces, busybox, cgroups, rules, take};
 
 /// The user that hsup runs as.
 pub(crate) const OPERATOR: u32 = 1000;
@@ -48,7 +49,7 @@ pub(crate) struct Host {
     root: TempDir,
     run: TempDir,
     /// The third byte of its addresses, and with that its users: no two tests share them.
-    number: u32,
+    pub(crate) number: u32,
     before: Traces,
 }
 
@@ -395,153 +396,4 @@ impl Drop for Host {
             }
         }
     }
-}
-
-/// What a host has of links, mounts, cgroups, tables and processes.
-struct Traces(BTreeSet<String>);
-
-impl Traces {
-    fn of_host() -> Self {
-        let mut traces: BTreeSet<String> = cgroups().into_iter().collect();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        traces.extend(mounts.lines().map(str::to_owned));
-        for entry in fs::read_dir("/sys/class/net").unwrap().flatten() {
-            traces.insert(entry.file_name().to_string_lossy().into_owned());
-        }
-        traces.extend(rules().lines().map(|line| line.trim().to_owned()));
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            if command.starts_with("hsup-driver-libcontainer shim")
-                || command.starts_with("hsup-driver-libcontainer sweep")
-                || command.starts_with("hsup-wait")
-            {
-                traces.insert(command);
-            }
-        }
-        Self(traces)
-    }
-}
-
-fn cgroups() -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                let path = entry.path();
-                if path.to_string_lossy().contains("/hsup") {
-                    found.push(path.display().to_string());
-                }
-                folders.push(path);
-            }
-        }
-    }
-    found
-}
-
-/// An address of the host on an interface of its own, for as long as this lives.
-pub(crate) struct Link {
-    name: String,
-    address: String,
-}
-
-impl Link {
-    pub(crate) fn new(host: &Host) -> Self {
-        Self::with(host, &format!("10.212.{}.1/24", host.number))
-    }
-
-    /// One with this address, as `10.0.0.1/24`.
-    pub(crate) fn with(host: &Host, address: &str) -> Self {
-        let name = format!("hst{}", host.number);
-        tool(
-            "ip",
-            &format!("link add {name} type veth peer name {name}p"),
-        )
-        .unwrap();
-        let link = Self {
-            address: address.split('/').next().unwrap_or_default().to_owned(),
-            name,
-        };
-        let name = &link.name;
-        tool("ip", &format!("address add {address} dev {name}")).unwrap();
-        tool("ip", &format!("link set {name} up")).unwrap();
-        tool("ip", &format!("link set {name}p up")).unwrap();
-        link
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn address(&self) -> &str {
-        &self.address
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        // The other end goes with it.
-        drop(tool("ip", &format!("link delete {}", self.name)));
-    }
-}
-
-/// Runs a tool that changes the host; what it says if it fails.
-#[expect(clippy::disallowed_methods, reason = "a tool that changes the host")]
-pub(crate) fn tool(program: &str, words: &str) -> Result<(), String> {
-    let output = Command::new(program).args(words.split(' ')).output();
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program} {words}: {said}"))
-}
-
-/// What `nft list ruleset` prints.
-#[expect(clippy::disallowed_methods, reason = "a tool that looks at the host")]
-fn rules() -> String {
-    let output = Command::new("nft").args(["list", "ruleset"]).output();
-    let output = output.expect("`nft` (package nftables) shows what rules there are");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A root file system of this machine's busybox (package busybox-static), with its dash and bash.
-pub(crate) fn busybox(root: &Path) {
-    let from = ["/bin/busybox", "/usr/bin/busybox"];
-    let from = from.iter().find(|path| Path::new(path).exists());
-    let from = from.expect("busybox (package busybox-static) makes the stack");
-    for folder in ["bin", "etc", "usr/bin"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    fs::copy(from, root.join("bin/busybox")).unwrap();
-    for name in said(from, &["--list"]).lines() {
-        if !["busybox", "sh", "bash"].contains(&name) {
-            symlink("busybox", root.join("bin").join(name)).unwrap();
-        }
-    }
-    for shell in ["dash", "bash"] {
-        take(&Path::new("/bin").join(shell), root);
-    }
-    symlink("dash", root.join("bin/sh")).unwrap();
-    symlink("/bin/env", root.join("usr/bin/env")).unwrap();
-}
-
-/// Copies a program into a root's /bin, and the libraries that it is linked with to where they are.
-fn take(program: &Path, root: &Path) {
-    fs::copy(program, root.join("bin").join(program.file_name().unwrap())).unwrap();
-    let libraries = said("ldd", &[program.to_str().unwrap()]);
-    let words = libraries.split_whitespace();
-    for library in words.filter(|word| word.starts_with('/')) {
-        let to = root.join(library.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(library, to).unwrap();
-    }
-}
-
-/// What a tool prints.
-#[expect(clippy::disallowed_methods, reason = "a tool that tells what there is")]
-fn said(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    String::from_utf8(output.stdout).unwrap()
 }

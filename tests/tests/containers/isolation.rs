@@ -11,7 +11,8 @@ use hsup_tests::deadline::poll;
 
 use crate::{
     caller::{Caller, how},
-    host::{Host, Link},
+    host::Host,
+    machine::Link,
 };
 
 #[test]

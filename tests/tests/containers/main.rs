@@ -7,11 +7,15 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod allocation;
+mod binds;
 mod caller;
 mod conformance;
 mod container;
 mod host;
 mod isolation;
 mod limits;
+mod machine;
 mod running;
+mod slugs;
+mod stacks;
 mod survival;

@@ -26,12 +26,13 @@ use tower::Service as _;
 
 use super::{
     Peer,
+    charge::{Charge, Charged},
     quota::{Pass, Quota},
 };
 use crate::service::{Runtime, Service};
 
 /// The largest message either way (driver protocol §12, R9).
-const MAX_MESSAGE: usize = 4 << 20;
+pub(super) const MAX_MESSAGE: usize = 4 << 20;
 
 /// Whether the service was asked.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +52,8 @@ pub(super) struct Calls<R: Runtime> {
     peer: Peer,
     /// How many may be in flight.
     quota: Quota,
+    /// How many bytes their requests may hold.
+    bytes: Quota,
 }
 
 /// The body of an answer, which is a call in flight as long as it goes on.
@@ -81,13 +84,14 @@ impl http_body::Body for InFlight {
 }
 
 impl<R: Runtime> Calls<R> {
-    pub(super) fn new(service: Service<R>, peer: Peer, quota: Quota) -> Self {
+    pub(super) fn new(service: Service<R>, peer: Peer, quota: Quota, bytes: Quota) -> Self {
         Self {
             server: DynoDriverServer::new(service)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
             peer,
             quota,
+            bytes,
         }
     }
 }
@@ -112,9 +116,12 @@ where
         let asked = Asked::default();
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(asked.clone());
+        let charge = Charge::new(&self.bytes, self.peer.uid);
+        request.extensions_mut().insert(charge.clone());
+        let request = request.map(|body| Charged::new(body, charge.clone()));
         let answer = self.server.clone().call(request);
         Box::pin(async move {
-            let answer = answer.await?;
+            let answer = charge.hold(answer).await?;
             if asked.0.load(Ordering::Relaxed) {
                 return Ok(answer.map(|body| Body::new(InFlight { body, _pass: pass })));
             }

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, codegen::BoxStream};
 
-use crate::file_url;
+use crate::{file_url, serve::Pass};
 
 /// How long a build may say nothing before the service does: clients allow 30 s.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -25,7 +25,8 @@ pub(super) const BACKLOG: usize = 256;
 const REMEMBERED: usize = 1_000;
 
 /// How many builds of one user are under way, who is neither root nor the driver's own: they go
-/// on when their callers are gone.
+/// on when their callers are gone. One that looks at its slug first is one of them already: each
+/// may have a process.
 pub(super) const MOST_AT_ONCE: usize = 16;
 
 /// What a build depends on, hashed.
@@ -50,6 +51,7 @@ pub(super) struct Builds {
 struct Flying {
     uid: u32,
     told: broadcast::Sender<Told>,
+    _pass: Pass,
 }
 
 #[derive(Debug)]
@@ -69,13 +71,13 @@ pub(super) enum Build {
 }
 
 impl Builds {
-    /// A Build of `key` by `uid`, who may have `most` under way; `exists` says whether an artifact
-    /// of an earlier one still does.
+    /// A Build of `key` by `uid`; `pass` is for one that has to be made, and `exists` says whether
+    /// an artifact of an earlier one still does.
     pub(super) fn build(
         &mut self,
         key: BuildKey,
         uid: u32,
-        most: usize,
+        pass: impl FnOnce() -> Option<Pass>,
         exists: impl Fn(&str) -> bool,
     ) -> Build {
         if let Some(flying) = self.flying.get(&key) {
@@ -86,14 +88,14 @@ impl Builds {
         {
             return Build::Done(done.artifact.clone());
         }
-        let of_user = self.flying.values().filter(|flying| flying.uid == uid);
-        if of_user.count() >= most {
+        let Some(pass) = pass() else {
             return Build::TooMany;
-        }
+        };
         let (told, receiver) = broadcast::channel(BACKLOG);
         let flying = Flying {
             uid,
             told: told.clone(),
+            _pass: pass,
         };
         self.flying.insert(key, flying);
         Build::Begin(told, receiver)
@@ -101,7 +103,7 @@ impl Builds {
 
     /// The build of `key` is over.
     pub(super) fn finished(&mut self, key: BuildKey, result: Result<String, Box<Status>>) {
-        let Some(Flying { uid, told }) = self.flying.remove(&key) else {
+        let Some(Flying { uid, told, _pass }) = self.flying.remove(&key) else {
             return;
         };
         if let Ok(artifact) = &result {
@@ -230,39 +232,42 @@ async fn relay(
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Uid;
     use tokio_stream::StreamExt as _;
 
     use super::*;
+    use crate::serve::Quota;
 
     async fn next(stream: &mut BoxStream<BuildResponse>) -> Event {
         stream.next().await.unwrap().unwrap().event.unwrap()
     }
 
-    fn begun(builds: &mut Builds, key: u8, uid: u32) -> bool {
-        let build = builds.build([key; 32], uid, 2, |_| true);
+    fn begun(builds: &mut Builds, quota: &Quota, key: u8, uid: u32) -> bool {
+        let pass = || quota.take(Uid::from_raw(uid));
+        let build = builds.build([key; 32], uid, pass, |_| true);
         matches!(build, Build::Begin(..))
     }
 
     #[test]
     fn a_user_has_so_many_builds_under_way() {
-        let mut builds = Builds::default();
-        assert!(begun(&mut builds, 1, 7) && begun(&mut builds, 2, 7));
-        assert!(!begun(&mut builds, 3, 7));
-        assert!(begun(&mut builds, 4, 8), "another user");
+        let (mut builds, quota) = (Builds::default(), Quota::new(2));
+        assert!(begun(&mut builds, &quota, 1, 4711) && begun(&mut builds, &quota, 2, 4711));
+        assert!(!begun(&mut builds, &quota, 3, 4711));
+        assert!(begun(&mut builds, &quota, 4, 4712), "another user");
         builds.finished([1; 32], Ok("art".to_owned()));
-        assert!(begun(&mut builds, 3, 7));
+        assert!(begun(&mut builds, &quota, 3, 4711));
     }
 
     #[test]
     fn who_removes_an_artifact_removes_their_own() {
-        let mut builds = Builds::default();
-        for (key, uid) in [(1, 7), (2, 8)] {
-            assert!(begun(&mut builds, key, uid));
+        let (mut builds, quota) = (Builds::default(), Quota::new(2));
+        for (key, uid) in [(1, 4711), (2, 4712)] {
+            assert!(begun(&mut builds, &quota, key, uid));
             builds.finished([key; 32], Ok("art".to_owned()));
         }
-        builds.removed(7, "art");
-        assert!(begun(&mut builds, 1, 7), "it is made anew");
-        assert!(!begun(&mut builds, 2, 8), "the other's is there");
+        builds.removed(4711, "art");
+        assert!(begun(&mut builds, &quota, 1, 4711), "it is made anew");
+        assert!(!begun(&mut builds, &quota, 2, 4712), "the other's is there");
     }
 
     fn line(text: &str) -> Told {

@@ -1,6 +1,6 @@
 //! The calls themselves: from the wire to the table and the runtime, and back.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsup_proto::driver::{
     AttachRequest, AttachResponse, BuildRequest, BuildResponse, Capability, ExitStatus,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::now_unix_ms,
-    serve::{Asked, Peer, is_stranger},
+    serve::{Asked, Charge, Pass, Peer, is_stranger},
     signal::Signal,
 };
 
@@ -64,36 +64,29 @@ impl<R: Runtime> DynoDriver for Service<R> {
         &self,
         request: Request<BuildRequest>,
     ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
-        let peer = peer(&request)?;
+        let (peer, charge) = (peer(&request)?, charge(&request)?);
         let request = request.into_inner();
         let release = check::build(&request, self.0.identity.options, self.0.identity.names)?;
-        let changed = match build::slug_file(release) {
+        let (changed, looked) = match build::slug_file(release) {
             Some(path) => {
-                let looking = self.0.runtime.slug_changed(peer, &path);
-                guarded("look at a slug", looking).await?
+                let (changed, pass) = self.look(peer, path).await?;
+                (changed, Some(pass))
             }
-            None => None,
+            None => (None, None),
         };
         let uid = peer.uid.as_raw();
         let key = build::key(uid, release, &request.options, changed.as_deref());
-        let most = if is_stranger(peer.uid) {
-            build::MOST_AT_ONCE
-        } else {
-            usize::MAX
-        };
+        let pass = || looked.or_else(|| self.0.building.take(peer.uid));
         let exists = |artifact: &str| self.0.runtime.has_artifact(peer, artifact);
-        let meaning = self.state().builds.build(key, uid, most, exists);
+        let meaning = self.state().builds.build(key, uid, pass, exists);
         Ok(Response::new(match meaning {
-            Build::TooMany => {
-                return Err(Status::resource_exhausted(format!(
-                    "this user has {most} builds under way, and that is the most"
-                )));
-            }
+            Build::TooMany => return Err(self.too_many_builds()),
             Build::Done(artifact) => build::artifact(artifact),
             Build::Join(told) => build::listen(told),
             Build::Begin(log, told) => {
                 let log = BuildLog(log);
-                tokio::spawn(self.clone().carry_out_build(key, peer, request, log));
+                let building = self.clone().carry_out_build(key, peer, request, log);
+                tokio::spawn(charge.hold(building));
                 build::listen(told)
             }
         }))
@@ -103,9 +96,9 @@ impl<R: Runtime> DynoDriver for Service<R> {
         &self,
         request: Request<StartRequest>,
     ) -> Result<Response<StartResponse>, Status> {
-        let peer = peer(&request)?;
+        let (peer, charge) = (peer(&request)?, charge(&request)?);
         let request = request.into_inner();
-        let (key, live) = self.begin_start(peer, request)?;
+        let (key, live) = self.begin_start(peer, charge, request)?;
         let Some(live) = live else {
             return Ok(Response::new(StartResponse {}));
         };
@@ -284,6 +277,7 @@ impl<R: Runtime> Service<R> {
     fn begin_start(
         &self,
         peer: Peer,
+        charge: Charge,
         request: StartRequest,
     ) -> Result<(Key, Option<Handle<R>>), Status> {
         let identity = self.0.identity;
@@ -338,14 +332,14 @@ impl<R: Runtime> Service<R> {
                 state.starting.insert(key.clone(), cancelled.clone());
                 drop(state);
                 self.0.stirred.notify_waiters();
-                tokio::spawn(self.clone().carry_out_start(
+                tokio::spawn(charge.hold(self.clone().carry_out_start(
                     key.clone(),
                     Arc::clone(&live),
                     peer,
                     request,
                     record,
                     cancelled,
-                ));
+                )));
                 Ok((key, Some(live)))
             }
             (Start::Join, Some(live)) => Ok((key, Some(live))),
@@ -407,6 +401,28 @@ impl<R: Runtime> Service<R> {
         Ok(())
     }
 
+    /// Looks at a slug for a Build, which counts as one under way from here on. That goes on when
+    /// the caller is gone: a driver may have a process that looks, and whoever gives up one Build
+    /// after the other must not have more of those.
+    async fn look(&self, peer: Peer, path: PathBuf) -> Result<(Option<Vec<u8>>, Pass), Status> {
+        let pass = self.0.building.take(peer.uid);
+        let pass = pass.ok_or_else(|| self.too_many_builds())?;
+        let service = self.clone();
+        let looking = tokio::spawn(async move {
+            let looking = service.0.runtime.slug_changed(peer, &path);
+            let changed = guarded("look at a slug", looking).await?;
+            Ok((changed, pass))
+        });
+        looking.await.map_err(|_| broken())?
+    }
+
+    fn too_many_builds(&self) -> Status {
+        Status::resource_exhausted(format!(
+            "this user has {} builds under way, and that is the most",
+            self.0.building.most()
+        ))
+    }
+
     async fn carry_out_build(
         self,
         key: BuildKey,
@@ -465,6 +481,10 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
         asked.yes();
     }
     extensions.get().copied().ok_or_else(broken)
+}
+
+fn charge<T>(request: &Request<T>) -> Result<Charge, Status> {
+    request.extensions().get().cloned().ok_or_else(broken)
 }
 
 fn unknown(id: &str) -> Status {

@@ -45,7 +45,11 @@ pub use self::{
         BuildLog, Dyno, Identity, IdentityError, Names, RecoverError, Recovered, Runtime, Terminal,
     },
 };
-use crate::{clock::now_unix_ms, serve::Peer, signal::Signal};
+use crate::{
+    clock::now_unix_ms,
+    serve::{Peer, Quota},
+    signal::Signal,
+};
 
 /// The grace period of a dyno whose supervisor did not say, or is gone.
 const GRACE: Duration = Duration::from_secs(30);
@@ -59,6 +63,8 @@ struct Inner<R: Runtime> {
     instance_id: String,
     /// How many dynos a user may have who is neither root nor our own.
     most_dynos: usize,
+    /// Builds under way.
+    building: Quota,
     state: Mutex<State<R::Dyno>>,
     /// Something happened that may make the driver idle, or not idle any more.
     stirred: Notify,
@@ -152,6 +158,7 @@ impl<R: Runtime> Service<R> {
             runtime,
             instance_id: instance_id(),
             most_dynos,
+            building: Quota::new(build::MOST_AT_ONCE),
             state: Mutex::new(State {
                 table: Table::default(),
                 links: Links::default(),

@@ -8,6 +8,7 @@
 //! and so that a free one is found at once however many are taken.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::{
@@ -69,9 +70,15 @@ pub enum LeaseError {
 }
 
 impl LeaseError {
-    /// Whether it works again when a dyno is gone.
+    /// Whether it works again when a dyno is gone, or the disk has room.
     pub fn is_exhausted(&self) -> bool {
-        matches!(self, Self::NoUid(_) | Self::NoSubnet { .. })
+        match self {
+            Self::NoUid(_) | Self::NoSubnet { .. } => true,
+            Self::Files { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+            ),
+        }
     }
 }
 
@@ -205,21 +212,33 @@ impl Leases {
         let _guard = Guard::take(&self.work_dir)?;
         let mut freed = Vec::new();
         let mut processes = None;
-        for (path, name) in files(&self.work_dir.join(SUBNETS))? {
-            if name.parse().ok().and_then(Subnet::at).is_some() && is_stale(&path, || false)? {
-                remove(&path)?;
-            }
-        }
+        // A driver that does not see the run directory of another (in a mount namespace of its
+        // own) must not take what that one's dynos hold: who has processes is no leftover.
+        let mut kept = HashSet::new();
         for (path, name) in files(&self.work_dir.join(UIDS))? {
             let Ok(uid) = name.parse() else { continue };
-            let lives = || {
+            let mut lives = || {
                 processes
                     .get_or_insert_with(users_of_processes)
                     .contains(&uid)
             };
-            if is_stale(&path, lives)? {
+            let Some(owner) = owner_of(&path)? else {
+                continue;
+            };
+            if has_gone(&owner) && !lives() {
                 remove(&path)?;
                 freed.push(uid);
+            } else {
+                kept.insert(owner);
+            }
+        }
+        for (path, name) in files(&self.work_dir.join(SUBNETS))? {
+            if name.parse().ok().and_then(Subnet::at).is_some()
+                && let Some(owner) = owner_of(&path)?
+                && !kept.contains(&owner)
+                && has_gone(&owner)
+            {
+                remove(&path)?;
             }
         }
         freed.sort_unstable();
@@ -343,21 +362,18 @@ fn remove_if_owned(path: &Path, owner: &Path) -> Result<(), LeaseError> {
     Ok(())
 }
 
-fn is_stale(path: &Path, lives: impl FnOnce() -> bool) -> Result<bool, LeaseError> {
-    let Some(owner) = owner_of(path)? else {
-        return Ok(false);
-    };
+/// Whether there is no such owner any more, or never was one.
+fn has_gone(owner: &Path) -> bool {
     if owner.as_os_str().is_empty() {
-        return Ok(!lives());
+        return true;
     }
     // Any other error says nothing about the dyno, so it keeps what it has.
-    let gone = fs::symlink_metadata(&owner).is_err_and(|error| {
+    fs::symlink_metadata(owner).is_err_and(|error| {
         matches!(
             error.kind(),
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
         )
-    });
-    Ok(gone)
+    })
 }
 
 fn remove(path: &Path) -> Result<(), LeaseError> {

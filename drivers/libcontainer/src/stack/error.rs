@@ -28,14 +28,15 @@ pub enum StackError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(
-        "stack {stack} is not here, and there is no list to find it by: put one at `{}`, or give \
-         its URL with --stacks-manifest; or put the stack itself at `{}`, or import it from a \
+        "stack {stack} is not here (here: {here}), and there is no list to find it by: put one \
+         at `{}`, or give its URL with --stacks-manifest; or put the stack itself at `{}`, or import it from a \
          Docker engine with `hsup-driver-libcontainer stack import`",
         .manifest.display(),
         .directory.display()
     )]
     NoManifest {
         stack: StackName,
+        here: String,
         manifest: PathBuf,
         directory: PathBuf,
     },

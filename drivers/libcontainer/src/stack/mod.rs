@@ -152,7 +152,8 @@ impl Stacks {
         let disk = Disk::new(folder.clone());
         let prepared = || {
             let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o755).create(&folder)?;
+            // Shut: what of a stack has the set-user-ID bit is not for the host's users.
+            builder.recursive(true).mode(0o700).create(&folder)?;
             builder.mode(0o700).create(disk.fetch_folder())?;
             builder.create(disk.primary_folder())?;
             disk.collect()
@@ -189,8 +190,19 @@ impl Stacks {
             }
         };
         let Some((manifest, origin)) = list else {
-            let newest = self.disk.newest(&name)?;
-            return newest.ok_or_else(|| StackError::NoManifest {
+            if let Some(stack) = self.disk.newest(&name)? {
+                return Ok(stack);
+            }
+            let mut here: Vec<_> = self
+                .disk
+                .names()?
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            here.sort();
+            here.dedup();
+            return Err(StackError::NoManifest {
+                here: listed(&here),
                 manifest: self.disk.manifest(),
                 directory: self.disk.folder().join(format!("{name}-VERSION")),
                 stack: name,

@@ -1,5 +1,4 @@
 use std::{
-    collections::HashSet,
     env,
     process::{Command, Stdio},
     thread,

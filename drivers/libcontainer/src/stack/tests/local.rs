@@ -139,8 +139,8 @@ async fn without_a_list_and_without_the_stack_all_ways_are_named() {
     let error = work.error(&work.stacks()).await;
     let folder = work.path("");
     let expected = format!(
-        "stack s is not here, and there is no list to find it by: put one at `{0}manifest.yml`, \
-         or give its URL with --stacks-manifest; or put the stack itself at `{0}s-VERSION`, or \
+        "stack s is not here (here: none), and there is no list to find it by: put one at \
+         `{0}manifest.yml`, or give its URL with --stacks-manifest; or put the stack itself at `{0}s-VERSION`, or \
          import it from a Docker engine with `hsup-driver-libcontainer stack import`",
         folder.display()
     );

@@ -1,0 +1,280 @@
+//! Slugs: where they come from, and the bad ones.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use hsup_proto::driver::Release;
+use tonic::Code;
+
+use crate::{
+    caller::{Caller, is_exhausted, release, says},
+    host::{Host, OPERATOR},
+    machine::{busybox, said, tool},
+};
+
+/// Packs a slug with this text in its file `hello`.
+fn slug(host: &Host, name: &str, text: &str) -> PathBuf {
+    host.write(&format!("{name}/app/hello"), text);
+    pack(host, name)
+}
+
+/// Packs the folder `app` in that folder.
+fn pack(host: &Host, name: &str) -> PathBuf {
+    let (folder, packed) = (host.path(name), host.path(&format!("{name}.tgz")));
+    let words = format!("-czf {} -C {} ./app", packed.display(), folder.display());
+    tool("tar", &words).unwrap();
+    packed
+}
+
+fn with_slug(url: &str, checksum: &str) -> Release {
+    Release {
+        slug_url: url.to_owned(),
+        slug_checksum: checksum.to_owned(),
+        ..release("test")
+    }
+}
+
+fn file(path: &Path) -> String {
+    format!("file://{}", path.display())
+}
+
+fn checksum(path: &Path) -> String {
+    let summed = said("sha256sum", &[path.to_str().unwrap()]);
+    format!("SHA256:{}", summed.split(' ').next().unwrap())
+}
+
+/// Serves a file over HTTP once, whatever is asked for; its URL, without a path.
+fn serve(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            bytes.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&bytes).unwrap();
+    });
+    format!("http://{address}")
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_slug_comes_from_a_file_or_a_server_and_is_checked() {
+    let host = Host::new();
+    let (one, two) = (
+        slug(&host, "one", "first\n"),
+        slug(&host, "two", "second\n"),
+    );
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let url = format!("{}/slug.tgz?token=s3cret", serve(&two));
+    for (id, release, text) in [
+        ("a", with_slug(&file(&one), &checksum(&one)), "first\n"),
+        ("b", with_slug(&url, &checksum(&two)), "second\n"),
+        ("c", with_slug(&file(&one), ""), "first\n"),
+    ] {
+        let artifact = caller.build(release).unwrap();
+        let line = "cat hello; echo more >>hello; tail -n 1 hello";
+        let (printed, _) = caller.output(id, line, |request| request.artifact = artifact);
+        assert_eq!(printed, format!("{text}more\n"));
+    }
+    let wrong = format!("SHA256:{}", "0".repeat(64));
+    let url = format!("{}/slug.tgz?token=s3cret", serve(&one));
+    for url in [&url, &file(&one)] {
+        let refused = caller.build(with_slug(url, &wrong)).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        let text = format!(
+            "Checksum does match expected value. Expected: {wrong} Actual: {}",
+            checksum(&one)
+        );
+        says(&refused, &[&text]);
+        assert!(!refused.message().contains("s3cret"), "{refused}");
+    }
+    assert!(!driver.log().contains("s3cret"), "{}", driver.log());
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_bad_slug_is_named_and_does_no_harm() {
+    let host = Host::new();
+    let good = slug(&host, "good", &"all of it\n".repeat(10_000));
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let half = host.path("half.tgz");
+    let bytes = fs::read(&good).unwrap();
+    File::create(&half)
+        .unwrap()
+        .write_all(&bytes[..bytes.len() / 2])
+        .unwrap();
+    let text = host.path("text.tgz");
+    File::create(&text)
+        .unwrap()
+        .write_all(&b"<html>".repeat(100))
+        .unwrap();
+    let none = host.path("none.tgz");
+    let mut cases = vec![
+        (half, vec!["slug"]),
+        (text, vec!["gzip"]),
+        (none, vec!["none.tgz"]),
+    ];
+    let outside = host.path("outside");
+    for (name, kind, link) in [
+        ("./app/../../escape", b'0', ""),
+        ("./app/device", b'3', ""),
+        ("./app/fifo", b'6', ""),
+        ("./app/hard", b'1', "../../../etc/passwd"),
+        (outside.to_str().unwrap(), b'0', ""),
+    ] {
+        let path = archive(&host, cases.len(), name, kind, link);
+        cases.push((
+            path,
+            vec!["slug refused: entry", name.rsplit('/').next().unwrap()],
+        ));
+    }
+    for (path, words) in &cases {
+        let refused = caller.build(with_slug(&file(path), ""));
+        let refused = refused
+            .err()
+            .unwrap_or_else(|| panic!("{words:?} was taken"));
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        says(&refused, words);
+    }
+    assert!(!outside.exists());
+    let artifact = caller.build(with_slug(&file(&good), "")).unwrap();
+    let (printed, _) = caller.output("a", "wc -l <hello; ls -A", |request| {
+        request.artifact = artifact;
+    });
+    assert_eq!(printed, "10000\nhello\n");
+    driver.end();
+    host.is_clean();
+}
+
+/// An archive of one entry, which no tool would make.
+fn archive(host: &Host, number: usize, name: &str, kind: u8, link: &str) -> PathBuf {
+    let mut header = [0; 512];
+    let mut put =
+        |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, name);
+    put(100, "0000644\0");
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, "00000000000\0");
+    put(136, "00000000000\0");
+    put(148, "        ");
+    put(157, link);
+    put(257, "ustar\x0000");
+    put(329, "0000001\0");
+    put(337, "0000003\0");
+    header[156] = kind;
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let path = host.path(&format!("bad-{number}.tar"));
+    let mut file = File::create(&path).unwrap();
+    file.write_all(&header).unwrap();
+    file.write_all(&[0; 1024]).unwrap();
+    drop(file);
+    tool("gzip", path.to_str().unwrap()).unwrap();
+    host.path(&format!("bad-{number}.tar.gz"))
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_slug_is_read_as_the_user_who_asks() {
+    let host = Host::new();
+    let path = slug(&host, "one", "first\n");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let driver = host.driver();
+    let operator = Caller::of(OPERATOR, &host.socket());
+    let refused = operator.build(with_slug(&file(&path), "")).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    says(&refused, &["one.tgz", "as uid 1000", "ermission denied"]);
+    let root = Caller::new(&host.socket());
+    let artifact = root.build(with_slug(&file(&path), "")).unwrap();
+    // What another user has built is nothing to this one.
+    let started = operator.try_start("a", "true", |request| request.artifact = artifact);
+    let refused = started.err().unwrap();
+    assert_eq!(refused.code(), Code::NotFound, "{refused}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    operator.build(with_slug(&file(&path), "")).unwrap();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_directory_that_has_changed_is_packed_again() {
+    let host = Host::new();
+    host.write("app/file", "one\n");
+    let driver = host.driver();
+    assert_eq!(host.says("cat file"), "one\n");
+    assert_eq!(host.says("cat file"), "one\n");
+    host.write("app/file", "and more\n");
+    assert_eq!(host.says("cat file"), "and more\n");
+    host.write("app/other", "another\n");
+    assert_eq!(host.says("cat other"), "another\n");
+    fs::remove_file(host.path("app/file")).unwrap();
+    assert_eq!(host.says("ls file 2>/dev/null || echo gone"), "gone\n");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_disk_that_is_full_is_told_and_nothing_is_lost() {
+    let host = Host::new();
+    let good = slug(&host, "good", "well\n");
+    let large = host.path("large/app/zeros");
+    fs::create_dir_all(large.parent().unwrap()).unwrap();
+    File::create(&large)
+        .unwrap()
+        .write_all(&vec![0; 60 << 20])
+        .unwrap();
+    let large = pack(&host, "large");
+    let small = host.path("small");
+    fs::create_dir(&small).unwrap();
+    let words = format!("-t tmpfs -o size=48m,mode=755 none {}", small.display());
+    tool("mount", &words).unwrap();
+    busybox(&small.join("work/stacks/test-1"));
+    let driver = host.driver_with(|command| {
+        command.env("LIBCONTAINER_WORK_DIR", small.join("work"));
+    });
+    let caller = Caller::new(&host.socket());
+    let first = caller.build(with_slug(&file(&good), "")).unwrap();
+    let refused = caller.build(with_slug(&file(&large), "")).unwrap_err();
+    is_exhausted(&refused, &["no space left", "small/work"]);
+    let run = |id: &str, artifact: &str| {
+        let run = |request: &mut hsup_proto::driver::StartRequest| {
+            artifact.clone_into(&mut request.artifact);
+        };
+        caller.output(id, "cat hello", run).0
+    };
+    assert_eq!(run("a", &first), "well\n");
+    // There is room again: what was half done is gone, and a small one fits.
+    let other = slug(&host, "other", "well again\n");
+    let second = caller.build(with_slug(&file(&other), "")).unwrap();
+    assert_eq!(run("b", &second), "well again\n");
+    tool(
+        "mount",
+        &format!("-o remount,size=200m {}", small.display()),
+    )
+    .unwrap();
+    let third = caller.build(with_slug(&file(&large), "")).unwrap();
+    let size = |request: &mut hsup_proto::driver::StartRequest| request.artifact = third;
+    assert_eq!(caller.output("c", "wc -c <zeros", size).0, "62914560\n");
+    driver.end();
+    tool("umount", small.to_str().unwrap()).unwrap();
+    host.is_clean();
+}
