@@ -6,6 +6,7 @@
 
 mod app;
 mod clock;
+mod containers;
 mod crash;
 mod idle;
 mod lines;
@@ -30,22 +31,33 @@ const BENCHMARKS: [(&str, Benchmark); 5] = [
     ("idle", idle::measure),
 ];
 
-/// Measures what `names` says, all of it without any.
-pub(crate) fn run(names: &[&str]) -> Result<()> {
+/// Only by name, for it needs what not every machine has.
+const CONTAINERS: &str = "containers";
+/// How often it measures each row.
+pub(crate) const ROUNDS: usize = 50;
+
+/// Measures what `names` says, all that needs nothing special without any.
+pub(crate) fn run(names: &[&str], rounds: usize) -> Result<()> {
     for name in names {
         ensure!(
-            BENCHMARKS.iter().any(|(known, _)| known == name),
-            "no benchmark `{name}`: there is {}",
+            *name == CONTAINERS || BENCHMARKS.iter().any(|(known, _)| known == name),
+            "no benchmark `{name}`: there is {}, {CONTAINERS}",
             BENCHMARKS.map(|(known, _)| known).join(", ")
         );
     }
-    app::build()?;
+    ensure!(rounds > 0, "no rounds, no figures");
+    app::build(names.contains(&CONTAINERS))?;
     let mut rows = Vec::new();
     for (name, benchmark) in BENCHMARKS {
         if names.is_empty() || names.contains(&name) {
             report::say(&format!("measuring {name}"));
             rows.extend(benchmark().with_context(|| format!("the benchmark `{name}` failed"))?);
         }
+    }
+    if names.contains(&CONTAINERS) {
+        report::say("measuring containers");
+        let measured = containers::measure(rounds);
+        rows.extend(measured.context("the benchmark `containers` failed")?);
     }
     report::print(&rows)
 }

@@ -24,8 +24,10 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// The controller in whose hierarchy a process is moved to where it is; any would do.
+const ENTERED: &str = "pids";
 /// What a dyno's container needs of the host.
-const WANTED: &[&str] = &["memory", "pids", "cpu"];
+const WANTED: &[&str] = &["memory", ENTERED, "cpu"];
 
 /// The hierarchies of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +168,26 @@ impl Hierarchies {
         }
     }
 
+    /// Has the kernel begin now what entering a cgroup waits for, if it has not yet: it lasts from
+    /// the first process that does to a while after the last. A process is moved to where it is,
+    /// which changes nothing. (`cgroup_attach_lock` and `rcu_sync_enter` in the kernel)
+    pub(crate) fn begin_to_enter(&self, pid: Pid) -> io::Result<()> {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let group = groups.lines().find_map(|line| {
+            let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
+            let is_it = if self.unified {
+                controllers.is_empty()
+            } else {
+                controllers.split(',').any(|name| name == ENTERED)
+            };
+            is_it.then_some(group)
+        });
+        let file = group.and_then(|group| self.file(group, ENTERED, "cgroup.procs"));
+        let file = file.ok_or(io::ErrorKind::NotFound)?;
+        let mut file = fs::File::options().write(true).open(file)?;
+        io::Write::write_all(&mut file, pid.to_string().as_bytes())
+    }
+
     /// Whether entering a cgroup takes an RCU grace period, some ten to twenty milliseconds, and
     /// with it every start: the kernel's default since 6.0, and before that always.
     pub(crate) fn enters_slowly() -> bool {
@@ -298,6 +320,16 @@ mod tests {
     fn a_host_without_any_is_told_what_to_mount() {
         let error = Hierarchies::parse("24 18 0:22 / / rw - ext4 /dev/vda rw\n").unwrap_err();
         assert!(error.to_string().contains("mount -t cgroup2"), "{error}");
+    }
+
+    #[test]
+    #[ignore = "needs root: it writes to a cgroup"]
+    fn who_is_moved_to_where_it_is_stays_there() {
+        let own = || fs::read_to_string("/proc/self/cgroup").unwrap();
+        let before = own();
+        let hierarchies = Hierarchies::detect().unwrap();
+        hierarchies.begin_to_enter(Pid::this()).unwrap();
+        assert_eq!(own(), before);
     }
 
     #[test]

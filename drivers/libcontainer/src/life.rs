@@ -76,6 +76,15 @@ impl Watch {
     }
 }
 
+/// Of a dyno that has ended, and is being freed: tells when nothing is left of it.
+pub(crate) fn leaving(dir: &Path) -> Option<Watch> {
+    let life = Watch::open(dir, LIFE).ok()?;
+    if life.is_held() || !dir.join(EXIT).exists() {
+        return None;
+    }
+    Watch::open(dir, LEFT).ok().filter(Watch::is_held)
+}
+
 #[expect(unsafe_code, reason = "tokio's way to say who owns a descriptor")]
 fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd stays the same open descriptor for as long as it is owned.
@@ -154,6 +163,20 @@ mod tests {
         )
         .unwrap();
         exit_status(dir.path()).map(|status| (status.how.unwrap(), status.oom_killed))
+    }
+
+    #[tokio::test]
+    async fn a_dyno_is_leaving_from_its_end_until_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_life, life) = Watch::make(dir.path(), LIFE).unwrap();
+        let (_left, left) = Watch::make(dir.path(), LEFT).unwrap();
+        assert!(leaving(dir.path()).is_none(), "it lives");
+        fs::File::create(dir.path().join(EXIT)).unwrap();
+        drop(life);
+        let leaving_now = leaving(dir.path()).unwrap();
+        drop(left);
+        leaving_now.closed().await;
+        assert!(leaving(dir.path()).is_none(), "it is gone");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -18,11 +18,15 @@ use hsup_driver_kit::{
 use hsup_slug::{Fetch, Owner, SlugError, SlugId, Step, Store};
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     sys::memfd::{MFdFlags, memfd_create},
-    unistd::Uid,
+    unistd::{Pid, Uid, dup3},
 };
 use thiserror::Error;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     artifact::Artifact,
@@ -33,6 +37,7 @@ use crate::{
         Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
         UID_MIN_VARIABLE, UidError, UidRange,
     },
+    life,
     mounts::{self, MountError},
     net::{self, NetError, Network},
     seccomp::{self, SeccompError},
@@ -45,6 +50,9 @@ use crate::{
 const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
 /// How often the host's network is looked at again.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// How long what a dyno held may take to be freed; it is some ten milliseconds.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
 /// The driver cannot begin.
 #[derive(Debug, Error)]
@@ -100,8 +108,14 @@ struct Inner {
     hierarchies: Arc<Hierarchies>,
     init: OwnedFd,
     seccomp: OwnedFd,
+    /// Its number is what counts.
+    low: Mutex<OwnedFd>,
     /// More at a time are no faster, and hold more.
     turns: Semaphore,
+    /// How many that is.
+    most: usize,
+    /// The kernel keeps whoever enters a cgroup waiting.
+    enters_slowly: bool,
     /// Images that are mounted, and where.
     mounted: Mutex<Vec<(PathBuf, PathBuf)>>,
     /// What the network said last.
@@ -148,23 +162,29 @@ impl Libcontainer {
                 ..hsup_slug::Settings::new(uids.max().saturating_add(1))
             },
         )?;
-        if Hierarchies::enters_slowly() {
+        let most = 2 * thread::available_parallelism().map_or(1, usize::from);
+        let enters_slowly = Hierarchies::enters_slowly();
+        if enters_slowly {
             tracing::info!(
                 "every start takes an RCU grace period, 10 to 20 ms; \
                  `mount -o remount,favordynmods -t cgroup2 none CGROUP2_MOUNT` \
                  or 1 in /sys/kernel/rcu_expedited spares it"
             );
         }
+        let init = in_memory(c"hsup-init", |file| io::Write::write_all(file, INIT))
+            .map_err(OpenError::Init)?;
         let inner = Inner {
-            init: in_memory(c"hsup-init", |file| io::Write::write_all(file, INIT))
-                .map_err(OpenError::Init)?,
+            low: Mutex::new(init.try_clone().map_err(OpenError::Init)?),
+            init,
             seccomp: {
                 let filters = seccomp::programs()?;
                 in_memory(c"seccomp", |file| shim::write_filters(file, &filters))
                     .map_err(OpenError::Init)?
             },
             ready: Mutex::new(said(network.ready().await)),
-            turns: Semaphore::new(2 * thread::available_parallelism().map_or(1, usize::from)),
+            turns: Semaphore::new(most),
+            most,
+            enters_slowly,
             mounted: Mutex::default(),
             settings,
             work_dir,
@@ -226,25 +246,70 @@ impl Libcontainer {
         self.0.turns.acquire().await.ok()
     }
 
-    /// A user and an address for the dyno of this directory.
+    /// Calls `spawn` with a copy of `fd` that has a low number: a child is born with copies of all
+    /// descriptors up to the highest that it is handed, and a thousand dynos have thousands.
+    pub(crate) fn handing_down<T>(
+        &self,
+        fd: &impl AsFd,
+        spawn: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut low = self.0.low.lock().unwrap_or_else(PoisonError::into_inner);
+        dup3(fd, &mut low, OFlag::O_CLOEXEC)?;
+        let spawned = spawn(low.as_fd());
+        // Or the child's end would be open here, too.
+        dup3(&self.0.init, &mut low, OFlag::O_CLOEXEC)?;
+        spawned
+    }
+
+    /// Lets the wait for entering a cgroup begin, if the dyno of this shim is the first in a
+    /// while to do so. A start that is not helped is only slower.
+    pub(crate) fn enter_soon(&self, shim: Pid) {
+        let is_first = self.0.turns.available_permits() + 1 == self.0.most;
+        if self.0.enters_slowly && is_first {
+            let hierarchies = Arc::clone(&self.0.hierarchies);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = hierarchies.begin_to_enter(shim) {
+                    tracing::debug!(%error, "a cgroup is entered without preparation");
+                }
+            });
+        }
+    }
+
+    /// A user and an address for the dyno of this directory. Where all are taken, waits for one
+    /// of a dyno that has ended already.
     pub(crate) async fn lease(&self, dir: &Path) -> Result<Lease, Status> {
+        let end = Instant::now() + LEAVES_WITHIN;
+        loop {
+            let error = match self.take_lease(dir).await? {
+                Ok(lease) => return Ok(lease),
+                Err(error) => error,
+            };
+            let text = errors::chain(&error);
+            if !error.is_exhausted() {
+                return Err(Status::internal(text));
+            }
+            let leaving = self.home().dynos().unwrap_or_default();
+            let leaving = leaving.iter().find_map(|dir| life::leaving(dir));
+            let left = match leaving {
+                Some(leaving) => timeout_at(end, leaving.closed()).await.is_ok(),
+                None => false,
+            };
+            if !left {
+                return Err(Status::resource_exhausted(text));
+            }
+        }
+    }
+
+    async fn take_lease(&self, dir: &Path) -> Result<Result<Lease, LeaseError>, Status> {
         let (driver, dir) = (self.clone(), dir.to_owned());
         // It may wait for another driver.
         let taking = tokio::task::spawn_blocking(move || {
             let network = driver.network();
             driver.leases().take(&dir, |subnet| network.is_free(subnet))
         });
-        let taken = taking
+        taking
             .await
-            .map_err(|error| Status::internal(format!("failed to take a lease: {error}")))?;
-        taken.map_err(|error| {
-            let text = errors::chain(&error);
-            if error.is_exhausted() {
-                Status::resource_exhausted(text)
-            } else {
-                Status::internal(text)
-            }
-        })
+            .map_err(|error| Status::internal(format!("failed to take a lease: {error}")))
     }
 
     /// Where the root file system of a stack is.

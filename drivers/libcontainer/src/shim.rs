@@ -118,6 +118,11 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
             tracing::error!(%error, "failed to execute hsup-wait");
             ExitCode::FAILURE
         }
+        // Nothing is ours yet: the driver found out that the dyno cannot be, or it is gone.
+        Err(ShimError::Order(error)) => {
+            tracing::debug!(dir = %dir.display(), %error, "a shim is not needed");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             let text = hsup_driver_kit::errors::chain(&error);
             let errno = errno_of(&error);

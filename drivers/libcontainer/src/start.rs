@@ -9,7 +9,7 @@ use std::{
     fs, io,
     io::Write as _,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{fs::DirBuilderExt as _, net::UnixStream as StdStream},
     },
     path::{Path, PathBuf},
@@ -193,6 +193,9 @@ impl Libcontainer {
         stdio: Option<Fifos>,
         mut kept: Vec<OwnedFd>,
     ) -> Result<Contained, Status> {
+        // It comes up while what it is to be handed is made.
+        let shim = self.spawn_shim(dir)?;
+        self.enter_soon(shim.child.0);
         let (life, life_writer) = Watch::make(dir, life::LIFE).map_err(files("make", dir))?;
         let (left, left_writer) = Watch::make(dir, life::LEFT).map_err(files("make", dir))?;
         let lease = self.lease(dir).await?;
@@ -213,11 +216,8 @@ impl Libcontainer {
             port: port(&request),
         };
         known.write(dir).map_err(files("write in", dir))?;
-        let network = self
-            .network()
-            .create(&lease)
-            .await
-            .map_err(|error| net_status(&error))?;
+        // The files are made beside it.
+        let network = self.network().create(&lease);
         skeleton(
             dir,
             &stack_root,
@@ -235,6 +235,7 @@ impl Libcontainer {
             None => (null()?, null()?, null()?),
         };
         let size = WindowSize::wanted(&request);
+        let network = network.await.map_err(|error| net_status(&error))?;
         let order = Order {
             id,
             stack: stack_root.clone(),
@@ -267,10 +268,9 @@ impl Libcontainer {
             binds: binds.into_iter().map(|bind| bind.tree).collect(),
             kept,
         };
-        let shim = Shim::spawn(dir)?;
         order::send(&shim.socket, &order, &handed).map_err(StartError::Shim)?;
         drop(handed);
-        let pid = shim.pid;
+        let pid = shim.child.0;
         let answered = tokio::time::timeout(SHIM_PATIENCE, shim.answer()).await;
         let (life_of, terminal) = answered.unwrap_or_else(|_| {
             // It cannot answer any more, and what it has made is found by what is written down.
@@ -467,48 +467,71 @@ fn copy(fd: &OwnedFd) -> Result<OwnedFd, StartError> {
     fd.try_clone().map_err(StartError::Shim)
 }
 
-/// A shim that was started.
+/// A shim that was started. Without an order it ends when it is dropped.
 #[derive(Debug)]
 struct Shim {
-    pid: Pid,
+    // Closed before it is waited for.
     socket: StdStream,
+    child: Child,
+}
+
+/// A process that is reaped when this is dropped.
+#[derive(Debug)]
+struct Child(Pid);
+
+impl Child {
+    /// Leaves that to others.
+    fn stays(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let pid = self.0;
+        tokio::task::spawn_blocking(move || waitpid(pid, None));
+    }
+}
+
+impl Libcontainer {
+    fn spawn_shim(&self, dir: &Path) -> Result<Shim, StartError> {
+        let (ours, theirs) = StdStream::pair().map_err(StartError::Shim)?;
+        let word = |text: &[u8]| CString::new(text).map_err(|error| StartError::Shim(error.into()));
+        let argv = [
+            word(b"hsup-driver-libcontainer")?,
+            word(shim::ROLE.as_bytes())?,
+            word(std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str()))?,
+        ];
+        let log = std::io::stderr();
+        let spawn = |socket: BorrowedFd<'_>| {
+            Spawn {
+                program: c"/proc/self/exe",
+                argv: &argv,
+                // Nothing of ours is anything to a dyno.
+                env: &[],
+                cwd: Some(c"/"),
+                fds: &[socket, log.as_fd(), log.as_fd()],
+                // It outlives us.
+                ties: Ties::None,
+                mark: None,
+                open_files: None,
+                cgroup: None,
+            }
+            .spawn()
+        };
+        let spawned = self.handing_down(&theirs, spawn);
+        let spawned = spawned.map_err(StartError::Shim)?;
+        Ok(Shim {
+            socket: ours,
+            child: Child(spawned.pid),
+        })
+    }
 }
 
 impl Shim {
-    fn spawn(dir: &Path) -> Result<Self, StartError> {
-        let (ours, theirs) = StdStream::pair().map_err(StartError::Shim)?;
-        let log = std::io::stderr();
-        let fds = [theirs.as_fd(), log.as_fd(), log.as_fd()];
-        let word = |text: &[u8]| CString::new(text).map_err(|error| StartError::Shim(error.into()));
-        let dir = std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str());
-        let spawned = Spawn {
-            program: c"/proc/self/exe",
-            argv: &[
-                word(b"hsup-driver-libcontainer")?,
-                word(shim::ROLE.as_bytes())?,
-                word(dir)?,
-            ],
-            // Nothing of ours is anything to a dyno.
-            env: &[],
-            cwd: Some(c"/"),
-            fds: &fds,
-            // It outlives us.
-            ties: Ties::None,
-            mark: None,
-            open_files: None,
-            cgroup: None,
-        }
-        .spawn()
-        .map_err(StartError::Shim)?;
-        Ok(Self {
-            pid: spawned.pid,
-            socket: ours,
-        })
-    }
-
     /// Waits for what it says, and for the terminal that comes before that.
     async fn answer(self) -> Result<(order::Life, Option<OwnedFd>), StartError> {
-        let Self { pid, socket } = self;
+        let Self { socket, child } = self;
         socket.set_nonblocking(true).map_err(StartError::Shim)?;
         let mut socket = UnixStream::from_std(socket).map_err(StartError::Shim)?;
         let mut text = Vec::new();
@@ -524,9 +547,14 @@ impl Shim {
             .ok()
             .and_then(|()| serde_json::from_slice::<Answer>(&text).ok());
         match answer {
-            Some(Answer::Started(life)) => Ok((life, terminal)),
+            Some(Answer::Started(life)) => {
+                child.stays();
+                Ok((life, terminal))
+            }
             failed => {
                 // It ends by itself: there is nothing for it to wait for.
+                let pid = child.0;
+                child.stays();
                 let reaped = tokio::task::spawn_blocking(move || waitpid(pid, None)).await;
                 drop(reaped);
                 Err(match failed {

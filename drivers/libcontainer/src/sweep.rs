@@ -9,7 +9,11 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
+    time::Duration,
 };
+
+use nix::unistd::{ForkResult, fork};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -23,6 +27,10 @@ use crate::{
 
 /// What the driver's program is called in this role.
 pub(crate) const ROLE: &str = "sweep";
+/// How long the rules that all dynos share outlive the last of them: whoever starts one dyno
+/// after the other does not have them made and removed every time, which takes the kernel longer
+/// than a start does.
+const RULES_STAY: Duration = Duration::from_secs(1);
 /// In a dyno's directory, as long as there is something to free.
 const HELD: &str = "held.json";
 
@@ -54,6 +62,8 @@ pub(crate) enum SweepError {
     Files { path: PathBuf, source: io::Error },
     #[error("failed to free a user and an address")]
     Lease(#[from] LeaseError),
+    #[error("failed to start the process that removes the network's rules")]
+    Fork(#[source] io::Error),
 }
 
 impl Held {
@@ -73,22 +83,71 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let Some(dir) = args.first().map(PathBuf::from) else {
         return ExitCode::from(2);
     };
-    match run(&dir) {
+    let swept = sweep(&dir).and_then(|held| match held {
+        Some((held, Left::Nothing)) => remove_rules_later(&held),
+        _ => Ok(()),
+    });
+    match swept {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let error = hsup_driver_kit::errors::chain(&error);
-            tracing::error!(dir = %dir.display(), error, "something of a dyno is left");
+            tell(&dir, &error);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Frees everything, and then forgets that it was held.
+fn tell(dir: &Path, error: &SweepError) {
+    let error = hsup_driver_kit::errors::chain(error);
+    tracing::error!(dir = %dir.display(), error, "something of a dyno is left");
+}
+
+/// What other dynos have leased of the same addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Something,
+    Nothing,
+}
+
+/// Frees everything, and then forgets that it was held; the rules that dynos share go with the
+/// last of them.
 pub(crate) fn run(dir: &Path) -> Result<(), SweepError> {
+    match sweep(dir)? {
+        Some((held, Left::Nothing)) => remove_rules(&held),
+        _ => Ok(()),
+    }
+}
+
+fn remove_rules(held: &Held) -> Result<(), SweepError> {
+    let removed = Leases::if_none(&held.work_dir, held.lease.pool, || {
+        net::remove_table(&held.table)
+    });
+    Ok(removed?.unwrap_or(Ok(()))?)
+}
+
+/// Has a process of its own, for which nobody waits, remove the rules if there is no dyno by
+/// then. One that is killed leaves them to the next dyno or the next driver.
+///
+/// To be called by a process with one thread, which ends then.
+#[expect(unsafe_code, reason = "fork(2), without another program")]
+fn remove_rules_later(held: &Held) -> Result<(), SweepError> {
+    // SAFETY: no other thread holds a lock that the child would wait for.
+    let forked = unsafe { fork() }.map_err(|errno| SweepError::Fork(errno.into()))?;
+    if matches!(forked, ForkResult::Parent { .. }) {
+        return Ok(());
+    }
+    // What is inherited tells others that we are still at work on the dyno.
+    // SAFETY: nothing of ours is read or written after this but the standard error.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    thread::sleep(RULES_STAY);
+    remove_rules(held)
+}
+
+/// Frees everything but the rules, and then forgets that it was held; what that was, if it was.
+fn sweep(dir: &Path) -> Result<Option<(Held, Left)>, SweepError> {
     let path = dir.join(HELD);
     let held: Held = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => Err(error),
     }
     .map_err(|source| SweepError::Read {
@@ -108,10 +167,8 @@ pub(crate) fn run(dir: &Path) -> Result<(), SweepError> {
             source: error,
         });
     }
-    let last = Leases::free_and(&held.work_dir, &held.lease, dir, || {
-        net::remove_table(&held.table)
-    });
-    last?.unwrap_or(Ok(()))?;
+    let left = Leases::free_and(&held.work_dir, &held.lease, dir, || Left::Nothing)?
+        .unwrap_or(Left::Something);
     remove_all(&aside)?;
     for name in [
         "state",
@@ -124,15 +181,15 @@ pub(crate) fn run(dir: &Path) -> Result<(), SweepError> {
     ] {
         remove_all(&dir.join(name))?;
     }
-    remove_all(&path)
+    remove_all(&path)?;
+    Ok(Some((held, left)))
 }
 
 /// After a start that failed, for the shim: frees everything, and the directory with it.
 pub(crate) fn of_failed(dir: &Path) {
     let result = run(dir).and_then(|()| remove_all(dir));
     if let Err(error) = result {
-        let error = hsup_driver_kit::errors::chain(&error);
-        tracing::error!(dir = %dir.display(), error, "something of a dyno is left");
+        tell(dir, &error);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Staying with a dyno until it has ended, whatever wishes it away meanwhile.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use hsup_proto::driver::StopRequest;
 use tokio::{
@@ -123,14 +123,19 @@ impl Company<'_> {
     ) -> Option<u8> {
         let (cut_off, ()) = tokio::join!(
             output.finish(on_its_way, self.signals, ended.is_wished),
-            forget(self.up, self.dyno_id)
+            forget(self.up, self.supervisor_id, self.dyno_id)
         );
         cut_off
     }
 
     /// Ends a dyno that nobody stays with, and waits for that; a signal ends it at once.
     pub(super) async fn abandon(&mut self) {
-        let Self { up, dyno_id, .. } = *self;
+        let Self {
+            up,
+            supervisor_id,
+            dyno_id,
+            ..
+        } = *self;
         let grace = self.grace;
         self.progress.stopping();
         let stopping = up.stop(dyno_id.as_str(), Stop::Gracefully { grace });
@@ -141,17 +146,32 @@ impl Company<'_> {
         if let Err(status) = stopped {
             tracing::warn!(code = ?status.code(), message = status.message(), "stop failed");
         }
-        forget(up, dyno_id).await;
+        forget(up, supervisor_id, dyno_id).await;
     }
 }
 
-/// Has a driver forget the dyno, unless that goes with our own child.
-async fn forget(up: &Up, dyno_id: &DynoId) {
+/// Has a driver forget the dyno, unless that goes with our own child, and waits until that has
+/// reached it. What the dyno held takes the kernel a while to free, which is nothing that its
+/// user waits for: a driver that goes on does not need us for it.
+async fn forget(up: &Up, supervisor_id: &SupervisorId, dyno_id: &DynoId) {
     if up.child && !up.dynos_outlive_it() {
         return;
     }
-    if let Err(status) = up.remove(dyno_id.as_str()).await {
-        tracing::warn!(code = ?status.code(), "remove failed");
+    // Calls arrive in the order in which they are made.
+    let arrived = async {
+        if up.child || up.list(supervisor_id.as_str()).await.is_err() {
+            // It ends with us, or it will say of the Remove what is wrong.
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        removed = up.remove(dyno_id.as_str()) => {
+            if let Err(status) = removed {
+                tracing::warn!(code = ?status.code(), "remove failed");
+            }
+        }
+        () = arrived => {}
     }
 }
 

@@ -23,7 +23,7 @@ fn a_block_of_one_subnet_serves_one_dyno_at_a_time() {
         command.env(SUBNET, &block);
     });
     let caller = Caller::new(&host.socket());
-    let one = caller.start("a", "read _");
+    let one = caller.start("a", "read _ <&2");
     let refused = caller.try_start("b", "true", |_| ()).err().unwrap();
     is_exhausted(&refused, &["no subnet left", &block, SUBNET, "stop a dyno"]);
     // To hsup's user it is said too.
@@ -47,8 +47,8 @@ fn as_many_dynos_run_as_there_are_users() {
         command.env(UID_MAX, last.to_string());
     });
     let caller = Caller::new(&host.socket());
-    let one = caller.start("a", "read _");
-    let two = caller.start("b", "read _");
+    let one = caller.start("a", "read _ <&2");
+    let two = caller.start("b", "read _ <&2");
     let refused = caller.try_start("c", "true", |_| ()).err().unwrap();
     is_exhausted(
         &refused,
@@ -121,7 +121,7 @@ fn what_the_host_uses_is_passed_over() {
     let link = Link::with(&host, &format!("{first}/30"));
     let driver = host.driver();
     let caller = Caller::new(&host.socket());
-    let one = caller.start("a", "read _");
+    let one = caller.start("a", "read _ <&2");
     assert_eq!(caller.ip("a"), host.subnet().replace("0/24", "6"));
     one.end();
     driver.end();

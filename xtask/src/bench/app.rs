@@ -21,11 +21,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Builds the binaries that are measured.
-pub(super) fn build() -> Result<()> {
+pub(super) fn build(containers: bool) -> Result<()> {
+    let driver = ["--package", "hsup-driver-libcontainer"];
     let status = command("cargo")
         .args(["build", "--release", "--quiet"])
         // Of ourselves, too: what runs as a dyno must start as a program in earnest does.
         .args(["--package", "hsup-cli", "--package", "xtask"])
+        .args(if containers { &driver[..] } else { &[] })
         .status()
         .context("failed to run cargo")?;
     ensure!(status.success(), "the release build failed");

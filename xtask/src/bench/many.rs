@@ -104,7 +104,7 @@ fn first_to_last(stamps: &[Stamp]) -> u64 {
 }
 
 /// What a process takes up, shared pages by its share (`proc_pid_smaps_rollup(5)`).
-fn pss_kib(pid: i32) -> Result<u64> {
+pub(super) fn pss_kib(pid: i32) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
     rollup

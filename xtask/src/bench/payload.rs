@@ -24,12 +24,15 @@ pub(super) const LINE_BYTES: usize = 100;
 const PATIENCE: u16 = 60_000;
 const RECORD_BYTES: usize = 16;
 
-/// A dyno: says that its program runs, and then nothing.
-pub(crate) fn stamp(fifo: &Path) -> Result<()> {
+/// A dyno: says that its program runs, to this FIFO or to its standard output, and then nothing.
+pub(crate) fn stamp(fifo: Option<&Path>) -> Result<()> {
     let mut record = [0; RECORD_BYTES];
     record[..8].copy_from_slice(&clock::now().to_le_bytes());
     record[8..12].copy_from_slice(&process::id().to_le_bytes());
-    let mut fifo = OpenOptions::new().write(true).open(fifo)?;
+    let mut fifo = match fifo {
+        Some(fifo) => OpenOptions::new().write(true).open(fifo)?,
+        None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+    };
     // One small write to a FIFO is never torn (`PIPE_BUF`, pipe(7)).
     fifo.write_all(&record)?;
     drop(fifo);
@@ -72,7 +75,11 @@ pub(super) struct Stamps {
 
 impl Stamps {
     pub(super) fn new(directory: &Path) -> Result<Self> {
-        let path = directory.join("stamps");
+        Self::at(directory.join("stamps"))
+    }
+
+    /// In a FIFO at this path.
+    pub(super) fn at(path: PathBuf) -> Result<Self> {
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).context("failed to make a FIFO")?;
         let fifo = OpenOptions::new()
             .read(true)

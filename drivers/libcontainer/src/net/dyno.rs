@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     thread,
@@ -68,6 +68,20 @@ impl HostInterfaces {
             ipv4: directory(IPV4_INTERFACES),
             ipv6: directory(IPV6_INTERFACES),
         }
+    }
+
+    /// Whether the host forwards packets, as far as can be seen. A path from the root would be
+    /// looked up among those of all namespaces, which a thousand dynos feel.
+    pub(super) fn forward(&self) -> bool {
+        let Some(directory) = &self.ipv4 else {
+            return false;
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let mut text = String::new();
+        let read = openat(directory, "../ip_forward", flags, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|file| File::from(file).read_to_string(&mut text));
+        read.is_ok() && text.trim() == "1"
     }
 
     /// No IPv6 and only the dyno's own addresses on this interface. Where it can't be set, the

@@ -156,26 +156,34 @@ impl Network {
         blocking(move || shared.collect()).await
     }
 
-    /// Makes the network of a dyno that holds `lease`.
-    pub async fn create(&self, lease: &Lease) -> Result<DynoNet, NetError> {
+    /// Makes the network of a dyno that holds `lease`. That begins at once; what is given back
+    /// waits for it.
+    pub fn create(
+        &self,
+        lease: &Lease,
+    ) -> impl Future<Output = Result<DynoNet, NetError>> + Send + use<> {
         let (done, made) = oneshot::channel();
         let shared = Arc::clone(&self.0);
         let lease = *lease;
-        thread::Builder::new()
+        let begun = thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || {
                 // Nobody waits any more: the namespace, and the links with it, go at once.
                 let _abandoned = done.send(shared.create(&lease));
-            })
-            .map_err(failed("start a thread"))?;
-        made.await
-            .map_err(|_| failed("make the network")(io::Error::other("its thread ended")))?
+            });
+        async move {
+            begun.map_err(failed("start a thread"))?;
+            made.await
+                .map_err(|_| failed("make the network")(io::Error::other("its thread ended")))?
+        }
     }
 }
 
 impl Shared {
     fn create(&self, lease: &Lease) -> Result<DynoNet, NetError> {
-        turn_on_forwarding()?;
+        if !self.host.forward() {
+            turn_on_forwarding()?;
+        }
         self.make_rules()?;
         let plan = Plan {
             names: &self.names,

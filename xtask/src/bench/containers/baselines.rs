@@ -1,0 +1,182 @@
+//! What the driver is compared with: Docker's engine and runc.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use super::super::app;
+
+const PAUSE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_mins(1);
+const IMAGE: &str = "hsup-bench";
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// An engine of our own, in network and mount namespaces of its own: its bridge, its rules and
+/// its mounts go with it.
+#[derive(Debug)]
+pub(super) struct Docker {
+    daemon: Child,
+    socket: PathBuf,
+    /// The cgroups that it leaves.
+    groups: Vec<PathBuf>,
+}
+
+impl Docker {
+    /// Starts one with an image of `root`.
+    pub(super) fn start(disk: &Path, memory: &Path, root: &Path) -> Result<Self> {
+        let socket = disk.join("docker.sock");
+        let log = File::create(disk.join("docker.log"))?;
+        let daemon = app::command("unshare")
+            .args(["--net", "--mount", "dockerd", "--data-root"])
+            .arg(disk.join("docker"))
+            .arg("--exec-root")
+            .arg(memory.join("docker"))
+            .arg("--pidfile")
+            .arg(memory.join("docker.pid"))
+            .arg("--host")
+            .arg(format!("unix://{}", socket.display()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("failed to start dockerd")?;
+        let docker = Self {
+            daemon,
+            socket,
+            groups: groups()
+                .into_iter()
+                .filter(|group| !group.exists())
+                .collect(),
+        };
+        let mut waited = Duration::ZERO;
+        while !docker.docker().arg("version").output()?.status.success() {
+            if waited > PATIENCE {
+                let log = fs::read_to_string(disk.join("docker.log"))?;
+                bail!("dockerd does not serve; it said:\n{log}");
+            }
+            sleep(PAUSE);
+            waited += PAUSE;
+        }
+        let image = disk.join("image.tar");
+        let packed = app::command("tar")
+            .arg("-C")
+            .arg(root)
+            .arg("-cf")
+            .arg(&image)
+            .arg(".")
+            .status()?;
+        ensure!(packed.success(), "tar failed");
+        let imported = docker
+            .docker()
+            .arg("import")
+            .arg(&image)
+            .arg(IMAGE)
+            .output()?;
+        ensure!(
+            imported.status.success(),
+            "docker import failed: {}",
+            String::from_utf8_lossy(&imported.stderr)
+        );
+        Ok(docker)
+    }
+
+    /// `docker run --rm` on the default bridge.
+    pub(super) fn run(&self, program: &str) -> Command {
+        let mut command = self.docker();
+        command.args(["run", "--rm", IMAGE, program]);
+        command
+    }
+
+    fn docker(&self) -> Command {
+        let mut command = app::command("docker");
+        command
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket.display()))
+            .env_remove("DOCKER_HOST")
+            .env_remove("DOCKER_CONTEXT")
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        // One that has ended already is what is wanted.
+        let _ = kill(
+            Pid::from_raw(self.daemon.id().cast_signed()),
+            Signal::SIGTERM,
+        );
+        drop(self.daemon.wait());
+        for group in &self.groups {
+            // Not there, or not empty: not ours.
+            drop(fs::remove_dir(group));
+        }
+    }
+}
+
+/// Where an engine may make a group for its containers.
+fn groups() -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten();
+    let mut groups: Vec<_> = hierarchies
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path().join("docker"))
+        .collect();
+    groups.push(Path::new(CGROUPS).join("docker"));
+    groups
+}
+
+/// A bundle for runc, with the specification that it makes itself, which has an empty network.
+#[derive(Debug)]
+pub(super) struct Runc {
+    bundle: PathBuf,
+    state: PathBuf,
+}
+
+impl Runc {
+    /// One of `root`, in which `program` runs.
+    pub(super) fn new(disk: &Path, memory: &Path, root: &Path, program: &str) -> Result<Self> {
+        let bundle = disk.join("bundle");
+        fs::create_dir(&bundle)?;
+        let made = app::command("runc")
+            .args(["spec", "--bundle"])
+            .arg(&bundle)
+            .status()
+            .context("failed to run runc")?;
+        ensure!(made.success(), "runc spec failed");
+        let path = bundle.join("config.json");
+        let mut spec: Value = serde_json::from_slice(&fs::read(&path)?)?;
+        spec["root"] = json!({"path": root, "readonly": true});
+        spec["process"]["terminal"] = json!(false);
+        spec["process"]["args"] = json!([program]);
+        File::create(&path)?.write_all(spec.to_string().as_bytes())?;
+        Ok(Self {
+            bundle,
+            state: memory.join("runc"),
+        })
+    }
+
+    /// `runc run`.
+    pub(super) fn run(&self) -> Command {
+        let mut command = app::command("runc");
+        command
+            .arg("--root")
+            .arg(&self.state)
+            .args(["run", "--bundle"])
+            .arg(&self.bundle)
+            .arg(IMAGE)
+            .stdin(Stdio::null());
+        command
+    }
+}
