@@ -32,7 +32,9 @@ impl Libcontainer {
         let own = self.home().dynos()?.into_iter().map(|dir| (dir, true));
         let adopted = self.home().adopted_dynos()?;
         let adopted = adopted.into_iter().map(|dir| (dir, false));
+        let mut seen = 0;
         for (dir, is_own) in own.chain(adopted) {
+            seen += 1;
             match self.recover(&dir).await {
                 // How it ended, nobody comes to ask.
                 Ok(Some(recovered)) if !is_own && recovered.dyno.has_ended() => clear(dir).await,
@@ -48,11 +50,29 @@ impl Libcontainer {
                 }
             }
         }
+        if found.len() < seen {
+            self.free_unwritten().await;
+        }
         self.clear_containers().await;
         if !found.is_empty() {
             tracing::info!(dynos = found.len(), "found dynos again");
         }
         Ok(found)
+    }
+
+    /// Frees what was taken for a start that was killed before that was written down: its
+    /// directory is gone now, and who has gone has nothing.
+    async fn free_unwritten(&self) {
+        let driver = self.clone();
+        let freed = tokio::task::spawn_blocking(move || driver.leases().free_stale()).await;
+        if let Ok(Err(error)) = freed {
+            let error = errors::chain(&error);
+            tracing::error!(error, "users of dynos that are gone were not freed");
+        }
+        if let Err(error) = self.network().collect().await {
+            let error = errors::chain(&error);
+            tracing::error!(error, "something of the network of dynos that are gone is left");
+        }
     }
 
     /// The dyno of a directory; `None` if it was never started.

@@ -29,13 +29,19 @@ fn a_dyno_that_outgrows_its_memory_is_told_to_have_done_so() {
     });
     assert_eq!(how(&status), "SIGKILL", "{said}");
     assert!(status.oom_killed, "{status:?}");
-    // A child of it is told too, and another dyno's limit is its own.
-    let (said, status) = caller.output("b", "test-escape hold 200; echo $?", |request| {
+    // So is one that ends as its child did.
+    let (said, status) = caller.output("b", "test-escape hold 200; exit $?", |request| {
+        request.limits = Some(memory(64));
+    });
+    assert_eq!(how(&status), "137", "{said}");
+    assert!(status.oom_killed, "{status:?}");
+    // One that goes on without its child was not killed, and another dyno's limit is its own.
+    let (said, status) = caller.output("d", "test-escape hold 200; echo $?", |request| {
         request.limits = Some(memory(64));
     });
     assert!(said.starts_with("137\n"), "{said}");
     assert_eq!(how(&status), "0");
-    assert!(status.oom_killed, "{status:?}");
+    assert!(!status.oom_killed, "{status:?}");
     let (said, status) = caller.output("c", "test-escape hold 100", |request| {
         request.limits = Some(memory(256));
     });
