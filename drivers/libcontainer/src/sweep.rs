@@ -118,6 +118,10 @@ pub(crate) fn run(dir: &Path) -> Result<(), SweepError> {
 }
 
 fn remove_rules(held: &Held) -> Result<(), SweepError> {
+    if !held.work_dir.is_dir() {
+        // Without its leases there are no dynos either.
+        return Ok(net::remove_table(&held.table)?);
+    }
     let removed = Leases::if_none(&held.work_dir, held.lease.pool, || {
         net::remove_table(&held.table)
     });
