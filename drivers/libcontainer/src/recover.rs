@@ -71,7 +71,10 @@ impl Libcontainer {
         }
         if let Err(error) = self.network().collect().await {
             let error = errors::chain(&error);
-            tracing::error!(error, "something of the network of dynos that are gone is left");
+            tracing::error!(
+                error,
+                "something of the network of dynos that are gone is left"
+            );
         }
     }
 
