@@ -3,6 +3,8 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
 };
 
 pub mod conformance;
@@ -17,4 +19,25 @@ pub fn binary(built: &str) -> PathBuf {
         (Some(copies), Some(name)) => Path::new(&copies).join(name),
         _ => built.to_owned(),
     }
+}
+
+/// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now, once for each
+/// test program.
+#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+pub fn binaries() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        if let Some(folder) = env::var_os("HSUP_BIN_DIR") {
+            return folder.into();
+        }
+        #[expect(clippy::disallowed_methods, reason = "cargo is no dyno")]
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--workspace", "--bins"])
+            .status()
+            .unwrap();
+        assert!(built.success(), "the binaries could not be built");
+        // The test program is target/PROFILE/deps/NAME-….
+        let own = env::current_exe().unwrap();
+        own.ancestors().nth(2).unwrap().to_owned()
+    })
 }

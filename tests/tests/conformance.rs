@@ -5,7 +5,7 @@
 use std::{env, path::PathBuf, process::Command};
 
 use hsup_proto::driver::Capability;
-use hsup_tests::conformance::{CaseResult, Config, Need, Verdict, cases, run};
+use hsup_tests::conformance::{Case, Config, Need, run};
 
 /// The simple driver's binary: from `HSUP_BIN_DIR` where that is set, else built now.
 #[expect(
@@ -36,18 +36,10 @@ const OFFERED: [Capability; 4] = [
 ];
 
 /// Whether a case is about what the simple driver offers, or does not.
-fn is_meant(result: &CaseResult) -> bool {
-    let all = cases();
-    let case = all
-        .iter()
-        .find(|case| (case.chapter, case.name) == (result.chapter, result.name));
-    case.unwrap().needs.iter().all(|need| match need {
-        Need::Has(capability) => OFFERED.contains(capability),
-        Need::Lacks(capability) => !OFFERED.contains(capability),
-        // It runs as the user who calls it, and its dynos end with it.
-        Need::Outlives | Need::Exact | Need::Peer => false,
-        _ => true,
-    })
+fn is_meant(case: &Case) -> bool {
+    // It runs as the user who calls it, and its dynos end with it.
+    let of_others = |need: &Need| matches!(need, Need::Outlives | Need::Exact | Need::Peer);
+    case.is_about(&OFFERED) && !case.needs.iter().any(of_others)
 }
 
 #[test]
@@ -55,20 +47,7 @@ fn the_simple_driver_passes_every_case() {
     let driver = simple_driver();
     let quoted = driver.display().to_string().replace('\'', r"'\''");
     let report = run(&Config::exec(format!("'{quoted}'"))).unwrap();
-    let failures: Vec<_> = report
-        .failures()
-        .map(|(result, failure)| {
-            let (chapter, name, rule) = (result.chapter, result.name, result.rule);
-            format!("{chapter}: {name}\n  {rule}\n  {failure}\n")
-        })
-        .collect();
-    assert!(failures.is_empty(), "{}", failures.concat());
-    let not_run: Vec<_> = report
-        .results
-        .iter()
-        .filter(|result| is_meant(result) && result.verdict != Verdict::Passed)
-        .collect();
-    assert!(not_run.is_empty(), "{not_run:?}");
+    report.assert_passed(is_meant);
     assert_eq!(
         report.summary().split(" — ").next(),
         Some("core · durability NONE · stdio_fifo · signal · stats · attach")

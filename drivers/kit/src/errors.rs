@@ -18,14 +18,14 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Whether the machine, or this process, ran out of something.
-pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+/// Whether the machine, or this process, ran out of something, which may be there again later.
+pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock
     ) || matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC)
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOSPC | libc::EDQUOT)
     )
 }
 

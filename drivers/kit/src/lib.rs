@@ -2,7 +2,7 @@
 //! and the supervisor's side of it.
 
 pub mod client;
-mod clock;
+pub mod clock;
 pub mod errors;
 pub mod fifo;
 pub mod file_url;

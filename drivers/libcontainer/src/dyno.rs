@@ -10,7 +10,9 @@ use std::{
 };
 
 use hsup_driver_kit::{
-    Signal, Status, errors,
+    Signal, Status,
+    clock::now_unix_ms,
+    errors,
     proto::{ExitStatus, IpInfoResponse, StatsResponse, exit_status::How},
     pty,
     service::Dyno,
@@ -170,7 +172,7 @@ impl Dyno for Contained {
                 "the process that waited for it was killed".into(),
             )),
             oom_killed: false,
-            exited_at_unix_ms: life::now_unix_ms(),
+            exited_at_unix_ms: now_unix_ms(),
         }
     }
 
@@ -221,7 +223,7 @@ impl Dyno for Contained {
             return Err(Status::failed_precondition("the dyno has exited"));
         }
         Ok(StatsResponse {
-            at_unix_ms: life::now_unix_ms(),
+            at_unix_ms: now_unix_ms(),
             cpu_ns: usage.cpu_ns,
             memory_bytes: usage.memory,
             memory_peak_bytes: usage.memory_peak,

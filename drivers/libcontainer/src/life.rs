@@ -9,7 +9,6 @@ use std::{
     fs, io,
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
-    time::SystemTime,
 };
 
 use hsup_driver_kit::{
@@ -119,12 +118,6 @@ pub(crate) fn exit_status(dir: &Path) -> Option<ExitStatus> {
         oom_killed: exit.oom_killed && was_killed,
         exited_at_unix_ms: exit.exited_at_unix_ms,
     })
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -54,9 +54,6 @@ impl Libcontainer {
             self.free_unwritten().await;
         }
         self.clear_containers().await;
-        if !found.is_empty() {
-            tracing::info!(dynos = found.len(), "found dynos again");
-        }
         Ok(found)
     }
 

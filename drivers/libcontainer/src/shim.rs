@@ -42,6 +42,7 @@ use nix::{
 use thiserror::Error;
 
 use crate::{
+    NAME,
     binds::Bind,
     mounts::{self, Mapped, MountError, Slug},
     order::{self, Answer, Handed, Life, Order},
@@ -279,20 +280,29 @@ fn create(
         .build()
         .map_err(ShimError::Create)?;
     let started = (|| {
-        let init_pid = container.pid().ok_or(ShimError::NoPid)?.as_raw();
+        let mut dyno = Life {
+            init: container.pid().ok_or(ShimError::NoPid)?.as_raw(),
+            waiter: std::process::id().cast_signed(),
+            terminal: None,
+            copied: mapped == Mapped::Copied,
+        };
         drop(status_writer);
         let terminal = terminal.map(|(_, (ours, theirs))| {
             drop(theirs);
             UnixStream::from(ours)
         });
-        start(dir, driver, &mut container, init_pid)?;
+        start(dir, driver, &mut container, &dyno)?;
         let terminal = match terminal {
             None => None,
             Some(socket) => Some(receive_terminal(&socket)?),
         };
-        Ok((init_pid, terminal))
+        if let Some(fd) = &terminal {
+            dyno.terminal = Some(fd.as_raw_fd());
+            write_life(dir, &dyno)?;
+        }
+        Ok((dyno, terminal))
     })();
-    let (init_pid, terminal) = match started {
+    let (dyno_life, terminal) = match started {
         Ok(started) => started,
         Err(error) => {
             // It kills what there is; the sweep does the rest.
@@ -300,13 +310,6 @@ fn create(
             return Err(error);
         }
     };
-    let dyno_life = Life {
-        init: init_pid,
-        waiter: std::process::id().cast_signed(),
-        terminal: terminal.as_ref().map(AsRawFd::as_raw_fd),
-        copied: mapped == Mapped::Copied,
-    };
-    write_life(dir, &dyno_life).map_err(preparing("write down the dyno's process"))?;
     // The kernel must not take the one who knows how the dyno ended for the dyno. That it cannot
     // be said (in a container, perhaps) is no reason to fail.
     drop(fs::File::create("/proc/self/oom_score_adj").and_then(|mut file| file.write_all(b"-900")));
@@ -314,7 +317,7 @@ fn create(
     let mut held = kept;
     held.push(left);
     let dyno = Started {
-        init: init_pid,
+        init: dyno_life.init,
         status,
         life,
         oom,
@@ -330,17 +333,11 @@ fn start(
     dir: &Path,
     driver: &UnixStream,
     container: &mut Container,
-    init: i32,
+    life: &Life,
 ) -> Result<(), ShimError> {
-    // Whoever takes the place of a driver that is killed from here on finds a dyno that runs.
-    let life = Life {
-        init,
-        waiter: std::process::id().cast_signed(),
-        terminal: None,
-        copied: false,
-    };
     is_there(driver).map_err(ShimError::Abandoned)?;
-    write_life(dir, &life).map_err(preparing("write down the dyno's process"))?;
+    // Whoever takes the place of a driver that is killed from here on finds a dyno that runs.
+    write_life(dir, life)?;
     container.start().map_err(ShimError::Start)
 }
 
@@ -355,10 +352,13 @@ fn is_there(driver: &UnixStream) -> io::Result<()> {
     }
 }
 
-fn write_life(dir: &Path, life: &Life) -> io::Result<()> {
+fn write_life(dir: &Path, life: &Life) -> Result<(), ShimError> {
     let new = dir.join("life.json.new");
-    fs::File::create(&new)?.write_all(&serde_json::to_vec(life)?)?;
-    fs::rename(new, dir.join(LIFE))
+    let write = || {
+        fs::File::create(&new)?.write_all(&serde_json::to_vec(life)?)?;
+        fs::rename(&new, dir.join(LIFE))
+    };
+    write().map_err(preparing("write down the dyno's process"))
 }
 
 fn receive_terminal(socket: &UnixStream) -> Result<OwnedFd, ShimError> {
@@ -415,7 +415,7 @@ impl Started {
         words.extend(self.oom.iter().map(|file| file.as_raw_fd().to_string()));
         words.push("--".to_owned());
         words.push(program.as_raw_fd().to_string());
-        words.push("hsup-driver-libcontainer".to_owned());
+        words.push(NAME.to_owned());
         words.push(sweep::ROLE.to_owned());
         let mut words: Vec<_> = words
             .into_iter()

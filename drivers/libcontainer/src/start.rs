@@ -36,6 +36,7 @@ use thiserror::Error;
 use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
 use crate::{
+    NAME,
     artifact::Artifact,
     binds::{self, Opened},
     dyno::{Contained, Known, Watches},
@@ -91,26 +92,18 @@ impl From<StartError> for Status {
             StartError::Files { source, .. }
             | StartError::Shim(source)
             | StartError::TakeOver(source)
-                if is_exhaustion(source.raw_os_error()) =>
+                if errors::is_exhaustion(source) =>
             {
                 Self::resource_exhausted(text)
             }
-            StartError::Container { errno, .. } if is_exhaustion(*errno) => {
+            StartError::Container {
+                errno: Some(errno), ..
+            } if errors::is_exhaustion(&io::Error::from_raw_os_error(*errno)) => {
                 Self::resource_exhausted(text)
             }
             _ => Self::internal(text),
         }
     }
-}
-
-/// Whether the host has run out of something, which may be there again later.
-fn is_exhaustion(errno: Option<i32>) -> bool {
-    matches!(
-        errno,
-        Some(
-            libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN
-        )
-    )
 }
 
 fn files<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StartError + 'a {
@@ -498,7 +491,7 @@ impl Libcontainer {
         let (ours, theirs) = StdStream::pair().map_err(StartError::Shim)?;
         let word = |text: &[u8]| CString::new(text).map_err(|error| StartError::Shim(error.into()));
         let argv = [
-            word(b"hsup-driver-libcontainer")?,
+            word(NAME.as_bytes())?,
             word(shim::ROLE.as_bytes())?,
             word(std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str()))?,
         ];

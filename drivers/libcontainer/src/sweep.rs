@@ -199,17 +199,12 @@ pub(crate) fn of_failed(dir: &Path) {
 
 /// The shim's mounts, in whose namespace this may run; elsewhere there are none.
 fn unmount(dir: &Path) {
-    let Places {
-        root, slug, app, ..
-    } = Places::new(dir);
-    for place in [&app, &slug, &root] {
+    let places = Places::new(dir);
+    for place in [&places.app, &places.slug, &places.root] {
         mounts::detach(place);
     }
-    for number in 0.. {
-        let place = Places::new(dir).bind(number);
-        if !place.exists() {
-            break;
-        }
+    let binds = (0..).map(|number| places.bind(number));
+    for place in binds.take_while(|place| place.exists()) {
         mounts::detach(&place);
     }
 }

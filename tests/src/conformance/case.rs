@@ -55,6 +55,15 @@ impl Case {
     pub fn title(&self) -> String {
         format!("{}: {}", self.chapter, self.name)
     }
+
+    /// Whether it is about what a driver that declares these capabilities offers, or does not.
+    pub fn is_about(&self, offered: &[Capability]) -> bool {
+        self.needs.iter().all(|need| match need {
+            Need::Has(capability) => offered.contains(capability),
+            Need::Lacks(capability) => !offered.contains(capability),
+            _ => true,
+        })
+    }
 }
 
 impl fmt::Debug for Case {

@@ -10,7 +10,10 @@ use std::{fmt::Write as _, time::Duration};
 
 use hsup_proto::driver::{Capability, Durability, GetInfoResponse};
 
-use super::case::Failure;
+use super::{
+    case::{Case, Failure},
+    cases,
+};
 
 pub use self::{json::Json, junit::Junit, tap::Tap, text::Text};
 
@@ -126,6 +129,30 @@ impl Report {
                 None
             }
         })
+    }
+
+    /// Panics unless no case failed, and all passed that are meant; for a driver's own test.
+    pub fn assert_passed(&self, is_meant: impl Fn(&Case) -> bool) {
+        let failures: Vec<_> = self
+            .failures()
+            .map(|(result, failure)| {
+                let (chapter, name, rule) = (result.chapter, result.name, result.rule);
+                format!("{chapter}: {name}\n  {rule}\n  {failure}\n")
+            })
+            .collect();
+        assert!(failures.is_empty(), "{}", failures.concat());
+        let all = cases();
+        let case_of = |result: &CaseResult| {
+            all.iter()
+                .find(|case| (case.chapter, case.name) == (result.chapter, result.name))
+                .expect("a result is one of a case")
+        };
+        let not_run: Vec<_> = self
+            .results
+            .iter()
+            .filter(|result| is_meant(case_of(result)) && result.verdict != Verdict::Passed)
+            .collect();
+        assert!(not_run.is_empty(), "{not_run:?}");
     }
 
     /// Whether no case failed.

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 
 use hsup_proto::driver::Capability;
-use hsup_tests::conformance::{CaseResult, Config, Need, Verdict, cases, run};
+use hsup_tests::conformance::{Config, run};
 
 use crate::host::{Host, OPERATOR};
 
@@ -21,20 +21,6 @@ const OFFERED: [Capability; 7] = [
 
 /// Needs what a stack of this test has not: something that listens on a port.
 const LEFT_OUT: &str = "what listens on PORT in a dyno is reached there";
-
-/// Whether a case is about what the driver offers, or does not.
-fn is_meant(result: &CaseResult) -> bool {
-    let all = cases();
-    let case = all
-        .iter()
-        .find(|case| (case.chapter, case.name) == (result.chapter, result.name));
-    result.name != LEFT_OUT
-        && case.unwrap().needs.iter().all(|need| match need {
-            Need::Has(capability) => OFFERED.contains(capability),
-            Need::Lacks(capability) => !OFFERED.contains(capability),
-            _ => true,
-        })
-}
 
 #[test]
 #[ignore = "needs root: it makes containers"]
@@ -60,19 +46,6 @@ fn the_libcontainer_driver_passes_every_case() {
     let mut config = Config::exec(words.join(" "));
     config.as_peer = Some(OPERATOR);
     let report = run(&config).unwrap();
-    let failures: Vec<_> = report
-        .failures()
-        .map(|(result, failure)| {
-            let (chapter, name, rule) = (result.chapter, result.name, result.rule);
-            format!("{chapter}: {name}\n  {rule}\n  {failure}\n")
-        })
-        .collect();
-    assert!(failures.is_empty(), "{}", failures.concat());
-    let not_run: Vec<_> = report
-        .results
-        .iter()
-        .filter(|result| is_meant(result) && result.verdict != Verdict::Passed)
-        .collect();
-    assert!(not_run.is_empty(), "{not_run:?}");
+    report.assert_passed(|case| case.name != LEFT_OUT && case.is_about(&OFFERED));
     host.is_clean();
 }

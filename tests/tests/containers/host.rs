@@ -7,13 +7,13 @@ use std::{
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use hsup_tests::deadline::{self, poll};
+use hsup_tests::{
+    binaries,
+    deadline::{self, poll},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,25 +24,6 @@ use crate::machine::{Traces, busybox, cgroups, rules, take};
 
 /// The user that hsup runs as.
 pub(crate) const OPERATOR: u32 = 1000;
-
-/// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
-pub(crate) fn binaries() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        if let Some(folder) = env::var_os("HSUP_BIN_DIR") {
-            return folder.into();
-        }
-        #[expect(clippy::disallowed_methods, reason = "cargo is no dyno")]
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--bins"])
-            .status()
-            .unwrap();
-        assert!(built.success(), "the binaries could not be built");
-        // target/debug/deps/containers-… is this program.
-        let own = env::current_exe().unwrap();
-        own.ancestors().nth(2).unwrap().to_owned()
-    })
-}
 
 /// Directories for a driver, an app for hsup, and how the host was before.
 pub(crate) struct Host {

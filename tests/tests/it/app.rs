@@ -9,7 +9,6 @@ use std::{
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::OnceLock,
 };
 
 use hsup_tests::deadline::{self, PATIENCE, poll};
@@ -23,26 +22,9 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::ports::Lot;
+pub(crate) use hsup_tests::binaries;
 
-/// The folder of the built binaries: `HSUP_BIN_DIR`, or where cargo builds them now.
-pub(crate) fn binaries() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        if let Some(folder) = env::var_os("HSUP_BIN_DIR") {
-            return folder.into();
-        }
-        #[expect(clippy::disallowed_methods, reason = "cargo is no dyno")]
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--bins"])
-            .status()
-            .unwrap();
-        assert!(built.success(), "the binaries could not be built");
-        // target/debug/deps/it-… is this program.
-        let own = env::current_exe().unwrap();
-        own.ancestors().nth(2).unwrap().to_owned()
-    })
-}
+use crate::ports::Lot;
 
 /// A folder with an app, and what hsup keeps of it.
 ///

@@ -18,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hsup_driver_kit::errors;
 use thiserror::Error;
 
 use super::{Lease, Pool, SUBNET_VARIABLE, Span, Subnet, UID_MAX_VARIABLE, UidRange};
@@ -74,10 +75,7 @@ impl LeaseError {
     pub fn is_exhausted(&self) -> bool {
         match self {
             Self::NoUid(_) | Self::NoSubnet { .. } => true,
-            Self::Files { source, .. } => matches!(
-                source.raw_os_error(),
-                Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
-            ),
+            Self::Files { source, .. } => errors::is_exhaustion(source),
         }
     }
 }
@@ -102,11 +100,6 @@ impl Leases {
             uids,
             pool,
         })
-    }
-
-    /// The uids that dynos may have.
-    pub fn uids(&self) -> UidRange {
-        self.uids
     }
 
     /// The subnets that dynos may have.
