@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::{
     fs::{File, OpenOptions},
     io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter},
+    task::spawn_blocking,
     time::sleep,
 };
 
@@ -129,20 +130,22 @@ pub(super) async fn file(
         path: path.to_owned(),
         source,
     };
-    let opened = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .await;
+    let opened = async {
+        let mut options = OpenOptions::new();
+        options.create(true).write(true).truncate(false).mode(0o600);
+        let file = options.open(path).await?.into_std().await;
+        // A caller that gave up may have left a write under way, on a thread that nobody waits
+        // for. It holds the file, and with it this lock.
+        let locked = spawn_blocking(move || file.lock().map(|()| file)).await;
+        locked.map_err(io::Error::other)?.map(File::from_std)
+    };
     let mut part = Part {
         url,
         path,
         size,
         done: 0,
         reported: None,
-        file: BufWriter::with_capacity(1 << 20, opened.map_err(written)?),
+        file: BufWriter::with_capacity(1 << 20, opened.await.map_err(written)?),
     };
     part.done = part
         .file

@@ -75,8 +75,8 @@ async fn the_next_driver_goes_on_where_one_was_killed() {
     let stall = Answer::Stall(bytes.clone(), 2_000_000, until);
     let server = Server::new([stall, Answer::File(bytes.clone())]);
     let stacks = work.with_remote(&server, &sum);
-    // All that came before it stalled is on the disk once the task has ended: it is waited for
-    // by its size, since the bytes pass through a buffer of a megabyte.
+    // How much is on the disk when it is given up: the bytes pass through a buffer of a megabyte,
+    // and what is on its way from there is still written, by a thread that nobody waits for.
     let part = || {
         let name = work
             .half_made()
@@ -90,12 +90,16 @@ async fn the_next_driver_goes_on_where_one_was_killed() {
         _ = stacks.resolve("s", &work) => panic!("it was not all there"),
         () = async { while part() < 1_000_000 { tokio::task::yield_now().await } } => {}
     }
-    drop((stacks, end));
     let had = usize::try_from(part()).unwrap();
+    drop((stacks, end));
     let stacks = work.stacks();
     work.resolve(&stacks).await;
     assert!(work.is_whole());
-    assert_eq!(server.requests(), [None, Some(had)]);
+    let requests = server.requests();
+    assert!(
+        matches!(requests[..], [None, Some(from)] if (had..=2_000_000).contains(&from)),
+        "with {had} bytes at least: {requests:?}"
+    );
 }
 
 #[tokio::test]
