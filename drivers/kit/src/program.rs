@@ -51,6 +51,7 @@ use crate::{
     log, open_files, orphans,
     serve::{self, End, Limits, Options, ServeError},
     service::Runtime,
+    spawn,
 };
 
 /// How long a driver that is somebody's child goes on with nobody to serve and nothing to run.
@@ -193,6 +194,9 @@ impl Program {
         log::begin(self.name);
         if let Err(error) = open_files::raise() {
             tracing::warn!(%error, "failed to raise the open-file limit");
+        }
+        if let Err(error) = spawn::low::reserve() {
+            tracing::warn!(%error, "starts will be slower with many dynos");
         }
         let by_flag = args.socket.is_some();
         let place = Place::choose(

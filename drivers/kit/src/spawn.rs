@@ -12,11 +12,12 @@
 //! (glibc's `posix_spawn` does the same).
 
 mod into_cgroup;
+pub(crate) mod low;
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
+    os::fd::{BorrowedFd, RawFd},
     ptr,
     sync::{Mutex, PoisonError},
 };
@@ -120,9 +121,11 @@ impl Spawn<'_> {
         if self.fds.len() > fds.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let mut lent = low::Lent::begin();
         for (slot, fd) in fds.iter_mut().zip(self.fds) {
-            *slot = fd.as_raw_fd();
+            *slot = lent.lend(*fd)?;
         }
+        let cgroup = self.cgroup.map_or(Ok(-1), |fd| lent.lend(fd))?;
         let mut child = Child {
             program: self.program.as_ptr(),
             argv: argv.as_ptr(),
@@ -134,7 +137,7 @@ impl Spawn<'_> {
             mark: self.mark,
             marked: false,
             open_files: self.open_files,
-            cgroup: self.cgroup.map_or(-1, |fd| fd.as_raw_fd()),
+            cgroup,
             // Unless it is told otherwise, it was born there.
             in_cgroup: true,
             parent: Pid::this().as_raw(),
@@ -157,7 +160,7 @@ impl Spawn<'_> {
             })
         };
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        drop(stack);
+        drop((stack, lent));
         let pid = Pid::from_raw(cloned?);
         // SAFETY: `child` was written by the other process, behind the compiler's back.
         let (error, in_cgroup, marked) = unsafe {
@@ -327,9 +330,16 @@ unsafe fn prepare(child: &mut Child) -> c_int {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, os::fd::AsFd as _};
+    use std::{
+        fs::File,
+        io::Read as _,
+        os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
+    };
 
-    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::{
+        fcntl::{FcntlArg, OFlag},
+        sys::wait::{WaitStatus, waitpid},
+    };
 
     use super::*;
 
@@ -377,6 +387,37 @@ mod tests {
             test "$pgrp" = "$$" && test "$session" = "$$" || exit 9
             exit 42"#;
         assert_eq!(code(run(script, None).unwrap()), 42);
+    }
+
+    #[test]
+    fn what_has_a_high_number_is_handed_down_and_not_kept() {
+        low::reserve().unwrap();
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let high = nix::fcntl::fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(500)).unwrap();
+        #[expect(unsafe_code, reason = "a descriptor that was just made")]
+        // SAFETY: it is nobody else's.
+        let high = unsafe { OwnedFd::from_raw_fd(high) };
+        drop(write);
+        let null = File::open("/dev/null").unwrap();
+        let spawned = Spawn {
+            program: c"/bin/sh",
+            argv: &strings(&["sh", "-c", "ls /proc/self/fd | wc -l"]),
+            env: &strings(&["PATH=/usr/bin:/bin"]),
+            cwd: None,
+            fds: &[null.as_fd(), high.as_fd(), null.as_fd()],
+            ties: Ties::None,
+            mark: None,
+            open_files: None,
+            cgroup: None,
+        }
+        .spawn()
+        .unwrap();
+        drop(high);
+        assert_eq!(code(waitpid(spawned.pid, None).unwrap()), 0);
+        // Its three, and the folder that is listed; then the end, and not that nothing comes yet.
+        let mut text = String::new();
+        File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "4\n");
     }
 
     #[test]

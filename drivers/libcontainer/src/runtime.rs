@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -18,9 +18,8 @@ use hsup_driver_kit::{
 use hsup_slug::{Fetch, Owner, SlugError, SlugId, Step, Store};
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
     sys::memfd::{MFdFlags, memfd_create},
-    unistd::{Pid, Uid, dup3},
+    unistd::{Pid, Uid},
 };
 use thiserror::Error;
 use tokio::{
@@ -108,8 +107,6 @@ struct Inner {
     hierarchies: Arc<Hierarchies>,
     init: OwnedFd,
     seccomp: OwnedFd,
-    /// Its number is what counts.
-    low: Mutex<OwnedFd>,
     /// More at a time are no faster, and hold more.
     turns: Semaphore,
     /// How many that is.
@@ -174,7 +171,6 @@ impl Libcontainer {
         let init = in_memory(c"hsup-init", |file| io::Write::write_all(file, INIT))
             .map_err(OpenError::Init)?;
         let inner = Inner {
-            low: Mutex::new(init.try_clone().map_err(OpenError::Init)?),
             init,
             seccomp: {
                 let filters = seccomp::programs()?;
@@ -244,21 +240,6 @@ impl Libcontainer {
     pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
         self.0.turns.acquire().await.ok()
-    }
-
-    /// Calls `spawn` with a copy of `fd` that has a low number: a child is born with copies of all
-    /// descriptors up to the highest that it is handed, and a thousand dynos have thousands.
-    pub(crate) fn handing_down<T>(
-        &self,
-        fd: &impl AsFd,
-        spawn: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> io::Result<T> {
-        let mut low = self.0.low.lock().unwrap_or_else(PoisonError::into_inner);
-        dup3(fd, &mut low, OFlag::O_CLOEXEC)?;
-        let spawned = spawn(low.as_fd());
-        // Or the child's end would be open here, too.
-        dup3(&self.0.init, &mut low, OFlag::O_CLOEXEC)?;
-        spawned
     }
 
     /// Lets the wait for entering a cgroup begin, if the dyno of this shim is the first in a

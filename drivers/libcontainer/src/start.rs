@@ -9,7 +9,7 @@ use std::{
     fs, io,
     io::Write as _,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, OwnedFd},
         unix::{fs::DirBuilderExt as _, net::UnixStream as StdStream},
     },
     path::{Path, PathBuf},
@@ -187,7 +187,7 @@ impl Libcontainer {
         mut kept: Vec<OwnedFd>,
     ) -> Result<Contained, Status> {
         // It comes up while what it is to be handed is made.
-        let shim = self.spawn_shim(dir)?;
+        let shim = Shim::spawn(dir)?;
         self.enter_soon(shim.child.0);
         let (life, life_writer) = Watch::make(dir, life::LIFE).map_err(files("make", dir))?;
         let (left, left_writer) = Watch::make(dir, life::LEFT).map_err(files("make", dir))?;
@@ -486,8 +486,8 @@ impl Drop for Child {
     }
 }
 
-impl Libcontainer {
-    fn spawn_shim(&self, dir: &Path) -> Result<Shim, StartError> {
+impl Shim {
+    fn spawn(dir: &Path) -> Result<Self, StartError> {
         let (ours, theirs) = StdStream::pair().map_err(StartError::Shim)?;
         let word = |text: &[u8]| CString::new(text).map_err(|error| StartError::Shim(error.into()));
         let argv = [
@@ -496,32 +496,27 @@ impl Libcontainer {
             word(std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str()))?,
         ];
         let log = std::io::stderr();
-        let spawn = |socket: BorrowedFd<'_>| {
-            Spawn {
-                program: c"/proc/self/exe",
-                argv: &argv,
-                // Nothing of ours is anything to a dyno.
-                env: &[],
-                cwd: Some(c"/"),
-                fds: &[socket, log.as_fd(), log.as_fd()],
-                // It outlives us.
-                ties: Ties::None,
-                mark: None,
-                open_files: None,
-                cgroup: None,
-            }
-            .spawn()
-        };
-        let spawned = self.handing_down(&theirs, spawn);
+        let spawned = Spawn {
+            program: c"/proc/self/exe",
+            argv: &argv,
+            // Nothing of ours is anything to a dyno.
+            env: &[],
+            cwd: Some(c"/"),
+            fds: &[theirs.as_fd(), log.as_fd(), log.as_fd()],
+            // It outlives us.
+            ties: Ties::None,
+            mark: None,
+            open_files: None,
+            cgroup: None,
+        }
+        .spawn();
         let spawned = spawned.map_err(StartError::Shim)?;
-        Ok(Shim {
+        Ok(Self {
             socket: ours,
             child: Child(spawned.pid),
         })
     }
-}
 
-impl Shim {
     /// Waits for what it says, and for the terminal that comes before that.
     async fn answer(self) -> Result<(order::Life, Option<OwnedFd>), StartError> {
         let Self { socket, child } = self;
