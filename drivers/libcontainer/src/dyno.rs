@@ -2,7 +2,8 @@
 //! its first process.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     net::Ipv4Addr,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
@@ -48,7 +49,7 @@ pub(crate) struct Known {
 
 impl Known {
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        fs::File::create(dir.join(KNOWN)).and_then(|file| Ok(serde_json::to_writer(file, self)?))
+        fs::File::create(dir.join(KNOWN))?.write_all(&serde_json::to_vec(self)?)
     }
 
     fn read(dir: &Path) -> io::Result<Self> {

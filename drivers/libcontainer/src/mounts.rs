@@ -11,11 +11,11 @@
 //! cannot, it is copied, which takes as long as the slug is large.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::OsStr,
     fs,
     io::{self, Write as _},
     os::{
-        fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, OwnedFd},
         unix::{
             ffi::OsStrExt as _,
             fs::{
@@ -36,7 +36,14 @@ use nix::{
     },
     unistd::Pid,
 };
+use rustix::{
+    fs::CWD,
+    mount::{MoveMountFlags, OpenTreeFlags, open_tree},
+};
 use thiserror::Error;
+
+/// A mount of what is there, which is nowhere yet.
+const COPY: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// A file system of a dyno could not be made.
 #[derive(Debug, Error)]
@@ -169,7 +176,8 @@ pub(crate) fn app(
 /// A mount, which is nowhere yet, of the folder or file that a descriptor stands for. Only in the
 /// mount namespace in which that was opened.
 pub(crate) fn tree_of(what: &OwnedFd, writable: bool) -> io::Result<OwnedFd> {
-    let tree = open_tree(what.as_raw_fd(), c"", libc::AT_RECURSIVE.unsigned_abs())?;
+    let whole = OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(what, c"", COPY | whole)?;
     let mut flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     if !writable {
         flags |= libc::MOUNT_ATTR_RDONLY;
@@ -191,8 +199,7 @@ pub(crate) fn detach(at: &Path) {
 }
 
 fn map(slug: Slug<'_>, at: &Path, uid: u32) -> io::Result<()> {
-    let path = CString::new(slug.path.as_os_str().as_bytes())?;
-    let tree = open_tree(libc::AT_FDCWD, &path, 0)?;
+    let tree = open_tree(CWD, slug.path, COPY)?;
     let users = user_namespace(slug.owner, uid)?;
     let flags = libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     set_attributes(&tree, flags, Some(&users), 0)?;
@@ -235,22 +242,6 @@ fn child_in_user_namespace() -> io::Result<Pid> {
         .map_err(io::Error::from)
 }
 
-/// A mount of what `path`, seen from `folder`, stands for, which is nowhere yet.
-#[expect(unsafe_code, reason = "open_tree(2) has no wrapper")]
-fn open_tree(folder: RawFd, path: &std::ffi::CStr, more: u32) -> io::Result<OwnedFd> {
-    let empty = if path.is_empty() {
-        libc::AT_EMPTY_PATH.unsigned_abs()
-    } else {
-        0
-    };
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | empty | more;
-    // SAFETY: the path is a C string that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, folder, path.as_ptr(), flags) };
-    let fd = Errno::result(fd)?;
-    // SAFETY: the kernel has just made it, for nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) })
-}
-
 #[expect(unsafe_code, reason = "mount_setattr(2) has no wrapper")]
 fn set_attributes(
     tree: &OwnedFd,
@@ -280,21 +271,9 @@ fn set_attributes(
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "move_mount(2) has no wrapper")]
-fn move_mount(tree: &impl AsFd, at: &Path) -> io::Result<()> {
-    let at = CString::new(at.as_os_str().as_bytes())?;
-    // SAFETY: both paths are C strings that outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            at.as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    Errno::result(result)?;
+fn move_mount(tree: &OwnedFd, at: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(tree, c"", CWD, at, flags)?;
     Ok(())
 }
 

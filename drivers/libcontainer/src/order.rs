@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, IoSlice, IoSliceMut, Seek as _, Write as _},
+    io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _},
     os::{
         fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
@@ -130,8 +130,7 @@ impl Handed {
 /// Sends an order with its descriptors. A few bytes: it does not block.
 pub(crate) fn send(to: &UnixStream, order: &Order, handed: &Handed) -> io::Result<()> {
     let mut file = std::fs::File::from(memfd_create(c"order", MFdFlags::MFD_CLOEXEC)?);
-    serde_json::to_writer(&mut file, order)?;
-    file.flush()?;
+    file.write_all(&serde_json::to_vec(order)?)?;
     file.rewind()?;
     let fds = handed.all(file.as_raw_fd());
     if fds.len() > MOST {
@@ -168,7 +167,9 @@ pub(crate) fn receive(from: &UnixStream) -> io::Result<(Order, Handed)> {
     let more = fds.split_off(Handed::FIXED);
     let mut fixed = fds.into_iter();
     let mut next = || fixed.next().ok_or(io::ErrorKind::InvalidData);
-    let order: Order = serde_json::from_reader(std::fs::File::from(next()?))?;
+    let mut text = Vec::new();
+    std::fs::File::from(next()?).read_to_end(&mut text)?;
+    let order: Order = serde_json::from_slice(&text)?;
     let mut more = more.into_iter();
     let handed = Handed {
         stdin: next()?,
@@ -213,8 +214,6 @@ pub(crate) fn receive_fds(from: &impl AsRawFd) -> io::Result<Vec<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-
     use super::*;
 
     fn order() -> Order {

@@ -6,7 +6,8 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -69,7 +70,7 @@ pub(crate) enum SweepError {
 impl Held {
     /// Writes it down in the dyno's directory, before anything is held.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        fs::File::create(dir.join(HELD)).and_then(|file| Ok(serde_json::to_writer(file, self)?))
+        fs::File::create(dir.join(HELD))?.write_all(&serde_json::to_vec(self)?)
     }
 }
 

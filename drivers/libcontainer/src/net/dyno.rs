@@ -6,19 +6,13 @@
 //! descriptor, or lives in it, keeps it, and with the last of them it goes, the links too.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
+    fs::File,
     os::fd::{AsFd as _, OwnedFd},
-    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use nix::{
-    fcntl::{OFlag, open, openat},
-    sched::{CloneFlags, unshare},
-    sys::stat::Mode,
-};
+use nix::sched::{CloneFlags, unshare};
 
 use super::{
     error::{NetError, failed},
@@ -26,6 +20,7 @@ use super::{
     names::{GROUP, Names},
     netlink::Rtnl,
     settings::{Block, ExtraInterface, ExtraRoute, Interface},
+    sysctl::{HostSettings, OwnSettings},
 };
 use crate::lease::{Lease, Subnet};
 
@@ -35,11 +30,6 @@ const MTU: u32 = 1500;
 const ADDRESS_TRIES: u32 = 50;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 const LOOPBACK: &str = "lo";
-const IPV4_INTERFACES: &str = "/proc/sys/net/ipv4/conf";
-const IPV6_INTERFACES: &str = "/proc/sys/net/ipv6/conf";
-const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
-/// Who may ping without a capability: everybody, as in Docker's containers.
-const PING: (&str, &str) = ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
 
 /// The network of a dyno that is about to start.
 #[derive(Debug)]
@@ -50,65 +40,12 @@ pub struct DynoNet {
     pub interface: String,
 }
 
-/// The settings of the host's interfaces. As directories, since a path leads to those of the
-/// namespace of the thread that walks it.
-#[derive(Debug)]
-pub(super) struct HostInterfaces {
-    ipv4: Option<OwnedFd>,
-    ipv6: Option<OwnedFd>,
-}
-
-impl HostInterfaces {
-    pub(super) fn open() -> Self {
-        let directory = |path| {
-            let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            open(path, flags, Mode::empty()).ok()
-        };
-        Self {
-            ipv4: directory(IPV4_INTERFACES),
-            ipv6: directory(IPV6_INTERFACES),
-        }
-    }
-
-    /// Whether the host forwards packets, as far as can be seen. A path from the root would be
-    /// looked up among those of all namespaces, which a thousand dynos feel.
-    pub(super) fn forward(&self) -> bool {
-        let Some(directory) = &self.ipv4 else {
-            return false;
-        };
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let mut text = String::new();
-        let read = openat(directory, "../ip_forward", flags, Mode::empty())
-            .map_err(io::Error::from)
-            .and_then(|file| File::from(file).read_to_string(&mut text));
-        read.is_ok() && text.trim() == "1"
-    }
-
-    /// No IPv6 and only the dyno's own addresses on this interface. Where it can't be set, the
-    /// rules of the table still see to it.
-    fn confine(&self, interface: &str) {
-        for (directory, name, value) in [
-            (&self.ipv6, "disable_ipv6", "1"),
-            (&self.ipv4, "rp_filter", "1"),
-        ] {
-            let Some(directory) = directory else { continue };
-            let path = Path::new(interface).join(name);
-            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            let done = openat(directory, &path, flags, Mode::empty())
-                .map_err(io::Error::from)
-                .and_then(|file| File::from(file).write_all(value.as_bytes()));
-            if let Err(error) = done {
-                tracing::debug!(interface, name, %error, "left an interface as it is");
-            }
-        }
-    }
-}
-
 /// What to make.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) names: &'a Names,
-    pub(super) host: &'a HostInterfaces,
+    pub(super) host: &'a HostSettings,
+    pub(super) own: &'a OwnSettings,
     pub(super) extra_interface: Option<&'a ExtraInterface>,
     pub(super) extra_routes: &'a [ExtraRoute],
 }
@@ -122,7 +59,7 @@ impl Plan<'_> {
         let netns: OwnedFd = File::open("/proc/thread-self/ns/net")
             .map_err(failed("open the network namespace"))?
             .into();
-        prepare_namespace()?;
+        self.own.prepare()?;
         let mut dyno = Rtnl::open().map_err(failed("open a netlink socket in the namespace"))?;
 
         let subnet = lease.subnet;
@@ -244,22 +181,6 @@ fn parent_of(host: &mut Rtnl, extra: &ExtraInterface) -> Result<Link, NetError> 
         })
 }
 
-/// What must be so in a namespace before there is a link in it.
-fn prepare_namespace() -> Result<(), NetError> {
-    for (path, value) in [(NO_IPV6, "1"), PING] {
-        match write(path, value) {
-            // A kernel without IPv6.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                let path = PathBuf::from(path);
-                return Err(NetError::Sysctl { path, source });
-            }
-            Ok(()) => {}
-        }
-    }
-    Ok(())
-}
-
 fn connect_dyno(dyno: &mut Rtnl, subnet: Subnet) -> Result<(), NetError> {
     let own = Block {
         address: subnet.host(),
@@ -306,9 +227,4 @@ fn add_extra_interface(
         thread::sleep(BETWEEN_TRIES);
     }
     dyno.set_up(index).map_err(failed(operation()))
-}
-
-fn write(path: &str, value: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).open(path)?;
-    file.write_all(value.as_bytes())
 }

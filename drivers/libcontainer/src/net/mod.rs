@@ -24,6 +24,7 @@ mod resolver;
 mod room;
 mod rules;
 mod settings;
+mod sysctl;
 
 use std::{
     fs, io,
@@ -44,7 +45,7 @@ pub use self::{
     },
 };
 use self::{
-    dyno::{HostInterfaces, Plan},
+    dyno::Plan,
     error::{failed, no_rules},
     forward::Way,
     link::Link,
@@ -52,6 +53,7 @@ use self::{
     netlink::Rtnl,
     rules::Table,
     settings::Block,
+    sysctl::{HostSettings, OwnSettings},
 };
 use crate::lease::{Lease, Leases, Subnet};
 
@@ -66,7 +68,8 @@ struct Shared {
     settings: Settings,
     names: Names,
     table: Table,
-    host: HostInterfaces,
+    host: HostSettings,
+    own: OwnSettings,
     routes: Mutex<Routes>,
 }
 
@@ -102,7 +105,8 @@ impl Network {
                 settings,
                 names,
                 table,
-                host: HostInterfaces::open(),
+                host: HostSettings::open(),
+                own: OwnSettings::default(),
                 routes: Mutex::new(Routes {
                     kernel,
                     claimed: None,
@@ -188,6 +192,7 @@ impl Shared {
         let plan = Plan {
             names: &self.names,
             host: &self.host,
+            own: &self.own,
             extra_interface: self.settings.extra_interface.as_ref(),
             extra_routes: &self.settings.extra_routes,
         };
