@@ -181,19 +181,26 @@ fn a_driver_that_is_killed_in_the_middle_of_starts_leaves_what_the_next_one_can_
     let driver = host.driver();
     // As many connections as starts, opened before.
     let callers: Vec<_> = (0..20).map(|_| Caller::new(&host.socket())).collect();
-    thread::scope(|scope| {
+    let killed = AtomicBool::new(false);
+    let some = thread::scope(|scope| {
         for (number, caller) in callers.into_iter().enumerate() {
+            let killed = &killed;
             scope.spawn(move || {
-                // Whether it comes about is not known to whoever asked.
-                let id = format!("a-{number}");
-                let started = caller.try_start(&id, "read _", |_| ());
+                // Whether it comes about is not known to whoever asked. Until the driver is gone
+                // it has a stdin, and reads.
+                let started = caller.try_start(&format!("a-{number}"), "read _", |_| ());
+                while !killed.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(1));
+                }
                 drop(started.map(|dyno| dyno.id));
             });
         }
         let some = poll(|| (host.processes("hsup-wait").len() >= 4).then_some(()));
-        assert!(some.is_some());
         driver.kill();
+        killed.store(true, Ordering::Relaxed);
+        some
     });
+    assert!(some.is_some(), "no four dynos ran at once");
     let driver = host.driver();
     let caller = Caller::new(&host.socket());
     let log = driver.log();
