@@ -65,6 +65,8 @@ pub struct Program {
     version: &'static str,
     about: &'static str,
     options: Vec<Opt>,
+    /// What the driver has to be root for, if it has to.
+    root: Option<&'static str>,
 }
 
 /// An option of a driver's own.
@@ -111,6 +113,8 @@ impl Given {
 /// The driver could not run.
 #[derive(Debug, Error)]
 enum Failure {
+    #[error("this driver {what_for}: it has to be root, and is uid {uid}")]
+    NotRoot { what_for: &'static str, uid: Uid },
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("failed to set up the runtime")]
@@ -129,7 +133,15 @@ impl Program {
             version,
             about,
             options: Vec::new(),
+            root: None,
         }
+    }
+
+    /// Has it refuse to begin for anybody but root: it `makes namespaces`, say.
+    #[must_use]
+    pub const fn as_root(mut self, what_for: &'static str) -> Self {
+        self.root = Some(what_for);
+        self
     }
 
     /// Gives it an option without a value, `--name`. Lines of the help are separated by `\n`.
@@ -192,6 +204,11 @@ impl Program {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         log::begin(self.name);
+        let uid = Uid::effective();
+        if let Some(what_for) = self.root.filter(|_| !uid.is_root()) {
+            // Before anything else fails for the same reason.
+            return Err(Failure::NotRoot { what_for, uid });
+        }
         if let Err(error) = open_files::raise() {
             tracing::warn!(%error, "failed to raise the open-file limit");
         }
@@ -213,7 +230,7 @@ impl Program {
             Place::Path(_) => End::WhenOrphaned(IDLE, getppid()),
         };
         let group = args.group.as_deref();
-        let access = Access::choose(Uid::effective(), &args.allow, group, listen::group);
+        let access = Access::choose(uid, &args.allow, group, listen::group);
         let access = access.map_err(ListenError::from)?;
         let limits = Limits::default();
         let options = Options {

@@ -77,6 +77,7 @@ fn serve(args: &[OsString]) -> ExitCode {
                  may reach besides the world, LIBCONTAINER_DYNO_EXTRA_INTERFACE and \
                  LIBCONTAINER_DYNO_EXTRA_ROUTES\nadd to their network.";
     Program::new(NAME, env!("CARGO_PKG_VERSION"), about)
+        .as_root("makes namespaces and users")
         .value(
             settings::WORK_DIR,
             "DIR",

@@ -19,7 +19,7 @@ use hsup_slug::{Fetch, Owner, SlugError, SlugId, Step, Store};
 use nix::{
     errno::Errno,
     sys::memfd::{MFdFlags, memfd_create},
-    unistd::{Pid, Uid},
+    unistd::Pid,
 };
 use thiserror::Error;
 use tokio::{
@@ -56,8 +56,6 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// The driver cannot begin.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
-    #[error("this driver makes namespaces and users: it has to be root, and is uid {0}")]
-    NotRoot(Uid),
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
@@ -122,9 +120,6 @@ struct Inner {
 impl Libcontainer {
     /// Takes what lies in the directories, and prepares the host.
     pub(crate) async fn open(settings: Settings, socket: Option<&Path>) -> Result<Self, OpenError> {
-        if !Uid::effective().is_root() {
-            return Err(OpenError::NotRoot(Uid::effective()));
-        }
         // Before any other thread: images are mounted for us and our shims alone, and go with us.
         mounts::leave_host().map_err(OpenError::Namespace)?;
         let uids = UidRange::parse(

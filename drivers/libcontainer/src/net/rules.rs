@@ -4,8 +4,8 @@
 //! whatever dynos there are. Dynos of other work directories are known by the links' group.
 //!
 //! - `prerouting` looks at what comes from a dyno, before a redirection by anybody else: no
-//!   IPv6, no address but its own, and of this host only the dyno's gateway. Answers to what
-//!   the host asked pass.
+//!   IPv6, no address but its own, of this host only the dyno's gateway, and nothing but name
+//!   servers where a cloud tells its machines their secrets. Answers to what the host asked pass.
 //! - `forward` keeps dynos apart, and lets nobody in who was not asked, but for what the host
 //!   redirects to a dyno on purpose.
 //! - `postrouting` gives what leaves the host the host's own address.
@@ -20,16 +20,24 @@ use sha2::{Digest as _, Sha256};
 use super::{
     names::{GROUP, Names},
     nft::{self, Batch, Family, Hook},
-    settings::Allow,
+    settings::{Allow, Block},
 };
 use crate::lease::Span;
 
 /// Goes up with every change of the rules, so that a new driver replaces an old one's.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// After connections are known (-200), before destinations are changed (-100).
 const BEFORE_REDIRECTION: i32 = -150;
 const FILTER: i32 = 0;
 const SOURCE_NAT: i32 = 100;
+/// Where a cloud answers its machines, and tells them their own credentials (169.254.169.254).
+/// (<https://www.rfc-editor.org/rfc/rfc3927>)
+const LINK_LOCAL: (Ipv4Addr, Ipv4Addr) = (
+    Ipv4Addr::new(169, 254, 0, 0),
+    Ipv4Addr::new(169, 254, 255, 255),
+);
+/// Some clouds have their name servers there, too.
+const DNS: u16 = 53;
 
 /// The table of one work directory and one pool of addresses.
 #[derive(Debug)]
@@ -118,6 +126,24 @@ impl Table {
                     .accept();
             });
         }
+        let (first, last) = LINK_LOCAL;
+        let is_there = |block: &&Block| first <= block.first() && block.last() <= last;
+        for block in self.allow.blocks.iter().filter(is_there) {
+            batch.append(chain, |it| {
+                it.is_ipv4()
+                    .has_destination(block.first(), block.last())
+                    .accept();
+            });
+        }
+        batch.append(chain, |it| {
+            it.is_ipv4()
+                .has_destination(first, last)
+                .is_for_port(DNS)
+                .accept();
+        });
+        batch.append(chain, |it| {
+            it.is_ipv4().has_destination(first, last).refuse();
+        });
         batch.append(chain, |it| it.is_not_for_another_host().refuse());
     }
 

@@ -35,6 +35,9 @@ const LOCAL: u32 = 2;
 const SOURCE_AT: u32 = 12;
 const DESTINATION_AT: u32 = 16;
 const NETWORK_HEADER: u32 = 1;
+/// Of TCP and of UDP.
+const DESTINATION_PORT_AT: u32 = 2;
+const TRANSPORT_HEADER: u32 = 2;
 const ANY_PROTOCOL: u32 = 2;
 const ADMINISTRATIVELY_PROHIBITED: u8 = 3;
 const DROP: u32 = 0;
@@ -179,6 +182,12 @@ impl<'a> Expressions<'a> {
         self.address(DESTINATION_AT).range(first, last)
     }
 
+    /// To this port, of TCP or of UDP.
+    pub(in crate::net) fn is_for_port(&mut self, port: u16) -> &mut Self {
+        self.payload(TRANSPORT_HEADER, DESTINATION_PORT_AT, 2)
+            .compare(Compare::Equal, &port.to_be_bytes())
+    }
+
     /// `counter`.
     pub(in crate::net) fn count(&mut self) -> &mut Self {
         self.expression("counter", |_| ())
@@ -239,11 +248,15 @@ impl<'a> Expressions<'a> {
     }
 
     fn address(&mut self, at: u32) -> &mut Self {
+        self.payload(NETWORK_HEADER, at, 4)
+    }
+
+    fn payload(&mut self, header: u32, at: u32, length: u32) -> &mut Self {
         self.expression("payload", |it| {
             it.be32(1, REGISTER);
-            it.be32(2, NETWORK_HEADER);
+            it.be32(2, header);
             it.be32(3, at);
-            it.be32(4, 4);
+            it.be32(4, length);
         })
     }
 

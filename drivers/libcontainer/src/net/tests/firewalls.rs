@@ -173,6 +173,7 @@ fn nft_shows_the_rules_as_they_are_meant() {
             "ct state established,related accept".to_owned(),
             "fib daddr . iif type local accept".to_owned(),
             "ip daddr 10.9.9.0-10.9.9.255 fib daddr type local accept".to_owned(),
+            "ip daddr 169.254.0.0-169.254.255.255 reject with icmpx".to_owned(),
             "fib daddr type != unicast reject with icmpx".to_owned(),
             format!("iifname \"{prefix}*\" oifgroup {group} reject with icmpx"),
             format!("oifname \"{prefix}*\" ct state established,related accept"),

@@ -97,6 +97,40 @@ fn what_is_allowed_is_open_and_no_more() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
+fn what_a_cloud_tells_its_machines_is_not_for_dynos() {
+    const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+    let block = Block {
+        address: METADATA,
+        length: 32,
+    };
+    for (allow, open) in [("", false), ("169.254.169.254/32", true)] {
+        Scene::play("172.16.0.28/12", &[(ALLOW_VARIABLE, allow)], |scene| {
+            let mut host = Rtnl::open().unwrap();
+            let out = host.index_of("out0").unwrap();
+            host.add_route(Some(block), WORLD, out, false).unwrap();
+            let (_servers, port) = on(&scene.world, || {
+                let mut world = Rtnl::open().unwrap();
+                let inside = world.index_of("in0").unwrap();
+                world.add_address(inside, block).unwrap();
+                let (metadata, port) = listen();
+                let names = TcpListener::bind((METADATA, 53)).unwrap();
+                ((metadata, names), port)
+            });
+            let dyno = scene.dyno();
+            on(&dyno.net.netns, || {
+                connect(METADATA, 53).unwrap();
+                if open {
+                    connect(METADATA, port).unwrap();
+                } else {
+                    assert_refused(connect(METADATA, port));
+                }
+            });
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
 fn new_settings_replace_the_rules_of_old_ones() {
     Scene::play("172.16.0.28/12", &[], |scene| {
         let one = scene.dyno();
