@@ -9,8 +9,8 @@ my $port     = $ENV{PORT}     // 5000;
 my $dyno     = $ENV{DYNO}     // 'nobody';
 my $greeting = $ENV{GREETING} // 'Hello';
 
+# At every address, as on Heroku: in a container the loopback is the dyno's own.
 my $server = IO::Socket::INET->new(
-    LocalAddr => '127.0.0.1',
     LocalPort => $port,
     Listen    => 64,
     ReuseAddr => 1,

@@ -1,6 +1,9 @@
 //! `hsupctl ps`: the dynos, as `heroku ps` lists them, as a table, or as JSON.
 
-use std::fmt;
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use hsup_proto::control::{GetStatusRequest, GetStatusResponse};
 use serde::Serialize;
@@ -257,8 +260,17 @@ fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
         or_dash(dyno.last_exit.as_ref().map(ExitReport::word)),
         or_dash(dyno.cpu_ns.map(cpu)),
         or_dash(dyno.memory_bytes.map(bytes)),
-        or_dash(dyno.port.map(|port| port.to_string())),
+        or_dash(dyno.port.map(|port| address(dyno.ip.as_deref(), port))),
     ]
+}
+
+/// Where a dyno is reached: by its port, and by its address if that is not this host's own.
+fn address(ip: Option<&str>, port: u32) -> String {
+    let ip: Option<IpAddr> = ip.and_then(|ip| ip.parse().ok());
+    match ip.filter(|ip| !ip.is_loopback()) {
+        Some(ip) => SocketAddr::new(ip, u16::try_from(port).unwrap_or(0)).to_string(),
+        None => port.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -316,6 +328,14 @@ mod tests {
              \n"
         );
         assert_eq!(outcome.code, 3);
+    }
+
+    #[test]
+    fn an_address_that_is_not_this_hosts_is_told() {
+        assert_eq!(address(None, 5000), "5000");
+        assert_eq!(address(Some("127.0.0.1"), 5000), "5000");
+        assert_eq!(address(Some("172.16.0.30"), 5000), "172.16.0.30:5000");
+        assert_eq!(address(Some("fd00::1"), 5000), "[fd00::1]:5000");
     }
 
     #[test]
