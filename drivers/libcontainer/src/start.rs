@@ -4,14 +4,13 @@
 //! call; then what will be held is written down; then it is taken. Whoever finds the directory
 //! later frees what is written there, whether it was taken or not.
 
+mod shim_process;
+mod skeleton;
+
 use std::{
-    ffi::CString,
     fs, io,
     io::Write as _,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::{fs::DirBuilderExt as _, net::UnixStream as StdStream},
-    },
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,29 +22,22 @@ use hsup_driver_kit::{
     pty::WindowSize,
     serve::Peer,
     service::Record,
-    spawn::{Spawn, Ties},
 };
-use nix::{
-    sys::{
-        signal::{Signal, kill},
-        wait::waitpid,
-    },
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use thiserror::Error;
-use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
+use self::{
+    shim_process::ShimProcess,
+    skeleton::{own_folder, skeleton},
+};
 use crate::{
-    NAME,
     artifact::Artifact,
     binds::{self, Opened},
     dyno::{Contained, Known, Watches},
     life::{self, Watch},
     net,
-    order::{self, Answer, Handed, Order, SlugOrder},
-    removal,
+    order::{self, Handed, Order, SlugOrder},
     runtime::{Libcontainer, unknown},
-    shim::{self, Places},
     spec::Limits,
     stack,
     sweep::{self, Held},
@@ -61,8 +53,6 @@ const LONGEST_WORD: usize = 128 << 10;
 const MOST_WORDS: usize = 2 << 20;
 /// How long a shim may take: it waits for the kernel alone.
 const SHIM_PATIENCE: Duration = Duration::from_mins(1);
-/// The longest answer of a shim.
-const LONGEST_ANSWER: usize = 64 << 10;
 
 /// A dyno could not be started.
 #[derive(Debug, Error)]
@@ -114,6 +104,19 @@ fn files<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> S
     }
 }
 
+/// What a dyno is made of, found and opened before anything is made.
+#[derive(Debug)]
+struct Parts {
+    limits: Limits,
+    stack_root: PathBuf,
+    slug: Option<SlugOrder>,
+    binds: Vec<Opened>,
+    /// None: it has a terminal.
+    stdio: Option<Fifos>,
+    /// Held open for as long as the dyno lives: locks on its stack and its slug.
+    kept: Vec<OwnedFd>,
+}
+
 impl Libcontainer {
     pub(crate) async fn start_dyno(
         &self,
@@ -160,9 +163,15 @@ impl Libcontainer {
         };
         let dir = self.home().dyno(uid, &request.dyno_id);
         begin(&dir, record)?;
-        let started = self
-            .start_in(&dir, request, limits, stack_root, slug, binds, stdio, kept)
-            .await;
+        let parts = Parts {
+            limits,
+            stack_root,
+            slug,
+            binds,
+            stdio,
+            kept,
+        };
+        let started = self.start_in(&dir, request, parts).await;
         if started.is_err() {
             // Before the answer, or a repeat would find the directory. It talks to the kernel for
             // milliseconds.
@@ -171,24 +180,23 @@ impl Libcontainer {
         started
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "they are what was opened so far, used once"
-    )]
     async fn start_in(
         &self,
         dir: &Path,
         request: StartRequest,
-        limits: Limits,
-        stack_root: PathBuf,
-        slug: Option<SlugOrder>,
-        binds: Vec<Opened>,
-        stdio: Option<Fifos>,
-        mut kept: Vec<OwnedFd>,
+        parts: Parts,
     ) -> Result<Contained, Status> {
+        let Parts {
+            limits,
+            stack_root,
+            slug,
+            binds,
+            stdio,
+            mut kept,
+        } = parts;
         // It comes up while what it is to be handed is made.
-        let shim = Shim::spawn(dir)?;
-        self.enter_soon(shim.child.0);
+        let shim = ShimProcess::spawn(dir)?;
+        self.enter_soon(shim.pid());
         let (life, life_writer) = Watch::make(dir, life::LIFE).map_err(files("make", dir))?;
         let (left, left_writer) = Watch::make(dir, life::LEFT).map_err(files("make", dir))?;
         let lease = self.lease(dir).await?;
@@ -263,7 +271,7 @@ impl Libcontainer {
         };
         order::send(&shim.socket, &order, &handed).map_err(StartError::Shim)?;
         drop(handed);
-        let pid = shim.child.0;
+        let pid = shim.pid();
         let answered = tokio::time::timeout(SHIM_PATIENCE, shim.answer()).await;
         let (life_of, terminal) = answered.unwrap_or_else(|_| {
             // It cannot answer any more, and what it has made is found by what is written down.
@@ -299,92 +307,6 @@ fn begin(dir: &Path, record: &Record) -> Result<(), StartError> {
     fs::File::create(&path)
         .and_then(|mut file| file.write_all(&record.to_bytes()))
         .map_err(files("write", &path))
-}
-
-/// The upper layer of the dyno's root: what differs from the stack, and what is mounted on.
-fn skeleton(
-    dir: &Path,
-    stack_root: &Path,
-    lease: &crate::lease::Lease,
-    resolv_conf: String,
-    hostname: &str,
-    binds: &[Opened],
-) -> Result<(), Status> {
-    let places = Places::new(dir);
-    for place in [&places.root, &places.slug, &places.app, &places.binds] {
-        fs::create_dir(place).map_err(files("make", place))?;
-    }
-    let top = &places.skeleton;
-    for folder in ["app", "dev", "etc", "proc", "sys", "tmp", "var/tmp"] {
-        let folder = top.join(folder);
-        fs::create_dir_all(&folder).map_err(files("make", &folder))?;
-    }
-    let accounts = stack::accounts(stack_root, lease.uid, lease.uid)
-        .map_err(|error| Status::failed_precondition(errors::chain(&error)))?;
-    let texts = [
-        ("etc/passwd", accounts.passwd),
-        ("etc/group", accounts.group),
-        ("etc/hosts", net::hosts(hostname, lease.subnet.host())),
-        ("etc/resolv.conf", resolv_conf),
-        ("etc/hostname", format!("{hostname}\n")),
-    ];
-    for (name, text) in texts {
-        let path = top.join(name);
-        fs::File::create(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(files("write", &path))?;
-    }
-    for (number, bind) in binds.iter().enumerate() {
-        mount_point(&places.bind(number), bind.is_folder)?;
-        bind_point(top, stack_root, &bind.dyno_path, bind.is_folder)?;
-    }
-    Ok(())
-}
-
-/// The dyno's own folder on the disk. One that is there is left over from before a crash: the
-/// user that it is named after is ours now.
-fn own_folder(own: &Path) -> Result<(), StartError> {
-    removal::remove(own).map_err(files("clear", own))?;
-    let made = fs::DirBuilder::new().mode(0o700).create(own);
-    made.map_err(files("make", own))
-}
-
-/// Something to mount on in the dyno, if the stack has nothing there. A link on the way is the
-/// stack's, and would be hidden.
-fn bind_point(
-    top: &Path,
-    stack_root: &Path,
-    dyno_path: &Path,
-    is_folder: bool,
-) -> Result<(), Status> {
-    let inside = dyno_path.strip_prefix("/").unwrap_or(dyno_path);
-    if inside.starts_with("app") || inside.starts_with("tmp") || inside.starts_with("var/tmp") {
-        // Mounted over, and writable: it is made there.
-        return Ok(());
-    }
-    let mut at = PathBuf::new();
-    for part in inside {
-        at.push(part);
-        if fs::symlink_metadata(stack_root.join(&at)).is_ok_and(|found| found.is_symlink()) {
-            return Err(Status::invalid_argument(format!(
-                "the bind path `{}` goes through a link of the stack: name where that leads",
-                dyno_path.display()
-            )));
-        }
-    }
-    mount_point(&top.join(inside), is_folder)?;
-    Ok(())
-}
-
-fn mount_point(at: &Path, is_folder: bool) -> Result<(), StartError> {
-    let made = if is_folder {
-        fs::create_dir_all(at)
-    } else {
-        at.parent()
-            .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| fs::File::create(at).map(drop))
-    };
-    made.map_err(files("make", at))
 }
 
 /// What a dyno may use.
@@ -458,114 +380,4 @@ fn null() -> Result<OwnedFd, StartError> {
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd, StartError> {
     fd.try_clone().map_err(StartError::Shim)
-}
-
-/// A shim that was started. Without an order it ends when it is dropped.
-#[derive(Debug)]
-struct Shim {
-    // Closed before it is waited for.
-    socket: StdStream,
-    child: Child,
-}
-
-/// A process that is reaped when this is dropped.
-#[derive(Debug)]
-struct Child(Pid);
-
-impl Child {
-    /// Leaves that to others.
-    fn stays(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let pid = self.0;
-        tokio::task::spawn_blocking(move || waitpid(pid, None));
-    }
-}
-
-impl Shim {
-    fn spawn(dir: &Path) -> Result<Self, StartError> {
-        let (ours, theirs) = StdStream::pair().map_err(StartError::Shim)?;
-        let word = |text: &[u8]| CString::new(text).map_err(|error| StartError::Shim(error.into()));
-        let argv = [
-            word(NAME.as_bytes())?,
-            word(shim::ROLE.as_bytes())?,
-            word(std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str()))?,
-        ];
-        let log = std::io::stderr();
-        let spawned = Spawn {
-            program: c"/proc/self/exe",
-            argv: &argv,
-            // Nothing of ours is anything to a dyno.
-            env: &[],
-            cwd: Some(c"/"),
-            fds: &[theirs.as_fd(), log.as_fd(), log.as_fd()],
-            // It outlives us.
-            ties: Ties::None,
-            mark: None,
-            open_files: None,
-            cgroup: None,
-        }
-        .spawn();
-        let spawned = spawned.map_err(StartError::Shim)?;
-        Ok(Self {
-            socket: ours,
-            child: Child(spawned.pid),
-        })
-    }
-
-    /// Waits for what it says, and for the terminal that comes before that.
-    async fn answer(self) -> Result<(order::Life, Option<OwnedFd>), StartError> {
-        let Self { socket, child } = self;
-        socket.set_nonblocking(true).map_err(StartError::Shim)?;
-        let mut socket = UnixStream::from_std(socket).map_err(StartError::Shim)?;
-        let mut text = Vec::new();
-        let first = socket
-            .async_io(tokio::io::Interest::READABLE, || {
-                order::receive_fds(&socket)
-            })
-            .await;
-        let terminal = first.map_err(StartError::Shim)?.pop();
-        let read = (&mut socket).take(LONGEST_ANSWER as u64);
-        let result = read_line(read, &mut text).await;
-        let answer = result
-            .ok()
-            .and_then(|()| serde_json::from_slice::<Answer>(&text).ok());
-        match answer {
-            Some(Answer::Started(life)) => {
-                child.stays();
-                Ok((life, terminal))
-            }
-            failed => {
-                // It ends by itself: there is nothing for it to wait for.
-                let pid = child.0;
-                child.stays();
-                let reaped = tokio::task::spawn_blocking(move || waitpid(pid, None)).await;
-                drop(reaped);
-                Err(match failed {
-                    Some(Answer::Failed(text, errno)) => StartError::Container { text, errno },
-                    _ => StartError::NoAnswer,
-                })
-            }
-        }
-    }
-}
-
-async fn read_line(
-    mut from: impl tokio::io::AsyncRead + Unpin,
-    text: &mut Vec<u8>,
-) -> io::Result<()> {
-    let mut buffer = [0; 4096];
-    loop {
-        match from.read(&mut buffer).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => text.extend(&buffer[..n]),
-        }
-        if text.last() == Some(&b'\n') {
-            return Ok(());
-        }
-    }
 }
