@@ -8,7 +8,7 @@ use test_case::test_case;
 
 use crate::{
     archive::{Tar, gzip, noise, small},
-    support::{Env, me, shown, tree},
+    support::{Env, fetch, me, shown, tree},
 };
 
 #[test_case(Tar::new().file("/app/a", "x"), "entry `/app/a` has an absolute path"; "absolute")]
@@ -55,12 +55,17 @@ use crate::{
 async fn refused(tar: Tar, reason: &str) {
     let env = Env::new();
     let outside = env.file("outside", b"as it was");
-    let text = shown(env.add_bytes(&tar.tgz()).await);
+    let content = tar.tgz();
+    let text = shown(env.add_bytes(&content).await);
     assert!(
         text.starts_with("slug refused: ") && text.contains(reason),
         "{text}"
     );
     env.assert_empty();
+    // Nor is it a layer.
+    let url = env.file("slug.tgz", &content);
+    let (refused, _) = env.layer(&fetch(url)).await;
+    assert_eq!(shown(refused), text);
     assert_eq!(fs::read(&outside[7..]).unwrap(), b"as it was");
     // The store works as before.
     env.add_bytes(&small()).await.unwrap();
