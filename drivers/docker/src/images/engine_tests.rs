@@ -70,6 +70,7 @@ async fn a_slug_becomes_an_image() {
     let look = |format: &str| docker(&["image", "inspect", "--format", format, id]);
     let count: usize = look("{{len .RootFS.Layers}}").parse().unwrap();
     assert_eq!(count, 2, "the stack's and one more");
+    assert_eq!(look("{{json .Config.Cmd}}"), "null");
     for (label, value) in [
         (labels::APP, case.app.clone()),
         (labels::RELEASE, "1".to_owned()),
@@ -396,4 +397,19 @@ async fn a_release_without_a_slug_is_its_stack() {
     assert_eq!(case.build(&release).await.unwrap(), artifact);
     let made: HashSet<_> = case.images().into_iter().collect();
     assert_eq!(made.len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs a Docker engine"]
+async fn a_big_slug_is_never_in_memory() {
+    let case = Case::new("big", &[]);
+    let content = fixture::zeros("app/zeros", 224);
+    let artifact = case.build(&case.release(1, &content)).await.unwrap();
+    let size = case.run(&artifact, &["/bin/stat", "-c", "%s", "zeros"]);
+    assert_eq!(size, (224_u64 << 20).to_string());
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.unwrap().trim().trim_end_matches(" kB");
+    // With all that other tests hold.
+    assert!(peak.parse::<u64>().unwrap() < 128 << 10, "{peak} kB");
 }

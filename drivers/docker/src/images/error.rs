@@ -64,6 +64,8 @@ impl ImageError {
 pub(super) enum Fault {
     /// It has no such thing.
     Missing,
+    /// It does not understand what it is asked for.
+    Malformed,
     /// It is in use.
     Conflict,
     /// Its disk is full.
@@ -88,6 +90,7 @@ pub(super) fn fault(error: &EngineError) -> Fault {
             status_code,
             message,
         } => match (status_code, said(message)) {
+            (400, Fault::Other) => Fault::Malformed,
             (404, _) => Fault::Missing,
             (409, _) => Fault::Conflict,
             (_, fault) => fault,
@@ -116,7 +119,7 @@ impl From<ImageError> for Status {
             }
             ImageError::Pull { source, .. } => match fault(source) {
                 Fault::Full => Self::resource_exhausted(text),
-                Fault::Missing => Self::failed_precondition(text),
+                Fault::Missing | Fault::Malformed => Self::failed_precondition(text),
                 _ if is_refusal(source) => Self::failed_precondition(text),
                 // A registry, or what is between, may be there again later.
                 Fault::Conflict | Fault::Away | Fault::Other => Self::unavailable(text),
@@ -124,7 +127,9 @@ impl From<ImageError> for Status {
             ImageError::Engine { source, .. } => match fault(source) {
                 Fault::Full => Self::resource_exhausted(text),
                 Fault::Away => Self::unavailable(text),
-                Fault::Missing | Fault::Conflict => Self::failed_precondition(text),
+                Fault::Missing | Fault::Malformed | Fault::Conflict => {
+                    Self::failed_precondition(text)
+                }
                 Fault::Other => Self::internal(text),
             },
             ImageError::Reference(_)
@@ -170,6 +175,7 @@ mod tests {
     #[test_case(said("manifest unknown"), "FailedPrecondition"; "no such tag")]
     #[test_case(answer(500, "dial tcp: lookup registry-1.docker.io: no such host"), "Unavailable"; "no network")]
     #[test_case(said("write /x: no space left on device"), "ResourceExhausted"; "full")]
+    #[test_case(answer(400, "invalid reference format"), "FailedPrecondition"; "no name")]
     #[test_case(EngineError::RequestTimeoutError, "Unavailable"; "silence")]
     fn pulls(source: EngineError, code: &str) {
         let image = "my/stack:1".to_owned();

@@ -56,16 +56,21 @@ fn program() -> Program {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let path = PROGRAM.get_or_init(|| {
         let name = env!("CARGO_PKG_NAME");
-        let built = tool(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--offline",
-                "--package",
-                name,
-                "--bin",
-                name,
-            ])
+        let mut cargo = tool(env!("CARGO"));
+        // What cargo says of this package to its tests would be news to build scripts of
+        // others, which would be built again.
+        for (variable, _) in std::env::vars_os() {
+            let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_"];
+            if variable
+                .to_str()
+                .is_some_and(|text| own.iter().any(|family| text.starts_with(family)))
+            {
+                cargo.env_remove(&variable);
+            }
+        }
+        let built = cargo
+            .args(["build", "--quiet", "--offline"])
+            .args(["--package", name, "--bin", name])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
@@ -110,7 +115,7 @@ impl Case {
         let own = format!("{name}-{}", std::process::id());
         let stack = format!("hsup-test/{own}:1");
         let root = folder.path().join("root.tar");
-        write_root(&root);
+        write_root(&root, changes.contains(&"USER heroku"));
         let mut arguments = vec!["import"];
         for change in changes {
             arguments.extend(["--change", change]);
@@ -207,8 +212,9 @@ impl Drop for Case {
     }
 }
 
-/// The root file system of a stack: a shell, and two users.
-fn write_root(path: &Path) {
+/// The root file system of a stack: a shell, and two users; in one for buildpacks `app` is a
+/// link, as in `heroku/heroku:22-cnb`.
+fn write_root(path: &Path, has_link: bool) {
     let busybox = fs::read("/usr/bin/busybox")
         .unwrap_or_else(|error| panic!("busybox is needed, from busybox-static: {error}"));
     let mut archive = Builder::new(fs::File::create(path).unwrap());
@@ -227,6 +233,13 @@ fn write_root(path: &Path) {
         header.set_entry_type(EntryType::Symlink);
         let path = format!("bin/{name}");
         archive.append_link(&mut header, path, "busybox").unwrap();
+    }
+    if has_link {
+        let mut header = file(0o777, 0);
+        header.set_entry_type(EntryType::Symlink);
+        archive
+            .append_link(&mut header, "app", "workspace")
+            .unwrap();
     }
     for (path, text) in [
         ("etc/passwd", PASSWD),
@@ -281,6 +294,25 @@ pub(super) fn archive(contents: &[Content<'_>]) -> Vec<u8> {
         archive.append(&header, data.as_bytes()).unwrap();
     }
     archive.into_inner().unwrap().finish().unwrap()
+}
+
+/// A slug of one file that is so many megabytes of nothing, each a member of the gzip file.
+pub(super) fn zeros(name: &str, megabytes: usize) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size((megabytes as u64) << 20);
+    header.set_path(name).unwrap();
+    header.set_cksum();
+    let zipped = |bytes: &[u8]| {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(bytes).unwrap();
+        gzip.finish().unwrap()
+    };
+    let megabyte = zipped(&vec![0; 1 << 20]).repeat(megabytes);
+    [zipped(header.as_bytes()), megabyte, zipped(&[0; 1024])].concat()
 }
 
 /// Text that gzip cannot make much smaller.
