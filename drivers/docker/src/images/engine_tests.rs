@@ -1,14 +1,15 @@
 //! Builds in a real engine: that of `DOCKER_HOST`. They need no network.
 
 mod fixture;
+mod kept;
 
-use std::{collections::HashSet, fs, io::Write as _};
+use std::{fs, io::Write as _};
 
 use hsup_driver_kit::{Status, proto::Release};
 
 use self::fixture::{Case, Content, Server, docker, slug};
 use super::{labels, settings::Cache};
-use crate::artifact::{Artifact, Kind};
+use crate::artifact::Kind;
 
 #[tokio::test]
 #[ignore = "needs a Docker engine"]
@@ -302,101 +303,6 @@ async fn a_download_that_is_cut_goes_on() {
     let total = content.len() as u64;
     let heard = case.listener.progress.lock().unwrap();
     assert!(heard.contains(&("download slug".to_owned(), total, total)));
-}
-
-#[tokio::test]
-#[ignore = "needs a Docker engine"]
-async fn the_newest_releases_and_those_in_use_are_kept() {
-    let case = Case::new("kept", &[]);
-    let mut made = Vec::new();
-    let mut settings = case.settings();
-    settings.keep = 2;
-    for version in 1..=5 {
-        let content = slug(&[("app/version", 0o644, &version.to_string())]);
-        let artifact = case
-            .build_with(&settings, &case.release(version, &content))
-            .await
-            .unwrap();
-        if version == 1 {
-            docker(&["create", "--name", &case.app, &artifact.image, "x"]);
-        }
-        made.push(artifact);
-    }
-    let mut there = Vec::new();
-    for artifact in &made {
-        there.push(super::is_there(&case.engine, artifact).await.unwrap());
-    }
-    assert_eq!(there, [true, false, false, true, true]);
-
-    let status = Status::from(super::remove(&case.engine, &made[0]).await.unwrap_err());
-    assert_eq!(
-        format!("{:?}", status.code()),
-        "FailedPrecondition",
-        "{status}"
-    );
-    docker(&["rm", &case.app]);
-    for _ in 0..2 {
-        super::remove(&case.engine, &made[0]).await.unwrap();
-        assert!(!super::is_there(&case.engine, &made[0]).await.unwrap());
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs a Docker engine"]
-async fn a_release_may_be_an_image() {
-    let case = Case::new("plain", &[]);
-    let cnb = Case::new("cnb", &["LABEL io.buildpacks.build.metadata={}"]);
-    for (case, kind) in [(&case, Kind::Plain), (&cnb, Kind::Cnb)] {
-        let release = Release {
-            image: case.stack.clone(),
-            ..Release::default()
-        };
-        let artifact = case.build(&release).await.unwrap();
-        let image = docker(&["image", "inspect", "--format", "{{.Id}}", &case.stack]);
-        assert_eq!(artifact, Artifact { image, kind });
-        // It is the operator's.
-        super::remove(&case.engine, &artifact).await.unwrap();
-        assert!(super::is_there(&case.engine, &artifact).await.unwrap());
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs a Docker engine"]
-async fn an_image_that_nobody_has_is_named() {
-    let case = Case::new("nobody", &[]);
-    // Nobody listens there.
-    let image = "127.0.0.1:9/no/such:1".to_owned();
-    let release = Release {
-        image,
-        ..Release::default()
-    };
-    let status = Status::from(case.build(&release).await.unwrap_err());
-    assert_eq!(format!("{:?}", status.code()), "Unavailable");
-    let message = status.message();
-    assert!(
-        message.contains("`127.0.0.1:9/no/such:1`") && message.contains("refused"),
-        "{message}"
-    );
-    assert_eq!(case.said(), ["pulling the image 127.0.0.1:9/no/such:1"]);
-}
-
-#[tokio::test]
-#[ignore = "needs a Docker engine"]
-async fn a_release_without_a_slug_is_its_stack() {
-    let case = Case::new("bare", &[]);
-    let release = Release {
-        app: case.app.clone(),
-        stack: case.stack.clone(),
-        ..Release::default()
-    };
-    let artifact = case.build(&release).await.unwrap();
-    assert_eq!(
-        case.run(&artifact, &["/bin/sh", "-c", "pwd; > mine; ls"]),
-        "/app\nmine"
-    );
-    assert_eq!(case.build(&release).await.unwrap(), artifact);
-    let made: HashSet<_> = case.images().into_iter().collect();
-    assert_eq!(made.len(), 1);
 }
 
 #[tokio::test]

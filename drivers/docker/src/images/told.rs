@@ -1,9 +1,10 @@
 //! Who is told how far a build is, as the parts of it speak to them.
 
+use std::collections::HashMap;
+
 use bollard::models::CreateImageInfo;
 use hsup_driver_kit::{proto::Progress, service::BuildLog};
 use hsup_slug::Step;
-use std::collections::HashMap;
 
 /// Is told how far a build is.
 pub(super) trait Listener: Send + Sync {

@@ -60,7 +60,7 @@ fn program() -> Program {
         // What cargo says of this package to its tests would be news to build scripts of
         // others, which would be built again.
         for (variable, _) in std::env::vars_os() {
-            let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_"];
+            let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "OUT_DIR"];
             if variable
                 .to_str()
                 .is_some_and(|text| own.iter().any(|family| text.starts_with(family)))
