@@ -12,7 +12,6 @@ use super::{
     reference,
     told::{Listener, Pulled},
 };
-use crate::artifact::is_image_id;
 
 const STEP: &str = "pull image";
 
@@ -61,6 +60,16 @@ pub(super) async fn find(engine: &Docker, reference: &str) -> Result<Option<Imag
         Err(error) if fault(&error) == Fault::Missing => Ok(None),
         Err(error) => Err(ImageError::engine("look at the image", reference)(error)),
     }
+}
+
+/// Whether this is the id of an image, as it is in an artifact.
+pub(super) fn is_image_id(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|digits| {
+        digits.len() == 64
+            && digits
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 fn known(reference: &str, inspect: ImageInspect) -> Result<Image, ImageError> {

@@ -23,7 +23,7 @@ use super::{
     user::{Accounts, DynoUser, dyno_user},
     workshop::Workshop,
 };
-use crate::artifact::{Artifact, Kind, is_image_id};
+use crate::artifact::{Artifact, Kind};
 
 /// `hsup-init`, built for this machine by the build script.
 const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
@@ -279,7 +279,7 @@ impl Making<'_> {
             ..ContainerConfig::default()
         };
         let id = workshop.commit(&repository, &tag, config).await?;
-        if !is_image_id(&id) {
+        if !find::is_image_id(&id) {
             return Err(ImageError::Id { of: repository, id });
         }
         Ok(Artifact {
