@@ -2,6 +2,7 @@
 
 mod fixture;
 mod kept;
+mod pulled;
 
 use std::{fs, io::Write as _};
 
