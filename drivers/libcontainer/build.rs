@@ -32,7 +32,8 @@ fn main() {
     for input in ["Cargo.toml", "src"] {
         println!("cargo::rerun-if-changed={}", package.join(input).display());
     }
-    println!("cargo::rerun-if-changed=build.rs");
+    // This file, also where the docker driver's package is built by it.
+    println!("cargo::rerun-if-changed=../libcontainer/build.rs");
     // The release profile, and the version of the one dependency.
     println!("cargo::rerun-if-changed=../../Cargo.toml");
     println!("cargo::rerun-if-changed=../../Cargo.lock");

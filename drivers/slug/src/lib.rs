@@ -31,6 +31,7 @@
 //! - [`Store::add`] fetches, verifies and unpacks; equal slugs are unpacked once, also by
 //!   several drivers. Dropping the future kills its processes and removes what was half made.
 //! - [`Store::get`], [`Store::remove`], [`Store::collect`]: what is kept, and for how long.
+//! - [`layer()`] gives a slug out as a layer of an image, as it comes.
 //! - [`Stream`] is the verified stream alone, for who wants something else than a tree.
 //! - [`changed`] tells whether a directory or file is still what it was.
 //!
@@ -43,6 +44,7 @@ mod error;
 mod fetch;
 mod helper;
 mod id;
+mod layer;
 mod pack;
 mod privilege;
 mod progress;
@@ -59,6 +61,7 @@ pub use self::{
     fetch::{Fetch, Patience, Stream},
     helper::Program,
     id::{BadId, SlugId},
+    layer::{LayerError, Layering, identify, layer},
     privilege::Peer,
     progress::{Progress, Silent, Step},
     store::{Collected, Limits, Owner, Settings, Slug, Store},

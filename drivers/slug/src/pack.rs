@@ -130,7 +130,8 @@ impl<W: Write> Archive<W> {
                     Err(error) => return Err(read(error.into())),
                 };
                 let mut header = header(&found.stat, EntryType::Symlink, 0);
-                self.link(&mut header, &path, target.as_bytes())
+                append_link(&mut self.builder, &mut header, &path, target.as_bytes())
+                    .map_err(PackError::Write)
             }
             SFlag::S_IFREG => {
                 let flags =
@@ -149,7 +150,9 @@ impl<W: Write> Archive<W> {
                     if let Some(first) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
                         let first = first.clone();
                         let mut header = header(&stat, EntryType::Link, 0);
-                        return self.link(&mut header, &path, first.as_os_str().as_bytes());
+                        let first = first.as_os_str().as_bytes();
+                        return append_link(&mut self.builder, &mut header, &path, first)
+                            .map_err(PackError::Write);
                     }
                     self.linked.insert((stat.st_dev, stat.st_ino), path.clone());
                 }
@@ -196,33 +199,32 @@ impl<W: Write> Archive<W> {
         }
         Ok(())
     }
+}
 
-    /// The target of a link goes in as it is: `append_link` would tidy it up.
-    fn link(&mut self, header: &mut Header, path: &Path, target: &[u8]) -> Result<(), PackError> {
-        if header.set_link_name_literal(target).is_err() {
-            let mut long = Header::new_gnu();
-            long.set_entry_type(EntryType::GNULongLink);
-            let name = b"././@LongLink";
-            long.as_old_mut().name[..name.len()].copy_from_slice(name);
-            long.set_mode(0o644);
-            long.set_uid(0);
-            long.set_gid(0);
-            long.set_mtime(0);
-            long.set_size(target.len() as u64 + 1);
-            long.set_cksum();
-            self.builder
-                .append(&long, target.chain(&b"\0"[..]))
-                .map_err(PackError::Write)?;
-            // A reader takes the long one; this is for none.
-            let first = target.get(..100).unwrap_or(target);
-            header
-                .set_link_name_literal(first)
-                .map_err(PackError::Write)?;
-        }
-        self.builder
-            .append_data(header, path, io::empty())
-            .map_err(PackError::Write)
+/// Adds a link. Its target goes in as it is: `append_link` would tidy it up.
+pub(crate) fn append_link<W: Write>(
+    builder: &mut Builder<W>,
+    header: &mut Header,
+    path: &Path,
+    target: &[u8],
+) -> io::Result<()> {
+    if header.set_link_name_literal(target).is_err() {
+        let mut long = Header::new_gnu();
+        long.set_entry_type(EntryType::GNULongLink);
+        let name = b"././@LongLink";
+        long.as_old_mut().name[..name.len()].copy_from_slice(name);
+        long.set_mode(0o644);
+        long.set_uid(0);
+        long.set_gid(0);
+        long.set_mtime(0);
+        long.set_size(target.len() as u64 + 1);
+        long.set_cksum();
+        builder.append(&long, target.chain(&b"\0"[..]))?;
+        // A reader takes the long one; this is for none.
+        let first = target.get(..100).unwrap_or(target);
+        header.set_link_name_literal(first)?;
     }
+    builder.append_data(header, path, io::empty())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is what adding it came to")]

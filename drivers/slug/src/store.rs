@@ -520,13 +520,13 @@ fn write_made(staging: &Path, made: &Made) -> io::Result<()> {
     File::open(staging)?.sync_all()
 }
 
-enum Fed {
+pub(crate) enum Fed {
     All,
     /// The other end reads no more.
     Refused,
 }
 
-async fn feed(
+pub(crate) async fn feed(
     input: &mut impl Input,
     to: &mut pipe::Sender,
     progress: &dyn Progress,
@@ -540,7 +540,7 @@ async fn feed(
 }
 
 /// Where the bytes of a slug come from.
-trait Input {
+pub(crate) trait Input {
     async fn next(&mut self, progress: &dyn Progress) -> Result<Option<&[u8]>, SlugError>;
     /// What it is, once it has ended.
     fn id(&self) -> Option<SlugId>;

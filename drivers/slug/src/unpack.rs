@@ -5,7 +5,9 @@
 //! directory, and the process has the rights of a user that owns nothing else.
 
 mod archive;
+mod layer;
 mod name;
+mod rules;
 mod tree;
 
 use std::{
@@ -21,9 +23,10 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::layer::{Job as LayerJob, TASK as LAYER_TASK};
 pub(crate) use self::name::escaped;
 use self::{
-    archive::{Archive, Kind},
+    archive::{Archive, Data, Entry, Kind},
     name::Place,
     tree::Tree,
 };
@@ -135,8 +138,30 @@ pub(crate) fn unpack(
     limits: &Limits,
     report: &Report,
 ) -> Result<(), UnpackError> {
-    let mut archive = Archive::new(input, limits.max_entries);
     let mut tree = Tree::new(root)?;
+    sort(input, limits, &mut tree)?;
+    let root = tree.finish()?;
+    report.send(&Event::Trying);
+    // A slug that is in the store is there after a power failure too, whole.
+    syncfs(&root).map_err(|errno| UnpackError::Write(Vec::new(), errno.into()))
+}
+
+/// Where what is in the app goes. Each entry's own rules are its affair.
+trait Sink {
+    fn directory(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError>;
+    fn file<R: Read>(
+        &mut self,
+        place: &Place,
+        entry: &Entry,
+        data: Data<'_, R>,
+    ) -> Result<(), UnpackError>;
+    fn symlink(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError>;
+    fn hard_link(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError>;
+}
+
+/// Reads all of an archive, and hands on what is under `app/`.
+fn sort(input: impl Read, limits: &Limits, sink: &mut impl Sink) -> Result<(), UnpackError> {
+    let mut archive = Archive::new(input, limits.max_entries);
     let mut bytes = 0_u64;
     let mut is_empty = true;
     while let Some(entry) = archive.next()? {
@@ -169,21 +194,17 @@ pub(crate) fn unpack(
                 )));
             }
             _ if place.is_outside() => {}
-            Kind::Directory => tree.directory(&place, &entry)?,
-            Kind::File => tree.file(&place, &entry, archive.data())?,
-            Kind::Symlink => tree.symlink(&place, &entry)?,
-            Kind::HardLink => tree.hard_link(&place, &entry)?,
+            Kind::Directory => sink.directory(&place, &entry)?,
+            Kind::File => sink.file(&place, &entry, archive.data())?,
+            Kind::Symlink => sink.symlink(&place, &entry)?,
+            Kind::HardLink => sink.hard_link(&place, &entry)?,
         }
     }
     if is_empty {
         return Err(SlugError::Archive("it is empty".to_owned()).into());
     }
     // What gzip's own checksum says is known at its end only.
-    archive.finish(limits.max_bytes)?;
-    let root = tree.finish()?;
-    report.send(&Event::Trying);
-    // A slug that is in the store is there after a power failure too, whole.
-    syncfs(&root).map_err(|errno| UnpackError::Write(Vec::new(), errno.into()))
+    archive.finish(limits.max_bytes)
 }
 
 pub(crate) fn too_much(limit: u64, of: &str) -> SlugError {

@@ -26,6 +26,7 @@ const CONTROL: i32 = 3;
 pub(crate) enum Job {
     Fetch(fetch::Job),
     Unpack(unpack::Job),
+    Layer(unpack::LayerJob),
     Changed(changed::Job),
 }
 
@@ -85,6 +86,7 @@ pub(crate) fn serve() -> i32 {
     let prepared = match &job {
         Job::Fetch(job) => job.prepare(),
         Job::Unpack(job) => job.prepare(),
+        Job::Layer(job) => job.prepare(),
         Job::Changed(job) => job.prepare(),
     };
     let watch = thread::Builder::new().spawn(move || end_with_the_front(reader));
@@ -94,6 +96,7 @@ pub(crate) fn serve() -> i32 {
     let result = prepared.and_then(|()| match job {
         Job::Fetch(job) => job.run(&report),
         Job::Unpack(job) => job.run(&report),
+        Job::Layer(job) => job.run(),
         Job::Changed(job) => job.run(),
     });
     let (event, code) = match result {

@@ -24,13 +24,16 @@ use nix::{
 };
 
 use super::{
-    UnpackError,
+    Sink, UnpackError,
     archive::{Data, Entry},
-    escaped,
     name::Place,
+    rules::{
+        NO_WAY, NOT_A_DIRECTORY, NOT_BEFORE, NOT_IN_APP, REPLACES, THROUGH_LINK, TO_DIRECTORY,
+        check_symlink, no_app, refused, target_of_link,
+    },
     too_much,
 };
-use crate::{error::SlugError, walk::kind};
+use crate::walk::kind;
 
 /// So many bytes of names of directories are remembered for their times.
 const REMEMBERED: usize = 64 << 20;
@@ -63,8 +66,10 @@ impl Tree {
             buffer: vec![0; 256 * 1024],
         })
     }
+}
 
-    pub(super) fn directory(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
+impl Sink for Tree {
+    fn directory(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
         let fd = self.reach(place.path(), entry)?;
         // Its owner, who removes it one day, can always enter it.
         let mode = Mode::from_bits_truncate(entry.mode | 0o700);
@@ -77,7 +82,7 @@ impl Tree {
         Ok(())
     }
 
-    pub(super) fn file<R: Read>(
+    fn file<R: Read>(
         &mut self,
         place: &Place,
         entry: &Entry,
@@ -107,16 +112,8 @@ impl Tree {
     }
 
     /// A link may say whatever it likes: it is followed in the dyno, whose root is another.
-    pub(super) fn symlink(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
-        if entry.target.is_empty() || entry.target.contains(&0) {
-            return Err(refused(entry, "is a symbolic link to nothing"));
-        }
-        if entry.target.len() > 4_095 {
-            return Err(refused(
-                entry,
-                "is a symbolic link whose target is too long",
-            ));
-        }
+    fn symlink(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
+        check_symlink(entry)?;
         self.make_room(place, entry)?;
         let (_, name) = place.split();
         let parent = self.parent_fd();
@@ -132,31 +129,19 @@ impl Tree {
         .map_err(write(entry))
     }
 
-    pub(super) fn hard_link(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
-        let outside = || refused(entry, "is a hard link to a file that is not in the app");
-        let target = Place::of(&entry.target).map_err(|_| outside())?;
-        if target.is_outside() || target.is_app() {
-            return Err(outside());
-        }
-        if target == *place {
-            return Err(refused(entry, "is a hard link to itself"));
-        }
+    fn hard_link(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
+        let target = target_of_link(place, entry)?;
         let (directory, name) = target.split();
-        let missing = || {
-            refused(
-                entry,
-                "is a hard link to what is not before it in the archive",
-            )
-        };
+        let missing = || refused(entry, NOT_BEFORE);
         let from = match self.beneath(directory) {
             Ok(from) => from,
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Err(missing()),
-            Err(Errno::ELOOP) => return Err(outside()),
+            Err(Errno::ELOOP) => return Err(refused(entry, NOT_IN_APP)),
             Err(error) => return Err(write(entry)(error)),
         };
         match fstatat(&from, os(name), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) if matches!(kind(&stat), SFlag::S_IFREG | SFlag::S_IFLNK) => {}
-            Ok(_) => return Err(refused(entry, "is a hard link to a directory")),
+            Ok(_) => return Err(refused(entry, TO_DIRECTORY)),
             Err(Errno::ENOENT) => return Err(missing()),
             Err(error) => return Err(write(entry)(error)),
         }
@@ -171,11 +156,13 @@ impl Tree {
         )
         .map_err(write(entry))
     }
+}
 
+impl Tree {
     /// Sets the times of the directories, and gives back the root.
     pub(super) fn finish(mut self) -> Result<OwnedFd, UnpackError> {
         if !self.has_app {
-            return Err(SlugError::Archive("there is no directory app/ in it".to_owned()).into());
+            return Err(no_app());
         }
         self.parent = None;
         for (path, mtime) in &self.directories {
@@ -191,7 +178,7 @@ impl Tree {
     /// name. Archives may hold a name twice; the last one counts.
     fn make_room(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
         if place.is_app() {
-            return Err(refused(entry, "is not a directory"));
+            return Err(refused(entry, NOT_A_DIRECTORY));
         }
         let (directory, name) = place.split();
         if self
@@ -206,9 +193,7 @@ impl Tree {
         match fstatat(parent, os(name), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => Ok(()),
             Err(error) => Err(write(entry)(error)),
-            Ok(stat) if kind(&stat) == SFlag::S_IFDIR => {
-                Err(refused(entry, "would replace a directory"))
-            }
+            Ok(stat) if kind(&stat) == SFlag::S_IFDIR => Err(refused(entry, REPLACES)),
             Ok(_) => unlinkat(parent, os(name), UnlinkatFlags::NoRemoveDir).map_err(write(entry)),
         }
     }
@@ -286,19 +271,12 @@ fn os(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
 }
 
-fn refused(entry: &Entry, reason: &str) -> UnpackError {
-    UnpackError::Slug(SlugError::Entry {
-        name: escaped(&entry.name),
-        reason: reason.to_owned(),
-    })
-}
-
 /// Something other than a directory is where one should be.
 fn blocked(entry: &Entry, error: Errno) -> UnpackError {
     match error {
-        Errno::ELOOP => refused(entry, "would be written through a symbolic link"),
+        Errno::ELOOP => refused(entry, THROUGH_LINK),
         // An open of a link as a directory says this too.
-        Errno::ENOTDIR => refused(entry, "has something on its way that is no directory"),
+        Errno::ENOTDIR => refused(entry, NO_WAY),
         error => write(entry)(error),
     }
 }

@@ -1,6 +1,6 @@
 //! Archives that mean harm, or are none.
 
-use std::fs;
+use std::{fs, io, os::unix::fs::symlink, path::Path};
 
 use hsup_slug::SlugError;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use test_case::test_case;
 
 use crate::{
     archive::{Tar, gzip, noise, small},
-    support::{Env, me, shown, tree},
+    support::{Env, fetch, me, shown, tree},
 };
 
 #[test_case(Tar::new().file("/app/a", "x"), "entry `/app/a` has an absolute path"; "absolute")]
@@ -55,12 +55,17 @@ use crate::{
 async fn refused(tar: Tar, reason: &str) {
     let env = Env::new();
     let outside = env.file("outside", b"as it was");
-    let text = shown(env.add_bytes(&tar.tgz()).await);
+    let content = tar.tgz();
+    let text = shown(env.add_bytes(&content).await);
     assert!(
         text.starts_with("slug refused: ") && text.contains(reason),
         "{text}"
     );
     env.assert_empty();
+    // Nor is it a layer.
+    let url = env.file("slug.tgz", &content);
+    let (refused, _) = env.layer(&fetch(url)).await;
+    assert_eq!(shown(refused), text);
     assert_eq!(fs::read(&outside[7..]).unwrap(), b"as it was");
     // The store works as before.
     env.add_bytes(&small()).await.unwrap();
@@ -228,6 +233,35 @@ async fn what_is_legal_is_unpacked() {
     assert_eq!(stat("out").gid(), slug.owner_gid);
 }
 
+/// Unpacks a layer as an engine does: blindly, and the last of a name counts.
+fn unpack(layer: &[u8], root: &Path) {
+    let mut archive = tar::Archive::new(layer);
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = root.join(entry.path().unwrap());
+        let kind = entry.header().entry_type();
+        let is_there = fs::symlink_metadata(&path).is_ok();
+        if kind.is_dir() {
+            if !is_there {
+                fs::create_dir(&path).unwrap();
+            }
+            continue;
+        }
+        if is_there {
+            fs::remove_file(&path).unwrap();
+        }
+        let target = entry.link_name().unwrap();
+        match target {
+            Some(target) if kind.is_symlink() => symlink(target, &path).unwrap(),
+            Some(target) => fs::hard_link(root.join(target), &path).unwrap(),
+            None => {
+                let mut file = fs::File::create_new(&path).unwrap();
+                io::copy(&mut entry, &mut file).unwrap();
+            }
+        }
+    }
+}
+
 /// Names of which some are the same, some lead through others, and some lead out.
 fn name() -> impl Strategy<Value = String> {
     let component = prop_oneof![
@@ -266,7 +300,22 @@ proptest! {
             let data: &[u8] = if *kind == b'0' { b"payload" } else { b"" };
             tar.entry(*kind, name.as_bytes(), target.as_bytes(), *mode, data)
         });
-        let result = runtime.block_on(env.add_bytes(&tar.tgz()));
+        let content = tar.tgz();
+        let result = runtime.block_on(env.add_bytes(&content));
+        // What is made of it as a layer is the same, or refused for the same reason.
+        let url = env.file("slug.tgz", &content);
+        let (made, layer) = runtime.block_on(env.layer(&fetch(url)));
+        match (&result, made) {
+            (Ok(id), Ok(made)) => {
+                prop_assert_eq!(*id, made);
+                let slug = env.store.get(me().uid, id).unwrap().unwrap();
+                let unpacked = tempfile::tempdir().unwrap();
+                unpack(&layer, unpacked.path());
+                prop_assert_eq!(tree(&slug.path), tree(&unpacked.path().join("app")));
+            }
+            (Err(error), Err(other)) => prop_assert_eq!(error.to_string(), other.to_string()),
+            (result, made) => prop_assert!(false, "{:?}, but {:?}", result, made),
+        }
         if let Err(error) = &result {
             prop_assert!(matches!(error, SlugError::Entry { .. } | SlugError::Archive(_)), "{}", error);
             env.assert_empty();

@@ -5,6 +5,7 @@
 mod archive;
 mod fetch;
 mod hostile;
+mod layer;
 mod privileged;
 mod server;
 mod store;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use hsup_slug::{
-    Fetch, Owner, Patience, Peer, Program, Progress, Settings, SlugError, SlugId, Step, Store,
+    Fetch, LayerError, Layering, Owner, Patience, Peer, Program, Progress, Settings, SlugError,
+    SlugId, Step, Store,
 };
 use nix::unistd::{getegid, geteuid};
 use tempfile::TempDir;
@@ -52,6 +53,21 @@ pub(crate) fn settings() -> Settings {
     }
     settings.program = program();
     settings
+}
+
+/// Layers of user 7 and group 8.
+pub(crate) fn layering() -> Layering {
+    let settings = settings();
+    Layering {
+        program: settings.program,
+        user: Peer {
+            uid: settings.uid,
+            gid: settings.gid,
+            groups: Some(Vec::new()),
+        },
+        limits: settings.limits,
+        owner: (7, 8),
+    }
 }
 
 /// Whoever runs the test.
@@ -107,6 +123,20 @@ impl Env {
     pub(crate) async fn add_bytes(&self, content: &[u8]) -> Result<SlugId, SlugError> {
         let url = self.file("slug.tgz", content);
         self.add(&fetch(url)).await
+    }
+
+    /// A slug as a layer that is user 7's and group 8's, and all that came of it.
+    pub(crate) async fn layer(&self, fetch: &Fetch) -> (Result<SlugId, LayerError>, Vec<u8>) {
+        let (taker, mut taken) = tokio::sync::mpsc::channel(2);
+        let taking = async {
+            let mut all = Vec::new();
+            while let Some(bytes) = taken.recv().await {
+                all.extend(bytes);
+            }
+            all
+        };
+        let how = layering();
+        tokio::join!(hsup_slug::layer(&how, fetch, taker, &self.said), taking)
     }
 
     /// What is in the directory of the store.
@@ -166,7 +196,7 @@ pub(crate) fn tree(root: &Path) -> Vec<(String, String)> {
 }
 
 /// An error as a person reads it.
-pub(crate) fn shown(result: Result<SlugId, SlugError>) -> String {
+pub(crate) fn shown<E: std::error::Error>(result: Result<SlugId, E>) -> String {
     let error: &dyn std::error::Error = &result.expect_err("it should have been refused");
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,0 +1,93 @@
+//! Finding an image in the engine, which pulls it if it does not have it.
+
+use bollard::{
+    Docker,
+    models::ImageInspect,
+    query_parameters::{CreateImageOptionsBuilder, ListImagesOptionsBuilder},
+};
+use futures_util::StreamExt as _;
+
+use super::{
+    error::{Fault, ImageError, fault},
+    reference,
+    told::{Listener, Pulled},
+};
+
+const STEP: &str = "pull image";
+
+/// An image that the engine has.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) id: String,
+    pub(super) inspect: ImageInspect,
+}
+
+/// Finds an image, or pulls it.
+pub(super) async fn find_or_pull(
+    engine: &Docker,
+    reference: &str,
+    listener: &dyn Listener,
+) -> Result<Image, ImageError> {
+    if let Some(image) = find(engine, reference).await? {
+        return Ok(image);
+    }
+    listener.line(&format!("pulling the image {reference}"));
+    let failed = |source| ImageError::Pull {
+        image: reference.to_owned(),
+        source,
+    };
+    let (repository, tag) = reference::to_pull(reference);
+    let options = CreateImageOptionsBuilder::new().from_image(repository);
+    let options = match tag {
+        Some(tag) => options.tag(tag),
+        None => options,
+    };
+    let mut pull = std::pin::pin!(engine.create_image(Some(options.build()), None, None));
+    let mut pulled = Pulled::default();
+    while let Some(said) = pull.next().await {
+        if let Some((done, total)) = pulled.hear(&said.map_err(failed)?) {
+            listener.progress(STEP, done, total);
+        }
+    }
+    let inspect = engine.inspect_image(reference).await.map_err(failed)?;
+    known(reference, inspect)
+}
+
+/// Finds an image; `None` if the engine has none of this name or id.
+pub(super) async fn find(engine: &Docker, reference: &str) -> Result<Option<Image>, ImageError> {
+    match engine.inspect_image(reference).await {
+        Ok(inspect) => known(reference, inspect).map(Some),
+        Err(error) if fault(&error) == Fault::Missing => Ok(None),
+        Err(error) => Err(ImageError::engine("look at the image", reference)(error)),
+    }
+}
+
+/// Whether this is the id of an image, as it is in an artifact.
+pub(super) fn is_image_id(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|digits| {
+        digits.len() == 64
+            && digits
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+fn known(reference: &str, inspect: ImageInspect) -> Result<Image, ImageError> {
+    let id = inspect.id.clone().unwrap_or_default();
+    if is_image_id(&id) {
+        Ok(Image { id, inspect })
+    } else {
+        let of = reference.to_owned();
+        Err(ImageError::Id { of, id })
+    }
+}
+
+/// The stack of a release that names none.
+pub(super) async fn newest_stack(engine: &Docker) -> Result<String, ImageError> {
+    let filters = [("reference", vec![reference::HEROKU])].into();
+    let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+    let images = engine.list_images(Some(options)).await;
+    let images = images.map_err(ImageError::engine("list the images of", reference::HEROKU))?;
+    let tags = images.iter().flat_map(|image| &image.repo_tags);
+    Ok(reference::newest(tags.map(String::as_str)))
+}

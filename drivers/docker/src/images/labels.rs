@@ -1,0 +1,212 @@
+//! What is written on an image that was made of a slug, and what it is found by.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+pub(super) const APP: &str = "io.hsup.app";
+pub(super) const RELEASE: &str = "io.hsup.release";
+pub(super) const CHECKSUM: &str = "io.hsup.checksum";
+/// The id of the stack's image.
+pub(super) const STACK: &str = "io.hsup.stack";
+/// Whose Build made it: another user would have to show that it has the slug.
+pub(super) const UID: &str = "io.hsup.uid";
+/// The init that is in it: that of another version of the driver may not do.
+pub(super) const INIT: &str = "io.hsup.init";
+/// What it is: [`SLUG`] on an image, [`WORKSHOP`] on a container that one is made in.
+pub(super) const ROLE: &str = "io.hsup.role";
+pub(super) const SLUG: &str = "slug";
+pub(super) const WORKSHOP: &str = "workshop";
+
+/// The checksum of a release without a slug.
+const NO_SLUG: &str = "none";
+
+/// What an image is made for and of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) app: String,
+    pub(super) release: u64,
+    pub(super) stack: String,
+    pub(super) uid: u32,
+    pub(super) init: String,
+}
+
+impl Origin {
+    /// What is written on the image; `checksum` is that of the slug that is in it.
+    pub(super) fn labels(&self, checksum: Option<&str>) -> HashMap<String, String> {
+        let mut labels = self.common();
+        labels.insert(RELEASE.to_owned(), self.release.to_string());
+        labels.insert(CHECKSUM.to_owned(), checksum.unwrap_or(NO_SLUG).to_owned());
+        labels
+    }
+
+    /// What an image with this slug has on it, whichever release it was made for: a change of
+    /// config makes a release too.
+    pub(super) fn same_slug(&self, checksum: Option<&str>) -> Vec<String> {
+        let mut labels = self.common();
+        labels.insert(CHECKSUM.to_owned(), checksum.unwrap_or(NO_SLUG).to_owned());
+        filter(labels)
+    }
+
+    /// What an image of this release has on it, whatever its slug was.
+    pub(super) fn same_release(&self) -> Vec<String> {
+        let mut labels = self.common();
+        labels.insert(RELEASE.to_owned(), self.release.to_string());
+        filter(labels)
+    }
+
+    /// What all images of this app have on them.
+    pub(super) fn same_app(&self) -> Vec<String> {
+        let own = [APP, UID, ROLE];
+        let labels = self.common();
+        filter(
+            labels
+                .into_iter()
+                .filter(|(key, _)| own.contains(&&key[..])),
+        )
+    }
+
+    fn common(&self) -> HashMap<String, String> {
+        [
+            (ROLE, SLUG),
+            (APP, &self.app),
+            (STACK, &self.stack),
+            (UID, &self.uid.to_string()),
+            (INIT, &self.init),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    /// What people see it by: `hsup/APP` and `vN`.
+    pub(super) fn name(&self) -> (String, String) {
+        let fitting = |character: char| match character.to_ascii_lowercase() {
+            fits @ ('a'..='z' | '0'..='9') => fits,
+            _ => '-',
+        };
+        let app: String = self.app.chars().take(100).map(fitting).collect();
+        // A dash must be between others, and alone.
+        let words: Vec<_> = app.split('-').filter(|word| !word.is_empty()).collect();
+        let app = match words.as_slice() {
+            [] => "app".to_owned(),
+            words => words.join("-"),
+        };
+        (format!("hsup/{app}"), format!("v{}", self.release))
+    }
+}
+
+fn filter(labels: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let mut filter: Vec<_> = labels
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    filter.sort();
+    filter
+}
+
+/// An image of an app, as far as it matters for how long it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) id: String,
+    pub(super) release: u64,
+    pub(super) created: i64,
+}
+
+/// The images of an app that nobody needs: neither the newest of one of the `keep` newest
+/// releases, nor `current`, nor used by a container.
+pub(super) fn surplus(
+    images: Vec<Kept>,
+    keep: usize,
+    current: &str,
+    used: &HashSet<String>,
+) -> Vec<String> {
+    let mut releases: BTreeMap<u64, &Kept> = BTreeMap::new();
+    for image in &images {
+        let newest = releases.entry(image.release).or_insert(image);
+        if newest.created < image.created {
+            *newest = image;
+        }
+    }
+    let newest = releases.values().rev().take(keep);
+    let needed: HashSet<String> = newest.map(|image| image.id.clone()).collect();
+    images
+        .into_iter()
+        .map(|image| image.id)
+        .filter(|id| id != current && !needed.contains(id) && !used.contains(id))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+
+    fn origin(app: &str) -> Origin {
+        Origin {
+            app: app.to_owned(),
+            release: 7,
+            stack: "sha256:5a".to_owned(),
+            uid: 1_000,
+            init: "f00d".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_image_is_found_by_what_is_written_on_it() {
+        let origin = origin("app");
+        let written = filter(origin.labels(Some("ab")));
+        for wanted in [
+            origin.same_slug(Some("ab")),
+            origin.same_release(),
+            origin.same_app(),
+        ] {
+            assert!(
+                wanted.iter().all(|label| written.contains(label)),
+                "{wanted:?}"
+            );
+        }
+        let release = "io.hsup.release=7".to_owned();
+        assert!(!origin.same_slug(Some("ab")).contains(&release));
+        assert!(
+            origin
+                .same_slug(None)
+                .contains(&"io.hsup.checksum=none".to_owned())
+        );
+        assert_eq!(
+            origin.same_app(),
+            ["io.hsup.app=app", "io.hsup.role=slug", "io.hsup.uid=1000"]
+        );
+    }
+
+    #[test_case("app", "hsup/app")]
+    #[test_case("My_App.1", "hsup/my-app-1")]
+    #[test_case("--a--", "hsup/a")]
+    #[test_case("äö", "hsup/app")]
+    #[test_case("", "hsup/app"; "none")]
+    fn names(app: &str, repository: &str) {
+        assert_eq!(origin(app).name(), (repository.to_owned(), "v7".to_owned()));
+    }
+
+    #[test]
+    fn the_newest_releases_and_what_is_used_are_kept() {
+        let image = |id: &str, release, created| Kept {
+            id: id.to_owned(),
+            release,
+            created,
+        };
+        let images = vec![
+            image("1", 1, 10),
+            image("2", 2, 20),
+            image("3 old", 3, 30),
+            image("3", 3, 31),
+            image("10", 10, 40),
+            image("4", 4, 50),
+        ];
+        let used = HashSet::from(["1".to_owned()]);
+        assert_eq!(
+            surplus(images.clone(), 2, "none", &used),
+            ["2", "3 old", "3"]
+        );
+        assert_eq!(surplus(images.clone(), 3, "2", &used), ["3 old"]);
+        assert_eq!(surplus(images, 0, "10", &used), ["2", "3 old", "3", "4"]);
+    }
+}

@@ -1,0 +1,124 @@
+//! Images: what a Build makes in the engine, and for how long that is kept.
+//!
+//! ```text
+//!   the stack's image ──▶ workshop.rs: a container of it ──▶ commit: the image of the release
+//!                             ▲ the dyno user, /.hsup/init     labels.rs
+//!                             ▲ /app
+//!   the slug ── hsup_slug::layer ── as it comes
+//! ```
+//!
+//! All that is remembered of an image is written on it ([`labels`]), so every driver of an
+//! engine knows it, also one that was just started. A release that is an image itself is only
+//! looked up, or pulled.
+
+mod error;
+mod find;
+mod labels;
+mod prune;
+mod reference;
+pub(crate) mod settings;
+mod slug;
+mod told;
+mod user;
+mod workshop;
+
+#[cfg(test)]
+mod engine_tests;
+
+use bollard::{Docker, query_parameters::RemoveImageOptionsBuilder};
+use hsup_driver_kit::{
+    Status,
+    proto::{BuildRequest, Release},
+    serve::Peer,
+    service::BuildLog,
+};
+
+pub(crate) use self::{error::ImageError, settings::Settings};
+use self::{
+    error::{Fault, fault},
+    told::Listener,
+};
+use crate::artifact::{Artifact, Kind};
+
+/// What says that buildpacks made an image.
+const CNB_LABEL: &str = "io.buildpacks.build.metadata";
+
+/// Makes, or finds, the image of a release.
+pub(crate) async fn build(
+    engine: &Docker,
+    settings: &Settings,
+    peer: Peer,
+    request: BuildRequest,
+    log: &BuildLog,
+) -> Result<Artifact, Status> {
+    let release = request.release.unwrap_or_default();
+    let user = (peer.uid.as_raw(), peer.gid.as_raw());
+    Ok(build_release(engine, settings, user, &release, log).await?)
+}
+
+async fn build_release(
+    engine: &Docker,
+    settings: &Settings,
+    user: (u32, u32),
+    release: &Release,
+    listener: &dyn Listener,
+) -> Result<Artifact, ImageError> {
+    if release.slug_url.is_empty() && !release.image.is_empty() {
+        return image(engine, &release.image, listener).await;
+    }
+    slug::build(engine, settings, user, release, listener).await
+}
+
+/// A release that is an image.
+async fn image(
+    engine: &Docker,
+    name: &str,
+    listener: &dyn Listener,
+) -> Result<Artifact, ImageError> {
+    let reference = reference::checked(name)?;
+    let image = find::find_or_pull(engine, &reference, listener).await?;
+    let config = image.inspect.config.unwrap_or_default();
+    let labels = config.labels.unwrap_or_default();
+    Ok(Artifact {
+        image: image.id,
+        kind: if labels.contains_key(CNB_LABEL) {
+            Kind::Cnb
+        } else {
+            Kind::Plain
+        },
+    })
+}
+
+/// Whether the engine has the image.
+pub(crate) async fn is_there(engine: &Docker, artifact: &Artifact) -> Result<bool, ImageError> {
+    let found = find::find(engine, &artifact.image).await?;
+    Ok(found.is_some())
+}
+
+/// Removes an image that a Build made of a slug, if no container uses it. Others are not ours.
+pub(crate) async fn remove(engine: &Docker, artifact: &Artifact) -> Result<(), ImageError> {
+    if !matches!(artifact.kind, Kind::Slug { .. }) {
+        return Ok(());
+    }
+    let Some(image) = find::find(engine, &artifact.image).await? else {
+        return Ok(());
+    };
+    let config = image.inspect.config.unwrap_or_default();
+    let labels = config.labels.unwrap_or_default();
+    if labels.get(labels::ROLE).map(String::as_str) != Some(labels::SLUG) {
+        return Ok(());
+    }
+    remove_unused(engine, &image.id).await
+}
+
+/// Removes an image unless something uses it; one that is not there is removed.
+async fn remove_unused(engine: &Docker, id: &str) -> Result<(), ImageError> {
+    // Without force: it would take an image from a container that does not run just now.
+    let options = RemoveImageOptionsBuilder::new().force(false).build();
+    match engine.remove_image(id, Some(options), None).await {
+        Err(error) if fault(&error) != Fault::Missing => {
+            Err(ImageError::engine("remove the image", id)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,65 @@
+//! For how long images are kept: the newest releases of each app, and what containers use.
+
+use std::collections::HashSet;
+
+use bollard::{
+    Docker,
+    models::ImageSummary,
+    query_parameters::{ListContainersOptionsBuilder, ListImagesOptionsBuilder},
+};
+
+use super::{
+    error::{Fault, ImageError, fault},
+    labels::{self, Kept, Origin, RELEASE},
+    remove_unused, workshop,
+};
+
+/// Removes what nobody needs any more of an app; `current` is needed. Gives how many went.
+pub(super) async fn prune(
+    engine: &Docker,
+    origin: &Origin,
+    keep: usize,
+    current: &str,
+) -> Result<usize, ImageError> {
+    workshop::remove_old(engine).await?;
+    let images = labelled(engine, &origin.same_app()).await?;
+    let images = images.into_iter().map(|image| Kept {
+        release: image
+            .labels
+            .get(RELEASE)
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0),
+        created: image.created,
+        id: image.id,
+    });
+    let used = used(engine).await?;
+    let mut removed = 0;
+    for id in labels::surplus(images.collect(), keep, current, &used) {
+        match remove_unused(engine, &id).await {
+            Ok(()) => removed += 1,
+            // A container that was made meanwhile, or a name that somebody gave it.
+            Err(ImageError::Engine { source, .. }) if fault(&source) == Fault::Conflict => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(removed)
+}
+
+/// The images that have all of these labels.
+pub(super) async fn labelled(
+    engine: &Docker,
+    labels: &[String],
+) -> Result<Vec<ImageSummary>, ImageError> {
+    let filters = [("label".to_owned(), labels.to_vec())].into();
+    let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+    let images = engine.list_images(Some(options)).await;
+    images.map_err(ImageError::engine("list the images of", "the app"))
+}
+
+async fn used(engine: &Docker) -> Result<HashSet<String>, ImageError> {
+    let options = ListContainersOptionsBuilder::new().all(true).build();
+    let containers = engine.list_containers(Some(options)).await;
+    let containers = containers.map_err(ImageError::engine("list", "containers"))?;
+    let images = containers.into_iter().filter_map(|one| one.image_id);
+    Ok(images.collect())
+}

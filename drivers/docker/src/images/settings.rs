@@ -1,0 +1,93 @@
+//! What an operator can say about images.
+
+use hsup_slug::{Limits, Program};
+
+/// As in the original hsup: when set, an image is built once for each release.
+pub(crate) const CACHE_VARIABLE: &str = "DOCKER_IMAGE_CACHE";
+/// How many releases of an app are kept as images.
+pub(crate) const KEEP_VARIABLE: &str = "DOCKER_KEEP_IMAGES";
+const KEEP: usize = 3;
+
+/// When an image that is there already is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cache {
+    /// Never.
+    Off,
+    /// When it has the same slug on the same stack.
+    SameSlug,
+    /// Also when it is of the same release, and nobody knows whether its slug is the same.
+    SameRelease,
+}
+
+impl Cache {
+    fn parse(text: Option<&str>) -> Self {
+        match text.unwrap_or_default().trim() {
+            "" => Self::SameSlug,
+            "0" | "off" | "no" | "false" => Self::Off,
+            _ => Self::SameRelease,
+        }
+    }
+}
+
+/// How images are built and kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) cache: Cache,
+    /// How many releases of an app are kept.
+    pub(crate) keep: usize,
+    /// What is executed for the processes that fetch and check slugs.
+    pub(crate) program: Program,
+    /// What a slug may at most be.
+    pub(crate) limits: Limits,
+}
+
+/// A variable has a value that it cannot have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{KEEP_VARIABLE} is `{0}`: it must be a number of releases, at least 1")]
+pub(crate) struct SettingsError(String);
+
+impl Settings {
+    /// As the environment says.
+    pub(crate) fn new(variable: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let keep = match variable(KEEP_VARIABLE).as_deref() {
+            None | Some("") => KEEP,
+            Some(text) => match text.parse() {
+                Ok(number @ 1..) => number,
+                Ok(0) | Err(_) => return Err(SettingsError(text.to_owned())),
+            },
+        };
+        Ok(Self {
+            cache: Cache::parse(variable(CACHE_VARIABLE).as_deref()),
+            keep,
+            program: Program::default(),
+            limits: Limits::default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+
+    #[test_case(None, Cache::SameSlug)]
+    #[test_case(Some(""), Cache::SameSlug; "empty")]
+    #[test_case(Some("1"), Cache::SameRelease)]
+    #[test_case(Some("true"), Cache::SameRelease; "a word")]
+    #[test_case(Some("0"), Cache::Off)]
+    #[test_case(Some("off"), Cache::Off; "off")]
+    fn caches(text: Option<&str>, cache: Cache) {
+        assert_eq!(Cache::parse(text), cache);
+    }
+
+    #[test_case(None, Some(3))]
+    #[test_case(Some("1"), Some(1); "one")]
+    #[test_case(Some("0"), None; "none")]
+    #[test_case(Some("few"), None; "a word")]
+    fn kept(text: Option<&str>, keep: Option<usize>) {
+        let variable = |name: &str| text.filter(|_| name == KEEP_VARIABLE).map(str::to_owned);
+        let settings = Settings::new(variable);
+        assert_eq!(settings.ok().map(|settings| settings.keep), keep);
+    }
+}

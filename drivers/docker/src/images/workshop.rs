@@ -1,0 +1,199 @@
+//! A container in which an image is made: what is put into it becomes one layer.
+//!
+//! It is never started. Putting an archive into it and committing it writes everything twice,
+//! which is once less than the engine's builder with a COPY, and needs no room of ours.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read as _},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bollard::{
+    Docker,
+    models::{ContainerConfig, ContainerCreateBody},
+    query_parameters::{
+        CommitContainerOptionsBuilder, CreateContainerOptions, DownloadFromContainerOptionsBuilder,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder,
+    },
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+
+use super::{
+    error::{Fault, ImageError, fault},
+    labels::{ROLE, WORKSHOP},
+};
+
+/// How long the engine may take for one call: a slug is downloaded meanwhile.
+const LONGEST: Duration = Duration::from_hours(3);
+/// One that is older than this is nobody's any more.
+const OLD: Duration = Duration::from_hours(6);
+/// Larger than any file that is read here.
+const LONGEST_FILE: usize = 4 << 20;
+
+/// A container in which an image is made. It goes when dropped.
+#[derive(Debug)]
+pub(super) struct Workshop {
+    engine: Docker,
+    image: String,
+    /// None once it is removed.
+    id: Option<String>,
+}
+
+impl Workshop {
+    /// On top of an image.
+    pub(super) async fn open(engine: &Docker, image: &str) -> Result<Self, ImageError> {
+        let engine = engine.clone().with_timeout(LONGEST);
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            // It is not run, but an image without a command makes no container.
+            cmd: Some(vec!["hsup".to_owned()]),
+            entrypoint: Some(Vec::new()),
+            labels: Some([(ROLE.to_owned(), WORKSHOP.to_owned())].into()),
+            ..ContainerCreateBody::default()
+        };
+        let made = engine
+            .create_container(None::<CreateContainerOptions>, body)
+            .await
+            .map_err(ImageError::engine("make a container of", image))?;
+        Ok(Self {
+            engine,
+            image: image.to_owned(),
+            id: Some(made.id),
+        })
+    }
+
+    fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or_default()
+    }
+
+    /// The text of a file; empty if there is none, or something else of that name.
+    pub(super) async fn read(&self, path: &'static str) -> Result<String, ImageError> {
+        let options = DownloadFromContainerOptionsBuilder::new().path(path);
+        let download = self
+            .engine
+            .download_from_container(self.id(), Some(options.build()));
+        let mut download = std::pin::pin!(download);
+        let mut archive = Vec::new();
+        while let Some(piece) = download.next().await {
+            match piece {
+                Ok(piece) => archive.extend_from_slice(&piece),
+                Err(error) if fault(&error) == Fault::Missing => return Ok(String::new()),
+                Err(error) => return Err(ImageError::engine("read", path)(error)),
+            }
+            if archive.len() > LONGEST_FILE {
+                break;
+            }
+        }
+        first_file(&archive).map_err(|source| ImageError::File {
+            image: self.image.clone(),
+            path,
+            source,
+        })
+    }
+
+    /// Puts in what an archive holds, as it comes.
+    pub(super) async fn put(
+        &self,
+        archive: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<(), ImageError> {
+        let options = UploadToContainerOptionsBuilder::new().path("/").build();
+        let body = bollard::body_stream(archive);
+        let put = self
+            .engine
+            .upload_to_container(self.id(), Some(options), body);
+        let failed = ImageError::engine("put the files of the dyno on", &self.image);
+        put.await.map_err(failed)
+    }
+
+    /// Makes the image `repository:tag`, and gives its id.
+    pub(super) async fn commit(
+        &self,
+        repository: &str,
+        tag: &str,
+        config: ContainerConfig,
+    ) -> Result<String, ImageError> {
+        let options = CommitContainerOptionsBuilder::new()
+            .container(self.id())
+            .repo(repository)
+            .tag(tag)
+            .pause(false)
+            .build();
+        let made = self.engine.commit_container(options, config).await;
+        let made = made.map_err(ImageError::engine("make the image", repository))?;
+        Ok(made.id)
+    }
+
+    /// Leaves nothing of it.
+    pub(super) async fn close(mut self) -> Result<(), ImageError> {
+        let Some(id) = self.id.take() else {
+            return Ok(());
+        };
+        remove(&self.engine, &id).await
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let engine = self.engine.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = remove(&engine, &id).await {
+                    let error = hsup_driver_kit::errors::chain(&error);
+                    tracing::warn!(id, error, "a container was left behind");
+                }
+            });
+        }
+    }
+}
+
+async fn remove(engine: &Docker, id: &str) -> Result<(), ImageError> {
+    // With the volumes that the image declares.
+    let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
+    match engine.remove_container(id, Some(options.build())).await {
+        Err(error) if fault(&error) != Fault::Missing => {
+            Err(ImageError::engine("remove the container", id)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes those that a driver left which was killed.
+pub(super) async fn remove_old(engine: &Docker) -> Result<(), ImageError> {
+    let label = format!("{ROLE}={WORKSHOP}");
+    let filters: HashMap<_, _> = [("label", vec![label.as_str()])].into();
+    let options = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters);
+    let found = engine.list_containers(Some(options.build())).await;
+    let found = found.map_err(ImageError::engine("list the containers of", WORKSHOP))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let before = now.unwrap_or_default().saturating_sub(OLD).as_secs();
+    for container in found {
+        let created = u64::try_from(container.created.unwrap_or_default()).unwrap_or(0);
+        if let Some(id) = container.id
+            && created < before
+        {
+            remove(engine, &id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The text of the only file in an archive.
+fn first_file(archive: &[u8]) -> io::Result<String> {
+    let mut archive = tar::Archive::new(archive);
+    let Some(entry) = archive.entries()?.next() else {
+        return Ok(String::new());
+    };
+    let mut entry = entry?;
+    if !entry.header().entry_type().is_file() {
+        return Ok(String::new());
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
