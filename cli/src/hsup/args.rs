@@ -94,8 +94,8 @@ Ends with the command's own code; 128 + n if signal n killed it; 126 if it is no
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Options {
-    /// What runs dynos: simple (the default), libcontainer (as root), or the path of a driver
-    /// program; docker is not built yet
+    /// What runs dynos: simple (the default), docker, libcontainer (as root), or the path of a
+    /// driver program
     #[arg(
         short,
         long,

@@ -1,15 +1,63 @@
-//! The driver that runs dynos in a Docker engine.
+//! The driver that runs dynos in the containers of a Docker engine, or of Podman's.
+//!
+//! ```text
+//!   calls ──▶ Runtime (runtime.rs): images.rs, start.rs ── config.rs
+//!                 │
+//!                 ▼
+//!             dyno.rs ── life.rs   waits for the container's end
+//!                 │  ├── logs.rs   the engine's log ──▶ the dyno's FIFOs (frames.rs, cursor.rs)
+//!                 │  └── attach.rs stdin, and a terminal (terminal.rs)
+//!                 ▼
+//!             engine.rs: where it is (context.rs), and whether it answers
+//! ```
+//!
+//! The engine holds all that must outlive this process: containers with labels that say whose
+//! they are, what they wrote, how they ended. Only how far that was passed on is kept in files.
 
 mod artifact;
-#[expect(dead_code, reason = "the runtime that calls it comes next")]
+mod attach;
+mod config;
+mod context;
+mod cursor;
+mod dyno;
+mod engine;
+mod frames;
 mod images;
+mod life;
+mod logs;
+mod recover;
+mod runtime;
+mod start;
+mod terminal;
 
 use std::{ffi::OsString, process::ExitCode};
 
-/// Runs the program in the role that its arguments name; `args` begin with its own name.
+use hsup_driver_kit::Program;
+
+use self::runtime::DockerDriver;
+
+/// Where the engine is, whatever the environment and the Docker context say.
+const HOST: &str = "--host";
+
+/// Runs the driver until it is told to end. `args` begin with the program's name.
+///
+/// Ends with 0 after SIGTERM or when idle as a child, 1 when it cannot run, 2 for a bad
+/// command line.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match hsup_slug::role(args) {
-        Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
-        None => ExitCode::FAILURE,
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(code) = hsup_slug::role(args.iter().cloned()) {
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
+    let about = "Runs the dynos of hsup in the containers of a Docker engine";
+    Program::new("hsup-driver-docker", env!("CARGO_PKG_VERSION"), about)
+        .value(
+            HOST,
+            "URL",
+            "Where the engine is: unix://PATH or tcp://HOST:PORT\n\
+             [DOCKER_HOST, or the current Docker context;\n\
+             default: unix:///var/run/docker.sock]",
+        )
+        .main(args.into_iter().skip(1), async |given| {
+            DockerDriver::open(given.value(HOST), given.socket()).await
+        })
 }

@@ -11,8 +11,8 @@ pub(crate) enum Role {
 /// What `hsup-init` is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Init {
-    /// Where the command's status goes.
-    pub(crate) status: RawFd,
+    /// Where the command's status goes, besides this process's own.
+    pub(crate) status: Option<RawFd>,
     pub(crate) terminal: Option<Terminal>,
     pub(crate) command: Vec<CString>,
 }
@@ -94,7 +94,7 @@ struct Rest<'a>(&'a [CString]);
 
 impl<'a> Rest<'a> {
     fn init(mut self) -> Result<Role, ArgumentError> {
-        let status = self.number("STATUS_FD")?;
+        let status: RawFd = self.number("STATUS_FD")?;
         let socket = self.number("TTY_FD")?;
         let (rows, columns) = (self.number("ROWS")?, self.number("COLUMNS")?);
         self.dashes()?;
@@ -102,7 +102,7 @@ impl<'a> Rest<'a> {
             return Err(ArgumentError::Missing("COMMAND"));
         }
         Ok(Role::Init(Init {
-            status,
+            status: (status >= 0).then_some(status),
             terminal: (socket >= 0).then_some(Terminal {
                 socket,
                 rows,
@@ -177,14 +177,14 @@ mod tests {
     fn an_init_with_and_without_a_terminal() {
         let command = words("sh -c -- true");
         let expected = Role::Init(Init {
-            status: 3,
+            status: Some(3),
             terminal: None,
             command: command.clone(),
         });
         let line = words("/x/hsup-init 3 -1 0 0 -- sh -c -- true");
         assert_eq!(parse(&line).expect("right"), expected);
         let expected = Role::Init(Init {
-            status: 3,
+            status: Some(3),
             terminal: Some(Terminal {
                 socket: 4,
                 rows: 24,
@@ -193,6 +193,17 @@ mod tests {
             command,
         });
         let line = words("whatever hsup-init 3 4 24 80 -- sh -c -- true");
+        assert_eq!(parse(&line).expect("right"), expected);
+    }
+
+    #[test]
+    fn an_init_that_tells_nobody_but_who_waits_for_it() {
+        let expected = Role::Init(Init {
+            status: None,
+            terminal: None,
+            command: words("true"),
+        });
+        let line = words("/.hsup/init hsup-init -1 -1 0 0 -- true");
         assert_eq!(parse(&line).expect("right"), expected);
     }
 

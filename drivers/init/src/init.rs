@@ -33,14 +33,16 @@ pub(crate) fn run(wanted: &Init) -> ExitCode {
         look_after,
     );
     // Nobody to tell it to: then the one who waits for this process sees how it ended.
-    if let Err(error) = status.write_all(&outcome.to_wait_status().to_ne_bytes()) {
+    if let Some(status) = &mut status
+        && let Err(error) = status.write_all(&outcome.to_wait_status().to_ne_bytes())
+    {
         sys::complain(NAME, &error);
     }
     outcome.to_exit_code()
 }
 
 /// What must hold before anything of the dyno's own runs.
-fn take_over(status: i32) -> io::Result<File> {
+fn take_over(status: Option<i32>) -> io::Result<Option<File>> {
     // Otherwise the dyno's processes, which have the same uid, could trace this one, read its
     // memory, and write to its descriptors.
     sys::forbid_tracing()?;
@@ -49,7 +51,8 @@ fn take_over(status: i32) -> io::Result<File> {
     if std::process::id() != 1 {
         return Err(io::Error::other("is not PID 1 of a pid namespace"));
     }
-    Ok(File::from(sys::take_descriptor(status)?))
+    let status = status.map(sys::take_descriptor).transpose()?;
+    Ok(status.map(File::from))
 }
 
 /// Starts the command, and returns its pid.

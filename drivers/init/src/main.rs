@@ -3,7 +3,7 @@
 //!
 //! `hsup-init STATUS_FD TTY_FD ROWS COLUMNS -- COMMAND…` is PID 1 of the dyno ([`init`]): the
 //! dyno's uid, no capabilities. It starts the command in a session of its own, hands every
-//! signal on, reaps, and says on `STATUS_FD` how the command ended.
+//! signal on, reaps, and says on `STATUS_FD`, if that is one, how the command ended.
 //!
 //! `hsup-wait INIT_PID STATUS_FD LIFE_FD DIR_FD OOM_FD… -- SWEEP_FD SWEEP…` waits for it outside
 //! ([`wait`]): root's, and as small as can be, for there is one for each dyno, as long as it

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The drivers that come with hsup, or will, by the name that `-d` takes.
+/// The drivers that come with hsup, by the name that `-d` takes.
 const KNOWN: [&str; 3] = ["simple", "docker", "libcontainer"];
 
 /// What the operator asked for.
@@ -38,7 +38,7 @@ pub struct Found {
 /// There is no such driver.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FindDriverError {
-    /// The name is of a driver that does not come with hsup yet, or whose program is not there.
+    /// The name is of a driver whose program is not there.
     #[error(
         "there is no `{program}` beside {beside} or on PATH: {way_out}, use `-d simple`, or name a \
          driver program with `-d PATH`"
@@ -114,10 +114,7 @@ pub fn find(name: &str, own: &Path) -> Result<Found, FindDriverError> {
             name: name.to_owned(),
             program,
             beside: beside.display().to_string(),
-            way_out: match name {
-                "docker" => "the docker driver is not built yet",
-                _ => "build or install it (`cargo build --workspace` makes all drivers)",
-            },
+            way_out: "build or install it (`cargo build --workspace` makes all drivers)",
         })
 }
 
@@ -170,7 +167,7 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("hsup-driver-docker"), "{text}");
         assert!(text.contains("/nowhere"), "{text}");
-        assert!(text.contains("not built yet"), "{text}");
+        assert!(text.contains("cargo build --workspace"), "{text}");
     }
 
     #[test]

@@ -89,12 +89,6 @@ async fn image(
     })
 }
 
-/// Whether the engine has the image.
-pub(crate) async fn is_there(engine: &Docker, artifact: &Artifact) -> Result<bool, ImageError> {
-    let found = find::find(engine, &artifact.image).await?;
-    Ok(found.is_some())
-}
-
 /// Removes an image that a Build made of a slug, if no container uses it. Others are not ours.
 pub(crate) async fn remove(engine: &Docker, artifact: &Artifact) -> Result<(), ImageError> {
     if !matches!(artifact.kind, Kind::Slug { .. }) {

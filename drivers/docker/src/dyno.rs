@@ -1,0 +1,309 @@
+//! A dyno in a container, as the driver sees it: through the engine.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bollard::{
+    errors::Error,
+    exec::{CreateExecOptions, StartExecOptions},
+    query_parameters::{
+        KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StatsOptionsBuilder,
+    },
+};
+use futures_util::StreamExt as _;
+use hsup_driver_kit::{
+    Signal, Status,
+    clock::now_unix_ms,
+    errors,
+    proto::{ExitStatus, IpInfoResponse, StatsResponse},
+    service::Dyno,
+};
+use tokio::{sync::watch, task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    artifact::Kind,
+    cursor::Cursors,
+    engine::{self, Engine},
+    life,
+    logs::Copy,
+    terminal::Remote,
+};
+
+/// How long a FIFO that nobody reads holds back the news that the dyno has ended.
+const UNREAD: Duration = Duration::from_secs(2);
+/// How long a failed call is not repeated.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long Remove waits for an engine that is away: callers wait 5 s.
+const REMOVAL: Duration = Duration::from_secs(4);
+
+/// A dyno that was started. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Contained(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    /// Its container has ended.
+    ended: CancellationToken,
+    /// Nobody will ask for it any more.
+    gone: CancellationToken,
+    /// How, once all that it wrote was passed on.
+    status: watch::Sender<Option<ExitStatus>>,
+    _kept: Option<[OwnedFd; 2]>,
+}
+
+/// What a dyno is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) engine: Engine,
+    pub(crate) cursors: Cursors,
+    /// The container's id.
+    pub(crate) id: String,
+    pub(crate) kind: Kind,
+    /// Where it is reached, or why it is not.
+    pub(crate) address: Result<(String, u16), String>,
+    pub(crate) terminal: Option<Remote>,
+}
+
+/// What passes on what a dyno writes.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    pub(crate) copies: Vec<Copy>,
+    /// How many bytes they have passed on.
+    pub(crate) passed: Arc<AtomicU64>,
+    /// Reading ends of the FIFOs, so that what was passed on is there as long as the dyno is.
+    pub(crate) kept: Option<[OwnedFd; 2]>,
+}
+
+impl Contained {
+    /// Watches a container that was started, and passes on what it writes.
+    pub(crate) fn watch(parts: Parts, writing: Writing, gone: CancellationToken) -> Self {
+        let Writing {
+            copies,
+            passed,
+            kept,
+        } = writing;
+        let dyno = Self(Arc::new(Inner {
+            parts,
+            ended: CancellationToken::new(),
+            gone,
+            status: watch::Sender::new(None),
+            _kept: kept,
+        }));
+        let watched = dyno.clone();
+        tokio::spawn(async move {
+            let gone = watched.0.gone.clone();
+            gone.run_until_cancelled(watched.until_ended(copies, passed))
+                .await
+        });
+        dyno
+    }
+
+    async fn until_ended(&self, copies: Vec<Copy>, passed: Arc<AtomicU64>) {
+        let Inner { parts, ended, .. } = &*self.0;
+        let mut copying = JoinSet::new();
+        for copy in copies {
+            copying.spawn(copy.run(ended.clone()));
+        }
+        let status = life::ended(&parts.engine, &parts.id).await;
+        ended.cancel();
+        let mut before = passed.load(Ordering::Relaxed);
+        while !copying.is_empty() {
+            if time::timeout(UNREAD, copying.join_next()).await.is_ok() {
+                continue;
+            }
+            let now = passed.load(Ordering::Relaxed);
+            if now == before {
+                let container = &parts.id;
+                tracing::info!(container, "a dyno has ended, and what it wrote is not read");
+                break;
+            }
+            before = now;
+        }
+        self.0.status.send_replace(Some(status));
+        // What is left waits for a reader as long as the dyno is known.
+        while copying.join_next().await.is_some() {}
+    }
+
+    /// Sends a signal to the container's first process.
+    async fn kill_with(&self, signal: Signal) -> Result<(), Error> {
+        let parts = &self.0.parts;
+        let docker = parts.engine.up().await.docker;
+        let number = signal.number().to_string();
+        let options = KillContainerOptionsBuilder::new().signal(&number).build();
+        match docker.kill_container(&parts.id, Some(options)).await {
+            // It is not there, or does not run.
+            Err(error) if matches!(engine::code(&error), Some(404 | 409)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Has a shell in the container send a signal to every process there but the first, and says
+    /// whether there was one to do so.
+    ///
+    /// As root: the dyno may have changed users. The engine has no call for it, and numbers of
+    /// processes (`top`) mean nothing where the engine is not on this machine.
+    async fn signal_all(&self, signal: Signal) -> Result<bool, Error> {
+        let parts = &self.0.parts;
+        let docker = parts.engine.up().await.docker;
+        let line = format!("kill -{} -1", signal.number());
+        let options = CreateExecOptions {
+            cmd: Some(["/bin/sh", "-c", &line].map(str::to_owned).into()),
+            user: Some("0:0".to_owned()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..CreateExecOptions::default()
+        };
+        let exec = docker.create_exec(&parts.id, options).await?.id;
+        let options = None::<StartExecOptions>;
+        if let bollard::exec::StartExecResults::Attached { mut output, .. } =
+            docker.start_exec(&exec, options).await?
+        {
+            // Its end is the shell's.
+            while output.next().await.is_some() {}
+        }
+        let code = docker.inspect_exec(&exec).await?.exit_code;
+        // There was no shell, or it did not begin.
+        Ok(!matches!(code, None | Some(126 | 127)))
+    }
+
+    async fn remove_container(&self) -> Result<(), Error> {
+        let parts = &self.0.parts;
+        let docker = parts.engine.up().await.docker;
+        // With the volumes that the image declares.
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
+        let removed = docker.remove_container(&parts.id, Some(options.build()));
+        match removed.await {
+            // It is not there, or is being removed.
+            Err(error) if matches!(engine::code(&error), Some(404 | 409)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Removes the container, however long that takes.
+    async fn until_removed(&self) {
+        while let Err(error) = self.remove_container().await {
+            tracing::warn!(container = self.0.parts.id, %error, "failed to remove a container");
+            self.0.parts.engine.suspect();
+            time::sleep(PAUSE).await;
+        }
+        self.0.parts.cursors.forget(&self.0.parts.id);
+    }
+}
+
+impl Dyno for Contained {
+    type Terminal = Remote;
+
+    async fn wait(&self) -> ExitStatus {
+        let mut status = self.0.status.subscribe();
+        let found = status.wait_for(Option::is_some).await;
+        let found = found.ok().and_then(|status| status.clone());
+        found.unwrap_or_else(|| life::lost("nobody waits for it any more"))
+    }
+
+    async fn signal(&self, signal: Signal) {
+        let parts = &self.0.parts;
+        // hsup-init hands on what it gets; what it cannot catch it cannot hand on.
+        let hands_on = matches!(parts.kind, Kind::Slug { .. })
+            && parts.terminal.is_none()
+            && !is_uncatchable(signal);
+        let sending = async {
+            if !hands_on {
+                match self.signal_all(signal).await {
+                    Ok(true) => return Ok(()),
+                    // An image without a shell: its init hands it to the first process, at least.
+                    Ok(false) => {}
+                    Err(error) if engine::code(&error).is_some() => {
+                        tracing::debug!(%error, "no shell in a container to signal its processes");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            self.kill_with(signal).await
+        };
+        let sent = self.0.ended.run_until_cancelled(sending).await;
+        if let Some(Err(error)) = sent {
+            let error = errors::chain(&error);
+            tracing::warn!(container = parts.id, %signal, error, "failed to signal a dyno");
+            parts.engine.suspect();
+        }
+    }
+
+    async fn kill(&self) {
+        let killing = async {
+            // With the first process every other one ends.
+            while let Err(error) = self.kill_with(Signal::KILL).await {
+                let error = errors::chain(&error);
+                tracing::warn!(container = self.0.parts.id, error, "failed to kill a dyno");
+                self.0.parts.engine.suspect();
+                time::sleep(PAUSE).await;
+            }
+        };
+        // It may end by itself.
+        self.0.ended.run_until_cancelled(killing).await;
+    }
+
+    fn ip_info(&self) -> Result<IpInfoResponse, Status> {
+        match &self.0.parts.address {
+            Ok((ip, port)) => Ok(IpInfoResponse {
+                ip: ip.clone(),
+                port: (*port).into(),
+            }),
+            Err(reason) => Err(Status::failed_precondition(reason.clone())),
+        }
+    }
+
+    async fn stats(&self) -> Result<StatsResponse, Status> {
+        let parts = &self.0.parts;
+        let docker = parts.engine.now()?.docker;
+        let options = StatsOptionsBuilder::new().stream(false).one_shot(true);
+        let mut stats = std::pin::pin!(docker.stats(&parts.id, Some(options.build())));
+        let failed = |error: &Error| engine::status("measure a dyno", error);
+        let found = stats.next().await.transpose();
+        let found = found.map_err(|error| failed(&error))?.unwrap_or_default();
+        let memory = found.memory_stats.unwrap_or_default();
+        let cpu = found.cpu_stats.and_then(|stats| stats.cpu_usage);
+        if memory.usage.is_none() {
+            return Err(Status::failed_precondition("the dyno has exited"));
+        }
+        let pids = found.pids_stats.and_then(|stats| stats.current);
+        Ok(StatsResponse {
+            at_unix_ms: now_unix_ms(),
+            cpu_ns: cpu.and_then(|usage| usage.total_usage),
+            memory_bytes: memory.usage,
+            memory_peak_bytes: memory.max_usage,
+            // The first is the init.
+            pids: pids.map(|pids| u32::try_from(pids.saturating_sub(1)).unwrap_or(u32::MAX)),
+            pid: None,
+        })
+    }
+
+    fn terminal(&self) -> Option<Remote> {
+        self.0.parts.terminal.clone()
+    }
+
+    async fn remove(&self) {
+        let removed = time::timeout(REMOVAL, self.until_removed()).await;
+        self.0.gone.cancel();
+        if removed.is_err() {
+            // The engine is away: it is removed when that is back.
+            let dyno = self.clone();
+            tokio::spawn(async move { dyno.until_removed().await });
+        }
+    }
+}
+
+/// The kernel acts on these without asking the process.
+fn is_uncatchable(signal: Signal) -> bool {
+    use nix::sys::signal::Signal as Standard;
+    [Standard::SIGKILL, Standard::SIGSTOP]
+        .iter()
+        .any(|other| *other as i32 == signal.number())
+}

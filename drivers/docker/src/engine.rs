@@ -1,0 +1,226 @@
+//! The engine: where it is, and whether it answers.
+//!
+//! One task asks it now and then, more often while it does not answer, and keeps what it said
+//! in memory: nobody else waits for an engine that is down, unless they want to.
+
+use std::{sync::Arc, time::Duration};
+
+use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
+use hsup_driver_kit::{Status, errors};
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
+
+use crate::context::{Host, HostError};
+
+/// How long a call may take before its answer begins, in seconds.
+const TIMEOUT: u64 = 55;
+/// How long the engine may take to say who it is.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is asked while it answers.
+const LOOK: Duration = Duration::from_secs(10);
+/// How soon it is asked again when it does not, at first and at last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// The driver cannot begin.
+#[derive(Debug, Error)]
+pub(crate) enum EngineError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("failed to make a client of the engine at {host}")]
+    Client { host: Host, source: Error },
+}
+
+/// An engine that answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Up {
+    pub(crate) docker: Docker,
+    pub(crate) traits: Traits,
+}
+
+/// What one engine has and another has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Podman's: it has other ways to keep logs.
+    pub(crate) is_podman: bool,
+    /// Containers go on while it is down, and it learns how they ended.
+    pub(crate) live_restore: bool,
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Host,
+    client: Docker,
+    state: watch::Sender<Result<Up, String>>,
+    /// Somebody saw it fail.
+    suspected: Notify,
+}
+
+impl Engine {
+    /// Asks the engine at `host` for the first time, and from then on.
+    pub(crate) async fn open(host: Host) -> Result<Self, EngineError> {
+        let client = match &host {
+            Host::Unix(path) => {
+                Docker::connect_with_unix(&path.to_string_lossy(), TIMEOUT, API_DEFAULT_VERSION)
+            }
+            Host::Tcp(address) => {
+                Docker::connect_with_http(&format!("tcp://{address}"), TIMEOUT, API_DEFAULT_VERSION)
+            }
+        };
+        let client = client.map_err(|source| EngineError::Client {
+            host: host.clone(),
+            source,
+        })?;
+        let first = ask(&host, client.clone()).await;
+        if let Err(reason) = &first {
+            tracing::warn!(%host, reason, "the engine does not answer");
+        }
+        let engine = Self(Arc::new(Inner {
+            host,
+            client,
+            state: watch::Sender::new(first),
+            suspected: Notify::new(),
+        }));
+        tokio::spawn(look(Arc::downgrade(&engine.0)));
+        Ok(engine)
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.0.host
+    }
+
+    /// Whether it answered last, and if not why.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        match &*self.0.state.borrow() {
+            Ok(_) => Ok(()),
+            Err(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// The engine, if it answered last.
+    pub(crate) fn now(&self) -> Result<Up, Status> {
+        let state = self.0.state.borrow();
+        state.clone().map_err(Status::unavailable)
+    }
+
+    /// The engine, once it answers.
+    pub(crate) async fn up(&self) -> Up {
+        let mut state = self.0.state.subscribe();
+        loop {
+            if let Ok(up) = &*state.borrow_and_update() {
+                return up.clone();
+            }
+            if state.changed().await.is_err() {
+                // We ourselves hold the sender.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// A call did not come through: it is asked at once, unless it is known to be down.
+    pub(crate) fn suspect(&self) {
+        self.0.suspected.notify_one();
+    }
+}
+
+/// Asks again and again, as long as the driver is there.
+async fn look(engine: std::sync::Weak<Inner>) {
+    let mut backoff = BACKOFF.0;
+    loop {
+        let Some(inner) = engine.upgrade() else {
+            return;
+        };
+        if inner.state.borrow().is_ok() {
+            backoff = BACKOFF.0;
+            tokio::select! {
+                () = time::sleep(LOOK) => {}
+                () = inner.suspected.notified() => {}
+            }
+        } else {
+            time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+        let answer = ask(&inner.host, inner.client.clone()).await;
+        let was_up = inner.state.borrow().is_ok();
+        match &answer {
+            Err(reason) if was_up => {
+                tracing::warn!(host = %inner.host, reason, "the engine does not answer any more");
+            }
+            Ok(_) if !was_up => tracing::info!(host = %inner.host, "the engine answers"),
+            _ => {}
+        }
+        // Who waits for it is woken only by a change.
+        inner.state.send_if_modified(|state| {
+            let changed = state.is_ok() != answer.is_ok();
+            *state = answer;
+            changed
+        });
+    }
+}
+
+/// Asks the engine who it is, in a version of the API that it has.
+async fn ask(host: &Host, client: Docker) -> Result<Up, String> {
+    let asking = async {
+        let docker = client.negotiate_version().await?;
+        let version = docker.version().await?;
+        let info = docker.info().await?;
+        let is_podman = version
+            .components
+            .unwrap_or_default()
+            .iter()
+            .any(|component| component.name.contains("Podman"));
+        let live_restore = info.live_restore_enabled.unwrap_or_default();
+        Ok::<_, Error>(Up {
+            docker,
+            traits: Traits {
+                is_podman,
+                live_restore,
+            },
+        })
+    };
+    match time::timeout(PATIENCE, asking).await {
+        Ok(Ok(up)) => Ok(up),
+        Ok(Err(error)) => Err(format!(
+            "the engine at {host} does not answer: {}",
+            errors::chain(&error)
+        )),
+        Err(_) => Err(format!(
+            "the engine at {host} did not answer within {} s",
+            PATIENCE.as_secs()
+        )),
+    }
+}
+
+/// The engine answered, whatever it said.
+pub(crate) const fn code(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+/// There is no such container or image.
+pub(crate) fn is_unknown(error: &Error) -> bool {
+    code(error) == Some(404)
+}
+
+/// A call that failed, in the protocol's words.
+pub(crate) fn status(operation: &str, error: &Error) -> Status {
+    let text = format!("failed to {operation}: {}", errors::chain(error));
+    match code(error) {
+        Some(400) => Status::invalid_argument(text),
+        Some(404 | 409) => Status::failed_precondition(text),
+        Some(403) => Status::permission_denied(text),
+        Some(_) if text.contains("no space left") || text.contains("cannot allocate memory") => {
+            Status::resource_exhausted(text)
+        }
+        // An engine that fails, or is not there: it is tried again.
+        _ => Status::unavailable(text),
+    }
+}

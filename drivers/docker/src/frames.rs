@@ -1,0 +1,194 @@
+//! The engine's log of one of a dyno's outputs, and how far it was passed on.
+//!
+//! A frame of the log is a line, or a piece of one that is longer than 16 KiB, behind the time
+//! at which its line began. Times do not go back within an output, and frames may share one. So
+//! a place in the log is a time, how many frames of that time were passed on, and how many bytes
+//! of the next one: a log that is read again from that time on is passed over until there.
+
+use std::str;
+
+/// A second.
+const SECOND: i64 = 1_000_000_000;
+
+/// How far an output was passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    /// The time of the frame that was begun last, in nanoseconds since 1970.
+    at: i64,
+    /// How many frames of that time were passed on.
+    frames: u64,
+    /// How many bytes of the next one were.
+    bytes: u64,
+}
+
+impl Cursor {
+    pub(crate) const SIZE: usize = 24;
+
+    /// The second from which the log is to be read again: the engine's clients have no finer one.
+    pub(crate) fn since(self) -> i32 {
+        i32::try_from(self.at / SECOND).unwrap_or(i32::MAX)
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&self.at.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.frames.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let mut parts = bytes.chunks_exact(8).map(|part| {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(part);
+            eight
+        });
+        let mut next = || parts.next().unwrap_or_default();
+        Self {
+            at: i64::from_le_bytes(next()),
+            frames: u64::from_le_bytes(next()),
+            bytes: u64::from_le_bytes(next()),
+        }
+    }
+}
+
+/// Reads a log from a cursor on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader {
+    cursor: Cursor,
+    /// How many frames of the cursor's time have gone by.
+    passed_over: u64,
+    /// Everything from here on is new.
+    caught_up: bool,
+}
+
+impl Reader {
+    pub(crate) const fn new(cursor: Cursor) -> Self {
+        Self {
+            cursor,
+            passed_over: 0,
+            caught_up: false,
+        }
+    }
+
+    pub(crate) const fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// What is to be passed on of the next frame; none if all of it was.
+    pub(crate) fn rest<'a>(&mut self, at: i64, data: &'a [u8]) -> Option<&'a [u8]> {
+        let mut begun = 0;
+        if !self.caught_up {
+            if at < self.cursor.at {
+                return None;
+            }
+            if at == self.cursor.at {
+                if self.passed_over < self.cursor.frames {
+                    self.passed_over += 1;
+                    return None;
+                }
+                begun = usize::try_from(self.cursor.bytes).unwrap_or(usize::MAX);
+            }
+            self.caught_up = true;
+        }
+        if at != self.cursor.at {
+            self.cursor = Cursor {
+                at,
+                ..Cursor::default()
+            };
+        }
+        Some(data.get(begun..).unwrap_or_default())
+    }
+
+    /// So many bytes of the frame were passed on.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        self.cursor.bytes += bytes as u64;
+    }
+
+    /// All of the frame was.
+    pub(crate) fn finished(&mut self) {
+        self.cursor.frames += 1;
+        self.cursor.bytes = 0;
+    }
+}
+
+/// Parts a frame into its time and what the dyno wrote. None of what is no frame of a dyno's.
+pub(crate) fn parse(frame: &[u8]) -> Option<(i64, &[u8])> {
+    let space = frame.iter().position(|byte| *byte == b' ')?;
+    let (time, data) = frame.split_at(space);
+    let time: jiff::Timestamp = str::from_utf8(time).ok()?.parse().ok()?;
+    let at = i64::try_from(time.as_nanosecond()).ok()?;
+    Some((at, &data[1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_is_a_time_and_bytes() {
+        let (at, data) = parse(b"1970-01-01T00:00:01.000000002Z a b\xff\n").unwrap();
+        assert_eq!((at, data), (SECOND + 2, &b"a b\xff\n"[..]));
+        let (at, data) = parse(b"1970-01-01T01:00:00.5+01:00 ").unwrap();
+        assert_eq!((at, data), (SECOND / 2, &b""[..]));
+        for wrong in [
+            &b"Error grabbing logs: EOF\n"[..],
+            b"",
+            b" x",
+            b"\xff\xff x",
+        ] {
+            assert_eq!(parse(wrong), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_is_read_as_it_was_written(at: i64, frames: u64, bytes: u64) {
+            let cursor = Cursor { at, frames, bytes };
+            prop_assert_eq!(Cursor::from_bytes(cursor.to_bytes()), cursor);
+        }
+
+        /// However often the log breaks off, and wherever in a frame, every byte comes once.
+        #[test]
+        fn nothing_is_lost_and_nothing_comes_twice(
+            steps in prop::collection::vec((0..3_i64, prop::collection::vec(any::<u8>(), 0..5)), 0..40),
+            budgets in prop::collection::vec(0..9_usize, 0..30),
+        ) {
+            let mut now = 5 * SECOND;
+            let frames: Vec<(i64, Vec<u8>)> = steps
+                .into_iter()
+                .map(|(step, data)| {
+                    // Often the same time, sometimes the next second.
+                    now += match step { 0 => 0, 1 => 1, _ => SECOND };
+                    (now, data)
+                })
+                .collect();
+            let mut cursor = Cursor::default();
+            let mut written = Vec::new();
+            // The last time there is no end to what it may write.
+            for budget in budgets.into_iter().chain([usize::MAX]) {
+                let mut left = budget;
+                let mut reader = Reader::new(Cursor::from_bytes(cursor.to_bytes()));
+                let since = i64::from(cursor.since()) * SECOND;
+                for (at, data) in frames.iter().filter(|(at, _)| *at >= since) {
+                    let Some(rest) = reader.rest(*at, data) else {
+                        continue;
+                    };
+                    let length = rest.len().min(left);
+                    written.extend_from_slice(&rest[..length]);
+                    reader.wrote(length);
+                    left -= length;
+                    if length < rest.len() {
+                        break;
+                    }
+                    reader.finished();
+                }
+                cursor = reader.cursor();
+            }
+            let all: Vec<u8> = frames.into_iter().flat_map(|(_, data)| data).collect();
+            prop_assert_eq!(written, all);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Passing on what a dyno writes: from the engine's log to the dyno's FIFO.
+//!
+//! The engine keeps what was written, and its log is read again from where it broke off. A FIFO
+//! that nobody reads holds up only the reading of the log: the rest waits in the engine.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bollard::{Docker, container::LogOutput, query_parameters::LogsOptionsBuilder};
+use futures_util::StreamExt as _;
+use hsup_driver_kit::errors;
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    unistd::write,
+};
+use thiserror::Error;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cursor::CursorFile,
+    engine::{self, Engine},
+    frames::{self, Cursor, Reader},
+};
+
+/// How soon a log that broke off is read again, at first and at last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// One of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Stdout,
+    Stderr,
+}
+
+impl Output {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// A log could not be passed on.
+#[derive(Debug, Error)]
+pub(crate) enum CopyError {
+    #[error("failed to read a dyno's log")]
+    Read(#[source] bollard::errors::Error),
+    #[error("the engine failed to read a dyno's log: {0}")]
+    Said(String),
+    #[error("failed to write to a dyno's FIFO")]
+    Write(#[source] io::Error),
+    #[error("failed to keep how far a dyno's log was passed on")]
+    Keep(#[source] io::Error),
+}
+
+/// One output of a dyno, on its way.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    engine: Engine,
+    id: String,
+    output: Output,
+    fifo: AsyncFd<OwnedFd>,
+    file: CursorFile,
+    cursor: Cursor,
+    /// How many bytes were passed on, for those who want to know whether any are.
+    passed: Arc<AtomicU64>,
+}
+
+impl Copy {
+    pub(crate) fn new(
+        engine: Engine,
+        id: String,
+        output: Output,
+        fifo: OwnedFd,
+        (file, cursor): (CursorFile, Cursor),
+        passed: Arc<AtomicU64>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            engine,
+            id,
+            output,
+            fifo: non_blocking(fifo, Interest::WRITABLE)?,
+            file,
+            cursor,
+            passed,
+        })
+    }
+
+    /// Passes on all that the dyno writes, until it `ended`, and then what is left.
+    pub(crate) async fn run(mut self, ended: CancellationToken) {
+        let mut backoff = BACKOFF.0;
+        loop {
+            let up = self.engine.up().await;
+            // What is read after its end is all there will be.
+            let is_last = ended.is_cancelled();
+            let before = self.passed.load(Ordering::Relaxed);
+            match self.read(&up.docker, !is_last).await {
+                Ok(()) if is_last => return,
+                Err(CopyError::Read(error)) if engine::is_unknown(&error) => return,
+                Ok(()) => {}
+                Err(CopyError::Read(error)) => {
+                    tracing::debug!(error = errors::chain(&error), "a dyno's log broke off");
+                    self.engine.suspect();
+                }
+                Err(error) => {
+                    tracing::warn!(error = errors::chain(&error), "a dyno's log broke off");
+                }
+            }
+            if before != self.passed.load(Ordering::Relaxed) {
+                backoff = BACKOFF.0;
+            }
+            let pause = time::sleep(backoff);
+            backoff = (backoff * 2).min(BACKOFF.1);
+            if is_last {
+                pause.await;
+            } else {
+                tokio::select! {
+                    () = pause => {}
+                    () = ended.cancelled() => {}
+                }
+            }
+        }
+    }
+
+    /// Reads the log from the cursor on: to its end, or as it grows.
+    async fn read(&mut self, docker: &Docker, follow: bool) -> Result<(), CopyError> {
+        let mut reader = Reader::new(self.cursor);
+        let options = LogsOptionsBuilder::new()
+            .follow(follow)
+            .stdout(self.output == Output::Stdout)
+            .stderr(self.output == Output::Stderr)
+            .since(self.cursor.since())
+            .timestamps(true)
+            .build();
+        let mut log = std::pin::pin!(docker.logs(&self.id, Some(options)));
+        while let Some(frame) = log.next().await {
+            let bytes = match frame.map_err(CopyError::Read)? {
+                LogOutput::StdOut { message } | LogOutput::StdErr { message } => message,
+                // Not a dyno's.
+                LogOutput::Console { message } | LogOutput::StdIn { message } => {
+                    let said = String::from_utf8_lossy(&message).trim().to_owned();
+                    return Err(CopyError::Said(said));
+                }
+            };
+            let Some((at, data)) = frames::parse(&bytes) else {
+                return Err(CopyError::Said("a frame without a time".to_owned()));
+            };
+            let Some(mut rest) = reader.rest(at, data) else {
+                continue;
+            };
+            while !rest.is_empty() {
+                let length = self.write(rest).await.map_err(CopyError::Write)?;
+                rest = &rest[length..];
+                reader.wrote(length);
+                self.keep(&reader)?;
+                self.passed.fetch_add(length as u64, Ordering::Relaxed);
+            }
+            reader.finished();
+            self.keep(&reader)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, reader: &Reader) -> Result<(), CopyError> {
+        self.cursor = reader.cursor();
+        self.file.write(self.cursor).map_err(CopyError::Keep)
+    }
+
+    /// Writes as much as there is room for, once there is any.
+    async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.fifo.writable().await?;
+            if let Ok(written) = ready.try_io(|fifo| Ok(write(fifo.get_ref(), bytes)?)) {
+                return written;
+            }
+        }
+    }
+}
+
+/// A descriptor of ours alone, which does not block any more.
+#[expect(unsafe_code, reason = "tokio's way to say who owns a descriptor")]
+pub(crate) fn non_blocking(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    // SAFETY: an OwnedFd stays the same open descriptor for as long as it is owned.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(|error| error.into_parts().1)
+}

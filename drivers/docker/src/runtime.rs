@@ -1,0 +1,202 @@
+//! The driver: what it is, and what each part of it is asked for.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use hsup_driver_kit::{
+    CancellationToken, Status,
+    proto::{BuildRequest, Capability, Durability, StartRequest},
+    serve::Peer,
+    service::{BuildLog, Identity, Names, Record, RecoverError, Recovered, Runtime},
+};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use crate::{
+    artifact::Artifact,
+    context::{Host, HostError, hex},
+    cursor::Cursors,
+    dyno::Contained,
+    engine::{Engine, EngineError},
+    images,
+};
+
+/// The driver cannot begin.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    #[error("failed to find out where the Docker engine is")]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Images(#[from] images::settings::SettingsError),
+    #[error("failed to make a folder for how far logs were passed on")]
+    Cursors(#[source] io::Error),
+}
+
+/// The driver. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct DockerDriver(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    images: images::Settings,
+    cursors: Cursors,
+    /// What this driver is called among others on the engine: what its dynos are known by.
+    home: String,
+    durability: Durability,
+    /// Artifacts that the engine did not have. Every other one it may have: to ask would take
+    /// long, and a Start does.
+    missing: Mutex<BTreeSet<String>>,
+}
+
+impl DockerDriver {
+    /// Finds the engine; one that is down is waited for.
+    pub(crate) async fn open(
+        host: Option<&OsStr>,
+        socket: Option<&Path>,
+    ) -> Result<Self, OpenError> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let host = match host {
+            Some(host) => Host::parse(&host.to_string_lossy(), false)?,
+            None => Host::find(variable)?,
+        };
+        let engine = Engine::open(host).await?;
+        let home = home(socket);
+        let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
+        let cursors = Cursors::open(runtime_dir.as_deref().map(Path::new), &home);
+        let is_exact = engine.now().is_ok_and(|up| up.traits.live_restore);
+        Ok(Self(Arc::new(Inner {
+            cursors: cursors.map_err(OpenError::Cursors)?,
+            engine,
+            images: images::Settings::new(variable)?,
+            home,
+            durability: if is_exact {
+                Durability::Exact
+            } else {
+                Durability::Survives
+            },
+            missing: Mutex::default(),
+        })))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(crate) fn cursors(&self) -> &Cursors {
+        &self.0.cursors
+    }
+
+    pub(crate) fn home(&self) -> &str {
+        &self.0.home
+    }
+
+    /// The engine does not have it: it is to be built again.
+    pub(crate) fn is_missing(&self, artifact: &str) {
+        self.missing().insert(artifact.to_owned());
+    }
+
+    fn missing(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0
+            .missing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Runtime for DockerDriver {
+    type Dyno = Contained;
+
+    fn identity(&self) -> Identity {
+        Identity {
+            name: "docker",
+            version: env!("CARGO_PKG_VERSION"),
+            capabilities: &[
+                Capability::StdioFifo,
+                Capability::Signal,
+                Capability::Stats,
+                Capability::Attach,
+                Capability::OwnNetwork,
+                Capability::Binds,
+                Capability::Limits,
+            ],
+            durability: self.0.durability,
+            options: &[],
+            images: true,
+            names: Names::Any,
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.engine().ready()
+    }
+
+    async fn recover(&self) -> Result<Vec<Recovered<Contained>>, RecoverError> {
+        self.find_dynos().await
+    }
+
+    async fn build(
+        &self,
+        peer: Peer,
+        request: BuildRequest,
+        log: BuildLog,
+    ) -> Result<String, Status> {
+        let docker = self.engine().now()?.docker;
+        let built = images::build(&docker, &self.0.images, peer, request, &log).await?;
+        let artifact = built.to_string();
+        self.missing().remove(&artifact);
+        Ok(artifact)
+    }
+
+    fn has_artifact(&self, _peer: Peer, artifact: &str) -> bool {
+        artifact.parse::<Artifact>().is_ok() && !self.missing().contains(artifact)
+    }
+
+    async fn remove_artifact(&self, _peer: Peer, artifact: &str) -> Result<(), Status> {
+        let Ok(parsed) = artifact.parse() else {
+            return Ok(());
+        };
+        let docker = self.engine().now()?.docker;
+        images::remove(&docker, &parsed).await?;
+        self.is_missing(artifact);
+        Ok(())
+    }
+
+    async fn start(
+        &self,
+        peer: Peer,
+        request: StartRequest,
+        record: Record,
+        cancelled: CancellationToken,
+    ) -> Result<Contained, Status> {
+        self.start_dyno(peer, request, record, cancelled).await
+    }
+
+    async fn end(&self) {
+        self.cursors().close();
+    }
+}
+
+/// A driver is known by its socket, and by the machine: others may use the same engine.
+fn home(socket: Option<&Path>) -> String {
+    let mut hash = Sha256::new();
+    // Where there is none, an engine of another machine is told apart by nothing.
+    hash.update(fs::read("/etc/machine-id").unwrap_or_default());
+    match socket {
+        Some(path) => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            hash.update(path.as_os_str().as_bytes());
+        }
+        // Nobody finds it again.
+        None => hash.update(std::process::id().to_le_bytes()),
+    }
+    hex(&hash.finalize()[..8])
+}
