@@ -15,14 +15,14 @@ async fn every_byte_arrives_and_nothing_is_left() {
     let engine = Engine::start().await;
     let driver = Driver::start(&engine);
     let mut client = driver.client().await;
-    // Empty lines, bytes that are no text, no end of the last.
+    // Empty lines, one longer than a frame of the log, bytes that are no text, no end of the last.
     let line = r"printf '\n\na\n\nb\n'; i=0
-                 while [ $i -lt 1500 ]; do i=$((i+1)); printf 'long line '; done
+                 while [ $i -lt 5000 ]; do i=$((i+1)); printf 'long line '; done
                  printf 'end\n\0\377\r\nlast'; exit 3";
     let dyno = Dyno::new(&engine, "d-bytes", line);
     dyno.start(&mut client).await;
     let mut expected = b"\n\na\n\nb\n".to_vec();
-    expected.extend("long line ".repeat(1500).into_bytes());
+    expected.extend("long line ".repeat(5000).into_bytes());
     expected.extend(b"end\n\0\xff\r\nlast");
     let mut all = Vec::new();
     dyno.read(&mut all, expected.len()).await;
