@@ -36,7 +36,8 @@ use crate::{
     terminal::Remote,
 };
 
-/// How long a FIFO that nobody reads holds back the news that the dyno has ended.
+/// How long a FIFO that nobody reads holds back the news that a dyno has ended that was stopped.
+/// Of any other, it does until it is read, as if the dyno itself waited for it to be.
 const UNREAD: Duration = Duration::from_secs(2);
 /// How long a failed call is not repeated.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -52,6 +53,8 @@ struct Inner {
     parts: Parts,
     /// Its container has ended.
     ended: CancellationToken,
+    /// It was sent a signal: somebody waits for its end.
+    stopped: CancellationToken,
     /// Nobody will ask for it any more.
     gone: CancellationToken,
     /// How, once all that it wrote was passed on.
@@ -93,6 +96,7 @@ impl Contained {
         let dyno = Self(Arc::new(Inner {
             parts,
             ended: CancellationToken::new(),
+            stopped: CancellationToken::new(),
             gone,
             status: watch::Sender::new(None),
             _kept: kept,
@@ -116,8 +120,13 @@ impl Contained {
         ended.cancel();
         let mut before = passed.load(Ordering::Relaxed);
         while !copying.is_empty() {
-            if time::timeout(UNREAD, copying.join_next()).await.is_ok() {
-                continue;
+            let unread = async {
+                self.0.stopped.cancelled().await;
+                time::sleep(UNREAD).await;
+            };
+            tokio::select! {
+                _ = copying.join_next() => continue,
+                () = unread => {}
             }
             let now = passed.load(Ordering::Relaxed);
             if now == before {
@@ -209,6 +218,7 @@ impl Dyno for Contained {
     }
 
     async fn signal(&self, signal: Signal) {
+        self.0.stopped.cancel();
         let parts = &self.0.parts;
         // hsup-init hands on what it gets; what it cannot catch it cannot hand on.
         let hands_on = matches!(parts.kind, Kind::Slug { .. })
@@ -237,6 +247,7 @@ impl Dyno for Contained {
     }
 
     async fn kill(&self) {
+        self.0.stopped.cancel();
         let killing = async {
             // With the first process every other one ends.
             while let Err(error) = self.kill_with(Signal::KILL).await {

@@ -4,6 +4,10 @@
 //! at which its line began. Times do not go back within an output, and frames may share one. So
 //! a place in the log is a time, how many frames of that time were passed on, and how many bytes
 //! of the next one: a log that is read again from that time on is passed over until there.
+//!
+//! Engines up to 20.10 leave away the line feed of a line that is longer than a frame. Its pieces
+//! share a time, and a line has one otherwise: so where another time follows an open line, the
+//! line feed belongs between them. At the end of all nobody can tell.
 
 use std::str;
 
@@ -17,12 +21,32 @@ pub(crate) struct Cursor {
     at: i64,
     /// How many frames of that time were passed on.
     frames: u64,
-    /// How many bytes of the next one were.
+    /// How many bytes of the next one were, its line feed in front included.
     bytes: u64,
+    line: Line,
+}
+
+/// How the frame before the next one ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Line {
+    #[default]
+    Ended,
+    /// Without a line feed: the next frame may go on with it.
+    Open,
+    /// The same, and the next frame does not.
+    Broken,
+}
+
+/// What is to be passed on of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rest<'a> {
+    /// What belongs in front of it.
+    pub(crate) before: &'static [u8],
+    pub(crate) data: &'a [u8],
 }
 
 impl Cursor {
-    pub(crate) const SIZE: usize = 24;
+    pub(crate) const SIZE: usize = 25;
 
     /// The second from which the log is to be read again: the engine's clients have no finer one.
     pub(crate) fn since(self) -> i32 {
@@ -33,7 +57,8 @@ impl Cursor {
         let mut bytes = [0; Self::SIZE];
         bytes[..8].copy_from_slice(&self.at.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.frames.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[24] = self.line as u8;
         bytes
     }
 
@@ -48,6 +73,11 @@ impl Cursor {
             at: i64::from_le_bytes(next()),
             frames: u64::from_le_bytes(next()),
             bytes: u64::from_le_bytes(next()),
+            line: match bytes[24] {
+                0 => Line::Ended,
+                1 => Line::Open,
+                _ => Line::Broken,
+            },
         }
     }
 }
@@ -76,7 +106,7 @@ impl Reader {
     }
 
     /// What is to be passed on of the next frame; none if all of it was.
-    pub(crate) fn rest<'a>(&mut self, at: i64, data: &'a [u8]) -> Option<&'a [u8]> {
+    pub(crate) fn rest<'a>(&mut self, at: i64, data: &'a [u8]) -> Option<Rest<'a>> {
         let mut begun = 0;
         if !self.caught_up {
             if at < self.cursor.at {
@@ -92,12 +122,25 @@ impl Reader {
             self.caught_up = true;
         }
         if at != self.cursor.at {
+            let line = match self.cursor.line {
+                Line::Ended => Line::Ended,
+                Line::Open | Line::Broken => Line::Broken,
+            };
             self.cursor = Cursor {
                 at,
+                line,
                 ..Cursor::default()
             };
         }
-        Some(data.get(begun..).unwrap_or_default())
+        let before = match self.cursor.line {
+            Line::Broken => b"\n".as_slice(),
+            Line::Ended | Line::Open => b"",
+        };
+        let in_data = begun.saturating_sub(before.len());
+        Some(Rest {
+            before: before.get(begun..).unwrap_or_default(),
+            data: data.get(in_data..).unwrap_or_default(),
+        })
     }
 
     /// So many bytes of the frame were passed on.
@@ -105,10 +148,15 @@ impl Reader {
         self.cursor.bytes += bytes as u64;
     }
 
-    /// All of the frame was.
-    pub(crate) fn finished(&mut self) {
+    /// All of the frame was, which is `data`.
+    pub(crate) fn finished(&mut self, data: &[u8]) {
         self.cursor.frames += 1;
         self.cursor.bytes = 0;
+        self.cursor.line = if data.ends_with(b"\n") {
+            Line::Ended
+        } else {
+            Line::Open
+        };
     }
 }
 
@@ -143,10 +191,62 @@ mod tests {
         }
     }
 
+    fn line(at: i64, text: &str) -> (i64, Vec<u8>) {
+        (at, text.as_bytes().to_vec())
+    }
+
+    /// Writes so many bytes of the frames from the cursor on, and answers the next cursor.
+    fn write(frames: &[(i64, Vec<u8>)], cursor: Cursor, budget: usize, to: &mut Vec<u8>) -> Cursor {
+        let mut left = budget;
+        let mut reader = Reader::new(Cursor::from_bytes(cursor.to_bytes()));
+        let since = i64::from(cursor.since()) * SECOND;
+        for (at, data) in frames.iter().filter(|(at, _)| *at >= since) {
+            let Some(rest) = reader.rest(*at, data) else {
+                continue;
+            };
+            for bytes in [rest.before, rest.data] {
+                let length = bytes.len().min(left);
+                to.extend_from_slice(&bytes[..length]);
+                reader.wrote(length);
+                left -= length;
+                if length < bytes.len() {
+                    return reader.cursor();
+                }
+            }
+            reader.finished(data);
+        }
+        reader.cursor()
+    }
+
+    #[test]
+    fn a_long_line_has_its_line_feed() {
+        let second = 2 * SECOND;
+        let long = [line(SECOND, "lo"), line(SECOND, "ng"), line(second, "x\n")];
+        let right = [
+            line(SECOND, "lo"),
+            line(SECOND, "ng\n"),
+            line(second, "x\n"),
+        ];
+        let open = [line(SECOND, "a\n"), line(second, "open")];
+        for (frames, expected) in [
+            (&long[..], "long\nx\n"),
+            (&right, "long\nx\n"),
+            (&open, "a\nopen"),
+        ] {
+            for first in 0..expected.len() {
+                let mut written = Vec::new();
+                let cursor = write(frames, Cursor::default(), first, &mut written);
+                write(frames, cursor, usize::MAX, &mut written);
+                assert_eq!(String::from_utf8(written).unwrap(), expected, "{first}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn a_cursor_is_read_as_it_was_written(at: i64, frames: u64, bytes: u64) {
-            let cursor = Cursor { at, frames, bytes };
+        fn a_cursor_is_read_as_it_was_written(at: i64, frames: u64, bytes: u64, line in 0..3_u8) {
+            let line = [Line::Ended, Line::Open, Line::Broken][usize::from(line)];
+            let cursor = Cursor { at, frames, bytes, line };
             prop_assert_eq!(Cursor::from_bytes(cursor.to_bytes()), cursor);
         }
 
@@ -165,30 +265,18 @@ mod tests {
                     (now, data)
                 })
                 .collect();
+            let mut all = Vec::new();
+            write(&frames, Cursor::default(), usize::MAX, &mut all);
             let mut cursor = Cursor::default();
             let mut written = Vec::new();
             // The last time there is no end to what it may write.
             for budget in budgets.into_iter().chain([usize::MAX]) {
-                let mut left = budget;
-                let mut reader = Reader::new(Cursor::from_bytes(cursor.to_bytes()));
-                let since = i64::from(cursor.since()) * SECOND;
-                for (at, data) in frames.iter().filter(|(at, _)| *at >= since) {
-                    let Some(rest) = reader.rest(*at, data) else {
-                        continue;
-                    };
-                    let length = rest.len().min(left);
-                    written.extend_from_slice(&rest[..length]);
-                    reader.wrote(length);
-                    left -= length;
-                    if length < rest.len() {
-                        break;
-                    }
-                    reader.finished();
-                }
-                cursor = reader.cursor();
+                cursor = write(&frames, cursor, budget, &mut written);
             }
-            let all: Vec<u8> = frames.into_iter().flat_map(|(_, data)| data).collect();
-            prop_assert_eq!(written, all);
+            prop_assert_eq!(&written, &all);
+            // Nothing but line feeds was added.
+            let given = frames.iter().map(|(_, data)| data.len()).sum::<usize>();
+            prop_assert!(all.len() >= given && all.len() <= given + frames.len());
         }
     }
 }

@@ -157,17 +157,19 @@ impl Copy {
             let Some((at, data)) = frames::parse(&bytes) else {
                 return Err(CopyError::Said("a frame without a time".to_owned()));
             };
-            let Some(mut rest) = reader.rest(at, data) else {
+            let Some(rest) = reader.rest(at, data) else {
                 continue;
             };
-            while !rest.is_empty() {
-                let length = self.write(rest).await.map_err(CopyError::Write)?;
-                rest = &rest[length..];
-                reader.wrote(length);
-                self.keep(&reader)?;
-                self.passed.fetch_add(length as u64, Ordering::Relaxed);
+            for mut bytes in [rest.before, rest.data] {
+                while !bytes.is_empty() {
+                    let length = self.write(bytes).await.map_err(CopyError::Write)?;
+                    bytes = &bytes[length..];
+                    reader.wrote(length);
+                    self.keep(&reader)?;
+                    self.passed.fetch_add(length as u64, Ordering::Relaxed);
+                }
             }
-            reader.finished();
+            reader.finished(data);
             self.keep(&reader)?;
         }
         Ok(())

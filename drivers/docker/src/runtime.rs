@@ -17,6 +17,7 @@ use hsup_driver_kit::{
 };
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use crate::{
     artifact::Artifact,
@@ -26,6 +27,9 @@ use crate::{
     engine::{Engine, EngineError},
     images,
 };
+
+/// How many dynos are started at a time.
+const AT_ONCE: usize = 16;
 
 /// The driver cannot begin.
 #[derive(Debug, Error)]
@@ -52,6 +56,9 @@ struct Inner {
     /// What this driver is called among others on the engine: what its dynos are known by.
     home: String,
     durability: Durability,
+    /// An engine starts no more dynos in the same time when it is asked for all at once, and
+    /// everything else waits.
+    turns: Semaphore,
     /// Artifacts that the engine did not have. Every other one it may have: to ask would take
     /// long, and a Start does.
     missing: Mutex<BTreeSet<String>>,
@@ -83,6 +90,7 @@ impl DockerDriver {
             } else {
                 Durability::Survives
             },
+            turns: Semaphore::new(AT_ONCE),
             missing: Mutex::default(),
         })))
     }
@@ -124,7 +132,6 @@ impl Runtime for DockerDriver {
                 Capability::Signal,
                 Capability::Stats,
                 Capability::Attach,
-                Capability::OwnNetwork,
                 Capability::Binds,
                 Capability::Limits,
             ],
@@ -177,6 +184,8 @@ impl Runtime for DockerDriver {
         record: Record,
         cancelled: CancellationToken,
     ) -> Result<Contained, Status> {
+        // It is never closed.
+        let _turn = self.0.turns.acquire().await.ok();
         self.start_dyno(peer, request, record, cancelled).await
     }
 

@@ -1,0 +1,344 @@
+//! An engine, a driver of it, and dynos whose output can be read.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read as _},
+    os::unix::fs::{OpenOptionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use hsup_driver_kit::client::{Client, Connection};
+use hsup_proto::driver::{
+    ExitStatus, GetInfoRequest, GetInfoResponse, RemoveRequest, StartRequest, WaitRequest,
+    remove_request::What,
+};
+use nix::{
+    fcntl::OFlag,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
+};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+const PAUSE: Duration = Duration::from_millis(20);
+const IMAGE: &str = "hsup-test/busybox:1";
+const SUPERVISOR: &str = "sup-1";
+
+#[expect(clippy::disallowed_methods, reason = "tools, and what is under test")]
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What a command that must succeed prints.
+pub(crate) fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Ends a child, and everything that is its own.
+fn end(child: &mut Child, signal: Signal) {
+    // One that has ended already is what is wanted.
+    let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
+    child.wait().unwrap();
+}
+
+/// An engine in network and mount namespaces of its own: what it makes there goes with it.
+pub(crate) struct Engine {
+    pub(crate) dir: TempDir,
+    daemon: Child,
+    pub(crate) artifact: String,
+}
+
+impl Engine {
+    pub(crate) async fn start() -> Self {
+        let dir = TempDir::with_prefix("hsup").unwrap();
+        let daemon = Self::spawn(dir.path());
+        let mut engine = Self {
+            dir,
+            daemon,
+            artifact: String::new(),
+        };
+        engine.answers().await;
+        engine.artifact = format!("image:{}", engine.import());
+        engine
+    }
+
+    fn spawn(dir: &Path) -> Child {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.join("engine.log"))
+            .unwrap();
+        let line = "ip link set lo up && exec dockerd --host \"unix://$0/engine\" --data-root \
+                    \"$0/data\" --exec-root \"$0/exec\" --pidfile \"$0/pid\"";
+        command("unshare")
+            .args(["--net", "--mount", "sh", "-c", line])
+            .arg(dir)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Waits until it does.
+    pub(crate) async fn answers(&self) {
+        let answering = async {
+            while !self.docker(&["version"]).output().unwrap().status.success() {
+                sleep(PAUSE).await;
+            }
+        };
+        let log = || fs::read_to_string(self.dir.path().join("engine.log")).unwrap();
+        let in_time = timeout(PATIENCE, answering).await.is_ok();
+        assert!(in_time, "dockerd does not serve; it said:\n{}", log());
+    }
+
+    /// An image of busybox and nothing else.
+    fn import(&self) -> String {
+        let root = self.dir.path().join("root");
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        for name in ["sh", "sleep", "nc", "echo", "grep", "stty"] {
+            symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+        let archive = self.dir.path().join("root.tar");
+        let mut tar = command("tar");
+        output(tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg("."));
+        output(self.docker(&["import"]).arg(&archive).arg(IMAGE))
+    }
+
+    pub(crate) fn host(&self) -> String {
+        format!("unix://{}", self.dir.path().join("engine").display())
+    }
+
+    pub(crate) fn docker(&self, args: &[&str]) -> Command {
+        let mut docker = command("docker");
+        docker.arg("--host").arg(self.host()).args(args);
+        docker
+    }
+
+    /// The containers that there are.
+    pub(crate) fn containers(&self) -> String {
+        output(&mut self.docker(&["ps", "--all", "--quiet"]))
+    }
+
+    /// A command in the engine's network.
+    pub(crate) fn inside(&self, program: &str) -> Command {
+        let mut nsenter = command("nsenter");
+        nsenter
+            .arg("--target")
+            .arg(self.daemon.id().to_string())
+            .args(["--net", program]);
+        nsenter
+    }
+
+    pub(crate) fn kill(&mut self) {
+        end(&mut self.daemon, Signal::SIGKILL);
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        // The numbers in them may be those of other processes, or of ones that nobody has reaped.
+        for file in ["pid", "exec/containerd/containerd.pid"] {
+            drop(fs::remove_file(self.dir.path().join(file)));
+        }
+        self.daemon = Self::spawn(self.dir.path());
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let containers = self.docker(&["ps", "--all", "--quiet"]).output();
+        let containers = containers.map(|output| output.stdout).unwrap_or_default();
+        for id in String::from_utf8_lossy(&containers).lines() {
+            drop(self.docker(&["rm", "--force", id]).output());
+        }
+        end(&mut self.daemon, Signal::SIGTERM);
+    }
+}
+
+/// A driver of an engine; ended when dropped.
+pub(crate) struct Driver {
+    dir: TempDir,
+    child: Child,
+    host: String,
+}
+
+impl Driver {
+    pub(crate) fn start(engine: &Engine) -> Self {
+        let dir = TempDir::with_prefix("hsup").unwrap();
+        let host = engine.host();
+        let child = Self::spawn(dir.path(), &host);
+        Self { dir, child, host }
+    }
+
+    fn spawn(dir: &Path, host: &str) -> Child {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))
+            .unwrap();
+        command(env!("CARGO_BIN_EXE_hsup-driver-docker"))
+            .arg("--socket")
+            .arg(dir.join("drv.sock"))
+            .args(["--host", host])
+            .env("XDG_RUNTIME_DIR", dir)
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Kills it, and starts another in its place.
+    pub(crate) fn replace(&mut self) {
+        end(&mut self.child, Signal::SIGKILL);
+        self.child = Self::spawn(self.dir.path(), &self.host);
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let path = self.dir.path().join("drv.sock");
+        let connecting = async {
+            loop {
+                if let Ok(connection) = Connection::open(&path).await {
+                    return connection.client();
+                }
+                sleep(PAUSE).await;
+            }
+        };
+        let log = || fs::read_to_string(self.dir.path().join("log")).unwrap();
+        let client = timeout(PATIENCE, connecting).await;
+        client.unwrap_or_else(|_| panic!("the driver does not serve; it said:\n{}", log()))
+    }
+
+    /// What it says of itself, once that is so.
+    pub(crate) async fn info(&self, so: impl Fn(&GetInfoResponse) -> bool) -> GetInfoResponse {
+        let mut client = self.client().await;
+        let asking = async {
+            loop {
+                let info = client.get_info(GetInfoRequest::default()).await;
+                let info = info.unwrap().into_inner();
+                if so(&info) {
+                    return info;
+                }
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(PATIENCE, asking).await.expect("it never was so")
+    }
+
+    /// What it leaves in its runtime folder.
+    pub(crate) fn kept(&self) -> usize {
+        let base = self.dir.path().join("hsup-docker");
+        let homes = fs::read_dir(base).unwrap();
+        homes
+            .map(|home| fs::read_dir(home.unwrap().path()).unwrap().count())
+            .sum()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        end(&mut self.child, Signal::SIGTERM);
+    }
+}
+
+/// A dyno, and its FIFOs.
+pub(crate) struct Dyno {
+    pub(crate) request: StartRequest,
+    io: TempDir,
+    stdout: File,
+    _stderr: File,
+}
+
+impl Dyno {
+    /// One that runs this line.
+    pub(crate) fn new(engine: &Engine, id: &str, line: &str) -> Self {
+        let io = TempDir::with_prefix("hsup").unwrap();
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let open = |path: PathBuf| {
+            mkfifo(&path, mode).unwrap();
+            let mut options = OpenOptions::new();
+            options.read(true).write(true);
+            options.custom_flags(OFlag::O_NONBLOCK.bits());
+            options.open(path).unwrap()
+        };
+        let request = StartRequest {
+            dyno_id: id.to_owned(),
+            supervisor_id: SUPERVISOR.to_owned(),
+            artifact: engine.artifact.clone(),
+            app: "shop".to_owned(),
+            release: 1,
+            process_type: "web".to_owned(),
+            process_number: 1,
+            argv: ["/bin/sh", "-c", line].map(str::to_owned).into(),
+            env: [("PATH", "/bin"), ("PORT", "5000")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            io_dir: io.path().to_str().unwrap().to_owned(),
+            ..StartRequest::default()
+        };
+        Self {
+            request,
+            stdout: open(io.path().join("stdout")),
+            _stderr: open(io.path().join("stderr")),
+            io,
+        }
+    }
+
+    pub(crate) async fn start(&self, client: &mut Client) {
+        client.start(self.request.clone()).await.unwrap();
+    }
+
+    /// Reads what the dyno writes until there is this much of it, or it is silent at its end.
+    pub(crate) async fn read(&self, all: &mut Vec<u8>, length: usize) {
+        let reading = async {
+            let mut piece = vec![0; 64 << 10];
+            while all.len() < length {
+                match (&self.stdout).read(&mut piece) {
+                    Ok(read) => all.extend_from_slice(&piece[..read]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(PAUSE).await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let in_time = timeout(PATIENCE, reading).await.is_ok();
+        assert!(
+            in_time,
+            "{}: {} of {length}",
+            self.io.path().display(),
+            all.len()
+        );
+    }
+
+    /// What is in the FIFO now.
+    pub(crate) fn rest(&self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let error = (&self.stdout).read_to_end(&mut rest).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        rest
+    }
+
+    pub(crate) async fn wait(&self, client: &mut Client) -> ExitStatus {
+        let request = WaitRequest {
+            dyno_id: self.request.dyno_id.clone(),
+            timeout_ms: 0,
+        };
+        let waiting = timeout(PATIENCE, client.wait(request)).await;
+        let answer = waiting.expect("the dyno never ended").unwrap();
+        answer.into_inner().status.unwrap()
+    }
+
+    pub(crate) async fn remove(&self, client: &mut Client) {
+        let what = Some(What::DynoId(self.request.dyno_id.clone()));
+        client.remove(RemoveRequest { what }).await.unwrap();
+    }
+}

@@ -1,0 +1,128 @@
+//! What a dyno writes, where it is reached, and what is left of it.
+
+use hsup_proto::driver::{
+    AttachRequest, AttachResponse, IpInfoRequest, StatsRequest, StopRequest, attach_request::Event,
+    attach_response::Event as Output, exit_status::How,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use super::fixture::{Driver, Dyno, Engine, output};
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn every_byte_arrives_and_nothing_is_left() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    // Empty lines, one longer than a frame of the log, bytes that are no text, no end of the last.
+    let line = r"printf '\n\na\n\nb\n'; i=0
+                 while [ $i -lt 5000 ]; do i=$((i+1)); printf 'long line '; done
+                 printf 'end\n\0\377\r\nlast'; exit 3";
+    let dyno = Dyno::new(&engine, "d-bytes", line);
+    dyno.start(&mut client).await;
+    let mut expected = b"\n\na\n\nb\n".to_vec();
+    expected.extend("long line ".repeat(5000).into_bytes());
+    expected.extend(b"end\n\0\xff\r\nlast");
+    let mut all = Vec::new();
+    dyno.read(&mut all, expected.len()).await;
+    let status = dyno.wait(&mut client).await;
+    assert_eq!(status.how, Some(How::Code(3)));
+    all.extend(dyno.rest());
+    assert_eq!(all.len(), expected.len());
+    assert!(all == expected, "the bytes are others");
+    assert_eq!(driver.kept(), 1);
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+    assert_eq!(driver.kept(), 0);
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_dyno_is_reached_at_the_port_that_is_told() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let line = "nc -ll -p $PORT -e echo hello & wait";
+    let dyno = Dyno::new(&engine, "d-port", line);
+    dyno.start(&mut client).await;
+    let dyno_id = dyno.request.dyno_id.clone();
+    let info = client.ip_info(IpInfoRequest {
+        dyno_id: dyno_id.clone(),
+    });
+    let info = info.await.unwrap().into_inner();
+    assert_eq!(info.ip, "127.0.0.1");
+    let line = format!(
+        "until busybox nc {} {} </dev/null | grep hello; do sleep 0.1; done",
+        info.ip, info.port
+    );
+    let mut nc = engine.inside("timeout");
+    assert_eq!(output(nc.args(["60", "sh", "-c", &line])), "hello");
+    let stats = client.stats(StatsRequest {
+        dyno_id: dyno_id.clone(),
+    });
+    let stats = stats.await.unwrap().into_inner();
+    assert!(stats.memory_bytes.unwrap() > 0 && stats.cpu_ns.unwrap() > 0);
+    let stop = StopRequest {
+        dyno_id,
+        ..StopRequest::default()
+    };
+    client.stop(stop).await.unwrap();
+    let status = dyno.wait(&mut client).await;
+    assert_eq!(status.how, Some(How::Signal("SIGTERM".to_owned())));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_terminal_has_a_size_and_passes_on_what_is_typed() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let line = "until stty size | grep -q '^50 132$'; do sleep 0.05; done; echo sized; read -r x; \
+                echo \"got $x\"";
+    let mut dyno = Dyno::new(&engine, "d-tty", line);
+    dyno.request.tty = true;
+    dyno.request.tty_rows = 50;
+    dyno.request.tty_columns = 132;
+    dyno.start(&mut client).await;
+    let (typed, typing) = tokio::sync::mpsc::channel(4);
+    let send = async |event| {
+        typed
+            .send(AttachRequest { event: Some(event) })
+            .await
+            .unwrap();
+    };
+    send(Event::DynoId("d-tty".to_owned())).await;
+    let shown = client.attach(ReceiverStream::new(typing)).await.unwrap();
+    let mut shown = shown.into_inner();
+    let mut all = Vec::new();
+    while let Some(AttachResponse { event: Some(event) }) = shown.message().await.unwrap() {
+        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = event;
+        let had_size = all.windows(5).any(|word| word == b"sized");
+        all.extend(bytes);
+        if !had_size && all.windows(5).any(|word| word == b"sized") {
+            send(Event::Stdin(b"hi\r".to_vec())).await;
+        }
+    }
+    let all = String::from_utf8(all).unwrap();
+    assert!(all.ends_with("sized\r\nhi\r\ngot hi\r\n"), "{all}");
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(0)));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn an_image_that_is_gone_is_to_be_built_again() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let mut dyno = Dyno::new(&engine, "d-gone", "true");
+    dyno.request.artifact = format!("image:sha256:{}", "0".repeat(64));
+    let refused = client.start(dyno.request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    assert!(refused.message().starts_with("artifact"), "{refused}");
+    assert_eq!(engine.containers(), "");
+}
