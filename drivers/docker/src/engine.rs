@@ -7,13 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
 use hsup_driver_kit::{Status, errors};
-use thiserror::Error;
 use tokio::{
     sync::{Notify, watch},
     time,
 };
 
-use crate::context::{Host, HostError};
+use crate::context::Host;
 
 /// How long a call may take before its answer begins, in seconds.
 const TIMEOUT: u64 = 55;
@@ -23,15 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(10);
 /// How soon it is asked again when it does not, at first and at last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-
-/// The driver cannot begin.
-#[derive(Debug, Error)]
-pub(crate) enum EngineError {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error("failed to make a client of the engine at {host}")]
-    Client { host: Host, source: Error },
-}
 
 /// An engine that answers.
 #[derive(Clone, Debug)]
@@ -56,7 +46,6 @@ pub(crate) struct Engine(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     host: Host,
-    client: Docker,
     state: watch::Sender<Result<Up, String>>,
     /// Somebody saw it fail.
     suspected: Notify,
@@ -64,31 +53,18 @@ struct Inner {
 
 impl Engine {
     /// Asks the engine at `host` for the first time, and from then on.
-    pub(crate) async fn open(host: Host) -> Result<Self, EngineError> {
-        let client = match &host {
-            Host::Unix(path) => {
-                Docker::connect_with_unix(&path.to_string_lossy(), TIMEOUT, API_DEFAULT_VERSION)
-            }
-            Host::Tcp(address) => {
-                Docker::connect_with_http(&format!("tcp://{address}"), TIMEOUT, API_DEFAULT_VERSION)
-            }
-        };
-        let client = client.map_err(|source| EngineError::Client {
-            host: host.clone(),
-            source,
-        })?;
-        let first = ask(&host, client.clone()).await;
+    pub(crate) async fn open(host: Host) -> Self {
+        let first = ask(&host).await;
         if let Err(reason) = &first {
             tracing::warn!(%host, reason, "the engine does not answer");
         }
         let engine = Self(Arc::new(Inner {
             host,
-            client,
             state: watch::Sender::new(first),
             suspected: Notify::new(),
         }));
         tokio::spawn(look(Arc::downgrade(&engine.0)));
-        Ok(engine)
+        engine
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -146,7 +122,7 @@ async fn look(engine: std::sync::Weak<Inner>) {
             time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);
         }
-        let answer = ask(&inner.host, inner.client.clone()).await;
+        let answer = ask(&inner.host).await;
         let was_up = inner.state.borrow().is_ok();
         match &answer {
             Err(reason) if was_up => {
@@ -165,9 +141,9 @@ async fn look(engine: std::sync::Weak<Inner>) {
 }
 
 /// Asks the engine who it is, in a version of the API that it has.
-async fn ask(host: &Host, client: Docker) -> Result<Up, String> {
+async fn ask(host: &Host) -> Result<Up, String> {
     let asking = async {
-        let docker = client.negotiate_version().await?;
+        let docker = client(host)?.negotiate_version().await?;
         let version = docker.version().await?;
         let info = docker.info().await?;
         let is_podman = version
@@ -194,6 +170,18 @@ async fn ask(host: &Host, client: Docker) -> Result<Up, String> {
             "the engine at {host} did not answer within {} s",
             PATIENCE.as_secs()
         )),
+    }
+}
+
+/// A client, for which the socket must be there: an engine that is down may have none.
+fn client(host: &Host) -> Result<Docker, Error> {
+    match host {
+        Host::Unix(path) => {
+            Docker::connect_with_unix(&path.to_string_lossy(), TIMEOUT, API_DEFAULT_VERSION)
+        }
+        Host::Tcp(address) => {
+            Docker::connect_with_http(&format!("tcp://{address}"), TIMEOUT, API_DEFAULT_VERSION)
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     context::{Host, HostError, hex},
     cursor::Cursors,
     dyno::Contained,
-    engine::{Engine, EngineError},
+    engine::Engine,
     images,
 };
 
@@ -36,8 +36,6 @@ const AT_ONCE: usize = 16;
 pub(crate) enum OpenError {
     #[error("failed to find out where the Docker engine is")]
     Host(#[from] HostError),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
     #[error(transparent)]
     Images(#[from] images::settings::SettingsError),
     #[error("failed to make a folder for how far logs were passed on")]
@@ -75,7 +73,7 @@ impl DockerDriver {
             Some(host) => Host::parse(&host.to_string_lossy(), false)?,
             None => Host::find(variable)?,
         };
-        let engine = Engine::open(host).await?;
+        let engine = Engine::open(host).await;
         let home = home(socket);
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
         let cursors = Cursors::open(runtime_dir.as_deref().map(Path::new), &home);

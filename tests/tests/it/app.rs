@@ -163,22 +163,30 @@ impl App {
 
     /// `hsup start` with these arguments.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running<'_> {
+        self.start_as(arguments, |_| ())
+    }
+
+    /// The same, of a program that `prepare` makes special.
+    pub(crate) fn start_as(
+        &self,
+        arguments: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Running<'_> {
         let mut command = self.command("hsup");
-        command.arg("start").args(arguments);
+        prepare(command.arg("start").args(arguments));
         self.running(command)
     }
 
     /// `hsup start` that may open so many files.
     pub(crate) fn start_limited(&self, files: u64, arguments: &[&str]) -> Running<'_> {
-        let mut command = self.command("hsup");
-        command.arg("start").args(arguments);
         let limit = move || setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(Into::into);
-        #[expect(unsafe_code, reason = "the child's limit is set in the child")]
-        // SAFETY: setrlimit is a system call and touches no memory of this process.
-        unsafe {
-            command.pre_exec(limit);
-        }
-        self.running(command)
+        self.start_as(arguments, |command| {
+            #[expect(unsafe_code, reason = "the child's limit is set in the child")]
+            // SAFETY: setrlimit is a system call and touches no memory of this process.
+            unsafe {
+                command.pre_exec(limit);
+            }
+        })
     }
 
     fn running(&self, mut command: Command) -> Running<'_> {

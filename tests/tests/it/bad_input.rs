@@ -39,9 +39,6 @@ fn what_cannot_be_started_says_why() {
         &["start", "release"],
         "no process type `release`: there is",
     );
-    let not_built = "the docker driver is not built yet";
-    refused(&app, &["start", "-d", "docker"], not_built);
-    refused(&app, &["run", "-d", "docker", "true"], "hsup-driver-docker");
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
     refused(&app, &["run", "-a", "app", "true"], "not built yet");
@@ -329,5 +326,18 @@ fn without_its_driver_hsup_tells_what_it_waits_for() {
     );
     assert!(said(&["driver", "info"]).1.contains("failed to connect"));
     assert_eq!(hsup.log().matches("Waiting for the driver").count(), 1);
+    hsup.interrupt();
+}
+
+#[test]
+fn an_engine_that_is_down_is_waited_for() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let host = format!("unix://{}", app.path("engine.sock").display());
+    let hsup = app.start_as(&["-d", "docker"], |command| {
+        command.env("DOCKER_HOST", &host);
+    });
+    let why = format!("The docker driver is not ready: the engine at {host} does not answer");
+    hsup.wait_for_line(&why);
+    assert_eq!(app.ctl(&["ps"]).status.code(), Some(3));
     hsup.interrupt();
 }
