@@ -9,11 +9,10 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding,
     RestartPolicy, RestartPolicyNameEnum,
 };
-use hsup_driver_kit::{proto::StartRequest, pty::WindowSize, service::Record};
+use hsup_driver_kit::{hex, proto::StartRequest, pty::WindowSize, service::Record};
 
 use crate::{
     artifact::{Artifact, Kind},
-    context::hex,
     engine::Traits,
 };
 
@@ -186,7 +185,7 @@ fn labels(order: &Order<'_>) -> HashMap<String, String> {
     let port = request.env.get("PORT").cloned().unwrap_or_default();
     [
         (DRIVER, order.home.to_owned()),
-        (RECORD, hex(&order.record.to_bytes())),
+        (RECORD, hex::encode(&order.record.to_bytes())),
         (IO_DIR, request.io_dir.clone()),
         (UID, order.uid.to_string()),
         (PORT, port),

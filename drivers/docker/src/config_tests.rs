@@ -125,7 +125,7 @@ fn labels_say_whose_it_is_and_nothing_secret() {
     let labels = make(&request(&["env"]), Kind::Plain, &[]).labels.unwrap();
     assert_eq!(labels[DRIVER], "home");
     assert_eq!(labels[UID], "7");
-    assert_eq!(labels[RECORD], hex(&record().to_bytes()));
+    assert_eq!(labels[RECORD], hex::encode(&record().to_bytes()));
     assert_eq!(labels["hsup.dyno_id"], "d1");
     assert_eq!(labels["hsup.app"], "shop");
     assert!(!labels.values().any(|value| value.contains("hush")));

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hsup_driver_kit::hex;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -141,7 +142,7 @@ fn current_context(config: &Path) -> Result<Option<String>, HostError> {
 
 /// The endpoint of a context, which is in a folder that has the hash of its name for its own.
 fn of_context(config: &Path, name: &str) -> Result<Host, HostError> {
-    let hash = hex(&Sha256::digest(name.as_bytes()));
+    let hash = hex::encode(&Sha256::digest(name.as_bytes()));
     let contexts = config.join("contexts");
     let path = contexts.join("meta").join(&hash).join("meta.json");
     let bytes = fs::read(&path).map_err(|source| HostError::Read {
@@ -157,16 +158,6 @@ fn of_context(config: &Path, name: &str) -> Result<Host, HostError> {
 
 fn parse<T: for<'de> Deserialize<'de>>(path: PathBuf, bytes: &[u8]) -> Result<T, HostError> {
     serde_json::from_slice(bytes).map_err(|source| HostError::Parse { path, source })
-}
-
-/// Bytes as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
@@ -196,7 +187,7 @@ mod tests {
         let docker = home.path().join(".docker");
         let config = r#"{"auths":{},"currentContext":"remote"}"#;
         write(&docker.join("config.json"), config);
-        let hash = hex(&Sha256::digest(b"remote"));
+        let hash = hex::encode(&Sha256::digest(b"remote"));
         let meta = format!(
             r#"{{"Name":"remote","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{host}","SkipTLSVerify":false}}}}}}"#
         );

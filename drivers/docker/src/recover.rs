@@ -9,7 +9,7 @@ use bollard::{
     query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 use hsup_driver_kit::{
-    CancellationToken,
+    CancellationToken, hex,
     pty::WindowSize,
     service::{Record, RecoverError, Recovered},
 };
@@ -78,7 +78,7 @@ impl DockerDriver {
         let labels = config.labels.unwrap_or_default();
         let label = |name: &str| labels.get(name).map_or("", String::as_str);
         let state = found.state.clone().unwrap_or_default();
-        let record = unhex(label(config::RECORD)).map(|bytes| Record::from_bytes(&bytes));
+        let record = hex::decode(label(config::RECORD)).map(|bytes| Record::from_bytes(&bytes));
         let record = match record {
             Some(Ok(record)) if !life::is_new(&state) => record,
             Some(Ok(_)) => {
@@ -147,28 +147,5 @@ async fn remove(docker: &Docker, id: &str) {
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
     if let Err(error) = docker.remove_container(id, Some(options.build())).await {
         tracing::warn!(container = id, %error, "failed to remove a container");
-    }
-}
-
-/// The bytes that these digits are.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    let pair = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(pair).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_bytes() {
-        let bytes = [0, 1, 0xab, 0xff];
-        assert_eq!(unhex(&crate::context::hex(&bytes)), Some(bytes.to_vec()));
-        for wrong in ["0", "0g", "é0"] {
-            assert_eq!(unhex(wrong), None, "{wrong}");
-        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hsup_driver_kit::{
-    CancellationToken, Status,
+    CancellationToken, Status, hex,
     proto::{BuildRequest, Capability, Durability, StartRequest},
     serve::Peer,
     service::{BuildLog, Identity, Names, Record, RecoverError, Recovered, Runtime},
@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     artifact::Artifact,
-    context::{Host, HostError, hex},
+    context::{Host, HostError},
     cursor::Cursors,
     dyno::Contained,
     engine::Engine,
@@ -205,5 +205,5 @@ fn home(socket: Option<&Path>) -> String {
         // Nobody finds it again.
         None => hash.update(std::process::id().to_le_bytes()),
     }
-    hex(&hash.finalize()[..8])
+    hex::encode(&hash.finalize()[..8])
 }

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod errors;
 pub mod fifo;
 pub mod file_url;
+pub mod hex;
 pub mod launch;
 pub mod listen;
 pub mod log;

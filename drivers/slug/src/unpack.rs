@@ -80,16 +80,19 @@ impl Job {
 
     pub(crate) fn run(self, report: &Report) -> Result<String, SlugError> {
         let root = wire::take(wire::OUTPUT);
-        let input = File::from(wire::take(wire::INPUT));
-        let input = BufReader::with_capacity(BUFFER, input);
-        let result = if self.compressed {
-            let gzip = BufReader::with_capacity(BUFFER, MultiGzDecoder::new(input));
-            unpack(gzip, root, &self.limits, report)
-        } else {
-            unpack(input, root, &self.limits, report)
-        };
+        let result = unpack(given(self.compressed), root, &self.limits, report);
         result.map_err(|error| error.said(&self.store))?;
         Ok(String::new())
+    }
+}
+
+/// The archive at descriptor 0.
+fn given(compressed: bool) -> Box<dyn Read> {
+    let input = BufReader::with_capacity(BUFFER, File::from(wire::take(wire::INPUT)));
+    if compressed {
+        Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(input)))
+    } else {
+        Box::new(input)
     }
 }
 

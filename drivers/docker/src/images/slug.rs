@@ -1,11 +1,11 @@
 //! A slug on a stack, as an image.
 
-use std::{fmt::Write as _, io};
+use std::io;
 
 use bollard::{Docker, models::ContainerConfig};
 use bytes::Bytes;
 use futures_util::stream;
-use hsup_driver_kit::{errors, file_url, proto::Release};
+use hsup_driver_kit::{errors, file_url, hex, proto::Release};
 use hsup_slug::{Fetch, LayerError, Layering, Peer, SlugError, SlugId};
 use nix::unistd::{getegid, geteuid};
 use sha2::{Digest as _, Sha256};
@@ -106,13 +106,7 @@ fn stranger() -> Peer {
 
 /// What tells one init from another.
 fn fingerprint(init: &[u8]) -> String {
-    let digest = Sha256::digest(init);
-    let mut text = String::new();
-    for byte in &digest[..8] {
-        // A string takes everything.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hex::encode(&Sha256::digest(init)[..8])
 }
 
 /// What is put where a volume is goes into the volume, and not into the image.

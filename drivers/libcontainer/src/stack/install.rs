@@ -14,13 +14,14 @@ use std::{
     },
 };
 
+use hsup_driver_kit::hex;
 use md5::Md5;
 use sha2::Sha256;
 use thiserror::Error;
 
 use super::{
     image::{self, ImageError},
-    manifest::{Checksum, Format, hex},
+    manifest::{Checksum, Format},
     unpack::{UnpackError, unpack},
 };
 
@@ -104,8 +105,8 @@ fn digest<D: sha2::Digest>(mut reader: impl Read) -> io::Result<sha2::digest::Ou
 /// The beginning of a checksum, to tell one half-fetched file from another.
 pub(super) fn tag(checksum: Checksum) -> String {
     match checksum {
-        Checksum::Sha256(bytes) => hex(&bytes[..8]),
-        Checksum::Md5(bytes) => hex(&bytes[..8]),
+        Checksum::Sha256(bytes) => hex::encode(&bytes[..8]),
+        Checksum::Md5(bytes) => hex::encode(&bytes[..8]),
     }
 }
 

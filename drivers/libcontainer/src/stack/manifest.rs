@@ -34,7 +34,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use hsup_driver_kit::file_url;
+use hsup_driver_kit::{file_url, hex};
 use serde_yaml_ng::{Mapping, Value};
 use thiserror::Error;
 
@@ -425,33 +425,14 @@ pub(super) fn shown(url: &str) -> String {
 }
 
 fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *byte = u8::try_from(digit(0)? * 16 + digit(1)?).ok()?;
-    }
-    Some(bytes)
-}
-
-/// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::decode(text)?.try_into().ok()
 }
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sha256(bytes) => write!(f, "sha256 {}", hex(bytes)),
-            Self::Md5(bytes) => write!(f, "md5 {}", hex(bytes)),
+            Self::Sha256(bytes) => write!(f, "sha256 {}", hex::encode(bytes)),
+            Self::Md5(bytes) => write!(f, "md5 {}", hex::encode(bytes)),
         }
     }
 }

@@ -9,12 +9,11 @@ use std::{
     collections::{HashMap, hash_map},
     ffi::OsStr,
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufWriter, Read, Write},
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
 
-use flate2::bufread::MultiGzDecoder;
 use nix::sys::resource::{Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 use tar::{Builder, EntryType, Header};
@@ -22,6 +21,7 @@ use tar::{Builder, EntryType, Header};
 use super::{
     BUFFER, CPU_SECONDS, MEMORY, Sink, UnpackError,
     archive::{Data, Entry},
+    given,
     name::Place,
     rules::{
         NO_WAY, NOT_A_DIRECTORY, NOT_BEFORE, NOT_IN_APP, REPLACES, THROUGH_LINK, TO_DIRECTORY,
@@ -59,14 +59,7 @@ impl Job {
     pub(crate) fn run(self) -> Result<String, SlugError> {
         let out = File::from(wire::take(wire::OUTPUT));
         let out = BufWriter::with_capacity(BUFFER, out);
-        let input = File::from(wire::take(wire::INPUT));
-        let input = BufReader::with_capacity(BUFFER, input);
-        let result = if self.compressed {
-            let gzip = BufReader::with_capacity(BUFFER, MultiGzDecoder::new(input));
-            layer(gzip, out, &self.limits, self.owner)
-        } else {
-            layer(input, out, &self.limits, self.owner)
-        };
+        let result = layer(given(self.compressed), out, &self.limits, self.owner);
         result.map_err(|error| error.said("the engine"))?;
         Ok(String::new())
     }

@@ -1,7 +1,6 @@
 //! A stack of the test's own in the engine, slugs, and a server that gives them out.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
@@ -16,7 +15,7 @@ use std::{
 
 use bollard::Docker;
 use flate2::{Compression, write::GzEncoder};
-use hsup_driver_kit::proto::Release;
+use hsup_driver_kit::{hex, proto::Release};
 use hsup_slug::Program;
 use nix::unistd::{getegid, geteuid};
 use sha2::{Digest as _, Sha256};
@@ -135,10 +134,7 @@ impl Case {
     pub(super) fn release(&self, version: u64, content: &[u8]) -> Release {
         let path = self.folder.path().join(format!("{version}.tgz"));
         fs::File::create(&path).unwrap().write_all(content).unwrap();
-        let mut checksum = "SHA256:".to_owned();
-        for byte in Sha256::digest(content) {
-            write!(checksum, "{byte:02x}").unwrap();
-        }
+        let checksum = format!("SHA256:{}", hex::encode(&Sha256::digest(content)));
         Release {
             app: self.app.clone(),
             version,

@@ -1,24 +1,19 @@
 //! A stack that the engine does not have, from a registry of the test's own.
 
 use std::{
-    fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     thread,
 };
 
 use flate2::read::GzDecoder;
-use hsup_driver_kit::proto::Release;
+use hsup_driver_kit::{hex, proto::Release};
 use sha2::{Digest as _, Sha256};
 
 use super::fixture::{Case, Content, archive, docker, noise};
 
 fn digest(bytes: &[u8]) -> String {
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(bytes) {
-        write!(text, "{byte:02x}").unwrap();
-    }
-    text
+    format!("sha256:{}", hex::encode(&Sha256::digest(bytes)))
 }
 
 /// Serves an image of one layer, whatever its name, until the process ends; gives its host.

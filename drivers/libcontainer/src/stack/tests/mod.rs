@@ -4,11 +4,12 @@ mod local;
 mod remote;
 mod server;
 
+use hsup_driver_kit::hex;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
-use super::{manifest::hex, *};
+use super::*;
 
 /// A work directory, and what was reported.
 struct Work {
@@ -120,7 +121,7 @@ fn zst(bytes: &[u8]) -> Vec<u8> {
 
 /// The field of a list that holds the checksum.
 fn sha256(bytes: &[u8]) -> String {
-    format!("sha256: {}", hex(&Sha256::digest(bytes)))
+    format!("sha256: {}", hex::encode(&Sha256::digest(bytes)))
 }
 
 /// An ext4 image, and where it was made.
