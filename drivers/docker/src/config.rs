@@ -34,12 +34,12 @@ pub(crate) const LOOPBACK: &str = "127.0.0.1";
 /// Of each container's log, as the engine keeps it.
 const LOG_SIZE: &str = "20m";
 const LOG_FILES: &str = "5";
-/// What the engine adds to every environment.
-const ADDED: [&str; 3] = ["PATH", "HOSTNAME", "TERM"];
-/// `hsup-init` in an image of a slug; with these words nobody but the engine is told how the
-/// command ended, and the terminal is not its to make.
-const INIT: &str = "/.hsup/init";
-const INIT_WORDS: [&str; 6] = ["hsup-init", "-1", "-1", "0", "0", "--"];
+/// What the engine adds to every environment, and what runs its containers.
+const ADDED: [&str; 4] = ["PATH", "HOSTNAME", "TERM", "HOME"];
+/// `hsup-init` in an image of a slug, and where it says how the command ended when its own exit
+/// status, which is all that the engine knows, does not.
+pub(crate) const INIT: &str = "/.hsup/init";
+pub(crate) const STATUS: &str = "/.hsup/status";
 
 /// What a container is made from.
 #[derive(Clone, Copy, Debug)]
@@ -125,16 +125,7 @@ fn command(request: &StartRequest, kind: Kind) -> (Option<Vec<String>>, Option<V
     };
     let argv = &request.argv;
     match kind {
-        // The terminal is the engine's; only who begins the session gets it.
-        Kind::Slug { .. } if request.tty => (
-            argv.get(..1).map(<[_]>::to_vec),
-            argv.get(1..).map(<[_]>::to_vec),
-        ),
-        Kind::Slug { .. } => {
-            let mut cmd = words(&INIT_WORDS);
-            cmd.extend_from_slice(argv);
-            (Some(vec![INIT.to_owned()]), Some(cmd))
-        }
+        Kind::Slug { .. } => (Some(words(&[INIT])), Some(init_words(request))),
         Kind::Plain if !request.shell_line.is_empty() => {
             (None, Some(words(&["/bin/sh", "-c", &request.shell_line])))
         }
@@ -156,10 +147,29 @@ fn command(request: &StartRequest, kind: Kind) -> (Option<Vec<String>>, Option<V
     }
 }
 
+/// What `hsup-init` is asked for.
+fn init_words(request: &StartRequest) -> Vec<String> {
+    let size = WindowSize::wanted(request);
+    let (terminal, size) = if request.tty {
+        // The engine has made it.
+        ("0", [size.rows, size.columns])
+    } else {
+        ("-1", [0, 0])
+    };
+    let mut words = ["hsup-init", STATUS, terminal].map(str::to_owned).to_vec();
+    words.extend(size.map(|number| number.to_string()));
+    let added = ADDED.iter().map(|name| (*name).to_owned());
+    words.extend(added.filter(|name| !request.env.contains_key(name)));
+    words.push("--".to_owned());
+    words.extend_from_slice(&request.argv);
+    words
+}
+
 /// The environment, and nothing that the engine would add. What the image sets is the image's.
 fn environment(order: &Order<'_>) -> Vec<String> {
     let given = &order.request.env;
     let is_cnb = order.artifact.kind == Kind::Cnb;
+    let is_slug = matches!(order.artifact.kind, Kind::Slug { .. });
     let mut env: Vec<_> = given
         .iter()
         // The launcher makes PATH from what the image has.
@@ -170,13 +180,10 @@ fn environment(order: &Order<'_>) -> Vec<String> {
         let image = order.image_env.iter().any(|other| other == name);
         given.contains_key(name) || image || (is_cnb && name == "PATH")
     };
-    // To the engine a name alone says that there is no such variable.
-    env.extend(
-        ADDED
-            .iter()
-            .filter(|name| !is_set(name))
-            .map(|name| (*name).to_owned()),
-    );
+    // To the engine a name alone says that there is no such variable. To what runs its containers
+    // it does not, when that is HOME: in a slug's dyno `hsup-init` takes them out.
+    let without = ADDED.iter().filter(|name| !is_slug && !is_set(name));
+    env.extend(without.map(|name| (*name).to_owned()));
     env
 }
 
@@ -211,7 +218,7 @@ fn host_config(order: &Order<'_>, port: Option<String>) -> HostConfig {
     } = *order;
     let limits = request.limits.unwrap_or_default();
     let memory = some(limits.memory_bytes);
-    let has_init = matches!(artifact.kind, Kind::Slug { .. }) && !request.tty;
+    let has_init = matches!(artifact.kind, Kind::Slug { .. });
     let size = WindowSize::wanted(request);
     HostConfig {
         // Somebody must reap what the dyno leaves, and a PID 1 has no default signal actions.

@@ -116,7 +116,8 @@ impl Contained {
         for copy in copies {
             copying.spawn(copy.run(ended.clone()));
         }
-        let status = life::ended(&parts.engine, &parts.id).await;
+        let ending = life::ended(&parts.engine, &parts.id, parts.kind);
+        let status = Box::pin(ending).await;
         ended.cancel();
         let mut before = passed.load(Ordering::Relaxed);
         while !copying.is_empty() {
@@ -221,9 +222,7 @@ impl Dyno for Contained {
         self.0.stopped.cancel();
         let parts = &self.0.parts;
         // hsup-init hands on what it gets; what it cannot catch it cannot hand on.
-        let hands_on = matches!(parts.kind, Kind::Slug { .. })
-            && parts.terminal.is_none()
-            && !is_uncatchable(signal);
+        let hands_on = matches!(parts.kind, Kind::Slug { .. }) && !is_uncatchable(signal);
         let sending = async {
             if !hands_on {
                 match self.signal_all(signal).await {

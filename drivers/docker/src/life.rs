@@ -1,11 +1,12 @@
 //! How a container ends.
 
-use std::time::Duration;
+use std::{io::Read as _, time::Duration};
 
 use bollard::{
+    Docker,
     errors::Error,
     models::{ContainerState, ContainerStateStatusEnum},
-    query_parameters::WaitContainerOptions,
+    query_parameters::{DownloadFromContainerOptionsBuilder, WaitContainerOptions},
 };
 use futures_util::StreamExt as _;
 use hsup_driver_kit::{
@@ -13,9 +14,14 @@ use hsup_driver_kit::{
     clock::now_unix_ms,
     proto::{ExitStatus, exit_status::How},
 };
+use nix::{sys::wait::WaitStatus, unistd::Pid};
 use tokio::time;
 
-use crate::engine::{self, Engine, Up};
+use crate::{
+    artifact::Kind,
+    config,
+    engine::{self, Engine, Up},
+};
 
 /// How long a failed call is not repeated.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -23,8 +29,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Why an exit status is not to be believed.
 const RESTARTED: &str = "the engine was restarted while the dyno ran, and killed it";
 
+/// What is read of an archive with one small file in it. The file is the dyno's own, and of any size.
+const ARCHIVE: usize = 16 << 10;
+
 /// Waits until a container has ended.
-pub(crate) async fn ended(engine: &Engine, id: &str) -> ExitStatus {
+pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
     // The engine was away while the container was known to run.
     let mut interrupted = false;
     loop {
@@ -34,7 +43,23 @@ pub(crate) async fn ended(engine: &Engine, id: &str) -> ExitStatus {
                 let state = found.state.unwrap_or_default();
                 if !is_running(&state) {
                     let doubt = (interrupted && !traits.live_restore).then_some(RESTARTED);
-                    return exit_status(&state, doubt);
+                    let mut status = exit_status(&state, doubt);
+                    let is_slug = matches!(kind, Kind::Slug { .. });
+                    if is_slug && matches!(status.how, Some(How::Signal(_))) {
+                        match init_says(&docker, id).await {
+                            Ok(None) => {}
+                            Ok(Some(code)) => status.how = Some(How::Code(code)),
+                            Err(error) if engine::code(&error).is_none() => {
+                                engine.suspect();
+                                time::sleep(PAUSE).await;
+                                continue;
+                            }
+                            Err(error) => {
+                                tracing::debug!(%error, "no word of hsup-init on a container's end");
+                            }
+                        }
+                    }
+                    return status;
                 }
                 interrupted = false;
             }
@@ -62,6 +87,31 @@ pub(crate) async fn ended(engine: &Engine, id: &str) -> ExitStatus {
                 time::sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// The code that a command ended with, where `hsup-init` says that it was none of a signal's.
+async fn init_says(docker: &Docker, id: &str) -> Result<Option<i32>, Error> {
+    let options = DownloadFromContainerOptionsBuilder::new().path(config::STATUS);
+    let mut download = std::pin::pin!(docker.download_from_container(id, Some(options.build())));
+    let mut archive = Vec::new();
+    while archive.len() < ARCHIVE
+        && let Some(piece) = download.next().await
+    {
+        archive.extend_from_slice(&piece?);
+    }
+    Ok(code_in(&archive))
+}
+
+/// The code in the wait status that the first file of an archive holds.
+fn code_in(archive: &[u8]) -> Option<i32> {
+    let mut archive = tar::Archive::new(archive);
+    let mut file = archive.entries().ok()?.next()?.ok()?;
+    let mut status = [0; size_of::<i32>()];
+    file.read_exact(&mut status).ok()?;
+    match WaitStatus::from_raw(Pid::from_raw(1), i32::from_ne_bytes(status)) {
+        Ok(WaitStatus::Exited(_, code)) => Some(code),
+        _ => None,
     }
 }
 
@@ -146,6 +196,20 @@ mod tests {
             let status = exit_status(&state(code), doubt);
             assert!(matches!(status.how, Some(How::Lost(_))), "{status:?}");
         }
+    }
+
+    #[test_case(&[0, 137, 0, 0], Some(137); "a code")]
+    #[test_case(&[9, 0, 0, 0], None; "a signal")]
+    #[test_case(&[0, 137], None; "cut short")]
+    #[test_case(&[], None; "nothing was said")]
+    fn init_knows_a_code_from_a_signal(content: &[u8], expected: Option<i32>) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, "status", content).unwrap();
+        let archive = archive.into_inner().unwrap();
+        assert_eq!(code_in(&archive), expected);
+        assert_eq!(code_in(&archive[..archive.len().min(100)]), None);
     }
 
     #[test]

@@ -12,15 +12,25 @@ pub(crate) enum Role {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Init {
     /// Where the command's status goes, besides this process's own.
-    pub(crate) status: Option<RawFd>,
+    pub(crate) status: Status,
     pub(crate) terminal: Option<Terminal>,
+    /// Variables that whoever started this process has added to the dyno's environment.
+    pub(crate) unset: Vec<CString>,
     pub(crate) command: Vec<CString>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Descriptor(RawFd),
+    /// A file that is there. It gets the status only where that cannot be told from this
+    /// process's own: a code that looks like a signal.
+    File(CString),
+}
+
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Terminal {
-    /// The socket that the terminal's master goes to.
-    pub(crate) socket: RawFd,
+    /// The socket that the terminal's master goes to. None: standard input is the terminal.
+    pub(crate) socket: Option<RawFd>,
     pub(crate) rows: u16,
     pub(crate) columns: u16,
 }
@@ -94,20 +104,30 @@ struct Rest<'a>(&'a [CString]);
 
 impl<'a> Rest<'a> {
     fn init(mut self) -> Result<Role, ArgumentError> {
-        let status: RawFd = self.number("STATUS_FD")?;
-        let socket = self.number("TTY_FD")?;
+        let status = match self.0.first() {
+            Some(path) if path.as_bytes().starts_with(b"/") => {
+                Status::File(self.word("STATUS")?.clone())
+            }
+            _ => Status::Descriptor(self.number("STATUS")?),
+        };
+        let tty: RawFd = self.number("TTY_FD")?;
         let (rows, columns) = (self.number("ROWS")?, self.number("COLUMNS")?);
+        let mut unset = Vec::new();
+        while self.0.first().is_some_and(|word| word.as_bytes() != b"--") {
+            unset.push(self.word("UNSET")?.clone());
+        }
         self.dashes()?;
         if self.0.is_empty() {
             return Err(ArgumentError::Missing("COMMAND"));
         }
         Ok(Role::Init(Init {
-            status: (status >= 0).then_some(status),
-            terminal: (socket >= 0).then_some(Terminal {
-                socket,
+            status,
+            terminal: (tty >= 0).then_some(Terminal {
+                socket: (tty > 0).then_some(tty),
                 rows,
                 columns,
             }),
+            unset,
             command: self.0.to_vec(),
         }))
     }
@@ -177,19 +197,21 @@ mod tests {
     fn an_init_with_and_without_a_terminal() {
         let command = words("sh -c -- true");
         let expected = Role::Init(Init {
-            status: Some(3),
+            status: Status::Descriptor(3),
             terminal: None,
+            unset: Vec::new(),
             command: command.clone(),
         });
         let line = words("/x/hsup-init 3 -1 0 0 -- sh -c -- true");
         assert_eq!(parse(&line).expect("right"), expected);
         let expected = Role::Init(Init {
-            status: Some(3),
+            status: Status::Descriptor(3),
             terminal: Some(Terminal {
-                socket: 4,
+                socket: Some(4),
                 rows: 24,
                 columns: 80,
             }),
+            unset: Vec::new(),
             command,
         });
         let line = words("whatever hsup-init 3 4 24 80 -- sh -c -- true");
@@ -197,14 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn an_init_that_tells_nobody_but_who_waits_for_it() {
+    fn an_init_that_an_engine_has_started() {
         let expected = Role::Init(Init {
-            status: None,
-            terminal: None,
+            status: Status::File(c"/.hsup/status".to_owned()),
+            terminal: Some(Terminal {
+                socket: None,
+                rows: 50,
+                columns: 132,
+            }),
+            unset: words("HOME TERM"),
             command: words("true"),
         });
-        let line = words("/.hsup/init hsup-init -1 -1 0 0 -- true");
-        assert_eq!(parse(&line).expect("right"), expected);
+        let line = "/.hsup/init hsup-init /.hsup/status 0 50 132 HOME TERM -- true";
+        assert_eq!(parse(&words(line)).expect("right"), expected);
     }
 
     #[test]
@@ -225,7 +252,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         assert!(wrong("sh 3 -1 0 0 -- true").contains("neither"));
-        assert!(wrong("hsup-init").contains("STATUS_FD"));
+        assert!(wrong("hsup-init").contains("STATUS"));
         assert!(wrong("hsup-init x -1 0 0 -- true").contains("`x`"));
         assert!(wrong("hsup-init 3 -1 70000 0 -- true").contains("ROWS"));
         assert!(wrong("hsup-init 3 -1 0 0 true").contains("--"));

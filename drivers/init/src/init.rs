@@ -4,10 +4,20 @@
 //! command itself. All signals are blocked and taken one by one, hence no handler, and no moment
 //! at which one is lost. When the command ends, so does PID 1, and the kernel kills the rest.
 
-use std::{fs::File, io, io::Write as _, os::fd::OwnedFd, process::ExitCode};
+use std::{
+    ffi::{CString, OsStr},
+    fs::{File, OpenOptions},
+    io,
+    io::Write as _,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    },
+    process::ExitCode,
+};
 
 use crate::{
-    arguments::Init,
+    arguments::{Init, Status, Terminal},
     command::{self, CANNOT_RUN},
     outcome::Outcome,
     sys::{self, Fork},
@@ -18,7 +28,7 @@ const NAME: &str = "hsup-init";
 
 pub(crate) fn run(wanted: &Init) -> ExitCode {
     sys::set_name(c"hsup-init");
-    let mut status = match take_over(wanted.status) {
+    let status = match take_over(&wanted.status) {
         Ok(status) => status,
         Err(error) => {
             sys::complain(NAME, &error);
@@ -32,17 +42,38 @@ pub(crate) fn run(wanted: &Init) -> ExitCode {
         },
         look_after,
     );
-    // Nobody to tell it to: then the one who waits for this process sees how it ended.
-    if let Some(status) = &mut status
-        && let Err(error) = status.write_all(&outcome.to_wait_status().to_ne_bytes())
-    {
+    if let Err(error) = tell(status, outcome) {
         sys::complain(NAME, &error);
     }
     outcome.to_exit_code()
 }
 
+/// Where the command's status goes.
+enum Told {
+    Pipe(File),
+    File(CString),
+}
+
+fn tell(told: Told, outcome: Outcome) -> io::Result<()> {
+    let mut file = match told {
+        Told::Pipe(pipe) => pipe,
+        Told::File(_) if !outcome.is_ambiguous() => return Ok(()),
+        Told::File(path) => {
+            let path = OsStr::from_bytes(path.as_bytes());
+            let mut how = OpenOptions::new();
+            // The dyno may have put anything there: nothing that this process would wait for.
+            let how = how
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+            how.open(path)
+                .map_err(|error| sys::failed("failed to open the file for the status", &error))?
+        }
+    };
+    file.write_all(&outcome.to_wait_status().to_ne_bytes())
+}
+
 /// What must hold before anything of the dyno's own runs.
-fn take_over(status: Option<i32>) -> io::Result<Option<File>> {
+fn take_over(status: &Status) -> io::Result<Told> {
     // Otherwise the dyno's processes, which have the same uid, could trace this one, read its
     // memory, and write to its descriptors.
     sys::forbid_tracing()?;
@@ -51,17 +82,36 @@ fn take_over(status: Option<i32>) -> io::Result<Option<File>> {
     if std::process::id() != 1 {
         return Err(io::Error::other("is not PID 1 of a pid namespace"));
     }
-    let status = status.map(sys::take_descriptor).transpose()?;
-    Ok(status.map(File::from))
+    Ok(match status {
+        Status::Descriptor(number) => Told::Pipe(sys::take_descriptor(*number)?.into()),
+        Status::File(path) => Told::File(path.clone()),
+    })
 }
 
 /// Starts the command, and returns its pid.
 fn start(wanted: &Init) -> io::Result<i32> {
     let slave = match &wanted.terminal {
         None => None,
-        Some(terminal) => {
-            let socket = sys::take_descriptor(terminal.socket)?;
-            let pair = Pair::open(terminal.rows, terminal.columns)?;
+        Some(Terminal {
+            socket: None,
+            rows,
+            columns,
+        }) => {
+            let terminal = io::stdin().as_fd().try_clone_to_owned()?;
+            // Before the command can look.
+            sys::set_terminal_size(&terminal, *rows, *columns)
+                .map_err(|error| sys::failed("failed to set the size of a terminal", &error))?;
+            // A terminal is one session's: the command's, from now on.
+            sys::give_up_terminal()?;
+            Some(terminal)
+        }
+        Some(Terminal {
+            socket: Some(socket),
+            rows,
+            columns,
+        }) => {
+            let socket = sys::take_descriptor(*socket)?;
+            let pair = Pair::open(*rows, *columns)?;
             sys::send_descriptor(&socket, &pair.master)
                 .map_err(|error| sys::failed("failed to hand over the terminal", &error))?;
             Some(pair.slave)
@@ -69,13 +119,13 @@ fn start(wanted: &Init) -> io::Result<i32> {
     };
     match sys::fork() {
         Ok(Fork::Parent(pid)) => Ok(pid),
-        Ok(Fork::Child) => become_command(slave, &wanted.command),
+        Ok(Fork::Child) => become_command(slave, wanted),
         Err(error) => Err(sys::failed("failed to start a process", &error)),
     }
 }
 
 /// In the child: never returns.
-fn become_command(terminal: Option<OwnedFd>, words: &[std::ffi::CString]) -> ! {
+fn become_command(terminal: Option<OwnedFd>, wanted: &Init) -> ! {
     let prepared = sys::new_session()
         .and_then(|()| terminal.map_or(Ok(()), sys::become_terminal_of_session))
         .and_then(|()| sys::close_all_but_standard())
@@ -84,7 +134,10 @@ fn become_command(terminal: Option<OwnedFd>, words: &[std::ffi::CString]) -> ! {
         sys::complain(NAME, &error);
         sys::exit_at_once(CANNOT_RUN);
     }
-    let failure = command::run(words);
+    for name in &wanted.unset {
+        sys::unset(name);
+    }
+    let failure = command::run(&wanted.command);
     sys::complain(NAME, &failure);
     sys::exit_at_once(failure.status())
 }

@@ -1,9 +1,11 @@
 //! The two smallest processes of a dyno in a container, in one static program: the driver holds
 //! it in memory and starts it by descriptor, so that nothing of it must be in the stack image.
 //!
-//! `hsup-init STATUS_FD TTY_FD ROWS COLUMNS -- COMMAND…` is PID 1 of the dyno ([`init`]): the
-//! dyno's uid, no capabilities. It starts the command in a session of its own, hands every
-//! signal on, reaps, and says on `STATUS_FD`, if that is one, how the command ended.
+//! `hsup-init STATUS TTY_FD ROWS COLUMNS UNSET… -- COMMAND…` is PID 1 of the dyno ([`init`]): the
+//! dyno's uid, no capabilities. It starts the command in a session of its own, without the
+//! variables `UNSET`, hands every signal on, and reaps. How the command ended it says on the
+//! descriptor `STATUS`, or in the file, where its own exit status says less. `TTY_FD` is a socket
+//! that a terminal's master is sent to, 0 where standard input is the terminal, -1 for none.
 //!
 //! `hsup-wait INIT_PID STATUS_FD LIFE_FD DIR_FD OOM_FD… -- SWEEP_FD SWEEP…` waits for it outside
 //! ([`wait`]): root's, and as small as can be, for there is one for each dyno, as long as it

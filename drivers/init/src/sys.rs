@@ -265,6 +265,39 @@ pub(crate) fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up the terminal of this session, which begins no other.
+pub(crate) fn give_up_terminal() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    let result = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCNOTTY) };
+    match result {
+        // It was never that of this session.
+        -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY) => return Ok(()),
+        _ => check("failed to give up the terminal", result)?,
+    };
+    // The kernel tells who gives it up that it is gone. Both are blocked, and not for the dyno.
+    let mut told = MaybeUninit::uninit();
+    let at_once = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: sigemptyset initialises the set; nobody wants to know more about a signal.
+    unsafe {
+        libc::sigemptyset(told.as_mut_ptr());
+        libc::sigaddset(told.as_mut_ptr(), libc::SIGHUP);
+        libc::sigaddset(told.as_mut_ptr(), libc::SIGCONT);
+        while libc::sigtimedwait(told.as_ptr(), ptr::null_mut(), &raw const at_once) > 0 {}
+    }
+    Ok(())
+}
+
+/// Takes a variable out of the environment.
+pub(crate) fn unset(name: &CStr) {
+    // SAFETY: this program has one thread, and the name is a string that ends with NUL.
+    unsafe {
+        libc::unsetenv(name.as_ptr());
+    }
+}
+
 /// Makes a terminal standard input, output and error, and that of this session.
 pub(crate) fn become_terminal_of_session(terminal: OwnedFd) -> io::Result<()> {
     for standard in STANDARD {

@@ -84,6 +84,13 @@ struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     deadline: u64,
 
+    /// How many dynos to start at once where there are to be many
+    ///
+    /// A Start must answer within 60 s, also among so many: fewer, where what the driver drives
+    /// takes longer.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..))]
+    storm: u16,
+
     /// How to print the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -161,6 +168,7 @@ fn check(args: Args) -> anyhow::Result<ExitCode> {
     config.skip = args.skip;
     config.repeat = args.repeat;
     config.deadline = Duration::from_secs(args.deadline);
+    config.storm = args.storm.into();
 
     let selected: Vec<_> = cases()
         .into_iter()

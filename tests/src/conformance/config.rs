@@ -38,6 +38,8 @@ pub struct Config {
     pub repeat: u32,
     /// How long one case may take.
     pub deadline: Duration,
+    /// How many dynos are started at once where there are to be many.
+    pub storm: usize,
 }
 
 impl Config {
@@ -64,6 +66,7 @@ impl Config {
             skip: Vec::new(),
             repeat: 1,
             deadline: Duration::from_mins(1),
+            storm: 300,
         }
     }
 

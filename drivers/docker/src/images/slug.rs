@@ -1,6 +1,6 @@
 //! A slug on a stack, as an image.
 
-use std::io;
+use std::{io, sync::LazyLock};
 
 use bollard::{Docker, models::ContainerConfig};
 use bytes::Bytes;
@@ -23,12 +23,15 @@ use super::{
     user::{Accounts, DynoUser, dyno_user},
     workshop::Workshop,
 };
-use crate::artifact::{Artifact, Kind};
+use crate::{
+    artifact::{Artifact, Kind},
+    config,
+};
 
 /// `hsup-init`, built for this machine by the build script.
 const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
-/// Where it is in an image.
-const INIT_PATH: &str = "/.hsup/init";
+/// What tells one init from another.
+static FINGERPRINT: LazyLock<String> = LazyLock::new(|| hex::encode(&Sha256::digest(INIT)[..8]));
 /// Where a slug is in an image.
 const APP: &str = "/app";
 /// Who fetches slugs where the driver is root: nobody.
@@ -69,7 +72,7 @@ pub(super) async fn build(
             release: release.version,
             stack: stack.id.clone(),
             uid,
-            init: fingerprint(INIT),
+            init: FINGERPRINT.clone(),
         },
         reference,
         stack,
@@ -102,11 +105,6 @@ fn stranger() -> Peer {
         gid,
         groups: Some(Vec::new()),
     }
-}
-
-/// What tells one init from another.
-fn fingerprint(init: &[u8]) -> String {
-    hex::encode(&Sha256::digest(init)[..8])
 }
 
 /// What is put where a volume is goes into the volume, and not into the image.
@@ -268,7 +266,7 @@ impl Making<'_> {
             working_dir: Some(APP.to_owned()),
             // What else the stack has stays.
             env: Some(vec![format!("HOME={APP}")]),
-            entrypoint: Some(vec![INIT_PATH.to_owned()]),
+            entrypoint: Some(vec![config::INIT.to_owned()]),
             labels: Some(labels),
             ..ContainerConfig::default()
         };
@@ -322,10 +320,11 @@ fn checksum_text(id: Option<SlugId>) -> Option<String> {
     id.map(|id| id.to_string())
 }
 
-/// What an image has besides its stack and its slug: where that goes, the init, and the user if
-/// the stack has none.
+/// What an image has besides its stack and its slug: where that goes, the init, the file where
+/// that says how the command ended, and the user if the stack has none.
 fn ground(user: &DynoUser) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
+    let below = |path: &'static str| path.trim_start_matches('/');
     let mut add = |kind, mode, owner: (u32, u32), path: &str, content: &[u8]| {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
@@ -345,7 +344,9 @@ fn ground(user: &DynoUser) -> io::Result<Vec<u8>> {
         b"",
     )?;
     add(EntryType::Directory, 0o755, root, ".hsup/", b"")?;
-    add(EntryType::Regular, 0o755, root, ".hsup/init", INIT)?;
+    add(EntryType::Regular, 0o755, root, below(config::INIT), INIT)?;
+    let owner = (user.uid, user.gid);
+    add(EntryType::Regular, 0o600, owner, below(config::STATUS), b"")?;
     if let Some(made) = &user.made {
         let (passwd, group) = (made.passwd.as_bytes(), made.group.as_bytes());
         add(EntryType::Regular, 0o644, root, "etc/passwd", passwd)?;

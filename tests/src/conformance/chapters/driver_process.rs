@@ -20,14 +20,19 @@ use std::{
 
 use hsup_proto::driver::{Capability, Durability, GetInfoRequest};
 use tokio::time::{Instant, timeout};
+use tonic::Code;
 
-use super::super::{
-    case::{Case, Failure, Need, NotPassed, case, check, check_eq},
-    context::Context,
-    driver::{Driver, Left, calls, reach},
-    dyno::Dyno,
-    process::{DriverProcess, SocketDir},
-    requests::{ONE_SECOND, wait_for},
+use super::{
+    super::{
+        calls::Problem,
+        case::{Case, Failure, Need, NotPassed, case, check, check_eq},
+        context::Context,
+        driver::{Driver, Left, calls, reach},
+        dyno::Dyno,
+        process::{DriverProcess, SocketDir},
+        requests::{ONE_SECOND, force, remove, wait_for},
+    },
+    stop::DYNO_MARK,
 };
 
 const PROCESS: &str = "driver process";
@@ -346,7 +351,8 @@ pub(super) async fn start_on(
     start_script_on(cx, driver, "echo ready; read _; exit 42", linger_ms).await
 }
 
-/// Starts a dyno on `driver` that says `ready`, with stdout as its canary.
+/// Starts a dyno on `driver` that says `ready`, with stdout as its canary, and its id in
+/// [`DYNO_MARK`].
 pub(super) async fn start_script_on(
     cx: &Context,
     driver: &Driver,
@@ -358,6 +364,8 @@ pub(super) async fn start_script_on(
         request.artifact = driver.build(&cx.session).await?;
     }
     request.linger_ms = linger_ms;
+    let id = request.dyno_id.clone();
+    request.env.insert(DYNO_MARK.to_owned(), id);
     let mut dyno = cx.with_stdio(request, true)?;
     driver.control.start(dyno.request.clone()).await.ok()?;
     let opened = dyno.stdin.started();
@@ -374,9 +382,14 @@ async fn sigterm_with_waits(cx: &Context) -> Result<(), NotPassed> {
     let info = driver.control.get_info(GetInfoRequest::default()).await;
     info.ok()?;
     let left = left_by(driver.info.durability());
-    driver.end(left).await?;
+    let dir = driver.end(left).await?;
     dyno.stdin.close();
     waiting.abort();
+    if left == Left::Dynos {
+        let next = spawn(cx, its_dir(dir)?).await?;
+        free(&next, &dyno).await?;
+        next.terminate().await?;
+    }
     Ok(())
 }
 
@@ -404,6 +417,7 @@ async fn disconnected(cx: &Context) -> Result<(), NotPassed> {
     let driver = reach_again(cx, process, dir).await?;
     let reply = driver.waits.wait(wait_for(dyno.id(), 1)).await.ok()?;
     check_eq("Wait after connecting again", &reply.status, &None)?;
+    free(&driver, &dyno).await?;
     let left = left_by(driver.info.durability());
     driver.end(left).await?;
     Ok(())
@@ -419,7 +433,23 @@ async fn linger(cx: &Context) -> Result<(), NotPassed> {
     let ended = dyno.stdout.ends_within(Duration::from_secs(10)).await?;
     let expected = "its end after 500 ms without a connection";
     check(ended, on, expected, "one that runs")?;
-    reach_again(cx, process, dir).await?.terminate().await?;
+    let driver = reach_again(cx, process, dir).await?;
+    free(&driver, &dyno).await?;
+    driver.terminate().await?;
+    Ok(())
+}
+
+/// Leaves nothing of a dyno, whatever its driver leaves.
+pub(super) async fn free(driver: &Driver, dyno: &Dyno) -> Result<(), Failure> {
+    let stopping = driver.control.stop(force(dyno.id())).await;
+    // A driver whose dynos end with it, or one that has let go of it, knows none.
+    if let Err(Problem::Refused(status)) = &stopping.result
+        && status.code() == Code::NotFound
+    {
+        return Ok(());
+    }
+    stopping.ok()?;
+    driver.control.remove(remove(dyno.id())).await.ok()?;
     Ok(())
 }
 
@@ -441,6 +471,7 @@ async fn returned(cx: &Context) -> Result<(), NotPassed> {
     let ended = dyno.stdout.ends_within(linger + ONE_SECOND / 2).await?;
     let expected = "one that runs on, for its supervisor is back";
     check(!ended, on, expected, "none left")?;
+    free(&driver, &dyno).await?;
     let left = left_by(driver.info.durability());
     driver.end(left).await?;
     Ok(())

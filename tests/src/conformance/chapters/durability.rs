@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use hsup_proto::driver::{Capability, Durability, State, exit_status::How};
+use hsup_proto::driver::{Capability, Durability, SignalRequest, State, exit_status::How};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::time::sleep;
 use tonic::Code;
 
@@ -13,11 +17,11 @@ use super::{
         context::Context,
         driver::{Driver, Left},
         dyno::Dyno,
-        process::SocketDir,
+        process::{SocketDir, marked},
         requests::{ONE_SECOND, code, remove, wait_for},
     },
-    driver_process::{another, its_dir, left_by, spawn, start_on, start_script_on},
-    stop::grandchild_script,
+    driver_process::{another, free, its_dir, left_by, spawn, start_on, start_script_on},
+    stop::{DYNO_MARK, grandchild_script},
 };
 
 /// Its cases prove what the driver claims of its durability.
@@ -91,55 +95,79 @@ async fn start_family_on(cx: &Context, driver: &Driver) -> Result<Dyno, NotPasse
     start_script_on(cx, driver, &script, 0).await
 }
 
+/// Runs for ever, whatever becomes of its stdin, and says so when it gets SIGUSR1.
+const RUNS_ON: &str = "trap 'echo alive' USR1; echo ready; while :; do :; done";
+
 /// Fails unless the dyno is gone or runs, as `driver`'s durability has it, and the next driver
 /// lists it accordingly; and unless whoever was left of it is gone by then.
 async fn check_survival(
     cx: &Context,
     durability: Durability,
     dir: SocketDir,
-    mut dyno: Dyno,
+    dyno: Dyno,
 ) -> Result<(), NotPassed> {
-    let on = format!("the dyno {} of a driver that ended", dyno.id());
-    let survives = left_by(durability) == Left::Dynos;
-    let patience = if survives {
-        ONE_SECOND
+    if left_by(durability) == Left::Dynos {
+        check_runs_on(cx, dir, dyno).await
     } else {
-        Duration::from_secs(3)
-    };
-    let ended = dyno.stdout.ends_within(patience).await?;
-    let expected = if survives {
-        "a dyno that runs on"
-    } else {
-        "no process left"
-    };
-    let observed = if ended { "none left" } else { "one that runs" };
-    check(ended != survives, &on, expected, observed)?;
-    let next = spawn(cx, dir).await?;
-    if !survives {
-        dyno.stderr.only_read()?;
-        // What its dying driver could not kill, the next one must, or nobody ever will.
-        let ended = dyno.stderr.ends_within(Duration::from_secs(3)).await?;
-        let expected = "no grandchild left, either, once the next driver serves";
-        check(ended, on, expected, "one that runs")?;
+        check_gone(cx, dir, dyno).await
     }
+}
+
+/// A FIFO that ends proves nothing here: a driver may pass on what its dynos write.
+async fn check_runs_on(cx: &Context, dir: SocketDir, mut dyno: Dyno) -> Result<(), NotPassed> {
+    let on = format!("the dyno {} of a driver that ended", dyno.id());
+    let ended = dyno.stdout.ends_within(ONE_SECOND).await?;
+    let next = spawn(cx, dir).await?;
     let list = next.control.list(cx.own()).await.ok()?;
     let state = list.dynos.iter().find(|d| d.dyno_id == dyno.id());
     let state = state.map(hsup_proto::driver::Dyno::state);
-    let listed = check_eq(
-        "List of the next driver",
-        &state,
-        &survives.then_some(State::Running),
-    );
-    // Let it end in any case, and the driver with it.
-    dyno.stdin.close();
-    next.end(left_by(durability)).await?;
-    Ok(listed?)
+    check_eq("List of the next driver", &state, &Some(State::Running))?;
+    if ended {
+        dyno.stdout.reopen()?;
+    }
+    if next
+        .info
+        .capabilities()
+        .any(|has| has == Capability::Signal)
+    {
+        let signal = SignalRequest {
+            dyno_id: dyno.id().to_owned(),
+            signal: "SIGUSR1".to_owned(),
+        };
+        next.control.signal(signal).await.ok()?;
+        dyno.stdout.expect("alive").await?;
+    } else {
+        check(!ended, on, "a dyno that runs on", "none left")?;
+    }
+    free(&next, &dyno).await?;
+    next.end(Left::Dynos).await?;
+    Ok(())
+}
+
+async fn check_gone(cx: &Context, dir: SocketDir, mut dyno: Dyno) -> Result<(), NotPassed> {
+    let on = format!("the dyno {} of a driver that ended", dyno.id());
+    let ended = dyno.stdout.ends_within(Duration::from_secs(3)).await?;
+    check(ended, &on, "no process left", "one that runs")?;
+    let next = spawn(cx, dir).await?;
+    dyno.stderr.only_read()?;
+    // What its dying driver could not kill, the next one must, or nobody ever will.
+    let ended = dyno.stderr.ends_within(Duration::from_secs(3)).await?;
+    let expected = "no grandchild left, either, once the next driver serves";
+    check(ended, on, expected, "one that runs")?;
+    let list = next.control.list(cx.own()).await.ok()?;
+    let listed = list.dynos.iter().any(|d| d.dyno_id == dyno.id());
+    check_eq("it in the List of the next driver", &listed, &false)?;
+    next.end(Left::Nothing).await?;
+    Ok(())
 }
 
 async fn sigterm(cx: &Context) -> Result<(), NotPassed> {
     let driver = another(cx).await?;
     let durability = driver.info.durability();
-    let dyno = start_on(cx, &driver, 0).await?;
+    let dyno = match left_by(durability) {
+        Left::Dynos => start_script_on(cx, &driver, RUNS_ON, 0).await?,
+        Left::Nothing => start_on(cx, &driver, 0).await?,
+    };
     let dir = its_dir(driver.end(left_by(durability)).await?)?;
     check_survival(cx, durability, dir, dyno).await
 }
@@ -147,7 +175,10 @@ async fn sigterm(cx: &Context) -> Result<(), NotPassed> {
 async fn killed(cx: &Context) -> Result<(), NotPassed> {
     let driver = another(cx).await?;
     let durability = driver.info.durability();
-    let dyno = start_family_on(cx, &driver).await?;
+    let dyno = match left_by(durability) {
+        Left::Dynos => start_script_on(cx, &driver, RUNS_ON, 0).await?,
+        Left::Nothing => start_family_on(cx, &driver).await?,
+    };
     let dir = its_dir(driver.kill().await)?;
     check_survival(cx, durability, dir, dyno).await
 }
@@ -191,6 +222,8 @@ async fn exit_meanwhile(cx: &Context) -> Result<(), NotPassed> {
         expected,
         observed,
     );
+    // Where it is not known any more, this is no harm.
+    next.control.remove(remove(dyno.id())).await.ok()?;
     next.end(left_by(durability)).await?;
     Ok(told?)
 }
@@ -276,23 +309,38 @@ async fn started_again(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn written_meanwhile(cx: &Context) -> Result<(), NotPassed> {
-    let script = "echo ready; read _; echo meanwhile; read _; exit 42";
+    let script = "trap 'echo meanwhile' USR1; trap 'exit 42' USR2; echo ready; while :; do :; done";
     let driver = another(cx).await?;
     let mut dyno = start_script_on(cx, &driver, script, 0).await?;
     let dir = its_dir(driver.kill().await)?;
     dyno.stdout.release();
     dyno.stderr.release();
-    dyno.stdin.write(b"\n").await?;
+    let is_here = signal_marked(&dyno, Signal::SIGUSR1);
     // Long enough for a dyno that has nobody to write to to be killed by that.
     sleep(ONE_SECOND / 2).await;
     let driver = spawn(cx, dir).await?;
-    dyno.stdout.reopen()?;
-    dyno.stdout.expect("meanwhile").await?;
-    dyno.stdin.close();
-    let reply = driver.waits.wait(wait_for(dyno.id(), 5000)).await.ok()?;
-    let how = reply.status.and_then(|status| status.how);
-    check_eq("Wait of a dyno that has ended", &how, &Some(code(42)))?;
-    driver.control.remove(remove(dyno.id())).await.ok()?;
+    if is_here {
+        dyno.stdout.reopen()?;
+        dyno.stdout.expect("meanwhile").await?;
+        signal_marked(&dyno, Signal::SIGUSR2);
+        check_42(&driver, dyno.id()).await?;
+    }
+    free(&driver, &dyno).await?;
     driver.terminate().await?;
-    Ok(())
+    if is_here {
+        Ok(())
+    } else {
+        let reason = "the dyno's processes are not on this machine".to_owned();
+        Err(NotPassed::Skipped(reason))
+    }
+}
+
+/// Signals what is left of a dyno without any driver; says whether there was anybody.
+fn signal_marked(dyno: &Dyno, signal: Signal) -> bool {
+    let found = marked(DYNO_MARK, dyno.id());
+    for pid in &found {
+        // The dyno's init hands it on, and may be faster.
+        _ = kill(Pid::from_raw(*pid), signal);
+    }
+    !found.is_empty()
 }

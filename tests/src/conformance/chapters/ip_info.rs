@@ -55,7 +55,15 @@ async fn running(cx: &Context) -> Result<(), NotPassed> {
     let on = format!("IPInfo of {}", dyno.id());
     let parsed = info.ip.parse::<IpAddr>();
     check(parsed.is_ok(), &on, "an IP address", &info.ip)?;
-    check_eq(on, &info.port, &5000)?;
+    if cx.has(Capability::OwnNetwork) || info.port == 5000 {
+        check_eq(on, &info.port, &5000)?;
+        return Ok(());
+    }
+    // A published port, where somebody takes connections for the dyno whether it listens or not.
+    let taken = connect(&info).await.map(drop);
+    let expected = "PORT, or a port that is open";
+    let observed = format!("port {}: {taken:?}", info.port);
+    check(taken.is_ok(), on, expected, observed)?;
     Ok(())
 }
 
