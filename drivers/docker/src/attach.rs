@@ -3,28 +3,22 @@
 //! The engine answers a call with the bytes themselves, both ways, on the same connection. The
 //! client library takes them for lines; a terminal's are none.
 
-use std::{fmt::Debug, io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd};
 
 use nix::unistd::read;
-use tokio::{
-    io::{
-        AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadHalf,
-        WriteHalf, split,
-    },
-    net::{TcpStream, UnixStream},
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest, ReadHalf, WriteHalf, split,
 };
 
-use crate::{context::Host, logs::non_blocking};
+use crate::{
+    connect::{Connector, Duplex},
+    logs::non_blocking,
+};
 
 /// Longest head of an answer.
 const HEAD: usize = 8 << 10;
 /// How much is read at a time.
 const PIECE: usize = 16 << 10;
-
-/// A connection, whatever it goes through.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Duplex for T {}
 
 /// Which streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +31,12 @@ pub(crate) type Reads = ReadHalf<Box<dyn Duplex>>;
 pub(crate) type Writes = WriteHalf<Box<dyn Duplex>>;
 
 /// Attaches to a container, whose id is the engine's.
-pub(crate) async fn attach(host: &Host, id: &str, what: Streams) -> io::Result<(Reads, Writes)> {
-    let mut connection: Box<dyn Duplex> = match host {
-        Host::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        Host::Tcp(address) => Box::new(TcpStream::connect(address).await?),
-    };
+pub(crate) async fn attach(
+    connector: &Connector,
+    id: &str,
+    what: Streams,
+) -> io::Result<(Reads, Writes)> {
+    let mut connection = connector.connect().await?;
     let output = match what {
         Streams::Stdin => "",
         Streams::Terminal => "&stdout=1&stderr=1",

@@ -34,8 +34,9 @@ pub(crate) const LOOPBACK: &str = "127.0.0.1";
 /// Of each container's log, as the engine keeps it.
 const LOG_SIZE: &str = "20m";
 const LOG_FILES: &str = "5";
-/// What the engine adds to every environment, and what runs its containers.
-const ADDED: [&str; 4] = ["PATH", "HOSTNAME", "TERM", "HOME"];
+/// What the engine adds to every environment, and what runs its containers adds to that.
+const ADDED: [&str; 3] = ["PATH", "HOSTNAME", "TERM"];
+const ADDED_LATER: &str = "HOME";
 /// `hsup-init` in an image of a slug, and where it says how the command ended when its own exit
 /// status, which is all that the engine knows, does not.
 pub(crate) const INIT: &str = "/.hsup/init";
@@ -158,8 +159,9 @@ fn init_words(request: &StartRequest) -> Vec<String> {
     };
     let mut words = ["hsup-init", STATUS, terminal].map(str::to_owned).to_vec();
     words.extend(size.map(|number| number.to_string()));
-    let added = ADDED.iter().map(|name| (*name).to_owned());
-    words.extend(added.filter(|name| !request.env.contains_key(name)));
+    let added = ADDED.into_iter().chain([ADDED_LATER]);
+    let added = added.filter(|name| !request.env.contains_key(*name));
+    words.extend(added.map(str::to_owned));
     words.push("--".to_owned());
     words.extend_from_slice(&request.argv);
     words
@@ -180,8 +182,8 @@ fn environment(order: &Order<'_>) -> Vec<String> {
         let image = order.image_env.iter().any(|other| other == name);
         given.contains_key(name) || image || (is_cnb && name == "PATH")
     };
-    // To the engine a name alone says that there is no such variable. To what runs its containers
-    // it does not, when that is HOME: in a slug's dyno `hsup-init` takes them out.
+    // To the engine a name alone says that there is no such variable. In a slug's dyno
+    // `hsup-init` takes them out, which leaves nothing to what comes after the engine.
     let without = ADDED.iter().filter(|name| !is_slug && !is_set(name));
     env.extend(without.map(|name| (*name).to_owned()));
     env

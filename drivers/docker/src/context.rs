@@ -21,18 +21,39 @@ pub(crate) enum Host {
     Unix(PathBuf),
     /// `HOST:PORT`.
     Tcp(String),
+    /// The same, and the folder with `ca.pem`, `cert.pem` and `key.pem`.
+    Tls {
+        address: String,
+        certificates: PathBuf,
+    },
+    Ssh(Ssh),
+}
+
+/// A machine that is reached by `ssh`, as it calls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ssh {
+    pub(crate) user: Option<String>,
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
 }
 
 /// It is not told, or cannot be reached in that way.
 #[derive(Debug, Error)]
 pub(crate) enum HostError {
-    #[error("the engine's address `{0}` is neither unix://PATH nor tcp://HOST:PORT")]
+    #[error(
+        "the engine's address `{0}` is none of unix://PATH, tcp://HOST:PORT and ssh://[USER@]HOST[:PORT]"
+    )]
     Unsupported(String),
     #[error(
-        "the engine is to be reached over TLS, which this driver does not speak: use its \
-         socket, or forward it (`ssh -L`)"
+        "the engine's address asks for TLS, and nobody says where its certificates are: set \
+         DOCKER_CERT_PATH"
     )]
-    Tls,
+    NoCertificates,
+    #[error(
+        "the Docker context `{0}` asks for TLS that verifies nothing, which this driver does not \
+         do: give it the engine's ca.pem"
+    )]
+    NotVerified(String),
     #[error("failed to read `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("`{}` is not what Docker writes", path.display())]
@@ -48,21 +69,38 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tcp(address) | Self::Tls { address, .. } => write!(f, "tcp://{address}"),
+            Self::Ssh(Ssh { user, host, port }) => {
+                f.write_str("ssh://")?;
+                if let Some(user) = user {
+                    write!(f, "{user}@")?;
+                }
+                f.write_str(host)?;
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))
+            }
         }
     }
 }
 
 impl Host {
-    /// The engine that these variables and the files of this home mean.
-    pub(crate) fn find(variable: impl Fn(&str) -> Option<String>) -> Result<Self, HostError> {
+    /// The engine that these variables and the files of this home mean; `given` goes before
+    /// `DOCKER_HOST`.
+    pub(crate) fn find(
+        given: Option<&str>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, HostError> {
         let variable = |name| variable(name).filter(|value| !value.is_empty());
-        if let Some(host) = variable("DOCKER_HOST") {
-            let tls = variable("DOCKER_TLS_VERIFY").is_some();
-            return Self::parse(&host, tls);
-        }
         let config = variable("DOCKER_CONFIG").map(PathBuf::from);
         let config = config.or_else(|| Some(Path::new(&variable("HOME")?).join(".docker")));
+        if let Some(host) = given.map(str::to_owned).or_else(|| variable("DOCKER_HOST")) {
+            let certificates = variable("DOCKER_CERT_PATH").map(PathBuf::from).or(config);
+            let certificates = match (variable("DOCKER_TLS_VERIFY"), certificates) {
+                (None, _) => None,
+                (Some(_), Some(certificates)) => Some(certificates),
+                (Some(_), None) => return Err(HostError::NoCertificates),
+            };
+            return Self::parse(&host, certificates);
+        }
         let Some(config) = config else {
             return Ok(Self::usual());
         };
@@ -80,26 +118,63 @@ impl Host {
         Self::Unix(DEFAULT.into())
     }
 
-    /// An address as `DOCKER_HOST` has it.
-    pub(crate) fn parse(text: &str, tls: bool) -> Result<Self, HostError> {
+    /// An address as `DOCKER_HOST` has it, with TLS where there are certificates.
+    fn parse(text: &str, certificates: Option<PathBuf>) -> Result<Self, HostError> {
         let unsupported = || HostError::Unsupported(text.to_owned());
-        match text.split_once("://").ok_or_else(unsupported)? {
-            ("unix", path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            ("https", _) => Err(HostError::Tls),
-            ("tcp" | "http", _) if tls => Err(HostError::Tls),
-            ("tcp" | "http", address) if !address.is_empty() => {
-                let address = address.trim_end_matches('/');
-                let has_port = address
-                    .rsplit_once(':')
-                    .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-                Ok(Self::Tcp(if has_port {
-                    address.to_owned()
-                } else {
-                    format!("{address}:2375")
-                }))
-            }
+        let (scheme, rest) = text.split_once("://").ok_or_else(unsupported)?;
+        let rest = match scheme {
+            "unix" => rest,
+            _ => rest.trim_end_matches('/'),
+        };
+        match scheme {
+            "unix" if rest.starts_with('/') => Ok(Self::Unix(rest.into())),
+            "https" if certificates.is_none() => Err(HostError::NoCertificates),
+            "tcp" | "http" | "https" if !rest.is_empty() => Ok(match certificates {
+                Some(certificates) => Self::Tls {
+                    address: with_port(rest, 2376),
+                    certificates,
+                },
+                None => Self::Tcp(with_port(rest, 2375)),
+            }),
+            // A path would be that of another socket there.
+            "ssh" if !rest.contains('/') => Ssh::parse(rest).map(Self::Ssh).ok_or_else(unsupported),
             _ => Err(unsupported()),
         }
+    }
+}
+
+impl Ssh {
+    /// `[USER@]HOST[:PORT]`. What begins with a dash would be an option of ssh.
+    fn parse(text: &str) -> Option<Self> {
+        let (user, rest) = match text.rsplit_once('@') {
+            Some((user, rest)) => (Some(user.to_owned()), rest),
+            None => (None, text),
+        };
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, Some(port.parse().ok()?))
+            }
+            _ => (rest, None),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_good = |name: &str| !name.is_empty() && !name.starts_with('-');
+        let is_all_good = is_good(host) && user.as_deref().is_none_or(is_good);
+        is_all_good.then(|| Self {
+            user,
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+fn with_port(address: &str, default: u16) -> String {
+    let has_port = address
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port {
+        address.to_owned()
+    } else {
+        format!("{address}:{default}")
     }
 }
 
@@ -125,6 +200,8 @@ struct Endpoints {
 #[serde(rename_all = "PascalCase")]
 struct Endpoint {
     host: String,
+    #[serde(default, rename = "SkipTLSVerify")]
+    skip_tls_verify: bool,
 }
 
 /// What `docker context use` has set.
@@ -152,8 +229,12 @@ fn of_context(config: &Path, name: &str) -> Result<Host, HostError> {
     let meta: Meta = parse(path, &bytes)?;
     let endpoint = meta.endpoints.docker;
     let endpoint = endpoint.ok_or_else(|| HostError::NoEndpoint(name.to_owned()))?;
-    let tls = contexts.join("tls").join(&hash).exists();
-    Host::parse(&endpoint.host, tls)
+    let certificates = contexts.join("tls").join(&hash).join("docker");
+    let certificates = certificates.exists().then_some(certificates);
+    if certificates.is_some() && endpoint.skip_tls_verify {
+        return Err(HostError::NotVerified(name.to_owned()));
+    }
+    Host::parse(&endpoint.host, certificates)
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(path: PathBuf, bytes: &[u8]) -> Result<T, HostError> {
@@ -169,7 +250,7 @@ mod tests {
     use super::*;
 
     fn find(variables: &[(&str, &str)]) -> Result<Host, HostError> {
-        Host::find(|name| {
+        Host::find(None, |name| {
             let found = variables.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
         })
@@ -201,12 +282,18 @@ mod tests {
     #[test_case("tcp://box", "tcp://box:2375")]
     #[test_case("tcp://box/", "tcp://box:2375")]
     #[test_case("http://[::1]:1234", "tcp://[::1]:1234")]
+    #[test_case("ssh://box", "ssh://box")]
+    #[test_case("ssh://me@box:2222/", "ssh://me@box:2222")]
     fn the_variable_says_it(host: &str, expected: &str) {
         let found = find(&[("DOCKER_HOST", host)]).unwrap();
         assert_eq!(found.to_string(), expected);
     }
 
-    #[test_case("ssh://box")]
+    #[test_case("ssh://")]
+    #[test_case("ssh://-oProxyCommand=x")]
+    #[test_case("ssh://-l@box")]
+    #[test_case("ssh://box:x")]
+    #[test_case("ssh://box/run/docker.sock")]
     #[test_case("npipe:////./pipe/docker_engine")]
     #[test_case("/var/run/docker.sock")]
     #[test_case("unix://relative")]
@@ -217,12 +304,48 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_refused_rather_than_left_away() {
-        let variables = [
-            ("DOCKER_HOST", "tcp://box:2376"),
-            ("DOCKER_TLS_VERIFY", "1"),
-        ];
-        assert!(matches!(find(&variables), Err(HostError::Tls)));
+    fn tls_is_as_the_docker_command_has_it() {
+        let verify = ("DOCKER_TLS_VERIFY", "1");
+        let tls = |address: &str, certificates: &str| Host::Tls {
+            address: address.to_owned(),
+            certificates: certificates.into(),
+        };
+        let host = ("DOCKER_HOST", "tcp://box");
+        let found = find(&[host, verify, ("DOCKER_CERT_PATH", "/certs")]).unwrap();
+        assert_eq!(found, tls("box:2376", "/certs"));
+        let found = find(&[host, verify, ("HOME", "/home/me")]).unwrap();
+        assert_eq!(found, tls("box:2376", "/home/me/.docker"));
+        let found = find(&[host, ("DOCKER_CERT_PATH", "/certs")]).unwrap();
+        assert_eq!(found, Host::Tcp("box:2375".to_owned()));
+        // Never without it where it is asked for.
+        let without = find(&[host, verify]);
+        assert!(matches!(without, Err(HostError::NoCertificates)));
+        let without = find(&[("DOCKER_HOST", "https://box")]);
+        assert!(matches!(without, Err(HostError::NoCertificates)));
+    }
+
+    #[test]
+    fn a_context_has_certificates_of_its_own() {
+        let home = home("tcp://box:2376");
+        let hash = hex::encode(&Sha256::digest(b"remote"));
+        let tls = home.path().join(".docker/contexts/tls").join(hash);
+        write(&tls.join("docker/ca.pem"), "");
+        let found = find(&[("HOME", home.path().to_str().unwrap())]).unwrap();
+        let expected = Host::Tls {
+            address: "box:2376".to_owned(),
+            certificates: tls.join("docker"),
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_given_goes_first() {
+        let variables = [("DOCKER_HOST", "tcp://box")];
+        let found = Host::find(Some("unix:///x"), |name| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        });
+        assert_eq!(found.unwrap(), Host::Unix("/x".into()));
     }
 
     #[test]

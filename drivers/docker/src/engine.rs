@@ -5,17 +5,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
+use bollard::{Docker, errors::Error};
 use hsup_driver_kit::{Status, errors};
 use tokio::{
     sync::{Notify, watch},
     time,
 };
 
-use crate::context::Host;
+use crate::{
+    connect::{Connector, TlsError},
+    context::Host,
+};
 
-/// How long a call may take before its answer begins, in seconds.
-const TIMEOUT: u64 = 55;
 /// How long the engine may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked while it answers.
@@ -46,6 +47,7 @@ pub(crate) struct Engine(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     host: Host,
+    connector: Connector,
     state: watch::Sender<Result<Up, String>>,
     /// Somebody saw it fail.
     suspected: Notify,
@@ -53,22 +55,24 @@ struct Inner {
 
 impl Engine {
     /// Asks the engine at `host` for the first time, and from then on.
-    pub(crate) async fn open(host: Host) -> Self {
-        let first = ask(&host).await;
+    pub(crate) async fn open(host: Host) -> Result<Self, TlsError> {
+        let connector = Connector::new(&host)?;
+        let first = ask(&host, &connector).await;
         if let Err(reason) = &first {
             tracing::warn!(%host, reason, "the engine does not answer");
         }
         let engine = Self(Arc::new(Inner {
             host,
+            connector,
             state: watch::Sender::new(first),
             suspected: Notify::new(),
         }));
         tokio::spawn(look(Arc::downgrade(&engine.0)));
-        engine
+        Ok(engine)
     }
 
-    pub(crate) fn host(&self) -> &Host {
-        &self.0.host
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.0.connector
     }
 
     /// Whether it answered last, and if not why.
@@ -122,7 +126,7 @@ async fn look(engine: std::sync::Weak<Inner>) {
             time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);
         }
-        let answer = ask(&inner.host).await;
+        let answer = ask(&inner.host, &inner.connector).await;
         let was_up = inner.state.borrow().is_ok();
         match &answer {
             Err(reason) if was_up => {
@@ -141,9 +145,9 @@ async fn look(engine: std::sync::Weak<Inner>) {
 }
 
 /// Asks the engine who it is, in a version of the API that it has.
-async fn ask(host: &Host) -> Result<Up, String> {
+async fn ask(host: &Host, connector: &Connector) -> Result<Up, String> {
     let asking = async {
-        let docker = client(host)?.negotiate_version().await?;
+        let docker = connector.client()?.negotiate_version().await?;
         let version = docker.version().await?;
         let info = docker.info().await?;
         let is_podman = version
@@ -170,18 +174,6 @@ async fn ask(host: &Host) -> Result<Up, String> {
             "the engine at {host} did not answer within {} s",
             PATIENCE.as_secs()
         )),
-    }
-}
-
-/// A client, for which the socket must be there: an engine that is down may have none.
-fn client(host: &Host) -> Result<Docker, Error> {
-    match host {
-        Host::Unix(path) => {
-            Docker::connect_with_unix(&path.to_string_lossy(), TIMEOUT, API_DEFAULT_VERSION)
-        }
-        Host::Tcp(address) => {
-            Docker::connect_with_http(&format!("tcp://{address}"), TIMEOUT, API_DEFAULT_VERSION)
-        }
     }
 }
 

@@ -8,7 +8,8 @@
 //!                 │  ├── logs.rs   the engine's log ──▶ the dyno's FIFOs (frames.rs, cursor.rs)
 //!                 │  └── attach.rs stdin, and a terminal (terminal.rs)
 //!                 ▼
-//!             engine.rs: where it is (context.rs), and whether it answers
+//!             engine.rs: where it is (context.rs), how it is reached (connect.rs), and
+//!             whether it answers
 //! ```
 //!
 //! The engine holds all that must outlive this process: containers with labels that say whose
@@ -17,6 +18,7 @@
 mod artifact;
 mod attach;
 mod config;
+mod connect;
 mod context;
 mod cursor;
 mod dyno;
@@ -53,7 +55,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .value(
             HOST,
             "URL",
-            "Where the engine is: unix://PATH or tcp://HOST:PORT\n\
+            "Where the engine is: unix://PATH, tcp://HOST:PORT or\n\
+             ssh://[USER@]HOST[:PORT]\n\
              [DOCKER_HOST, or the current Docker context;\n\
              default: unix:///var/run/docker.sock]",
         )

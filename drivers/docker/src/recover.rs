@@ -104,8 +104,8 @@ impl DockerDriver {
         let is_tty = config.tty.unwrap_or_default();
         let mut terminal = None;
         if is_tty && life::is_running(&state) {
-            let host = self.engine().host();
-            match attach::attach(host, &id, Streams::Terminal).await {
+            let connector = self.engine().connector();
+            match attach::attach(connector, &id, Streams::Terminal).await {
                 Ok(both) => {
                     let size = WindowSize::default();
                     terminal = Some(Remote::new(both, size, gone.clone()));

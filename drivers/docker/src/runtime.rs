@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     artifact::Artifact,
+    connect::TlsError,
     context::{Host, HostError},
     cursor::Cursors,
     dyno::Contained,
@@ -36,6 +37,8 @@ const AT_ONCE: usize = 16;
 pub(crate) enum OpenError {
     #[error("failed to find out where the Docker engine is")]
     Host(#[from] HostError),
+    #[error("failed to prepare for TLS with the Docker engine")]
+    Tls(#[source] TlsError),
     #[error(transparent)]
     Images(#[from] images::settings::SettingsError),
     #[error("failed to make a folder for how far logs were passed on")]
@@ -69,11 +72,9 @@ impl DockerDriver {
         socket: Option<&Path>,
     ) -> Result<Self, OpenError> {
         let variable = |name: &str| std::env::var(name).ok();
-        let host = match host {
-            Some(host) => Host::parse(&host.to_string_lossy(), false)?,
-            None => Host::find(variable)?,
-        };
-        let engine = Engine::open(host).await;
+        let given = host.map(OsStr::to_string_lossy);
+        let host = Host::find(given.as_deref(), variable)?;
+        let engine = Engine::open(host).await.map_err(OpenError::Tls)?;
         let home = home(socket);
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
         let cursors = Cursors::open(runtime_dir.as_deref().map(Path::new), &home);

@@ -158,7 +158,7 @@ impl DockerDriver {
         let guard = gone.clone().drop_guard();
         let engine = self.engine();
         let attach = async |what| {
-            let attached = attach::attach(engine.host(), id, what).await;
+            let attached = attach::attach(engine.connector(), id, what).await;
             attached.map_err(|error| {
                 Status::unavailable(format!("failed to attach to a container: {error}"))
             })

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
-    io::{ErrorKind, Read as _},
+    io::{ErrorKind, Read as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -172,17 +172,28 @@ pub(crate) struct Driver {
     dir: TempDir,
     child: Child,
     host: String,
+    env: Vec<(&'static str, String)>,
 }
 
 impl Driver {
     pub(crate) fn start(engine: &Engine) -> Self {
-        let dir = TempDir::with_prefix("hsup").unwrap();
-        let host = engine.host();
-        let child = Self::spawn(dir.path(), &host);
-        Self { dir, child, host }
+        Self::reaching(&engine.host(), Vec::new())
     }
 
-    fn spawn(dir: &Path, host: &str) -> Child {
+    /// One that finds its engine there, with these variables.
+    pub(crate) fn reaching(host: &str, env: Vec<(&'static str, String)>) -> Self {
+        let dir = TempDir::with_prefix("hsup").unwrap();
+        let host = host.to_owned();
+        let child = Self::spawn(dir.path(), &host, &env);
+        Self {
+            dir,
+            child,
+            host,
+            env,
+        }
+    }
+
+    fn spawn(dir: &Path, host: &str, env: &[(&'static str, String)]) -> Child {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -193,6 +204,7 @@ impl Driver {
             .arg(dir.join("drv.sock"))
             .args(["--host", host])
             .env("XDG_RUNTIME_DIR", dir)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stderr(log)
             .spawn()
             .unwrap()
@@ -201,7 +213,7 @@ impl Driver {
     /// Kills it, and starts another in its place.
     pub(crate) fn replace(&mut self) {
         end(&mut self.child, Signal::SIGKILL);
-        self.child = Self::spawn(self.dir.path(), &self.host);
+        self.child = Self::spawn(self.dir.path(), &self.host, &self.env);
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -255,6 +267,7 @@ impl Drop for Driver {
 pub(crate) struct Dyno {
     pub(crate) request: StartRequest,
     io: TempDir,
+    stdin: Option<File>,
     stdout: File,
     _stderr: File,
 }
@@ -288,10 +301,26 @@ impl Dyno {
         };
         Self {
             request,
+            stdin: None,
             stdout: open(io.path().join("stdout")),
             _stderr: open(io.path().join("stderr")),
             io,
         }
+    }
+
+    /// The same with an input.
+    pub(crate) fn with_input(engine: &Engine, id: &str, line: &str) -> Self {
+        let mut dyno = Self::new(engine, id, line);
+        let path = dyno.io.path().join("stdin");
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let mut options = OpenOptions::new();
+        dyno.stdin = Some(options.read(true).write(true).open(path).unwrap());
+        dyno
+    }
+
+    pub(crate) fn write(&self, text: &str) {
+        let mut stdin = self.stdin.as_ref().expect("a dyno with an input");
+        stdin.write_all(text.as_bytes()).unwrap();
     }
 
     pub(crate) async fn start(&self, client: &mut Client) {

@@ -5,3 +5,4 @@
 mod fixture;
 mod life;
 mod restarts;
+mod ways;
