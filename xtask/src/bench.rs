@@ -31,8 +31,9 @@ const BENCHMARKS: [(&str, Benchmark); 5] = [
     ("idle", idle::measure),
 ];
 
-/// Only by name, for it needs what not every machine has.
+/// Only by name, for they need what not every machine has.
 const CONTAINERS: &str = "containers";
+const DOCKER: &str = "docker";
 /// How often it measures each row.
 pub(crate) const ROUNDS: usize = 50;
 
@@ -40,13 +41,23 @@ pub(crate) const ROUNDS: usize = 50;
 pub(crate) fn run(names: &[&str], rounds: usize) -> Result<()> {
     for name in names {
         ensure!(
-            *name == CONTAINERS || BENCHMARKS.iter().any(|(known, _)| known == name),
-            "no benchmark `{name}`: there is {}, {CONTAINERS}",
+            [CONTAINERS, DOCKER].contains(name)
+                || BENCHMARKS.iter().any(|(known, _)| known == name),
+            "no benchmark `{name}`: there is {}, {CONTAINERS}, {DOCKER}",
             BENCHMARKS.map(|(known, _)| known).join(", ")
         );
     }
     ensure!(rounds > 0, "no rounds, no figures");
-    app::build(names.contains(&CONTAINERS))?;
+    let drivers = [
+        (CONTAINERS, "hsup-driver-libcontainer"),
+        (DOCKER, "hsup-driver-docker"),
+    ];
+    app::build(
+        drivers
+            .iter()
+            .filter(|(name, _)| names.contains(name))
+            .map(|(_, package)| *package),
+    )?;
     let mut rows = Vec::new();
     for (name, benchmark) in BENCHMARKS {
         if names.is_empty() || names.contains(&name) {
@@ -58,6 +69,11 @@ pub(crate) fn run(names: &[&str], rounds: usize) -> Result<()> {
         report::say("measuring containers");
         let measured = containers::measure(rounds);
         rows.extend(measured.context("the benchmark `containers` failed")?);
+    }
+    if names.contains(&DOCKER) {
+        report::say("measuring the docker driver");
+        let measured = containers::docker::measure(rounds);
+        rows.extend(measured.context("the benchmark `docker` failed")?);
     }
     report::print(&rows)
 }

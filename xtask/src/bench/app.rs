@@ -20,14 +20,13 @@ use tempfile::TempDir;
 const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Builds the binaries that are measured.
-pub(super) fn build(containers: bool) -> Result<()> {
-    let driver = ["--package", "hsup-driver-libcontainer"];
+/// Builds the binaries that are measured, and these drivers.
+pub(super) fn build(drivers: impl Iterator<Item = &'static str>) -> Result<()> {
     let status = command("cargo")
         .args(["build", "--release", "--quiet"])
         // Of ourselves, too: what runs as a dyno must start as a program in earnest does.
         .args(["--package", "hsup-cli", "--package", "xtask"])
-        .args(if containers { &driver[..] } else { &[] })
+        .args(drivers.flat_map(|driver| ["--package", driver]))
         .status()
         .context("failed to run cargo")?;
     ensure!(status.success(), "the release build failed");

@@ -99,11 +99,50 @@ impl Docker {
         command
     }
 
+    /// The same of another image, with another entrypoint.
+    pub(super) fn run_image(&self, image: &str, program: &str) -> Command {
+        let mut command = self.docker();
+        command.args(["run", "--rm", "--entrypoint", program, image]);
+        command
+    }
+
+    /// `docker run -d` of what goes on for long.
+    pub(super) fn run_detached(&self) -> Command {
+        let mut command = self.docker();
+        command.args(["run", "--detach", IMAGE, "sleep", "1000"]);
+        command
+    }
+
+    /// Gives the image the name of a stack.
+    pub(super) fn is_stack(&self, name: &str) -> Result<()> {
+        let tagged = self.docker().args(["tag", IMAGE, name]).status()?;
+        ensure!(tagged.success(), "docker tag failed");
+        Ok(())
+    }
+
+    /// Removes every container.
+    pub(super) fn clear(&self) -> Result<()> {
+        let list = self.docker().args(["ps", "--all", "--quiet"]).output()?;
+        let list = String::from_utf8(list.stdout)?;
+        let mut remove = self.docker();
+        remove.args(["rm", "--force"]).args(list.lines());
+        if !list.is_empty() {
+            let removed = remove.output()?;
+            ensure!(removed.status.success(), "docker rm failed");
+        }
+        Ok(())
+    }
+
+    /// Its address.
+    pub(super) fn host(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
     fn docker(&self) -> Command {
         let mut command = app::command("docker");
         command
             .arg("--host")
-            .arg(format!("unix://{}", self.socket.display()))
+            .arg(self.host())
             .env_remove("DOCKER_HOST")
             .env_remove("DOCKER_CONTEXT")
             .stdin(Stdio::null());

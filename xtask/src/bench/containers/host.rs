@@ -17,7 +17,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::{super::app, stack};
+use super::{super::app, baselines::Docker, stack};
 
 const PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,20 +56,36 @@ impl Host {
         self.disk().join(STACK)
     }
 
-    /// Starts the driver, and waits until it serves. Users and addresses are of a range of
-    /// their own, in case that the machine has dynos in earnest.
+    /// Starts the libcontainer driver, and waits until it serves. Users and addresses are of a
+    /// range of their own, in case that the machine has dynos in earnest.
     pub(super) fn driver(&self) -> Result<Driver<'_>> {
-        let log = File::create(self.disk().join("driver.log"))?;
-        let child = app::command(app::binary("hsup-driver-libcontainer"))
-            .arg("--socket")
-            .arg(self.socket())
+        let mut driver = app::command(app::binary("hsup-driver-libcontainer"));
+        driver
             .arg("--work-dir")
             .arg(self.disk().join("work"))
             .arg("--run-dir")
             .arg(self.memory().join("run"))
             .env("LIBCONTAINER_DYNO_SUBNET", "10.98.0.0/16")
             .env("LIBCONTAINER_DYNO_UID_MIN", "400000")
-            .env("LIBCONTAINER_DYNO_UID_MAX", "408000")
+            .env("LIBCONTAINER_DYNO_UID_MAX", "408000");
+        self.serve(driver)
+    }
+
+    /// Starts the docker driver of that engine, and waits until it serves.
+    pub(super) fn docker_driver(&self, engine: &Docker) -> Result<Driver<'_>> {
+        let mut driver = app::command(app::binary("hsup-driver-docker"));
+        driver
+            .arg("--host")
+            .arg(engine.host())
+            .env("XDG_RUNTIME_DIR", self.memory());
+        self.serve(driver)
+    }
+
+    fn serve(&self, mut driver: Command) -> Result<Driver<'_>> {
+        let log = File::create(self.disk().join("driver.log"))?;
+        let child = driver
+            .arg("--socket")
+            .arg(self.socket())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -85,6 +101,27 @@ impl Host {
             waited += PAUSE;
         }
         Ok(driver)
+    }
+
+    /// `hsup run` of this line with the docker driver as its child, from the first to the last.
+    pub(super) fn hsup_run_docker(&self, engine: &Docker, line: &str) -> Command {
+        let mut command = app::command(app::binary("hsup"));
+        command
+            .args(["-d", "docker"])
+            .env("DOCKER_HOST", engine.host());
+        self.in_app(command, line)
+    }
+
+    /// In a folder with a Procfile.
+    fn in_app(&self, mut command: Command, line: &str) -> Command {
+        command
+            .args(["run", line])
+            .current_dir(self.disk().join("app"))
+            .env("XDG_RUNTIME_DIR", self.memory())
+            .env("XDG_STATE_HOME", self.memory())
+            .env_remove("HSUP_CONTROL_DIR")
+            .stdin(Stdio::null());
+        command
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -108,19 +145,11 @@ impl Driver<'_> {
         fs::read_to_string(self.host.disk().join("driver.log")).unwrap_or_default()
     }
 
-    /// `hsup run` of this line, in a folder with a Procfile.
+    /// `hsup run` of this line, with this driver.
     pub(super) fn hsup_run(&self, line: &str) -> Command {
         let mut command = app::command(app::binary("hsup"));
-        command
-            .args(["run", "--driver-socket"])
-            .arg(self.host.socket())
-            .arg(line)
-            .current_dir(self.host.disk().join("app"))
-            .env("XDG_RUNTIME_DIR", self.host.memory())
-            .env("XDG_STATE_HOME", self.host.memory())
-            .env_remove("HSUP_CONTROL_DIR")
-            .stdin(Stdio::null());
-        command
+        command.arg("--driver-socket").arg(self.host.socket());
+        self.host.in_app(command, line)
     }
 }
 

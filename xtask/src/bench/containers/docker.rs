@@ -1,0 +1,111 @@
+//! The docker driver against the engine that it uses.
+//!
+//! It needs root and the programs `docker`, `dockerd` and `busybox` (packages docker.io and
+//! busybox-static), and is therefore run only when asked for by name.
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::Uid;
+
+use super::{
+    super::{
+        clock::{self, Spread},
+        report::{Row, say},
+    },
+    SMALL,
+    baselines::Docker,
+    driver::{Dynos, Slug},
+    host::Host,
+    show, time,
+};
+
+/// How many dynos start at once.
+const TOGETHER: usize = 20;
+/// Between rounds: what has ended is cleared away by engine and kernel.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+const STACK: &str = "heroku/heroku:26";
+/// What hsup calls the image of the app of [`Host`].
+const IMAGE: &str = "hsup/app:v1";
+
+/// Measures, each row so many times.
+pub(in super::super) fn measure(rounds: usize) -> Result<Vec<Row>> {
+    ensure!(
+        Uid::effective().is_root(),
+        "an engine of its own needs root"
+    );
+    let host = Host::new()?;
+    let engine = Docker::start(host.disk(), host.memory(), &host.stack())?;
+    engine.is_stack(STACK)?;
+    let mut rows = runs(&host, &engine, rounds)?;
+    rows.extend(starts(&host, &engine, rounds)?);
+    Ok(rows)
+}
+
+/// Whole programs, from the call to the exit status.
+fn runs(host: &Host, engine: &Docker, rounds: usize) -> Result<Vec<Row>> {
+    let mut taken: [Vec<u64>; 2] = Default::default();
+    // The first makes the image.
+    for round in 0..=rounds {
+        let times = [
+            time(&mut host.hsup_run_docker(engine, "true"))?,
+            time(&mut engine.run_image(IMAGE, "/bin/true"))?,
+        ];
+        if round > 0 {
+            for (all, one) in taken.iter_mut().zip(times) {
+                all.push(one);
+            }
+        }
+    }
+    let [hsup, docker] = taken.map(Spread::of_nanoseconds);
+    let ratio = hsup.median / docker.median;
+    Ok(vec![Row {
+        what: "`hsup run -d docker true` with its image there; `docker run --rm` of the same image",
+        hsup: show(hsup),
+        baseline: show(docker),
+        ratio: Some(ratio),
+        budget: "≤ 1.15 ×",
+        met: Some(ratio <= 1.15),
+    }])
+}
+
+/// Many at once, until all are running.
+fn starts(host: &Host, engine: &Docker, rounds: usize) -> Result<Vec<Row>> {
+    say("measuring twenty dynos");
+    let driver = host.docker_driver(engine)?;
+    let mut dynos = Dynos::connect(host, &driver)?;
+    let artifact = dynos.build(&Slug::make(host.disk(), "small", SMALL)?)?;
+    let mut taken: [Vec<u64>; 2] = Default::default();
+    for _ in 0..rounds {
+        std::thread::sleep(PAUSE);
+        let begun = clock::now();
+        dynos.together(&artifact, TOGETHER, TOGETHER)?;
+        taken[0].push(clock::now() - begun);
+        dynos.end()?;
+        std::thread::sleep(PAUSE);
+        taken[1].push(together(engine)?);
+        engine.clear()?;
+    }
+    let [hsup, docker] = taken.map(Spread::of_nanoseconds);
+    let ratio = hsup.median / docker.median;
+    Ok(vec![Row {
+        what: "20 Starts at once, until all have answered and run; 20 `docker run -d` at once",
+        hsup: show(hsup),
+        baseline: show(docker),
+        ratio: Some(ratio),
+        budget: "no slower",
+        met: Some(ratio <= 1.0),
+    }])
+}
+
+fn together(engine: &Docker) -> Result<u64> {
+    let begun = clock::now();
+    let mut children = Vec::new();
+    for _ in 0..TOGETHER {
+        let mut command = engine.run_detached();
+        let child = command.stdout(std::process::Stdio::null()).spawn();
+        children.push(child.context("failed to run docker")?);
+    }
+    for mut child in children {
+        ensure!(child.wait()?.success(), "docker run failed");
+    }
+    Ok(clock::now() - begun)
+}
