@@ -438,7 +438,10 @@ fn slug_status(error: &SlugError) -> Status {
         Status::resource_exhausted(text)
     } else if error.is_network() {
         Status::unavailable(text)
-    } else if error.is_callers() || error.wants_fresh_url() {
+    } else if error.wants_fresh_url() {
+        // In the words that make hsup ask for a fresh one.
+        Status::failed_precondition(format!("slug_url is refused: {text}"))
+    } else if error.is_callers() {
         Status::failed_precondition(text)
     } else {
         Status::internal(text)

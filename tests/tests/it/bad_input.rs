@@ -41,7 +41,14 @@ fn what_cannot_be_started_says_why() {
     );
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
-    refused(&app, &["run", "-a", "app", "true"], "not built yet");
+    let no_token = "there is no token to ask with: set HEROKU_API_KEY";
+    refused(&app, &["run", "-a", "app", "true"], no_token);
+    refused_with(
+        2,
+        &app,
+        &["start", "-a", "a/b"],
+        "`a/b` is not a name for an app",
+    );
     refused(&app, &["start", "--logplex-url", "x"], "not built yet");
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
     for none in ["/nosuch", "Procfile"] {

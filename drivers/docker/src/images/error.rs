@@ -114,9 +114,10 @@ impl From<ImageError> for Status {
             }
             ImageError::Slug(error) if error.is_exhaustion() => Self::resource_exhausted(text),
             ImageError::Slug(error) if error.is_network() => Self::unavailable(text),
-            ImageError::Slug(error) if error.is_callers() || error.wants_fresh_url() => {
-                Self::failed_precondition(text)
+            ImageError::Slug(error) if error.wants_fresh_url() => {
+                Self::failed_precondition(format!("slug_url is refused: {text}"))
             }
+            ImageError::Slug(error) if error.is_callers() => Self::failed_precondition(text),
             ImageError::Pull { source, .. } => match fault(source) {
                 Fault::Full => Self::resource_exhausted(text),
                 Fault::Missing | Fault::Malformed => Self::failed_precondition(text),
