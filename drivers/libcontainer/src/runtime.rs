@@ -614,3 +614,20 @@ impl Runtime for Libcontainer {
         self.home().tidy();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_is_refused_is_told_in_the_words_that_bring_a_fresh_one() {
+        let host = "storage.example".to_owned();
+        let status = slug_status(&SlugError::Refused { host, status: 403 });
+        assert_eq!(format!("{:?}", status.code()), "FailedPrecondition");
+        let message = status.message();
+        assert!(
+            message.starts_with("slug_url is refused: `storage.example`"),
+            "{message}"
+        );
+    }
+}

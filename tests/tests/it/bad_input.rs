@@ -93,7 +93,7 @@ fn wrong_usage_is_exit_code_2() {
     let both = "-a shop asks for an app on Heroku, and -C/--directory names another source";
     refused_with(2, &app, &["start", "-C.", "-a", "shop"], both);
     refused_with(2, &app, &["-a", "shop", "run", "-C.", "true"], both);
-    let both = "and --control-dir names another source: leave -a out";
+    let both = "and --control-dir names another source: give one of them";
     refused_with(2, &app, &["check", "--control-dir", "x", "-ashop"], both);
     let both = "-d/--driver and --driver-socket";
     refused_with(

@@ -186,6 +186,18 @@ mod tests {
         assert!(message.contains("`my/stack:1`") && message.contains("docker load"));
     }
 
+    #[test]
+    fn a_url_that_is_refused_is_told_in_the_words_that_bring_a_fresh_one() {
+        let host = "storage.example".to_owned();
+        let status = Status::from(ImageError::Slug(SlugError::Refused { host, status: 403 }));
+        assert_eq!(format!("{:?}", status.code()), "FailedPrecondition");
+        let message = status.message();
+        assert!(
+            message.starts_with("slug_url is refused: `storage.example`"),
+            "{message}"
+        );
+    }
+
     #[test_case(answer(500, "No space left on device"), "ResourceExhausted"; "full")]
     #[test_case(answer(409, "in use"), "FailedPrecondition"; "in use")]
     #[test_case(answer(500, "surprise"), "Internal"; "a surprise")]
