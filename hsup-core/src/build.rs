@@ -8,11 +8,13 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout, timeout_at},
 };
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::{
     driver::{Link, Pause, Up, Verdict, ready, said, verdict},
-    release::{Release, SlugPathError},
+    errors::chain,
+    locate::{LocateSlugError, SlugLocator},
+    release::{Release, Slug, SlugPathError},
     state::Artifact,
 };
 
@@ -23,6 +25,8 @@ const BUILD_WITHIN: Duration = Duration::from_mins(15);
 /// How many drivers may be lost over one build: a release that takes its driver down every
 /// time takes the dynos of the good one with it.
 const LOSSES: u32 = 3;
+/// How many fresh URLs a slug gets whose URLs are refused.
+const STALE: u32 = 2;
 
 /// The release could not be made startable.
 #[derive(Debug, Error)]
@@ -42,6 +46,9 @@ pub enum BuildError {
     /// The driver went away, again and again.
     #[error("the driver was lost {0} times while it built it")]
     Lost(u32),
+    /// Nobody can say where its slug is.
+    #[error(transparent)]
+    Locate(#[from] LocateSlugError),
 }
 
 /// What there is to say while a driver builds.
@@ -55,8 +62,51 @@ pub enum Saying {
     NotYet(String),
 }
 
+/// What to build.
+#[derive(Debug)]
+pub struct Order<'a> {
+    request: BuildRequest,
+    slug: Option<&'a Slug>,
+    locator: Option<&'a dyn SlugLocator>,
+    insists: bool,
+}
+
+impl<'a> Order<'a> {
+    /// The order of `release`, whose slug `locator` may have to find. Whether it `insists`:
+    /// whether to ask for that again and again, where there is nothing better to do.
+    ///
+    /// # Errors
+    /// When the slug is a path that cannot be told to a driver.
+    pub fn of(
+        release: &'a Release,
+        base: &Path,
+        locator: Option<&'a dyn SlugLocator>,
+        insists: bool,
+    ) -> Result<Self, SlugPathError> {
+        Ok(Self {
+            request: request(release, base)?,
+            slug: release.slug.as_ref(),
+            locator,
+            insists,
+        })
+    }
+
+    /// The request, with the URL that the slug has right now.
+    async fn request(&self) -> Result<BuildRequest, LocateSlugError> {
+        let mut request = self.request.clone();
+        if let (Some(locator), Some(slug)) = (self.locator, self.slug)
+            && slug.is_remote()
+            && let Some(release) = &mut request.release
+        {
+            let located = locator.locate(slug).await?;
+            located.expose().clone_into(&mut release.slug_url);
+        }
+        Ok(request)
+    }
+}
+
 /// The Build request of `release`. Config vars are no part of it: they build nothing.
-pub fn request(release: &Release, base: &Path) -> Result<BuildRequest, SlugPathError> {
+fn request(release: &Release, base: &Path) -> Result<BuildRequest, SlugPathError> {
     let slug_url = match &release.slug {
         Some(slug) => slug.url(base)?,
         None => String::new(),
@@ -75,20 +125,32 @@ pub fn request(release: &Release, base: &Path) -> Result<BuildRequest, SlugPathE
     })
 }
 
-/// Has the driver build, as soon as it is ready to, and again where its error means that.
+/// Has the driver build, as soon as it is ready to, and again where its error means that. The
+/// slug is located right before each time.
 ///
 /// # Errors
 /// When it would not help to ask again.
 pub async fn build(
     link: &mut watch::Receiver<Link>,
-    request: BuildRequest,
+    order: Order<'_>,
     mut said_so: impl FnMut(Saying),
 ) -> Result<Artifact, BuildError> {
     let mut pause = Pause::new();
-    let (mut told, mut losses) = (false, 0);
+    let (mut told, mut losses, mut stale) = (false, 0, 0);
     loop {
         let up = ready(link).await;
-        let work = once(&up, request.clone(), &mut said_so);
+        let request = match order.request().await {
+            Ok(request) => request,
+            Err(error) if error.may_pass && order.insists => {
+                if !std::mem::replace(&mut told, true) {
+                    said_so(Saying::NotYet(chain(&error)));
+                }
+                pause.wait().await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let work = once(&up, request, &mut said_so);
         let status = match up.while_there(work).await {
             Ok(artifact) => {
                 return Ok(Artifact {
@@ -101,6 +163,10 @@ pub async fn build(
         };
         match verdict(&status, up.is_gone()) {
             Verdict::Again => {}
+            Verdict::Failed(_) if is_stale(&status) && order.locator.is_some() && stale < STALE => {
+                stale += 1;
+                continue;
+            }
             Verdict::Rebuild | Verdict::Failed(_) => return Err(BuildError::Driver(said(&status))),
         }
         if up.is_gone() {
@@ -114,6 +180,12 @@ pub async fn build(
         }
         pause.wait().await;
     }
+}
+
+/// Whether the driver was refused the slug: its URL may have been good for a while only (driver
+/// protocol §9).
+fn is_stale(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && status.message().starts_with("slug_url")
 }
 
 /// How one Build failed.
@@ -180,9 +252,9 @@ mod tests {
     async fn a_build_that_never_answers_is_silent() {
         let mut link = fake::link(Mute).await;
         let begun = Instant::now();
-        let error = build(&mut link, BuildRequest::default(), |_| {})
-            .await
-            .unwrap_err();
+        let release = Release::default();
+        let order = Order::of(&release, Path::new("/"), None, true).unwrap();
+        let error = build(&mut link, order, |_| {}).await.unwrap_err();
         assert!(matches!(error, BuildError::Silent(_)), "{error}");
         assert_eq!(begun.elapsed().as_secs(), SILENCE.as_secs());
     }

@@ -11,6 +11,7 @@ pub mod environment;
 pub mod exit;
 pub mod files;
 pub mod lifecycle;
+pub mod locate;
 pub mod logs;
 pub mod name;
 pub mod paths;

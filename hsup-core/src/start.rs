@@ -35,7 +35,7 @@ use crate::{
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
-    source::{ControlDir, Directory, Source, SourceSpec, control_dir, directory},
+    source::{ControlDir, Directory, Heroku, Source, SourceSpec, control_dir, directory, heroku},
     state::{
         Damage, Journal, JournalError, LoadError, OpenStateError, Record, StateDir, SupervisorId,
     },
@@ -81,6 +81,9 @@ pub enum StartError {
     /// The app's directory.
     #[error(transparent)]
     Directory(#[from] directory::LoadDirectoryError),
+    /// The app on Heroku.
+    #[error(transparent)]
+    Heroku(#[from] heroku::NewClientError),
     /// The control directory.
     #[error(transparent)]
     ControlDir(#[from] control_dir::OpenControlDirError),
@@ -245,6 +248,10 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         host_base: base,
         host_vars: std::env::vars_os().collect(),
         binds,
+        locator: match &source {
+            Source::Heroku(heroku) => Some(heroku.locator()),
+            Source::Directory(_) | Source::ControlDir(_) => None,
+        },
         policy,
     });
     let (supervisor, handle) = Supervisor::new(Settings {
@@ -327,6 +334,11 @@ fn open_source(spec: &SourceSpec) -> Result<(Source, AppKey, String, Base), Star
             let key = AppKey::directory(control.path());
             let app = directory::app_name(control.path());
             (Source::ControlDir(Box::new(control)), key, app, Base::Login)
+        }
+        SourceSpec::Heroku(app) => {
+            let key = AppKey::app(&app.name);
+            let source = Source::Heroku(Heroku::open(app)?);
+            (source, key, app.name.clone(), Base::Login)
         }
     })
 }

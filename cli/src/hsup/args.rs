@@ -14,6 +14,10 @@ use hsup_proto::driver::Bind;
 
 use crate::duration;
 
+/// What `--poll-every` may be.
+const SHORTEST_POLL: Duration = Duration::from_millis(10);
+const LONGEST_POLL: Duration = Duration::from_hours(1);
+
 const AFTER_HELP: &str = "\
 Examples:
   hsup start                              run the Procfile of this directory
@@ -22,12 +26,17 @@ Examples:
   hsup run 'echo $PORT | wc -c'           one word is a shell line
   hsup start --driver-socket /run/hsup-lc.sock
   HSUP_CONTROL_DIR=/etc/hsup hsup start   releases arrive as files: see docs/control-directory.md
+  HEROKU_API_KEY=… hsup start -a shop -d docker
+                                          follow an app on Heroku: see docs/heroku.md
 
-Where releases come from: --control-dir or -C first, then HSUP_CONTROL_DIR, then a Procfile
-in the current directory.
+Where releases come from: --control-dir or -C first, then -a with a token, then
+HSUP_CONTROL_DIR, then a Procfile in the current directory.
 
 Environment:
   HSUP_CONTROL_DIR    the control directory
+  HEROKU_API_KEY, HEROKU_ACCESS_TOKEN
+                      the token for -a; without one, ~/.netrc
+  HEROKU_HOST         where Heroku's API is, if not at heroku.com
   NO_COLOR            no colours; FORCE_COLOR: colours even where there is no terminal
   XDG_RUNTIME_DIR, XDG_STATE_HOME
                       where sockets and what hsup remembers are kept
@@ -109,9 +118,13 @@ pub struct Options {
     #[arg(long, value_name = "PATH", global = true)]
     pub driver_socket: Option<PathBuf>,
 
-    /// The app on Heroku to follow (not built yet)
+    /// The app on Heroku to follow, by its name or id; needs a token
     #[arg(short, long, value_name = "APP", global = true)]
     pub app: Option<String>,
+
+    /// How often to ask Heroku what there is to run
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_poll_every, global = true)]
+    pub poll_every: Duration,
 
     /// The directory of the app, with its Procfile
     #[arg(short = 'C', long, value_name = "DIR", global = true)]
@@ -158,7 +171,7 @@ pub struct Options {
     pub restart_backoff: Policy,
 
     /// How long dynos outlive an hsup that was killed: a time, or forever
-    /// (default: 10s; 5m with a control directory)
+    /// (default: 10s; 5m with a control directory or an app on Heroku)
     #[arg(long, value_name = "TIME", value_parser = parse_linger, global = true)]
     pub linger: Option<Duration>,
 
@@ -181,6 +194,15 @@ fn parse_linger(text: &str) -> Result<Duration, String> {
         return Ok(Duration::ZERO);
     }
     duration::parse(text).map(|duration| duration.max(Duration::from_millis(1)))
+}
+
+/// A time of zero would be a flood.
+fn parse_poll_every(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if time < SHORTEST_POLL || time > LONGEST_POLL {
+        return Err(format!("`{text}` is no time from 10ms to 1h"));
+    }
+    Ok(time)
 }
 
 /// `HOST[:DYNO]`, as the original: without the second the path is the same in the dyno.
@@ -320,6 +342,18 @@ mod tests {
     fn a_linger_may_be_for_ever() {
         assert_eq!(parse_linger("forever"), Ok(Duration::ZERO));
         assert_eq!(parse_linger("0"), Ok(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn heroku_is_asked_now_and_then() {
+        assert_eq!(
+            parse("hsup start").options.poll_every,
+            Duration::from_secs(10)
+        );
+        assert_eq!(parse_poll_every("50ms"), Ok(Duration::from_millis(50)));
+        for bad in ["0", "2h", "often"] {
+            assert!(parse_poll_every(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

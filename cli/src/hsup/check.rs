@@ -1,4 +1,4 @@
-//! `hsup check`: reads the app's files and starts nothing.
+//! `hsup check`: reads the app's files, or what is deployed on Heroku, and starts nothing.
 
 use std::{
     fmt::Write as _,
@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use hsup_core::{
     files::{Links, read_regular},
     release::Release,
-    source::{SourceSpec, control_file, directory},
+    source::{SourceSpec, control_file, directory, heroku},
 };
 
 use crate::look::one_line;
@@ -28,6 +28,14 @@ pub(super) fn check(source: &SourceSpec) -> anyhow::Result<u8> {
 
 fn load(source: &SourceSpec) -> anyhow::Result<(Release, Vec<String>)> {
     match source {
+        SourceSpec::Heroku(app) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("failed to start the runtime")?;
+            let loaded = runtime.block_on(heroku::load(app))?;
+            Ok((loaded.release, loaded.warnings))
+        }
         SourceSpec::Directory(path) => {
             let path = path
                 .canonicalize()

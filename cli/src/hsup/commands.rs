@@ -19,7 +19,7 @@ use hsup_core::{
     logs::{Format, TerminalSettings},
     name::ProcessType,
     run::{self, Built, RunOptions},
-    source::{Choice, ChooseSourceError, Place, SourceSpec, choose},
+    source::{Choice, ChooseSourceError, Place, SourceSpec, choose, heroku::Access},
     start::{self, StartOptions},
 };
 use thiserror::Error;
@@ -183,21 +183,24 @@ fn refuse_what_is_not_built(options: &Options) -> anyhow::Result<()> {
 
 fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
     let control_dir = env::var_os("HSUP_CONTROL_DIR").map(PathBuf::from);
-    let has_token = ["HEROKU_API_KEY", "HEROKU_ACCESS_TOKEN"]
-        .iter()
-        .any(|name| env::var_os(name).is_some());
+    // What is wrong with a token concerns those who need one.
+    let access = match &options.app {
+        Some(_) => Access::find(|name| env::var_os(name))?,
+        None => None,
+    };
     let choice = Choice {
         app: options.app.as_deref(),
-        has_token,
+        access: access.as_ref(),
+        poll_every: options.poll_every,
         control_dir: options.control_dir.as_deref(),
         directory: options.directory.as_deref(),
         env_control_dir: control_dir.as_deref(),
     };
     let source = choose(&choice, current_dir, Place::of)?;
-    if let Some(app) = choice.app {
+    if let (Some(app), SourceSpec::ControlDir(_)) = (choice.app, &source) {
         tell(&format!(
-            "-a {app} has no effect: HSUP_CONTROL_DIR names the source, and the Heroku source is \
-             not built yet"
+            "-a {app} has no effect: HSUP_CONTROL_DIR names the source, and there is no token to \
+             ask Heroku with"
         ));
     }
     Ok(source)
@@ -215,7 +218,7 @@ fn driver(options: &Options) -> Result<DriverSpec, TwoDrivers> {
 fn linger(options: &Options, source: &SourceSpec) -> Duration {
     options.linger.unwrap_or(match source {
         SourceSpec::Directory(_) => LINGER_AT_A_TERMINAL,
-        SourceSpec::ControlDir(_) => LINGER_AS_A_SERVICE,
+        SourceSpec::ControlDir(_) | SourceSpec::Heroku(_) => LINGER_AS_A_SERVICE,
     })
 }
 

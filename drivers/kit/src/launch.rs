@@ -169,6 +169,8 @@ fn environment(socket: &Path, listener: bool) -> Vec<(OsString, OsString)> {
                 "NOTIFY_SOCKET",
                 "WATCHDOG_USEC",
                 "WATCHDOG_PID",
+                "HEROKU_API_KEY",
+                "HEROKU_ACCESS_TOKEN",
             ]
             .iter()
             .any(|ours| name == ours)

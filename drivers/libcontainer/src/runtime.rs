@@ -438,7 +438,10 @@ fn slug_status(error: &SlugError) -> Status {
         Status::resource_exhausted(text)
     } else if error.is_network() {
         Status::unavailable(text)
-    } else if error.is_callers() || error.wants_fresh_url() {
+    } else if error.wants_fresh_url() {
+        // In the words that make hsup ask for a fresh one.
+        Status::failed_precondition(format!("slug_url is refused: {text}"))
+    } else if error.is_callers() {
         Status::failed_precondition(text)
     } else {
         Status::internal(text)
@@ -609,5 +612,22 @@ impl Runtime for Libcontainer {
 
     async fn end(&self) {
         self.home().tidy();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_is_refused_is_told_in_the_words_that_bring_a_fresh_one() {
+        let host = "storage.example".to_owned();
+        let status = slug_status(&SlugError::Refused { host, status: 403 });
+        assert_eq!(format!("{:?}", status.code()), "FailedPrecondition");
+        let message = status.message();
+        assert!(
+            message.starts_with("slug_url is refused: `storage.example`"),
+            "{message}"
+        );
     }
 }

@@ -46,6 +46,7 @@ pub(super) async fn start(
         dyno_id: &run.dyno_id,
         kind: spec.kind,
         release: &spec.release,
+        locator: shared.locator.as_deref(),
         artifact: Arc::clone(&spec.artifact),
         request: &|up, artifact| request(shared, spec, run, up, artifact),
         turns: &shared.starts,

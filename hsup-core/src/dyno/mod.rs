@@ -45,6 +45,7 @@ use crate::{
     environment::Base,
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
+    locate::SlugLocator,
     logs::Logs,
     name::{DynoId, DynoName},
     paths::Paths,
@@ -110,6 +111,8 @@ pub struct Shared {
     pub host_vars: Vec<(OsString, OsString)>,
     /// Paths bound into dynos.
     pub binds: Vec<driver::Bind>,
+    /// Who knows where slugs are that the source names and does not say.
+    pub locator: Option<Arc<dyn SlugLocator>>,
     /// The operator's choices.
     pub policy: DynoPolicy,
 }

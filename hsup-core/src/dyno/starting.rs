@@ -15,10 +15,11 @@ use tonic::Status;
 use tracing::debug;
 
 use crate::{
-    build,
+    build::{self, Order},
     driver::{Link, Pause, Up, Verdict, ready, said, up_again, verdict},
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
+    locate::SlugLocator,
     name::DynoId,
     release::Release,
     time::now_unix_ms,
@@ -37,6 +38,8 @@ pub(crate) struct Starting<'a> {
     pub(crate) kind: Kind,
     /// What the artifact is of, should the driver have lost it.
     pub(crate) release: &'a Release,
+    /// Who knows where its slug is then.
+    pub(crate) locator: Option<&'a dyn SlugLocator>,
     pub(crate) artifact: Arc<str>,
     /// Makes the request for a driver and an artifact. Asked for every call anew: a request
     /// holds the whole environment, which many dynos that wait for their turn would hold many
@@ -206,8 +209,10 @@ impl Starting<'_> {
     async fn build_again(&self, link: &mut watch::Receiver<Link>) -> Result<Arc<str>, String> {
         let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         let base = std::env::current_dir().unwrap_or_default();
-        let request = build::request(self.release, &base).map_err(|e| explain(&e))?;
-        let built = build::build(link, request, |_| {}).await;
+        // A dyno has a backoff of its own.
+        let order = Order::of(self.release, &base, self.locator, false);
+        let order = order.map_err(|e| explain(&e))?;
+        let built = build::build(link, order, |_| {}).await;
         Ok(built.map_err(|e| explain(&e))?.artifact.into())
     }
 }
@@ -286,6 +291,7 @@ mod tests {
             dyno_id: &dyno_id,
             kind: Kind::Kept,
             release: &Release::default(),
+            locator: None,
             artifact: "a".into(),
             request: &|_, artifact| {
                 Ok(StartRequest {

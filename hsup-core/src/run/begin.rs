@@ -8,15 +8,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::{RunCommandError, progress::Progress, signals::Signals};
+use super::{RunCommandError, progress::Progress, release::Loaded, signals::Signals};
 use crate::{
-    build,
+    build::{self, Order},
     driver::{DriverLink, Link, STOP_BEYOND_GRACE, Up, demands, ready},
     dyno::Starting,
     exit::{Ending, ExitStatus},
     lifecycle::{Kind, Stop},
     name::DynoId,
-    release::Release,
     time::{now_unix_ms, reached},
 };
 
@@ -24,17 +23,17 @@ use crate::{
 /// and the artifact.
 pub(super) async fn prepare(
     link: &DriverLink,
-    release: &Release,
+    loaded: &Loaded,
     binds: &[Bind],
     tell: fn(&str),
 ) -> Result<(Arc<Up>, String), RunCommandError> {
     let up = first_up(link, tell).await?;
     demands::check_binds(&up.info, binds)?;
     let base = std::env::current_dir().unwrap_or_default();
-    let request = build::request(release, &base)
+    let order = Order::of(&loaded.release, &base, loaded.locator.as_deref(), true)
         .map_err(|error| RunCommandError::Driver(error.to_string()))?;
     let mut state = link.watch();
-    let built = build::build(&mut state, request, |saying| match saying {
+    let built = build::build(&mut state, order, |saying| match saying {
         build::Saying::Log(_) => {}
         build::Saying::Progress(progress) => {
             tracing::debug!(step = progress.step, "building");
@@ -89,7 +88,7 @@ pub(super) enum Begun {
 pub(super) async fn start(
     link: &DriverLink,
     request: StartRequest,
-    release: &Release,
+    loaded: &Loaded,
     signals: &mut Signals,
     progress: &Progress,
     tell: fn(&str),
@@ -101,7 +100,8 @@ pub(super) async fn start(
     let starting = Starting {
         dyno_id: &dyno_id,
         kind: Kind::OneShot,
-        release,
+        release: &loaded.release,
+        locator: loaded.locator.as_deref(),
         artifact: request.artifact.as_str().into(),
         request: &|_, artifact| {
             Ok(StartRequest {

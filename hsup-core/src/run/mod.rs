@@ -207,7 +207,7 @@ pub async fn build_only(
         Ok(ground) => ground?,
         Err(code) => return Ok(Built::Ended(code)),
     };
-    let work = prepare(&ground.link, &loaded.release, &[], tell);
+    let work = prepare(&ground.link, &loaded, &[], tell);
     let result = signals.unless(work).await;
     ground.clear().await;
     match result {
@@ -308,6 +308,7 @@ impl Command {
             origin: match self.options.source {
                 SourceSpec::Directory(_) => Origin::Procfile,
                 SourceSpec::ControlDir(_) => Origin::ControlDirectory,
+                SourceSpec::Heroku(_) => Origin::Heroku,
             },
             port: ports::base(&self.loaded.release.config).unwrap_or_default(),
             name: name.clone(),
@@ -332,8 +333,8 @@ impl Command {
         } else {
             Streams::Pipes(Pipes::lay(&self.run_dir)?)
         };
-        let (release, tell) = (&self.loaded.release, self.options.tell);
-        let work = prepare(link, release, &self.options.binds, tell);
+        let (loaded, tell) = (&self.loaded, self.options.tell);
+        let work = prepare(link, loaded, &self.options.binds, tell);
         let (up, artifact) = match self.signals.unless(work).await {
             Ok(prepared) => prepared?,
             Err(code) => return Ok(code),
@@ -343,7 +344,7 @@ impl Command {
         }
         let request = self.start_request(name, dyno_id, &artifact, &up, &streams)?;
         let (signals, progress) = (&mut self.signals, &self.progress);
-        match start(link, request, release, signals, progress, tell).await? {
+        match start(link, request, loaded, signals, progress, tell).await? {
             Begun::Signalled(code) => Ok(code),
             Begun::Running(up) => {
                 self.progress.up(&up);

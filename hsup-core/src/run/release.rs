@@ -1,17 +1,19 @@
-//! The release that `run` runs in: the app's directory, or what a control directory has.
+//! The release that `run` runs in: the app's directory, what a control directory has, or what is
+//! deployed on Heroku.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use thiserror::Error;
 
 use crate::{
     environment::Base,
+    locate::SlugLocator,
     paths::{AppKey, Paths, PathsError},
     release::Release,
     source::{
         ControlDir, LoadDirectoryError, SourceSpec, Update,
         control_dir::{OpenControlDirError, ReadLoadedError, read_loaded},
-        directory,
+        directory, heroku,
     },
     state::{OpenStateError, StateDir},
 };
@@ -22,6 +24,9 @@ pub enum LoadReleaseError {
     /// The app's directory.
     #[error(transparent)]
     Directory(#[from] LoadDirectoryError),
+    /// The app on Heroku.
+    #[error(transparent)]
+    Heroku(#[from] heroku::LoadHerokuError),
     /// The control directory.
     #[error(transparent)]
     ControlDir(#[from] OpenControlDirError),
@@ -52,6 +57,8 @@ pub enum LoadReleaseError {
 pub(super) struct Loaded {
     pub(super) release: Release,
     pub(super) base: Base,
+    /// Who knows where its slug is, if it does not say.
+    pub(super) locator: Option<Arc<dyn SlugLocator>>,
 }
 
 /// Loads the release of `source`. A control directory's `new` is taken in only where no
@@ -67,6 +74,7 @@ pub(super) async fn load(
             Ok(Loaded {
                 release,
                 base: Base::Inherited,
+                locator: None,
             })
         }
         SourceSpec::ControlDir(path) => {
@@ -77,6 +85,18 @@ pub(super) async fn load(
             Ok(Loaded {
                 release,
                 base: Base::Login,
+                locator: None,
+            })
+        }
+        SourceSpec::Heroku(app) => {
+            let loaded = heroku::load(app).await?;
+            for warning in &loaded.warnings {
+                tracing::warn!(warning, "release of Heroku");
+            }
+            Ok(Loaded {
+                release: loaded.release,
+                base: Base::Login,
+                locator: Some(loaded.locator),
             })
         }
     }
@@ -115,9 +135,11 @@ async fn from_control_dir(
     loop {
         match control.next().await {
             Update::Release(loaded) => return Ok(loaded.release),
-            Update::Rejected { reason: why } | Update::Empty { why } => {
+            Update::Rejected { reason: why } | Update::Empty { why, .. } => {
                 return Err(LoadReleaseError::Rejected(why));
             }
+            // Which a control directory has none of.
+            Update::Scaled(_) => {}
             Update::Warning(text) => tracing::warn!(text, "control directory"),
         }
     }

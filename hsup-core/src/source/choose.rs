@@ -1,24 +1,33 @@
 //! Which source hsup uses, decided from everything that could name one.
 //!
-//! Flags come first; then a token with `--app`; then `HSUP_CONTROL_DIR`; then a Procfile
-//! in the current directory. `--app` asks for an app on Heroku: it contradicts the other
-//! flags, and never falls back to whatever lies in the current directory, for that would be
-//! somebody else's app under the wrong name. Beside the variable alone, which may have been
-//! set for other commands, it has no effect, and whoever chose it is told.
+//! The order: `--control-dir` or `-C/--directory`; `-a/--app` with a token for Heroku's API;
+//! then `HSUP_CONTROL_DIR`; then a Procfile in the current directory. `--app` contradicts the
+//! other flags, and never falls back to whatever lies in the current directory, for that would
+//! be somebody else's app under the wrong name. Beside the variable, which may have been set
+//! for other commands, and without a token it has no effect, and whoever chose it is told.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use thiserror::Error;
 
-use super::directory::PROCFILE;
+use super::{
+    directory::PROCFILE,
+    heroku::{Access, HerokuApp},
+};
+use crate::name::{AppNameError, check_app_name};
 
 /// All that could name a source.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choice<'a> {
     /// `-a/--app`.
     pub app: Option<&'a str>,
-    /// Whether `HEROKU_API_KEY` or `HEROKU_ACCESS_TOKEN` is set and not empty.
-    pub has_token: bool,
+    /// The token that there is for Heroku's API, if there is one.
+    pub access: Option<&'a Access>,
+    /// `--poll-every`.
+    pub poll_every: Duration,
     /// `--control-dir`.
     pub control_dir: Option<&'a Path>,
     /// `-C/--directory`.
@@ -34,6 +43,8 @@ pub enum SourceSpec {
     ControlDir(PathBuf),
     /// A directory with a Procfile.
     Directory(PathBuf),
+    /// An app on Heroku.
+    Heroku(HerokuApp),
 }
 
 /// What a directory is to somebody who looks for an app.
@@ -68,8 +79,7 @@ pub enum ChooseSourceError {
     TwoFlags,
     /// `-a` and another flag name two sources.
     #[error(
-        "-a {app} asks for an app on Heroku, and {flag} names another source: leave -a out, for the \
-         Heroku source is not built yet"
+        "-a {app} asks for an app on Heroku, and {flag} names another source: give one of them"
     )]
     AppAndFlag {
         /// The app that was asked for.
@@ -77,12 +87,15 @@ pub enum ChooseSourceError {
         /// The other flag.
         flag: &'static str,
     },
-    /// The source is not built yet.
+    /// No app can be called so.
+    #[error("-a names no app")]
+    AppName(#[from] AppNameError),
+    /// Nobody may ask Heroku for it.
     #[error(
-        "-a {app} asks for an app on Heroku, and the Heroku source is not built yet: \
-         give --control-dir DIR, or -C DIR for a directory with a Procfile"
+        "-a {app} asks for an app on Heroku, and there is no token to ask with: set HEROKU_API_KEY \
+         (`heroku authorizations:create` makes one), or have one in ~/.netrc (`heroku login`)"
     )]
-    HerokuNotBuilt {
+    NoToken {
         /// The app that was asked for.
         app: String,
     },
@@ -113,14 +126,17 @@ pub enum ChooseSourceError {
 impl ChooseSourceError {
     /// Whether the command line contradicts itself.
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::TwoFlags | Self::AppAndFlag { .. })
+        matches!(
+            self,
+            Self::TwoFlags | Self::AppAndFlag { .. } | Self::AppName(_)
+        )
     }
 }
 
 /// Decides which source to use. `look` says what a directory is.
 ///
 /// # Errors
-/// When two flags disagree, the source that is asked for is not built yet, or there is none.
+/// When two flags disagree, an app on Heroku is asked for without a token, or there is no app.
 pub fn choose(
     choice: &Choice<'_>,
     current_dir: &Path,
@@ -153,12 +169,19 @@ pub fn choose(
     let control_dir = choice
         .env_control_dir
         .filter(|path| !path.as_os_str().is_empty());
+    if let Some(app) = choice.app {
+        check_app_name(app)?;
+        if let Some(access) = choice.access {
+            return Ok(SourceSpec::Heroku(HerokuApp {
+                name: app.to_owned(),
+                access: access.clone(),
+                poll_every: choice.poll_every,
+            }));
+        }
+    }
     match (choice.app, control_dir) {
-        (Some(app), _) if choice.has_token => Err(ChooseSourceError::HerokuNotBuilt {
-            app: app.to_owned(),
-        }),
         (_, Some(control_dir)) => Ok(SourceSpec::ControlDir(control_dir.to_owned())),
-        (Some(app), None) => Err(ChooseSourceError::HerokuNotBuilt {
+        (Some(app), None) => Err(ChooseSourceError::NoToken {
             app: app.to_owned(),
         }),
         (None, None) if look(current_dir) == Place::App => {
@@ -184,22 +207,37 @@ mod tests {
         SourceSpec::ControlDir("here".into())
     }
 
+    /// Access for whoever has a token.
+    fn access() -> &'static Access {
+        Box::leak(Box::new(Access::new("heroku.com", "t")))
+    }
+
+    fn heroku() -> SourceSpec {
+        SourceSpec::Heroku(HerokuApp {
+            name: "shop".to_owned(),
+            access: Access::new("heroku.com", "t"),
+            poll_every: Duration::ZERO,
+        })
+    }
+
     fn directory(path: &str) -> SourceSpec {
         SourceSpec::Directory(path.into())
     }
 
     #[test_case(none(), Ok(directory("cwd")); "a Procfile in the current directory")]
-    #[test_case(Choice { has_token: true, ..none() }, Ok(directory("cwd")); "a token alone says nothing")]
+    #[test_case(Choice { access: Some(access()), ..none() }, Ok(directory("cwd")); "a token alone says nothing")]
     #[test_case(Choice { env_control_dir: Some(Path::new("here")), ..none() }, Ok(control()); "the variable before it")]
     #[test_case(Choice { env_control_dir: Some(Path::new("")), ..none() }, Ok(directory("cwd")); "an empty variable")]
     #[test_case(Choice { env_control_dir: Some(Path::new("here")), app: Some("shop"), ..none() }, Ok(control()); "the variable with a name")]
-    #[test_case(Choice { env_control_dir: Some(Path::new("here")), app: Some("shop"), has_token: true, ..none() }, Err("-a shop asks for"); "a token with a name before it")]
-    #[test_case(Choice { control_dir: Some(Path::new("here")), has_token: true, ..none() }, Ok(control()); "the flag before that")]
-    #[test_case(Choice { directory: Some(Path::new("here")), env_control_dir: Some(Path::new("there")), has_token: true, ..none() }, Ok(directory("here")); "the directory flag too")]
-    #[test_case(Choice { control_dir: Some(Path::new("here")), app: Some("shop"), has_token: true, ..none() }, Err("-a shop asks for an app on Heroku, and --control-dir names another source: "); "a name beside the flag")]
+    #[test_case(Choice { env_control_dir: Some(Path::new("here")), app: Some("shop"), access: Some(access()), ..none() }, Ok(heroku()); "a token with a name before it")]
+    #[test_case(Choice { control_dir: Some(Path::new("here")), access: Some(access()), ..none() }, Ok(control()); "the flag before that")]
+    #[test_case(Choice { directory: Some(Path::new("here")), env_control_dir: Some(Path::new("there")), access: Some(access()), ..none() }, Ok(directory("here")); "the directory flag too")]
+    #[test_case(Choice { control_dir: Some(Path::new("here")), app: Some("shop"), access: Some(access()), ..none() }, Err("-a shop asks for an app on Heroku, and --control-dir names another source: "); "a name beside the flag")]
     #[test_case(Choice { directory: Some(Path::new("here")), app: Some("shop"), ..none() }, Err("-a shop asks for an app on Heroku, and -C/--directory names another source: "); "a name beside the directory flag")]
     #[test_case(Choice { directory: Some(Path::new("nowhere")), ..none() }, Err("there is no directory `nowhere`"); "a directory that is not there")]
-    #[test_case(Choice { app: Some("shop"), ..none() }, Err("-a shop asks for"); "a name alone")]
+    #[test_case(Choice { app: Some("shop"), ..none() }, Err("-a shop asks for an app on Heroku, and there is no token"); "a name alone")]
+    #[test_case(Choice { app: Some("shop"), access: Some(access()), ..none() }, Ok(heroku()); "a name with a token")]
+    #[test_case(Choice { app: Some("../shop"), access: Some(access()), ..none() }, Err("-a names no app"); "no name")]
     #[test_case(Choice { control_dir: Some(Path::new("here")), directory: Some(Path::new("here")), ..none() }, Err("--control-dir and -C/--directory"); "both flags")]
     #[test_case(Choice { directory: Some(Path::new("bare")), ..none() }, Err("there is no Procfile in `bare`"); "a directory without an app")]
     fn chosen(choice: Choice<'_>, expected: Result<SourceSpec, &str>) {

@@ -470,7 +470,10 @@ impl ControlDir {
             Ok(None) => format!("there is no `{}`", path.display()),
             Err(error) => chain(&error),
         };
-        self.updates.push_back(Update::Empty { why });
+        self.updates.push_back(Update::Empty {
+            why,
+            is_final: false,
+        });
     }
 
     /// Tells what `loaded` is to hold, and what came of the newest release, which `rejected`

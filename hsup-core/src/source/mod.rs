@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::{release::Release, releases::Newness};
+use crate::{name::ProcessType, release::Release, releases::Newness};
 
 pub mod choose;
 pub mod control_dir;
@@ -15,6 +15,7 @@ pub mod control_file;
 mod control_text;
 pub mod directory;
 pub mod dotenv;
+pub mod heroku;
 mod json;
 pub mod procfile;
 
@@ -22,6 +23,7 @@ pub use choose::{Choice, ChooseSourceError, Place, SourceSpec, choose};
 pub use control_dir::ControlDir;
 pub use control_text::ControlText;
 pub use directory::{Directory, LoadDirectoryError};
+pub use heroku::{Heroku, HerokuApp};
 
 /// A release that a source took in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub enum Origin {
     Procfile,
     /// A control directory.
     ControlDirectory,
+    /// An app on Heroku.
+    Heroku,
     /// `hsupctl apply`.
     Apply,
 }
@@ -54,6 +58,7 @@ impl fmt::Display for Origin {
         f.pad(match self {
             Self::Procfile => "Procfile",
             Self::ControlDirectory => "control directory",
+            Self::Heroku => "Heroku",
             Self::Apply => "apply",
         })
     }
@@ -68,7 +73,11 @@ pub enum Update {
     Empty {
         /// What there is instead, with the file.
         why: String,
+        /// Whether it stays so unless somebody does something about it.
+        is_final: bool,
     },
+    /// Some process types of the app are to have as many dynos as this, and nothing else is new.
+    Scaled(Vec<(ProcessType, u32)>),
     /// There was a new release, but it is none; what runs goes on.
     Rejected {
         /// Why, with the file and the place in it.
@@ -137,6 +146,8 @@ pub enum Source {
     Directory(Directory),
     /// A control directory.
     ControlDir(Box<ControlDir>),
+    /// An app on Heroku.
+    Heroku(Heroku),
 }
 
 impl Source {
@@ -148,6 +159,7 @@ impl Source {
         match self {
             Self::Directory(directory) => directory.next().await,
             Self::ControlDir(control_dir) => control_dir.next().await,
+            Self::Heroku(heroku) => heroku.next().await,
         }
     }
 
@@ -163,7 +175,8 @@ impl Source {
         news: Option<News>,
     ) -> Result<(), control_dir::WriteControlDirError> {
         match self {
-            Self::Directory(_) => Ok(()),
+            // The history has what there is to begin with.
+            Self::Directory(_) | Self::Heroku(_) => Ok(()),
             Self::ControlDir(control_dir) => control_dir.tell(keep, news).await,
         }
     }
@@ -171,7 +184,7 @@ impl Source {
     /// What could not be written may be tried again.
     pub fn forgive(&mut self) {
         match self {
-            Self::Directory(_) => {}
+            Self::Directory(_) | Self::Heroku(_) => {}
             Self::ControlDir(control_dir) => control_dir.forgive(),
         }
     }

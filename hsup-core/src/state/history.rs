@@ -79,7 +79,7 @@ pub struct ReleaseRecord {
     /// Why it was rejected.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Where it came from: "Procfile", "control directory", "apply".
+    /// Where it came from: "Procfile", "control directory", "Heroku", "apply".
     pub source: String,
     /// When hsup took it in, in milliseconds since the Unix epoch.
     pub at_unix_ms: i64,

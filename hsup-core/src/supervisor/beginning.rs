@@ -25,7 +25,7 @@ impl Actor {
                 (good, Resume::Good)
             }
             Source::Directory(_) => (last_good, Resume::Good),
-            Source::ControlDir(_) => (last_good, Resume::Undecided),
+            Source::ControlDir(_) | Source::Heroku(_) => (last_good, Resume::Undecided),
         };
         let undecided = self
             .history
@@ -48,6 +48,8 @@ impl Actor {
             Source::Directory(directory) => directory.release(),
             // It may well have the type.
             Source::ControlDir(directory) if directory.path().join("new").exists() => None,
+            // So may what is deployed by now.
+            Source::Heroku(_) => None,
             Source::ControlDir(_) => self.wanted().map(|known| &*known.release),
         };
         match release {

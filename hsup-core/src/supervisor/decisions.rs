@@ -16,7 +16,7 @@ use super::{
     status,
 };
 use crate::{
-    build,
+    build::{self, Order},
     driver::{Link, demands, ready, up},
     errors::chain,
     lifecycle::Kind,
@@ -117,6 +117,9 @@ impl Actor {
         }
         let mut link = self.shared.link.clone();
         let base = self.base.clone();
+        let locator = self.shared.locator.clone();
+        // Without its URL the driver may still have what it made of it.
+        let insists = self.artifact_of_before(id).is_none();
         let built = self.built_to.clone();
         let logs = self.shared.logs.clone();
         let task = tokio::spawn(async move {
@@ -130,9 +133,9 @@ impl Actor {
                     driver: driver.info.name.clone(),
                     artifact: artifact.to_string(),
                 }),
-                None => match build::request(&release, &base) {
+                None => match Order::of(&release, &base, locator.as_deref(), insists) {
                     Err(error) => Err(chain(&error)),
-                    Ok(request) => build::build(&mut link, request, |saying| match saying {
+                    Ok(order) => build::build(&mut link, order, |saying| match saying {
                         build::Saying::Log(bytes) if !bytes.is_empty() => {
                             logs.note("build", String::from_utf8_lossy(&bytes));
                         }

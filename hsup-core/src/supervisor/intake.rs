@@ -14,10 +14,10 @@ use crate::{
     errors::chain,
     lifecycle::Kind,
     name::ProcessType,
-    release::{Release, ReleaseChange},
+    release::{Process, Release, ReleaseChange},
     releases::{Id, Newness},
     source::{ControlText, Keep, Loaded, News, Origin, Source, Update},
-    state::ReleaseState,
+    state::{ReleaseRecord, ReleaseState},
     time::now_unix_ms,
 };
 
@@ -43,7 +43,8 @@ impl Actor {
     pub(super) fn update(&mut self, update: Update) {
         match update {
             Update::Release(loaded) => self.loaded(*loaded),
-            Update::Empty { why } => self.empty(&why),
+            Update::Empty { why, is_final } => self.empty(&why, is_final),
+            Update::Scaled(quantities) => self.scaled(&quantities),
             Update::Rejected { reason } => self.tell_refused(&reason),
             Update::Warning(text) => self.note(text),
         }
@@ -60,7 +61,7 @@ impl Actor {
         };
         match (taken, newness) {
             (Ok(_), _) => {}
-            (Err(why), Newness::New) => {
+            (Err(why), newness) if newness == Newness::New || self.has_begun => {
                 if let Some(text) = text {
                     let reason = why.clone();
                     self.news = Some(News::Rejected { text, reason });
@@ -68,7 +69,7 @@ impl Actor {
                 self.tell_refused(&why);
             }
             // It is what there is: refusing it would leave nothing to begin with next time.
-            (Err(why), Newness::Kept) => return self.fail(RunError::NoRelease(why)),
+            (Err(why), _) => return self.fail(RunError::NoRelease(why)),
         }
         self.begin();
     }
@@ -78,39 +79,59 @@ impl Actor {
     fn keep_on(&mut self, loaded: Loaded) -> Result<Taken, String> {
         let mut release = loaded.release;
         self.name_app(&mut release);
-        let is_same = |other: &Release| release.change_from(other) == ReleaseChange::Nothing;
+        let (newness, knows_quantities) = match &self.source {
+            // Its directory is the app: there is no other one to do better with.
+            Source::Directory(_) => (Newness::New, true),
+            Source::ControlDir(_) => (Newness::Kept, true),
+            // It may be newer than anything that ran here. Its quantities are the app's.
+            Source::Heroku(_) => (Newness::New, false),
+        };
+        let is_same = |other: &Release| match release.change_from(other) {
+            ReleaseChange::Nothing => true,
+            ReleaseChange::QuantitiesOnly => !knows_quantities,
+            ReleaseChange::Replace { .. } => false,
+        };
         let wanted = self
             .wanted()
             .map(|known| (known.id, is_same(&known.release)));
-        let newness = match &self.source {
-            // Its directory is the app: there is no other one to do better with.
-            Source::Directory(_) => Newness::New,
-            Source::ControlDir(_) => Newness::Kept,
-        };
-        if let Some((id, false)) = wanted
-            && newness == Newness::Kept
-            && let Some(record) = self.history.iter().find(|record| is_same(&record.release))
-        {
-            let (version, wanted) = (record.release.version, self.version(id));
-            let line = match record.state {
-                ReleaseState::Rejected => format!(
-                    "Release v{version} was rejected ({}): {}",
-                    record.reason,
-                    self.going_on_with(id)
-                ),
-                _ => format!("Release v{version} is older than v{wanted}, which is gone on with"),
-            };
+        let passed_over = wanted.and_then(|(id, is_wanted)| {
+            let is_the_app = matches!(self.source, Source::Directory(_));
+            let mut records = self.history.iter().filter(|_| !is_wanted && !is_the_app);
+            let record = records.find(|record| is_same(&record.release))?;
+            Some((id, self.passed_over(record, id)))
+        });
+        if let Some((id, line)) = passed_over {
             self.note_release(line);
+            if !knows_quantities {
+                let quantities = release.processes.iter();
+                let quantities: Vec<_> = quantities
+                    .map(|process| (process.process_type.clone(), process.quantity))
+                    .collect();
+                self.scaled(&quantities);
+            }
             return Ok(Taken::Unchanged(id));
         }
         self.take_in(release, loaded.text, loaded.origin, newness)
     }
 
+    /// Why the release of `record` is not begun with, but the one of this id is.
+    fn passed_over(&self, record: &ReleaseRecord, id: Id) -> String {
+        let (version, wanted) = (record.release.version, self.version(id));
+        match record.state {
+            ReleaseState::Rejected => format!(
+                "Release v{version} was rejected ({}): {}",
+                record.reason,
+                self.going_on_with(id)
+            ),
+            _ => format!("Release v{version} is older than v{wanted}, which is gone on with"),
+        }
+    }
+
     /// The source has nothing to begin with.
-    fn empty(&mut self, why: &str) {
+    fn empty(&mut self, why: &str, is_final: bool) {
         match self.releases.wanted() {
             Some(id) => self.note_release(format!("{why}: {}", self.going_on_with(id))),
-            None if self.kind == Kind::OneShot => {
+            None if is_final || self.kind == Kind::OneShot => {
                 return self.fail(RunError::NoRelease(why.to_owned()));
             }
             None => {
@@ -121,7 +142,7 @@ impl Actor {
                             directory.path().join("new").display()
                         )
                     }
-                    Source::Directory(_) => String::new(),
+                    Source::Directory(_) | Source::Heroku(_) => String::new(),
                 };
                 self.note(format!("No release yet ({why}){hint}"));
             }
@@ -210,6 +231,35 @@ impl Actor {
         if text.is_some() {
             let saved = self.history.update(id, |record| record.text = text);
             self.complain(saved);
+        }
+    }
+
+    /// The app has other quantities, whatever its release: those that run and those that are
+    /// to run are changed.
+    fn scaled(&mut self, quantities: &[(ProcessType, u32)]) {
+        let before = self.formation();
+        let of: BTreeSet<Id> = [self.releases.good(), self.releases.wanted()]
+            .into_iter()
+            .flatten()
+            .collect();
+        for id in of {
+            let Some(known) = self.known.get(&id) else {
+                continue;
+            };
+            let mut release = Release::clone(&known.release);
+            for process in &mut release.processes {
+                let of_type = |(name, _): &&(ProcessType, u32)| *name == process.process_type;
+                if let Some((name, quantity)) = quantities.iter().find(of_type) {
+                    *process = Process::new(name.clone(), process.command.clone(), *quantity);
+                }
+            }
+            if release != *known.release {
+                self.expect_names(&self.wishes.formation(&release));
+                self.change_quantities(id, release);
+            }
+        }
+        if self.formation() != before {
+            self.note_scaled(&Origin::Heroku.to_string());
         }
     }
 

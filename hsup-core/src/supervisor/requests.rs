@@ -353,12 +353,15 @@ impl Actor {
         let parsed = control_file::parse(json)
             .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
         let (mut release, mut warnings) = (parsed.release, parsed.warnings);
-        if matches!(self.source, Source::Directory(_)) {
-            warnings.push(
+        match &self.source {
+            Source::Directory(_) => warnings.push(
                 "the next start of hsup runs the Procfile again: a release that is applied \
                  lasts until then, in a control directory for good"
                     .to_owned(),
-            );
+            ),
+            Source::Heroku(_) => warnings
+                .push("a release that is applied lasts until the next one on Heroku".to_owned()),
+            Source::ControlDir(_) => {}
         }
         if release.app.is_empty() {
             release.app.clone_from(&self.app);
@@ -372,7 +375,7 @@ impl Actor {
         let (release, warnings) = self.parse(json)?;
         let text = match &self.source {
             Source::ControlDir(_) => Some(ControlText::new(json)),
-            Source::Directory(_) => None,
+            Source::Directory(_) | Source::Heroku(_) => None,
         };
         let taken = self
             .take_in(release, text, Origin::Apply, Newness::New)

@@ -323,7 +323,7 @@ pub struct Release {
     pub state: i32,
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
-    /// "Procfile", "control directory", "apply"
+    /// "Procfile", "control directory", "Heroku", "apply"
     #[prost(string, tag = "5")]
     pub source: ::prost::alloc::string::String,
     /// when hsup took it in

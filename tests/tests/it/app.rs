@@ -189,7 +189,8 @@ impl App {
         })
     }
 
-    fn running(&self, mut command: Command) -> Running<'_> {
+    /// A program of the app whose output goes to its files `out` and `err`.
+    pub(crate) fn running(&self, mut command: Command) -> Running<'_> {
         let out = File::create(self.path("out")).unwrap();
         let err = File::create(self.path("err")).unwrap();
         let child = command.stdout(out).stderr(err).spawn().unwrap();

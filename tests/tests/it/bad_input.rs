@@ -41,7 +41,14 @@ fn what_cannot_be_started_says_why() {
     );
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
-    refused(&app, &["run", "-a", "app", "true"], "not built yet");
+    let no_token = "there is no token to ask with: set HEROKU_API_KEY";
+    refused(&app, &["run", "-a", "app", "true"], no_token);
+    refused_with(
+        2,
+        &app,
+        &["start", "-a", "a/b"],
+        "`a/b` is not a name for an app",
+    );
     refused(&app, &["start", "--logplex-url", "x"], "not built yet");
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
     for none in ["/nosuch", "Procfile"] {
@@ -86,7 +93,7 @@ fn wrong_usage_is_exit_code_2() {
     let both = "-a shop asks for an app on Heroku, and -C/--directory names another source";
     refused_with(2, &app, &["start", "-C.", "-a", "shop"], both);
     refused_with(2, &app, &["-a", "shop", "run", "-C.", "true"], both);
-    let both = "and --control-dir names another source: leave -a out";
+    let both = "and --control-dir names another source: give one of them";
     refused_with(2, &app, &["check", "--control-dir", "x", "-ashop"], both);
     let both = "-d/--driver and --driver-socket";
     refused_with(

@@ -9,6 +9,7 @@ mod ctl;
 mod faults;
 mod follow;
 mod full_disk;
+mod heroku;
 mod look;
 mod one_off;
 mod output;

@@ -114,9 +114,10 @@ impl From<ImageError> for Status {
             }
             ImageError::Slug(error) if error.is_exhaustion() => Self::resource_exhausted(text),
             ImageError::Slug(error) if error.is_network() => Self::unavailable(text),
-            ImageError::Slug(error) if error.is_callers() || error.wants_fresh_url() => {
-                Self::failed_precondition(text)
+            ImageError::Slug(error) if error.wants_fresh_url() => {
+                Self::failed_precondition(format!("slug_url is refused: {text}"))
             }
+            ImageError::Slug(error) if error.is_callers() => Self::failed_precondition(text),
             ImageError::Pull { source, .. } => match fault(source) {
                 Fault::Full => Self::resource_exhausted(text),
                 Fault::Missing | Fault::Malformed => Self::failed_precondition(text),
@@ -183,6 +184,18 @@ mod tests {
         assert_eq!(format!("{:?}", status.code()), code);
         let message = status.message();
         assert!(message.contains("`my/stack:1`") && message.contains("docker load"));
+    }
+
+    #[test]
+    fn a_url_that_is_refused_is_told_in_the_words_that_bring_a_fresh_one() {
+        let host = "storage.example".to_owned();
+        let status = Status::from(ImageError::Slug(SlugError::Refused { host, status: 403 }));
+        assert_eq!(format!("{:?}", status.code()), "FailedPrecondition");
+        let message = status.message();
+        assert!(
+            message.starts_with("slug_url is refused: `storage.example`"),
+            "{message}"
+        );
     }
 
     #[test_case(answer(500, "No space left on device"), "ResourceExhausted"; "full")]

@@ -92,7 +92,7 @@ async fn next_rejection(source: &mut ControlDir) -> String {
 
 async fn next_empty(source: &mut ControlDir) -> String {
     match next(source).await {
-        Update::Empty { why } => why,
+        Update::Empty { why, .. } => why,
         other => panic!("not empty: {other:?}"),
     }
 }

@@ -8,6 +8,7 @@
 //! of its own inside: the driver sees who comes and goes. The script is the file that
 //! `TEST_DRIVER_SCRIPT` names; see `script.rs`.
 
+mod fetch;
 mod script;
 
 use std::{
@@ -195,7 +196,13 @@ impl DynoDriver for Door {
             .as_ref()
             .map_or(0, |release| release.version);
         let mut inner = self.inner.clone();
+        let pretence = self.script.pretence().map_err(|error| broken(&error))?;
+        let url = request.release.as_ref().map(|release| &release.slug_url);
+        let url = url.filter(|_| pretence.fetching).cloned();
         self.call("build", &format!("v{version}"), async {
+            if let Some(url) = url {
+                fetch::fetch(&url).await?;
+            }
             let answer = inner.build(request).await?;
             let stream: BoxStream<BuildResponse> = Box::pin(answer.into_inner());
             Ok(Response::new(stream))

@@ -4,7 +4,7 @@
 //! A line is `[once] CALL FAULT`. The first one that fits a call is carried out; one that
 //! begins with `once` fits no more when it has happened, in this process or in one before it.
 //! The lines `is not-ready WHY`, `is instance ID` and `is own-network` change what the driver
-//! says of itself.
+//! says of itself; `is fetching` has it fetch the slugs of its builds.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -42,6 +42,8 @@ pub(crate) struct Pretence {
     pub(crate) instance: Option<String>,
     /// Every dyno has a network of its own.
     pub(crate) own_network: bool,
+    /// It fetches slugs.
+    pub(crate) fetching: bool,
 }
 
 /// The script, and the list of calls beside it.
@@ -95,6 +97,7 @@ impl Script {
                 ["is", "not-ready", why] => pretence.not_ready = Some(why.to_owned()),
                 ["is", "instance", id] => pretence.instance = Some(id.to_owned()),
                 ["is", "own-network"] => pretence.own_network = true,
+                ["is", "fetching"] => pretence.fetching = true,
                 _ => {}
             }
         }
@@ -220,6 +223,7 @@ mod tests {
             not_ready: Some("warming up".to_owned()),
             instance: Some("b".to_owned()),
             own_network: false,
+            fetching: false,
         };
         assert_eq!(script.pretence().unwrap(), expected);
     }

@@ -1,0 +1,225 @@
+//! An app on Heroku as a source: its deployed release and its formation, as the Platform API
+//! (v3) has them.
+//!
+//! ```text
+//!  pace ◀─ how it went ─ watch ─ what is news ─▶ supervisor
+//!    └── when to look ──▶  │
+//!                         api ─▶ client ─▶ api.heroku.com
+//! ```
+//!
+//! One task looks, and what it finds waits in a channel: the supervisor drops the future of
+//! [`Heroku::next`] whenever something else happens. It begins with the first call, so that
+//! who finds that another hsup has the app has asked nothing.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+mod access;
+mod api;
+mod assemble;
+mod client;
+mod error;
+mod locate;
+mod model;
+mod netrc;
+mod pace;
+mod watch;
+
+pub use access::{Access, FindAccessError};
+pub use assemble::UnusableReleaseError;
+pub use client::NewClientError;
+pub use error::{ApiError, Refusal, Trouble};
+
+use api::Api;
+use pace::{Next, Pace, Tell, Went};
+use watch::{Found, Watcher};
+
+use super::Update;
+use crate::{locate::SlugLocator, random, release::Release};
+
+/// How often the API is asked, unless people say otherwise. A look is two requests of the 4500
+/// that Heroku allows an account in an hour.
+pub const POLL_EVERY: Duration = Duration::from_secs(10);
+
+/// How often [`load`] asks an API that fails, and the pause after the first time.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(500);
+/// News that nobody has taken yet.
+const NEWS: usize = 8;
+
+/// An app on Heroku.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HerokuApp {
+    /// Its name or its id.
+    pub name: String,
+    /// Where to ask, and as whom.
+    pub access: Access,
+    /// How often to look.
+    pub poll_every: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Heroku {
+    api: Arc<Api>,
+    poll_every: Duration,
+    polling: Option<Polling>,
+}
+
+#[derive(Debug)]
+struct Polling {
+    news: mpsc::Receiver<Update>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Heroku {
+    /// Prepares to ask; nothing is asked before [`Heroku::next`].
+    ///
+    /// # Errors
+    /// When there is nothing to do HTTPS with.
+    pub fn open(app: &HerokuApp) -> Result<Self, NewClientError> {
+        Ok(Self {
+            api: Arc::new(Api::new(&app.name, &app.access)?),
+            poll_every: app.poll_every,
+            polling: None,
+        })
+    }
+
+    /// Who knows where its slugs are.
+    pub fn locator(&self) -> Arc<dyn SlugLocator> {
+        Arc::<Api>::clone(&self.api)
+    }
+
+    /// The app, as it was asked for.
+    pub fn app(&self) -> &str {
+        &self.api.app
+    }
+
+    /// Waits for the next news. Cancel safe; inside a tokio runtime.
+    pub async fn next(&mut self) -> Update {
+        let polling = self.polling.get_or_insert_with(|| {
+            let (sender, news) = mpsc::channel(NEWS);
+            let watcher = Watcher::new(Arc::clone(&self.api));
+            let task = tokio::spawn(poll(watcher, Pace::new(self.poll_every), sender));
+            Polling {
+                news,
+                _task: AbortOnDropHandle::new(task),
+            }
+        });
+        match polling.news.recv().await {
+            Some(update) => update,
+            None => pending().await,
+        }
+    }
+}
+
+/// Looks again and again, and tells what is news.
+async fn poll(mut watcher: Watcher, mut pace: Pace, news: mpsc::Sender<Update>) {
+    let mut has_spoken = false;
+    loop {
+        let looked = watcher.look().await;
+        let went = match &looked {
+            Ok(_) => Went::Well {
+                remaining: watcher.api.client.remaining(),
+            },
+            Err(error) => Went::Badly(error.trouble()),
+        };
+        let next = pace.after(went, random::u64());
+        tracing::debug!(?went, delay = ?next.delay, "looked at Heroku");
+        let (said, found) = match looked {
+            Ok(found) => (None, found),
+            Err(error) => (Some(error), Vec::new()),
+        };
+        let told = told(said.as_ref(), next, has_spoken);
+        for update in told.into_iter().chain(found) {
+            has_spoken = true;
+            if news.send(update).await.is_err() {
+                return;
+            }
+        }
+        sleep(next.delay).await;
+    }
+}
+
+/// What to tell of how the look went. Without a release the supervisor waits for a first word.
+fn told(error: Option<&ApiError>, next: Next, has_spoken: bool) -> Option<Update> {
+    match (next.tell, error) {
+        (_, Some(error)) if !has_spoken => Some(Update::Empty {
+            why: error.to_string(),
+            is_final: error.trouble() == Trouble::Denied,
+        }),
+        (Tell::Trouble, Some(error)) => {
+            Some(Update::Warning(format!("{error}; what runs goes on")))
+        }
+        (Tell::Over, _) => Some(Update::Warning("Heroku's API answers again".to_owned())),
+        (Tell::Slower(left), _) => Some(Update::Warning(format!(
+            "Heroku's API takes {left} more requests of this account for now: asking every {:.0?}",
+            next.delay
+        ))),
+        (Tell::Trouble | Tell::Nothing, _) => None,
+    }
+}
+
+/// What is deployed could not be had.
+#[derive(Debug, Error)]
+pub enum LoadHerokuError {
+    /// There is nothing to ask with.
+    #[error(transparent)]
+    Client(#[from] NewClientError),
+    /// The API does not say.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// It cannot be run.
+    #[error(transparent)]
+    Unusable(#[from] UnusableReleaseError),
+    /// There is none.
+    #[error("no release of {0} is deployed on Heroku")]
+    Nothing(String),
+}
+
+/// A release of an app on Heroku, once.
+#[derive(Debug)]
+pub struct LoadedOnce {
+    /// The release.
+    pub release: Release,
+    /// What is odd about it.
+    pub warnings: Vec<String>,
+    /// Who knows where its slug is.
+    pub locator: Arc<dyn SlugLocator>,
+}
+
+/// Fetches what is deployed right now. An API that fails is asked again, but not for long:
+/// somebody waits.
+///
+/// # Errors
+/// When there is none, or it cannot be had.
+pub async fn load(app: &HerokuApp) -> Result<LoadedOnce, LoadHerokuError> {
+    let api = Arc::new(Api::new(&app.name, &app.access)?);
+    let mut watcher = Watcher::new(Arc::clone(&api));
+    let mut tries = 1;
+    let found = loop {
+        match watcher.find().await {
+            Ok(found) => break found,
+            Err(error) if tries < TRIES && matches!(error.trouble(), Trouble::Passing { .. }) => {
+                tracing::warn!(%error, tries, "Heroku asked again");
+                sleep(PAUSE * tries).await;
+                tries += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    match found {
+        Found::Release { result, .. } => {
+            let (release, warnings) = result?;
+            Ok(LoadedOnce {
+                release: *release,
+                warnings,
+                locator: api,
+            })
+        }
+        Found::Nothing | Found::Same(_) => Err(LoadHerokuError::Nothing(app.name.clone())),
+    }
+}

@@ -1,0 +1,173 @@
+//! An API that fails, denies, lies or is away, while dynos run and while they do not.
+
+use super::*;
+
+#[test]
+fn an_api_that_goes_away_takes_nothing_down() {
+    for fault in [Fault::Gone, Fault::status(503), Fault::Cut, Fault::Flood] {
+        let shop = Shop::deployed();
+        let hsup = shop.start(&[]);
+        let before = hsup.wait_up(&["web.1"]);
+        shop.heroku.fail("", fault.clone());
+        hsup.wait_for_line("what runs goes on");
+        shop.wait_looks(&hsup);
+        assert_eq!(hsup.wait_up(&["web.1"]), before, "{fault:?}");
+        let log = hsup.log();
+        assert_eq!(log.matches("what runs goes on").count(), 1, "{log}");
+        shop.heroku.heal();
+        hsup.wait_for_line("Heroku's API answers again");
+        shop.heroku.set_config(&[("NAME", "two")]);
+        hsup.wait_releases(&["v3 current", "v2 superseded"]);
+        hsup.interrupt();
+    }
+}
+
+#[test]
+fn an_api_that_hangs_takes_nothing_down() {
+    let shop = Shop::deployed();
+    let hsup = shop.start(&[]);
+    let before = hsup.wait_up(&["web.1"]);
+    shop.heroku.fail("", Fault::Hang);
+    hsup.wait_for("a question without an answer", || {
+        (shop.heroku.count("/releases -") > 0).then_some(())
+    });
+    shop.app.ctl(&["scale", "worker=1"]);
+    assert_eq!(hsup.wait_up(&["web.1", "worker.1"])[0], before[0]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_denial_is_told_once_while_dynos_run() {
+    let shop = Shop::deployed();
+    let hsup = shop.start(&[]);
+    let before = hsup.wait_up(&["web.1"]);
+    shop.heroku.change_token("another");
+    hsup.wait_for_line("HTTP 401: unauthorized: Invalid credentials provided.");
+    shop.wait_looks(&hsup);
+    let log = hsup.log();
+    assert_eq!(log.matches("HTTP 401").count(), 1, "{log}");
+    assert_eq!(hsup.wait_up(&["web.1"]), before);
+    shop.heroku.change_token(TOKEN);
+    hsup.wait_for_line("Heroku's API answers again");
+    shop.heroku.set_config(&[("NAME", "two")]);
+    hsup.wait_releases(&["v3 current", "v2 superseded"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn requests_that_are_used_up_come_back() {
+    let shop = Shop::deployed();
+    let hsup = shop.start(&[]);
+    let before = hsup.wait_up(&["web.1"]);
+    shop.heroku.leave(0);
+    hsup.wait_for_line("HTTP 429: rate_limit");
+    shop.wait_looks(&hsup);
+    let log = hsup.log();
+    assert_eq!(log.matches("HTTP 429").count(), 1, "{log}");
+    shop.heroku.leave(60);
+    hsup.wait_for_line("Heroku's API answers again");
+    assert_eq!(hsup.wait_up(&["web.1"]), before);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_that_is_fetched_in_part_is_fetched_whole() {
+    for (part, fault) in [
+        ("config-vars", Fault::status(503)),
+        ("config-vars", Fault::Cut),
+        ("/slugs/", Fault::Gone),
+        ("/formation", Fault::Answer(200, "[{\"type\":".to_owned())),
+    ] {
+        let shop = Shop::deployed();
+        let hsup = shop.start(&[]);
+        let before = hsup.wait_up(&["web.1"]);
+        shop.heroku.fail(part, fault);
+        shop.heroku
+            .deploy(&[("web", &web("")), ("clock", "exec sleep 1000")]);
+        shop.wait_looks(&hsup);
+        assert_eq!(hsup.wait_up(&["web.1"]), before);
+        hsup.wait_releases(&["v2 current"]);
+        shop.heroku.heal();
+        hsup.wait_releases(&["v3 current", "v2 superseded"]);
+        hsup.interrupt();
+    }
+}
+
+#[test]
+fn a_redirect_is_not_followed_elsewhere() {
+    let shop = Shop::deployed();
+    let elsewhere = Platform::start(APP);
+    shop.heroku
+        .fail("", Fault::Redirect(format!("{}/steal", elsewhere.url())));
+    let refused = shop.run("check", &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("it sends on to another place, or for ever"),
+        "{said}"
+    );
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[test]
+fn a_start_that_heroku_denies_ends_with_the_reason() {
+    let shop = Shop::deployed();
+    let mut hsup = shop.app.running({
+        let mut command = shop.command("start");
+        command.env("HEROKU_API_KEY", "another");
+        command
+    });
+    assert_eq!(hsup.end().code(), Some(1));
+    assert!(hsup.log().contains("HTTP 401"), "{}", hsup.log());
+    hsup.nothing_is_left();
+    let mut command = shop.app.command("hsup");
+    command
+        .env("HEROKU_HOST", shop.heroku.url())
+        .env("HEROKU_API_KEY", TOKEN)
+        .args(["start", "-a", "nosuch"]);
+    let refused = deadline::output(&mut command);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("failed to get the releases of nosuch"),
+        "{said}"
+    );
+    assert!(said.contains("there is none of that name"), "{said}");
+}
+
+#[test]
+fn a_start_waits_for_an_api_that_is_away_and_for_a_first_release() {
+    let shop = Shop::new();
+    shop.heroku.fail("", Fault::Gone);
+    let hsup = shop.start(&[]);
+    hsup.wait_for_line("No release yet (failed to get the releases of shop");
+    shop.heroku.heal();
+    hsup.wait_for_line("Heroku's API answers again");
+    hsup.wait_for_line("v1 (Set config vars) has no slug");
+    shop.deploy("");
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn without_the_api_the_last_good_release_is_started_again() {
+    let shop = Shop::deployed();
+    let hsup = shop.start(&[]);
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+    for fault in [Fault::Gone, Fault::status(401)] {
+        shop.heroku.fail("", fault);
+        let hsup = shop.start(&[]);
+        hsup.wait_for_line("running v2, the last good one");
+        hsup.wait_up(&["web.1"]);
+        shop.heroku.heal();
+        hsup.wait_for_line("Heroku's API answers again");
+        hsup.wait_releases(&["v2 current"]);
+        hsup.interrupt();
+    }
+    // A release that came meanwhile.
+    shop.heroku.set_config(&[("NAME", "two")]);
+    let hsup = shop.start(&[]);
+    hsup.wait_releases(&["v3 current", "v2 superseded"]);
+    hsup.interrupt();
+}
