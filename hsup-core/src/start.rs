@@ -35,6 +35,7 @@ use crate::{
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
+    rollout,
     source::{ControlDir, Directory, Source, SourceSpec, control_dir, directory},
     state::{
         Damage, Journal, JournalError, LoadError, OpenStateError, Record, StateDir, SupervisorId,
@@ -69,6 +70,8 @@ pub struct StartOptions {
     pub binds: Vec<Bind>,
     /// Waits, graces, timeouts.
     pub policy: DynoPolicy,
+    /// How dynos are replaced.
+    pub rollouts: rollout::Policy,
     /// How dynos' output is shown.
     pub terminal: TerminalSettings,
     /// hsup's own diagnostics, shown on SIGUSR1.
@@ -150,6 +153,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         state_dir,
         binds,
         policy,
+        rollouts,
         terminal,
         diagnostics,
     } = options;
@@ -253,6 +257,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         explicit,
         start_number,
         kind: if one_shot { Kind::OneShot } else { Kind::Kept },
+        rollouts,
         base: std::env::current_dir().unwrap_or_default(),
         shared,
         link,

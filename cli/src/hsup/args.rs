@@ -8,7 +8,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use hsup_core::{
     backoff::Policy,
+    dyno::HttpCheck,
     name::{MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
+    rollout::{StrategyArg, Surge},
 };
 use hsup_proto::driver::Bind;
 
@@ -152,6 +154,21 @@ pub struct Options {
     /// How long a web dyno may take to listen on its PORT
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse, global = true)]
     pub boot_timeout: Duration,
+
+    /// Ask web dynos for this path: one is ready when it answers GET with 2xx or 3xx
+    #[arg(long, value_name = "[web=]/PATH", global = true)]
+    pub http_check: Option<HttpCheck>,
+
+    /// How dynos are replaced: start-first (the old one goes when the new one is ready) or
+    /// stop-first; for one process type TYPE=STRATEGY; may be repeated (default: start-first
+    /// where the driver gives each dyno an address of its own)
+    #[arg(long = "strategy", value_name = "[TYPE=]STRATEGY", global = true)]
+    pub strategies: Vec<StrategyArg>,
+
+    /// With start-first: how many dynos of a type may run beside its quantity, N or N%
+    /// (default: a quarter of the type)
+    #[arg(long, value_name = "N", global = true)]
+    pub max_surge: Option<Surge>,
 
     /// Waits between restarts after crashes: BASE..CAP, or heroku for Heroku's own
     #[arg(long, value_name = "WAITS", default_value = "1s..5m", global = true)]

@@ -18,6 +18,7 @@ use hsup_core::{
     errors::chain,
     logs::{Format, TerminalSettings},
     name::ProcessType,
+    rollout,
     run::{self, Built, RunOptions},
     source::{Choice, ChooseSourceError, Place, SourceSpec, choose},
     start::{self, StartOptions},
@@ -235,6 +236,7 @@ fn start_options(
     };
     let mut terminal =
         TerminalSettings::standard(format).context("failed to use standard output and error")?;
+    let linger = linger(&options, &source);
     terminal.timestamps = !options.no_timestamp;
     terminal.colour = colour_wanted();
     Ok(StartOptions {
@@ -243,11 +245,13 @@ fn start_options(
         explicit: explicit(types)?,
         one_shot: options.oneshot,
         start_number: options.start_number,
+        rollouts: rollout::Policy::new(options.strategies, options.max_surge),
         policy: DynoPolicy {
             backoff: options.restart_backoff,
             grace: options.grace,
             boot_timeout: options.boot_timeout,
-            linger: linger(&options, &source),
+            http_check: options.http_check,
+            linger,
             settle: SETTLE,
         },
         control_socket: options.control_socket,

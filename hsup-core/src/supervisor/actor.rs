@@ -39,6 +39,7 @@ use crate::{
     random,
     release::Release,
     releases::{Id, Releases},
+    rollout::Policy as RolloutPolicy,
     source::{News, Source},
     state::{History, LiveDyno, Memory, SaveError},
     time::{now_unix_ms, reached},
@@ -105,6 +106,7 @@ pub(super) struct Actor {
     pub(super) source: Source,
     pub(super) wishes: Wishes,
     pub(super) kind: Kind,
+    pub(super) rollouts: RolloutPolicy,
     pub(super) base: std::path::PathBuf,
     pub(super) shared: Arc<Shared>,
     pub(super) link: DriverLink,
@@ -177,6 +179,7 @@ impl Actor {
                 start_number: settings.start_number,
             },
             kind: settings.kind,
+            rollouts: settings.rollouts,
             base: settings.base,
             shared: settings.shared,
             link_state: settings.link.watch(),
@@ -310,6 +313,9 @@ impl Actor {
                 Link::Up(up) => {
                     // Else every dyno would fail for it.
                     demands::check_binds(&up.info, &self.shared.binds)
+                        .map_err(|error| RunError::Driver(error.to_string()))?;
+                    self.rollouts
+                        .check(&up.info.name, up.has_own_network())
                         .map_err(|error| RunError::Driver(error.to_string()))?;
                     if let Err(why) = up.fitness() {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));

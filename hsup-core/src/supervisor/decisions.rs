@@ -280,8 +280,9 @@ impl Actor {
             .is_some_and(|newest| newest.id == id);
         let (reason, keeps) = match why {
             Why::Failed(why) => {
-                // One dyno's port is its successor's, too: the old one had to end first.
-                let went = record.state == ReleaseState::RollingOut && !self.has_own_network();
+                // Where the old dyno had to end first, there is something to go back to.
+                let went =
+                    record.state == ReleaseState::RollingOut && self.stops_first(&record.release);
                 let keeps = match self.good() {
                     Some(good) if went => format!("going back to v{}", good.release.version),
                     _ => self.what_keeps_running(),

@@ -15,6 +15,7 @@ use crate::{
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::{DynoName, Selector},
+    releases::Id,
     rollout,
     time::now_unix_ms,
 };
@@ -133,7 +134,7 @@ impl Actor {
                 if self.is_candidate(release_id) {
                     self.roll(rollout::Event::Ready(name));
                 } else {
-                    self.roll(rollout::Event::GoodSettled(name));
+                    self.good_settled(release_id, name);
                 }
             }
             What::Failed(why) => {
@@ -148,13 +149,20 @@ impl Actor {
                     self.blame(&name, &why, running.or(crash).as_ref());
                     self.roll(rollout::Event::Failed(name));
                 } else {
-                    self.roll(rollout::Event::GoodSettled(name));
+                    self.good_settled(release_id, name);
                 }
             }
             // It is started again, and what comes of that counts.
             What::Lost(_) if self.is_candidate(release_id) => {}
-            What::Lost(_) => self.roll(rollout::Event::GoodSettled(name)),
+            What::Lost(_) => self.good_settled(release_id, name),
             What::Complete(exit) => self.complete(report.key, exit.as_ref()),
+        }
+    }
+
+    /// What an overtaken release left says nothing of the good one.
+    fn good_settled(&mut self, release_id: Id, name: DynoName) {
+        if self.releases.good() == Some(release_id) {
+            self.roll(rollout::Event::GoodSettled(name));
         }
     }
 

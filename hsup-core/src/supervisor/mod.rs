@@ -41,6 +41,7 @@ use crate::{
     lifecycle::Kind,
     name::ProcessType,
     release::Release,
+    rollout::Policy,
     source::Source,
     state::{History, Memory},
 };
@@ -61,6 +62,8 @@ pub struct Settings {
     pub start_number: u32,
     /// Whether dynos are started again (`start`) or once (`--oneshot`).
     pub kind: Kind,
+    /// How dynos are replaced.
+    pub rollouts: Policy,
     /// Where relative slugs are relative to.
     pub base: PathBuf,
     /// What all dynos share, the link's state among it.

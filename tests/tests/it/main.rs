@@ -16,6 +16,7 @@ mod overtaken;
 mod ports;
 mod releases;
 mod restarts;
+mod rollouts;
 mod run_socket;
 mod running;
 mod secrets;
