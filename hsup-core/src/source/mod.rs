@@ -7,7 +7,10 @@
 
 use std::fmt;
 
-use crate::{release::Release, releases::Newness};
+use crate::{
+    release::Release,
+    releases::{Id, Newness},
+};
 
 pub mod choose;
 pub mod control_dir;
@@ -47,15 +50,23 @@ pub enum Origin {
     ControlDirectory,
     /// `hsupctl apply`.
     Apply,
+    /// `hsupctl rollback`, to an earlier release.
+    Rollback {
+        /// Its version.
+        version: u64,
+        /// Its id in the history.
+        id: Id,
+    },
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Procfile => "Procfile",
-            Self::ControlDirectory => "control directory",
-            Self::Apply => "apply",
-        })
+        match self {
+            Self::Procfile => f.write_str("Procfile"),
+            Self::ControlDirectory => f.write_str("control directory"),
+            Self::Apply => f.write_str("apply"),
+            Self::Rollback { version, .. } => write!(f, "rollback to v{version}"),
+        }
     }
 }
 

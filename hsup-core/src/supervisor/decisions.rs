@@ -112,6 +112,7 @@ impl Actor {
             let needs_none = matches!(change, ReleaseChange::Replace { builds: false });
             good.artifact.clone().filter(|_| needs_none)
         });
+        let kept = kept.or_else(|| self.artifact_repeated(id));
         if self.releases.good() != Some(id) {
             self.mark(id, ReleaseState::Building);
         }
@@ -224,6 +225,13 @@ impl Actor {
         }
         let artifact = self.history.get(id)?.artifact.clone()?;
         self.is_of_this_driver(&artifact).then_some(artifact)
+    }
+
+    /// What this driver made of the release that this one repeats. Should it have lost it, that
+    /// is seen when a dyno is started, and it is built then.
+    fn artifact_repeated(&self, id: Id) -> Option<Arc<str>> {
+        let earlier = self.history.get(id)?.repeats?;
+        self.remembered(earlier)?.artifact
     }
 
     /// An artifact means nothing to another driver than the one that made it.

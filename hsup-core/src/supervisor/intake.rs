@@ -192,6 +192,12 @@ impl Actor {
             .take_in(release, text, origin.to_string(), now_unix_ms())
             .map_err(|error| chain(&error))?;
         self.forget_artifacts(&taken.forgotten);
+        if let Origin::Rollback { id: earlier, .. } = origin {
+            let saved = self
+                .history
+                .update(taken.id, |record| record.repeats = Some(earlier));
+            self.complain(saved);
+        }
         self.note_release(format!("Release v{version} created by {origin}"));
         self.know(taken.id);
         let decisions = self.releases.taken_in(taken.id, newness);

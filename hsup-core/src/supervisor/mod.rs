@@ -24,6 +24,7 @@ mod reconcile;
 mod replacing;
 mod requests;
 mod restarts;
+mod rollback;
 mod status;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};

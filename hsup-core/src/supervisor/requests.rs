@@ -30,6 +30,10 @@ use crate::{
     state::ReleaseRecord,
 };
 
+/// What becomes of a release that does not come from the Procfile.
+pub(super) const LASTS_UNTIL_A_START: &str = "the next start of hsup runs the Procfile again: \
+    a release that is applied lasts until then, in a control directory for good";
+
 impl Actor {
     pub(super) fn request(&mut self, request: Request) {
         if self.phase != Phase::Running
@@ -54,6 +58,9 @@ impl Actor {
             }
             Request::Apply(request, reply) => {
                 drop(reply.send(self.apply(&request.json, request.no_wait)));
+            }
+            Request::Rollback(request, reply) => {
+                drop(reply.send(self.rollback(&request)));
             }
             Request::Release(id, reply) => {
                 let record = self.history.get(id).map(status::release);
@@ -354,11 +361,7 @@ impl Actor {
             .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
         let (mut release, mut warnings) = (parsed.release, parsed.warnings);
         if matches!(self.source, Source::Directory(_)) {
-            warnings.push(
-                "the next start of hsup runs the Procfile again: a release that is applied \
-                 lasts until then, in a control directory for good"
-                    .to_owned(),
-            );
+            warnings.push(LASTS_UNTIL_A_START.to_owned());
         }
         if release.app.is_empty() {
             release.app.clone_from(&self.app);
@@ -378,6 +381,16 @@ impl Actor {
             .take_in(release, text, Origin::Apply, Newness::New)
             .map_err(ControlError::Rejected)?;
         self.news = Some(News::TakenIn);
+        Ok(self.applied(taken, warnings, no_wait))
+    }
+
+    /// The answer to whoever handed in a release.
+    pub(super) fn applied(
+        &mut self,
+        taken: Taken,
+        warnings: Vec<String>,
+        no_wait: bool,
+    ) -> Applied {
         let id = taken.id();
         let is_decided = self.is_decided(id);
         let response = ApplyReleaseResponse {
@@ -386,7 +399,7 @@ impl Actor {
             unchanged: is_decided && matches!(taken, Taken::Unchanged(_)),
         };
         let decided = (!is_decided && !no_wait).then(|| (id, self.wait_until(Until::Decided(id))));
-        Ok(Applied { response, decided })
+        Applied { response, decided }
     }
 
     fn plan(&self, json: &[u8]) -> Result<PlanReleaseResponse, ControlError> {
