@@ -17,6 +17,10 @@ use thiserror::Error;
 
 use crate::name::ProcessType;
 
+mod metadata;
+
+pub use metadata::AppMetadata;
+
 /// One release of an app, from whatever source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
@@ -47,6 +51,9 @@ pub struct Release {
     pub log_target: Option<LogTarget>,
     /// The process types, in the order in which the source names them.
     pub processes: Vec<Process>,
+    /// What Heroku knows of it, if it comes from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<AppMetadata>>,
 }
 
 /// A process type of a release: what to run, and how many by default.
@@ -160,6 +167,15 @@ impl Release {
         };
         !same_slug || self.app != old.app || self.stack != old.stack || self.image != old.image
     }
+}
+
+/// `SHA256:<64 hexadecimal digits>` as it is kept, in lower case; `None` of any other text.
+pub fn slug_checksum(text: &str) -> Option<String> {
+    let (algorithm, digits) = text.split_once(':')?;
+    let is_sha256 = algorithm.eq_ignore_ascii_case("SHA256")
+        && digits.len() == 64
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_sha256.then(|| format!("SHA256:{}", digits.to_ascii_lowercase()))
 }
 
 /// The environment that an app is configured with: names and secret values.
@@ -404,6 +420,7 @@ mod tests {
                 Process::new("web".parse().unwrap(), "bin/web", 2),
                 Process::new("worker".parse().unwrap(), "bin/worker", 1),
             ],
+            metadata: None,
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     name::{MAX_QUANTITY, ProcessType, check_app_name},
     ports,
-    release::{ConfigVars, Limits, LogTarget, Process, Release, Slug},
+    release::{ConfigVars, Limits, LogTarget, Process, Release, Slug, slug_checksum},
 };
 
 /// The largest text that is read, in bytes.
@@ -178,6 +178,7 @@ fn release(top: &Json<'_>, warnings: &mut Vec<String>) -> Result<Release, ValueE
         limits: limits(&fields, warnings)?,
         log_target: log_target(&fields)?,
         processes: processes(top, &fields, warnings)?,
+        metadata: None,
     };
     if release.slug_checksum.is_some() && release.slug.is_none() {
         warnings.push("SlugChecksum: there is no Slug".to_owned());
@@ -224,15 +225,9 @@ fn checksum(fields: &Fields<'_>) -> Result<Option<String>, ValueError> {
     let Some(checksum) = fields.string("SlugChecksum")? else {
         return Ok(None);
     };
-    match checksum.split_once(':') {
-        Some((algorithm, digits))
-            if algorithm.eq_ignore_ascii_case("SHA256")
-                && digits.len() == 64
-                && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
-        {
-            Ok(Some(format!("SHA256:{}", digits.to_ascii_lowercase())))
-        }
-        _ => Err(fields.error(
+    match slug_checksum(&checksum) {
+        Some(checksum) => Ok(Some(checksum)),
+        None => Err(fields.error(
             "SlugChecksum",
             "invalid value: expected `SHA256:` and 64 hexadecimal digits",
         )),

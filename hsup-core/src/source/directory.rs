@@ -179,6 +179,7 @@ pub fn load(directory: &Path) -> Result<(Release, Vec<String>), LoadDirectoryErr
         limits: Limits::default(),
         log_target: None,
         processes: procfile.processes,
+        metadata: None,
     };
     Ok((release, warnings))
 }

@@ -61,6 +61,7 @@ fn the_original_example_is_read() {
                 Process::new("web".parse().unwrap(), "./web-server arg", 2),
                 Process::new("worker".parse().unwrap(), "./worker arg", 2),
             ],
+            metadata: None,
         }
     );
 }

@@ -17,6 +17,7 @@ fn release(version: u64) -> Release {
         limits: Limits::default(),
         log_target: None,
         processes: vec![],
+        metadata: None,
     }
 }
 
