@@ -72,6 +72,10 @@ pub struct StartOptions {
     pub policy: DynoPolicy,
     /// How dynos are replaced.
     pub rollouts: rollout::Policy,
+    /// How long a release command may take; `None`: none is run.
+    pub release_timeout: Option<Duration>,
+    /// How long dynos run before each is replaced by a fresh one; `None`: for ever.
+    pub cycle_every: Option<Duration>,
     /// How dynos' output is shown.
     pub terminal: TerminalSettings,
     /// hsup's own diagnostics, shown on SIGUSR1.
@@ -154,6 +158,8 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         binds,
         policy,
         rollouts,
+        release_timeout,
+        cycle_every,
         terminal,
         diagnostics,
     } = options;
@@ -258,6 +264,8 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         start_number,
         kind: if one_shot { Kind::OneShot } else { Kind::Kept },
         rollouts,
+        release_timeout,
+        cycle_every,
         base: std::env::current_dir().unwrap_or_default(),
         shared,
         link,

@@ -170,6 +170,22 @@ pub struct Options {
     #[arg(long, value_name = "N", global = true)]
     pub max_surge: Option<Surge>,
 
+    /// How long a release's `release` command may take before it counts as failed
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse, global = true)]
+    pub release_timeout: Duration,
+
+    /// Roll releases out without running their `release` command
+    #[arg(long, global = true)]
+    pub no_release_phase: bool,
+
+    /// Replace each dyno by a fresh one once a day, as Heroku does
+    #[arg(long, global = true)]
+    pub cycle: bool,
+
+    /// The same after another time: TIME and at random up to 15% more, 216 minutes at most
+    #[arg(long, value_name = "TIME", value_parser = parse_cycle, global = true)]
+    pub cycle_every: Option<Duration>,
+
     /// Waits between restarts after crashes: BASE..CAP, or heroku for Heroku's own
     #[arg(long, value_name = "WAITS", default_value = "1s..5m", global = true)]
     pub restart_backoff: Policy,
@@ -198,6 +214,15 @@ fn parse_linger(text: &str) -> Result<Duration, String> {
         return Ok(Duration::ZERO);
     }
     duration::parse(text).map(|duration| duration.max(Duration::from_millis(1)))
+}
+
+/// A period that leaves dynos time to live.
+fn parse_cycle(text: &str) -> Result<Duration, String> {
+    let every = duration::parse(text)?;
+    if every < Duration::from_secs(1) {
+        return Err(format!("`{text}` is too short: dynos run for at least 1s"));
+    }
+    Ok(every)
 }
 
 /// `HOST[:DYNO]`, as the original: without the second the path is the same in the dyno.
@@ -337,6 +362,14 @@ mod tests {
     fn a_linger_may_be_for_ever() {
         assert_eq!(parse_linger("forever"), Ok(Duration::ZERO));
         assert_eq!(parse_linger("0"), Ok(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_period_is_one_that_dynos_can_live_in() {
+        assert_eq!(parse_cycle("24h"), Ok(Duration::from_hours(24)));
+        for bad in ["0", "500ms", "daily"] {
+            assert!(parse_cycle(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

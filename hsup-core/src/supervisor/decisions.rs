@@ -180,8 +180,7 @@ impl Actor {
             .history
             .update(id, |record| record.artifact = Some(artifact));
         self.complain(saved);
-        let decisions = self.releases.built(id);
-        self.decide(decisions);
+        self.release_or_try(id);
     }
 
     fn build_failed(&mut self, id: Id, why: String) {
@@ -211,7 +210,7 @@ impl Actor {
     }
 
     /// Writes down what can be, when nothing is begun any more.
-    fn decide_last(&mut self, mut decisions: Vec<Decision>) {
+    pub(super) fn decide_last(&mut self, mut decisions: Vec<Decision>) {
         decisions.retain(|decision| matches!(decision, Decision::Reject(..)));
         self.decide(decisions);
     }
@@ -243,7 +242,7 @@ impl Actor {
     }
 
     /// Whether there is nobody from whom a better release could come.
-    fn cannot_change(&self) -> bool {
+    pub(super) fn cannot_change(&self) -> bool {
         matches!(self.source, Source::Directory(_)) || self.kind == Kind::OneShot
     }
 
@@ -301,6 +300,7 @@ impl Actor {
             Why::Overtaken { by } => {
                 let aim = match record.state {
                     ReleaseState::RollingOut => "up",
+                    _ if record.release_phase.is_some() => "released",
                     _ => "built",
                 };
                 let by = self.version(by);
@@ -308,7 +308,10 @@ impl Actor {
                 (reason, String::new())
             }
         };
-        let (gap, last_lines) = self.end_trial(id);
+        let (gap, mut last_lines) = self.end_trial(id);
+        if last_lines.is_empty() {
+            last_lines = std::mem::take(&mut self.release_lines);
+        }
         let saved = self.history.update(id, |record| {
             record.state = ReleaseState::Rejected;
             record.reason.clone_from(&reason);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hsup_proto::control::{
-    ApplyReleaseResponse, DynoState, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
+    ApplyReleaseResponse, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
     PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest, ScaleResponse,
     StartRequest, StartResponse, StopRequest, StopResponse,
 };
@@ -280,7 +280,7 @@ impl Actor {
         let names = self.selected(&request.select)?;
         let held: Vec<_> = names
             .iter()
-            .filter(|name| !self.is_held(name))
+            .filter(|name| !self.is_held(name) && !name.process_type.is_release())
             .cloned()
             .collect();
         let saved = self
@@ -322,15 +322,12 @@ impl Actor {
         let mut restarted = BTreeSet::new();
         for (_, live) in self.dynos.iter_mut() {
             let name = &live.handle.spec.name;
-            // Those that retire are as good as gone.
-            if !names.contains(name) || live.retiring {
+            // Those that retire are as good as gone; a release command is not run twice.
+            if !names.contains(name) || live.retiring || name.process_type.is_release() {
                 continue;
             }
-            live.handle.restart(how);
-            // Its own report follows; until then it must not look as if it were through.
-            live.status.ready = false;
-            live.status.state = DynoState::Starting;
             restarted.insert(name.clone());
+            live.restart(how);
         }
         // What somebody has stopped is started by whoever means it, and not by a restart of
         // everything.

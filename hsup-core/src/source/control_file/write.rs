@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     name::check_app_name,
-    release::{Limits, Process, Release},
+    release::{Limits, LogTarget, Process, Release, Slug},
     source::ControlText,
 };
 
@@ -25,13 +25,13 @@ pub fn text(release: &Release) -> ControlText {
             .collect(),
     );
     let given = [
-        ("Slug", release.slug.as_ref().map(|slug| slug.expose())),
+        ("Slug", release.slug.as_ref().map(Slug::expose)),
         ("SlugChecksum", release.slug_checksum.as_deref()),
         ("Stack", Some(&*release.stack)),
         ("Image", release.image.as_deref()),
         (
             "LogplexURL",
-            release.log_target.as_ref().map(|target| target.expose()),
+            release.log_target.as_ref().map(LogTarget::expose),
         ),
     ];
     for (key, value) in given {
