@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::app::{App, process, web};
+use crate::app::{App, page, process, web};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -115,6 +115,8 @@ fn a_rollback_runs_an_earlier_release_as_a_new_one_and_a_restart_begins_with_it(
         "v1 superseded",
     ]);
     hsup.wait_up(&["web.1"]);
+    let page = page(app.port).unwrap();
+    assert!(page.contains("release v4"), "{page}");
     hsup.wait_for("the file `loaded`", || {
         (app.version_in("loaded")? == 4).then_some(())
     });
