@@ -82,8 +82,8 @@ pub fn dyno_environment(
     environment
 }
 
-/// What Heroku tells dynos of themselves, as far as it is known. An app in its own directory
-/// is told nothing: apps take these for a sign that they run in production.
+/// What Heroku tells dynos of themselves, as far as it is known. An app that runs in its
+/// own directory is told nothing: apps take these for a sign that they run in production.
 ///
 /// Heroku's list: <https://devcenter.heroku.com/articles/dyno-metadata>.
 fn metadata(release: &Release, dyno_id: &DynoId) -> impl Iterator<Item = (String, String)> {
