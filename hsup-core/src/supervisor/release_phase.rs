@@ -30,7 +30,7 @@ use crate::{
     name::{DynoName, ProcessType},
     releases::Id,
     source::Source,
-    state::{LiveDyno, ReleasePhase},
+    state::{LiveDyno, ReleasePhase, ReleaseRecord},
 };
 
 /// How many of its last lines are kept of a command that failed.
@@ -84,11 +84,7 @@ impl Actor {
         };
         // What ran once is not released again: but a directory may hold other code by now.
         let is_good = self.releases.good() == Some(id) && self.release_again != Some(id);
-        let command = record.release.process(ProcessType::release().as_str());
-        self.release_timeout.is_some()
-            && command.is_some()
-            && !is_good
-            && record.release_phase != Some(ReleasePhase::Done)
+        self.release_timeout.is_some() && !is_good && is_due(record)
     }
 
     /// A start of hsup in a directory releases what is in it: the code may be other than it was.
@@ -236,8 +232,68 @@ impl Actor {
     }
 }
 
+/// Whether a release has a command that has not ended well. What comes from Heroku was released
+/// there: its migrations are done, and the database is the same.
+fn is_due(record: &ReleaseRecord) -> bool {
+    let release = &record.release;
+    let command = release.process(ProcessType::release().as_str());
+    command.is_some()
+        && release.metadata.is_none()
+        && record.release_phase != Some(ReleasePhase::Done)
+}
+
 /// The name of a release's one-off dyno.
 pub(super) fn dyno_name(id: Id) -> DynoName {
     let number = u32::try_from(id).ok().and_then(NonZeroU32::new);
     DynoName::new(ProcessType::release(), number.unwrap_or(NonZeroU32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+    use crate::{
+        release::{AppMetadata, Process, Release},
+        state::ReleaseState,
+    };
+
+    fn record() -> ReleaseRecord {
+        let process = |name: &str| Process::new(name.parse().unwrap(), "true", 1);
+        ReleaseRecord {
+            id: 1,
+            state: ReleaseState::Building,
+            reason: String::new(),
+            source: String::new(),
+            at_unix_ms: 0,
+            gap_ms: 0,
+            last_lines: Vec::new(),
+            artifact: None,
+            release: Release {
+                processes: ["web", "release"].map(process).into(),
+                ..Release::default()
+            },
+            text: None,
+            repeats: None,
+            release_phase: None,
+            scaled_since: std::collections::BTreeSet::new(),
+        }
+    }
+
+    #[test_case(|_| {} => true; "a command")]
+    #[test_case(|record| drop(record.release.processes.pop()) => false; "none")]
+    #[test_case(|record| record.release_phase = Some(ReleasePhase::Begun) => true; "begun")]
+    #[test_case(|record| record.release_phase = Some(ReleasePhase::Done) => false; "done")]
+    #[test_case(|record| record.release.metadata = Some(Box::new(AppMetadata::default())) => false; "done on Heroku")]
+    fn a_release_phase_is_due(change: fn(&mut ReleaseRecord)) -> bool {
+        let mut record = record();
+        change(&mut record);
+        is_due(&record)
+    }
+
+    #[test]
+    fn a_release_commands_dyno_has_the_releases_number() {
+        assert_eq!(dyno_name(12).to_string(), "release.12");
+        assert_eq!(dyno_name(u64::MAX).to_string(), "release.4294967295");
+    }
 }

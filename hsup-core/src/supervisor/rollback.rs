@@ -102,10 +102,12 @@ impl Actor {
             version: newest.unwrap_or(version).saturating_add(1),
             ..earlier.release.clone()
         };
-        let (text, warnings) = match &self.source {
-            Source::ControlDir(_) => (Some(control_file::text(&release)), Vec::new()),
-            Source::Directory(_) => (None, vec![LASTS_UNTIL_A_START.to_owned()]),
-        };
+        let is_control_dir = matches!(self.source, Source::ControlDir(_));
+        let text = is_control_dir.then(|| control_file::text(&release));
+        let mut warnings = Vec::new();
+        if matches!(self.source, Source::Directory(_)) {
+            warnings.push(LASTS_UNTIL_A_START.to_owned());
+        }
         let origin = Origin::Rollback { version, id };
         let taken = self
             .take_in(release, text, origin, Newness::New)
