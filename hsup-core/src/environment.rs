@@ -1,6 +1,7 @@
 //! The whole environment of a dyno.
 //!
-//! From the bottom up: a base, the config vars, then `PORT` and `DYNO`. The base depends
+//! From the bottom up: a base, what the dyno is told of its release (`HEROKU_…`), the config
+//! vars, then `PORT` and `DYNO`. The base depends
 //! on where the dyno runs. An app in its own directory (a Procfile) is somebody's work in
 //! progress, so there the base is what hsup itself was started with, as with foreman; a
 //! release on this host gets only what a login has; a container nothing of the host.
@@ -9,7 +10,10 @@
 
 use std::{collections::BTreeMap, ffi::OsString};
 
-use crate::{name::DynoName, release::ConfigVars};
+use crate::{
+    name::{DynoId, DynoName},
+    release::{AppMetadata, Release},
+};
 
 /// What a dyno starts with, below its config vars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,16 +42,26 @@ const OF_THE_SERVICE: &[&str] = &[
     "JOURNAL_STREAM",
 ];
 
-/// The environment of `dyno`, which is to listen on `port`.
+/// A dyno that is to be started.
+#[derive(Clone, Copy, Debug)]
+pub struct Dyno<'a> {
+    /// `web.1`.
+    pub name: &'a DynoName,
+    /// Which of those of that name it is.
+    pub id: &'a DynoId,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The environment of `dyno`, which is one of `release`.
 ///
 /// `host` is hsup's own environment, such as [`std::env::vars_os`] has it. What of it is
 /// not UTF-8 is left out: it does not fit through the driver protocol.
 pub fn dyno_environment(
     base: Base,
     host: impl IntoIterator<Item = (OsString, OsString)>,
-    config: &ConfigVars,
-    dyno: &DynoName,
-    port: u16,
+    release: &Release,
+    dyno: Dyno<'_>,
 ) -> BTreeMap<String, String> {
     let mut environment = match base {
         Base::Container => [("PATH", CONTAINER_PATH), ("HOME", "/app"), ("PWD", "/app")]
@@ -58,11 +72,58 @@ pub fn dyno_environment(
             !name.starts_with("HSUP_") && !OF_THE_SERVICE.contains(&name)
         }),
     };
+    if base != Base::Inherited || release.metadata.is_some() {
+        environment.extend(metadata(release, dyno.id));
+    }
     let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    environment.extend(config.iter().map(own));
-    environment.insert("PORT".to_owned(), port.to_string());
-    environment.insert("DYNO".to_owned(), dyno.to_string());
+    environment.extend(release.config.iter().map(own));
+    environment.insert("PORT".to_owned(), dyno.port.to_string());
+    environment.insert("DYNO".to_owned(), dyno.name.to_string());
     environment
+}
+
+/// What Heroku tells dynos of themselves, as far as it is known. An app that runs in its
+/// own directory is told nothing: apps take these for a sign that they run in production.
+///
+/// Heroku's list: <https://devcenter.heroku.com/articles/dyno-metadata>.
+fn metadata(release: &Release, dyno_id: &DynoId) -> impl Iterator<Item = (String, String)> {
+    let known = release.metadata.as_deref();
+    let of = |field: fn(&AppMetadata) -> &str| known.map_or("", field).to_owned();
+    let app_name = of(|known| &known.app_name);
+    let version = match known.map(|known| known.release_version) {
+        None | Some(0) => release.version,
+        Some(version) => version,
+    };
+    [
+        ("HEROKU_APP_ID", of(|known| &known.app_id)),
+        (
+            "HEROKU_APP_NAME",
+            if app_name.is_empty() {
+                release.app.clone()
+            } else {
+                app_name
+            },
+        ),
+        ("HEROKU_DYNO_ID", dyno_id.to_string()),
+        ("HEROKU_RELEASE_VERSION", format!("v{version}")),
+        (
+            "HEROKU_RELEASE_CREATED_AT",
+            of(|known| &known.release_created_at),
+        ),
+        ("HEROKU_BUILD_COMMIT", of(|known| &known.slug_commit)),
+        (
+            "HEROKU_BUILD_DESCRIPTION",
+            of(|known| &known.slug_description),
+        ),
+        ("HEROKU_SLUG_COMMIT", of(|known| &known.slug_commit)),
+        (
+            "HEROKU_SLUG_DESCRIPTION",
+            of(|known| &known.release_description),
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .map(|(name, value)| (name.to_owned(), value))
 }
 
 fn of_host(
@@ -106,12 +167,79 @@ mod tests {
     }
 
     fn environment(base: Base, config: &[(&str, &str)]) -> Vec<String> {
-        let config = config.iter().copied().collect();
-        let dyno = "web.2".parse().unwrap();
-        dyno_environment(base, host(), &config, &dyno, 5001)
+        of_release(
+            base,
+            &Release {
+                config: config.iter().copied().collect(),
+                ..Release::default()
+            },
+        )
+        .into_iter()
+        .filter(|pair| !pair.starts_with("HEROKU_"))
+        .collect()
+    }
+
+    fn of_release(base: Base, release: &Release) -> Vec<String> {
+        let (name, id) = ("web.2".parse().unwrap(), "web-2-abc".parse().unwrap());
+        let dyno = Dyno {
+            name: &name,
+            id: &id,
+            port: 5001,
+        };
+        dyno_environment(base, host(), release, dyno)
             .into_iter()
             .map(|(name, value)| format!("{name}={value}"))
             .collect()
+    }
+
+    fn told(base: Base, release: &Release) -> Vec<String> {
+        let mut told = of_release(base, release);
+        told.retain(|pair| pair.starts_with("HEROKU_"));
+        told
+    }
+
+    #[test]
+    fn a_dyno_is_told_who_it_is_as_far_as_that_is_known() {
+        let mut release = Release {
+            app: "shop".into(),
+            version: 7,
+            ..Release::default()
+        };
+        let little = [
+            "HEROKU_APP_NAME=shop",
+            "HEROKU_DYNO_ID=web-2-abc",
+            "HEROKU_RELEASE_VERSION=v7",
+        ];
+        for base in [Base::Login, Base::Container] {
+            assert_eq!(told(base, &release), little);
+        }
+        assert_eq!(told(Base::Inherited, &release), Vec::<String>::new());
+
+        release.metadata = Some(Box::new(AppMetadata {
+            app_id: "a-1".into(),
+            app_name: "shop-production".into(),
+            release_version: 42,
+            release_created_at: "2015-04-02T18:00:42Z".into(),
+            release_description: "Deploy 2c3a0b2".into(),
+            slug_commit: "2c3a0b2".into(),
+            ..AppMetadata::default()
+        }));
+        release.config.insert("HEROKU_APP_NAME", "mine");
+        for base in [Base::Inherited, Base::Login, Base::Container] {
+            assert_eq!(
+                told(base, &release),
+                [
+                    "HEROKU_APP_ID=a-1",
+                    "HEROKU_APP_NAME=mine",
+                    "HEROKU_BUILD_COMMIT=2c3a0b2",
+                    "HEROKU_DYNO_ID=web-2-abc",
+                    "HEROKU_RELEASE_CREATED_AT=2015-04-02T18:00:42Z",
+                    "HEROKU_RELEASE_VERSION=v42",
+                    "HEROKU_SLUG_COMMIT=2c3a0b2",
+                    "HEROKU_SLUG_DESCRIPTION=Deploy 2c3a0b2",
+                ]
+            );
+        }
     }
 
     #[test_case(Base::Inherited, &[
@@ -150,9 +278,9 @@ mod tests {
             names in prop::collection::vec("[A-Z_]{1,8}", 0..10),
         ) {
             let host = names.iter().map(|name| (name.into(), "secret of the host".into()));
-            let dyno = "web.1".parse().unwrap();
-            let config = ConfigVars::default();
-            let environment = dyno_environment(Base::Container, host, &config, &dyno, 1);
+            let (name, id) = ("web.1".parse().unwrap(), "web-1-abc".parse().unwrap());
+            let dyno = Dyno { name: &name, id: &id, port: 1 };
+            let environment = dyno_environment(Base::Container, host, &Release::default(), dyno);
             prop_assert!(environment.values().all(|value| value != "secret of the host"));
         }
     }

@@ -42,6 +42,16 @@ impl ProcessType {
         Self("run".into())
     }
 
+    /// The type whose dynos answer on their `PORT`.
+    pub fn web() -> Self {
+        Self("web".into())
+    }
+
+    /// The type of the command that is run once per release.
+    pub fn release() -> Self {
+        Self("release".into())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

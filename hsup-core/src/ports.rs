@@ -67,7 +67,8 @@ pub fn base(config: &ConfigVars) -> Result<u16, BasePortError> {
 pub struct Ports {
     /// All process types but `web`, in first-seen order.
     types: Vec<ProcessType>,
-    held: HashMap<DynoName, u16>,
+    /// Two dynos of one name may run beside each other while one takes the other's place.
+    held: HashMap<u16, DynoName>,
 }
 
 /// What a dyno got.
@@ -111,8 +112,7 @@ impl Ports {
         base + within
     }
 
-    /// Allots a port to `dyno`, which keeps it until [`Self::free`]. One that it has
-    /// already is given back first.
+    /// Allots a port to `dyno`, which keeps it until [`Self::free`].
     ///
     /// `in_use` is asked of each candidate that no dyno of hsup has; [`is_free`] is the
     /// real one.
@@ -126,28 +126,29 @@ impl Ports {
         in_use: impl Fn(u16) -> bool,
     ) -> Result<Allotted, NoPortError> {
         self.learn([&dyno.process_type]);
-        self.held.remove(dyno);
         let first_choice = self.first_choice(dyno, base);
         let above = (first_choice..=u16::MAX).chain(base..first_choice);
         // Ports below 1024 are not for everybody, unless the base is one.
         let below = 1024.min(base)..base;
         let port = above
             .chain(below)
-            .find(|port| !self.held.values().any(|held| held == port) && !in_use(*port))
+            .find(|port| !self.held.contains_key(port) && !in_use(*port))
             .ok_or_else(|| NoPortError { dyno: dyno.clone() })?;
-        self.held.insert(dyno.clone(), port);
+        self.held.insert(port, dyno.clone());
         Ok(Allotted { port, first_choice })
     }
 
     /// Notes that `dyno`, found running, has `port`.
     pub fn adopt(&mut self, dyno: &DynoName, port: u16) {
         self.learn([&dyno.process_type]);
-        self.held.insert(dyno.clone(), port);
+        self.held.insert(port, dyno.clone());
     }
 
-    /// Takes the port of `dyno` back.
-    pub fn free(&mut self, dyno: &DynoName) {
-        self.held.remove(dyno);
+    /// Takes `port` back, if it is `dyno`'s.
+    pub fn free(&mut self, dyno: &DynoName, port: u16) {
+        if self.held.get(&port) == Some(dyno) {
+            self.held.remove(&port);
+        }
     }
 }
 
@@ -231,13 +232,26 @@ mod tests {
                 first_choice: 5000
             }
         );
+        ports.free(&name("web.1"), 5003);
         let again = ports.allot(&name("web.1"), 5000, |_| false).unwrap();
         assert_eq!(again.port, 5000);
         let other = ports.allot(&name("web.2"), 4999, |_| false).unwrap();
         assert_eq!(other.port, 5001, "web.1 has the first choice");
-        ports.free(&name("web.1"));
+        ports.free(&name("web.2"), 5000);
+        ports.free(&name("web.1"), 5000);
         let other = ports.allot(&name("web.2"), 4999, |_| false).unwrap();
-        assert_eq!(other.port, 5000);
+        assert_eq!(other.port, 5000, "only who has a port can give it back");
+    }
+
+    #[test]
+    fn one_that_takes_anothers_place_beside_it_has_a_port_of_its_own() {
+        let mut ports = Ports::new();
+        let worker = name("worker.1");
+        let [old, new] = [0; 2].map(|_| ports.allot(&worker, 5000, |_| false).unwrap().port);
+        assert_ne!(old, new);
+        ports.free(&worker, old);
+        let other = ports.allot(&name("worker.2"), new - 1, |_| false);
+        assert_ne!(other.unwrap().port, new, "the new one has it");
     }
 
     #[test]
@@ -282,16 +296,16 @@ mod tests {
             used in prop::collection::hash_set(any::<u16>(), 0..50),
         ) {
             let mut ports = Ports::new();
+            let mut given = HashSet::new();
             for (process_type, number) in &dynos {
                 let dyno = name(&format!("{process_type}.{number}"));
                 let got = ports.allot(&dyno, base, |port| used.contains(&port));
                 if let Ok(allotted) = got {
                     prop_assert!(allotted.port > 0 && !used.contains(&allotted.port));
                     prop_assert!(allotted.first_choice >= base);
+                    prop_assert!(given.insert(allotted.port), "given twice");
                 }
             }
-            let all: HashSet<_> = ports.held.values().collect();
-            prop_assert_eq!(all.len(), ports.held.len());
         }
     }
 }

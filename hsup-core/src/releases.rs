@@ -22,8 +22,8 @@ pub type Id = u64;
 /// What is to be done about a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Have the driver build it; answer with [`Releases::built`] or
-    /// [`Releases::build_failed`].
+    /// Have the driver build it, and run its release command; answer with
+    /// [`Releases::built`], [`Releases::build_failed`] or [`Releases::release_failed`].
     Build(Id),
     /// As [`Decision::Build`], after a pause: the last build failed, and there is nothing
     /// better to do.
@@ -207,6 +207,23 @@ impl Releases {
             return vec![Decision::BuildAgain(id)];
         }
         self.building = None;
+        let mut decisions = vec![Decision::Reject(id, Why::Failed(why))];
+        decisions.extend(self.rest());
+        decisions
+    }
+
+    /// Its release command failed, which says something of the release whatever it is: it is
+    /// not run twice.
+    pub fn release_failed(&mut self, id: Id, why: String) -> Vec<Decision> {
+        let is_good = self.good.is_some_and(|good| good.id == id);
+        if is_good
+            || self
+                .building
+                .take_if(|building| building.id == id)
+                .is_none()
+        {
+            return vec![];
+        }
         let mut decisions = vec![Decision::Reject(id, Why::Failed(why))];
         decisions.extend(self.rest());
         decisions

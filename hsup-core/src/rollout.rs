@@ -10,7 +10,9 @@
 //! ```
 //!
 //! Dynos go in waves: the first of every process type alone (if the release is bad,
-//! that is all it ever touched), then a quarter of each type at a time. When a new
+//! that is all it ever touched), then a quarter of each type at a time. With start-first an
+//! operator's [`Surge`] may say how large a wave is; then the next one also waits for the old
+//! dynos to have ended, so that never more run beside the quantity. When a new
 //! dyno does not become ready, everything touched so far goes back to the good
 //! release and the rollout ends with the reason. A dyno that somebody stops before it was
 //! ready holds nothing up, but proves nothing either: when no other one of its type gets
@@ -20,7 +22,11 @@
 //! It knows no clock, driver or process: the supervisor tells it what happened and
 //! carries out what it answers.
 
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub use policy::{ParsePolicyError, Policy, SharedPortError, StrategyArg, Surge};
 
 /// In which order an old dyno and its successor change places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +59,8 @@ pub enum Action<N> {
     Retire(N),
     /// Retire the dyno of the new release.
     RetireNew(N),
+    /// Retire what neither the good release nor the new one has started.
+    RetireOther(N),
     /// Start a dyno of the good release again, unless one is there.
     StartGood(N),
     /// It was stopped or scaled away before it was ready, and none is left to prove anything
@@ -106,6 +114,8 @@ struct Slot {
     step: Step,
     /// Which of the types that the rollout began with.
     process_type: usize,
+    /// The wave is not through before what ran here has ended.
+    waits_for_old: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,17 +153,19 @@ pub struct Replacement<N> {
 
 impl<N: Ord + Clone> Rollout<N> {
     /// Begins to replace the dynos of each process type, given in the order of their numbers.
-    pub fn begin(types: Vec<Vec<Replacement<N>>>) -> (Self, Vec<Action<N>>) {
+    pub fn begin(types: Vec<Vec<Replacement<N>>>, surge: Option<Surge>) -> (Self, Vec<Action<N>>) {
         let mut waves: VecDeque<Vec<N>> = VecDeque::new();
         let mut slots = BTreeMap::new();
         for (process_type, replacements) in types.into_iter().enumerate() {
-            let quarter = replacements.len().div_ceil(4);
+            let dynos = replacements.len();
             for (position, replacement) in replacements.into_iter().enumerate() {
-                // The first is a wave of its own; then come quarters. What runs already is
+                let surge = surge.filter(|_| replacement.strategy == Strategy::StartFirst);
+                let at_once = surge.map_or(dynos.div_ceil(4), |surge| surge.of(dynos));
+                // The first is a wave of its own; then come larger ones. What runs already is
                 // waited for from the beginning.
                 let wave = match replacement.before {
                     Before::New => 0,
-                    _ => position.div_ceil(quarter),
+                    _ => position.div_ceil(at_once),
                 };
                 if waves.len() <= wave {
                     waves.resize_with(wave + 1, Vec::new);
@@ -164,6 +176,7 @@ impl<N: Ord + Clone> Rollout<N> {
                     before: replacement.before,
                     step: Step::Pending,
                     process_type,
+                    waits_for_old: surge.is_some(),
                 };
                 slots.insert(replacement.name, slot);
             }
@@ -213,6 +226,8 @@ impl<N: Ord + Clone> Rollout<N> {
                 if let Some(slot) = self.at(&name, Step::Stopping) {
                     slot.step = Step::Starting;
                     actions.push(Action::Start(name));
+                } else if self.at(&name, Step::Done).is_some() && self.wave.remove(&name) {
+                    self.next_wave(actions);
                 }
             }
             Event::Ready(name) => {
@@ -221,12 +236,17 @@ impl<N: Ord + Clone> Rollout<N> {
                 };
                 slot.step = Step::Done;
                 let process_type = slot.process_type;
-                if slot.strategy == Strategy::StartFirst && slot.before != Before::Nothing {
+                let replaces =
+                    slot.strategy == Strategy::StartFirst && slot.before != Before::Nothing;
+                let is_through = !(replaces && slot.waits_for_old);
+                if replaces {
                     actions.push(Action::Retire(name.clone()));
                 }
                 self.proven.insert(process_type);
-                self.wave.remove(&name);
-                self.next_wave(actions);
+                if is_through {
+                    self.wave.remove(&name);
+                    self.next_wave(actions);
+                }
             }
             Event::Failed(name) => {
                 if self.at(&name, Step::Starting).is_some() {
@@ -269,6 +289,7 @@ impl<N: Ord + Clone> Rollout<N> {
             Event::GoodSettled(name) => {
                 if let Some(slot) = self.at(&name, Step::Restoring) {
                     slot.step = Step::Undoing { then_start: false };
+                    actions.push(Action::RetireOther(name.clone()));
                     actions.push(Action::RetireNew(name));
                 }
             }
@@ -343,8 +364,12 @@ impl<N: Ord + Clone> Rollout<N> {
         self.slots.retain(|name, slot| {
             let undo = |then_start| Step::Undoing { then_start };
             slot.step = match (slot.step, slot.before, slot.strategy) {
-                // What an overtaken rollout left there must go, too.
-                (Step::Pending, Before::Other, _) => {
+                // What an overtaken rollout left there serves until the good one does.
+                (Step::Pending, Before::Other, Strategy::StartFirst) => {
+                    actions.push(Action::StartGood(name.clone()));
+                    Step::Restoring
+                }
+                (Step::Pending, Before::Other, Strategy::StopFirst) => {
                     actions.push(Action::Retire(name.clone()));
                     Step::Stopping
                 }
@@ -363,10 +388,9 @@ impl<N: Ord + Clone> Rollout<N> {
                     Step::Restoring
                 }
                 (Step::Starting, Before::Other, Strategy::StartFirst) => {
-                    // Both the new dyno and the other one go; the good one follows the other.
                     actions.push(Action::RetireNew(name.clone()));
-                    actions.push(Action::Retire(name.clone()));
-                    Step::Stopping
+                    actions.push(Action::StartGood(name.clone()));
+                    Step::Restoring
                 }
                 _ => {
                     actions.push(Action::RetireNew(name.clone()));
@@ -387,306 +411,4 @@ impl<N: Ord + Clone> Rollout<N> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::{Just, TestCaseError, any, prop, prop_assert, prop_oneof, proptest};
-
-    use super::*;
-
-    fn replace(name: &'static str, strategy: Strategy) -> Replacement<&'static str> {
-        Replacement {
-            name,
-            strategy,
-            before: Before::Good,
-        }
-    }
-
-    #[test]
-    fn stop_first_stops_then_starts_one_before_the_others() {
-        let web = ["web.1", "web.2"].map(|name| replace(name, Strategy::StopFirst));
-        let (mut rollout, actions) = Rollout::begin(vec![web.to_vec()]);
-        assert_eq!(actions, [Action::Retire("web.1")]);
-        assert_eq!(
-            rollout.step(Event::OldGone("web.1")),
-            [Action::Start("web.1")]
-        );
-        assert_eq!(
-            rollout.step(Event::Ready("web.1")),
-            [Action::Retire("web.2")]
-        );
-        assert_eq!(
-            rollout.step(Event::OldGone("web.2")),
-            [Action::Start("web.2")]
-        );
-        assert_eq!(rollout.step(Event::Ready("web.2")), [Action::Succeeded]);
-    }
-
-    #[test]
-    fn start_first_keeps_the_old_one_until_the_new_one_is_ready() {
-        let (mut rollout, actions) =
-            Rollout::begin(vec![vec![replace("web.1", Strategy::StartFirst)]]);
-        assert_eq!(actions, [Action::Start("web.1")]);
-        assert_eq!(
-            rollout.step(Event::Ready("web.1")),
-            [Action::Retire("web.1"), Action::Succeeded]
-        );
-    }
-
-    #[test]
-    fn a_release_that_never_gets_ready_is_rolled_back() {
-        let web = ["web.1", "web.2"].map(|name| replace(name, Strategy::StopFirst));
-        let (mut rollout, _) = Rollout::begin(vec![web.to_vec()]);
-        rollout.step(Event::OldGone("web.1"));
-        assert_eq!(
-            rollout.step(Event::Failed("web.1")),
-            [Action::GivenUp, Action::RetireNew("web.1")]
-        );
-        assert!(rollout.is_going_back());
-        assert_eq!(
-            rollout.step(Event::NewGone("web.1")),
-            [Action::StartGood("web.1"), Action::RolledBack]
-        );
-    }
-
-    #[test]
-    fn a_name_the_good_release_did_not_have_only_goes() {
-        let added = Replacement {
-            name: "cron.1",
-            strategy: Strategy::StopFirst,
-            before: Before::Nothing,
-        };
-        let (mut rollout, actions) = Rollout::begin(vec![vec![added]]);
-        assert_eq!(actions, [Action::Start("cron.1")]);
-        assert_eq!(
-            rollout.step(Event::Failed("cron.1")),
-            [Action::GivenUp, Action::RetireNew("cron.1")]
-        );
-        assert_eq!(rollout.step(Event::NewGone("cron.1")), [Action::RolledBack]);
-    }
-
-    #[test]
-    fn what_runs_already_is_waited_for_and_not_started_again() {
-        let with = |name, before| Replacement {
-            before,
-            ..replace(name, Strategy::StopFirst)
-        };
-        let web = [
-            with("web.1", Before::New),
-            with("web.2", Before::New),
-            with("web.3", Before::Good),
-        ];
-        let (mut rollout, actions) = Rollout::begin(vec![web.to_vec()]);
-        assert_eq!(actions, []);
-        assert_eq!(rollout.step(Event::Ready("web.2")), []);
-        let mut bad = rollout.clone();
-        assert_eq!(
-            rollout.step(Event::Ready("web.1")),
-            [Action::Retire("web.3")]
-        );
-        let (new_1, new_2) = (Action::RetireNew("web.1"), Action::RetireNew("web.2"));
-        assert_eq!(
-            bad.step(Event::Failed("web.1")),
-            [Action::GivenUp, new_1, new_2]
-        );
-        assert_eq!(
-            bad.step(Event::NewGone("web.2")),
-            [Action::StartGood("web.2")]
-        );
-        assert_eq!(
-            bad.step(Event::NewGone("web.1")),
-            [Action::StartGood("web.1"), Action::RolledBack]
-        );
-    }
-
-    #[test]
-    fn a_forgotten_name_does_not_hold_the_rollout_up() {
-        let web = ["web.1", "web.2", "web.3"].map(|name| replace(name, Strategy::StopFirst));
-        let (mut rollout, _) = Rollout::begin(vec![web.to_vec()]);
-        // Not tried yet; then in the midst of it; and the last one is ready.
-        assert_eq!(rollout.step(Event::Stopped("web.3")), []);
-        assert_eq!(
-            rollout.step(Event::Stopped("web.1")),
-            [Action::Retire("web.2")]
-        );
-        rollout.step(Event::OldGone("web.2"));
-        assert_eq!(rollout.step(Event::Ready("web.2")), [Action::Succeeded]);
-    }
-
-    #[test]
-    fn a_type_whose_dynos_were_all_forgotten_proves_nothing() {
-        let types = ["web.1", "worker.1"].map(|name| vec![replace(name, Strategy::StopFirst)]);
-        let (mut rollout, _) = Rollout::begin(types.to_vec());
-        for name in ["web.1", "worker.1"] {
-            rollout.step(Event::OldGone(name));
-        }
-        assert_eq!(rollout.step(Event::Ready("worker.1")), []);
-        assert_eq!(
-            rollout.clone().step(Event::Unwanted("web.1")),
-            [Action::Succeeded]
-        );
-        assert_eq!(
-            rollout.step(Event::Stopped("web.1")),
-            [
-                Action::Unproven("web.1"),
-                Action::GivenUp,
-                Action::RetireNew("worker.1")
-            ]
-        );
-        assert_eq!(
-            rollout.step(Event::NewGone("worker.1")),
-            [Action::StartGood("worker.1"), Action::RolledBack]
-        );
-    }
-
-    #[test]
-    fn with_nothing_left_to_undo_the_rollout_of_what_was_forgotten_is_over() {
-        for forget in [Event::Stopped, Event::Unwanted] {
-            let web = vec![replace("web.1", Strategy::StartFirst)];
-            let (mut rollout, _) = Rollout::begin(vec![web]);
-            assert_eq!(
-                rollout.step(forget("web.1")),
-                [
-                    Action::Unproven("web.1"),
-                    Action::GivenUp,
-                    Action::RolledBack
-                ]
-            );
-        }
-    }
-
-    #[test]
-    fn with_nothing_to_replace_it_succeeds_at_once() {
-        let (_, actions) = Rollout::<&str>::begin(vec![]);
-        assert_eq!(actions, [Action::Succeeded]);
-    }
-
-    /// What a model world runs under one name.
-    #[derive(Clone, Debug, Default)]
-    #[expect(
-        clippy::struct_excessive_bools,
-        reason = "each is one process that may run"
-    )]
-    struct World {
-        good: bool,
-        other: bool,
-        new: bool,
-        new_ready: bool,
-        old_ending: bool,
-        new_ending: bool,
-        restored: bool,
-    }
-
-    impl World {
-        fn serves_good(&self) -> bool {
-            self.good && !self.old_ending
-        }
-
-        fn new_stays(&self) -> bool {
-            self.new && !self.new_ending
-        }
-    }
-
-    fn before() -> impl proptest::strategy::Strategy<Value = Before> {
-        prop_oneof![
-            4 => Just(Before::Good),
-            1 => Just(Before::Other),
-            1 => Just(Before::New),
-            1 => Just(Before::Nothing)
-        ]
-    }
-
-    proptest! {
-        /// In any order of readiness, failures and exits the rollout ends, with every name on
-        /// the new release or every name that ran the good one on the good one; on the way a
-        /// good dyno is missing only in the wave at work, and with start-first never.
-        #[test]
-        fn it_ends_whole(
-            befores in prop::collection::vec(before(), 1..12),
-            start_first in any::<bool>(),
-            choices in prop::collection::vec((any::<prop::sample::Index>(), 0u8..10), 400),
-        ) {
-            let strategy = if start_first { Strategy::StartFirst } else { Strategy::StopFirst };
-            let replacements: Vec<_> = befores.iter().enumerate()
-                .map(|(name, before)| Replacement { name, strategy, before: *before })
-                .collect();
-            let mut world: Vec<World> = befores.iter().map(|before| World {
-                good: *before == Before::Good,
-                other: *before == Before::Other,
-                new: *before == Before::New,
-                ..World::default()
-            }).collect();
-            let limit = befores.len().div_ceil(4).max(1);
-            let (mut rollout, mut actions) = Rollout::begin(vec![replacements]);
-            let mut outcome = None;
-            for (which, luck) in choices {
-                for action in actions.drain(..) {
-                    match action {
-                        Action::Start(n) => {
-                            prop_assert!(!world[n].new, "two new dynos of one name");
-                            if strategy == Strategy::StopFirst {
-                                prop_assert!(!world[n].good && !world[n].other, "old and new together");
-                            }
-                            world[n].new = true;
-                        }
-                        Action::Retire(n) => world[n].old_ending = true,
-                        Action::RetireNew(n) => world[n].new_ending = true,
-                        Action::StartGood(n) => {
-                            prop_assert!(!world[n].good || world[n].old_ending, "two good dynos of one name");
-                            world[n].good = true;
-                            world[n].old_ending = false;
-                            world[n].restored = true;
-                        }
-                        Action::Unproven(_) => prop_assert!(false, "nothing was forgotten"),
-                        Action::GivenUp => prop_assert!(outcome.is_none()),
-                        Action::Succeeded => outcome = Some(true),
-                        Action::RolledBack => outcome = Some(false),
-                    }
-                }
-                let missing = world.iter().zip(&befores).filter(|(w, before)| {
-                    **before == Before::Good && !w.serves_good() && !w.new_ready
-                }).count();
-                if !rollout.is_going_back() {
-                    let allowed = if start_first { 0 } else { limit };
-                    prop_assert!(missing <= allowed, "{missing} missing, {allowed} allowed");
-                }
-                if outcome.is_some() { break; }
-                // Something that can happen now happens.
-                let mut possible = Vec::new();
-                for (n, w) in world.iter().enumerate() {
-                    if w.old_ending { possible.push(Event::OldGone(n)); }
-                    if w.new_ending { possible.push(Event::NewGone(n)); }
-                    if w.new && !w.new_ready && !w.new_ending {
-                        possible.push(if luck == 0 { Event::Failed(n) } else { Event::Ready(n) });
-                    }
-                    if w.restored { possible.push(Event::GoodSettled(n)); }
-                }
-                prop_assert!(!possible.is_empty(), "stuck: {rollout:?}");
-                let event = possible[which.index(possible.len())].clone();
-                match &event {
-                    Event::OldGone(n) => {
-                        world[*n].good = false;
-                        world[*n].other = false;
-                        world[*n].old_ending = false;
-                    }
-                    Event::NewGone(n) => {
-                        world[*n].new = false;
-                        world[*n].new_ready = false;
-                        world[*n].new_ending = false;
-                    }
-                    Event::Ready(n) => world[*n].new_ready = true,
-                    Event::GoodSettled(n) => world[*n].restored = false,
-                    _ => {}
-                }
-                actions = rollout.step(event);
-            }
-            let Some(succeeded) = outcome else { return Err(TestCaseError::fail("never ended")); };
-            for (w, before) in world.iter().zip(&befores) {
-                if succeeded {
-                    prop_assert!(w.new_stays());
-                } else {
-                    prop_assert!(!w.new_stays(), "a dyno of a rejected release stays");
-                    if *before != Before::Nothing { prop_assert!(w.serves_good()); }
-                }
-            }
-        }
-    }
-}
+mod tests;

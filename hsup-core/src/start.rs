@@ -35,6 +35,7 @@ use crate::{
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
+    rollout,
     source::{ControlDir, Directory, Heroku, Source, SourceSpec, control_dir, directory, heroku},
     state::{
         Damage, Journal, JournalError, LoadError, OpenStateError, Record, StateDir, SupervisorId,
@@ -69,6 +70,12 @@ pub struct StartOptions {
     pub binds: Vec<Bind>,
     /// Waits, graces, timeouts.
     pub policy: DynoPolicy,
+    /// How dynos are replaced.
+    pub rollouts: rollout::Policy,
+    /// How long a release command may take; `None`: none is run.
+    pub release_timeout: Option<Duration>,
+    /// How long dynos run before each is replaced by a fresh one; `None`: for ever.
+    pub cycle_every: Option<Duration>,
     /// How dynos' output is shown.
     pub terminal: TerminalSettings,
     /// hsup's own diagnostics, shown on SIGUSR1.
@@ -153,6 +160,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         state_dir,
         binds,
         policy,
+        rollouts,
+        release_timeout,
+        cycle_every,
         terminal,
         diagnostics,
     } = options;
@@ -260,6 +270,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         explicit,
         start_number,
         kind: if one_shot { Kind::OneShot } else { Kind::Kept },
+        rollouts,
+        release_timeout,
+        cycle_every,
         base: std::env::current_dir().unwrap_or_default(),
         shared,
         link,

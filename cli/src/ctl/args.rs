@@ -101,8 +101,11 @@ pub enum Command {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: Output,
     },
-    /// List the releases that hsup remembers
+    /// List the releases that hsup remembers, or show one
     Releases {
+        /// The release to show, such as v3; without one, all
+        #[arg(value_name = "VERSION", value_parser = version)]
+        version: Option<u64>,
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: Output,
     },
@@ -110,6 +113,18 @@ pub enum Command {
     Apply {
         /// The file; `-` for standard input
         file: PathBuf,
+        /// Do not wait until it runs
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Run an earlier release again, as a new one
+    #[command(after_help = "\
+Without a version: the release that ran before the current one; while another is rolled out, the
+current one. hsup keeps what was built of the last 20 releases, so nothing is fetched or built.")]
+    Rollback {
+        /// The release to go back to, such as v3
+        #[arg(value_name = "VERSION", value_parser = version)]
+        version: Option<u64>,
         /// Do not wait until it runs
         #[arg(long)]
         no_wait: bool,
@@ -132,6 +147,13 @@ pub enum Command {
     Version,
     /// Write a completion script for a shell
     Completions { shell: Shell },
+}
+
+/// `v3`, as releases are shown, or `3`.
+fn version(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix('v').unwrap_or(text);
+    let explain = |_| format!("`{text}` is not a version: use v3 or 3");
+    digits.parse().map_err(explain)
 }
 
 #[derive(Debug, Args)]
@@ -240,6 +262,14 @@ mod tests {
         assert_eq!(logs.source, Some(LogSource::App));
         let cli = Cli::try_parse_from(["hsupctl", "ps", "--control-socket", "/y"]).unwrap();
         assert_eq!(cli.target.control_socket, Some("/y".into()));
+    }
+
+    #[test]
+    fn a_version_is_as_it_is_shown_or_a_number() {
+        assert_eq!((version("v3"), version("12")), (Ok(3), Ok(12)));
+        for bad in ["v", "", "-1", "vv3", "latest"] {
+            assert!(version(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -15,8 +15,9 @@ use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, Dyno, DynoState, EventsResponse, GetDriverResponse,
     GetStatusRequest, GetStatusResponse, ListReleasesResponse, LogLine, LogsRequest, LogsResponse,
     PlanReleaseRequest, PlanReleaseResponse, Process, Release, ReleaseState, RestartRequest,
-    RestartResponse, ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest, StartResponse,
-    StopRequest, StopResponse, events_response::Event, scale_request::change::How,
+    RestartResponse, RollbackRequest, RollbackResponse, ScaleRequest, ScaleResponse,
+    ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
+    events_response::Event, scale_request::change::How,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -138,6 +139,10 @@ impl Control for Fake {
             release: Some(release),
             ..ApplyReleaseResponse::default()
         })
+    }
+
+    async fn rollback(&self, _: RollbackRequest) -> Result<RollbackResponse, ControlError> {
+        Err(ControlError::NotFound("no release v9".to_owned()))
     }
 
     async fn plan(&self, _: PlanReleaseRequest) -> Result<PlanReleaseResponse, ControlError> {

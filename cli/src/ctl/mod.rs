@@ -116,11 +116,20 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
         Command::Events { output } => {
             while_read(async { events::run(find(&to).await?, output, look, out).await }).await
         }
-        Command::Releases { output } => releases::list(find(&to).await?, output, look).await,
+        Command::Releases { version, output } => {
+            let supervisor = find(&to).await?;
+            match version {
+                Some(version) => releases::show(supervisor, version, output, look).await,
+                None => releases::list(supervisor, output, look).await,
+            }
+        }
         Command::Apply { file, no_wait } => {
             let json = releases::read(&file)?;
             let applied = releases::apply(find(&to).await?, json, no_wait, look).await;
             applied.map_err(|error| error.about_release(&file))
+        }
+        Command::Rollback { version, no_wait } => {
+            releases::rollback(find(&to).await?, version, no_wait, look).await
         }
         Command::Plan { file } => {
             let json = releases::read(&file)?;

@@ -1,4 +1,4 @@
-//! `hsupctl releases`, `apply` and `plan`.
+//! `hsupctl releases`, `apply`, `rollback` and `plan`.
 
 use std::{
     fmt, fs,
@@ -8,11 +8,11 @@ use std::{
 
 use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, ListReleasesRequest, PlanReleaseRequest,
-    PlanReleaseResponse, Process, Release, ReleaseState,
+    PlanReleaseResponse, Process, Release, ReleaseState, RollbackRequest,
     plan_release_response::{Change, Kind},
 };
 use serde::Serialize;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{Outcome, args::Output, connect::Supervisor, error::CtlError, promptly, to_json};
 use crate::look::{Cell, Colour, Look, Report, one_line, rfc3339, table};
@@ -89,6 +89,45 @@ pub async fn list(
     }))
 }
 
+/// One release of several versions: the newest of this version.
+pub async fn show(
+    mut supervisor: Supervisor,
+    version: u64,
+    output: Output,
+    look: &Look,
+) -> Result<Outcome, CtlError> {
+    let answer = promptly(supervisor.client.list_releases(ListReleasesRequest {})).await?;
+    let mut releases = answer.releases.into_iter();
+    let release = releases.find(|release| release.version == version);
+    let report: ReleaseReport = release
+        .ok_or_else(|| CtlError::NotFound(format!("no release v{version}")))?
+        .into();
+    Ok(Outcome::done(match output {
+        Output::Text => report.show(look).to_string(),
+        Output::Json => to_json(&report)?,
+    }))
+}
+
+pub async fn rollback(
+    mut supervisor: Supervisor,
+    version: Option<u64>,
+    no_wait: bool,
+    look: &Look,
+) -> Result<Outcome, CtlError> {
+    let request = RollbackRequest { version, no_wait };
+    let answer = match supervisor.client.rollback(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Err(refused(&mut supervisor, status).await),
+    };
+    let report = ApplyReport(ApplyReleaseResponse {
+        release: answer.release,
+        warnings: answer.warnings,
+        unchanged: answer.unchanged,
+    });
+    let text = report.show(look).to_string();
+    Ok(Outcome::new(text, u8::from(report.is_rejected())))
+}
+
 pub async fn apply(
     mut supervisor: Supervisor,
     json: Vec<u8>,
@@ -98,19 +137,24 @@ pub async fn apply(
     let request = ApplyReleaseRequest { json, no_wait };
     let answer = match supervisor.client.apply_release(request).await {
         Ok(answer) => answer.into_inner(),
-        Err(status) if status.code() == Code::FailedPrecondition => {
-            let why = status.message().to_owned();
-            return Err(if has_last_lines(&mut supervisor, &why).await? {
-                CtlError::Rejected(why)
-            } else {
-                CtlError::Refused(why)
-            });
-        }
-        Err(status) => return Err(status.into()),
+        Err(status) => return Err(refused(&mut supervisor, status).await),
     };
     let report = ApplyReport(answer);
     let text = report.show(look).to_string();
     Ok(Outcome::new(text, u8::from(report.is_rejected())))
+}
+
+/// Why a release does not run that was handed in.
+async fn refused(supervisor: &mut Supervisor, status: Status) -> CtlError {
+    if status.code() != Code::FailedPrecondition {
+        return status.into();
+    }
+    let why = status.message().to_owned();
+    match has_last_lines(supervisor, &why).await {
+        Ok(true) => CtlError::Rejected(why),
+        Ok(false) => CtlError::Refused(why),
+        Err(error) => error,
+    }
 }
 
 /// Whether the newest release is one that was rejected for what `why` tells of, and its dyno
@@ -136,6 +180,7 @@ pub async fn plan(
 pub(super) fn state_word(state: ReleaseState) -> &'static str {
     match state {
         ReleaseState::Building => "building",
+        ReleaseState::Releasing => "releasing",
         ReleaseState::RollingOut => "rolling out",
         ReleaseState::Current => "current",
         ReleaseState::Rejected => "rejected",
@@ -193,12 +238,59 @@ impl ReleaseReport {
     }
 }
 
+/// The colour of a release's state.
+fn colour(state: &str) -> Option<Colour> {
+    match state {
+        "current" => Some(Colour::Green),
+        "rejected" => Some(Colour::Red),
+        _ => None,
+    }
+}
+
 /// `35ms`, `1.2s`
 fn gap(ms: i64) -> String {
     if ms < 1000 {
         format!("{ms}ms")
     } else {
         format!("{}.{}s", ms / 1000, ms % 1000 / 100)
+    }
+}
+
+impl Report for ReleaseReport {
+    fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
+        let state = match colour(self.state) {
+            Some(colour) => look.paint(colour, self.state),
+            None => self.state.to_owned(),
+        };
+        writeln!(f, "v{} {state}", self.version)?;
+        let mut field = |name: &str, value: &str| writeln!(f, "{name:>11}: {value}");
+        field("When", &look.time_ago(self.at_ms))?;
+        field("Source", &self.source)?;
+        let given = [
+            ("Slug", &self.slug),
+            ("Image", &self.image),
+            ("Stack", &self.stack),
+        ];
+        for (name, value) in given {
+            if let Some(value) = value {
+                field(name, value)?;
+            }
+        }
+        if !self.config_names.is_empty() {
+            field("Config vars", &self.config_names.join(", "))?;
+        }
+        for process in &self.processes {
+            let command = one_line(&process.command);
+            let what = match process.process_type.as_str() {
+                "release" => format!("release (once): {command}"),
+                name => format!("{name} ({}): {command}", process.quantity),
+            };
+            field("Runs", &what)?;
+        }
+        if self.state == "rejected" {
+            self.write_rejection(f)?;
+        }
+        Ok(())
     }
 }
 
@@ -212,10 +304,9 @@ impl Report for ReleasesReport {
         rows.extend(self.releases.iter().map(|release| {
             vec![
                 format!("v{}", release.version).into(),
-                match release.state {
-                    "current" => Cell::coloured(release.state, Colour::Green),
-                    "rejected" => Cell::coloured(release.state, Colour::Red),
-                    state => state.into(),
+                match colour(release.state) {
+                    Some(colour) => Cell::coloured(release.state, colour),
+                    None => release.state.into(),
                 },
                 look.time_ago(release.at_ms).into(),
                 release.source.clone().into(),
@@ -260,6 +351,12 @@ impl Report for ApplyReport {
         if self.0.unchanged {
             return writeln!(f, "Nothing to do: v{version} runs already");
         }
+        let is_rollback = release.source.starts_with("rollback ");
+        let version = if is_rollback {
+            format!("{version} ({})", release.source)
+        } else {
+            version.to_string()
+        };
         match release.state() {
             ReleaseState::Current => writeln!(f, "Release v{version}... done, is current"),
             ReleaseState::Rejected => {
@@ -366,6 +463,53 @@ mod tests {
         );
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json[0]["reason"], "web.1 did not bind its port");
+    }
+
+    #[test]
+    fn one_release_is_shown_with_what_it_runs_and_no_secret() {
+        let process = |process_type: &str, quantity, command: &str| Process {
+            process_type: process_type.to_owned(),
+            quantity,
+            command: command.to_owned(),
+        };
+        let report = ReleaseReport::from(Release {
+            source: "rollback to v3".to_owned(),
+            slug: "https://store/a.tgz".to_owned(),
+            config_names: vec!["A".to_owned(), "B".to_owned()],
+            processes: vec![
+                process("web", 2, "bin/web"),
+                process("release", 0, "migrate"),
+            ],
+            ..rejected()
+        });
+        assert_eq!(
+            report.show(&plain()).to_string(),
+            "v8 rejected\n\
+             \x20      When: 2026/11/23 19:41:10 +0000 (~ 1m ago)\n\
+             \x20    Source: rollback to v3\n\
+             \x20      Slug: https://store/a.tgz\n\
+             Config vars: A, B\n\
+             \x20      Runs: web (2): bin/web\n\
+             \x20      Runs: release (once): migrate\n\
+             \x20   web.1 did not bind its port\n\
+             \x20   fewer dynos than wanted ran for 1.2s\n\
+             \x20   | KeyError\n"
+        );
+    }
+
+    #[test]
+    fn a_rollback_says_to_which_release() {
+        let report = ApplyReport(ApplyReleaseResponse {
+            release: Some(Release {
+                source: "rollback to v3".to_owned(),
+                ..release(9, ReleaseState::Current)
+            }),
+            ..ApplyReleaseResponse::default()
+        });
+        assert_eq!(
+            report.show(&plain()).to_string(),
+            "Release v9 (rollback to v3)... done, is current\n"
+        );
     }
 
     #[test]

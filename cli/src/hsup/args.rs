@@ -8,7 +8,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use hsup_core::{
     backoff::Policy,
+    dyno::HttpCheck,
     name::{MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
+    rollout::{StrategyArg, Surge},
 };
 use hsup_proto::driver::Bind;
 
@@ -166,6 +168,37 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse, global = true)]
     pub boot_timeout: Duration,
 
+    /// Ask web dynos for this path: one is ready when it answers GET with 2xx or 3xx
+    #[arg(long, value_name = "[web=]/PATH", global = true)]
+    pub http_check: Option<HttpCheck>,
+
+    /// How dynos are replaced: start-first (the old one goes when the new one is ready) or
+    /// stop-first; for one process type TYPE=STRATEGY; may be repeated (default: start-first
+    /// where the driver gives each dyno an address of its own)
+    #[arg(long = "strategy", value_name = "[TYPE=]STRATEGY", global = true)]
+    pub strategies: Vec<StrategyArg>,
+
+    /// With start-first: how many dynos of a type may run beside its quantity, N or N%
+    /// (default: a quarter of the type)
+    #[arg(long, value_name = "N", global = true)]
+    pub max_surge: Option<Surge>,
+
+    /// How long a release's `release` command may take before it counts as failed
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse, global = true)]
+    pub release_timeout: Duration,
+
+    /// Roll releases out without running their `release` command
+    #[arg(long, global = true)]
+    pub no_release_phase: bool,
+
+    /// Replace each dyno by a fresh one once a day, as Heroku does
+    #[arg(long, global = true)]
+    pub cycle: bool,
+
+    /// The same after another time: TIME and at random up to 15% more, 216 minutes at most
+    #[arg(long, value_name = "TIME", value_parser = parse_cycle, global = true)]
+    pub cycle_every: Option<Duration>,
+
     /// Waits between restarts after crashes: BASE..CAP, or heroku for Heroku's own
     #[arg(long, value_name = "WAITS", default_value = "1s..5m", global = true)]
     pub restart_backoff: Policy,
@@ -203,6 +236,15 @@ fn parse_poll_every(text: &str) -> Result<Duration, String> {
         return Err(format!("`{text}` is no time from 10ms to 1h"));
     }
     Ok(time)
+}
+
+/// A period that leaves dynos time to live.
+fn parse_cycle(text: &str) -> Result<Duration, String> {
+    let every = duration::parse(text)?;
+    if every < Duration::from_secs(1) {
+        return Err(format!("`{text}` is too short: dynos run for at least 1s"));
+    }
+    Ok(every)
 }
 
 /// `HOST[:DYNO]`, as the original: without the second the path is the same in the dyno.
@@ -353,6 +395,14 @@ mod tests {
         assert_eq!(parse_poll_every("50ms"), Ok(Duration::from_millis(50)));
         for bad in ["0", "2h", "often"] {
             assert!(parse_poll_every(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_period_is_one_that_dynos_can_live_in() {
+        assert_eq!(parse_cycle("24h"), Ok(Duration::from_hours(24)));
+        for bad in ["0", "500ms", "daily"] {
+            assert!(parse_cycle(bad).is_err(), "{bad}");
         }
     }
 

@@ -18,6 +18,7 @@ use hsup_core::{
     errors::chain,
     logs::{Format, TerminalSettings},
     name::ProcessType,
+    rollout,
     run::{self, Built, RunOptions},
     source::{Choice, ChooseSourceError, Place, SourceSpec, choose, heroku::Access},
     start::{self, StartOptions},
@@ -36,6 +37,8 @@ const LINGER_AT_A_TERMINAL: Duration = Duration::from_secs(10);
 const LINGER_AS_A_SERVICE: Duration = Duration::from_mins(5);
 /// How long a process without a port must run before a rollout trusts it.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How often Heroku replaces dynos.
+const A_DAY: Duration = Duration::from_hours(24);
 /// Errors of hsup itself, and wrong usage.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -238,6 +241,7 @@ fn start_options(
     };
     let mut terminal =
         TerminalSettings::standard(format).context("failed to use standard output and error")?;
+    let linger = linger(&options, &source);
     terminal.timestamps = !options.no_timestamp;
     terminal.colour = colour_wanted();
     Ok(StartOptions {
@@ -246,11 +250,17 @@ fn start_options(
         explicit: explicit(types)?,
         one_shot: options.oneshot,
         start_number: options.start_number,
+        release_timeout: (!options.no_release_phase).then_some(options.release_timeout),
+        cycle_every: options
+            .cycle_every
+            .or_else(|| options.cycle.then_some(A_DAY)),
+        rollouts: rollout::Policy::new(options.strategies, options.max_surge),
         policy: DynoPolicy {
             backoff: options.restart_backoff,
             grace: options.grace,
             boot_timeout: options.boot_timeout,
-            linger: linger(&options, &source),
+            http_check: options.http_check,
+            linger,
             settle: SETTLE,
         },
         control_socket: options.control_socket,

@@ -224,7 +224,7 @@ impl Libcontainer {
             &stack_root,
             &lease,
             self.network().resolv_conf().text,
-            &request.dyno_id,
+            &request,
             &binds,
         )?;
         own_folder(&own)?;

@@ -9,8 +9,9 @@ use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, EventsRequest, EventsResponse, GetDriverRequest,
     GetDriverResponse, GetStatusRequest, GetStatusResponse, ListReleasesRequest,
     ListReleasesResponse, LogsRequest, LogsResponse, PlanReleaseRequest, PlanReleaseResponse,
-    RestartRequest, RestartResponse, ScaleRequest, ScaleResponse, ShutdownRequest,
-    ShutdownResponse, StartRequest, StartResponse, StopRequest, StopResponse,
+    RestartRequest, RestartResponse, RollbackRequest, RollbackResponse, ScaleRequest,
+    ScaleResponse, ShutdownRequest, ShutdownResponse, StartRequest, StartResponse, StopRequest,
+    StopResponse,
     supervisor_server::{Supervisor, SupervisorServer},
 };
 use tokio_stream::Stream;
@@ -90,6 +91,10 @@ impl<C: Control> Supervisor for Service<C> {
         request: Request<ApplyReleaseRequest>,
     ) -> Answered<ApplyReleaseResponse> {
         answered(self.control.apply(request.into_inner()).await)
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Answered<RollbackResponse> {
+        answered(self.control.rollback(request.into_inner()).await)
     }
 
     async fn plan_release(

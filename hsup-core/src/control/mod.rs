@@ -18,8 +18,9 @@ use std::{io, time::Duration};
 use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, EventsResponse, GetDriverResponse, GetStatusRequest,
     GetStatusResponse, ListReleasesResponse, LogsRequest, LogsResponse, PlanReleaseRequest,
-    PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest, ScaleResponse,
-    ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
+    PlanReleaseResponse, RestartRequest, RestartResponse, RollbackRequest, RollbackResponse,
+    ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest, StartResponse, StopRequest,
+    StopResponse,
 };
 use thiserror::Error;
 use tokio_stream::Stream;
@@ -44,6 +45,7 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn restart(&self, request: RestartRequest) -> impl Answer<RestartResponse>;
     fn list_releases(&self) -> impl Answer<ListReleasesResponse>;
     fn apply(&self, request: ApplyReleaseRequest) -> impl Answer<ApplyReleaseResponse>;
+    fn rollback(&self, request: RollbackRequest) -> impl Answer<RollbackResponse>;
     fn plan(&self, request: PlanReleaseRequest) -> impl Answer<PlanReleaseResponse>;
     fn driver(&self) -> impl Answer<GetDriverResponse>;
     /// Answers once everything has stopped; the caller of [`serve`] then ends it.

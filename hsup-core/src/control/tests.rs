@@ -100,6 +100,10 @@ impl Control for Fake {
         Err(ControlError::Rejected("web.1 did not come up".to_owned()))
     }
 
+    async fn rollback(&self, _: RollbackRequest) -> Result<RollbackResponse, ControlError> {
+        Err(ControlError::NotFound("no release v9".to_owned()))
+    }
+
     async fn plan(&self, _: PlanReleaseRequest) -> Result<PlanReleaseResponse, ControlError> {
         Ok(PlanReleaseResponse::default())
     }

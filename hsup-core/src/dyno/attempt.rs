@@ -75,6 +75,11 @@ fn request(
         shared.host_base
     };
     let host = shared.host_vars.iter().cloned();
+    let dyno = environment::Dyno {
+        name: &spec.name,
+        id: &run.dyno_id,
+        port: run.port,
+    };
     let linger = shared.policy.linger.as_millis();
     Ok(StartRequest {
         dyno_id: run.dyno_id.to_string(),
@@ -85,7 +90,7 @@ fn request(
         process_type: spec.name.process_type.to_string(),
         process_number: spec.name.number.get(),
         argv: command::argv(&spec.command),
-        env: environment::dyno_environment(base, host, &spec.release.config, &spec.name, run.port),
+        env: environment::dyno_environment(base, host, &spec.release, dyno),
         io_dir: io_dir.to_owned(),
         tty: false,
         limits: demands::limits(&up.info, &spec.release.limits),

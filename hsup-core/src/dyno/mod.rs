@@ -12,6 +12,7 @@
 //! fail because the connection ended are made again on the next one.
 
 mod attempt;
+mod check;
 mod inbox;
 mod io;
 mod ledger;
@@ -33,6 +34,7 @@ use std::{
 use hsup_proto::{control, driver};
 use tokio::sync::{Semaphore, watch};
 
+pub use check::{HttpCheck, ParseHttpCheckError};
 pub use io::{FdBudget, IoDir, IoDirError, clear as clear_io};
 pub use ledger::Ledger;
 pub(crate) use starting::Starting;
@@ -138,6 +140,8 @@ pub struct DynoPolicy {
     pub grace: Duration,
     /// For `web` to accept connections (R10).
     pub boot_timeout: Duration,
+    /// What a `web` must answer besides.
+    pub http_check: Option<HttpCheck>,
     /// How long a dyno outlives hsup; zero means for ever.
     pub linger: Duration,
     /// How long a process that has no port must run before a rollout trusts it.

@@ -1,8 +1,12 @@
-//! When a `web` dyno is ready: its PORT accepts a connection within the boot timeout (R10).
+//! When a `web` dyno is ready: its PORT accepts a connection within the boot timeout (R10), and
+//! where an operator wants it answers an HTTP GET.
 //!
 //! Heroku's rule: <https://devcenter.heroku.com/articles/error-codes#r10-boot-timeout>.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use hsup_proto::driver::IpInfoRequest;
 use tokio::{
@@ -11,8 +15,10 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+use super::check::{HttpCheck, NotReady};
 use crate::{
     driver::{Link, QUICK_WITHIN, said, up},
+    errors::chain,
     name::DynoId,
 };
 
@@ -27,11 +33,13 @@ pub(super) enum Probed {
     Settled,
 }
 
-/// Waits until a web dyno accepts connections, no longer than the boot timeout.
+/// Waits until a web dyno accepts connections and passes the check, no longer than the boot
+/// timeout.
 pub(super) async fn probe(
     link: &watch::Receiver<Link>,
     dyno_id: &DynoId,
     boot_timeout: Duration,
+    check: Option<&HttpCheck>,
 ) -> Probed {
     let deadline = Instant::now() + boot_timeout;
     let seconds = boot_timeout.as_secs_f64();
@@ -42,10 +50,19 @@ pub(super) async fn probe(
             "The driver did not tell within {seconds} seconds where the process can be reached: {trouble}"
         ));
     };
-    match timeout_at(deadline, accepts(&address)).await {
+    if timeout_at(deadline, accepts(&address)).await.is_err() {
+        return Probed::BootTimeout(format!(
+            "Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch"
+        ));
+    }
+    let Some(check) = check else {
+        return Probed::Accepts(address);
+    };
+    let mut trouble = "no answer".to_owned();
+    match timeout_at(deadline, passes(&address, check, &mut trouble)).await {
         Ok(()) => Probed::Accepts(address),
         Err(_) => Probed::BootTimeout(format!(
-            "Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch"
+            "Error R10 (Boot timeout) -> Web process did not answer {check} with 2xx or 3xx within {seconds} seconds of launch: {trouble}"
         )),
     }
 }
@@ -109,6 +126,23 @@ async fn accepts(address: &Address) {
     }
 }
 
+/// Resolves once `address` passes the check; `trouble` is why it has not yet.
+async fn passes(address: &Address, check: &HttpCheck, trouble: &mut String) {
+    let mut pause = Duration::from_millis(25);
+    loop {
+        for ip in candidates(&address.ip) {
+            match check.ask(SocketAddr::new(ip, address.port)).await {
+                Ok(()) => return,
+                // The other one of its addresses is the one that it listens on.
+                Err(NotReady::Unreachable(_)) => {}
+                Err(error) => *trouble = chain(&error),
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
 /// An app that shares the host's network may listen on the IPv6 loopback only.
 fn candidates(ip: &str) -> Vec<IpAddr> {
     let Ok(ip) = ip.parse::<IpAddr>() else {
@@ -160,7 +194,7 @@ mod tests {
         let asked = AtomicBool::default();
         let link = fake::link(Sleepy { port, asked }).await;
         let dyno_id = "web-1-abc".parse().unwrap();
-        let probed = probe(&link, &dyno_id, Duration::from_mins(1)).await;
+        let probed = probe(&link, &dyno_id, Duration::from_mins(1), None).await;
         assert!(matches!(probed, Probed::Accepts(_)), "{probed:?}");
     }
 

@@ -258,7 +258,9 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         let dyno_id = running.run.dyno_id.clone();
         self.probe = Some(Box::pin(async move {
-            ready::probe(&shared.link, &dyno_id, shared.policy.boot_timeout).await
+            let policy = &shared.policy;
+            let check = policy.http_check.as_ref();
+            ready::probe(&shared.link, &dyno_id, policy.boot_timeout, check).await
         }));
     }
 

@@ -20,6 +20,7 @@ enum Happening {
     TakenIn(Newness),
     Built,
     BuildFailed,
+    ReleaseFailed,
     Up,
     GivenUp,
     Undone,
@@ -152,6 +153,10 @@ impl World {
         }
         if self.releases.building().is_some() {
             possible.extend([Happening::Built, Happening::BuildFailed]);
+            // A release command is run for no release that was good.
+            if self.releases.building() != self.releases.good() {
+                possible.push(Happening::ReleaseFailed);
+            }
         }
         if self.releases.is_going_back() {
             possible.push(Happening::Undone);
@@ -173,6 +178,10 @@ impl World {
             Happening::BuildFailed => {
                 let id = self.releases.building().unwrap();
                 self.releases.build_failed(id, "no".to_owned())
+            }
+            Happening::ReleaseFailed => {
+                let id = self.releases.building().unwrap();
+                self.releases.release_failed(id, "no".to_owned())
             }
             Happening::Up => self.releases.up(),
             Happening::GivenUp => self.releases.given_up("no".to_owned()),
@@ -454,11 +463,23 @@ fn a_good_release_that_cannot_be_built_after_a_restart_is_built_again() {
 }
 
 #[test]
+fn a_release_whose_command_failed_is_not_built_again_whatever_it_is() {
+    for newness in NEWNESS {
+        let (mut world, _) = after(&[Happening::TakenIn(newness)]);
+        let failed = Why::Failed("no".to_owned());
+        let expected = [Decision::Reject(1, failed)];
+        assert_eq!(world.happens(Happening::ReleaseFailed), expected);
+        assert!(world.releases.is_empty());
+    }
+}
+
+#[test]
 fn a_report_about_a_build_that_was_overtaken_changes_nothing() {
     let (mut world, _) = after(&[NEW, Happening::Built, NEW, NEW]);
     let before = world.clone();
     assert_eq!(world.releases.built(2), []);
     assert_eq!(world.releases.build_failed(2, "no".to_owned()), []);
+    assert_eq!(world.releases.release_failed(2, "no".to_owned()), []);
     assert_eq!(world, before);
 }
 

@@ -9,9 +9,9 @@ use futures_util::stream::unfold;
 use hsup_proto::control::{
     self, ApplyReleaseRequest, ApplyReleaseResponse, Dyno, EventsResponse, GetDriverResponse,
     GetStatusRequest, GetStatusResponse, ListReleasesResponse, LogsRequest, LogsResponse,
-    PlanReleaseRequest, PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest,
-    ScaleResponse, ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
-    events_response,
+    PlanReleaseRequest, PlanReleaseResponse, RestartRequest, RestartResponse, RollbackRequest,
+    RollbackResponse, ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest, StartResponse,
+    StopRequest, StopResponse, events_response,
 };
 use tokio::sync::watch;
 use tokio_stream::Stream;
@@ -109,6 +109,8 @@ impl OneOff {
             artifact: None,
             release: self.shown.release.clone(),
             text: None,
+            repeats: None,
+            release_phase: None,
             scaled_since: BTreeSet::new(),
         })
     }
@@ -223,6 +225,10 @@ impl Control for OneOff {
     }
 
     fn apply(&self, _: ApplyReleaseRequest) -> impl Answer<ApplyReleaseResponse> {
+        async { not_here() }
+    }
+
+    fn rollback(&self, _: RollbackRequest) -> impl Answer<RollbackResponse> {
         async { not_here() }
     }
 

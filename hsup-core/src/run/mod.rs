@@ -396,7 +396,12 @@ impl Command {
             self.loaded.base
         };
         let host = std::env::vars_os();
-        let mut env = environment::dyno_environment(base, host, &release.config, name, port);
+        let dyno = environment::Dyno {
+            name,
+            id: dyno_id,
+            port,
+        };
+        let mut env = environment::dyno_environment(base, host, release, dyno);
         let (mut io_dir, mut window) = (String::new(), None);
         match streams {
             Streams::Pipes(pipes) => io_dir = pipes.io().path().to_string_lossy().into_owned(),

@@ -7,7 +7,11 @@
 
 use std::fmt;
 
-use crate::{name::ProcessType, release::Release, releases::Newness};
+use crate::{
+    name::ProcessType,
+    release::Release,
+    releases::{Id, Newness},
+};
 
 pub mod choose;
 pub mod control_dir;
@@ -51,16 +55,24 @@ pub enum Origin {
     Heroku,
     /// `hsupctl apply`.
     Apply,
+    /// `hsupctl rollback`, to an earlier release.
+    Rollback {
+        /// Its version.
+        version: u64,
+        /// Its id in the history.
+        id: Id,
+    },
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Procfile => "Procfile",
-            Self::ControlDirectory => "control directory",
-            Self::Heroku => "Heroku",
-            Self::Apply => "apply",
-        })
+        match self {
+            Self::Procfile => f.write_str("Procfile"),
+            Self::ControlDirectory => f.write_str("control directory"),
+            Self::Heroku => f.write_str("Heroku"),
+            Self::Apply => f.write_str("apply"),
+            Self::Rollback { version, .. } => write!(f, "rollback to v{version}"),
+        }
     }
 }
 

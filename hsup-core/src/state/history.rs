@@ -61,6 +61,17 @@ impl From<ReleaseState> for control::ReleaseState {
     }
 }
 
+/// How far a release's release command is. It is written down before the command is started,
+/// for it is never run twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleasePhase {
+    /// It was to be started.
+    Begun,
+    /// It has ended well.
+    Done,
+}
+
 /// What a driver made of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
@@ -79,14 +90,14 @@ pub struct ReleaseRecord {
     /// Why it was rejected.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Where it came from: "Procfile", "control directory", "Heroku", "apply".
+    /// Where it came from: "Procfile", "control directory", "Heroku", "apply", "rollback to v3".
     pub source: String,
     /// When hsup took it in, in milliseconds since the Unix epoch.
     pub at_unix_ms: i64,
     /// For how long fewer dynos than wanted ran because of it.
     #[serde(default)]
     pub gap_ms: i64,
-    /// The last lines of the dyno that did not come up.
+    /// The last lines of the dyno that did not come up, or of the release command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
     /// What the driver made of it, once it has.
@@ -98,6 +109,12 @@ pub struct ReleaseRecord {
     /// as it is good, or may become so. Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<ControlText>,
+    /// The release that this one repeats, for a rollback: what was made of it will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u64>,
+    /// How far its release command is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_phase: Option<ReleasePhase>,
     /// Process types that somebody scaled after it was taken in: there, that is the later
     /// word.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -185,6 +202,8 @@ impl History {
             artifact: None,
             release,
             text,
+            repeats: None,
+            release_phase: None,
             scaled_since: BTreeSet::new(),
         };
         self.contents.releases.insert(0, record);

@@ -31,7 +31,7 @@ use std::{
 use thiserror::Error;
 
 pub use self::{
-    history::{Artifact, History, KEEP, ReleaseRecord, ReleaseState, TakenIn},
+    history::{Artifact, History, KEEP, ReleasePhase, ReleaseRecord, ReleaseState, TakenIn},
     journal::{Journal, JournalError, LiveDyno, Record},
     json::{LoadError, SaveError},
     memory::{Memory, Remembered},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hsup_proto::{
-    control::{self, events_response},
+    control::{self, DynoState, events_response},
     driver::Durability,
 };
 use tokio::{
@@ -19,13 +19,14 @@ use tracing::{info, warn};
 
 use super::{
     Outcome, RunError, Settings,
+    cycling::Due,
     decisions::Built,
     dynos::counted,
     formation::Wishes,
     gap::Gap,
     handle::{Reply, Request},
     living::Living,
-    reconcile,
+    reconcile, release_phase,
     replacing::Candidate,
     restarts::Restarts,
 };
@@ -39,6 +40,7 @@ use crate::{
     random,
     release::Release,
     releases::{Id, Releases},
+    rollout::Policy as RolloutPolicy,
     source::{News, Source},
     state::{History, LiveDyno, Memory, SaveError},
     time::{now_unix_ms, reached},
@@ -54,6 +56,18 @@ pub(super) struct Live {
     pub(super) status: DynoStatus,
     /// It was told to retire.
     pub(super) retiring: bool,
+    /// When a fresh one is to take its place.
+    pub(super) due: Option<Due>,
+}
+
+impl Live {
+    /// Has it start again. Its own report follows; until then it must not look as if it were
+    /// through.
+    pub(super) fn restart(&mut self, how: Stop) {
+        self.handle.restart(how);
+        self.status.ready = false;
+        self.status.state = DynoState::Starting;
+    }
 }
 
 /// A release that the supervisor works with.
@@ -105,6 +119,9 @@ pub(super) struct Actor {
     pub(super) source: Source,
     pub(super) wishes: Wishes,
     pub(super) kind: Kind,
+    pub(super) rollouts: RolloutPolicy,
+    pub(super) release_timeout: Option<Duration>,
+    pub(super) cycle_every: Option<Duration>,
     pub(super) base: std::path::PathBuf,
     pub(super) shared: Arc<Shared>,
     pub(super) link: DriverLink,
@@ -130,6 +147,18 @@ pub(super) struct Actor {
     pub(super) has_begun: bool,
     /// What the source is to be told of the newest release.
     pub(super) news: Option<News>,
+    /// The release command that runs.
+    pub(super) release_phase: Option<release_phase::Running>,
+    /// The release whose command waits until that has ended.
+    pub(super) release_phase_next: Option<Id>,
+    /// The last lines of one that failed, for the verdict.
+    pub(super) release_lines: Vec<String>,
+    /// A good release whose command is to be run in this life all the same.
+    pub(super) release_again: Option<Id>,
+    /// When to look for dynos that have run long enough.
+    pub(super) cycle_at: Option<Instant>,
+    /// Dynos that are to take another's place, once they are ready.
+    pub(super) successors: BTreeMap<Key, Key>,
     /// New dynos that wait for their predecessor to end.
     pub(super) deferred: BTreeMap<DynoName, u64>,
 
@@ -177,6 +206,9 @@ impl Actor {
                 start_number: settings.start_number,
             },
             kind: settings.kind,
+            rollouts: settings.rollouts,
+            release_timeout: settings.release_timeout,
+            cycle_every: settings.cycle_every.filter(|_| settings.kind == Kind::Kept),
             base: settings.base,
             shared: settings.shared,
             link_state: settings.link.watch(),
@@ -194,6 +226,12 @@ impl Actor {
             has_said_wishes: false,
             has_begun: false,
             news: None,
+            release_phase: None,
+            release_phase_next: None,
+            release_lines: Vec::new(),
+            release_again: None,
+            cycle_at: None,
+            successors: BTreeMap::new(),
             deferred: BTreeMap::new(),
             dynos: Living::default(),
             past: BTreeMap::new(),
@@ -242,6 +280,7 @@ impl Actor {
                 Phase::Running => None,
                 Phase::ShuttingDown { until } => Some(until),
             };
+            let release_deadline = self.release_phase.as_ref().and_then(|it| it.deadline);
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.report(report),
@@ -254,6 +293,8 @@ impl Actor {
                     self.source.forgive();
                     self.reconcile();
                 }
+                () = reached(self.cycle_at) => self.cycle(),
+                () = reached(release_deadline) => self.release_phase_is_late(),
                 () = reached(deadline) => {
                     warn!(left = self.dynos.len(), "dynos did not end in time");
                     let dynos = counted(self.dynos.len());
@@ -310,6 +351,9 @@ impl Actor {
                 Link::Up(up) => {
                     // Else every dyno would fail for it.
                     demands::check_binds(&up.info, &self.shared.binds)
+                        .map_err(|error| RunError::Driver(error.to_string()))?;
+                    self.rollouts
+                        .check(&up.info.name, up.has_own_network())
                         .map_err(|error| RunError::Driver(error.to_string()))?;
                     if let Err(why) = up.fitness() {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
@@ -406,6 +450,7 @@ impl Actor {
         self.stop_building();
         self.candidate = None;
         self.gap = None;
+        self.cycle_at = None;
         self.deferred.clear();
         // Whoever waits for one is told that hsup ends.
         self.restarts = Restarts::default();

@@ -1,16 +1,19 @@
 //! The beginning: where the history says that an earlier life of hsup ended, and the dynos
 //! that it left running.
 
+use std::time::Duration;
+
 use super::{
     RunError,
     actor::Actor,
     dynos::{abbreviated, counted},
 };
 use crate::{
-    dyno::{Adopted, Birth, IoDir},
+    dyno::{Adopted, Birth, IoDir, Key},
     releases::{Releases, Resume},
     source::Source,
     state::LiveDyno,
+    time::now_unix_ms,
 };
 
 impl Actor {
@@ -38,6 +41,9 @@ impl Actor {
             self.know(id);
         }
         self.releases = releases;
+        if self.releases_at_start() {
+            self.release_directory_again();
+        }
         self.decide(decisions);
     }
 
@@ -83,7 +89,9 @@ impl Actor {
                 .is_some_and(|known| known.artifact.is_some())
         };
         if self.releases.good().is_some_and(is_built) {
-            let left_is_built = self.releases.wanted().is_some_and(is_built);
+            let wanted = self.releases.wanted();
+            let left_is_built =
+                wanted.is_some_and(|id| is_built(id) && !self.awaits_release_phase(id));
             self.say_wishes();
             let decisions = self.releases.survived(left_is_built);
             self.decide(decisions);
@@ -144,6 +152,18 @@ impl Actor {
             self.shared.ledger.disown(&survivor.dyno_id);
             return;
         };
+        let ran = now_unix_ms() - survivor.at_unix_ms;
+        let ran = Duration::from_millis(u64::try_from(ran).unwrap_or(0));
+        let dyno_id = survivor.dyno_id.clone();
+        if survivor.name.process_type.is_release() {
+            self.adopt_release_phase(&survivor, Key(self.next_key + 1));
+        }
+        // One of the two was to take the other's place when hsup was killed.
+        let twin = self
+            .dynos
+            .of_name(&survivor.name)
+            .find(|(_, live)| live.handle.spec.release_id == survivor.release)
+            .map(|(key, _)| key);
         let adopted = Adopted {
             dyno_id: survivor.dyno_id,
             port: survivor.port.unwrap_or(0),
@@ -151,5 +171,10 @@ impl Actor {
             was_ready: survivor.ready,
         };
         self.spawn_dyno(spec, Birth::Adopt(adopted));
+        let key = Key(self.next_key);
+        self.wind_up_survivor(key, dyno_id, ran);
+        if let Some(old) = twin {
+            self.successors.insert(key, old);
+        }
     }
 }

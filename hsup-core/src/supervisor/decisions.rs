@@ -112,6 +112,7 @@ impl Actor {
             let needs_none = matches!(change, ReleaseChange::Replace { builds: false });
             good.artifact.clone().filter(|_| needs_none)
         });
+        let kept = kept.or_else(|| self.artifact_repeated(id));
         if self.releases.good() != Some(id) {
             self.mark(id, ReleaseState::Building);
         }
@@ -182,8 +183,7 @@ impl Actor {
             .history
             .update(id, |record| record.artifact = Some(artifact));
         self.complain(saved);
-        let decisions = self.releases.built(id);
-        self.decide(decisions);
+        self.release_or_try(id);
     }
 
     fn build_failed(&mut self, id: Id, why: String) {
@@ -213,7 +213,7 @@ impl Actor {
     }
 
     /// Writes down what can be, when nothing is begun any more.
-    fn decide_last(&mut self, mut decisions: Vec<Decision>) {
+    pub(super) fn decide_last(&mut self, mut decisions: Vec<Decision>) {
         decisions.retain(|decision| matches!(decision, Decision::Reject(..)));
         self.decide(decisions);
     }
@@ -229,6 +229,13 @@ impl Actor {
         self.is_of_this_driver(&artifact).then_some(artifact)
     }
 
+    /// What this driver made of the release that this one repeats. Should it have lost it, that
+    /// is seen when a dyno is started, and it is built then.
+    fn artifact_repeated(&self, id: Id) -> Option<Arc<str>> {
+        let earlier = self.history.get(id)?.repeats?;
+        self.remembered(earlier)?.artifact
+    }
+
     /// An artifact means nothing to another driver than the one that made it.
     fn is_of_this_driver(&self, artifact: &Artifact) -> bool {
         match &*self.link_state.borrow() {
@@ -238,7 +245,7 @@ impl Actor {
     }
 
     /// Whether there is nobody from whom a better release could come.
-    fn cannot_change(&self) -> bool {
+    pub(super) fn cannot_change(&self) -> bool {
         matches!(self.source, Source::Directory(_)) || self.kind == Kind::OneShot
     }
 
@@ -283,8 +290,9 @@ impl Actor {
             .is_some_and(|newest| newest.id == id);
         let (reason, keeps) = match why {
             Why::Failed(why) => {
-                // One dyno's port is its successor's, too: the old one had to end first.
-                let went = record.state == ReleaseState::RollingOut && !self.has_own_network();
+                // Where the old dyno had to end first, there is something to go back to.
+                let went =
+                    record.state == ReleaseState::RollingOut && self.stops_first(&record.release);
                 let keeps = match self.good() {
                     Some(good) if went => format!("going back to v{}", good.release.version),
                     _ => self.what_keeps_running(),
@@ -295,6 +303,7 @@ impl Actor {
             Why::Overtaken { by } => {
                 let aim = match record.state {
                     ReleaseState::RollingOut => "up",
+                    _ if record.release_phase.is_some() => "released",
                     _ => "built",
                 };
                 let by = self.version(by);
@@ -302,7 +311,10 @@ impl Actor {
                 (reason, String::new())
             }
         };
-        let (gap, last_lines) = self.end_trial(id);
+        let (gap, mut last_lines) = self.end_trial(id);
+        if last_lines.is_empty() {
+            last_lines = std::mem::take(&mut self.release_lines);
+        }
         let saved = self.history.update(id, |record| {
             record.state = ReleaseState::Rejected;
             record.reason.clone_from(&reason);

@@ -15,6 +15,7 @@ use crate::{
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::{DynoName, Selector},
+    releases::Id,
     rollout,
     time::now_unix_ms,
 };
@@ -55,6 +56,7 @@ impl Actor {
             handle,
             status,
             retiring: false,
+            due: None,
         };
         self.dynos.insert(key, live);
     }
@@ -63,14 +65,15 @@ impl Actor {
     pub(super) fn spec_of(&self, name: &DynoName, known: &Known) -> Option<DynoSpec> {
         let process = known.release.process(name.process_type.as_str())?;
         let command: Arc<str> = process.command.as_str().into();
+        let is_release = name.process_type.is_release();
         Some(DynoSpec {
             name: name.clone(),
             release_id: known.id,
             release: Arc::clone(&known.release),
             artifact: Arc::clone(known.artifact.as_ref()?),
             command,
-            kind: self.kind,
-            on_trial: self.releases.good() != Some(known.id),
+            kind: if is_release { Kind::OneShot } else { self.kind },
+            on_trial: self.releases.good() != Some(known.id) && !is_release,
         })
     }
 
@@ -127,13 +130,15 @@ impl Actor {
                 if is_back {
                     self.end_gap(&name);
                 }
+                self.wind_up(report.key);
             }
             What::Ready => {
                 self.restarts.settled(report.key);
+                self.successor_ready(report.key);
                 if self.is_candidate(release_id) {
                     self.roll(rollout::Event::Ready(name));
                 } else {
-                    self.roll(rollout::Event::GoodSettled(name));
+                    self.good_settled(release_id, name);
                 }
             }
             What::Failed(why) => {
@@ -148,13 +153,21 @@ impl Actor {
                     self.blame(&name, &why, running.or(crash).as_ref());
                     self.roll(rollout::Event::Failed(name));
                 } else {
-                    self.roll(rollout::Event::GoodSettled(name));
+                    self.successor_failed(report.key, &name, &why);
+                    self.good_settled(release_id, name);
                 }
             }
             // It is started again, and what comes of that counts.
             What::Lost(_) if self.is_candidate(release_id) => {}
-            What::Lost(_) => self.roll(rollout::Event::GoodSettled(name)),
+            What::Lost(_) => self.good_settled(release_id, name),
             What::Complete(exit) => self.complete(report.key, exit.as_ref()),
+        }
+    }
+
+    /// What an overtaken release left says nothing of the good one.
+    fn good_settled(&mut self, release_id: Id, name: DynoName) {
+        if self.releases.good() == Some(release_id) {
+            self.roll(rollout::Event::GoodSettled(name));
         }
     }
 
@@ -163,10 +176,13 @@ impl Actor {
             return;
         };
         self.restarts.settled(key);
+        self.successors.remove(&key);
         let spec = &live.handle.spec;
         let name = spec.name.clone();
         let release_id = spec.release_id;
+        let is_release = self.is_release_phase(key);
         if self.kind == Kind::OneShot
+            && !is_release
             && let Some(exit) = exit
         {
             self.largest_code = self.largest_code.max(exit.exit_code());
@@ -177,7 +193,7 @@ impl Actor {
             complete: self.kind == Kind::OneShot && !live.retiring,
             status: live.status.clone(),
         };
-        if self.dynos.of_name(&name).next().is_none() {
+        if self.dynos.of_name(&name).next().is_none() && !is_release {
             self.past.insert(name.clone(), past);
         }
         self.event(events_response::Event::Gone(events_response::Gone {
@@ -185,6 +201,9 @@ impl Actor {
             dyno_id: String::new(),
             status: exit.map(Into::into),
         }));
+        if is_release {
+            return self.release_phase_ended(exit);
+        }
         let event = if self.is_candidate(release_id) {
             rollout::Event::NewGone(name.clone())
         } else {
@@ -256,7 +275,7 @@ impl Actor {
         let surplus: Vec<(Key, DynoName)> = self
             .dynos
             .iter()
-            .filter(|(_, live)| !live.retiring)
+            .filter(|(key, live)| !live.retiring && !self.is_release_phase(*key))
             .map(|(key, live)| (key, live.handle.spec.name.clone()))
             .filter(|(_, name)| !wanted.contains(name) && !rolling.contains(name))
             .collect();

@@ -13,9 +13,9 @@ use hsup_proto::{
     control::{
         self, ApplyReleaseRequest, ApplyReleaseResponse, EventsResponse, GetDriverResponse,
         GetStatusRequest, GetStatusResponse, ListReleasesResponse, LogsRequest, LogsResponse,
-        PlanReleaseRequest, PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest,
-        ScaleResponse, ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
-        events_response,
+        PlanReleaseRequest, PlanReleaseResponse, RestartRequest, RestartResponse, RollbackRequest,
+        RollbackResponse, ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest,
+        StartResponse, StopRequest, StopResponse, events_response,
     },
     driver::{Capability, Durability, StatsRequest},
 };
@@ -65,6 +65,7 @@ pub(super) enum Request {
     Restart(RestartRequest, Reply<(RestartResponse, Option<Settled>)>),
     Releases(Reply<ListReleasesResponse>),
     Apply(ApplyReleaseRequest, Reply<Applied>),
+    Rollback(RollbackRequest, Reply<Applied>),
     /// How an applied release stands.
     Release(u64, Reply<control::Release>),
     Plan(PlanReleaseRequest, Reply<PlanReleaseResponse>),
@@ -93,6 +94,7 @@ impl Request {
             Self::Restart(_, reply) => answer(reply, why),
             Self::Releases(reply) => answer(reply, why),
             Self::Apply(_, reply) => answer(reply, why),
+            Self::Rollback(_, reply) => answer(reply, why),
             Self::Release(_, reply) => answer(reply, why),
             Self::Plan(_, reply) => answer(reply, why),
             Self::Shutdown(_, reply) => answer(reply, why),
@@ -131,6 +133,26 @@ impl SupervisorHandle {
             .await
             .map_err(|_| ControlError::ShuttingDown)?;
         answer.await.map_err(|_| ControlError::ShuttingDown)?
+    }
+
+    /// The answer to whoever applied a release, once it is decided if that is waited for.
+    async fn when_decided(&self, applied: Applied) -> Result<ApplyReleaseResponse, ControlError> {
+        let Applied {
+            mut response,
+            decided,
+        } = applied;
+        if let Some((id, decided)) = decided {
+            decided.await.map_err(|_| ControlError::ShuttingDown)?;
+            let release = self.ask(|reply| Request::Release(id, reply)).await?;
+            if release.state() == control::ReleaseState::Rejected {
+                return Err(ControlError::Rejected(format!(
+                    "release v{} was rejected: {}",
+                    release.version, release.reason
+                )));
+            }
+            response.release = Some(release);
+        }
+        Ok(response)
     }
 
     async fn snapshot(&self) -> EventsResponse {
@@ -257,22 +279,21 @@ impl Control for SupervisorHandle {
     fn apply(&self, request: ApplyReleaseRequest) -> impl Answer<ApplyReleaseResponse> {
         let this = self.clone();
         async move {
-            let Applied {
-                mut response,
-                decided,
-            } = this.ask(|reply| Request::Apply(request, reply)).await?;
-            if let Some((id, decided)) = decided {
-                decided.await.map_err(|_| ControlError::ShuttingDown)?;
-                let release = this.ask(|reply| Request::Release(id, reply)).await?;
-                if release.state() == control::ReleaseState::Rejected {
-                    return Err(ControlError::Rejected(format!(
-                        "release v{} was rejected: {}",
-                        release.version, release.reason
-                    )));
-                }
-                response.release = Some(release);
-            }
-            Ok(response)
+            let applied = this.ask(|reply| Request::Apply(request, reply)).await?;
+            this.when_decided(applied).await
+        }
+    }
+
+    fn rollback(&self, request: RollbackRequest) -> impl Answer<RollbackResponse> {
+        let this = self.clone();
+        async move {
+            let applied = this.ask(|reply| Request::Rollback(request, reply)).await?;
+            let applied = this.when_decided(applied).await?;
+            Ok(RollbackResponse {
+                release: applied.release,
+                warnings: applied.warnings,
+                unchanged: applied.unchanged,
+            })
         }
     }
 

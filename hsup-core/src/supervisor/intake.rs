@@ -8,7 +8,7 @@ use hsup_proto::control::events_response;
 use super::{
     RunError,
     actor::{Actor, Known},
-    formation,
+    formation, release_phase,
 };
 use crate::{
     errors::chain,
@@ -213,8 +213,18 @@ impl Actor {
             .take_in(release, text, origin.to_string(), now_unix_ms())
             .map_err(|error| chain(&error))?;
         self.forget_artifacts(&taken.forgotten);
-        self.note_release(format!("Release v{version} created by {origin}"));
+        if let Origin::Rollback { id: earlier, .. } = origin {
+            let saved = self
+                .history
+                .update(taken.id, |record| record.repeats = Some(earlier));
+            self.complain(saved);
+        }
         self.know(taken.id);
+        if self.awaits_release_phase(taken.id) {
+            let name = release_phase::dyno_name(taken.id);
+            self.shared.logs.expect_name(&name.to_string());
+        }
+        self.note_release(format!("Release v{version} created by {origin}"));
         let decisions = self.releases.taken_in(taken.id, newness);
         self.decide(decisions);
         Ok(Taken::In(taken.id))

@@ -13,6 +13,7 @@
 
 mod actor;
 mod beginning;
+mod cycling;
 mod decisions;
 mod dynos;
 mod formation;
@@ -21,12 +22,14 @@ mod handle;
 mod intake;
 mod living;
 mod reconcile;
+mod release_phase;
 mod replacing;
 mod requests;
 mod restarts;
+mod rollback;
 mod status;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -41,6 +44,7 @@ use crate::{
     lifecycle::Kind,
     name::ProcessType,
     release::Release,
+    rollout::Policy,
     source::Source,
     state::{History, Memory},
 };
@@ -61,6 +65,12 @@ pub struct Settings {
     pub start_number: u32,
     /// Whether dynos are started again (`start`) or once (`--oneshot`).
     pub kind: Kind,
+    /// How dynos are replaced.
+    pub rollouts: Policy,
+    /// How long a release command may take; `None`: none is run.
+    pub release_timeout: Option<Duration>,
+    /// How long dynos run before each is replaced by a fresh one; `None`: for ever.
+    pub cycle_every: Option<Duration>,
     /// Where relative slugs are relative to.
     pub base: PathBuf,
     /// What all dynos share, the link's state among it.

@@ -15,7 +15,8 @@ use crate::{
     dyno::Birth,
     errors::chain,
     lifecycle::Kind,
-    name::{DynoId, DynoName},
+    name::{DynoId, DynoName, ProcessType},
+    release::Release,
     releases::Id,
     rollout::{self, Action, Before, Replacement, Rollout, Strategy},
     state::ReleaseState,
@@ -54,11 +55,6 @@ impl Actor {
         }
         self.mark(id, ReleaseState::RollingOut);
         self.see_types(&known.release);
-        let strategy = if self.has_own_network() {
-            Strategy::StartFirst
-        } else {
-            Strategy::StopFirst
-        };
         let wishes = self.wishes_for(&known);
         let mut names = BTreeSet::new();
         let mut types = Vec::new();
@@ -68,8 +64,8 @@ impl Actor {
                 .filter(|name| !self.is_held(name))
                 .map(|name| Replacement {
                     before: self.before(&name, id),
+                    strategy: self.strategy(&name.process_type),
                     name,
-                    strategy,
                 })
                 .collect();
             names.extend(
@@ -79,10 +75,21 @@ impl Actor {
             );
             types.push(replacements);
         }
+        if let Some(good) = self.releases.good() {
+            // Where the good one still runs, nobody waits for what an overtaken release began.
+            for name in names
+                .iter()
+                .filter(|name| self.runs(name, good))
+                .cloned()
+                .collect::<Vec<_>>()
+            {
+                self.retire_where(&name, |release| release != id && release != good);
+            }
+        }
         self.write_gap();
         let overtaken = self.gap.take();
         self.gap = Some(Gap::new(id, overtaken, Instant::now()));
-        let (rollout, actions) = Rollout::begin(types);
+        let (rollout, actions) = Rollout::begin(types, self.rollouts.surge);
         info!(release = id, dynos = names.len(), "rollout begins");
         self.candidate = Some(Candidate {
             id,
@@ -105,20 +112,16 @@ impl Actor {
     }
 
     fn before(&self, name: &DynoName, new: Id) -> Before {
-        let good = self.releases.good();
-        let mut before = Before::Nothing;
-        for (_, live) in self.dynos.of_name(name).filter(|(_, live)| !live.retiring) {
-            let id = live.handle.spec.release_id;
-            if id == new {
-                return Before::New;
-            }
-            before = if Some(id) == good {
-                Before::Good
-            } else {
-                Before::Other
-            };
+        let is_good = |good| self.runs(name, good);
+        if self.runs(name, new) {
+            Before::New
+        } else if self.releases.good().is_some_and(is_good) {
+            Before::Good
+        } else if self.dynos.of_name(name).any(|(_, live)| !live.retiring) {
+            Before::Other
+        } else {
+            Before::Nothing
         }
-        before
     }
 
     /// What people asked for, as it would be with this release instead of the good one.
@@ -190,6 +193,10 @@ impl Actor {
                     if count == 0 {
                         events.push(rollout::Event::NewGone(name));
                     }
+                }
+                Action::RetireOther(name) => {
+                    let good = self.releases.good();
+                    self.retire_where(&name, |id| id != new && Some(id) != good);
                 }
                 Action::StartGood(name) => {
                     if let Some(good) = self.releases.good()
@@ -271,9 +278,10 @@ impl Actor {
         }
     }
 
-    /// Starts a dyno, once no other of its name is on its way out: they would share a port.
+    /// Starts a dyno; with stop-first once no other of its name is on its way out.
     fn start_or_defer(&mut self, name: DynoName, release: Id) {
-        if !self.has_own_network() && self.dynos.of_name(&name).next().is_some() {
+        let alone = self.strategy(&name.process_type) == Strategy::StopFirst;
+        if alone && self.dynos.of_name(&name).next().is_some() {
             self.deferred.insert(name, release);
             return;
         }
@@ -281,6 +289,21 @@ impl Actor {
         if let Some(spec) = known.and_then(|known| self.spec_of(&name, known)) {
             self.spawn_dyno(spec, Birth::Start);
         }
+    }
+
+    /// How dynos of this type are replaced.
+    pub(super) fn strategy(&self, process_type: &ProcessType) -> Strategy {
+        self.rollouts.strategy(process_type, self.has_own_network())
+    }
+
+    /// Whether a rollout of this release stops dynos before their successors are ready.
+    pub(super) fn stops_first(&self, release: &Release) -> bool {
+        let types = release
+            .processes
+            .iter()
+            .map(|process| &process.process_type);
+        let mut of_formation = types.filter(|process_type| !process_type.is_release());
+        of_formation.any(|process_type| self.strategy(process_type) == Strategy::StopFirst)
     }
 
     pub(super) fn has_own_network(&self) -> bool {

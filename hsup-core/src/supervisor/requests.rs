@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hsup_proto::control::{
-    ApplyReleaseResponse, DynoState, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
+    ApplyReleaseResponse, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
     PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest, ScaleResponse,
     StartRequest, StartResponse, StopRequest, StopResponse,
 };
@@ -54,6 +54,9 @@ impl Actor {
             }
             Request::Apply(request, reply) => {
                 drop(reply.send(self.apply(&request.json, request.no_wait)));
+            }
+            Request::Rollback(request, reply) => {
+                drop(reply.send(self.rollback(&request)));
             }
             Request::Release(id, reply) => {
                 let record = self.history.get(id).map(status::release);
@@ -273,7 +276,7 @@ impl Actor {
         let names = self.selected(&request.select)?;
         let held: Vec<_> = names
             .iter()
-            .filter(|name| !self.is_held(name))
+            .filter(|name| !self.is_held(name) && !name.process_type.is_release())
             .cloned()
             .collect();
         let saved = self
@@ -315,15 +318,12 @@ impl Actor {
         let mut restarted = BTreeSet::new();
         for (_, live) in self.dynos.iter_mut() {
             let name = &live.handle.spec.name;
-            // Those that retire are as good as gone.
-            if !names.contains(name) || live.retiring {
+            // Those that retire are as good as gone; a release command is not run twice.
+            if !names.contains(name) || live.retiring || name.process_type.is_release() {
                 continue;
             }
-            live.handle.restart(how);
-            // Its own report follows; until then it must not look as if it were through.
-            live.status.ready = false;
-            live.status.state = DynoState::Starting;
             restarted.insert(name.clone());
+            live.restart(how);
         }
         // What somebody has stopped is started by whoever means it, and not by a restart of
         // everything.
@@ -353,20 +353,25 @@ impl Actor {
         let parsed = control_file::parse(json)
             .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
         let (mut release, mut warnings) = (parsed.release, parsed.warnings);
-        match &self.source {
-            Source::Directory(_) => warnings.push(
-                "the next start of hsup runs the Procfile again: a release that is applied \
-                 lasts until then, in a control directory for good"
-                    .to_owned(),
-            ),
-            Source::Heroku(_) => warnings
-                .push("a release that is applied lasts until the next one on Heroku".to_owned()),
-            Source::ControlDir(_) => {}
-        }
+        warnings.extend(self.lasts_until().map(str::to_owned));
         if release.app.is_empty() {
             release.app.clone_from(&self.app);
         }
         Ok((release, warnings))
+    }
+
+    /// What becomes of a release that does not come from the source. None: it stays.
+    pub(super) fn lasts_until(&self) -> Option<&'static str> {
+        match &self.source {
+            Source::Directory(_) => Some(
+                "the next start of hsup runs the Procfile again: a release that is applied lasts \
+                 until then, in a control directory for good",
+            ),
+            Source::Heroku(_) => {
+                Some("a release that is applied lasts until the next one on Heroku")
+            }
+            Source::ControlDir(_) => None,
+        }
     }
 
     /// Takes in a release from hsupctl. A control directory keeps it, as if it had come as a
@@ -381,6 +386,16 @@ impl Actor {
             .take_in(release, text, Origin::Apply, Newness::New)
             .map_err(ControlError::Rejected)?;
         self.news = Some(News::TakenIn);
+        Ok(self.applied(taken, warnings, no_wait))
+    }
+
+    /// The answer to whoever handed in a release.
+    pub(super) fn applied(
+        &mut self,
+        taken: Taken,
+        warnings: Vec<String>,
+        no_wait: bool,
+    ) -> Applied {
         let id = taken.id();
         let is_decided = self.is_decided(id);
         let response = ApplyReleaseResponse {
@@ -389,7 +404,7 @@ impl Actor {
             unchanged: is_decided && matches!(taken, Taken::Unchanged(_)),
         };
         let decided = (!is_decided && !no_wait).then(|| (id, self.wait_until(Until::Decided(id))));
-        Ok(Applied { response, decided })
+        Applied { response, decided }
     }
 
     fn plan(&self, json: &[u8]) -> Result<PlanReleaseResponse, ControlError> {

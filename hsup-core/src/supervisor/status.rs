@@ -5,7 +5,11 @@ use std::sync::Arc;
 use hsup_proto::control;
 
 use super::actor::{Live, Past};
-use crate::{dyno::DynoStatus, name::DynoName, state::ReleaseRecord};
+use crate::{
+    dyno::DynoStatus,
+    name::DynoName,
+    state::{ReleasePhase, ReleaseRecord, ReleaseState},
+};
 
 /// A dyno whose task lives.
 pub(super) fn dyno(live: &Live) -> control::Dyno {
@@ -85,7 +89,11 @@ pub(crate) fn release(record: &ReleaseRecord) -> control::Release {
     control::Release {
         id: record.id,
         version: release.version,
-        state: control::ReleaseState::from(record.state).into(),
+        state: match (record.state, record.release_phase) {
+            (ReleaseState::Building, Some(ReleasePhase::Begun)) => control::ReleaseState::Releasing,
+            (state, _) => state.into(),
+        }
+        .into(),
         reason: record.reason.clone(),
         source: record.source.clone(),
         at_unix_ms: record.at_unix_ms,

@@ -323,7 +323,7 @@ pub struct Release {
     pub state: i32,
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
-    /// "Procfile", "control directory", "Heroku", "apply"
+    /// "Procfile", "control directory", "Heroku", "apply", "rollback to v3"
     #[prost(string, tag = "5")]
     pub source: ::prost::alloc::string::String,
     /// when hsup took it in
@@ -344,7 +344,7 @@ pub struct Release {
     /// rejected: for how long fewer dynos than wanted ran because of it
     #[prost(int64, tag = "12")]
     pub gap_ms: i64,
-    /// rejected: of the dyno that did not come up
+    /// rejected: of the dyno that did not come up, or of the release command
     #[prost(string, repeated, tag = "13")]
     pub last_lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -373,6 +373,26 @@ pub struct ApplyReleaseResponse {
     #[prost(string, repeated, tag = "2")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// the same as what runs
+    #[prost(bool, tag = "3")]
+    pub unchanged: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollbackRequest {
+    /// the newest good release of this version; absent: the good one before
+    #[prost(uint64, optional, tag = "1")]
+    pub version: ::core::option::Option<u64>,
+    /// answer once it is taken in, not once it runs
+    #[prost(bool, tag = "2")]
+    pub no_wait: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RollbackResponse {
+    /// the new one
+    #[prost(message, optional, tag = "1")]
+    pub release: ::core::option::Option<Release>,
+    #[prost(string, repeated, tag = "2")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// that release runs, and none is on its way
     #[prost(bool, tag = "3")]
     pub unchanged: bool,
 }
@@ -553,6 +573,8 @@ pub enum ReleaseState {
     Rejected = 4,
     /// was current once
     Superseded = 5,
+    /// its release command runs; then it rolls out
+    Releasing = 6,
 }
 impl ReleaseState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -567,6 +589,7 @@ impl ReleaseState {
             Self::Current => "RELEASE_STATE_CURRENT",
             Self::Rejected => "RELEASE_STATE_REJECTED",
             Self::Superseded => "RELEASE_STATE_SUPERSEDED",
+            Self::Releasing => "RELEASE_STATE_RELEASING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -578,6 +601,7 @@ impl ReleaseState {
             "RELEASE_STATE_CURRENT" => Some(Self::Current),
             "RELEASE_STATE_REJECTED" => Some(Self::Rejected),
             "RELEASE_STATE_SUPERSEDED" => Some(Self::Superseded),
+            "RELEASE_STATE_RELEASING" => Some(Self::Releasing),
             _ => None,
         }
     }
@@ -892,6 +916,31 @@ pub mod supervisor_client {
                 .insert(GrpcMethod::new("hsup.control.v1.Supervisor", "ApplyRelease"));
             self.inner.unary(req, path, codec).await
         }
+        /// Runs an earlier release again, as a new one.
+        pub async fn rollback(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollbackRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RollbackResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/hsup.control.v1.Supervisor/Rollback",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("hsup.control.v1.Supervisor", "Rollback"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What ApplyRelease would change.  Names of config vars, never their values.
         pub async fn plan_release(
             &mut self,
@@ -1061,6 +1110,16 @@ pub mod supervisor_server {
             request: tonic::Request<super::ApplyReleaseRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ApplyReleaseResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// Runs an earlier release again, as a new one.
+        async fn rollback(
+            &self,
+            request: tonic::Request<super::RollbackRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RollbackResponse>,
             tonic::Status,
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
@@ -1559,6 +1618,51 @@ pub mod supervisor_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApplyReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/hsup.control.v1.Supervisor/Rollback" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollbackSvc<T: Supervisor>(pub Arc<T>);
+                    impl<
+                        T: Supervisor,
+                    > tonic::server::UnaryService<super::RollbackRequest>
+                    for RollbackSvc<T> {
+                        type Response = super::RollbackResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollbackRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Supervisor>::rollback(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollbackSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

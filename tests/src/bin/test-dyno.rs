@@ -4,6 +4,7 @@ use std::{
     error::Error,
     io::{self, BufRead as _, BufReader, BufWriter, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::ExitCode,
     thread,
     time::Duration,
@@ -16,6 +17,7 @@ use nix::{
 
 const USAGE: &str = "\
 usage: test-dyno serve [--delay MS | --never]   answer HTTP on $PORT
+       test-dyno serve --once FILE              the same, with 503 until FILE exists
        test-dyno ignore-term                    print `ready`, ignore SIGTERM, SIGINT and SIGHUP
        test-dyno grandchild [--exit]            leave a grandchild behind, print both pids
        test-dyno flood BYTES                    write without a newline
@@ -30,8 +32,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut stdout = io::stdout();
     match words[..] {
-        ["serve"] => serve(Duration::ZERO)?,
-        ["serve", "--delay", ms] => serve(Duration::from_millis(ms.parse()?))?,
+        ["serve"] => serve(Duration::ZERO, None)?,
+        ["serve", "--delay", ms] => serve(Duration::from_millis(ms.parse()?), None)?,
+        ["serve", "--once", file] => serve(Duration::ZERO, Some(Path::new(file)))?,
         ["serve", "--never"] => {
             say(&mut stdout, "not binding")?;
             forever();
@@ -98,7 +101,7 @@ fn forever() -> ! {
     }
 }
 
-fn serve(delay: Duration) -> Result<(), Box<dyn Error>> {
+fn serve(delay: Duration, once: Option<&Path>) -> Result<(), Box<dyn Error>> {
     thread::sleep(delay);
     let mut stdout = io::stdout();
     let port: u16 = std::env::var("PORT")?.parse()?;
@@ -107,13 +110,17 @@ fn serve(delay: Duration) -> Result<(), Box<dyn Error>> {
     for stream in listener.incoming() {
         let stream = stream?;
         // A client that goes away is no reason to end.
-        thread::spawn(move || drop(answer(&stream)));
+        let status = match once {
+            Some(file) if !file.exists() => "503 Service Unavailable",
+            _ => "200 OK",
+        };
+        thread::spawn(move || drop(answer(&stream, status)));
     }
     Ok(())
 }
 
 /// Answers one request, whatever it is.
-fn answer(stream: &TcpStream) -> io::Result<()> {
+fn answer(stream: &TcpStream, status: &str) -> io::Result<()> {
     let mut request = BufReader::new(stream).lines();
     while request
         .next()
@@ -129,7 +136,7 @@ fn answer(stream: &TcpStream) -> io::Result<()> {
     let mut stream = stream;
     write!(
         stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n{body}",
         body.len()
     )

@@ -26,6 +26,8 @@ fn a_dyno_is_what_the_original_made() {
     assert_eq!(host.says("pwd"), "/app\n");
     assert_eq!(host.says("cat Procfile"), "worker: exec sleep 1000\n");
     assert_eq!(host.says("whoami"), "dyno\n");
+    let identity = host.says("cat /etc/heroku/dyno");
+    assert!(identity.contains(r#""name":"run.1"}"#), "{identity}");
     driver.end();
     host.is_clean();
 }

@@ -130,7 +130,7 @@ impl Task {
         let (unwanted, is_unwanted) = watch::channel(None);
         if let Err(why) = self.begin(&run, is_unwanted) {
             run.io.remove();
-            self.ports().free(&self.spec.name);
+            self.ports().free(&self.spec.name, run.port);
             return Err(why);
         }
         self.status.dyno_id = Some(run.dyno_id.clone());

@@ -164,7 +164,7 @@ impl Task {
         if status.oom_killed {
             self.note("It was killed because it had used up its memory");
         }
-        self.ports().free(&self.spec.name);
+        self.ports().free(&self.spec.name, run.port);
 
         if by_itself {
             self.status.crash = Some(Crash {

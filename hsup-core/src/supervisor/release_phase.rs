@@ -1,0 +1,299 @@
+//! The release phase: a release's `release` command, run once before its dynos take the place of
+//! others.
+//!
+//! ```text
+//!   built ──▶ begun (written down) ──exits with 0──▶ done ──▶ rolled out
+//!                  └── anything else, or too late ──▶ rejected
+//! ```
+//!
+//! It is a one-off dyno, `release.N` with N hsup's number of the release, and the release counts
+//! as being built meanwhile. It is never run twice, and never beside another one: that of a
+//! release which overtakes it waits for its end. Should hsup be killed meanwhile, the next one
+//! takes the dyno over and waits on; if it cannot be known how it ended, the release is
+//! rejected.
+//!
+//! Heroku's rules: <https://devcenter.heroku.com/articles/release-phase>.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    RunError,
+    actor::{Actor, Phase},
+};
+use crate::{
+    dyno::{Birth, DynoSpec, Key},
+    exit::ExitStatus,
+    lifecycle::Kind,
+    logs::{Filter, Source as LogSource},
+    name::{DynoName, ProcessType},
+    releases::Id,
+    source::Source,
+    state::{LiveDyno, ReleasePhase, ReleaseRecord},
+};
+
+/// How many of its last lines are kept of a command that failed.
+const LAST_LINES: usize = 20;
+
+/// The release command that runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    id: Id,
+    pub(super) key: Key,
+    /// When it has to have ended; `None` once it was told to.
+    pub(super) deadline: Option<Instant>,
+    /// It did not end in time.
+    is_late: bool,
+}
+
+impl Actor {
+    /// The driver has built the release: its command runs, if it has one and that has not run,
+    /// and then it is tried.
+    pub(super) fn release_or_try(&mut self, id: Id) {
+        if !self.awaits_release_phase(id) {
+            let decisions = self.releases.built(id);
+            return self.decide(decisions);
+        }
+        let record = self.history.get(id);
+        let is_begun = record.is_some_and(|record| record.release_phase.is_some());
+        match &self.release_phase {
+            Some(running) if running.id == id => {}
+            _ if is_begun => self.release_failed(
+                id,
+                "hsup ended while its release command ran: whether it was through is not known, \
+                 and it is not run twice"
+                    .to_owned(),
+            ),
+            Some(running) => {
+                self.note_release(format!(
+                    "Release v{} waits until the release command of v{} has ended",
+                    self.version(id),
+                    self.version(running.id)
+                ));
+                self.release_phase_next = Some(id);
+            }
+            None => self.begin_release_phase(id),
+        }
+    }
+
+    /// Whether the release's command has to be run before it is tried.
+    pub(super) fn awaits_release_phase(&self, id: Id) -> bool {
+        let Some(record) = self.history.get(id) else {
+            return false;
+        };
+        // What ran once is not released again: but a directory may hold other code by now.
+        let is_good = self.releases.good() == Some(id) && self.release_again != Some(id);
+        self.release_timeout.is_some() && !is_good && is_due(record)
+    }
+
+    /// A start of hsup in a directory releases what is in it: the code may be other than it was.
+    pub(super) fn release_directory_again(&mut self) {
+        let Some(good) = self.releases.good() else {
+            return;
+        };
+        let saved = self
+            .history
+            .update(good, |record| record.release_phase = None);
+        self.complain(saved);
+        self.release_again = Some(good);
+    }
+
+    fn begin_release_phase(&mut self, id: Id) {
+        let (Some(known), Some(timeout)) = (self.known.get(&id), self.release_timeout) else {
+            return;
+        };
+        let name = dyno_name(id);
+        let process = known.release.process(name.process_type.as_str());
+        let (Some(process), Some(artifact)) = (process, &known.artifact) else {
+            return;
+        };
+        let spec = DynoSpec {
+            name,
+            release_id: id,
+            release: Arc::clone(&known.release),
+            artifact: Arc::clone(artifact),
+            command: process.command.as_str().into(),
+            kind: Kind::OneShot,
+            on_trial: false,
+        };
+        // Before it is started, so that it is never started again.
+        let saved = self.history.update(id, |record| {
+            record.release_phase = Some(ReleasePhase::Begun);
+        });
+        self.complain(saved);
+        self.tell_release(id);
+        self.note_release(format!(
+            "Release v{}: running its release command",
+            self.version(id)
+        ));
+        self.spawn_dyno(spec, Birth::Start);
+        self.release_phase = Some(Running {
+            id,
+            key: Key(self.next_key),
+            deadline: Some(Instant::now() + timeout),
+            is_late: false,
+        });
+    }
+
+    /// An earlier life of hsup has started it, and it is taken over as `key`.
+    pub(super) fn adopt_release_phase(&mut self, survivor: &LiveDyno, key: Key) {
+        let ran = crate::time::now_unix_ms() - survivor.at_unix_ms;
+        let ran = Duration::from_millis(u64::try_from(ran).unwrap_or(0));
+        let left = self
+            .release_timeout
+            .map(|timeout| timeout.saturating_sub(ran));
+        self.release_phase = Some(Running {
+            id: survivor.release,
+            key,
+            deadline: left.map(|left| Instant::now() + left),
+            is_late: false,
+        });
+    }
+
+    pub(super) fn is_release_phase(&self, key: Key) -> bool {
+        let running = self.release_phase.as_ref();
+        running.is_some_and(|running| running.key == key)
+    }
+
+    /// The command has had its time.
+    pub(super) fn release_phase_is_late(&mut self) {
+        let how = self.gracefully();
+        if let Some(running) = &mut self.release_phase {
+            running.deadline = None;
+            running.is_late = true;
+            let key = running.key;
+            self.retire(key, how);
+        }
+    }
+
+    pub(super) fn release_phase_ended(&mut self, exit: Option<&ExitStatus>) {
+        let Some(Running { id, is_late, .. }) = self.release_phase.take() else {
+            return;
+        };
+        let is_wanted = self.releases.building() == Some(id);
+        match exit {
+            Some(exit) if exit.success() && !is_late => {
+                let saved = self
+                    .history
+                    .update(id, |record| record.release_phase = Some(ReleasePhase::Done));
+                self.complain(saved);
+                if is_wanted && self.phase == Phase::Running {
+                    self.release_or_try(id);
+                }
+            }
+            _ if !is_wanted => {}
+            exit => {
+                let filter = Filter {
+                    select: vec![dyno_name(id).to_string()],
+                    source: Some(LogSource::App),
+                };
+                self.release_lines = self.shared.logs.report(&filter, LAST_LINES).to_vec();
+                let why = match (exit, self.release_timeout) {
+                    _ if self.phase != Phase::Running => "hsup ended while it ran".to_owned(),
+                    (_, Some(timeout)) if is_late => {
+                        format!("it did not end within {} seconds", timeout.as_secs_f64())
+                    }
+                    (Some(exit), _) => exit.to_string(),
+                    (None, _) => "it was never started".to_owned(),
+                };
+                self.release_failed(id, format!("release command failed: {why}"));
+            }
+        }
+        if let Some(next) = self.release_phase_next.take()
+            && self.releases.building() == Some(next)
+            && self.phase == Phase::Running
+        {
+            self.release_or_try(next);
+        }
+    }
+
+    fn release_failed(&mut self, id: Id, why: String) {
+        if self.releases.good() == Some(id) {
+            // A directory's, which has no other one.
+            return self.fail(RunError::NoRelease(why));
+        }
+        let decisions = self.releases.release_failed(id, why.clone());
+        if self.phase != Phase::Running {
+            return self.decide_last(decisions);
+        }
+        let is_stuck =
+            self.releases.is_empty() || self.kind == Kind::OneShot && self.dynos.is_empty();
+        if is_stuck && self.cannot_change() {
+            self.decide_last(decisions);
+            return self.fail(RunError::NoRelease(why));
+        }
+        self.decide(decisions);
+    }
+
+    /// Whether what is in the directory is to be released at every start of hsup.
+    pub(super) fn releases_at_start(&self) -> bool {
+        matches!(self.source, Source::Directory(_)) && self.survivors.is_empty()
+    }
+}
+
+/// Whether a release has a command that has not ended well. What comes from Heroku was released
+/// there: its migrations are done, and the database is the same.
+fn is_due(record: &ReleaseRecord) -> bool {
+    let release = &record.release;
+    let command = release.process(ProcessType::release().as_str());
+    command.is_some()
+        && release.metadata.is_none()
+        && record.release_phase != Some(ReleasePhase::Done)
+}
+
+/// The name of a release's one-off dyno.
+pub(super) fn dyno_name(id: Id) -> DynoName {
+    let number = u32::try_from(id).ok().and_then(NonZeroU32::new);
+    DynoName::new(ProcessType::release(), number.unwrap_or(NonZeroU32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+    use crate::{
+        release::{AppMetadata, Process, Release},
+        state::ReleaseState,
+    };
+
+    fn record() -> ReleaseRecord {
+        let process = |name: &str| Process::new(name.parse().unwrap(), "true", 1);
+        ReleaseRecord {
+            id: 1,
+            state: ReleaseState::Building,
+            reason: String::new(),
+            source: String::new(),
+            at_unix_ms: 0,
+            gap_ms: 0,
+            last_lines: Vec::new(),
+            artifact: None,
+            release: Release {
+                processes: ["web", "release"].map(process).into(),
+                ..Release::default()
+            },
+            text: None,
+            repeats: None,
+            release_phase: None,
+            scaled_since: std::collections::BTreeSet::new(),
+        }
+    }
+
+    #[test_case(|_| {} => true; "a command")]
+    #[test_case(|record| drop(record.release.processes.pop()) => false; "none")]
+    #[test_case(|record| record.release_phase = Some(ReleasePhase::Begun) => true; "begun")]
+    #[test_case(|record| record.release_phase = Some(ReleasePhase::Done) => false; "done")]
+    #[test_case(|record| record.release.metadata = Some(Box::new(AppMetadata::default())) => false; "done on Heroku")]
+    fn a_release_phase_is_due(change: fn(&mut ReleaseRecord)) -> bool {
+        let mut record = record();
+        change(&mut record);
+        is_due(&record)
+    }
+
+    #[test]
+    fn a_release_commands_dyno_has_the_releases_number() {
+        assert_eq!(dyno_name(12).to_string(), "release.12");
+        assert_eq!(dyno_name(u64::MAX).to_string(), "release.4294967295");
+    }
+}
