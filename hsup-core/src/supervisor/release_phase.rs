@@ -233,13 +233,10 @@ impl Actor {
 }
 
 /// Whether a release has a command that has not ended well. What comes from Heroku was released
-/// there: its migrations are done, and the database is the same.
+/// there, which says nothing of what it needs here.
 fn is_due(record: &ReleaseRecord) -> bool {
-    let release = &record.release;
-    let command = release.process(ProcessType::release().as_str());
-    command.is_some()
-        && release.metadata.is_none()
-        && record.release_phase != Some(ReleasePhase::Done)
+    let command = record.release.process(ProcessType::release().as_str());
+    command.is_some() && record.release_phase != Some(ReleasePhase::Done)
 }
 
 /// The name of a release's one-off dyno.
@@ -284,7 +281,7 @@ mod tests {
     #[test_case(|record| drop(record.release.processes.pop()) => false; "none")]
     #[test_case(|record| record.release_phase = Some(ReleasePhase::Begun) => true; "begun")]
     #[test_case(|record| record.release_phase = Some(ReleasePhase::Done) => false; "done")]
-    #[test_case(|record| record.release.metadata = Some(Box::new(AppMetadata::default())) => false; "done on Heroku")]
+    #[test_case(|record| record.release.metadata = Some(Box::new(AppMetadata::default())) => true; "of Heroku, too")]
     fn a_release_phase_is_due(change: fn(&mut ReleaseRecord)) -> bool {
         let mut record = record();
         change(&mut record);
