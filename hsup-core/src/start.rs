@@ -31,7 +31,7 @@ use crate::{
     exit::ExitStatus,
     files,
     lifecycle::Kind,
-    logs::{LogSettings, Logs, ShutdownOutcome, TerminalSettings},
+    logs::{DrainTarget, LogSettings, Logs, ShutdownOutcome, TerminalSettings, Undelivered},
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
@@ -71,6 +71,10 @@ pub struct StartOptions {
     pub policy: DynoPolicy,
     /// How dynos' output is shown.
     pub terminal: TerminalSettings,
+    /// Where it is sent to, beside the log target of the release.
+    pub drains: Vec<DrainTarget>,
+    /// Says something of hsup's own, where the logs are over.
+    pub tell: fn(&str),
     /// hsup's own diagnostics, shown on SIGUSR1.
     pub diagnostics: Diagnostics,
 }
@@ -151,6 +155,8 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         binds,
         policy,
         terminal,
+        drains,
+        tell,
         diagnostics,
     } = options;
     let mut signals = Signals::new().map_err(|source| StartError::System {
@@ -191,6 +197,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
 
     let logs = Logs::start(LogSettings {
         terminal: Some(terminal),
+        drains,
         ..LogSettings::default()
     })
     .map_err(|source| StartError::System {
@@ -300,6 +307,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     if logs.clone().shutdown(patience).await == ShutdownOutcome::CutOff {
         tracing::warn!("output was cut off");
     }
+    finish_drains(&logs, &mut signals, tell).await;
     if dynos_ended(&link_state) {
         clear_io(&folders.io, |_| false);
     }
@@ -310,6 +318,19 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         (Outcome::AllComplete(code), None) => code,
         (Outcome::ShutDown, None) => 0,
     })
+}
+
+/// Has the log drains send what waits for them, for some seconds or until another signal.
+async fn finish_drains(logs: &Logs, signals: &mut Signals, tell: fn(&str)) {
+    let again = async { while !matches!(signals.next().await, Received::Stop(_)) {} };
+    for Undelivered { target, lines } in logs.finish_drains(again).await {
+        let lines = if lines == 1 {
+            "1 line was".to_owned()
+        } else {
+            format!("{lines} lines were")
+        };
+        tell(&format!("{lines} not delivered to {target}"));
+    }
 }
 
 /// Opens the source; answers it, the app's key and name, and what its dynos' environment is

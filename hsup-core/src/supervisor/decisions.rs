@@ -57,6 +57,15 @@ impl Actor {
             .chain(releases.on_trial())
             .collect();
         self.known.retain(|id, _| needed.contains(id));
+        self.follow_log_target();
+    }
+
+    /// Lines go to where the release that is wanted says.
+    pub(super) fn follow_log_target(&self) {
+        let target = self
+            .wanted()
+            .and_then(|known| known.release.log_target.as_ref());
+        self.shared.logs.drain_to(target);
     }
 
     /// Makes sure that the release of this id is at hand.
