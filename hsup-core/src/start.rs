@@ -73,6 +73,8 @@ pub struct StartOptions {
     pub terminal: TerminalSettings,
     /// Where it is sent to, beside the log target of the release.
     pub drains: Vec<DrainTarget>,
+    /// `--log-runtime-metrics`: what dynos use is written into their logs.
+    pub log_runtime_metrics: bool,
     /// Says something of hsup's own, where the logs are over.
     pub tell: fn(&str),
     /// hsup's own diagnostics, shown on SIGUSR1.
@@ -156,6 +158,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         policy,
         terminal,
         drains,
+        log_runtime_metrics,
         tell,
         diagnostics,
     } = options;
@@ -271,6 +274,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let ending = CancellationToken::new();
     let server: JoinHandle<Result<(), ServeError>> =
         tokio::spawn(control::serve(listener, handle.clone(), ending.clone()));
+    if log_runtime_metrics {
+        tokio::spawn(handle.clone().log_runtime_metrics());
+    }
     let mut supervision = tokio::spawn(supervisor.run());
     let mut received: Option<u8> = None;
     let outcome = loop {

@@ -155,6 +155,11 @@ pub struct Options {
     #[arg(long, value_name = "URL", global = true)]
     pub log_to: Vec<SecretUrl>,
 
+    /// Write what each dyno uses into its log every 20 seconds, and R14 when that is more than
+    /// its limit, where the driver measures it
+    #[arg(long, global = true)]
+    pub log_runtime_metrics: bool,
+
     /// Between SIGTERM and SIGKILL
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, global = true)]
     pub grace: Duration,

@@ -256,6 +256,7 @@ fn start_options(
         source,
         terminal,
         drains,
+        log_runtime_metrics: options.log_runtime_metrics,
         tell,
         diagnostics: ground.diagnostics.clone(),
     })

@@ -34,6 +34,9 @@ pub(super) struct Built {
     result: Result<Artifact, String>,
 }
 
+/// How a driver says, in Heroku's words and with its slip, that a slug is not the one that was meant.
+const CHECKSUM_ERROR: &str = "Checksum does match expected value.";
+
 impl Actor {
     /// Carries out what was decided.
     pub(super) fn decide(&mut self, decisions: Vec<Decision>) {
@@ -193,6 +196,10 @@ impl Actor {
     }
 
     fn build_failed(&mut self, id: Id, why: String) {
+        if let Some(at) = why.find(CHECKSUM_ERROR) {
+            let text = format!("Error R17 (Checksum error) -> {}", &why[at..]);
+            self.shared.logs.note("build", text);
+        }
         if let Some(artifact) = self.artifact_of_before(id) {
             self.note_release(format!(
                 "Release v{} could not be built again, running what was built before: {why}",

@@ -25,6 +25,7 @@ mod replacing;
 mod requests;
 mod restarts;
 mod status;
+mod usage;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
