@@ -329,13 +329,14 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
 /// Has the log drains send what waits for them, for some seconds or until another signal.
 async fn finish_drains(logs: &Logs, signals: &mut Signals, tell: fn(&str)) {
     let again = async { while !matches!(signals.next().await, Received::Stop(_)) {} };
-    for Undelivered { target, lines } in logs.finish_drains(again).await {
+    for Undelivered { target, lines, why } in logs.finish_drains(again).await {
         let lines = if lines == 1 {
             "1 line was".to_owned()
         } else {
             format!("{lines} lines were")
         };
-        tell(&format!("{lines} not delivered to {target}"));
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        tell(&format!("{lines} not delivered to {target}{why}"));
     }
 }
 

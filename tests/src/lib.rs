@@ -9,6 +9,7 @@ use std::{
 
 pub mod conformance;
 pub mod deadline;
+pub mod fake;
 pub mod peer;
 
 /// The binary that cargo built for a test (`env!("CARGO_BIN_EXE_…")`), or its copy in

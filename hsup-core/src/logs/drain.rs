@@ -98,6 +98,8 @@ pub struct Undelivered {
     pub target: String,
     /// How many.
     pub lines: u64,
+    /// What went wrong last, if anything did.
+    pub why: Option<String>,
 }
 
 /// A drain that works.
@@ -105,6 +107,7 @@ pub struct Undelivered {
 pub(super) struct Drain {
     pub(super) target: DrainTarget,
     pub(super) queue: Arc<Queue>,
+    health: Arc<Health>,
     stop: CancellationToken,
     /// How many lines it did not deliver, once it is over.
     over: watch::Receiver<Option<u64>>,
@@ -123,11 +126,12 @@ impl Drain {
         let queue = Arc::new(Queue::new(lanes, ROOM));
         let stop = CancellationToken::new();
         let (is_over, over) = watch::channel(None);
+        let health = Arc::new(Health::new(target.to_string(), shared));
         let worker = Worker {
             target: target.clone(),
             queue: Arc::clone(&queue),
             lanes,
-            health: Arc::new(Health::new(target.to_string(), shared)),
+            health: Arc::clone(&health),
             stop: stop.clone(),
         };
         thread::Builder::new()
@@ -139,6 +143,7 @@ impl Drain {
         Ok(Self {
             target,
             queue,
+            health,
             stop,
             over,
         })
@@ -155,9 +160,9 @@ impl Drain {
         self.over.borrow().is_some()
     }
 
-    /// Has the drain send what waits, for [`LAST_LINES_WITHIN`] or until `stop`; answers how many
-    /// lines it did not get.
-    pub(super) async fn finish(mut self, stop: CancellationToken) -> u64 {
+    /// Has the drain send what waits, for [`LAST_LINES_WITHIN`] or until `stop`; answers what it did
+    /// not get.
+    pub(super) async fn finish(mut self, stop: CancellationToken) -> Undelivered {
         self.queue.end();
         let over = async {
             let over = self.over.wait_for(Option::is_some).await;
@@ -176,7 +181,11 @@ impl Drain {
             left = over => left,
             () = patience => None,
         };
-        left.unwrap_or_else(|| self.queue.give_up())
+        Undelivered {
+            target: self.target.to_string(),
+            lines: left.unwrap_or_else(|| self.queue.give_up()),
+            why: self.health.why(),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod app;
 mod bad_input;
 mod check;
 mod ctl;
+mod drains;
 mod faults;
 mod follow;
 mod full_disk;

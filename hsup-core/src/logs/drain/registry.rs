@@ -118,14 +118,8 @@ pub(in crate::logs) async fn finish_all(
         return Vec::new();
     }
     let token = CancellationToken::new();
-    let finished = join_all(drains.into_iter().map(|drain| {
-        let token = token.clone();
-        async move {
-            let target = drain.target.to_string();
-            let lines = drain.finish(token).await;
-            Undelivered { target, lines }
-        }
-    }));
+    let finished = drains.into_iter().map(|drain| drain.finish(token.clone()));
+    let finished = join_all(finished);
     tokio::pin!(finished);
     let all = tokio::select! {
         biased;

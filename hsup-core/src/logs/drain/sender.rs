@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -122,14 +122,12 @@ impl Sender {
                     return self.health.works(&self.queue);
                 }
                 Verdict::Again(pause) => {
-                    if tries >= TELL_AFTER {
-                        self.health.fails(&answer);
-                    }
+                    self.health.fails(&answer, tries);
                     sleep(pause).await;
                 }
                 Verdict::Lost => {
                     self.queue.lost(batch.lines, batch.announcement);
-                    self.health.fails(&answer);
+                    self.health.fails(&answer, TELL_AFTER);
                     self.failures += 1;
                     if self.failures > 1 || batch.lines.count == 0 {
                         // A drain that refuses everything is not asked without a pause.
@@ -154,6 +152,8 @@ pub(super) struct Health {
 struct Told {
     failing: bool,
     at: Option<Instant>,
+    /// What went wrong since it last worked.
+    why: Option<String>,
 }
 
 impl Health {
@@ -165,24 +165,29 @@ impl Health {
         }
     }
 
-    pub(super) fn fails(&self, answer: &Answer) {
+    /// What went wrong since it last worked.
+    pub(super) fn why(&self) -> Option<String> {
+        self.lock().why.clone()
+    }
+
+    fn fails(&self, answer: &Answer, tries: u32) {
         {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut told = self.lock();
+            told.why = Some(words(answer));
             let is_quiet = told.at.is_some_and(|at| at.elapsed() < TELL_EVERY);
-            if told.failing || is_quiet {
+            if tries < TELL_AFTER || told.failing || is_quiet {
                 return;
             }
-            *told = Told {
-                failing: true,
-                at: Some(Instant::now()),
-            };
+            told.failing = true;
+            told.at = Some(Instant::now());
         }
         self.note(&format!("Log drain {}: {}", self.shown, words(answer)));
     }
 
     fn works(&self, queue: &Queue) {
         {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut told = self.lock();
+            told.why = None;
             if !std::mem::take(&mut told.failing) {
                 return;
             }
@@ -194,7 +199,11 @@ impl Health {
         ));
     }
 
-    /// Says that the drain cannot even be begun with.
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says something to people.
     pub(super) fn note(&self, text: &str) {
         if let Some(shared) = self.shared.upgrade() {
             shared.note(SYSTEM, text);
