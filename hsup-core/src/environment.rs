@@ -32,7 +32,9 @@ const LOGIN: &[&str] = &["PATH", "HOME", "USER", "LANG"];
 
 /// What a service manager tells hsup about hsup. A dyno that took it for its own would
 /// serve hsup's sockets, or answer in hsup's place.
+/// And the token of its logs is none of theirs.
 const OF_THE_SERVICE: &[&str] = &[
+    "LOGPLEX_URL",
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -154,6 +156,7 @@ mod tests {
         ("XDG_RUNTIME_DIR", "/run/user/1000"),
         ("HSUP_CONTROL_DIR", "/ctl"),
         ("NOTIFY_SOCKET", "/run/systemd/notify"),
+        ("LOGPLEX_URL", "https://token:t.1@logs.example/logs"),
         ("LISTEN_FDS", "1"),
         ("PORT", "80"),
         ("DYNO", "run.1"),

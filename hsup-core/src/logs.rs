@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  web.1 stdout ─┐                ┌─▶ rings          the last lines of every name: tail, crash reports
-//!  web.1 stderr ─┼─▶ one thread ──┼─▶ subscriptions  hsupctl logs --tail, log sinks
+//!  web.1 stderr ─┼─▶ one thread ──┼─▶ subscriptions  hsupctl logs --tail
+//!                │                ├─▶ drains         Logplex, syslog, files: a thread each
 //!  web.2 …      ─┘       ▲        ├─▶ terminal       hsup's own stdout
 //!                        │        └─▶ stderr         and its stderr, where that is another place
 //!                        └─ notes: hsup's own lines
@@ -17,6 +18,8 @@
 //!   ended when its dyno is.  Apart from that, bytes are kept as they are.
 //! - Nothing grows without bound, and nothing here wakes up when nobody writes.
 
+mod drain;
+mod json;
 mod line;
 mod notes;
 mod output;
@@ -32,7 +35,7 @@ mod terminal;
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -42,20 +45,25 @@ use tokio::{sync::oneshot, time::timeout};
 use tracing::error;
 
 pub(crate) use self::output::write_some;
-pub use self::{
-    line::{Filter, Line, Source, Stream},
-    style::{Format, colour_of},
-    subscription::{Batch, Subscription},
-    terminal::TerminalSettings,
-};
 use self::{
+    drain::Drains,
     ring::Rings,
     router::Router,
     shared::{Command, Dyno, Shared},
     subscription::{QUEUE_BYTES, Queue},
     terminal::Terminal,
 };
-use crate::name::{DynoId, DynoName};
+pub use self::{
+    drain::{Counts, DrainStatus, DrainTarget, ParseTargetError, Undelivered},
+    line::{Filter, Line, Source, Stream},
+    style::{Format, colour_of},
+    subscription::{Batch, Subscription},
+    terminal::TerminalSettings,
+};
+use crate::{
+    name::{DynoId, DynoName},
+    release::LogTarget,
+};
 
 /// The name of the column for lines that are about no dyno.
 pub const SYSTEM: &str = "system";
@@ -72,6 +80,8 @@ const STDERR_WITHIN: Duration = Duration::from_secs(1);
 pub struct LogSettings {
     /// `None`: lines are kept and handed out, and shown nowhere.
     pub terminal: Option<TerminalSettings>,
+    /// Where lines are sent to, for as long as hsup runs.
+    pub drains: Vec<DrainTarget>,
     /// What is kept of one dyno, in bytes.  A line that does not fit is not kept.
     pub ring_bytes: usize,
     /// What is kept of all dynos together, in bytes.
@@ -82,6 +92,7 @@ impl Default for LogSettings {
     fn default() -> Self {
         Self {
             terminal: None,
+            drains: Vec::new(),
             ring_bytes: 256 * 1024,
             total_bytes: 64 * 1024 * 1024,
         }
@@ -98,6 +109,7 @@ pub struct Logs {
 struct Handle {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    drains: Mutex<Drains>,
 }
 
 /// Whether everything got out in time.
@@ -121,6 +133,7 @@ impl Logs {
         let rings = Rings::new(settings.ring_bytes, settings.total_bytes);
         let terminal = settings.terminal.map(Terminal::new).transpose()?;
         let shared = Arc::new(Shared::new(rings, wake, terminal.as_ref()));
+        let drains = Drains::start(settings.drains, &shared)?;
         let router = Router::new(Arc::clone(&shared), terminal)?;
         let thread = thread::Builder::new()
             .name("logs".to_owned())
@@ -129,6 +142,7 @@ impl Logs {
             handle: Arc::new(Handle {
                 shared,
                 thread: Mutex::new(Some(thread)),
+                drains: Mutex::new(drains),
             }),
         })
     }
@@ -222,6 +236,27 @@ impl Logs {
         Subscription::new(queue, tail)
     }
 
+    /// Sends the lines from now on to the log target of the release that is wanted, too; `None`:
+    /// it has none.  What waits for the one before is still sent.
+    pub fn drain_to(&self, target: Option<&LogTarget>) {
+        let text = self.drains().follow(target, &self.handle.shared);
+        if let Some(text) = text {
+            self.note(SYSTEM, text);
+        }
+    }
+
+    /// How every drain stands.
+    pub fn drains_status(&self) -> Vec<DrainStatus> {
+        self.drains().status()
+    }
+
+    /// Ends the drains once they have got what waits for them, after [`Logs::shutdown`]: in
+    /// seconds, or at once when `stop` resolves.  Answers which did not get how many lines.
+    pub async fn finish_drains(&self, stop: impl Future<Output = ()>) -> Vec<Undelivered> {
+        let drains = self.drains().take();
+        drain::finish_all(drains, stop).await
+    }
+
     /// Reads and writes everything there is, ends the subscriptions and the threads.  When
     /// `patience` ends first, what is left is lost and said to be, and the thread that is stuck
     /// in a write is left to itself: only the end of the process frees it.
@@ -264,10 +299,22 @@ impl Logs {
     }
 
     fn end_subscriptions(&self) {
-        let subscribers = std::mem::take(&mut self.shared().lock().subscribers);
+        let (subscribers, drains) = {
+            let mut state = self.shared().lock();
+            let subscribers = std::mem::take(&mut state.subscribers);
+            (subscribers, std::mem::take(&mut state.drains))
+        };
         for queue in subscribers {
             queue.end();
         }
+        for queue in drains {
+            queue.end();
+        }
+    }
+
+    fn drains(&self) -> MutexGuard<'_, Drains> {
+        let drains = self.handle.drains.lock();
+        drains.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shared(&self) -> &Shared {

@@ -31,7 +31,7 @@ use crate::{
     exit::ExitStatus,
     files,
     lifecycle::Kind,
-    logs::{LogSettings, Logs, ShutdownOutcome, TerminalSettings},
+    logs::{DrainTarget, LogSettings, Logs, ShutdownOutcome, TerminalSettings, Undelivered},
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
@@ -78,6 +78,12 @@ pub struct StartOptions {
     pub cycle_every: Option<Duration>,
     /// How dynos' output is shown.
     pub terminal: TerminalSettings,
+    /// Where it is sent to, beside the log target of the release.
+    pub drains: Vec<DrainTarget>,
+    /// `--log-runtime-metrics`: what dynos use is written into their logs.
+    pub log_runtime_metrics: bool,
+    /// Says something of hsup's own, where the logs are over.
+    pub tell: fn(&str),
     /// hsup's own diagnostics, shown on SIGUSR1.
     pub diagnostics: Diagnostics,
 }
@@ -164,6 +170,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         release_timeout,
         cycle_every,
         terminal,
+        drains,
+        log_runtime_metrics,
+        tell,
         diagnostics,
     } = options;
     let mut signals = Signals::new().map_err(|source| StartError::System {
@@ -204,6 +213,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
 
     let logs = Logs::start(LogSettings {
         terminal: Some(terminal),
+        drains,
         ..LogSettings::default()
     })
     .map_err(|source| StartError::System {
@@ -284,6 +294,9 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let ending = CancellationToken::new();
     let server: JoinHandle<Result<(), ServeError>> =
         tokio::spawn(control::serve(listener, handle.clone(), ending.clone()));
+    if log_runtime_metrics {
+        tokio::spawn(handle.clone().log_runtime_metrics());
+    }
     let mut supervision = tokio::spawn(supervisor.run());
     let mut received: Option<u8> = None;
     let outcome = loop {
@@ -320,6 +333,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     if logs.clone().shutdown(patience).await == ShutdownOutcome::CutOff {
         tracing::warn!("output was cut off");
     }
+    finish_drains(&logs, &mut signals, tell).await;
     if dynos_ended(&link_state) {
         clear_io(&folders.io, |_| false);
     }
@@ -330,6 +344,20 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         (Outcome::AllComplete(code), None) => code,
         (Outcome::ShutDown, None) => 0,
     })
+}
+
+/// Has the log drains send what waits for them, for some seconds or until another signal.
+async fn finish_drains(logs: &Logs, signals: &mut Signals, tell: fn(&str)) {
+    let again = async { while !matches!(signals.next().await, Received::Stop(_)) {} };
+    for Undelivered { target, lines, why } in logs.finish_drains(again).await {
+        let lines = if lines == 1 {
+            "1 line was".to_owned()
+        } else {
+            format!("{lines} lines were")
+        };
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        tell(&format!("{lines} not delivered to {target}{why}"));
+    }
 }
 
 /// Opens the source; answers it, the app's key and name, and what its dynos' environment is

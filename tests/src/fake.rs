@@ -1,5 +1,7 @@
-//! Services that hsup talks to, as fakes on real sockets that keep the real ones' rules.
+//! Servers that hsup talks to, as strict as the real ones, on real sockets.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+pub mod logplex;
 pub mod platform;
+pub mod syslog;

@@ -10,6 +10,7 @@ mod containers;
 mod crash;
 mod idle;
 mod lines;
+mod logs;
 mod many;
 mod one_off;
 mod payload;
@@ -17,16 +18,17 @@ mod report;
 
 use anyhow::{Context as _, Result, ensure};
 
-pub(crate) use payload::{stamp, write_lines};
+pub(crate) use payload::{stamp, write_lines, write_numbered};
 
 use self::report::Row;
 
 type Benchmark = fn() -> Result<Vec<Row>>;
 
-const BENCHMARKS: [(&str, Benchmark); 5] = [
+const BENCHMARKS: [(&str, Benchmark); 6] = [
     ("one-off", one_off::measure),
     ("many", many::measure),
     ("lines", lines::measure),
+    ("logs", logs::measure),
     ("crash", crash::measure),
     ("idle", idle::measure),
 ];

@@ -15,7 +15,7 @@ const USAGE: &str = "\
 usage: cargo xtask codegen            generate the Rust code of the protos
        cargo xtask golden             promise for ever what the protos have now
        cargo xtask deny               look for licences, crates and sources that may not come into the build
-       cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, crash, idle; all by default;
+       cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, logs, crash, idle; all by default;
                                       containers, which needs root, Docker and runc, only by name
              --rounds N               the containers so many times, 50 by default";
 
@@ -32,6 +32,10 @@ fn main() -> anyhow::Result<()> {
         ["stamp", fifo] => bench::stamp(Some(fifo.as_ref())),
         ["stamp"] => bench::stamp(None),
         ["write-lines", block, lines] => bench::write_lines(block.parse()?, lines.parse()?),
+        ["write-numbered", lines] => bench::write_numbered(lines.parse()?, None),
+        ["write-numbered", lines, pace] => {
+            bench::write_numbered(lines.parse()?, Some(pace.parse()?))
+        }
         _ => bail!(USAGE),
     }
 }

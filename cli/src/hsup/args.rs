@@ -3,7 +3,7 @@
 //! Every option may stand before or after the command word. From the first word of the
 //! command of `run` on, everything is the command's.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{convert::Infallible, ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use hsup_core::{
@@ -27,6 +27,7 @@ Examples:
   hsup run bundle exec rake db:migrate    one command with the app's environment
   hsup run 'echo $PORT | wc -c'           one word is a shell line
   hsup start --driver-socket /run/hsup-lc.sock
+  hsup start --log-to file:///var/log/app.log --log-to syslog+tls://logs.example
   HSUP_CONTROL_DIR=/etc/hsup hsup start   releases arrive as files: see docs/control-directory.md
   HEROKU_API_KEY=… hsup start -a shop -d docker
                                           follow an app on Heroku: see docs/heroku.md
@@ -39,6 +40,9 @@ Environment:
   HEROKU_API_KEY, HEROKU_ACCESS_TOKEN
                       the token for -a; without one, ~/.netrc
   HEROKU_HOST         where Heroku's API is, if not at heroku.com
+  LOGPLEX_URL, HSUP_LOG_TO
+                      where log lines are sent to: as --logplex-url and --log-to, the second
+                      with blanks between URLs; see docs/logs.md
   NO_COLOR            no colours; FORCE_COLOR: colours even where there is no terminal
   XDG_RUNTIME_DIR, XDG_STATE_HOME
                       where sockets and what hsup remembers are kept
@@ -156,9 +160,20 @@ pub struct Options {
     #[arg(long = "bind", value_name = "HOST[:DYNO]", value_parser = parse_bind, global = true)]
     pub binds: Vec<Bind>,
 
-    /// Where to ship logs (not built yet)
+    /// The Logplex that `start` sends all lines to (better: `LOGPLEX_URL`, which `ps` does not
+    /// show), instead of the release's `LogplexURL`
     #[arg(long, value_name = "URL", global = true)]
-    pub logplex_url: Option<String>,
+    pub logplex_url: Option<SecretUrl>,
+
+    /// Another place that `start` sends all lines to (or `HSUP_LOG_TO`): https, logplex+https,
+    /// syslog, syslog+tls, file, json, json+tcp or json+unix; may be repeated
+    #[arg(long, value_name = "URL", global = true)]
+    pub log_to: Vec<SecretUrl>,
+
+    /// Write what each dyno uses into its log every 20 seconds, and R14 when that is more than
+    /// its limit, where the driver measures it
+    #[arg(long, global = true)]
+    pub log_runtime_metrics: bool,
 
     /// Between SIGTERM and SIGKILL
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, global = true)]
@@ -219,6 +234,31 @@ pub struct Options {
     /// Show each line as a JSON object
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// A URL that may hold a token: clap shows what it cannot parse, so this is always parsed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    /// The whole text. Secret.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SecretUrl {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"…\"")
+    }
 }
 
 /// Zero means for ever on the wire, so a time of zero is as short as can be.

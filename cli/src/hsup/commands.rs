@@ -29,6 +29,7 @@ use tokio::runtime::Runtime;
 use super::{
     args::{Cli, Command, Options, TypeArg},
     check,
+    drains::{DrainsError, drains},
 };
 use crate::look::colour_wanted;
 
@@ -85,6 +86,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ChooseSourceError>() {
         Some(error) if error.is_usage() => USAGE,
         _ if error.is::<TwoDrivers>() || error.is::<NamedTwice>() => USAGE,
+        _ if error.is::<DrainsError>() => USAGE,
         _ => FAILED,
     }
 }
@@ -106,6 +108,9 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
             })
         }
         Command::Run { words } => {
+            if options.logplex_url.is_some() || !options.log_to.is_empty() {
+                tell("--logplex-url and --log-to have no effect: the output of `run` comes here");
+            }
             let ground = Ground::lay()?;
             ground.print_diagnostics()?;
             let options = run_options(options, words, source, driver, &ground);
@@ -172,12 +177,6 @@ impl Ground {
 
 /// Says plainly what has a name already and no substance yet.
 fn refuse_what_is_not_built(options: &Options) -> anyhow::Result<()> {
-    if options.logplex_url.is_some() {
-        bail!(
-            "--logplex-url is not built yet: this hsup shows logs here and in `hsupctl logs`, \
-             and ships them nowhere"
-        );
-    }
     if options.driver.as_deref() == Some("abspath") {
         bail!(FindDriverError::Abspath);
     }
@@ -232,6 +231,7 @@ fn start_options(
     driver: DriverSpec,
     ground: &Ground,
 ) -> anyhow::Result<StartOptions> {
+    let drains = drains(&options)?;
     let format = if options.json {
         Format::Json
     } else if options.no_prefix {
@@ -268,6 +268,9 @@ fn start_options(
         binds: options.binds,
         source,
         terminal,
+        drains,
+        log_runtime_metrics: options.log_runtime_metrics,
+        tell,
         diagnostics: ground.diagnostics.clone(),
     })
 }

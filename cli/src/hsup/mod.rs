@@ -3,5 +3,6 @@
 pub mod args;
 mod check;
 mod commands;
+mod drains;
 
 pub use commands::main;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /health` | `OK` |
 //! | `GET /status` | `{"Processes":{KEY:{"Status":…,"IPAddress":…,"Port":…}}}` |
+//! | `GET /metrics` | how hsup stands, for Prometheus; not the original's |
 //! | `POST /control/stop` | `{"Processes":["web"]}` → `{"StoppedProcesses":["web"]}` |
 //!
 //! The original had one entry for each process type; its dynos overwrote one another
@@ -25,7 +26,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tonic::Status;
 
-use super::{Control, ControlError};
+use super::{Control, ControlError, metrics};
 use crate::name::Selector;
 
 #[derive(Serialize)]
@@ -55,6 +56,7 @@ pub(super) fn routes<C: Control>(control: C) -> Router {
     Router::new()
         .route("/health", get(async || "OK"))
         .route("/status", get(status::<C>))
+        .route("/metrics", get(metrics_page::<C>))
         .route("/control/stop", post(stop::<C>))
         .with_state(control)
 }
@@ -78,6 +80,22 @@ async fn status<C: Control>(State(control): State<C>) -> Response {
         }),
         Err(error) => failed(&error),
     }
+}
+
+async fn metrics_page<C: Control>(State(control): State<C>) -> Response {
+    let request = GetStatusRequest {
+        stats: true,
+        ..GetStatusRequest::default()
+    };
+    let status = match control.status(request).await {
+        Ok(status) => status,
+        Err(error) => return failed(&error),
+    };
+    // Who has no releases has none to count.
+    let releases = control.list_releases().await.unwrap_or_default().releases;
+    let text = metrics::render(&status, &releases, &control.drains());
+    let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
+    ([(CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn stop<C: Control>(State(control): State<C>, body: Bytes) -> Response {

@@ -12,6 +12,7 @@ mod http;
 mod incoming;
 mod link;
 mod listener;
+mod metrics;
 
 use std::{io, time::Duration};
 
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::incoming::Incoming;
 pub(crate) use self::link::lead_to;
 pub use self::listener::{BindError, ControlListener};
+use crate::logs::DrainStatus;
 
 /// How long answers that are on their way may take once hsup wants to end: a client that
 /// has stopped reading must not keep it.
@@ -57,6 +59,10 @@ pub trait Control: Clone + Send + Sync + 'static {
     ) -> impl Future<
         Output = Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError>,
     > + Send;
+    /// How its log drains stand; none where there are none.
+    fn drains(&self) -> Vec<DrainStatus> {
+        Vec::new()
+    }
     /// The first message is a snapshot.
     fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static;
 }

@@ -322,17 +322,21 @@ impl Router {
             self.finish(&dyno_id);
         }
         self.show_notes();
-        let (commands, subscribers) = {
+        let (commands, subscribers, drains) = {
             let mut state = self.shared.lock();
             state.ended = true;
             (
                 std::mem::take(&mut state.commands),
                 std::mem::take(&mut state.subscribers),
+                std::mem::take(&mut state.drains),
             )
         };
         // Whoever waits for one of these sees its sender go.
         drop(commands);
         for queue in subscribers {
+            queue.end();
+        }
+        for queue in drains {
             queue.end();
         }
     }

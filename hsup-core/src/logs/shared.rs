@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::{
     SYSTEM,
+    drain::Queue as DrainQueue,
     line::{Chunk, Origin},
     notes::{Note, Notes, lines_of},
     ring::{Rings, Run},
@@ -54,6 +55,7 @@ enum NotesGo {
 pub(super) struct State {
     pub(super) rings: Rings,
     pub(super) subscribers: Vec<Arc<Queue>>,
+    pub(super) drains: Vec<Arc<DrainQueue>>,
     pub(super) commands: Vec<Command>,
     /// What the terminal has not shown yet.
     notes: Notes,
@@ -94,6 +96,7 @@ impl Shared {
             state: Mutex::new(State {
                 rings,
                 subscribers: Vec::new(),
+                drains: Vec::new(),
                 commands: Vec::new(),
                 notes: Notes::default(),
                 text: None,
@@ -193,7 +196,7 @@ impl Shared {
 }
 
 impl State {
-    /// Hands whole lines to every subscriber that wants them.
+    /// Hands whole lines to every drain, and to every subscriber that wants them.
     pub(super) fn publish(
         &mut self,
         dyno: &Arc<str>,
@@ -201,11 +204,24 @@ impl State {
         at_unix_us: i64,
         lines: &[u8],
     ) {
-        if self.subscribers.is_empty() {
+        if self.subscribers.is_empty() && self.drains.is_empty() {
             return;
         }
-        self.subscribers.retain(|queue| !queue.is_abandoned());
         let mut shared: Option<Bytes> = None;
+        if !self.drains.is_empty() {
+            let bytes = shared.get_or_insert_with(|| Bytes::copy_from_slice(lines));
+            let chunk = Chunk {
+                at_unix_us,
+                origin,
+                dyno: Arc::clone(dyno),
+                bytes: bytes.clone(),
+            };
+            let count = chunk.count() as u64;
+            for queue in &self.drains {
+                queue.push(chunk.clone(), count);
+            }
+        }
+        self.subscribers.retain(|queue| !queue.is_abandoned());
         for queue in &self.subscribers {
             if queue.filter.wants_name(dyno) && queue.filter.wants_source(origin.source) {
                 let bytes = shared.get_or_insert_with(|| Bytes::copy_from_slice(lines));

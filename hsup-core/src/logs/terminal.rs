@@ -20,6 +20,7 @@ use nix::{
 };
 
 use super::{
+    json::write_json,
     line::{Origin, Source, Stream},
     output::{Lost, Output},
     stderr::Stderr,
@@ -146,34 +147,13 @@ impl Terminal {
     }
 
     fn json(&mut self, origin: Origin, name: &str, at_unix_us: i64, lines: &[u8]) {
-        #[derive(serde::Serialize)]
-        struct Object<'a> {
-            at: &'a str,
-            source: &'static str,
-            dyno: &'a str,
-            stream: &'static str,
-            line: &'a str,
-        }
         let at = Timestamp::from_microsecond(at_unix_us)
             .map(|at| format!("{at:.6}"))
             .unwrap_or_default();
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            let object = Object {
-                at: &at,
-                source: origin.source.as_str(),
-                dyno: name,
-                stream: origin.stream.as_str(),
-                line: &String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line)),
-            };
-            self.stdout.compose(|buffer| {
-                let start = buffer.len();
-                // Strings into memory: there is nothing that could fail.
-                if serde_json::to_writer(&mut *buffer, &object).is_err() {
-                    buffer.truncate(start);
-                } else {
-                    buffer.push(b'\n');
-                }
-            });
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            self.stdout
+                .compose(|buffer| write_json(buffer, &at, origin, name, line));
         }
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Built {
     result: Result<Artifact, String>,
 }
 
+/// How a driver says, in Heroku's words and with its slip, that a slug is not the one that was meant.
+const CHECKSUM_ERROR: &str = "Checksum does match expected value.";
+
 impl Actor {
     /// Carries out what was decided.
     pub(super) fn decide(&mut self, decisions: Vec<Decision>) {
@@ -57,6 +60,15 @@ impl Actor {
             .chain(releases.on_trial())
             .collect();
         self.known.retain(|id, _| needed.contains(id));
+        self.follow_log_target();
+    }
+
+    /// Lines go to where the release that is wanted says.
+    pub(super) fn follow_log_target(&self) {
+        let target = self
+            .wanted()
+            .and_then(|known| known.release.log_target.as_ref());
+        self.shared.logs.drain_to(target);
     }
 
     /// Makes sure that the release of this id is at hand.
@@ -187,6 +199,10 @@ impl Actor {
     }
 
     fn build_failed(&mut self, id: Id, why: String) {
+        if let Some(at) = why.find(CHECKSUM_ERROR) {
+            let text = format!("Error R17 (Checksum error) -> {}", &why[at..]);
+            self.shared.logs.note("build", text);
+        }
         if let Some(artifact) = self.artifact_of_before(id) {
             self.note_release(format!(
                 "Release v{} could not be built again, running what was built before: {why}",

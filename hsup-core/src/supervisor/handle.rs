@@ -3,7 +3,7 @@
 //! Requests go through the supervisor's inbox, so that they see and change one consistent
 //! state. What takes a driver's or the logs' time is done here, outside of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{
     StreamExt as _,
@@ -64,6 +64,8 @@ pub(super) enum Request {
     /// The same.
     Restart(RestartRequest, Reply<(RestartResponse, Option<Settled>)>),
     Releases(Reply<ListReleasesResponse>),
+    /// The memory, in bytes, that each dyno with a limit may use, by name.
+    Quotas(Reply<BTreeMap<String, u64>>),
     Apply(ApplyReleaseRequest, Reply<Applied>),
     Rollback(RollbackRequest, Reply<Applied>),
     /// How an applied release stands.
@@ -93,6 +95,7 @@ impl Request {
             Self::Stop(_, reply) => answer(reply, why),
             Self::Restart(_, reply) => answer(reply, why),
             Self::Releases(reply) => answer(reply, why),
+            Self::Quotas(reply) => answer(reply, why),
             Self::Apply(_, reply) => answer(reply, why),
             Self::Rollback(_, reply) => answer(reply, why),
             Self::Release(_, reply) => answer(reply, why),
@@ -126,7 +129,15 @@ impl SupervisorHandle {
         }
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ControlError> {
+    /// Says something of hsup's own about a dyno.
+    pub(super) fn note(&self, dyno: &str, text: &str) {
+        self.shared.logs.note(dyno, text);
+    }
+
+    pub(super) async fn ask<T>(
+        &self,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> Result<T, ControlError> {
         let (reply, answer) = oneshot::channel();
         self.requests
             .send(request(reply))
@@ -221,6 +232,10 @@ impl SupervisorHandle {
 }
 
 impl Control for SupervisorHandle {
+    fn drains(&self) -> Vec<logs::DrainStatus> {
+        self.shared.logs.drains_status()
+    }
+
     fn status(&self, request: GetStatusRequest) -> impl Answer<GetStatusResponse> {
         let this = self.clone();
         async move {

@@ -299,6 +299,7 @@ impl Actor {
         if is_good {
             self.remember_scaling();
         }
+        self.follow_log_target();
         self.converge();
         self.tell_formation();
     }

@@ -28,6 +28,7 @@ mod requests;
 mod restarts;
 mod rollback;
 mod status;
+mod usage;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 

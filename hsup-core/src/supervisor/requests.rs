@@ -52,6 +52,13 @@ impl Actor {
                 let releases = self.history.iter().map(status::release).collect();
                 drop(reply.send(Ok(ListReleasesResponse { releases })));
             }
+            Request::Quotas(reply) => {
+                let quotas = self.dynos.iter().filter_map(|(_, live)| {
+                    let spec = &live.handle.spec;
+                    Some((spec.name.to_string(), spec.release.limits.memory_bytes?))
+                });
+                drop(reply.send(Ok(quotas.collect())));
+            }
             Request::Apply(request, reply) => {
                 drop(reply.send(self.apply(&request.json, request.no_wait)));
             }

@@ -66,7 +66,7 @@ fn hsup_says_that_the_memory_was_not_enough() {
     let hsup = Running::start(&host, |command| {
         command.arg("--control-dir").arg(&control);
     });
-    hsup.wait_for_line("It was killed because it had used up its memory");
+    hsup.wait_for_line("Error R15 (Memory quota vastly exceeded)");
     hsup.interrupt();
     driver.end();
     host.is_clean();

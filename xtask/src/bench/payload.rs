@@ -7,6 +7,7 @@ use std::{
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     process, thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -54,6 +55,26 @@ pub(crate) fn write_lines(block: usize, lines: usize) -> Result<()> {
         let count = block.min(total - written);
         stdout.write_all(&text[from..from + count])?;
         written += count;
+    }
+    Ok(())
+}
+
+/// A dyno: writes numbered lines of 100 bytes in blocks, so many a second or as fast as it can.
+pub(crate) fn write_numbered(lines: u32, pace: Option<u32>) -> Result<()> {
+    const AT_ONCE: u32 = 40;
+    let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let begun = clock::now();
+    let mut block = Vec::new();
+    for number in 1..=lines {
+        writeln!(block, "{number:x>width$}", width = LINE_BYTES - 1)?;
+        if number % AT_ONCE == 0 || number == lines {
+            stdout.write_all(&block)?;
+            block.clear();
+            if let Some(pace) = pace {
+                let due = begun + u64::from(number) * 1_000_000_000 / u64::from(pace);
+                thread::sleep(Duration::from_nanos(due.saturating_sub(clock::now())));
+            }
+        }
     }
     Ok(())
 }
@@ -128,6 +149,21 @@ impl Stamps {
 pub(super) fn lines_line(block: usize, lines: usize) -> Result<String> {
     let [block, lines] = [block, lines].map(|number| number.to_string());
     shell_line(&["write-lines".as_ref(), block.as_ref(), lines.as_ref()])
+}
+
+/// The shell line of a dyno that writes numbered lines.
+pub(super) fn numbered_line(lines: u32, pace: Option<u32>) -> Result<String> {
+    let words: Vec<String> = [lines]
+        .into_iter()
+        .chain(pace)
+        .map(|n| n.to_string())
+        .collect();
+    let words = words.iter().map(OsStr::new);
+    let words: Vec<&OsStr> = [OsStr::new("write-numbered")]
+        .into_iter()
+        .chain(words)
+        .collect();
+    shell_line(&words)
 }
 
 fn shell_line(words: &[&OsStr]) -> Result<String> {

@@ -153,6 +153,11 @@ impl Task {
         if timeout(LAST_LINES_WITHIN, finish).await.is_err() {
             tracing::warn!(dyno = %self.spec.name, "last lines are still being written");
         }
+        if status.oom_killed {
+            // The kernel did it, and Heroku's words for who uses far too much are these.
+            self.note("Error R15 (Memory quota vastly exceeded)");
+            self.note("Stopping process with SIGKILL");
+        }
         let by_itself = matches!(
             self.lifecycle.state(),
             State::Starting { .. } | State::Started { .. }
@@ -160,9 +165,6 @@ impl Task {
         if by_itself || started.is_some() {
             self.note(status.to_string());
             self.status.last_exit = Some(status.clone());
-        }
-        if status.oom_killed {
-            self.note("It was killed because it had used up its memory");
         }
         self.ports().free(&self.spec.name, run.port);
 

@@ -1,0 +1,317 @@
+//! Log drains: lines on their way out of hsup, to any number of places side by side.
+//!
+//! ```text
+//!           ┌─▶ queue ─▶ thread: 8 senders ─▶ Logplex, an HTTPS drain
+//!  router ──┼─▶ queue ─▶ thread: 1 sender  ─▶ syslog over TCP or TLS, JSON over TCP or a socket
+//!           └─▶ queue ─▶ thread: 1 sender  ─▶ a rotated file, of text or JSON
+//! ```
+//!
+//! - Each drain has a queue with a bound and a thread of its own: a slow one holds up neither
+//!   another drain nor a dyno, and nothing here is shared but the lines themselves.
+//! - The order of a dyno's lines holds at the drain.  Several requests are on their way at once,
+//!   each with lines of other dynos: all of one dyno's go through the same sender.
+//! - Nothing goes missing in silence.  What had no room (L12; L10 where Logplex says that) or
+//!   could not be delivered (L13) is counted and told to the drain itself, again and again until
+//!   it has heard of it.
+//! - Without a drain there is no thread, and nothing of TLS is touched.
+
+mod batch;
+mod encode;
+mod file;
+mod http;
+mod queue;
+mod registry;
+mod retry;
+mod sender;
+mod stream;
+mod target;
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
+
+use hsup_driver_kit::hex;
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    batch::Limits,
+    encode::{Encoder, Encoding, token},
+    file::RotatedFile,
+    http::Poster,
+    sender::{Delivery, Health, Sender},
+    stream::Stream,
+    target::Kind,
+};
+pub use self::{
+    queue::Counts,
+    target::{DrainTarget, ParseTargetError},
+};
+pub(super) use self::{
+    queue::Queue,
+    registry::{Drains, finish_all},
+};
+use super::shared::Shared;
+
+/// What may wait for one drain: some seconds of a flood, or hours of a usual app.
+const ROOM: usize = 32 << 20;
+/// How many requests to an HTTP drain are on their way at once.
+const LANES: usize = 8;
+/// log-shuttle's batches, but for their bytes.
+const HTTP_LIMITS: Limits = Limits {
+    messages: 500,
+    bytes: 256 * 1024,
+};
+const HTTP_LINGER: Duration = Duration::from_millis(250);
+/// What is written at once to a file or a stream.
+const WRITE_LIMITS: Limits = Limits {
+    messages: usize::MAX,
+    bytes: 256 * 1024,
+};
+/// How long a drain may take for what waits when nothing more comes.
+pub(super) const LAST_LINES_WITHIN: Duration = Duration::from_secs(5);
+/// What its thread may take beyond that to say that it is over.
+const OVER_WITHIN: Duration = Duration::from_millis(250);
+
+/// How a drain stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainStatus {
+    /// Which, without its secrets.
+    pub target: String,
+    /// What became of its lines.
+    pub counts: Counts,
+}
+
+/// Lines that a drain did not get before hsup ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Which, without its secrets.
+    pub target: String,
+    /// How many.
+    pub lines: u64,
+    /// What went wrong last, if anything did.
+    pub why: Option<String>,
+}
+
+/// A drain that works.
+#[derive(Debug)]
+pub(super) struct Drain {
+    pub(super) target: DrainTarget,
+    pub(super) queue: Arc<Queue>,
+    health: Arc<Health>,
+    stop: CancellationToken,
+    /// How many lines it did not deliver, once it is over.
+    over: watch::Receiver<Option<u64>>,
+}
+
+impl Drain {
+    /// Starts the thread of a drain.
+    ///
+    /// # Errors
+    /// When the system refuses the thread.
+    pub(super) fn start(target: DrainTarget, shared: Weak<Shared>) -> io::Result<Self> {
+        let lanes = match target.kind {
+            Kind::Logplex(_) | Kind::Https(_) => LANES,
+            _ => 1,
+        };
+        let queue = Arc::new(Queue::new(lanes, ROOM));
+        let stop = CancellationToken::new();
+        let (is_over, over) = watch::channel(None);
+        let health = Arc::new(Health::new(target.to_string(), shared));
+        let worker = Worker {
+            target: target.clone(),
+            queue: Arc::clone(&queue),
+            lanes,
+            health: Arc::clone(&health),
+            stop: stop.clone(),
+        };
+        thread::Builder::new()
+            .name("drain".to_owned())
+            .spawn(move || {
+                let left = worker.work();
+                is_over.send_replace(Some(left));
+            })?;
+        Ok(Self {
+            target,
+            queue,
+            health,
+            stop,
+            over,
+        })
+    }
+
+    pub(super) fn status(&self) -> DrainStatus {
+        DrainStatus {
+            target: self.target.to_string(),
+            counts: self.queue.counts(),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.borrow().is_some()
+    }
+
+    /// Has the drain send what waits, for [`LAST_LINES_WITHIN`] or until `stop`; answers what it did
+    /// not get.
+    pub(super) async fn finish(mut self, stop: CancellationToken) -> Undelivered {
+        self.queue.end();
+        let over = async {
+            let over = self.over.wait_for(Option::is_some).await;
+            over.ok().and_then(|left| *left)
+        };
+        let patience = async {
+            tokio::select! {
+                () = sleep(LAST_LINES_WITHIN) => {}
+                () = stop.cancelled() => {}
+            }
+            self.stop.cancel();
+            // A write to a disk that hangs cannot be ended.
+            sleep(OVER_WITHIN).await;
+        };
+        let left = tokio::select! {
+            left = over => left,
+            () = patience => None,
+        };
+        Undelivered {
+            target: self.target.to_string(),
+            lines: left.unwrap_or_else(|| self.queue.give_up()),
+            why: self.health.why(),
+        }
+    }
+}
+
+/// What the thread of a drain has.
+#[derive(Debug)]
+struct Worker {
+    target: DrainTarget,
+    queue: Arc<Queue>,
+    lanes: usize,
+    health: Arc<Health>,
+    stop: CancellationToken,
+}
+
+impl Worker {
+    /// Sends until the queue has ended and is empty, or its time is over; answers how many lines
+    /// are left.
+    fn work(self) -> u64 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => {
+                runtime.block_on(self.send());
+                runtime.shutdown_background();
+            }
+            Err(error) => {
+                let shown = &self.target;
+                self.health.note(&format!("Log drain {shown}: {error}"));
+            }
+        }
+        self.queue.give_up()
+    }
+
+    async fn send(&self) {
+        let senders = match self.senders() {
+            Ok(senders) => senders,
+            Err(why) => {
+                let shown = &self.target;
+                return self.health.note(&format!("Log drain {shown}: {why}"));
+            }
+        };
+        let mut tasks: JoinSet<()> = senders.into_iter().map(Sender::run).collect();
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let time_over = async {
+            self.queue.ended().await;
+            sleep(LAST_LINES_WITHIN).await;
+        };
+        tokio::select! {
+            () = all => {}
+            () = time_over => {}
+            () = self.stop.cancelled() => {}
+        }
+        drop(timeout(OVER_WITHIN, tasks.shutdown()).await);
+    }
+
+    fn senders(&self) -> Result<Vec<Sender>, String> {
+        let client = match self.target.kind {
+            Kind::Logplex(_) | Kind::Https(_) => Some(http::client()?),
+            _ => None,
+        };
+        let sender = |lane| {
+            let (encoding, delivery) = match (&self.target.kind, &client) {
+                (Kind::Logplex(http), Some(client)) => {
+                    let poster = Poster::new(client.clone(), http.clone(), None);
+                    (Encoding::Logplex, Delivery::Http(poster))
+                }
+                (Kind::Https(http), Some(client)) => {
+                    let token = drain_token(&self.target);
+                    let poster = Poster::new(client.clone(), http.clone(), Some(token));
+                    (Encoding::Https, Delivery::Http(poster))
+                }
+                (Kind::Syslog { peer, hostname }, _) => {
+                    let hostname = hostname.clone().unwrap_or_else(own_hostname);
+                    let hostname = token(&hostname, 255);
+                    let stream = Stream::new(peer.clone());
+                    (Encoding::Syslog { hostname }, Delivery::Stream(stream))
+                }
+                (Kind::JsonStream(peer), _) => {
+                    (Encoding::Json, Delivery::Stream(Stream::new(peer.clone())))
+                }
+                (Kind::Text(place), _) => (
+                    Encoding::Text,
+                    Delivery::File(RotatedFile::new(place.clone())),
+                ),
+                (Kind::JsonFile(place), _) => (
+                    Encoding::Json,
+                    Delivery::File(RotatedFile::new(place.clone())),
+                ),
+                (Kind::Logplex(_) | Kind::Https(_), None) => {
+                    unreachable!("a drain that is posted to has a client")
+                }
+            };
+            let is_http = client.is_some();
+            Sender {
+                queue: Arc::clone(&self.queue),
+                lane,
+                encoder: Encoder::new(encoding),
+                delivery,
+                limits: if is_http { HTTP_LIMITS } else { WRITE_LIMITS },
+                linger: if is_http { HTTP_LINGER } else { Duration::ZERO },
+                health: Arc::clone(&self.health),
+                held: VecDeque::new(),
+                failures: 0,
+            }
+        };
+        Ok((0..self.lanes).map(sender).collect())
+    }
+}
+
+/// Whom an HTTPS drain takes us for: the same at each start, told from other drains', and
+/// nothing of the URL can be read from it but by whom knows it.
+fn drain_token(target: &DrainTarget) -> String {
+    let digest = Sha256::digest(format!("{}\0{target}", own_hostname()));
+    let hex = hex::encode(&digest[..16]);
+    format!(
+        "d.{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+fn own_hostname() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
