@@ -276,6 +276,18 @@ impl Libcontainer {
         }
     }
 
+    /// Frees what was leased for a dyno of which nothing else is there.
+    pub(crate) async fn give_back(&self, lease: Lease, dir: &Path) {
+        let (driver, dir) = (self.clone(), dir.to_owned());
+        let freeing = tokio::task::spawn_blocking(move || {
+            Leases::free(driver.work_dir().path(), &lease, &dir)
+        });
+        if let Ok(Err(error)) = freeing.await {
+            let error = errors::chain(&error);
+            tracing::error!(error, "a user and an address were not freed");
+        }
+    }
+
     async fn take_lease(&self, dir: &Path) -> Result<Result<Lease, LeaseError>, Status> {
         let (driver, dir) = (self.clone(), dir.to_owned());
         // It may wait for another driver.

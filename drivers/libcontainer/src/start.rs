@@ -210,7 +210,12 @@ impl Libcontainer {
             own: own.clone(),
             lease,
         };
-        held.write(dir).map_err(files("write in", dir))?;
+        if let Err(error) = held.write(dir) {
+            // What is written nowhere, nobody finds but by its owner, and that would be at the
+            // next driver's start.
+            self.give_back(held.lease, dir).await;
+            return Err(files("write in", dir)(error).into());
+        }
         let known = Known {
             cgroup: cgroup.clone(),
             ip: lease.subnet.host(),
