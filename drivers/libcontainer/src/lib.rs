@@ -125,6 +125,7 @@ fn serve(args: &[OsString]) -> ExitCode {
         )
         .main(args.iter().cloned(), async |given| {
             let settings = Settings::new(&given, |name| std::env::var_os(name))?;
-            Libcontainer::open(settings, given.socket()).await
+            let callers = given.allowed().iter().map(|uid| uid.as_raw());
+            Libcontainer::open(settings, callers, given.socket()).await
         })
 }

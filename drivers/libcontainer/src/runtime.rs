@@ -33,7 +33,7 @@ use crate::{
     dirs::{self, DirsError, Home, WorkDir},
     dyno::Contained,
     lease::{
-        Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
+        self, Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
         UID_MIN_VARIABLE, UidError, UidRange,
     },
     life,
@@ -118,14 +118,22 @@ struct Inner {
 }
 
 impl Libcontainer {
-    /// Takes what lies in the directories, and prepares the host.
-    pub(crate) async fn open(settings: Settings, socket: Option<&Path>) -> Result<Self, OpenError> {
+    /// Takes what lies in the directories, and prepares the host. `callers` are whom it serves
+    /// besides root.
+    pub(crate) async fn open(
+        settings: Settings,
+        callers: impl Iterator<Item = u32>,
+        socket: Option<&Path>,
+    ) -> Result<Self, OpenError> {
         // Before any other thread: images are mounted for us and our shims alone, and go with us.
         mounts::leave_host().map_err(OpenError::Namespace)?;
         let uids = UidRange::parse(
             variable(UID_MIN_VARIABLE).as_deref(),
             variable(UID_MAX_VARIABLE).as_deref(),
         )?;
+        // A host without the file names nobody.
+        let named = lease::named(&fs::read_to_string("/etc/passwd").unwrap_or_default());
+        uids.check(callers, &named)?;
         let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
         let hierarchies = Arc::new(Hierarchies::detect()?);
         let work_dir = WorkDir::open(&settings.work_dir)?;
@@ -136,9 +144,16 @@ impl Libcontainer {
             path: work_dir.path().to_owned(),
             source,
         })?;
-        let leases = Leases::open(work_dir.path(), uids, pool)?;
+        let mut leases = Leases::open(work_dir.path(), uids, pool)?;
         for uid in leases.free_stale()? {
             tracing::info!(uid, "freed a user that a dyno held before a crash");
+        }
+        let strangers = leases.pass_over(named.into_iter().map(|(uid, _)| uid))?;
+        if !strangers.is_empty() {
+            tracing::warn!(
+                uids = ?strangers,
+                "users of this host are among those that dynos may be, and are passed over"
+            );
         }
         let net = net::Settings::parse(work_dir.path(), leases.pool().clone(), variable)?;
         let network = Network::open(net).await?;
@@ -151,7 +166,7 @@ impl Libcontainer {
             &work_dir.slugs(),
             hsup_slug::Settings {
                 keep: settings.keep_slugs,
-                ..hsup_slug::Settings::new(uids.max().saturating_add(1))
+                ..hsup_slug::Settings::new(uids.unpacker())
             },
         )?;
         let most = 2 * thread::available_parallelism().map_or(1, usize::from);

@@ -75,6 +75,7 @@ fn what_cannot_be_is_refused_at_start() {
         (UID_MIN, "many", &["many"]),
         (UID_MIN, "0", &["the system's own"]),
         (UID_MIN, "900000000", &["is above", UID_MAX]),
+        (UID_MAX, "4294967294", &[UID_MAX, "a uid"]),
         ("LIBCONTAINER_DYNO_ALLOW", "everything", &["everything"]),
         (EXTRA_INTERFACE, "none0:10.1.2.3/24", &["none0"]),
         (EXTRA_INTERFACE, "eth0", &["`eth0`", "IF:IP/LENGTH"]),
@@ -96,6 +97,22 @@ fn what_cannot_be_is_refused_at_start() {
         assert!(named, "{variable} is not in:\n{said}");
         for word in words {
             assert!(said.contains(word), "`{word}` is not in:\n{said}");
+        }
+    }
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn whom_the_driver_serves_is_nobody_that_a_dyno_may_be() {
+    let host = Host::new();
+    // The last of the dynos' is one below who unpacks slugs.
+    for uid in [host.first_uid(), host.first_uid() + 63] {
+        let said = host.driver_fails(|command| {
+            command.args(["--allow-uid", &uid.to_string()]);
+        });
+        for word in [&format!("uid {uid} may call"), UID_MIN, UID_MAX] {
+            assert!(said.contains(word), "no `{word}` in {said}");
         }
     }
     host.is_clean();
