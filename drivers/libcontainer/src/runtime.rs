@@ -47,6 +47,8 @@ use crate::{
 
 /// `hsup-init` and `hsup-wait`, built for this machine by the build script.
 const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
+/// How the name of a folder begins in which a driver tries out what the file system can.
+pub(crate) const PROBE: &str = "probe-";
 /// How often the host's network is looked at again.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -399,7 +401,7 @@ fn variable(name: &str) -> Option<String> {
 fn probe(work_dir: &WorkDir) -> Result<(), MountError> {
     let own = work_dir
         .containers()
-        .join(format!("probe-{}", std::process::id()));
+        .join(format!("{PROBE}{}", std::process::id()));
     let at = own.join("at");
     let result = mounts::probe_at(&own, &at);
     // It is ours alone, and has nothing in it.

@@ -53,3 +53,33 @@ fn a_start_that_was_cut_off_while_it_wrote_keeps_neither_user_nor_address() {
     driver.end();
     host.is_clean();
 }
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn what_dynos_left_is_removed_while_the_driver_serves() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.end();
+    let containers = host.path("work/containers");
+    let left = containers.join(host.first_uid().to_string());
+    for folder in 0..30 {
+        let folder = left.join(format!("upper/{folder}"));
+        fs::create_dir_all(&folder).unwrap();
+        for file in 0..2000 {
+            fs::File::create(folder.join(file.to_string())).unwrap();
+        }
+    }
+    // Its process is gone: no pid is that large.
+    fs::create_dir_all(containers.join("probe-4194305/lower")).unwrap();
+    let driver = host.driver();
+    let seen = host.names("containers");
+    assert!(
+        seen.iter().all(|name| name.ends_with(".gone")) && !seen.is_empty(),
+        "it serves before that is removed: {seen:?}"
+    );
+    assert_eq!(host.says("echo well"), "well\n");
+    let gone = poll(|| host.names("containers").is_empty().then_some(()));
+    assert!(gone.is_some(), "{:?}", host.names("containers"));
+    driver.end();
+    host.is_clean();
+}
