@@ -67,7 +67,7 @@ pub(crate) enum StartError {
     Shim(#[source] io::Error),
     #[error("the shim of a dyno ended without an answer")]
     NoAnswer,
-    #[error("failed to make the container: {text}")]
+    #[error("{text}")]
     Container { text: String, errno: Option<i32> },
     #[error("the shim of a dyno took longer than {} s", SHIM_PATIENCE.as_secs())]
     Hung,
@@ -162,7 +162,7 @@ impl Libcontainer {
             Some(fifo::open_all(Path::new(&request.io_dir), uid)?)
         };
         let dir = self.home().dyno(uid, &request.dyno_id);
-        begin(&dir, record)?;
+        begin(&dir, &record.to_bytes())?;
         let parts = Parts {
             limits,
             stack_root,
@@ -302,16 +302,19 @@ impl Libcontainer {
     }
 }
 
-/// Makes the dyno's directory, with the record in it.
-fn begin(dir: &Path, record: &Record) -> Result<(), StartError> {
+/// Makes the dyno's directory, with the record in it, or nothing.
+fn begin(dir: &Path, record: &[u8]) -> Result<(), StartError> {
     fs::DirBuilder::new()
         .mode(0o700)
         .create(dir)
         .map_err(files("make", dir))?;
     let path = dir.join(RECORD);
-    fs::File::create(&path)
-        .and_then(|mut file| file.write_all(&record.to_bytes()))
-        .map_err(files("write", &path))
+    let written = fs::File::create(&path).and_then(|mut file| file.write_all(record));
+    written.map_err(|source| {
+        // Or a repeat would find it. What cannot be removed is the next driver's.
+        drop(fs::remove_dir_all(dir));
+        files("write", &path)(source)
+    })
 }
 
 /// What a dyno may use.
@@ -385,4 +388,32 @@ fn null() -> Result<OwnedFd, StartError> {
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd, StartError> {
     fd.try_clone().map_err(StartError::Shim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root: it mounts"]
+    fn a_record_that_does_not_fit_leaves_no_directory() {
+        use nix::mount::{MsFlags, mount};
+        let folder = tempfile::tempdir().unwrap();
+        // The mount is that thread's, and goes with it.
+        let begun = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                crate::mounts::leave_host().unwrap();
+                // Room for its root and a folder, and no file.
+                let options = Some("nr_inodes=2");
+                let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
+                mount(kind, folder.path(), kind, flags, options).unwrap();
+                let dir = folder.path().join("0.a");
+                let failed = begin(&dir, b"record").unwrap_err();
+                (Status::from(failed).code(), dir.exists())
+            });
+            thread.join().unwrap()
+        });
+        let exhausted = Status::resource_exhausted("").code();
+        assert_eq!(begun, (exhausted, false));
+    }
 }
