@@ -123,6 +123,7 @@ pub(crate) fn default_run_dir() -> PathBuf {
 /// The home of one driver: its dynos are here.
 #[derive(Debug)]
 pub(crate) struct Home {
+    run_dir: PathBuf,
     path: PathBuf,
     /// As long as we live.
     _lock: Flock<File>,
@@ -160,9 +161,15 @@ impl Home {
             .map_err(|source| DirsError::Make { path: file, source })?;
         Ok(Self {
             adopted: forsaken(&homes, &name)?,
+            run_dir,
             path,
             _lock: lock,
         })
+    }
+
+    /// The directory that all homes are in.
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
     }
 
     /// Where a new dyno's directory is to be.

@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     artifact::Artifact,
-    binds::{self, Opened},
+    binds::{self, Bounds, Opened},
     dyno::{Contained, Known, Watches},
     life::{self, Watch},
     net,
@@ -131,7 +131,11 @@ impl Libcontainer {
             .artifact
             .parse()
             .map_err(|_| unknown(&request.artifact))?;
-        let binds = binds::open(&request.binds, &self.settings().bind_prefixes)?;
+        let bounds = Bounds {
+            prefixes: &self.settings().bind_prefixes,
+            own: [self.work_dir().path(), self.home().run_dir()],
+        };
+        let binds = binds::open(&request.binds, bounds)?;
         let _turn = self.turn().await;
         if cancelled.is_cancelled() {
             return Err(Status::aborted("the dyno is to be stopped already"));
@@ -227,6 +231,7 @@ impl Libcontainer {
         skeleton(
             dir,
             &stack_root,
+            slug.as_ref().map(|slug| slug.path.as_path()),
             &lease,
             self.network().resolv_conf().text,
             &request.dyno_id,
