@@ -10,6 +10,7 @@ mod skeleton;
 use std::{
     fs, io,
     io::Write as _,
+    ops::RangeInclusive,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -38,7 +39,7 @@ use crate::{
     net,
     order::{self, Handed, Order, SlugOrder},
     runtime::{Libcontainer, unknown},
-    spec::Limits,
+    spec::{self, Limits},
     stack,
     sweep::{self, Held},
 };
@@ -325,10 +326,27 @@ fn begin(dir: &Path, record: &[u8]) -> Result<(), StartError> {
 /// What a dyno may use.
 fn limits(request: &StartRequest) -> Result<Limits, Status> {
     let wanted = request.limits.unwrap_or_default();
-    if wanted.memory_bytes > 0 && wanted.memory_bytes < LEAST_MEMORY {
+    let bounds: [(&str, u64, RangeInclusive<u64>); 3] = [
+        ("memory_bytes", wanted.memory_bytes, LEAST_MEMORY..=u64::MAX),
+        (
+            "cpu_millis",
+            wanted.cpu_millis.into(),
+            spec::LEAST_CPU_MILLIS.into()..=u64::MAX,
+        ),
+        ("pids", wanted.pids.into(), 1..=spec::MOST_PIDS.into()),
+    ];
+    for (name, value, bounds) in bounds {
+        // 0 is no limit.
+        if value == 0 || bounds.contains(&value) {
+            continue;
+        }
+        let (bound, word) = if value < *bounds.start() {
+            (bounds.start(), "least")
+        } else {
+            (bounds.end(), "most")
+        };
         return Err(Status::invalid_argument(format!(
-            "limits.memory_bytes is {}, and {LEAST_MEMORY} is the least",
-            wanted.memory_bytes
+            "limits.{name} is {value}, and {bound} is the {word}"
         )));
     }
     Ok(Limits {
@@ -397,7 +415,34 @@ fn copy(fd: &OwnedFd) -> Result<OwnedFd, StartError> {
 
 #[cfg(test)]
 mod tests {
+    use hsup_driver_kit::proto;
+    use test_case::test_case;
+
     use super::*;
+
+    #[test_case(0, 0, 0 => None; "none")]
+    #[test_case(4 << 20, 10, 1 => None; "the least")]
+    #[test_case(u64::MAX, u32::MAX, 4_194_302 => None; "the most")]
+    #[test_case(1, 0, 0 => Some("limits.memory_bytes is 1, and 4194304 is the least".to_owned()); "memory")]
+    #[test_case(0, 9, 0 => Some("limits.cpu_millis is 9, and 10 is the least".to_owned()); "cpu")]
+    #[test_case(0, 0, 4_194_303 => Some("limits.pids is 4194303, and 4194302 is the most".to_owned()); "pids")]
+    fn limits_are_what_the_kernel_takes(
+        memory_bytes: u64,
+        cpu_millis: u32,
+        pids: u32,
+    ) -> Option<String> {
+        let request = StartRequest {
+            limits: Some(proto::Limits {
+                memory_bytes,
+                cpu_millis,
+                pids,
+            }),
+            ..StartRequest::default()
+        };
+        limits(&request)
+            .err()
+            .map(|status| status.message().to_owned())
+    }
 
     #[test]
     #[ignore = "needs root: it mounts"]
