@@ -189,7 +189,11 @@ impl Libcontainer {
                 in_memory(c"seccomp", |file| shim::write_filters(file, &filters))
                     .map_err(OpenError::Init)?
             },
-            ready: Mutex::new(said(network.ready().await)),
+            ready: {
+                let ready = said(network.ready().await);
+                tell(&Ok(()), &ready);
+                Mutex::new(ready)
+            },
             turns: Semaphore::new(most),
             most,
             enters_slowly,
@@ -327,12 +331,7 @@ impl Libcontainer {
         let at = self
             .home()
             .mount_point(&format!("{}@{}", stack.name, stack.version));
-        let root = fs::create_dir_all(&at)
-            .map_err(|error| Status::internal(format!("failed to make a directory: {error}")))
-            .and_then(|()| {
-                stack::mount(stack, &at)
-                    .map_err(|error| Status::failed_precondition(errors::chain(&error)))
-            })?;
+        let root = stack::mount(stack, &at).map_err(|error| mount_status(&error))?;
         mounted.push((image.to_owned(), root.clone()));
         Ok(root)
     }
@@ -345,26 +344,21 @@ impl Libcontainer {
     }
 
     /// The stack of a release that names none, as that of a Procfile: there must be no choice.
-    fn only_stack(&self) -> Result<String, Status> {
-        let mut names: Vec<_> = self
-            .stacks()
-            .list()
-            .map_err(stack_status)?
-            .into_iter()
-            .map(|listed| listed.name.to_string())
-            .collect();
-        names.sort();
-        names.dedup();
+    async fn only_stack(&self) -> Result<String, Status> {
+        let names = self.stacks().names().await.map_err(stack_status)?;
         match names.as_slice() {
-            [name] => Ok(name.clone()),
+            [name] => Ok(name.to_string()),
             [] => Err(Status::failed_precondition(
                 "the release names no stack, and none is here; \
                  `hsup-driver-libcontainer stack import IMAGE` brings one from a Docker engine",
             )),
-            _ => Err(Status::failed_precondition(format!(
-                "the release names no stack, and there are several: {}",
-                names.join(", ")
-            ))),
+            _ => {
+                let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+                Err(Status::failed_precondition(format!(
+                    "the release names no stack, and there are several: {}",
+                    names.join(", ")
+                )))
+            }
         }
     }
 
@@ -422,13 +416,24 @@ async fn look(driver: std::sync::Weak<Inner>) {
             return;
         };
         let ready = said(driver.network.ready().await);
-        *driver.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
+        let mut last = driver.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&last, &ready);
+        *last = ready;
     }
 }
 
 /// What is wrong, for people.
 fn said(ready: Result<(), NetError>) -> Result<(), String> {
     ready.map_err(|error| errors::chain(&error))
+}
+
+/// Tells whoever runs the driver when it becomes fit to start dynos or ceases to be, and why.
+fn tell(before: &Result<(), String>, now: &Result<(), String>) {
+    match now {
+        Err(why) if before != now => tracing::warn!(why, "no dyno can be started"),
+        Ok(()) if before.is_err() => tracing::info!("dynos can be started again"),
+        _ => {}
+    }
 }
 
 /// A file that is nowhere, and that nobody may change.
@@ -461,7 +466,7 @@ pub(crate) fn unknown(artifact: &str) -> Status {
     Status::not_found(format!("artifact `{shown}` is not known to this driver"))
 }
 
-fn slug_status(error: &SlugError) -> Status {
+pub(crate) fn slug_status(error: &SlugError) -> Status {
     let text = errors::chain(error);
     if error.is_exhaustion() {
         Status::resource_exhausted(text)
@@ -474,8 +479,11 @@ fn slug_status(error: &SlugError) -> Status {
     }
 }
 
-fn stack_status(error: StackError) -> Status {
+pub(crate) fn stack_status(error: StackError) -> Status {
     let text = errors::chain(&error);
+    if errors::is_of_exhaustion(&error) {
+        return Status::resource_exhausted(text);
+    }
     match error {
         StackError::Fetch { source, .. } | StackError::FetchManifest(source)
             if matches!(source, stack::FetchError::Broken { .. }) =>
@@ -483,6 +491,15 @@ fn stack_status(error: StackError) -> Status {
             Status::unavailable(text)
         }
         _ => Status::failed_precondition(text),
+    }
+}
+
+fn mount_status(error: &stack::MountError) -> Status {
+    let text = errors::chain(error);
+    if errors::is_of_exhaustion(error) {
+        Status::resource_exhausted(text)
+    } else {
+        Status::failed_precondition(text)
     }
 }
 
@@ -586,7 +603,7 @@ impl Runtime for Libcontainer {
             ));
         }
         let name = match release.stack.as_str() {
-            "" => self.only_stack()?,
+            "" => self.only_stack().await?,
             name => name.to_owned(),
         };
         let stack = self.stacks().resolve(&name, &Told(&log)).await;
@@ -606,12 +623,13 @@ impl Runtime for Libcontainer {
         let Ok(artifact) = artifact.parse::<Artifact>() else {
             return false;
         };
+        // What cannot be found out now is not gone: a Start says what is wrong.
         let stack = self.stacks().find(&artifact.stack, &artifact.version);
         let uid = peer.uid.as_raw();
-        stack.is_some()
+        !matches!(stack, Ok(None))
             && artifact
                 .slug
-                .is_none_or(|slug| matches!(self.slugs().get(uid, &slug), Ok(Some(_))))
+                .is_none_or(|slug| !matches!(self.slugs().get(uid, &slug), Ok(None)))
     }
 
     async fn remove_artifact(&self, peer: Peer, artifact: &str) -> Result<(), Status> {
@@ -638,5 +656,27 @@ impl Runtime for Libcontainer {
 
     async fn end(&self) {
         self.home().tidy();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_opened_now_may_be_later() {
+        let path = PathBuf::from("/srv/stack.img");
+        let look = |errno| StackError::Look {
+            path: path.clone(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        let exhausted = Status::resource_exhausted("").code();
+        assert_eq!(stack_status(look(libc::EMFILE)).code(), exhausted);
+        assert_ne!(stack_status(look(libc::EIO)).code(), exhausted);
+        let open = |errno| stack::MountError::Open {
+            path: path.clone(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        assert_eq!(mount_status(&open(libc::ENFILE)).code(), exhausted);
     }
 }

@@ -38,9 +38,9 @@ use crate::{
     life::{self, Watch},
     net,
     order::{self, Handed, Order, SlugOrder},
-    runtime::{Libcontainer, unknown},
+    runtime::{Libcontainer, slug_status, stack_status, unknown},
     spec::{self, Limits},
-    stack,
+    stack::{self, StackError},
     sweep::{self, Held},
 };
 
@@ -145,14 +145,19 @@ impl Libcontainer {
         let stack = self
             .stacks()
             .find(&artifact.stack, &artifact.version)
+            .map_err(stack_status)?
             .ok_or_else(|| unknown(&request.artifact))?;
-        let mut kept = vec![stack::Stacks::hold(&stack).map_err(|_| unknown(&request.artifact))?];
+        let held = stack::Stacks::hold(&stack).map_err(|error| match error {
+            StackError::Gone { .. } => unknown(&request.artifact),
+            other => stack_status(other),
+        });
+        let mut kept = vec![held?];
         let stack_root = self.mounted(&stack)?;
         let slug = match &artifact.slug {
             None => None,
             Some(id) => {
                 let slug = self.slugs().get(uid, id);
-                let slug = slug.ok().flatten();
+                let slug = slug.map_err(|error| slug_status(&error))?;
                 let slug = slug.ok_or_else(|| unknown(&request.artifact))?;
                 kept.push(slug.lock);
                 Some(SlugOrder {
