@@ -22,6 +22,7 @@ mod dirs;
 mod dyno;
 pub mod lease;
 mod life;
+mod mounted;
 mod mounts;
 pub mod net;
 mod order;

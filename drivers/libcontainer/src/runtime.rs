@@ -37,12 +37,13 @@ use crate::{
         UID_MIN_VARIABLE, UidError, UidRange,
     },
     life,
+    mounted::{ImageId, Mounted},
     mounts::{self, MountError},
     net::{self, NetError, Network},
     seccomp::{self, SeccompError},
     settings::{Settings, SettingsError},
     shim,
-    stack::{self, Event, Stack, StackError, Stacks},
+    stack::{self, Event, Image, Stack, StackError, Stacks},
 };
 
 /// `hsup-init` and `hsup-wait`, built for this machine by the build script.
@@ -113,8 +114,8 @@ struct Inner {
     most: usize,
     /// The kernel keeps whoever enters a cgroup waiting.
     enters_slowly: bool,
-    /// Images that are mounted, and where.
-    mounted: Mutex<Vec<(PathBuf, PathBuf)>>,
+    /// Images that are mounted.
+    mounted: Mutex<Mounted>,
     /// What the network said last.
     ready: Mutex<Result<(), String>>,
 }
@@ -323,20 +324,31 @@ impl Libcontainer {
 
     /// Where the root file system of a stack is.
     pub(crate) fn mounted(&self, stack: &Stack) -> Result<PathBuf, Status> {
-        let image = stack.image.path();
-        let mut mounted = self.mounts();
-        if let Some((_, at)) = mounted.iter().find(|(path, _)| path == image) {
-            return Ok(at.clone());
-        }
-        let at = self
-            .home()
-            .mount_point(&format!("{}@{}", stack.name, stack.version));
-        let root = stack::mount(stack, &at).map_err(|error| mount_status(&error))?;
-        mounted.push((image.to_owned(), root.clone()));
-        Ok(root)
+        let name = format!("{}@{}", stack.name, stack.version);
+        let Image::File { path, .. } = &stack.image else {
+            let mounted = stack::mount(stack, Path::new("/"));
+            return mounted.map_err(|error| mount_status(&error));
+        };
+        let at = |image: ImageId| self.home().mount_point(&format!("{name}.{image}"));
+        let mounted = self
+            .mounts()
+            .of(path, |image| stack::mount(stack, &at(image)));
+        mounted.map_err(|error| mount_status(&error))
     }
 
-    fn mounts(&self) -> MutexGuard<'_, Vec<(PathBuf, PathBuf)>> {
+    /// Unmounts images that were replaced or removed, unless a start is under way, which may be
+    /// about to use one. Dynos have mounts of their own.
+    fn unmount_unused(&self) {
+        let most = u32::try_from(self.0.most).unwrap_or(u32::MAX);
+        if let Ok(_no_start) = self.0.turns.try_acquire_many(most) {
+            for at in self.mounts().take_stale() {
+                mounts::detach(&at);
+                drop(fs::remove_dir(&at));
+            }
+        }
+    }
+
+    fn mounts(&self) -> MutexGuard<'_, Mounted> {
         self.0
             .mounted
             .lock()
@@ -415,6 +427,7 @@ async fn look(driver: std::sync::Weak<Inner>) {
         let Some(driver) = driver.upgrade() else {
             return;
         };
+        Libcontainer(Arc::clone(&driver)).unmount_unused();
         let ready = said(driver.network.ready().await);
         let mut last = driver.ready.lock().unwrap_or_else(PoisonError::into_inner);
         tell(&last, &ready);
