@@ -85,6 +85,16 @@ fn what_cannot_be_is_refused_at_start() {
             &["10.0.0.0/8", "BLOCK:GATEWAY:IF"],
         ),
         (EXTRA_ROUTES, "10.0.0.0/8:default:eth1", &["eth1"]),
+        (
+            EXTRA_ROUTES,
+            "10.0.0.0/8:10.9.9.9:eth0",
+            &["no gateway but its own"],
+        ),
+        (
+            "LIBCONTAINER_STACKS_MANIFEST",
+            "ftp://x/list.yml",
+            &["ftp://x/list.yml", "https://"],
+        ),
         ("LIBCONTAINER_DYNO_TMP_SIZE", "large", &["large", "512m"]),
         ("LIBCONTAINER_CGROUP_PARENT", "../up", &["../up"]),
         ("LIBCONTAINER_ALLOW_BIND", "srv", &["srv", "absolute"]),
@@ -92,7 +102,8 @@ fn what_cannot_be_is_refused_at_start() {
         let said = host.driver_fails(|command| {
             command.env(variable, value);
         });
-        let named = variable.replace("LIBCONTAINER_", "");
+        let said_as = variable.replace("LIBCONTAINER_STACKS_MANIFEST", "stacks-manifest");
+        let named = said_as.replace("LIBCONTAINER_", "");
         let named = said.contains(&named) || variable == "LIBCONTAINER_ALLOW_BIND";
         assert!(named, "{variable} is not in:\n{said}");
         for word in words {

@@ -147,7 +147,16 @@ struct Stamp {
 impl Stacks {
     /// Opens the stacks of a work directory, and clears away what drivers left that were killed
     /// while they fetched.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read, or the URL is none that a list can have.
     pub fn open(work_dir: &Path, manifest_url: Option<String>) -> Result<Self, StackError> {
+        if let Some(url) = &manifest_url
+            && !is_remote(url)
+            && file_url::path(url).is_none()
+        {
+            return Err(StackError::ManifestUrl { url: shown(url) });
+        }
         let folder = work_dir.join("stacks");
         let disk = Disk::new(folder.clone());
         let prepared = || {
