@@ -93,8 +93,8 @@ impl Limits {
 
     /// Its `ulimit -u`. hsup-init is that user's too, and counts: whoever is given a number has
     /// it for the command.
-    fn nproc(self) -> u64 {
-        self.processes() + u64::from(self.pids > 0)
+    fn nproc(self, most: u64) -> u64 {
+        most.min(self.processes() + u64::from(self.pids > 0))
     }
 }
 
@@ -115,6 +115,8 @@ pub(crate) struct Container<'a> {
     /// Whether there is one hierarchy only, which it may look at.
     pub(crate) unified: bool,
     pub(crate) limits: Limits,
+    /// The most that its `ulimit -u` can be made.
+    pub(crate) most_processes: u64,
     /// How large `/tmp` and `/var/tmp` may become, in bytes.
     pub(crate) tmp_size: u64,
     pub(crate) binds: &'a [Bind],
@@ -186,7 +188,10 @@ impl Container<'_> {
         };
         Ok(vec![
             limit(PosixRlimitType::RlimitNofile, OPEN_FILES)?,
-            limit(PosixRlimitType::RlimitNproc, self.limits.nproc())?,
+            limit(
+                PosixRlimitType::RlimitNproc,
+                self.limits.nproc(self.most_processes),
+            )?,
             limit(PosixRlimitType::RlimitCore, 0)?,
         ])
     }

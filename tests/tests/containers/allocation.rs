@@ -120,6 +120,7 @@ fn whom_the_driver_serves_is_nobody_that_a_dyno_may_be() {
     // The last of the dynos' is one below who unpacks slugs.
     for uid in [host.first_uid(), host.first_uid() + 63] {
         let said = host.driver_fails(|command| {
+            command.arg("--socket").arg(host.socket());
             command.args(["--allow-uid", &uid.to_string()]);
         });
         for word in [&format!("uid {uid} may call"), UID_MIN, UID_MAX] {
