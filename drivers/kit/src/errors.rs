@@ -29,6 +29,18 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
     )
 }
 
+/// The same of an error with an [`io::Error`] somewhere among its causes.
+pub fn is_of_exhaustion(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<io::Error>().is_some_and(is_exhaustion) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
 impl From<FifoError> for Status {
     fn from(error: FifoError) -> Self {
         let text = chain(&error);

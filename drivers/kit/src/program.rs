@@ -82,6 +82,7 @@ struct Opt {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Given {
     socket: Option<PathBuf>,
+    allow: Vec<Uid>,
     options: Vec<(&'static str, Option<OsString>)>,
 }
 
@@ -89,6 +90,11 @@ impl Given {
     /// Where the driver is reached; none if that has no name in the file system.
     pub fn socket(&self) -> Option<&Path> {
         self.socket.as_deref()
+    }
+
+    /// Who may call the driver, besides its own user and root.
+    pub fn allowed(&self) -> &[Uid] {
+        &self.allow
     }
 
     /// Whether an option stands on the command line.
@@ -234,7 +240,7 @@ impl Program {
         let access = access.map_err(ListenError::from)?;
         let limits = Limits::default();
         let options = Options {
-            allow: args.allow,
+            allow: args.allow.clone(),
             end,
             limits: Limits {
                 dynos: args.max_dynos.unwrap_or(limits.dynos),
@@ -254,6 +260,7 @@ impl Program {
                 }
                 let given = Given {
                     socket: listener.path().map(Path::to_owned),
+                    allow: args.allow,
                     options: args.options,
                 };
                 let runtime = begin(given).await;
@@ -340,6 +347,7 @@ mod tests {
         let value = |text: &str| Some(OsString::from(text));
         let given = Given {
             socket: None,
+            allow: Vec::new(),
             options: vec![
                 ("--bind", value("/a")),
                 ("--root", value("/r")),

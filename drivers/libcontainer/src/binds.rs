@@ -1,6 +1,7 @@
 //! Binds: folders of the host that a dyno may see (driver protocol §12, R7).
 //!
-//! Only what lies below a prefix that whoever started this driver has named, and nothing
+//! Only what lies below a prefix that whoever started this driver has named, and neither in nor
+//! around the driver's own directories, which hold what others' dynos have; and nothing
 //! through a link, since a folder below a prefix may be the caller's to change. What was looked
 //! at is what is mounted: it is held open from then on.
 
@@ -23,6 +24,9 @@ use crate::mounts;
 /// Where nothing may be mounted: the dyno's own places, and what isolates it.
 const RESERVED: &[&str] = &["/proc", "/sys", "/dev"];
 
+/// The most binds that a dyno may have: their descriptors go to its shim in one message.
+const MOST: usize = 48;
+
 /// A bind, as the one who makes the container needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bind {
@@ -44,6 +48,13 @@ pub(crate) enum BindError {
          whoever starts it can allow one with --allow-bind PREFIX", .0.display()
     )]
     NotAllowed(PathBuf),
+    #[error(
+        "the bind `{}` would show what is the driver's: its directories hold what other dynos have",
+        .0.display()
+    )]
+    Driver(PathBuf),
+    #[error("{0} binds are too many for a dyno, which may have {MOST}")]
+    TooMany(usize),
     #[error("failed to open `{}` for a bind", path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("`{}` is neither a directory nor a regular file", .0.display())]
@@ -54,8 +65,15 @@ impl From<BindError> for Status {
     fn from(error: BindError) -> Self {
         let text = hsup_driver_kit::errors::chain(&error);
         match error {
-            BindError::NotPlain(_) | BindError::Reserved(_) => Self::invalid_argument(text),
-            BindError::NotAllowed(_) | BindError::NotAFile(_) => Self::permission_denied(text),
+            BindError::NotPlain(_) | BindError::Reserved(_) | BindError::TooMany(_) => {
+                Self::invalid_argument(text)
+            }
+            BindError::NotAllowed(_) | BindError::NotAFile(_) | BindError::Driver(_) => {
+                Self::permission_denied(text)
+            }
+            BindError::Open { source, .. } if hsup_driver_kit::errors::is_exhaustion(&source) => {
+                Self::resource_exhausted(text)
+            }
             BindError::Open { source, .. } => match source.raw_os_error() {
                 // A link on the way, which could lead out.
                 Some(libc::ELOOP | libc::EXDEV) => Self::permission_denied(text),
@@ -75,13 +93,25 @@ pub(crate) struct Opened {
     pub(crate) writable: bool,
 }
 
-/// Looks at the binds of a dyno and opens them.
-pub(crate) fn open(binds: &[proto::Bind], prefixes: &[PathBuf]) -> Result<Vec<Opened>, BindError> {
-    binds.iter().map(|bind| open_one(bind, prefixes)).collect()
+/// What of the host may be bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds<'a> {
+    /// Something below one of these.
+    pub(crate) prefixes: &'a [PathBuf],
+    /// The driver's own directories, by their real paths.
+    pub(crate) own: [&'a Path; 2],
 }
 
-fn open_one(bind: &proto::Bind, prefixes: &[PathBuf]) -> Result<Opened, BindError> {
-    let (host, dyno) = allowed(bind, prefixes)?;
+/// Looks at the binds of a dyno and opens them.
+pub(crate) fn open(binds: &[proto::Bind], bounds: Bounds<'_>) -> Result<Vec<Opened>, BindError> {
+    if binds.len() > MOST {
+        return Err(BindError::TooMany(binds.len()));
+    }
+    binds.iter().map(|bind| open_one(bind, bounds)).collect()
+}
+
+fn open_one(bind: &proto::Bind, bounds: Bounds<'_>) -> Result<Opened, BindError> {
+    let (host, dyno) = allowed(bind, bounds)?;
     let failed = |errno: nix::errno::Errno| BindError::Open {
         path: host.to_owned(),
         source: errno.into(),
@@ -109,7 +139,7 @@ fn open_one(bind: &proto::Bind, prefixes: &[PathBuf]) -> Result<Opened, BindErro
 /// Whether the paths of a bind are ones that may be.
 fn allowed<'a>(
     bind: &'a proto::Bind,
-    prefixes: &[PathBuf],
+    bounds: Bounds<'_>,
 ) -> Result<(&'a Path, &'a Path), BindError> {
     let host = Path::new(&bind.host_path);
     let dyno = if bind.dyno_path.is_empty() {
@@ -128,8 +158,14 @@ fn allowed<'a>(
     if dyno == Path::new("/") || RESERVED.iter().any(|place| dyno.starts_with(place)) {
         return Err(BindError::Reserved(dyno.to_owned()));
     }
-    if !prefixes.iter().any(|prefix| host.starts_with(prefix)) {
+    let mut prefixes = bounds.prefixes.iter();
+    if !prefixes.any(|prefix| host.starts_with(prefix)) {
         return Err(BindError::NotAllowed(host.to_owned()));
+    }
+    // Links are not followed, so this is where it leads.
+    let is_own = |own: &&Path| host.starts_with(own) || own.starts_with(host);
+    if bounds.own.iter().any(is_own) {
+        return Err(BindError::Driver(host.to_owned()));
     }
     Ok((host, dyno))
 }
@@ -150,6 +186,37 @@ mod tests {
         }
     }
 
+    fn bounds(prefixes: &[PathBuf]) -> Bounds<'_> {
+        Bounds {
+            prefixes,
+            own: [Path::new("/var/lib/hsup"), Path::new("/run/hsup")],
+        }
+    }
+
+    #[test_case("/srv/data", true)]
+    #[test_case("/var/lib/other", true)]
+    #[test_case("/", false; "around everything")]
+    #[test_case("/var/lib", false; "around the work directory")]
+    #[test_case("/var/lib/hsup", false; "the work directory")]
+    #[test_case("/var/lib/hsup/containers/3000", false; "in the work directory")]
+    #[test_case("/run", false; "around the run directory")]
+    #[test_case("/run/hsup/x", false; "in the run directory")]
+    fn what_is_the_drivers_is_shown_to_nobody(host: &str, may: bool) {
+        let prefixes = [PathBuf::from("/")];
+        let bind = bind(host, "/data");
+        let answer = allowed(&bind, bounds(&prefixes));
+        assert_eq!(!matches!(answer, Err(BindError::Driver(_))), may);
+        assert_eq!(answer.is_ok(), may);
+    }
+
+    #[test]
+    fn as_many_as_fit_into_a_message_may_be() {
+        let binds = vec![bind("/srv", ""); MOST + 1];
+        let prefixes = [PathBuf::from("/srv")];
+        let error = open(&binds, bounds(&prefixes)).unwrap_err();
+        assert!(error.to_string().contains("49 binds"), "{error}");
+    }
+
     #[test_case("/srv/data", "", true)]
     #[test_case("/srv/data/x", "/data", true)]
     #[test_case("/srv/database", "/data", false; "a prefix is whole names")]
@@ -162,12 +229,12 @@ mod tests {
     #[test_case("/etc", "/data", false)]
     fn which_paths_may_be(host: &str, dyno: &str, may: bool) {
         let prefixes = [PathBuf::from("/srv/data")];
-        assert_eq!(allowed(&bind(host, dyno), &prefixes).is_ok(), may);
+        assert_eq!(allowed(&bind(host, dyno), bounds(&prefixes)).is_ok(), may);
     }
 
     #[test]
     fn without_a_prefix_nothing_may() {
-        let error = open(&[bind("/srv", "")], &[]).unwrap_err();
+        let error = open(&[bind("/srv", "")], bounds(&[])).unwrap_err();
         assert!(error.to_string().contains("--allow-bind"), "{error}");
     }
 
@@ -177,7 +244,7 @@ mod tests {
         let prefix = folder.path().canonicalize().unwrap();
         symlink("/etc", prefix.join("out")).unwrap();
         let host = prefix.join("out");
-        let error = open(&[bind(host.to_str().unwrap(), "/x")], &[prefix]).unwrap_err();
+        let error = open(&[bind(host.to_str().unwrap(), "/x")], bounds(&[prefix])).unwrap_err();
         let refused = Status::permission_denied("");
         assert_eq!(Status::from(error).code(), refused.code());
     }

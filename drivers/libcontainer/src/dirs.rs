@@ -32,6 +32,8 @@ use nix::{
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use crate::mounts;
+
 /// What the run directory is called.
 const NAME: &str = "hsup-libcontainer";
 /// The folders in which it may be: the first that is in memory.
@@ -123,6 +125,7 @@ pub(crate) fn default_run_dir() -> PathBuf {
 /// The home of one driver: its dynos are here.
 #[derive(Debug)]
 pub(crate) struct Home {
+    run_dir: PathBuf,
     path: PathBuf,
     /// As long as we live.
     _lock: Flock<File>,
@@ -160,9 +163,15 @@ impl Home {
             .map_err(|source| DirsError::Make { path: file, source })?;
         Ok(Self {
             adopted: forsaken(&homes, &name)?,
+            run_dir,
             path,
             _lock: lock,
         })
+    }
+
+    /// The directory that all homes are in.
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
     }
 
     /// Where a new dyno's directory is to be.
@@ -192,9 +201,8 @@ impl Home {
     /// Removes what is empty of it, when the driver ends.
     pub(crate) fn tidy(&self) {
         for home in std::iter::once(&self.path).chain(self.adopted.iter().map(|(path, _)| path)) {
+            remove_mount_points(&home.join("m"));
             if fs::remove_dir(home.join("d")).is_ok() {
-                // Folders to mount on, which nobody sees anything in but us.
-                drop(fs::remove_dir_all(home.join("m")));
                 for file in ["socket", "lock"] {
                     drop(fs::remove_file(home.join(file)));
                 }
@@ -206,6 +214,17 @@ impl Home {
             drop(fs::remove_dir(folder));
         }
     }
+}
+
+/// Removes the folders that images are mounted on. They are mounted for this driver alone, and
+/// dynos have mounts of their own.
+fn remove_mount_points(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        mounts::detach(&entry.path());
+        // Not with what is in it: where it is still mounted, that is the stack.
+        drop(fs::remove_dir(entry.path()));
+    }
+    drop(fs::remove_dir(folder));
 }
 
 fn dynos_of(home: &Path) -> io::Result<Vec<PathBuf>> {
@@ -370,6 +389,30 @@ mod tests {
         let home = open(folder.path(), None).unwrap();
         home.tidy();
         assert!(!folder.path().join("run").exists());
+    }
+
+    #[test]
+    #[ignore = "needs root: it mounts"]
+    fn a_stack_that_is_mounted_goes_with_the_driver_and_stays_as_it_is() {
+        use nix::mount::{MsFlags, mount};
+        let folder = tempfile::tempdir().unwrap();
+        let home = open(folder.path(), None).unwrap();
+        let stack = folder.path().join("stack");
+        fs::create_dir_all(stack.join("etc")).unwrap();
+        // The mount is that thread's.
+        std::thread::scope(|scope| {
+            let tidied = scope.spawn(|| {
+                mounts::leave_host().unwrap();
+                let at = home.mount_point("s@1");
+                fs::create_dir_all(&at).unwrap();
+                let none = None::<&str>;
+                mount(Some(&stack), &at, none, MsFlags::MS_BIND, none).unwrap();
+                home.tidy();
+            });
+            tidied.join().unwrap();
+        });
+        assert!(!folder.path().join("run").exists());
+        assert!(stack.join("etc").exists());
     }
 
     #[test]

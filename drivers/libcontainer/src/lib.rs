@@ -22,6 +22,7 @@ mod dirs;
 mod dyno;
 pub mod lease;
 mod life;
+mod mounted;
 mod mounts;
 pub mod net;
 mod order;
@@ -39,6 +40,7 @@ mod sweep;
 use std::{ffi::OsString, process::ExitCode};
 
 use hsup_driver_kit::{Program, log};
+use nix::sys::stat::{Mode, umask};
 
 use self::{runtime::Libcontainer, settings::Settings};
 
@@ -50,6 +52,9 @@ const NAME: &str = "hsup-driver-libcontainer";
 /// As a driver it ends with 0 after SIGTERM or when idle as a child, 1 when it cannot run, 2 for
 /// a bad command line.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // What a dyno finds is to be read by its user, and written to by nobody else, whatever the
+    // umask of who started us. What is secret is made with its own mode; a socket is given its.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let args: Vec<_> = args.into_iter().collect();
     if let Some(code) = hsup_slug::role(args.iter().cloned()) {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
@@ -121,6 +126,7 @@ fn serve(args: &[OsString]) -> ExitCode {
         )
         .main(args.iter().cloned(), async |given| {
             let settings = Settings::new(&given, |name| std::env::var_os(name))?;
-            Libcontainer::open(settings, given.socket()).await
+            let callers = given.allowed().iter().map(|uid| uid.as_raw());
+            Libcontainer::open(settings, callers, given.socket()).await
         })
 }

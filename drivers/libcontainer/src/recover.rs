@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use crate::{
     dyno::Contained,
     life::{self, Watch},
     removal,
-    runtime::Libcontainer,
+    runtime::{Libcontainer, PROBE},
     shim, start, sweep,
 };
 
@@ -85,46 +86,98 @@ impl Libcontainer {
         Ok(Some(Recovered { record, dyno }))
     }
 
-    /// Removes what dynos wrote that went with a reboot, or whose start was interrupted. What
-    /// cannot be removed is told, and is in nobody's way.
+    /// Moves what dynos wrote aside that went with a reboot, or whose start was interrupted, and
+    /// removes it while the driver serves: it may be a lot. What cannot be removed is told, and is
+    /// in nobody's way.
     async fn clear_containers(&self) {
         let driver = self.clone();
-        // A dyno may have written a lot.
-        let cleared = tokio::task::spawn_blocking(move || {
+        let moved = tokio::task::spawn_blocking(move || {
             let entries = fs::read_dir(driver.work_dir().containers());
-            for entry in entries.into_iter().flatten().flatten() {
+            let entries = entries.into_iter().flatten().flatten();
+            let left = entries.filter_map(|entry| {
                 let path = entry.path();
-                if let Err(error) = driver.clear_container(&path) {
-                    let error = errors::chain(&*error);
-                    tracing::error!(path = %path.display(), error, "something of a dyno is left");
+                let aside = driver.move_aside(&path);
+                aside.unwrap_or_else(|error| told(&path, &*error))
+            });
+            left.collect::<Vec<_>>()
+        });
+        let left = moved.await.unwrap_or_default();
+        if left.is_empty() {
+            return;
+        }
+        // A thread that the end of the driver does not wait for: the next one goes on.
+        let removing = thread::Builder::new().name("remove".to_owned());
+        let removing = removing.spawn(move || {
+            for path in left {
+                if let Err(error) = removal::remove(&path) {
+                    told::<()>(&path, &error);
                 }
             }
         });
-        drop(cleared.await);
+        if let Err(error) = removing {
+            tracing::error!(%error, "what dynos have written is left to the next driver");
+        }
     }
 
-    fn clear_container(&self, path: &Path) -> Result<(), RecoverError> {
+    /// What of the folder of dynos is to be removed, and is nobody's by then.
+    fn move_aside(&self, path: &Path) -> Result<Option<PathBuf>, RecoverError> {
         let name = path.file_name().unwrap_or_default();
-        if is_aside(name) {
+        match Left::of(name) {
             // Unless its sweep is at work in it: then both remove what they find.
-            return Ok(removal::remove(path)?);
+            Left::Aside => Ok(Some(path.to_owned())),
+            Left::Probe { pid } => {
+                let is_gone = !Path::new("/proc").join(pid.to_string()).exists();
+                Ok(is_gone.then(|| path.to_owned()))
+            }
+            Left::OfUser { uid } => {
+                // Who takes the user while it is being removed makes another.
+                let aside = free_name(path);
+                let moved = self.leases().if_free(uid, || fs::rename(path, &aside))?;
+                Ok(moved.transpose()?.map(|()| aside))
+            }
+            Left::Unknown => Ok(None),
         }
-        let Some(uid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            return Ok(());
-        };
-        // Aside first: who takes the user while it is being removed makes another.
-        let aside = path.with_extension(sweep::ASIDE);
-        let moved = self.leases().if_free(uid, || fs::rename(path, &aside))?;
-        if let Some(moved) = moved {
-            moved?;
-            removal::remove(&aside)?;
-        }
-        Ok(())
     }
 }
 
-fn is_aside(name: &OsStr) -> bool {
-    Path::new(name).extension() == Some(OsStr::new(sweep::ASIDE))
+/// What an entry of the folder of dynos is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It is being removed.
+    Aside,
+    /// A driver tries out there what the file system can.
+    Probe { pid: u32 },
+    /// What this user's dyno writes.
+    OfUser { uid: u32 },
+    /// None of ours.
+    Unknown,
+}
+
+impl Left {
+    fn of(name: &OsStr) -> Self {
+        if Path::new(name).extension() == Some(OsStr::new(sweep::ASIDE)) {
+            return Self::Aside;
+        }
+        let name = name.to_str().unwrap_or_default();
+        if let Some(pid) = name.strip_prefix(PROBE) {
+            return pid.parse().map_or(Self::Unknown, |pid| Self::Probe { pid });
+        }
+        name.parse()
+            .map_or(Self::Unknown, |uid| Self::OfUser { uid })
+    }
+}
+
+/// A name beside `path` for what is being removed, that nothing has.
+fn free_name(path: &Path) -> PathBuf {
+    let name = |number: u32| path.with_extension(format!("{number}.{}", sweep::ASIDE));
+    let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
+    (0..).map(name).find(is_free).unwrap_or_else(|| name(0))
+}
+
+fn told<T>(path: &Path, error: &(dyn std::error::Error + 'static)) -> Option<T> {
+    let error = errors::chain(error);
+    tracing::error!(path = %path.display(), error, "something of a dyno is left");
+    None
 }
 
 /// Whether the dyno of this directory was started; waits for a shim that is about to.
@@ -149,4 +202,31 @@ async fn clear(dir: PathBuf) {
     // It talks to the kernel for milliseconds.
     let cleared = tokio::task::spawn_blocking(move || sweep::of_failed(&dir));
     drop(cleared.await);
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+
+    #[test_case("3000.gone" => Left::Aside)]
+    #[test_case("3000.0.gone" => Left::Aside)]
+    #[test_case("3000.1000.web-1.gone" => Left::Aside)]
+    #[test_case("probe-17" => Left::Probe { pid: 17 })]
+    #[test_case("probe-x" => Left::Unknown)]
+    #[test_case("3000" => Left::OfUser { uid: 3000 })]
+    #[test_case("lost+found" => Left::Unknown)]
+    fn what_is_found_among_what_dynos_write(name: &str) -> Left {
+        Left::of(OsStr::new(name))
+    }
+
+    #[test]
+    fn what_is_moved_aside_takes_nobodys_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("3000");
+        assert_eq!(free_name(&path), folder.path().join("3000.0.gone"));
+        fs::create_dir(folder.path().join("3000.0.gone")).unwrap();
+        assert_eq!(free_name(&path), folder.path().join("3000.1.gone"));
+    }
 }

@@ -33,20 +33,23 @@ use crate::{
     dirs::{self, DirsError, Home, WorkDir},
     dyno::Contained,
     lease::{
-        Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
+        self, Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
         UID_MIN_VARIABLE, UidError, UidRange,
     },
     life,
+    mounted::{ImageId, Mounted},
     mounts::{self, MountError},
     net::{self, NetError, Network},
     seccomp::{self, SeccompError},
     settings::{Settings, SettingsError},
     shim,
-    stack::{self, Event, Stack, StackError, Stacks},
+    stack::{self, Event, Image, Stack, StackError, Stacks},
 };
 
 /// `hsup-init` and `hsup-wait`, built for this machine by the build script.
 const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
+/// How the name of a folder begins in which a driver tries out what the file system can.
+pub(crate) const PROBE: &str = "probe-";
 /// How often the host's network is looked at again.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -111,21 +114,29 @@ struct Inner {
     most: usize,
     /// The kernel keeps whoever enters a cgroup waiting.
     enters_slowly: bool,
-    /// Images that are mounted, and where.
-    mounted: Mutex<Vec<(PathBuf, PathBuf)>>,
+    /// Images that are mounted.
+    mounted: Mutex<Mounted>,
     /// What the network said last.
     ready: Mutex<Result<(), String>>,
 }
 
 impl Libcontainer {
-    /// Takes what lies in the directories, and prepares the host.
-    pub(crate) async fn open(settings: Settings, socket: Option<&Path>) -> Result<Self, OpenError> {
+    /// Takes what lies in the directories, and prepares the host. `callers` are whom it serves
+    /// besides root.
+    pub(crate) async fn open(
+        settings: Settings,
+        callers: impl Iterator<Item = u32>,
+        socket: Option<&Path>,
+    ) -> Result<Self, OpenError> {
         // Before any other thread: images are mounted for us and our shims alone, and go with us.
         mounts::leave_host().map_err(OpenError::Namespace)?;
         let uids = UidRange::parse(
             variable(UID_MIN_VARIABLE).as_deref(),
             variable(UID_MAX_VARIABLE).as_deref(),
         )?;
+        // A host without the file names nobody.
+        let named = lease::named(&fs::read_to_string("/etc/passwd").unwrap_or_default());
+        uids.check(callers, &named)?;
         let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
         let hierarchies = Arc::new(Hierarchies::detect()?);
         let work_dir = WorkDir::open(&settings.work_dir)?;
@@ -136,9 +147,16 @@ impl Libcontainer {
             path: work_dir.path().to_owned(),
             source,
         })?;
-        let leases = Leases::open(work_dir.path(), uids, pool)?;
+        let mut leases = Leases::open(work_dir.path(), uids, pool)?;
         for uid in leases.free_stale()? {
             tracing::info!(uid, "freed a user that a dyno held before a crash");
+        }
+        let strangers = leases.pass_over(named.into_iter().map(|(uid, _)| uid))?;
+        if !strangers.is_empty() {
+            tracing::warn!(
+                uids = ?strangers,
+                "users of this host are among those that dynos may be, and are passed over"
+            );
         }
         let net = net::Settings::parse(work_dir.path(), leases.pool().clone(), variable)?;
         let network = Network::open(net).await?;
@@ -151,7 +169,7 @@ impl Libcontainer {
             &work_dir.slugs(),
             hsup_slug::Settings {
                 keep: settings.keep_slugs,
-                ..hsup_slug::Settings::new(uids.max().saturating_add(1))
+                ..hsup_slug::Settings::new(uids.unpacker())
             },
         )?;
         let most = 2 * thread::available_parallelism().map_or(1, usize::from);
@@ -172,7 +190,11 @@ impl Libcontainer {
                 in_memory(c"seccomp", |file| shim::write_filters(file, &filters))
                     .map_err(OpenError::Init)?
             },
-            ready: Mutex::new(said(network.ready().await)),
+            ready: {
+                let ready = said(network.ready().await);
+                tell(&Ok(()), &ready);
+                Mutex::new(ready)
+            },
             turns: Semaphore::new(most),
             most,
             enters_slowly,
@@ -276,6 +298,18 @@ impl Libcontainer {
         }
     }
 
+    /// Frees what was leased for a dyno of which nothing else is there.
+    pub(crate) async fn give_back(&self, lease: Lease, dir: &Path) {
+        let (driver, dir) = (self.clone(), dir.to_owned());
+        let freeing = tokio::task::spawn_blocking(move || {
+            Leases::free(driver.work_dir().path(), &lease, &dir)
+        });
+        if let Ok(Err(error)) = freeing.await {
+            let error = errors::chain(&error);
+            tracing::error!(error, "a user and an address were not freed");
+        }
+    }
+
     async fn take_lease(&self, dir: &Path) -> Result<Result<Lease, LeaseError>, Status> {
         let (driver, dir) = (self.clone(), dir.to_owned());
         // It may wait for another driver.
@@ -290,25 +324,31 @@ impl Libcontainer {
 
     /// Where the root file system of a stack is.
     pub(crate) fn mounted(&self, stack: &Stack) -> Result<PathBuf, Status> {
-        let image = stack.image.path();
-        let mut mounted = self.mounts();
-        if let Some((_, at)) = mounted.iter().find(|(path, _)| path == image) {
-            return Ok(at.clone());
-        }
-        let at = self
-            .home()
-            .mount_point(&format!("{}@{}", stack.name, stack.version));
-        let root = fs::create_dir_all(&at)
-            .map_err(|error| Status::internal(format!("failed to make a directory: {error}")))
-            .and_then(|()| {
-                stack::mount(stack, &at)
-                    .map_err(|error| Status::failed_precondition(errors::chain(&error)))
-            })?;
-        mounted.push((image.to_owned(), root.clone()));
-        Ok(root)
+        let name = format!("{}@{}", stack.name, stack.version);
+        let Image::File { path, .. } = &stack.image else {
+            let mounted = stack::mount(stack, Path::new("/"));
+            return mounted.map_err(|error| mount_status(&error));
+        };
+        let at = |image: ImageId| self.home().mount_point(&format!("{name}.{image}"));
+        let mounted = self
+            .mounts()
+            .of(path, |image| stack::mount(stack, &at(image)));
+        mounted.map_err(|error| mount_status(&error))
     }
 
-    fn mounts(&self) -> MutexGuard<'_, Vec<(PathBuf, PathBuf)>> {
+    /// Unmounts images that were replaced or removed, unless a start is under way, which may be
+    /// about to use one. Dynos have mounts of their own.
+    fn unmount_unused(&self) {
+        let most = u32::try_from(self.0.most).unwrap_or(u32::MAX);
+        if let Ok(_no_start) = self.0.turns.try_acquire_many(most) {
+            for at in self.mounts().take_stale() {
+                mounts::detach(&at);
+                drop(fs::remove_dir(&at));
+            }
+        }
+    }
+
+    fn mounts(&self) -> MutexGuard<'_, Mounted> {
         self.0
             .mounted
             .lock()
@@ -316,26 +356,21 @@ impl Libcontainer {
     }
 
     /// The stack of a release that names none, as that of a Procfile: there must be no choice.
-    fn only_stack(&self) -> Result<String, Status> {
-        let mut names: Vec<_> = self
-            .stacks()
-            .list()
-            .map_err(stack_status)?
-            .into_iter()
-            .map(|listed| listed.name.to_string())
-            .collect();
-        names.sort();
-        names.dedup();
+    async fn only_stack(&self) -> Result<String, Status> {
+        let names = self.stacks().names().await.map_err(stack_status)?;
         match names.as_slice() {
-            [name] => Ok(name.clone()),
+            [name] => Ok(name.to_string()),
             [] => Err(Status::failed_precondition(
                 "the release names no stack, and none is here; \
                  `hsup-driver-libcontainer stack import IMAGE` brings one from a Docker engine",
             )),
-            _ => Err(Status::failed_precondition(format!(
-                "the release names no stack, and there are several: {}",
-                names.join(", ")
-            ))),
+            _ => {
+                let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+                Err(Status::failed_precondition(format!(
+                    "the release names no stack, and there are several: {}",
+                    names.join(", ")
+                )))
+            }
         }
     }
 
@@ -372,7 +407,7 @@ fn variable(name: &str) -> Option<String> {
 fn probe(work_dir: &WorkDir) -> Result<(), MountError> {
     let own = work_dir
         .containers()
-        .join(format!("probe-{}", std::process::id()));
+        .join(format!("{PROBE}{}", std::process::id()));
     let at = own.join("at");
     let result = mounts::probe_at(&own, &at);
     // It is ours alone, and has nothing in it.
@@ -392,14 +427,26 @@ async fn look(driver: std::sync::Weak<Inner>) {
         let Some(driver) = driver.upgrade() else {
             return;
         };
+        Libcontainer(Arc::clone(&driver)).unmount_unused();
         let ready = said(driver.network.ready().await);
-        *driver.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
+        let mut last = driver.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        tell(&last, &ready);
+        *last = ready;
     }
 }
 
 /// What is wrong, for people.
 fn said(ready: Result<(), NetError>) -> Result<(), String> {
     ready.map_err(|error| errors::chain(&error))
+}
+
+/// Tells whoever runs the driver when it becomes fit to start dynos or ceases to be, and why.
+fn tell(before: &Result<(), String>, now: &Result<(), String>) {
+    match now {
+        Err(why) if before != now => tracing::warn!(why, "no dyno can be started"),
+        Ok(()) if before.is_err() => tracing::info!("dynos can be started again"),
+        _ => {}
+    }
 }
 
 /// A file that is nowhere, and that nobody may change.
@@ -432,7 +479,7 @@ pub(crate) fn unknown(artifact: &str) -> Status {
     Status::not_found(format!("artifact `{shown}` is not known to this driver"))
 }
 
-fn slug_status(error: &SlugError) -> Status {
+pub(crate) fn slug_status(error: &SlugError) -> Status {
     let text = errors::chain(error);
     if error.is_exhaustion() {
         Status::resource_exhausted(text)
@@ -448,8 +495,11 @@ fn slug_status(error: &SlugError) -> Status {
     }
 }
 
-fn stack_status(error: StackError) -> Status {
+pub(crate) fn stack_status(error: StackError) -> Status {
     let text = errors::chain(&error);
+    if errors::is_of_exhaustion(&error) {
+        return Status::resource_exhausted(text);
+    }
     match error {
         StackError::Fetch { source, .. } | StackError::FetchManifest(source)
             if matches!(source, stack::FetchError::Broken { .. }) =>
@@ -457,6 +507,15 @@ fn stack_status(error: StackError) -> Status {
             Status::unavailable(text)
         }
         _ => Status::failed_precondition(text),
+    }
+}
+
+fn mount_status(error: &stack::MountError) -> Status {
+    let text = errors::chain(error);
+    if errors::is_of_exhaustion(error) {
+        Status::resource_exhausted(text)
+    } else {
+        Status::failed_precondition(text)
     }
 }
 
@@ -560,7 +619,7 @@ impl Runtime for Libcontainer {
             ));
         }
         let name = match release.stack.as_str() {
-            "" => self.only_stack()?,
+            "" => self.only_stack().await?,
             name => name.to_owned(),
         };
         let stack = self.stacks().resolve(&name, &Told(&log)).await;
@@ -580,12 +639,13 @@ impl Runtime for Libcontainer {
         let Ok(artifact) = artifact.parse::<Artifact>() else {
             return false;
         };
+        // What cannot be found out now is not gone: a Start says what is wrong.
         let stack = self.stacks().find(&artifact.stack, &artifact.version);
         let uid = peer.uid.as_raw();
-        stack.is_some()
+        !matches!(stack, Ok(None))
             && artifact
                 .slug
-                .is_none_or(|slug| matches!(self.slugs().get(uid, &slug), Ok(Some(_))))
+                .is_none_or(|slug| !matches!(self.slugs().get(uid, &slug), Ok(None)))
     }
 
     async fn remove_artifact(&self, peer: Peer, artifact: &str) -> Result<(), Status> {
@@ -629,5 +689,22 @@ mod tests {
             message.starts_with("slug_url is refused: `storage.example`"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_now_may_be_later() {
+        let path = PathBuf::from("/srv/stack.img");
+        let look = |errno| StackError::Look {
+            path: path.clone(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        let exhausted = Status::resource_exhausted("").code();
+        assert_eq!(stack_status(look(libc::EMFILE)).code(), exhausted);
+        assert_ne!(stack_status(look(libc::EIO)).code(), exhausted);
+        let open = |errno| stack::MountError::Open {
+            path: path.clone(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        assert_eq!(mount_status(&open(libc::ENFILE)).code(), exhausted);
     }
 }

@@ -42,6 +42,9 @@ const HOST_FAMILIES: &[i32] = &[libc::AF_VSOCK, libc::AF_ALG];
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
 
+/// What of `O_TMPFILE` is its own: the rest is `O_DIRECTORY`.
+const UNNAMED: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
+
 /// The filters could not be made.
 #[derive(Debug, Error)]
 pub(crate) enum SeccompError {
@@ -110,18 +113,24 @@ fn conditional() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
 fn set_user_id() -> Result<Vec<(i64, Vec<SeccompRule>)>, SeccompError> {
     let bit = u64::from(libc::S_ISUID);
     let has_bit = |argument| condition(argument, Len::Dword, Op::MaskedEq(bit), bit);
-    let create = u64::from(libc::O_CREAT.unsigned_abs());
-    let creates = |argument| condition(argument, Len::Dword, Op::MaskedEq(create), create);
     let rule = |conditions| SeccompRule::new(conditions).map_err(SeccompError::Compile);
+    // Without one of these flags the mode is anything. A file that O_TMPFILE makes gets a name by
+    // linkat.
+    let creates = |flags: u8| {
+        [libc::O_CREAT, UNNAMED]
+            .map(|flag| u64::from(flag.unsigned_abs()))
+            .into_iter()
+            .map(|flag| {
+                let makes = condition(flags, Len::Dword, Op::MaskedEq(flag), flag)?;
+                rule(vec![makes, has_bit(flags + 1)?])
+            })
+            .collect::<Result<Vec<_>, _>>()
+    };
     let mut rules = vec![
         (libc::SYS_fchmod, vec![rule(vec![has_bit(1)?])?]),
         (libc::SYS_fchmodat, vec![rule(vec![has_bit(2)?])?]),
         (libc::SYS_mknodat, vec![rule(vec![has_bit(2)?])?]),
-        // Without O_CREAT the mode is anything.
-        (
-            libc::SYS_openat,
-            vec![rule(vec![creates(2)?, has_bit(3)?])?],
-        ),
+        (libc::SYS_openat, creates(2)?),
     ];
     #[cfg(target_arch = "x86_64")]
     rules.extend([
@@ -129,7 +138,7 @@ fn set_user_id() -> Result<Vec<(i64, Vec<SeccompRule>)>, SeccompError> {
         (libc::SYS_fchmodat2, vec![rule(vec![has_bit(2)?])?]),
         (libc::SYS_creat, vec![rule(vec![has_bit(1)?])?]),
         (libc::SYS_mknod, vec![rule(vec![has_bit(1)?])?]),
-        (libc::SYS_open, vec![rule(vec![creates(1)?, has_bit(2)?])?]),
+        (libc::SYS_open, creates(1)?),
     ]);
     Ok(rules)
 }

@@ -33,6 +33,7 @@ use libcontainer::{
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::{
+        resource::{Resource, getrlimit},
         signal::{SigSet, SigmaskHow, pthread_sigmask},
         socket::{AddressFamily, SockFlag, SockType, socketpair},
     },
@@ -221,6 +222,7 @@ fn begin(dir: &Path, driver: &UnixStream) -> Result<(Started, Answer), ShimError
         cgroup: &order.cgroup,
         unified: order.unified,
         limits: order.limits,
+        most_processes: most_processes(),
         tmp_size: order.tmp_size,
         binds: &binds,
     }
@@ -455,6 +457,24 @@ impl Started {
         }
         io::Error::last_os_error()
     }
+}
+
+/// How many processes a user may be allowed: who may not raise limits keeps its own.
+fn most_processes() -> u64 {
+    /// `CAP_SYS_RESOURCE` of `capabilities(7)`.
+    const RAISES_LIMITS: u32 = 24;
+    let (_, own) = getrlimit(Resource::RLIMIT_NPROC).unwrap_or((0, libc::RLIM_INFINITY));
+    let status = || fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let may_raise = |status: String| {
+        let mut lines = status.lines();
+        let effective = lines.find_map(|line| line.strip_prefix("CapEff:"))?;
+        let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+        Some(effective >> RAISES_LIMITS & 1 == 1)
+    };
+    if own == libc::RLIM_INFINITY || may_raise(status()).unwrap_or(false) {
+        return u64::MAX;
+    }
+    own
 }
 
 /// A session keyring of our own, or dynos would share the driver's (keyrings(7)).

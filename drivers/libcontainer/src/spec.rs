@@ -26,6 +26,16 @@ const OPEN_FILES: u64 = 10_000;
 const SHM: &str = "size=64m";
 /// The period of a CPU limit, in microseconds: the kernel's own.
 const CPU_PERIOD: u64 = 100_000;
+/// The least time in it, in microseconds: the kernel takes no less. (`min_cfs_quota_period`)
+const LEAST_QUOTA: u64 = 1000;
+/// The least that a limit on CPU time can be, in thousandths of one.
+pub(crate) const LEAST_CPU_MILLIS: u32 = (LEAST_QUOTA * 1000 / CPU_PERIOD) as u32;
+/// What counts as a dyno's besides what is its own: hsup-init and, while it starts,
+/// libcontainer's own process.
+const BESIDES: u32 = 2;
+/// The most that a limit on processes can be: the kernel has no more numbers for them.
+/// (`PID_MAX_LIMIT`)
+pub(crate) const MOST_PIDS: u32 = (4 << 20) - BESIDES;
 
 /// What a dyno must not see of the host.
 const MASKED: &[&str] = &[
@@ -80,6 +90,12 @@ impl Limits {
             _ => 32_768,
         }
     }
+
+    /// Its `ulimit -u`. hsup-init is that user's too, and counts: whoever is given a number has
+    /// it for the command.
+    fn nproc(self, most: u64) -> u64 {
+        most.min(self.processes() + u64::from(self.pids > 0))
+    }
 }
 
 /// One dyno, as its container is made of.
@@ -99,6 +115,8 @@ pub(crate) struct Container<'a> {
     /// Whether there is one hierarchy only, which it may look at.
     pub(crate) unified: bool,
     pub(crate) limits: Limits,
+    /// The most that its `ulimit -u` can be made.
+    pub(crate) most_processes: u64,
     /// How large `/tmp` and `/var/tmp` may become, in bytes.
     pub(crate) tmp_size: u64,
     pub(crate) binds: &'a [Bind],
@@ -170,7 +188,10 @@ impl Container<'_> {
         };
         Ok(vec![
             limit(PosixRlimitType::RlimitNofile, OPEN_FILES)?,
-            limit(PosixRlimitType::RlimitNproc, self.limits.processes())?,
+            limit(
+                PosixRlimitType::RlimitNproc,
+                self.limits.nproc(self.most_processes),
+            )?,
             limit(PosixRlimitType::RlimitCore, 0)?,
         ])
     }
@@ -196,8 +217,7 @@ impl Container<'_> {
             .allow(false)
             .access("rwm")
             .build()?;
-        // hsup-init and, while it starts, libcontainer's own process count too.
-        let pids = self.limits.processes() + 2;
+        let pids = self.limits.processes() + u64::from(BESIDES);
         let mut resources = LinuxResourcesBuilder::default()
             .devices(vec![no_device])
             .pids(

@@ -10,6 +10,7 @@ mod skeleton;
 use std::{
     fs, io,
     io::Write as _,
+    ops::RangeInclusive,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -32,14 +33,14 @@ use self::{
 };
 use crate::{
     artifact::Artifact,
-    binds::{self, Opened},
+    binds::{self, Bounds, Opened},
     dyno::{Contained, Known, Watches},
     life::{self, Watch},
     net,
     order::{self, Handed, Order, SlugOrder},
-    runtime::{Libcontainer, unknown},
-    spec::Limits,
-    stack,
+    runtime::{Libcontainer, slug_status, stack_status, unknown},
+    spec::{self, Limits},
+    stack::{self, StackError},
     sweep::{self, Held},
 };
 
@@ -67,7 +68,7 @@ pub(crate) enum StartError {
     Shim(#[source] io::Error),
     #[error("the shim of a dyno ended without an answer")]
     NoAnswer,
-    #[error("failed to make the container: {text}")]
+    #[error("{text}")]
     Container { text: String, errno: Option<i32> },
     #[error("the shim of a dyno took longer than {} s", SHIM_PATIENCE.as_secs())]
     Hung,
@@ -131,7 +132,11 @@ impl Libcontainer {
             .artifact
             .parse()
             .map_err(|_| unknown(&request.artifact))?;
-        let binds = binds::open(&request.binds, &self.settings().bind_prefixes)?;
+        let bounds = Bounds {
+            prefixes: &self.settings().bind_prefixes,
+            own: [self.work_dir().path(), self.home().run_dir()],
+        };
+        let binds = binds::open(&request.binds, bounds)?;
         let _turn = self.turn().await;
         if cancelled.is_cancelled() {
             return Err(Status::aborted("the dyno is to be stopped already"));
@@ -140,14 +145,19 @@ impl Libcontainer {
         let stack = self
             .stacks()
             .find(&artifact.stack, &artifact.version)
+            .map_err(stack_status)?
             .ok_or_else(|| unknown(&request.artifact))?;
-        let mut kept = vec![stack::Stacks::hold(&stack).map_err(|_| unknown(&request.artifact))?];
+        let held = stack::Stacks::hold(&stack).map_err(|error| match error {
+            StackError::Gone { .. } => unknown(&request.artifact),
+            other => stack_status(other),
+        });
+        let mut kept = vec![held?];
         let stack_root = self.mounted(&stack)?;
         let slug = match &artifact.slug {
             None => None,
             Some(id) => {
                 let slug = self.slugs().get(uid, id);
-                let slug = slug.ok().flatten();
+                let slug = slug.map_err(|error| slug_status(&error))?;
                 let slug = slug.ok_or_else(|| unknown(&request.artifact))?;
                 kept.push(slug.lock);
                 Some(SlugOrder {
@@ -162,7 +172,7 @@ impl Libcontainer {
             Some(fifo::open_all(Path::new(&request.io_dir), uid)?)
         };
         let dir = self.home().dyno(uid, &request.dyno_id);
-        begin(&dir, record)?;
+        begin(&dir, &record.to_bytes())?;
         let parts = Parts {
             limits,
             stack_root,
@@ -210,7 +220,12 @@ impl Libcontainer {
             own: own.clone(),
             lease,
         };
-        held.write(dir).map_err(files("write in", dir))?;
+        if let Err(error) = held.write(dir) {
+            // What is written nowhere, nobody finds but by its owner, and that would be at the
+            // next driver's start.
+            self.give_back(held.lease, dir).await;
+            return Err(files("write in", dir)(error).into());
+        }
         let known = Known {
             cgroup: cgroup.clone(),
             ip: lease.subnet.host(),
@@ -222,6 +237,7 @@ impl Libcontainer {
         skeleton(
             dir,
             &stack_root,
+            slug.as_ref().map(|slug| slug.path.as_path()),
             &lease,
             self.network().resolv_conf().text,
             &request,
@@ -297,25 +313,45 @@ impl Libcontainer {
     }
 }
 
-/// Makes the dyno's directory, with the record in it.
-fn begin(dir: &Path, record: &Record) -> Result<(), StartError> {
+/// Makes the dyno's directory, with the record in it, or nothing.
+fn begin(dir: &Path, record: &[u8]) -> Result<(), StartError> {
     fs::DirBuilder::new()
         .mode(0o700)
         .create(dir)
         .map_err(files("make", dir))?;
     let path = dir.join(RECORD);
-    fs::File::create(&path)
-        .and_then(|mut file| file.write_all(&record.to_bytes()))
-        .map_err(files("write", &path))
+    let written = fs::File::create(&path).and_then(|mut file| file.write_all(record));
+    written.map_err(|source| {
+        // Or a repeat would find it. What cannot be removed is the next driver's.
+        drop(fs::remove_dir_all(dir));
+        files("write", &path)(source)
+    })
 }
 
 /// What a dyno may use.
 fn limits(request: &StartRequest) -> Result<Limits, Status> {
     let wanted = request.limits.unwrap_or_default();
-    if wanted.memory_bytes > 0 && wanted.memory_bytes < LEAST_MEMORY {
+    let bounds: [(&str, u64, RangeInclusive<u64>); 3] = [
+        ("memory_bytes", wanted.memory_bytes, LEAST_MEMORY..=u64::MAX),
+        (
+            "cpu_millis",
+            wanted.cpu_millis.into(),
+            spec::LEAST_CPU_MILLIS.into()..=u64::MAX,
+        ),
+        ("pids", wanted.pids.into(), 1..=spec::MOST_PIDS.into()),
+    ];
+    for (name, value, bounds) in bounds {
+        // 0 is no limit.
+        if value == 0 || bounds.contains(&value) {
+            continue;
+        }
+        let (bound, word) = if value < *bounds.start() {
+            (bounds.start(), "least")
+        } else {
+            (bounds.end(), "most")
+        };
         return Err(Status::invalid_argument(format!(
-            "limits.memory_bytes is {}, and {LEAST_MEMORY} is the least",
-            wanted.memory_bytes
+            "limits.{name} is {value}, and {bound} is the {word}"
         )));
     }
     Ok(Limits {
@@ -380,4 +416,59 @@ fn null() -> Result<OwnedFd, StartError> {
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd, StartError> {
     fd.try_clone().map_err(StartError::Shim)
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_driver_kit::proto;
+    use test_case::test_case;
+
+    use super::*;
+
+    #[test_case(0, 0, 0 => None; "none")]
+    #[test_case(4 << 20, 10, 1 => None; "the least")]
+    #[test_case(u64::MAX, u32::MAX, 4_194_302 => None; "the most")]
+    #[test_case(1, 0, 0 => Some("limits.memory_bytes is 1, and 4194304 is the least".to_owned()); "memory")]
+    #[test_case(0, 9, 0 => Some("limits.cpu_millis is 9, and 10 is the least".to_owned()); "cpu")]
+    #[test_case(0, 0, 4_194_303 => Some("limits.pids is 4194303, and 4194302 is the most".to_owned()); "pids")]
+    fn limits_are_what_the_kernel_takes(
+        memory_bytes: u64,
+        cpu_millis: u32,
+        pids: u32,
+    ) -> Option<String> {
+        let request = StartRequest {
+            limits: Some(proto::Limits {
+                memory_bytes,
+                cpu_millis,
+                pids,
+            }),
+            ..StartRequest::default()
+        };
+        limits(&request)
+            .err()
+            .map(|status| status.message().to_owned())
+    }
+
+    #[test]
+    #[ignore = "needs root: it mounts"]
+    fn a_record_that_does_not_fit_leaves_no_directory() {
+        use nix::mount::{MsFlags, mount};
+        let folder = tempfile::tempdir().unwrap();
+        // The mount is that thread's, and goes with it.
+        let begun = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                crate::mounts::leave_host().unwrap();
+                // Room for its root and a folder, and no file.
+                let options = Some("nr_inodes=2");
+                let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
+                mount(kind, folder.path(), kind, flags, options).unwrap();
+                let dir = folder.path().join("0.a");
+                let failed = begin(&dir, b"record").unwrap_err();
+                (Status::from(failed).code(), dir.exists())
+            });
+            thread.join().unwrap()
+        });
+        let exhausted = Status::resource_exhausted("").code();
+        assert_eq!(begun, (exhausted, false));
+    }
 }

@@ -68,9 +68,34 @@ pub(crate) enum SweepError {
 }
 
 impl Held {
-    /// Writes it down in the dyno's directory, before anything is held.
+    /// Writes it down in the dyno's directory, before anything but the lease is held: all of it or
+    /// nothing, however full the disk is and whoever is killed.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
-        fs::File::create(dir.join(HELD))?.write_all(&serde_json::to_vec(self)?)
+        let new = dir.join("held.json.new");
+        fs::File::create(&new)?.write_all(&serde_json::to_vec(self)?)?;
+        fs::rename(&new, dir.join(HELD))
+    }
+
+    /// What was written down. A file that says nothing was cut short while only the lease was
+    /// held, and that is known by its owner: as if there were none.
+    fn read(path: &Path) -> Result<Option<Self>, SweepError> {
+        let failed = |source| SweepError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(held) => Ok(Some(held)),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "what a dyno held is not known");
+                remove_all(path)?;
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -150,15 +175,9 @@ fn remove_rules_later(held: &Held) -> Result<(), SweepError> {
 /// Frees everything but the rules, and then forgets that it was held; what that was, if it was.
 fn sweep(dir: &Path) -> Result<Option<(Held, Left)>, SweepError> {
     let path = dir.join(HELD);
-    let held: Held = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => Err(error),
-    }
-    .map_err(|source| SweepError::Read {
-        path: path.clone(),
-        source,
-    })?;
+    let Some(held) = Held::read(&path)? else {
+        return Ok(None);
+    };
     cgroup::remove(&held.cgroups).map_err(SweepError::Cgroup)?;
     unmount(dir);
     net::tear_down(&held.lease, &held.table)?;
@@ -222,4 +241,48 @@ fn remove_all(path: &Path) -> Result<(), SweepError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_short_keeps_no_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["", "{\"lease\":{"] {
+            let dir = folder.path().join("0.a");
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join(HELD), text).unwrap();
+            of_failed(&dir);
+            assert!(!dir.exists(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_never_seen_half_written() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let subnet = crate::lease::Subnet::at([10, 0, 0, 0].into()).unwrap();
+        let (first, last) = (subnet, subnet);
+        let held = Held {
+            lease: Lease {
+                uid: 3000,
+                subnet,
+                pool: crate::lease::Span { first, last },
+            },
+            work_dir: folder.path().to_owned(),
+            table: "hsup".to_owned(),
+            cgroups: Vec::new(),
+            own: folder.path().join("own"),
+        };
+        held.write(folder.path()).unwrap();
+        let number = || fs::metadata(folder.path().join(HELD)).unwrap().ino();
+        let (before, kept) = (number(), fs::File::open(folder.path().join(HELD)).unwrap());
+        held.write(folder.path()).unwrap();
+        assert_ne!(number(), before, "another file takes its place");
+        drop(kept);
+        let found = Held::read(&folder.path().join(HELD)).unwrap().unwrap();
+        assert_eq!(found.lease, held.lease);
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hsup_driver_kit::errors::is_exhaustion;
 use serde::{Deserialize, Serialize};
 
 use crate::id::SlugId;
@@ -127,6 +128,14 @@ pub enum SlugError {
         /// How it ended.
         cause: String,
     },
+    /// The machine, or this process, ran out of what a process of ours needs.
+    #[error("the process that should {task} cannot be: {cause}")]
+    Exhausted {
+        /// What it was for.
+        task: String,
+        /// What there is none of.
+        cause: String,
+    },
     /// The owner's app is called something that is no name of a file.
     #[error("`{0}` is no name of an app")]
     App(String),
@@ -155,8 +164,8 @@ impl SlugError {
     /// Whether the machine ran out of something, and the same may work later.
     pub fn is_exhaustion(&self) -> bool {
         match self {
-            Self::NoSpace { .. } => true,
-            Self::Store { source, .. } => is_full(source),
+            Self::NoSpace { .. } | Self::Exhausted { .. } => true,
+            Self::Store { source, .. } => is_exhaustion(source),
             _ => false,
         }
     }
@@ -185,6 +194,16 @@ impl SlugError {
         )
     }
 
+    /// A process of ours that could not be started, or be talked to.
+    pub(crate) fn helper(task: &str, error: &io::Error) -> Self {
+        let (task, cause) = (task.to_owned(), error.to_string());
+        if is_exhaustion(error) {
+            Self::Exhausted { task, cause }
+        } else {
+            Self::Helper { task, cause }
+        }
+    }
+
     /// An error of a call on `path`, which is in the store.
     pub(crate) fn store(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
@@ -199,4 +218,19 @@ impl SlugError {
 /// Whether a disk, or somebody's share of it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_open_files_there_may_be_fewer_later() {
+        let error = |number| SlugError::helper("unpack", &io::Error::from_raw_os_error(number));
+        assert!(error(libc::EMFILE).is_exhaustion());
+        assert!(error(libc::EAGAIN).is_exhaustion());
+        assert!(!error(libc::ENOEXEC).is_exhaustion());
+        let store = SlugError::store("open", Path::new("/srv"));
+        assert!(store(io::Error::from_raw_os_error(libc::EMFILE)).is_exhaustion());
+    }
 }

@@ -3,13 +3,13 @@
 mod file;
 mod http;
 
-use std::{fs::File, io, os::fd::AsFd as _, path::PathBuf, time::Duration};
+use std::{fs::File, io, mem, os::fd::AsFd as _, path::PathBuf, time::Duration};
 
 use hsup_driver_kit::file_url;
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::spawn_blocking, time::timeout};
 
 use crate::{
     error::SlugError,
@@ -211,10 +211,7 @@ impl Stream {
             patience: fetch.patience.clone(),
             most,
         });
-        let broken = |error: io::Error| SlugError::Helper {
-            task: TASK.to_owned(),
-            cause: error.to_string(),
-        };
+        let broken = |error: io::Error| SlugError::helper(TASK, &error);
         let (theirs, data) = pipe::pipe().map_err(broken)?;
         let theirs = theirs.into_blocking_fd().map_err(broken)?;
         widen(theirs.as_fd());
@@ -252,14 +249,28 @@ impl Stream {
             self.id = Some(actual);
             return Ok(None);
         }
-        let bytes = &self.buffer[..read];
-        self.hash.update(bytes);
+        self.hash(read).await?;
         self.done += read as u64;
         if self.done > self.most {
             return Err(too_big(self.most));
         }
         progress.progress(self.step, self.done, self.total);
-        Ok(Some(bytes))
+        Ok(Some(&self.buffer[..read]))
+    }
+
+    /// Hashes what was read where it keeps nobody waiting: a slug is hundreds of megabytes, and
+    /// whoever calls has one thread for all.
+    async fn hash(&mut self, read: usize) -> Result<(), SlugError> {
+        let (mut hash, buffer) = (self.hash.clone(), mem::take(&mut self.buffer));
+        let hashed = spawn_blocking(move || {
+            hash.update(&buffer[..read]);
+            (hash, buffer)
+        });
+        (self.hash, self.buffer) = hashed.await.map_err(|error| SlugError::Helper {
+            task: TASK.to_owned(),
+            cause: error.to_string(),
+        })?;
+        Ok(())
     }
 
     /// Makes it an error to be another slug than this.

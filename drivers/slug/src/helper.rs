@@ -79,7 +79,7 @@ impl Helper {
     ) -> Result<Self, SlugError> {
         Self::try_start(program, task, job, input, output)
             .await
-            .map_err(|error| failed(task, error.to_string()))
+            .map_err(|error| SlugError::helper(task, &error))
     }
 
     async fn try_start(

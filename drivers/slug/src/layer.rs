@@ -181,8 +181,5 @@ async fn hand_on(
 
 #[expect(clippy::needless_pass_by_value, reason = "it is used with map_err")]
 fn broken(error: io::Error) -> SlugError {
-    SlugError::Helper {
-        task: unpack::LAYER_TASK.to_owned(),
-        cause: error.to_string(),
-    }
+    SlugError::helper(unpack::LAYER_TASK, &error)
 }

@@ -237,7 +237,13 @@ fn vanished(found: &Found<'_>, notes: &mut Notes<'_>) -> Result<(), PackError> {
 fn header(stat: &FileStat, kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
-    header.set_mode(stat.st_mode & 0o777);
+    // Who unpacks it tells of the set-user-ID bits that it drops.
+    let bits = if kind == EntryType::Regular {
+        0o6777
+    } else {
+        0o777
+    };
+    header.set_mode(stat.st_mode & bits);
     header.set_uid(0);
     header.set_gid(0);
     // Before 1970 is no time that an archive of this kind knows.

@@ -384,10 +384,7 @@ impl Store {
             compressed,
             store: self.layout.directory.display().to_string(),
         });
-        let broken = |error: io::Error| SlugError::Helper {
-            task: unpack::TASK.to_owned(),
-            cause: error.to_string(),
-        };
+        let broken = |error: io::Error| SlugError::helper(unpack::TASK, &error);
         let (mut to, theirs) = pipe::pipe().map_err(broken)?;
         let theirs = theirs.into_blocking_fd().map_err(broken)?;
         widen(theirs.as_fd());

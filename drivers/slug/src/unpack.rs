@@ -142,7 +142,7 @@ pub(crate) fn unpack(
     report: &Report,
 ) -> Result<(), UnpackError> {
     let mut tree = Tree::new(root)?;
-    sort(input, limits, &mut tree)?;
+    sort(input, limits, &mut tree)?.tell(report);
     let root = tree.finish()?;
     report.send(&Event::Trying);
     // A slug that is in the store is there after a power failure too, whole.
@@ -163,10 +163,11 @@ trait Sink {
 }
 
 /// Reads all of an archive, and hands on what is under `app/`.
-fn sort(input: impl Read, limits: &Limits, sink: &mut impl Sink) -> Result<(), UnpackError> {
+fn sort(input: impl Read, limits: &Limits, sink: &mut impl Sink) -> Result<Dropped, UnpackError> {
     let mut archive = Archive::new(input, limits.max_entries);
     let mut bytes = 0_u64;
     let mut is_empty = true;
+    let mut dropped = Dropped::default();
     while let Some(entry) = archive.next()? {
         is_empty = false;
         let refused = |reason: &str| SlugError::Entry {
@@ -196,18 +197,50 @@ fn sort(input: impl Read, limits: &Limits, sink: &mut impl Sink) -> Result<(), U
                     kind.escape_ascii()
                 )));
             }
-            _ if place.is_outside() => {}
+            _ if place.is_outside() => continue,
             Kind::Directory => sink.directory(&place, &entry)?,
             Kind::File => sink.file(&place, &entry, archive.data())?,
             Kind::Symlink => sink.symlink(&place, &entry)?,
             Kind::HardLink => sink.hard_link(&place, &entry)?,
         }
+        dropped.note(&entry);
     }
     if is_empty {
         return Err(SlugError::Archive("it is empty".to_owned()).into());
     }
     // What gzip's own checksum says is known at its end only.
-    archive.finish(limits.max_bytes)
+    archive.finish(limits.max_bytes)?;
+    Ok(dropped)
+}
+
+/// What of the archive's entries was left out, which nobody would see otherwise.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Dropped {
+    /// Files without the rights of their owner or group that they were to have.
+    set_id: u64,
+    /// The name of the first.
+    first: String,
+}
+
+impl Dropped {
+    fn note(&mut self, entry: &Entry) {
+        if entry.sets_id {
+            if self.set_id == 0 {
+                self.first = escaped(&entry.name);
+            }
+            self.set_id += 1;
+        }
+    }
+
+    fn tell(&self, report: &Report) {
+        if self.set_id > 0 {
+            let Self { set_id, first } = self;
+            report.note(format!(
+                "set-user-ID and set-group-ID bits have no effect in a dyno and were dropped: \
+                 {set_id} file(s), the first is `{first}`"
+            ));
+        }
+    }
 }
 
 pub(crate) fn too_much(limit: u64, of: &str) -> SlugError {

@@ -96,7 +96,7 @@ pub(crate) fn serve() -> i32 {
     let result = prepared.and_then(|()| match job {
         Job::Fetch(job) => job.run(&report),
         Job::Unpack(job) => job.run(&report),
-        Job::Layer(job) => job.run(),
+        Job::Layer(job) => job.run(&report),
         Job::Changed(job) => job.run(),
     });
     let (event, code) = match result {

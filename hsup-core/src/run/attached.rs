@@ -42,7 +42,7 @@ pub(super) async fn run(company: &mut Company<'_>, window: Window) -> Result<u8,
     if let Some(size) = resize(&window) {
         drop(input.try_send(size));
     }
-    let mut waits = company.up.waits();
+    let mut waits = company.driver.get().waits();
     let attach = waits.attach(ReceiverStream::new(requests));
     let answers = match company.signals.unless(attach).await {
         Ok(answers) => answers

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     RunCommandError,
+    current::Current,
     outputs::Outputs,
     progress::Progress,
     signals::{Origin, Signals},
@@ -31,7 +32,9 @@ const DOUBT_EVERY: Duration = Duration::from_secs(5);
 /// A dyno that runs, and who may wish it away.
 #[derive(Debug)]
 pub(super) struct Company<'a> {
-    pub(super) up: &'a Up,
+    pub(super) driver: Current,
+    /// What ties it to us outlives the driver: pipes do, the wire to a terminal does not.
+    pub(super) survives: bool,
     pub(super) dyno_id: &'a DynoId,
     /// Under which the driver lists it.
     pub(super) supervisor_id: &'a SupervisorId,
@@ -63,14 +66,14 @@ impl Company<'_> {
         output: &Outputs,
         beside: impl Future<Output = Infallible>,
     ) -> Result<Ended, RunCommandError> {
-        let (up, dyno_id, usual) = (self.up, self.dyno_id, self.grace);
+        let (dyno_id, usual) = (self.dyno_id, self.grace);
         let doubt = Arc::clone(&self.doubt);
         let waiting = Waiting {
             supervisor_id: self.supervisor_id.as_str(),
             dyno_id,
             doubt: &doubt,
         };
-        let mut wait = std::pin::pin!(wait(up, waiting));
+        let mut wait = std::pin::pin!(wait(&self.driver, self.survives, waiting, self.progress));
         let mut now_and_then = interval_at(Instant::now() + DOUBT_EVERY, DOUBT_EVERY);
         now_and_then.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beside = std::pin::pin!(beside);
@@ -101,7 +104,8 @@ impl Company<'_> {
                 }
             };
             self.progress.stopping();
-            stop(up, dyno_id, signal, grace, Arc::clone(&doubt));
+            let driver = self.driver.clone();
+            stop(driver, dyno_id, signal, grace, Arc::clone(&doubt));
             let due = Instant::now().checked_add(grace.saturating_add(STOP_BEYOND_GRACE));
             overdue = overdue.into_iter().chain(due).min();
         };
@@ -121,9 +125,10 @@ impl Company<'_> {
         on_its_way: impl Future<Output = ()>,
         ended: &Ended,
     ) -> Option<u8> {
+        let up = self.driver.get();
         let (cut_off, ()) = tokio::join!(
             output.finish(on_its_way, self.signals, ended.is_wished),
-            forget(self.up, self.supervisor_id, self.dyno_id)
+            forget(&up, self.supervisor_id, self.dyno_id)
         );
         cut_off
     }
@@ -131,12 +136,12 @@ impl Company<'_> {
     /// Ends a dyno that nobody stays with, and waits for that; a signal ends it at once.
     pub(super) async fn abandon(&mut self) {
         let Self {
-            up,
             supervisor_id,
             dyno_id,
+            grace,
             ..
         } = *self;
-        let grace = self.grace;
+        let up = self.driver.get();
         self.progress.stopping();
         let stopping = up.stop(dyno_id.as_str(), Stop::Gracefully { grace });
         let stopped = match self.signals.unless(stopping).await {
@@ -146,7 +151,7 @@ impl Company<'_> {
         if let Err(status) = stopped {
             tracing::warn!(code = ?status.code(), message = status.message(), "stop failed");
         }
-        forget(up, supervisor_id, dyno_id).await;
+        forget(&up, supervisor_id, dyno_id).await;
     }
 }
 
@@ -175,19 +180,38 @@ async fn forget(up: &Up, supervisor_id: &SupervisorId, dyno_id: &DynoId) {
     }
 }
 
-/// Waits for its end. A driver that cannot tell just then is asked again.
-async fn wait(up: &Up, waiting: Waiting<'_>) -> Result<ExitStatus, RunCommandError> {
+/// Waits for its end. A driver that cannot tell just then is asked again, and one that went away
+/// when it is back, if it keeps how dynos end: its answer is all that is left of that.
+async fn wait(
+    driver: &Current,
+    survives: bool,
+    waiting: Waiting<'_>,
+    progress: &Progress,
+) -> Result<ExitStatus, RunCommandError> {
     let mut pause = Pause::new();
     loop {
-        let status = match waiting.ask(up).await {
+        let up = driver.get();
+        let status = match waiting.ask(&up).await {
             Ok(ended) => return Ok(ended),
             Err(status) => status,
         };
-        if up.is_gone() || verdict(&status, false) != Verdict::Again {
+        if up.is_gone() {
+            let back = if survives {
+                driver.returned().await
+            } else {
+                None
+            };
+            let Some(back) = back else {
+                return Err(RunCommandError::Lost(said(&status)));
+            };
+            progress.moved(&back);
+            continue;
+        }
+        if verdict(&status, false) != Verdict::Again {
             return Err(RunCommandError::Lost(said(&status)));
         }
         tracing::debug!(code = ?status.code(), message = status.message(), "wait failed");
-        if let Ok(Some(ended)) = waiting.look(up, true).await {
+        if let Ok(Some(ended)) = waiting.look(&up, true).await {
             return Ok(ended);
         }
         pause.wait().await;
@@ -196,17 +220,16 @@ async fn wait(up: &Up, waiting: Waiting<'_>) -> Result<ExitStatus, RunCommandErr
 
 /// Asks for its end, and asks again where the driver could not see to it just then, beside
 /// whatever else goes on. The Wait tells when it came, or is doubted where it does not.
-fn stop(up: &Up, dyno_id: &DynoId, signal: &str, grace: Duration, doubt: Arc<Notify>) {
+fn stop(driver: Current, dyno_id: &DynoId, signal: &str, grace: Duration, doubt: Arc<Notify>) {
     let request = StopRequest {
         dyno_id: dyno_id.to_string(),
         signal: signal.to_owned(),
         grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
         force: grace.is_zero(),
     };
-    let mut client = up.client();
     tokio::spawn(async move {
         let mut pause = Pause::new();
-        while let Err(status) = client.stop(request.clone()).await {
+        while let Err(status) = driver.get().client().stop(request.clone()).await {
             tracing::warn!(code = ?status.code(), "stop failed");
             if verdict(&status, false) != Verdict::Again {
                 return;

@@ -8,6 +8,7 @@ mod attached;
 mod begin;
 mod company;
 mod control;
+mod current;
 mod folder;
 mod keyboard;
 mod output;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use begin::{Begun, prepare, start};
 use company::Company;
 use control::OneOff;
+use current::Current;
 pub use folder::MakeFolderError;
 use folder::RunFolder;
 use piped::Pipes;
@@ -348,7 +350,7 @@ impl Command {
             Begun::Signalled(code) => Ok(code),
             Begun::Running(up) => {
                 self.progress.up(&up);
-                self.accompany(link, &up, dyno_id, streams).await
+                self.accompany(link, up, dyno_id, streams).await
             }
         }
     }
@@ -357,12 +359,13 @@ impl Command {
     async fn accompany(
         &mut self,
         link: &DriverLink,
-        up: &Up,
+        up: Arc<Up>,
         dyno_id: &DynoId,
         streams: Streams,
     ) -> Result<u8, RunCommandError> {
         let mut company = Company {
-            up,
+            driver: Current::new(up, link.watch(), self.options.tell),
+            survives: matches!(streams, Streams::Pipes(_)),
             dyno_id,
             supervisor_id: &self.id,
             doubt: Arc::default(),

@@ -50,7 +50,7 @@ impl Pipes {
         drop(stdin);
         let ended = company.until_end(&output, pending()).await?;
         // A driver of our own has nothing left to do, unless it would remember the dyno.
-        if !company.up.dynos_outlive_it() {
+        if !company.driver.get().dynos_outlive_it() {
             link.begin_to_end();
         }
         if let Some(pump) = &pump {

@@ -69,6 +69,17 @@ impl Progress {
         self.enter(Phase::Up, |standing| standing.on = Some(Arc::clone(on)));
     }
 
+    /// It runs on, and this is its driver now.
+    pub(super) fn moved(&self, on: &Arc<Up>) {
+        self.0.send_if_modified(|standing| {
+            let runs = standing.on.is_some();
+            if runs {
+                standing.on = Some(Arc::clone(on));
+            }
+            runs
+        });
+    }
+
     /// Somebody wants it to end.
     pub(super) fn stopping(&self) {
         self.enter(Phase::Stopping, |_| ());

@@ -152,6 +152,16 @@ fn calls() {
     attempt("umount", libc::SYS_umount2, &[text(c"/proc"), 0]);
     attempt("pivot_root", libc::SYS_pivot_root, &[tmp, tmp]);
     attempt("chroot", libc::SYS_chroot, &[tmp]);
+    // The set-user-ID bit.
+    let (file, suid) = (text(c"/tmp/suid"), 0o4755);
+    attempt("suid-chmod", libc::SYS_fchmodat, &[here, tmp, suid]);
+    for (name, path, how) in [
+        ("suid-open", file, libc::O_CREAT),
+        ("suid-tmpfile", tmp, libc::O_TMPFILE),
+    ] {
+        let how = flags(how | libc::O_WRONLY);
+        attempt(name, libc::SYS_openat, &[here, path, how, suid]);
+    }
     attempt("fsopen", libc::SYS_fsopen, &[text(c"tmpfs"), 0]);
     let clone = libc::OPEN_TREE_CLONE as usize;
     attempt("open_tree", libc::SYS_open_tree, &[here, tmp, clone]);

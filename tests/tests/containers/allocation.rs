@@ -75,6 +75,7 @@ fn what_cannot_be_is_refused_at_start() {
         (UID_MIN, "many", &["many"]),
         (UID_MIN, "0", &["the system's own"]),
         (UID_MIN, "900000000", &["is above", UID_MAX]),
+        (UID_MAX, "4294967294", &[UID_MAX, "a uid"]),
         ("LIBCONTAINER_DYNO_ALLOW", "everything", &["everything"]),
         (EXTRA_INTERFACE, "none0:10.1.2.3/24", &["none0"]),
         (EXTRA_INTERFACE, "eth0", &["`eth0`", "IF:IP/LENGTH"]),
@@ -84,6 +85,16 @@ fn what_cannot_be_is_refused_at_start() {
             &["10.0.0.0/8", "BLOCK:GATEWAY:IF"],
         ),
         (EXTRA_ROUTES, "10.0.0.0/8:default:eth1", &["eth1"]),
+        (
+            EXTRA_ROUTES,
+            "10.0.0.0/8:10.9.9.9:eth0",
+            &["no gateway but its own"],
+        ),
+        (
+            "LIBCONTAINER_STACKS_MANIFEST",
+            "ftp://x/list.yml",
+            &["ftp://x/list.yml", "https://"],
+        ),
         ("LIBCONTAINER_DYNO_TMP_SIZE", "large", &["large", "512m"]),
         ("LIBCONTAINER_CGROUP_PARENT", "../up", &["../up"]),
         ("LIBCONTAINER_ALLOW_BIND", "srv", &["srv", "absolute"]),
@@ -91,11 +102,29 @@ fn what_cannot_be_is_refused_at_start() {
         let said = host.driver_fails(|command| {
             command.env(variable, value);
         });
-        let named = variable.replace("LIBCONTAINER_", "");
+        let said_as = variable.replace("LIBCONTAINER_STACKS_MANIFEST", "stacks-manifest");
+        let named = said_as.replace("LIBCONTAINER_", "");
         let named = said.contains(&named) || variable == "LIBCONTAINER_ALLOW_BIND";
         assert!(named, "{variable} is not in:\n{said}");
         for word in words {
             assert!(said.contains(word), "`{word}` is not in:\n{said}");
+        }
+    }
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn whom_the_driver_serves_is_nobody_that_a_dyno_may_be() {
+    let host = Host::new();
+    // The last of the dynos' is one below who unpacks slugs.
+    for uid in [host.first_uid(), host.first_uid() + 63] {
+        let said = host.driver_fails(|command| {
+            command.arg("--socket").arg(host.socket());
+            command.args(["--allow-uid", &uid.to_string()]);
+        });
+        for word in [&format!("uid {uid} may call"), UID_MIN, UID_MAX] {
+            assert!(said.contains(word), "no `{word}` in {said}");
         }
     }
     host.is_clean();

@@ -128,6 +128,7 @@ fn anything_else_is_refused_and_takes_nothing() {
     symlink("real", host.path("work/stacks/test-1/data")).unwrap();
     let driver = host.driver_with(|command| {
         command.arg("--allow-bind").arg(host.path("shared"));
+        command.arg("--allow-bind").arg(host.path("work"));
     });
     let caller = Caller::new(&host.socket());
     let refused = |from: &str, to: &str| -> Status {
@@ -202,6 +203,24 @@ fn anything_else_is_refused_and_takes_nothing() {
             "/data/x",
             Code::InvalidArgument,
             &["/data/x", "a link of the stack"],
+        ),
+        (
+            "shared/folder",
+            "/bin/busybox",
+            Code::InvalidArgument,
+            &["/bin/busybox", "a file in the dyno"],
+        ),
+        (
+            "shared/folder",
+            "/etc/passwd/x",
+            Code::InvalidArgument,
+            &["/etc/passwd/x", "below a file"],
+        ),
+        (
+            "work/stacks",
+            "/d",
+            Code::PermissionDenied,
+            &["work/stacks", "other dynos"],
         ),
     ] {
         let status = refused(from, to);

@@ -106,3 +106,37 @@ fn a_storm_of_thirty_starts_is_thirty_dynos() {
     driver.end();
     host.is_clean();
 }
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_is_the_same_whatever_the_umask_of_who_started_the_driver() {
+    let host = Host::new();
+    for mask in [0o077, 0o002] {
+        let driver = host.driver_with(|command| with_umask(command, mask));
+        let modes = host.says("stat -c '%a %n' / /etc /etc/hosts /app; cat /etc/hostname Procfile");
+        for expected in ["755 /\n", "755 /etc\n", "644 /etc/hosts\n", "exec sleep"] {
+            assert!(
+                modes.contains(expected),
+                "{mask:o}: no {expected:?} in\n{modes}"
+            );
+        }
+        driver.end();
+    }
+    host.is_clean();
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the umask is the process's own, and tests share theirs"
+)]
+fn with_umask(command: &mut std::process::Command, mask: u32) {
+    use std::os::unix::process::CommandExt as _;
+    let mask = nix::sys::stat::Mode::from_bits_truncate(mask);
+    // SAFETY: umask(2) is all that is called after the fork.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::stat::umask(mask);
+            Ok(())
+        });
+    }
+}

@@ -196,6 +196,40 @@ fn the_resource_limits_are_those_of_heroku() {
 
 #[test]
 #[ignore = "needs root: it makes containers"]
+fn the_least_and_the_most_that_a_limit_can_be_make_a_dyno() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let limits = [(10, 0), (u32::MAX, 0), (0, 4_194_302)];
+    for (number, (cpu_millis, pids)) in limits.into_iter().enumerate() {
+        let (said, _) = caller.output(&format!("a-{number}"), "echo well", |request| {
+            request.limits = Some(Limits {
+                memory_bytes: u64::MAX * u64::from(number == 2),
+                cpu_millis,
+                pids,
+            });
+        });
+        assert_eq!(said, "well\n", "{cpu_millis} {pids}");
+    }
+    // One process, and two.
+    for (pids, line, expected) in [
+        (1, "echo well", "well\n"),
+        (2, "(echo one); echo two", "one\ntwo\n"),
+    ] {
+        let (said, _) = caller.output(&format!("b-{pids}"), line, |request| {
+            request.limits = Some(Limits {
+                pids,
+                ..Limits::default()
+            });
+        });
+        assert_eq!(said, expected);
+    }
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
 fn a_limit_that_no_dyno_can_live_with_is_refused() {
     let host = Host::new();
     let driver = host.driver();

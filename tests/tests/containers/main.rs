@@ -13,6 +13,7 @@ mod conformance;
 mod container;
 mod host;
 mod isolation;
+mod leftovers;
 mod limits;
 mod machine;
 mod running;

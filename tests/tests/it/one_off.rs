@@ -5,7 +5,10 @@ use std::{
     io::{self, PipeReader, Read as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+        unix::{
+            fs::{OpenOptionsExt as _, PermissionsExt as _},
+            net::UnixStream,
+        },
     },
     process::Stdio,
     thread,
@@ -429,6 +432,33 @@ fn a_command_whose_end_the_driver_does_not_tell_is_stopped() {
     assert_eq!(app.calls("stop").len(), 1);
     assert_eq!(app.calls("remove").len(), 1);
     assert_eq!(processes_of(&app), [driver.pid()]);
+}
+
+#[test]
+fn the_code_is_not_lost_while_a_driver_that_keeps_it_is_replaced() {
+    let app = App::procfile("web: true\n");
+    let socket = app.path("driver.sock");
+    let driver = || {
+        let mut command = app.command("lasting-driver");
+        let driver = Running::of(&app, command.arg("--socket").arg(&socket).spawn().unwrap());
+        driver.wait_for("the driver", || UnixStream::connect(&socket).ok());
+        driver
+    };
+    let first = driver();
+    let line = format!(
+        "echo up; while [ ! -e {} ]; do sleep 0.05; done; exit 42",
+        app.path("go").display()
+    );
+    let out = File::create(app.path("out")).unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let arguments = ["--driver-socket", socket.to_str().unwrap(), &line];
+    let mut hsup = app.spawn("run", &arguments, out, err);
+    hsup.wait_for_line("up\n");
+    first.kill();
+    hsup.wait_for_line("The driver went away; the dyno goes on");
+    app.write("go", "");
+    let _second = driver();
+    assert_eq!(hsup.end().code(), Some(42), "{}", hsup.log());
 }
 
 #[test]

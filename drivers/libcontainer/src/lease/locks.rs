@@ -8,7 +8,7 @@
 //! and so that a free one is found at once however many are taken.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::{
@@ -32,6 +32,8 @@ const CURSOR: &str = ".next";
 pub struct Leases {
     work_dir: PathBuf,
     uids: UidRange,
+    /// Of those, whoever is somebody else on this host.
+    strangers: BTreeSet<u32>,
     pool: Pool,
 }
 
@@ -98,8 +100,30 @@ impl Leases {
         Ok(Self {
             work_dir,
             uids,
+            strangers: BTreeSet::new(),
             pool,
         })
+    }
+
+    /// Has no dyno be one of the `named` users, nor one that has processes now and is no dyno:
+    /// that user could stop the dyno's, and own its files. Returns who that is.
+    ///
+    /// It reads the status of every process, so it is for a driver's beginning.
+    pub fn pass_over(
+        &mut self,
+        named: impl IntoIterator<Item = u32>,
+    ) -> Result<&BTreeSet<u32>, LeaseError> {
+        let _guard = Guard::take(&self.work_dir)?;
+        // Whose lock is there is a dyno: it is not freed before its processes are gone.
+        let strangers = users_of_processes()
+            .into_iter()
+            .filter(|uid| !uid_path(&self.work_dir, *uid).exists());
+        self.strangers = named
+            .into_iter()
+            .chain(strangers)
+            .filter(|uid| self.uids.contains(*uid))
+            .collect();
+        Ok(&self.strangers)
     }
 
     /// The subnets that dynos may have.
@@ -240,7 +264,7 @@ impl Leases {
 
     fn take_uid(&self, owner: &Path, last: Option<u32>) -> Result<u32, LeaseError> {
         for uid in self.uids.after(last) {
-            if lock(&uid_path(&self.work_dir, uid), owner)? {
+            if !self.strangers.contains(&uid) && lock(&uid_path(&self.work_dir, uid), owner)? {
                 return Ok(uid);
             }
         }

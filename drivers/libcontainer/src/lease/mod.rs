@@ -16,7 +16,7 @@ mod uids;
 pub use self::{
     locks::{LeaseError, Leases},
     pool::{Pool, PoolError, SUBNET_VARIABLE, Span, Subnet},
-    uids::{UID_MAX_VARIABLE, UID_MIN_VARIABLE, UidError, UidRange},
+    uids::{UID_MAX_VARIABLE, UID_MIN_VARIABLE, UidError, UidRange, named},
 };
 
 use serde::{Deserialize, Serialize};

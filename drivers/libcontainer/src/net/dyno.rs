@@ -19,7 +19,7 @@ use super::{
     link::Link,
     names::{GROUP, Names},
     netlink::Rtnl,
-    settings::{Block, ExtraInterface, ExtraRoute, Interface},
+    settings::{Block, EXTRA_ROUTES_VARIABLE, ExtraInterface, ExtraRoute, Interface},
     sysctl::{HostSettings, OwnSettings},
 };
 use crate::lease::{Lease, Subnet};
@@ -139,7 +139,12 @@ impl Plan<'_> {
             add_extra_interface(host, dyno, netns, extra)?;
         }
         for route in self.extra_routes {
-            let operation = || format!("add the route to {} in the dyno", route.to);
+            let operation = || {
+                format!(
+                    "add the route to {} in the dyno ({EXTRA_ROUTES_VARIABLE})",
+                    route.to
+                )
+            };
             let name = route.interface.name();
             let index = dyno.index_of(name).map_err(failed(operation()))?;
             let gateway = route.gateway.unwrap_or_else(|| subnet.gateway());

@@ -123,13 +123,16 @@ impl Settings {
     ) -> Result<Self, SettingsError> {
         let value = |name| variable(name).unwrap_or_default().trim().to_owned();
         let extra_interface = extra_interface(&value(EXTRA_INTERFACE_VARIABLE))?;
-        let has_eth1 = extra_interface.is_some();
+        let gateways = Gateways {
+            eth0: (pool.count() == 1).then(|| pool.span().first.gateway()),
+            eth1: extra_interface.as_ref().map(|extra| extra.address.address),
+        };
         Ok(Self {
             work_dir: work_dir.to_owned(),
-            pool,
             allow: allow(&value(ALLOW_VARIABLE))?,
+            extra_routes: extra_routes(&value(EXTRA_ROUTES_VARIABLE), gateways)?,
             extra_interface,
-            extra_routes: extra_routes(&value(EXTRA_ROUTES_VARIABLE), has_eth1)?,
+            pool,
         })
     }
 }
@@ -237,10 +240,10 @@ fn extra_interface(text: &str) -> Result<Option<ExtraInterface>, SettingsError> 
     }))
 }
 
-fn extra_routes(text: &str, has_eth1: bool) -> Result<Vec<ExtraRoute>, SettingsError> {
+fn extra_routes(text: &str, gateways: Gateways) -> Result<Vec<ExtraRoute>, SettingsError> {
     entries(text)
         .map(|(entry, value)| {
-            extra_route(value, has_eth1).map_err(|problem| SettingsError::ExtraRoute {
+            extra_route(value, gateways).map_err(|problem| SettingsError::ExtraRoute {
                 entry,
                 value: value.to_owned(),
                 problem,
@@ -249,7 +252,35 @@ fn extra_routes(text: &str, has_eth1: bool) -> Result<Vec<ExtraRoute>, SettingsE
         .collect()
 }
 
-fn extra_route(text: &str, has_eth1: bool) -> Result<ExtraRoute, &'static str> {
+/// What decides whether a dyno can reach a gateway.
+#[derive(Debug, Clone, Copy)]
+struct Gateways {
+    /// The gateway of all dynos, where they have one and the same.
+    eth0: Option<Ipv4Addr>,
+    /// The dyno's own address on `eth1`, if it has that.
+    eth1: Option<Ipv4Addr>,
+}
+
+impl Gateways {
+    fn check(self, gateway: Ipv4Addr, interface: Interface) -> Result<(), &'static str> {
+        let is_anybody = !gateway.is_unspecified()
+            && !gateway.is_loopback()
+            && !gateway.is_multicast()
+            && !gateway.is_broadcast();
+        match interface {
+            _ if !is_anybody => Err("its gateway is an address that no gateway can have"),
+            Interface::Eth0 if self.eth0 != Some(gateway) => {
+                Err("by eth0 a dyno reaches no gateway but its own: write `default`")
+            }
+            Interface::Eth1 if self.eth1 == Some(gateway) => {
+                Err("its gateway is the dyno's own address on eth1")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn extra_route(text: &str, gateways: Gateways) -> Result<ExtraRoute, &'static str> {
     let parts: Vec<&str> = text.split(':').collect();
     let [to, gateway, interface] = parts[..] else {
         return Err("it has not three parts with colons between them");
@@ -269,12 +300,15 @@ fn extra_route(text: &str, has_eth1: bool) -> Result<ExtraRoute, &'static str> {
     };
     let interface = match interface {
         "eth0" => Interface::Eth0,
-        "eth1" if has_eth1 => Interface::Eth1,
+        "eth1" if gateways.eth1.is_some() => Interface::Eth1,
         "eth1" => {
             return Err("dynos have no eth1 unless LIBCONTAINER_DYNO_EXTRA_INTERFACE gives one");
         }
         _ => return Err("its third part is neither `eth0` nor `eth1`"),
     };
+    if let Some(gateway) = gateway {
+        gateways.check(gateway, interface)?;
+    }
     Ok(ExtraRoute {
         to,
         gateway,
@@ -370,6 +404,29 @@ mod tests {
     fn a_bad_variable_is_refused_with_entry_and_place(variable: &str, value: &str, says: &str) {
         let error = parse(&[(variable, value)]).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
+    }
+
+    #[test_case("10.0.0.0/8:172.16.0.29:eth0", Some("by eth0 a dyno reaches no gateway but its own"); "of one dyno")]
+    #[test_case("10.0.0.0/8:0.0.0.0:eth1", Some("no gateway can have"); "none")]
+    #[test_case("10.0.0.0/8:127.0.0.1:eth1", Some("no gateway can have"); "itself")]
+    #[test_case("10.0.0.0/8:10.0.0.5:eth1", Some("own address on eth1"); "its own address")]
+    #[test_case("10.0.0.0/8:10.0.0.1:eth1", None; "a neighbour")]
+    #[test_case("10.0.0.0/8:192.0.2.1:eth1", None; "one on the link")]
+    fn a_gateway_that_no_dyno_reaches_is_refused(route: &str, says: Option<&str>) {
+        let parsed = parse(&[
+            (EXTRA_INTERFACE_VARIABLE, "bond0:10.0.0.5/24"),
+            (EXTRA_ROUTES_VARIABLE, route),
+        ]);
+        match says {
+            None => drop(parsed.unwrap()),
+            Some(says) => {
+                let error = parsed.unwrap_err().to_string();
+                assert!(
+                    error.contains(says) && error.contains(EXTRA_ROUTES_VARIABLE),
+                    "{error}"
+                );
+            }
+        }
     }
 
     #[test_case("10.1.2.3/8", "10.0.0.0", "10.255.255.255")]

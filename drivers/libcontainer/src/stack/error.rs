@@ -23,7 +23,10 @@ pub enum StackError {
     KeepManifest { path: PathBuf, source: io::Error },
     #[error("failed to fetch the list of stacks")]
     FetchManifest(#[source] FetchError),
-    #[error("{url} is no URL of a list of stacks: it must be `https://`, `http://` or `file:///`")]
+    #[error(
+        "--stacks-manifest is `{url}`, which is no URL of a list of stacks: it must be \
+         `https://`, `http://` or `file:///`"
+    )]
     ManifestUrl { url: String },
     #[error(transparent)]
     Manifest(#[from] ManifestError),

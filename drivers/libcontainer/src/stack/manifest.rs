@@ -245,6 +245,14 @@ impl Manifest {
         })
     }
 
+    /// The names of its stacks, whether they can be used here or not.
+    pub(super) fn names(&self) -> Vec<StackName> {
+        self.entries
+            .iter()
+            .map(|entry| entry.name.clone())
+            .collect()
+    }
+
     /// An entry that can be used here, by name and version.
     pub(super) fn entry(&self, name: &StackName, version: &Version, arch: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| {

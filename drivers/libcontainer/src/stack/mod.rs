@@ -147,7 +147,16 @@ struct Stamp {
 impl Stacks {
     /// Opens the stacks of a work directory, and clears away what drivers left that were killed
     /// while they fetched.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read, or the URL is none that a list can have.
     pub fn open(work_dir: &Path, manifest_url: Option<String>) -> Result<Self, StackError> {
+        if let Some(url) = &manifest_url
+            && !is_remote(url)
+            && file_url::path(url).is_none()
+        {
+            return Err(StackError::ManifestUrl { url: shown(url) });
+        }
         let folder = work_dir.join("stacks");
         let disk = Disk::new(folder.clone());
         let prepared = || {
@@ -232,19 +241,49 @@ impl Stacks {
         })
     }
 
-    /// A version that is here, without any network.
-    pub fn find(&self, name: &str, version: &str) -> Option<Stack> {
-        let (name, version) = (name.parse().ok()?, version.parse().ok()?);
-        if let Some(mut stack) = self.disk.stack(&name, &version).ok()? {
+    /// A version that is here, without any network; `None` if it is not.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn find(&self, name: &str, version: &str) -> Result<Option<Stack>, StackError> {
+        let (Ok(name), Ok(version)) = (name.parse(), version.parse()) else {
+            return Ok(None);
+        };
+        let there = match self.disk.stack(&name, &version) {
+            // A build says what is wrong with it, or takes another version.
+            Err(StackError::Image { .. }) => return Ok(None),
+            other => other?,
+        };
+        if let Some(mut stack) = there {
             // Without a list that can be read, it is here all the same.
             let manifest = self.cached_manifest().ok().flatten();
             let entry = manifest.and_then(|it| it.entry(&name, &version, this_arch()).cloned());
             stack.uid = entry.and_then(|entry| entry.uid);
-            return Some(stack);
+            return Ok(Some(stack));
         }
-        let manifest = self.cached_manifest().ok()??;
-        let entry = manifest.entry(&name, &version, this_arch())?;
-        in_place(entry)?.ok()
+        let manifest = self.cached_manifest()?;
+        let entry = manifest
+            .as_ref()
+            .and_then(|it| it.entry(&name, &version, this_arch()));
+        Ok(entry.and_then(in_place).and_then(Result::ok))
+    }
+
+    /// The names of the stacks that are here, or, where none is, of those in the list.
+    pub async fn names(&self) -> Result<Vec<StackName>, StackError> {
+        let mut names: Vec<_> = self
+            .disk
+            .names()?
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        if names.is_empty()
+            && let Some((manifest, _)) = self.manifest().await?
+        {
+            names = manifest.names();
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// Keeps a stack from being removed, as long as the descriptor is open in some process.

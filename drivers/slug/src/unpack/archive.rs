@@ -17,6 +17,8 @@ const BLOCK: u64 = 512;
 /// Longer than a name may be, and than all that PAX has to say of an honest file.
 const LONGEST_EXTENSION: u64 = 256 * 1024;
 
+/// The set-user-ID and set-group-ID bits (inode(7)).
+const SETS_ID: u32 = 0o6000;
 /// The latest time that ext4 can keep, in 2446.
 const LATEST: i64 = 15_032_385_535;
 
@@ -40,6 +42,8 @@ pub(super) struct Entry {
     pub(super) kind: Kind,
     /// The permission bits, and only they.
     pub(super) mode: u32,
+    /// It was to have its owner's or its group's rights, whoever executes it.
+    pub(super) sets_id: bool,
     /// Seconds since 1970.
     pub(super) mtime: i64,
     pub(super) size: u64,
@@ -237,6 +241,7 @@ fn entry(header: &Header, size: u64, extension: Extension) -> Result<Entry, Unpa
         target,
         kind,
         mode: mode & 0o777,
+        sets_id: kind == Kind::File && mode & SETS_ID != 0,
         mtime: mtime.unwrap_or(0).clamp(0, LATEST),
         size,
     })

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    BUFFER, CPU_SECONDS, MEMORY, Sink, UnpackError,
+    BUFFER, CPU_SECONDS, Dropped, MEMORY, Sink, UnpackError,
     archive::{Data, Entry},
     given,
     name::Place,
@@ -29,7 +29,13 @@ use super::{
     },
     sort, too_much,
 };
-use crate::{error::SlugError, pack::append_link, privilege::Peer, store::Limits, wire};
+use crate::{
+    error::SlugError,
+    pack::append_link,
+    privilege::Peer,
+    store::Limits,
+    wire::{self, Report},
+};
 
 pub(crate) const TASK: &str = "make a layer of the slug";
 /// So many bytes of names are remembered.
@@ -56,11 +62,12 @@ impl Job {
         self.user.embody(TASK)
     }
 
-    pub(crate) fn run(self) -> Result<String, SlugError> {
+    pub(crate) fn run(self, report: &Report) -> Result<String, SlugError> {
         let out = File::from(wire::take(wire::OUTPUT));
         let out = BufWriter::with_capacity(BUFFER, out);
         let result = layer(given(self.compressed), out, &self.limits, self.owner);
-        result.map_err(|error| error.said("the engine"))?;
+        let dropped = result.map_err(|error| error.said("the engine"))?;
+        dropped.tell(report);
         Ok(String::new())
     }
 }
@@ -70,19 +77,20 @@ fn layer(
     out: impl Write,
     limits: &Limits,
     owner: (u32, u32),
-) -> Result<(), UnpackError> {
+) -> Result<Dropped, UnpackError> {
     let mut layer = Layer {
         archive: Builder::new(out),
         owner,
         known: HashMap::new(),
         remembered: 0,
     };
-    sort(input, limits, &mut layer)?;
+    let dropped = sort(input, limits, &mut layer)?;
     if !layer.known.contains_key(&b"app"[..]) {
         return Err(no_app());
     }
     let written = layer.archive.into_inner().and_then(|mut out| out.flush());
-    written.map_err(|error| UnpackError::Write(b"app".to_vec(), error))
+    written.map_err(|error| UnpackError::Write(b"app".to_vec(), error))?;
+    Ok(dropped)
 }
 
 /// What is at a name.

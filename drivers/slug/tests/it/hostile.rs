@@ -221,6 +221,11 @@ async fn what_is_legal_is_unpacked() {
     assert_eq!(tree(&slug.path), expected);
     let stat = |name: &str| fs::symlink_metadata(slug.path.join(name)).unwrap();
     assert_eq!(stat("run").permissions().mode() & 0o7777, 0o755);
+    let notes = env.said.notes.lock().unwrap().join("");
+    assert!(
+        notes.ends_with("dropped: 2 file(s), the first is `app/run`"),
+        "{notes}"
+    );
     assert_eq!(stat("old").permissions().mode() & 0o7777, 0o444);
     assert_eq!(stat("deep").permissions().mode() & 0o7777, 0o700);
     assert_eq!(stat("").permissions().mode() & 0o7777, 0o700);

@@ -53,6 +53,11 @@ async fn an_honest_slug_is_made_anew() {
     let url = env.file("slug.tgz", &content);
     let (id, layer) = env.layer(&fetch(url)).await;
     assert_eq!(id.unwrap(), checksum(&content));
+    let notes = env.said.notes.lock().unwrap().join("");
+    assert!(
+        notes.ends_with("1 file(s), the first is `./app/bin/su`"),
+        "{notes}"
+    );
     assert_eq!(
         entries(&layer),
         [

@@ -312,6 +312,11 @@ async fn a_directory_is_a_slug() {
             .iter()
             .any(|note| note == "`fifo` is a socket, FIFO or device, and left out of the slug")
     );
+    let notes = env.said.notes.lock().unwrap().join("\n");
+    assert!(
+        notes.contains("dropped: 1 file(s), the first is `app/bin/web`"),
+        "{notes}"
+    );
     // The same tree is the same slug; another is another.
     assert_eq!(env.add(&wanted).await.unwrap(), id);
     env.file("source/Procfile", b"web: bin/web2\n");

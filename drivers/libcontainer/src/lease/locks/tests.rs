@@ -282,3 +282,29 @@ fn assert_distinct(leases: &[Lease]) {
     let subnets: HashSet<_> = leases.iter().map(|lease| lease.subnet).collect();
     assert_eq!((uids.len(), subnets.len()), (leases.len(), leases.len()));
 }
+
+#[test]
+fn who_is_somebody_on_the_host_is_no_dyno() {
+    let fixture = Fixture::new();
+    // A child who is nobody we know, as a host's user would be; without root it is ourselves.
+    let own = nix::unistd::Uid::effective().as_raw();
+    let (root, uid) = (own == 0, if own == 0 { 61_002 } else { own });
+    #[expect(clippy::disallowed_methods, reason = "somebody who is no dyno")]
+    let mut sleeper = Command::new("sleep");
+    if root {
+        use std::os::unix::process::CommandExt as _;
+        sleeper.uid(uid).gid(uid);
+    }
+    let mut sleeper = sleeper.arg("1000").spawn().unwrap();
+    let mut leases = fixture.leases((uid - 2, uid + 1), "10.0.0.0/24");
+    let locked = fixture.owner("run.1");
+    let first = leases.take(&locked, |_| true).unwrap();
+    let strangers = leases.pass_over([uid + 1, 7]).unwrap().clone();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert_eq!(strangers, [uid, uid + 1].into());
+    let second = leases.take(&fixture.owner("run.2"), |_| true).unwrap();
+    assert_eq!((first.uid, second.uid), (uid - 2, uid - 1));
+    let error = leases.take(&fixture.owner("run.3"), |_| true).unwrap_err();
+    assert!(error.is_exhausted(), "{error}");
+}

@@ -269,7 +269,7 @@ fn extra_routes_are_in_the_dyno() {
         });
     });
     // A route that can't be leaves nothing of the dyno behind.
-    let variables = [(EXTRA_ROUTES_VARIABLE, "10.0.0.0/8:203.0.113.1:eth0")];
+    let variables = [(EXTRA_ROUTES_VARIABLE, "0.0.0.0/0:default:eth0")];
     Scene::play("192.168.200.0/30", &variables, |scene| {
         let (lease, _) = scene.take();
         let error = scene
@@ -278,7 +278,7 @@ fn extra_routes_are_in_the_dyno() {
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "failed to add the route to 10.0.0.0/8 in the dyno"
+            "failed to add the route to 0.0.0.0/0 in the dyno (LIBCONTAINER_DYNO_EXTRA_ROUTES)"
         );
         assert_eq!(traces().0, [""; 0]);
     });

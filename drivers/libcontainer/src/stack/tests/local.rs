@@ -16,8 +16,8 @@ async fn a_directory_is_used_where_it_is() {
     let stack = work.resolve(&stacks).await;
     assert_eq!(stack.image, Image::Directory(root.clone()));
     assert_eq!(stack.uid, Some(1000));
-    assert_eq!(stacks.find("s", "v1"), Some(stack.clone()));
-    assert_eq!(stacks.find("s", "v2"), None);
+    assert_eq!(stacks.find("s", "v1").unwrap(), Some(stack.clone()));
+    assert_eq!(stacks.find("s", "v2").unwrap(), None);
     drop(Stacks::hold(&stack).unwrap());
     fs::remove_dir(&root).unwrap();
     let error = work.error(&stacks).await;
@@ -106,7 +106,7 @@ fn an_image_of_the_originals_list(compress: fn(&[u8]) -> Vec<u8>) {
         assert_eq!(stack.image, expected);
         assert!(fs::read(work.path("s-v1.img")).unwrap() == image);
         assert!(path.exists());
-        assert_eq!(stacks.find("s", "v1"), Some(stack));
+        assert_eq!(stacks.find("s", "v1").unwrap(), Some(stack));
         assert_eq!(work.half_made(), [""; 0]);
     });
 }
@@ -123,9 +123,12 @@ async fn without_a_list_the_newest_here_is_used() {
     fs::create_dir(work.path("s-v14.img")).unwrap();
     let stack = work.resolve(&stacks).await;
     assert_eq!(stack.version.as_str(), "v10");
-    assert_eq!(stacks.find("s", "v9").unwrap().version.as_str(), "v9");
-    assert_eq!(stacks.find("s", "v13"), None);
-    assert_eq!(stacks.find("../s", "v9"), None);
+    assert_eq!(
+        stacks.find("s", "v9").unwrap().unwrap().version.as_str(),
+        "v9"
+    );
+    assert_eq!(stacks.find("s", "v13").unwrap(), None);
+    assert_eq!(stacks.find("../s", "v9").unwrap(), None);
     // A list that does not have it changes nothing; one that has, decides.
     let stacks = work.with("- {name: t, version: v1, url: 'file:///t.img'}");
     assert_eq!(work.resolve(&stacks).await.version.as_str(), "v10");
@@ -177,7 +180,10 @@ async fn a_broken_list_is_an_error_unless_the_stack_is_here() {
     fs::create_dir(work.path("s-v1")).unwrap();
     assert_eq!(work.resolve(&stacks).await.version.as_str(), "v1");
     assert!(work.reported("is no list of stacks"));
-    assert_eq!(stacks.find("s", "v1").unwrap().version.as_str(), "v1");
+    assert_eq!(
+        stacks.find("s", "v1").unwrap().unwrap().version.as_str(),
+        "v1"
+    );
 }
 
 #[tokio::test]
@@ -192,7 +198,7 @@ async fn an_image_here_that_is_cut_short_is_named() {
         work.path("s-v1.img").display()
     );
     assert_eq!(work.error(&stacks).await, expected);
-    assert_eq!(stacks.find("s", "v1"), None);
+    assert_eq!(stacks.find("s", "v1").unwrap(), None);
 }
 
 #[test]
@@ -201,7 +207,7 @@ fn what_is_in_use_is_not_removed() {
     let stacks = work.stacks();
     fs::create_dir_all(work.path("s-v1/etc")).unwrap();
     write(&work.path("s-v1.img"), &ext4());
-    let stack = stacks.find("s", "v1").unwrap();
+    let stack = stacks.find("s", "v1").unwrap().unwrap();
     let held = Stacks::hold(&stack).unwrap();
     let error = stacks.remove("s-v1").unwrap_err().to_string();
     assert_eq!(error, "stack s-v1 is in use by a dyno");
@@ -322,4 +328,29 @@ fn a_driver_may_wait_for_a_stack_in_any_of_its_threads() {
     let work = Work::new();
     let stacks = work.stacks();
     is_send(&stacks.resolve("s", &work));
+}
+
+#[tokio::test]
+async fn the_one_stack_of_a_list_is_the_only_one() {
+    let work = Work::new();
+    assert_eq!(work.stacks().names().await.unwrap(), []);
+    let stacks = work.with_one("v1", "directory", "file:///srv/s", "arch: amd64");
+    let names = async || {
+        let names = stacks.names().await.unwrap();
+        names.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["s"]);
+    // What is here is what there is.
+    fs::create_dir(work.path("mine-1")).unwrap();
+    assert_eq!(names().await, ["mine"]);
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_gone() {
+    let work = Work::new();
+    let stacks = work.stacks();
+    std::os::unix::fs::symlink("s-v1.img", work.path("s-v1.img")).unwrap();
+    let error = stacks.find("s", "v1").unwrap_err();
+    assert!(matches!(error, StackError::Look { .. }), "{error}");
+    assert_eq!(stacks.find("s", "v2").unwrap(), None);
 }

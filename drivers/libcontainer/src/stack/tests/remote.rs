@@ -235,7 +235,7 @@ async fn a_list_is_fetched_once_and_kept() {
     assert_eq!(stack.image, Image::Directory(work.folder.path().to_owned()));
     assert_eq!(work.resolve(&stacks()).await, stack);
     assert_eq!(server.requests().len(), 3);
-    assert_eq!(stacks().find("s", "v1"), Some(stack));
+    assert_eq!(stacks().find("s", "v1").unwrap(), Some(stack));
     // Removed, it is fetched anew: and what is here is used if it cannot be.
     fs::remove_file(work.path("manifest.yml")).unwrap();
     let error = work.error(&stacks()).await;

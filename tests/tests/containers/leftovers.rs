@@ -1,0 +1,85 @@
+//! What was cut off in the middle is in nobody's way.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use hsup_tests::deadline::poll;
+
+use crate::{caller::Caller, host::Host};
+
+/// Where the driver of this host keeps its dynos.
+fn dynos(host: &Host) -> PathBuf {
+    let only = |folder: &Path| {
+        let mut entries = fs::read_dir(folder).unwrap().flatten();
+        let folders = entries.find(|entry| entry.path().is_dir());
+        folders.unwrap().path()
+    };
+    only(&only(&host.run_dir())).join("d")
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_start_that_was_cut_off_while_it_wrote_keeps_neither_user_nor_address() {
+    let host = Host::new();
+    let driver = host.driver();
+    let dir = dynos(&host).join("0.cut");
+    driver.kill();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("held.json"), "").unwrap();
+    let uid = host.first_uid().to_string();
+    let address = host.subnet().replace("/24", "");
+    for file in [
+        Path::new("uids").join(uid),
+        Path::new("subnets").join(address),
+    ] {
+        fs::write(
+            host.path("work").join(file),
+            dir.as_os_str().as_encoded_bytes(),
+        )
+        .unwrap();
+    }
+    let driver = host.driver();
+    let freed = || host.names("uids").is_empty() && host.names("subnets").is_empty();
+    assert!(poll(|| freed().then_some(())).is_some(), "{}", driver.log());
+    assert!(!dir.exists());
+    assert_eq!(
+        Caller::new(&host.socket())
+            .output("a", "echo well", |_| ())
+            .0,
+        "well\n"
+    );
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn what_dynos_left_is_removed_while_the_driver_serves() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.end();
+    let containers = host.path("work/containers");
+    let left = containers.join(host.first_uid().to_string());
+    for folder in 0..30 {
+        let folder = left.join(format!("upper/{folder}"));
+        fs::create_dir_all(&folder).unwrap();
+        for file in 0..2000 {
+            fs::File::create(folder.join(file.to_string())).unwrap();
+        }
+    }
+    // Its process is gone: no pid is that large.
+    fs::create_dir_all(containers.join("probe-4194305/lower")).unwrap();
+    let driver = host.driver();
+    let seen = host.names("containers");
+    assert!(
+        seen.iter().any(|name| name.ends_with(".gone")),
+        "it serves before that is removed: {seen:?}"
+    );
+    assert_eq!(host.says("echo well"), "well\n");
+    let gone = poll(|| host.names("containers").is_empty().then_some(()));
+    assert!(gone.is_some(), "{:?}", host.names("containers"));
+    driver.end();
+    host.is_clean();
+}
