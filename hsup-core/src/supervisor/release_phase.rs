@@ -209,13 +209,14 @@ impl Actor {
     }
 
     fn release_failed(&mut self, id: Id, why: String) {
-        if self.releases.good() == Some(id) {
-            // A directory's, which has no other one.
-            return self.fail(RunError::NoRelease(why));
-        }
+        let is_good = self.releases.good() == Some(id);
         let decisions = self.releases.release_failed(id, why.clone());
         if self.phase != Phase::Running {
             return self.decide_last(decisions);
+        }
+        if is_good {
+            // A directory's, which has no other one.
+            return self.fail(RunError::NoRelease(why));
         }
         let is_stuck =
             self.releases.is_empty() || self.kind == Kind::OneShot && self.dynos.is_empty();

@@ -181,10 +181,21 @@ fn a_procfiles_command_runs_at_each_start_and_its_failure_is_hsups() {
 
 #[test]
 fn a_start_that_is_interrupted_in_it_ends() {
-    let app = App::procfile("worker: sleep 1000\nrelease: echo ran >> ../ran; sleep 1000\n");
-    let mut hsup = app.start(&[]);
-    hsup.wait_for("its process", || (ran(&app).len() == 1).then_some(()));
-    hsup.signal(Signal::SIGINT);
-    assert_eq!(hsup.end().code(), Some(130), "{}", hsup.log());
-    hsup.nothing_is_left();
+    let line = "echo ran >> ../ran; test -e ../quick || sleep 1000";
+    let app = App::procfile(&format!("worker: sleep 1000\nrelease: {line}\n"));
+    let interrupted = |times: usize| {
+        let mut hsup = app.start(&[]);
+        hsup.wait_for("its process", || (ran(&app).len() == times).then_some(()));
+        hsup.signal(Signal::SIGINT);
+        assert_eq!(hsup.end().code(), Some(130), "{}", hsup.log());
+        hsup.nothing_is_left();
+    };
+    interrupted(1);
+    app.write("quick", "");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup.interrupt();
+    // Now it is a release that was good.
+    fs::remove_file(app.path("quick")).unwrap();
+    interrupted(3);
 }
