@@ -6,6 +6,7 @@
 use std::{io, os::fd::OwnedFd};
 
 use nix::unistd::read;
+use serde::Deserialize;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest, ReadHalf, WriteHalf, split,
 };
@@ -36,25 +37,57 @@ pub(crate) async fn attach(
     id: &str,
     what: Streams,
 ) -> io::Result<(Reads, Writes)> {
-    let mut connection = connector.connect().await?;
     let output = match what {
         Streams::Stdin => "",
         Streams::Terminal => "&stdout=1&stderr=1",
     };
-    let request = format!(
-        "POST /containers/{id}/attach?stream=1&stdin=1{output} HTTP/1.1\r\n\
-         Host: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
-    );
+    let path = format!("/containers/{id}/attach?stream=1&stdin=1{output}");
+    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+    // The latter is an older engine's.
+    let connection = post(connector, &path, upgrade, &["101", "200"]).await?;
+    Ok(split(connection))
+}
+
+/// Has Podman get a container ready to be attached to, which Docker's engine always is.
+pub(crate) async fn initialise(connector: &Connector, id: &str) -> io::Result<()> {
+    let path = format!("/v4.0.0/libpod/containers/{id}/init");
+    // The latter: it was done already.
+    post(connector, &path, "Connection: close\r\n", &["204", "304"]).await?;
+    Ok(())
+}
+
+/// A connection whose answer begins with one of the codes, and of which nothing is read but the
+/// head.
+async fn post(
+    connector: &Connector,
+    path: &str,
+    headers: &str,
+    codes: &[&str],
+) -> io::Result<Box<dyn Duplex>> {
+    let mut connection = connector.connect().await?;
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: docker\r\n{headers}Content-Length: 0\r\n\r\n");
     connection.write_all(request.as_bytes()).await?;
     let head = head(&mut connection).await?;
     match head.split(' ').nth(1) {
-        // The latter is an older engine's.
-        Some("101" | "200") => Ok(split(connection)),
-        _ => Err(io::Error::other(format!(
-            "the engine answered `{}`",
-            head.lines().next().unwrap_or_default()
-        ))),
+        Some(code) if codes.contains(&code) => Ok(connection),
+        _ => {
+            // Why, as far as it comes at once.
+            let mut body = vec![0; PIECE];
+            let length = connection.read(&mut body).await.unwrap_or_default();
+            let body = serde_json::from_slice(&body[..length]).unwrap_or(Refusal::default());
+            let answer = head.lines().next().unwrap_or_default();
+            let why = body.message;
+            let text = format!("the engine answered `{answer}` {why}");
+            Err(io::Error::other(text.trim_end().to_owned()))
+        }
     }
+}
+
+/// What an engine says when it does not do what it was asked for.
+#[derive(Default, Deserialize)]
+struct Refusal {
+    message: String,
 }
 
 /// Reads the head of an answer, and nothing of what comes after it.

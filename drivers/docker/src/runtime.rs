@@ -131,6 +131,7 @@ impl Runtime for DockerDriver {
                 Capability::Signal,
                 Capability::Stats,
                 Capability::Attach,
+                Capability::OwnNetwork,
                 Capability::Binds,
                 Capability::Limits,
             ],

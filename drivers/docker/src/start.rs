@@ -158,8 +158,13 @@ impl DockerDriver {
         let guard = gone.clone().drop_guard();
         let engine = self.engine();
         let attach = async |what| {
-            let attached = attach::attach(engine.connector(), id, what).await;
-            attached.map_err(|error| {
+            let attaching = async {
+                if up.traits.is_podman {
+                    attach::initialise(engine.connector(), id).await?;
+                }
+                attach::attach(engine.connector(), id, what).await
+            };
+            attaching.await.map_err(|error: io::Error| {
                 Status::unavailable(format!("failed to attach to a container: {error}"))
             })
         };

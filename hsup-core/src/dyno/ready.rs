@@ -33,11 +33,11 @@ pub(super) enum Probed {
     Settled,
 }
 
-/// Waits until a web dyno accepts connections and passes the check, no longer than the boot
-/// timeout.
+/// Waits until a web dyno, whose PORT is `port`, accepts connections and passes the check, no
+/// longer than the boot timeout.
 pub(super) async fn probe(
     link: &watch::Receiver<Link>,
-    dyno_id: &DynoId,
+    (dyno_id, port): (&DynoId, u16),
     boot_timeout: Duration,
     check: Option<&HttpCheck>,
 ) -> Probed {
@@ -50,7 +50,9 @@ pub(super) async fn probe(
             "The driver did not tell within {seconds} seconds where the process can be reached: {trouble}"
         ));
     };
-    if timeout_at(deadline, accepts(&address)).await.is_err() {
+    let is_published = address.port != port;
+    let accepts = accepts(&address, is_published);
+    if timeout_at(deadline, accepts).await.is_err() {
         return Probed::BootTimeout(format!(
             "Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch"
         ));
@@ -109,20 +111,38 @@ pub(super) struct Address {
     pub(super) port: u16,
 }
 
+/// How long somebody who takes connections for a dyno may take to find that it takes none.
+const TURNED_AWAY_WITHIN: Duration = Duration::from_millis(100);
+
 /// Resolves once `address` accepts a connection.
-async fn accepts(address: &Address) {
+///
+/// At a published port somebody else does, whether the dyno does or not (Docker's `docker-proxy`),
+/// and ends it at once if not: there it must last.
+async fn accepts(address: &Address, is_published: bool) {
     // Most apps take tens of milliseconds or many seconds: look often first, then less.
     let mut pause = Duration::from_millis(5);
     loop {
         let begun = Instant::now();
         for ip in candidates(&address.ip) {
             let attempt = TcpStream::connect((ip, address.port));
-            if let Ok(Ok(_)) = timeout(Duration::from_secs(2), attempt).await {
+            if let Ok(Ok(stream)) = timeout(Duration::from_secs(2), attempt).await
+                && (!is_published || lasts(&stream).await)
+            {
                 return;
             }
         }
         sleep(pause.saturating_sub(begun.elapsed())).await;
         pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// Whether a connection is more than one that is ended at once.
+async fn lasts(stream: &TcpStream) -> bool {
+    match timeout(TURNED_AWAY_WITHIN, stream.readable()).await {
+        Err(_) => true,
+        // A dyno that speaks first.
+        Ok(Ok(())) => matches!(stream.try_read(&mut [0]), Ok(1)),
+        Ok(Err(_)) => false,
     }
 }
 
@@ -194,7 +214,7 @@ mod tests {
         let asked = AtomicBool::default();
         let link = fake::link(Sleepy { port, asked }).await;
         let dyno_id = "web-1-abc".parse().unwrap();
-        let probed = probe(&link, &dyno_id, Duration::from_mins(1), None).await;
+        let probed = probe(&link, (&dyno_id, port), Duration::from_mins(1), None).await;
         assert!(matches!(probed, Probed::Accepts(_)), "{probed:?}");
     }
 
@@ -207,10 +227,30 @@ mod tests {
             ip: "127.0.0.1".to_owned(),
             port,
         };
-        let ready = tokio::spawn(async move { accepts(&address).await });
+        let ready = tokio::spawn(async move { accepts(&address, false).await });
         tokio::task::yield_now().await;
         assert!(!ready.is_finished());
         let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        timeout(Duration::from_secs(10), ready)
+            .await
+            .expect("never seen")
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_takes_connections_for_a_dyno_is_not_the_dyno() {
+        let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address {
+            ip: "127.0.0.1".to_owned(),
+            port: proxy.local_addr().unwrap().port(),
+        };
+        let ready = tokio::spawn(async move { accepts(&address, true).await });
+        // The dyno does not listen yet.
+        for _ in 0..2 {
+            drop(proxy.accept().await.unwrap());
+        }
+        assert!(!ready.is_finished());
+        let _held = proxy.accept().await.unwrap();
         timeout(Duration::from_secs(10), ready)
             .await
             .expect("never seen")

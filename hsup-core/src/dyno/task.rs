@@ -256,11 +256,11 @@ impl Task {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let dyno_id = running.run.dyno_id.clone();
+        let (dyno_id, port) = (running.run.dyno_id.clone(), running.run.port);
         self.probe = Some(Box::pin(async move {
             let policy = &shared.policy;
             let check = policy.http_check.as_ref();
-            ready::probe(&shared.link, &dyno_id, policy.boot_timeout, check).await
+            ready::probe(&shared.link, (&dyno_id, port), policy.boot_timeout, check).await
         }));
     }
 

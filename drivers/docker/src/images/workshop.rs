@@ -123,7 +123,11 @@ impl Workshop {
             .build();
         let made = self.engine.commit_container(options, config).await;
         let made = made.map_err(ImageError::engine("make the image", repository))?;
-        Ok(made.id)
+        // Podman leaves out what kind of digest it is.
+        Ok(match made.id.strip_prefix("sha256:") {
+            Some(_) => made.id,
+            None => format!("sha256:{}", made.id),
+        })
     }
 
     /// Leaves nothing of it.
