@@ -42,11 +42,6 @@ fn what_cannot_be_started_says_why() {
     refused(&app, &["start", "-d", "./none"], "`./none` does not exist");
     refused(&app, &["start", "-d", "abspath"], "-d simple");
     refused(&app, &["run", "-a", "app", "true"], "not built yet");
-    refused(
-        &app,
-        &["start", "--logplex-url", "x"],
-        "--logplex-url names no log drain: not a URL",
-    );
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
     for none in ["/nosuch", "Procfile"] {
         let said = format!("there is no directory `{none}`, which -C/--directory names");
