@@ -44,14 +44,13 @@ fn lines(dyno: &Dyno, quotas: &BTreeMap<String, u64>) -> Vec<String> {
     };
     let (name, id) = (&dyno.name, &dyno.dyno_id);
     let quota = quotas.get(name).copied();
-    let mut sample = format!(
-        "source={name} dyno={id} sample#memory_total={}",
-        megabytes(memory, 2)
-    );
-    if let Some(quota) = quota {
-        sample += &format!(" sample#memory_quota={}", megabytes(quota, 2));
-    }
-    let mut lines = vec![sample];
+    let total = megabytes(memory, 2);
+    let of_quota = quota
+        .map(|quota| format!(" sample#memory_quota={}", megabytes(quota, 2)))
+        .unwrap_or_default();
+    let mut lines = vec![format!(
+        "source={name} dyno={id} sample#memory_total={total}{of_quota}"
+    )];
     if let Some(quota) = quota.filter(|quota| (1..memory).contains(quota)) {
         let tenths = u128::from(memory) * 1000 / u128::from(quota);
         let (whole, tenth) = (tenths / 10, tenths % 10);

@@ -462,9 +462,12 @@ fn base64(bytes: &[u8]) -> String {
             .chain([0, 0].iter())
             .take(3)
             .fold(0_usize, |bits, byte| (bits << 8) | usize::from(*byte));
-        (0..4).map(move |digit| match digit <= group.len() {
-            true => char::from(DIGITS[(bits >> (18 - 6 * digit)) & 63]),
-            false => '=',
+        (0..4).map(move |digit| {
+            if digit <= group.len() {
+                char::from(DIGITS[(bits >> (18 - 6 * digit)) & 63])
+            } else {
+                '='
+            }
         })
     });
     digits.collect()

@@ -49,11 +49,6 @@ fn what_cannot_be_started_says_why() {
         &["start", "-a", "a/b"],
         "`a/b` is not a name for an app",
     );
-    refused(
-        &app,
-        &["start", "--logplex-url", "x"],
-        "--logplex-url names no log drain: not a URL",
-    );
     refused(&app, &["start", "-C", "/"], "no Procfile in `/`");
     for none in ["/nosuch", "Procfile"] {
         let said = format!("there is no directory `{none}`, which -C/--directory names");

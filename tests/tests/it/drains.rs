@@ -435,7 +435,9 @@ fn the_token_of_a_drain_is_in_no_output() {
     said += &http(&socket, "GET /status HTTP/1.0\r\nHost: x\r\n\r\n");
     said += &String::from_utf8_lossy(&app.ctl(&["logs", "-n", "1000"]).stdout);
     said += &fs::read_to_string(format!("/proc/{}/cmdline", hsup.pid())).unwrap();
-    said += &format!("{:?}", logplex.messages());
+    for message in logplex.messages() {
+        said += &message.text;
+    }
     for wrong in ["--log-to", "--logplex-url"] {
         let url = format!("nonsense://u:{secret}@host/{secret}");
         let output = app.run(&["start", wrong, &url]);

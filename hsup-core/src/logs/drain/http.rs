@@ -45,7 +45,7 @@ pub(super) fn client() -> Result<Client, String> {
         .timeout(ANSWER_WITHIN)
         .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| cause(error))
+        .map_err(cause)
 }
 
 impl Poster {
@@ -65,17 +65,16 @@ impl Poster {
             .header(CONTENT_TYPE, "application/logplex-1")
             .header("Logplex-Msg-Count", batch.messages)
             .header("Logplex-Frame-Id", &batch.id);
-        match &self.drain_token {
-            Some(token) => request = request.header("Logplex-Drain-Token", token),
-            None => {
-                request = request.header("X-Request-Id", &batch.id);
-                for (name, tally) in [
-                    ("Logplex-Drop-Count", batch.announcement.dropped),
-                    ("Logplex-Lost-Count", batch.announcement.lost),
-                ] {
-                    if tally.count > 0 {
-                        request = request.header(name, tally.count);
-                    }
+        if let Some(token) = &self.drain_token {
+            request = request.header("Logplex-Drain-Token", token);
+        } else {
+            request = request.header("X-Request-Id", &batch.id);
+            for (name, tally) in [
+                ("Logplex-Drop-Count", batch.announcement.dropped),
+                ("Logplex-Lost-Count", batch.announcement.lost),
+            ] {
+                if tally.count > 0 {
+                    request = request.header(name, tally.count);
                 }
             }
         }

@@ -32,7 +32,7 @@ use crate::{
 /// People are told of a drain that fails when it does so as often.
 const TELL_AFTER: u32 = 2;
 /// And of one that comes and goes not more often than this.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// One line is enough to begin.
 const ANYTHING: Portion = Portion { bytes: 1, lines: 1 };
