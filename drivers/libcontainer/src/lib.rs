@@ -20,6 +20,7 @@ mod binds;
 mod cgroup;
 mod dirs;
 mod dyno;
+mod forsaken;
 pub mod lease;
 mod life;
 mod mounted;

@@ -32,6 +32,7 @@ use crate::{
     cgroup::{CgroupError, Hierarchies},
     dirs::{self, DirsError, Home, WorkDir},
     dyno::Contained,
+    forsaken::Forsaken,
     lease::{
         self, Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
         UID_MIN_VARIABLE, UidError, UidRange,
@@ -420,9 +421,14 @@ fn as_peer(peer: Peer) -> hsup_slug::Peer {
     hsup_slug::Peer::of_uid(peer.uid.as_raw(), peer.gid.as_raw())
 }
 
-/// Looks at the network now and then, as long as the driver is there.
+/// Looks now and then at the network, at images that are used no more, and at what drivers left
+/// that are away, as long as the driver is there.
 async fn look(driver: std::sync::Weak<Inner>) {
+    let mut forsaken = Forsaken::default();
     loop {
+        if let Some(driver) = driver.upgrade() {
+            forsaken.look(&Libcontainer(driver)).await;
+        }
         tokio::time::sleep(LOOK).await;
         let Some(driver) = driver.upgrade() else {
             return;

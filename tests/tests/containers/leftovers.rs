@@ -7,7 +7,10 @@ use std::{
 
 use hsup_tests::deadline::poll;
 
-use crate::{caller::Caller, host::Host};
+use crate::{
+    caller::{Caller, how},
+    host::Host,
+};
 
 /// Where the driver of this host keeps its dynos.
 fn dynos(host: &Host) -> PathBuf {
@@ -81,5 +84,58 @@ fn what_dynos_left_is_removed_while_the_driver_serves() {
     let gone = poll(|| host.names("containers").is_empty().then_some(()));
     assert!(gone.is_some(), "{:?}", host.names("containers"));
     driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_whose_driver_does_not_come_back_ends_when_it_has_lingered() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    for (id, linger_ms) in [("lingers", 1000), ("stays", 0)] {
+        let started = caller.try_start(id, "exec sleep 1000 <&2", |request| {
+            request.linger_ms = linger_ms;
+        });
+        drop(started.unwrap());
+    }
+    driver.kill();
+    assert_eq!(host.names("uids").len(), 2);
+    let other = host.path("socket/other.sock");
+    let second = host.driver_at(&other, |_| ());
+    let one = || (host.names("uids").len() == 1).then_some(());
+    assert!(poll(one).is_some(), "{}", second.log());
+    // How it ended is for its own driver to tell.
+    let first = host.driver();
+    let caller = Caller::new(&host.socket());
+    assert_eq!(caller.ids(), ["lingers", "stays"]);
+    assert_eq!(how(&caller.wait("lingers")), "SIGTERM");
+    caller.remove_all();
+    first.end();
+    second.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn what_the_driver_made_of_its_cgroup_goes_with_the_last_dyno() {
+    let host = Host::new();
+    // As a trace of this host: its first user's number at the end.
+    let top = format!("hsup-t-{}", host.first_uid());
+    let driver = host.driver_with(|command| {
+        let parent = format!("/{top}/b/dynos-{}", host.first_uid());
+        command.args(["--cgroup-parent", &parent]);
+    });
+    assert_eq!(host.says("echo well"), "well\n");
+    driver.end();
+    let left = || {
+        let all = crate::machine::cgroups().into_iter();
+        all.filter(|path| path.contains(&top)).collect::<Vec<_>>()
+    };
+    assert!(
+        poll(|| left().is_empty().then_some(())).is_some(),
+        "{:?}",
+        left()
+    );
     host.is_clean();
 }
