@@ -24,7 +24,7 @@ use std::{
     },
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -34,6 +34,7 @@ use nix::{
 };
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::mounts;
 

@@ -171,7 +171,10 @@ impl Left {
 fn free_name(path: &Path) -> PathBuf {
     let name = |number: u32| path.with_extension(format!("{number}.{}", sweep::ASIDE));
     let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
-    (0..).map(name).find(is_free).unwrap_or_else(|| name(0))
+    (0..u32::MAX)
+        .map(name)
+        .find(is_free)
+        .unwrap_or_else(|| name(0))
 }
 
 fn told<T>(path: &Path, error: &(dyn std::error::Error + 'static)) -> Option<T> {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,11 @@ fn dynos(host: &Host) -> PathBuf {
     only(&only(&host.run_dir())).join("d")
 }
 
+fn write(path: &Path, bytes: &[u8]) {
+    let mut file = fs::File::create(path).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
 #[test]
 #[ignore = "needs root: it makes containers"]
 fn a_start_that_was_cut_off_while_it_wrote_keeps_neither_user_nor_address() {
@@ -30,18 +36,17 @@ fn a_start_that_was_cut_off_while_it_wrote_keeps_neither_user_nor_address() {
     let dir = dynos(&host).join("0.cut");
     driver.kill();
     fs::create_dir(&dir).unwrap();
-    fs::write(dir.join("held.json"), "").unwrap();
+    write(&dir.join("held.json"), b"");
     let uid = host.first_uid().to_string();
     let address = host.subnet().replace("/24", "");
     for file in [
         Path::new("uids").join(uid),
         Path::new("subnets").join(address),
     ] {
-        fs::write(
-            host.path("work").join(file),
+        write(
+            &host.path("work").join(file),
             dir.as_os_str().as_encoded_bytes(),
-        )
-        .unwrap();
+        );
     }
     let driver = host.driver();
     let freed = || host.names("uids").is_empty() && host.names("subnets").is_empty();
@@ -77,7 +82,7 @@ fn what_dynos_left_is_removed_while_the_driver_serves() {
     let driver = host.driver();
     let seen = host.names("containers");
     assert!(
-        seen.iter().any(|name| name.ends_with(".gone")),
+        seen.iter().any(|name| name.contains(".gone")),
         "it serves before that is removed: {seen:?}"
     );
     assert_eq!(host.says("echo well"), "well\n");
