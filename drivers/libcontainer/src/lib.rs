@@ -15,6 +15,7 @@
 //! that becomes at the dyno's end; the helpers of `hsup-slug`; and `stack`, for people. What
 //! lies where is told in `dirs.rs`.
 
+mod answers;
 mod artifact;
 mod binds;
 mod cgroup;

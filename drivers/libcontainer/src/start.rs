@@ -33,13 +33,14 @@ use self::{
     skeleton::{own_folder, skeleton},
 };
 use crate::{
+    answers::{slug_status, stack_status, unknown},
     artifact::Artifact,
     binds::{self, Bounds, Opened},
     dyno::{Contained, Known, Watches},
     life::{self, Watch},
     net,
     order::{self, Handed, Order, SlugOrder},
-    runtime::{Libcontainer, slug_status, stack_status, unknown},
+    runtime::Libcontainer,
     spec::{self, Limits},
     stack::{self, StackError},
     sweep::{self, Held},
