@@ -11,8 +11,9 @@
 //! ```
 //!
 //! A driver takes over what lies in the home of its own socket, and nothing of another's: that
-//! one's driver may come back. The home of a socket whose folder is gone can have no driver any
-//! more; whoever starts next takes its dynos over, and their linger ends them.
+//! one's driver may come back, and its users would look for their dynos there. What is overdue in
+//! a home whose lock is free, any driver ends (`forsaken.rs`). The home of a socket whose folder
+//! is gone can have no driver any more; whoever starts next takes its dynos over.
 
 use std::{
     fs::{self, File},
@@ -22,6 +23,8 @@ use std::{
         fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -31,8 +34,14 @@ use nix::{
 };
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::mounts;
+
+/// How long the lock of a home may be somebody's who only looks whether it is free, and how often
+/// it is tried meanwhile.
+const LOOKED_AT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the run directory is called.
 const NAME: &str = "hsup-libcontainer";
@@ -152,9 +161,17 @@ impl Home {
             None => format!("nameless-{}", std::process::id()),
         };
         let path = homes.join(&name);
-        let lock = lock(&path)?.ok_or_else(|| {
-            DirsError::InUse(socket.clone().unwrap_or_else(|| PathBuf::from("a socket")))
-        })?;
+        let end = Instant::now() + LOOKED_AT;
+        let lock = loop {
+            if let Some(lock) = lock(&path)? {
+                break lock;
+            }
+            if Instant::now() >= end {
+                let socket = socket.clone().unwrap_or_else(|| PathBuf::from("a socket"));
+                return Err(DirsError::InUse(socket));
+            }
+            thread::sleep(PAUSE);
+        };
         make(&path.join("d"), 0o700)?;
         let text = socket.as_deref().unwrap_or(Path::new(""));
         let file = path.join("socket");
@@ -189,6 +206,23 @@ impl Home {
         dynos_of(&self.path)
     }
 
+    /// Homes of other drivers that are not there now, but may come back: locked, for as long as
+    /// it takes to look at them.
+    pub(crate) fn absent(&self) -> io::Result<Vec<Absent>> {
+        let homes = self.path.parent().unwrap_or(&self.path);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(homes)? {
+            let path = entry?.path();
+            if path != self.path
+                && path.join("d").is_dir()
+                && let Ok(Some(lock)) = lock(&path)
+            {
+                found.push(Absent { path, _lock: lock });
+            }
+        }
+        Ok(found)
+    }
+
     /// Those of drivers that cannot come back.
     pub(crate) fn adopted_dynos(&self) -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
@@ -213,6 +247,20 @@ impl Home {
         for folder in self.path.ancestors().skip(1).take(2) {
             drop(fs::remove_dir(folder));
         }
+    }
+}
+
+/// The home of a driver that is not there.
+#[derive(Debug)]
+pub(crate) struct Absent {
+    pub(crate) path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Absent {
+    /// The directories of its dynos.
+    pub(crate) fn dynos(&self) -> io::Result<Vec<PathBuf>> {
+        dynos_of(&self.path)
     }
 }
 
@@ -381,6 +429,23 @@ mod tests {
         let home = open(folder.path(), Some(&socket)).unwrap();
         assert!(home.dynos().unwrap().is_empty());
         assert_eq!(home.adopted_dynos().unwrap(), [dyno]);
+    }
+
+    #[test]
+    fn a_driver_that_lives_is_not_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = |name: &str| folder.path().join(name);
+        let mine = open(folder.path(), Some(&socket("a.sock"))).unwrap();
+        let other = open(folder.path(), Some(&socket("b.sock"))).unwrap();
+        let dyno = other.dyno(1000, "web-1");
+        fs::create_dir(&dyno).unwrap();
+        assert!(mine.absent().unwrap().is_empty());
+        drop(other);
+        let absent = mine.absent().unwrap();
+        assert_eq!(absent.len(), 1);
+        assert_eq!(absent[0].dynos().unwrap(), [dyno]);
+        drop(absent);
+        open(folder.path(), Some(&socket("b.sock"))).unwrap();
     }
 
     #[test]

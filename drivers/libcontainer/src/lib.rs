@@ -15,11 +15,13 @@
 //! that becomes at the dyno's end; the helpers of `hsup-slug`; and `stack`, for people. What
 //! lies where is told in `dirs.rs`.
 
+mod answers;
 mod artifact;
 mod binds;
 mod cgroup;
 mod dirs;
 mod dyno;
+mod forsaken;
 pub mod lease;
 mod life;
 mod mounted;

@@ -23,6 +23,8 @@ use nix::{
 use serde::Deserialize;
 use tokio::io::unix::AsyncFd;
 
+use crate::shim;
+
 /// Held until the exit status is known.
 pub(crate) const LIFE: &str = "life";
 /// Held until nothing is left.
@@ -73,6 +75,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// Whether the dyno of this directory came to run.
+pub(crate) fn was_started(dir: &Path) -> bool {
+    dir.join(shim::LIFE).exists()
 }
 
 /// Of a dyno that has ended, and is being freed: tells when nothing is left of it.

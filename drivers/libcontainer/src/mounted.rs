@@ -84,6 +84,8 @@ impl Mounted {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -92,7 +94,9 @@ mod tests {
         let image = folder.path().join("s-1.img");
         let write = |text: &str| {
             let new = folder.path().join("new");
-            fs::write(&new, text).unwrap();
+            fs::File::create(&new)
+                .and_then(|mut file| file.write_all(text.as_bytes()))
+                .unwrap();
             fs::rename(&new, &image).unwrap();
         };
         write("one");

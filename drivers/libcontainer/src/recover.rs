@@ -20,7 +20,7 @@ use crate::{
     life::{self, Watch},
     removal,
     runtime::{Libcontainer, PROBE},
-    shim, start, sweep,
+    start, sweep,
 };
 
 /// How long a shim whose driver was killed may take to find that out, or to start its dyno.
@@ -171,7 +171,10 @@ impl Left {
 fn free_name(path: &Path) -> PathBuf {
     let name = |number: u32| path.with_extension(format!("{number}.{}", sweep::ASIDE));
     let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
-    (0..).map(name).find(is_free).unwrap_or_else(|| name(0))
+    (0..u32::MAX)
+        .map(name)
+        .find(is_free)
+        .unwrap_or_else(|| name(0))
 }
 
 fn told<T>(path: &Path, error: &(dyn std::error::Error + 'static)) -> Option<T> {
@@ -187,18 +190,18 @@ async fn began(dir: &Path) -> bool {
         return false;
     };
     loop {
-        if dir.join(shim::LIFE).exists() {
+        if life::was_started(dir) {
             return true;
         }
         if !watch.is_held() || Instant::now() >= end {
-            return dir.join(shim::LIFE).exists();
+            return life::was_started(dir);
         }
         sleep(PAUSE).await;
     }
 }
 
 /// Frees all that is held for a directory that has no dyno, and removes it.
-async fn clear(dir: PathBuf) {
+pub(crate) async fn clear(dir: PathBuf) {
     // It talks to the kernel for milliseconds.
     let cleared = tokio::task::spawn_blocking(move || sweep::of_failed(&dir));
     drop(cleared.await);

@@ -26,10 +26,9 @@ const OPEN_FILES: u64 = 10_000;
 const SHM: &str = "size=64m";
 /// The period of a CPU limit, in microseconds: the kernel's own.
 const CPU_PERIOD: u64 = 100_000;
-/// The least time in it, in microseconds: the kernel takes no less. (`min_cfs_quota_period`)
-const LEAST_QUOTA: u64 = 1000;
-/// The least that a limit on CPU time can be, in thousandths of one.
-pub(crate) const LEAST_CPU_MILLIS: u32 = (LEAST_QUOTA * 1000 / CPU_PERIOD) as u32;
+/// The least that a limit on CPU time can be, in thousandths of one: the kernel takes no quota of
+/// less than a millisecond. (`min_cfs_quota_period`)
+pub(crate) const LEAST_CPU_MILLIS: u32 = 10;
 /// What counts as a dyno's besides what is its own: hsup-init and, while it starts,
 /// libcontainer's own process.
 const BESIDES: u32 = 2;

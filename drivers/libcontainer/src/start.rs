@@ -13,6 +13,7 @@ use std::{
     ops::RangeInclusive,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,13 +33,14 @@ use self::{
     skeleton::{own_folder, skeleton},
 };
 use crate::{
+    answers::{slug_status, stack_status, unknown},
     artifact::Artifact,
     binds::{self, Bounds, Opened},
     dyno::{Contained, Known, Watches},
     life::{self, Watch},
     net,
     order::{self, Handed, Order, SlugOrder},
-    runtime::{Libcontainer, slug_status, stack_status, unknown},
+    runtime::Libcontainer,
     spec::{self, Limits},
     stack::{self, StackError},
     sweep::{self, Held},
@@ -64,6 +66,8 @@ pub(crate) enum StartError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("failed to make the cgroups of a dyno")]
+    Groups(#[source] io::Error),
     #[error("failed to start the shim of a dyno")]
     Shim(#[source] io::Error),
     #[error("the shim of a dyno ended without an answer")]
@@ -81,6 +85,7 @@ impl From<StartError> for Status {
         let text = errors::chain(&error);
         match &error {
             StartError::Files { source, .. }
+            | StartError::Groups(source)
             | StartError::Shim(source)
             | StartError::TakeOver(source)
                 if errors::is_exhaustion(source) =>
@@ -232,9 +237,11 @@ impl Libcontainer {
             port: port(&request),
         };
         known.write(dir).map_err(files("write in", dir))?;
-        // The files are made beside it.
+        // The files are made beside them.
+        let (hierarchies, group) = (Arc::clone(self.hierarchies()), cgroup.clone());
+        let groups = tokio::task::spawn_blocking(move || hierarchies.make(&group));
         let network = self.network().create(&lease);
-        skeleton(
+        let files = skeleton(
             dir,
             &stack_root,
             slug.as_ref().map(|slug| slug.path.as_path()),
@@ -242,8 +249,12 @@ impl Libcontainer {
             self.network().resolv_conf().text,
             &request,
             &binds,
-        )?;
-        own_folder(&own)?;
+        )
+        .and_then(|()| Ok(own_folder(&own)?));
+        // Whatever came of the rest: what is being made cannot be removed.
+        let groups = groups.await.map_err(io::Error::other).flatten();
+        files?;
+        groups.map_err(StartError::Groups)?;
         let (stdin, stdout, stderr) = match stdio {
             Some(fifos) => {
                 kept.extend([fifos.kept_stdout, fifos.kept_stderr]);

@@ -253,7 +253,9 @@ mod tests {
         for text in ["", "{\"lease\":{"] {
             let dir = folder.path().join("0.a");
             fs::create_dir(&dir).unwrap();
-            fs::write(dir.join(HELD), text).unwrap();
+            fs::File::create(dir.join(HELD))
+                .and_then(|mut file| file.write_all(text.as_bytes()))
+                .unwrap();
             of_failed(&dir);
             assert!(!dir.exists(), "{text:?}");
         }

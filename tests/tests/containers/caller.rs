@@ -299,6 +299,8 @@ impl Dyno<'_> {
 /// The FIFOs of a dyno.
 struct Streams {
     folder: TempDir,
+    /// Both ends of its stdin: with no writer there, a dyno that reads at once would be at its end.
+    stdin: File,
     /// Both outputs of it.
     outputs: [File; 2],
 }
@@ -313,14 +315,21 @@ impl Streams {
         });
         let stdin = folder.path().join("stdin");
         mkfifo(&stdin, Mode::from_bits_truncate(0o600)).unwrap();
-        Self { folder, outputs }
+        let stdin = open(&stdin, true, true).unwrap();
+        Self {
+            folder,
+            stdin,
+            outputs,
+        }
     }
 
     fn started(self) -> Started {
-        let stdin = self.folder.path().join("stdin");
+        let path = self.folder.path().join("stdin");
+        let stdin = open(&path, false, true).unwrap();
+        // The other end is the dyno's alone from here on.
+        drop(self.stdin);
         Started {
-            // A dyno that has ended already reads no more.
-            stdin: open(&stdin, false, true).ok(),
+            stdin: Some(stdin),
             outputs: self.outputs,
             read: Vec::new(),
             _folder: self.folder,

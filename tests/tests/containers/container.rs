@@ -1,6 +1,10 @@
 //! What a dyno finds itself in.
 
-use crate::{host::Host, running::Running};
+use std::{fs, os::unix::process::CommandExt as _};
+
+use hsup_tests::deadline;
+
+use crate::{caller::Caller, host::Host, running::Running};
 
 #[test]
 #[ignore = "needs root: it makes containers"]
@@ -125,12 +129,78 @@ fn a_dyno_is_the_same_whatever_the_umask_of_who_started_the_driver() {
     host.is_clean();
 }
 
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn names_and_the_link_are_as_they_should_be() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let line = "hostname; cat /etc/hostname; cat /sys/class/net/eth0/mtu; cat /etc/resolv.conf";
+    let (said, _) = caller.output("web-1-x", line, |_| ());
+    let mut lines = said.lines();
+    assert_eq!(
+        lines.by_ref().take(3).collect::<Vec<_>>(),
+        ["web-1-x", "web-1-x", "1500"]
+    );
+    let servers = |text: &str| -> Vec<String> {
+        let servers = text.lines().filter(|line| line.starts_with("nameserver"));
+        servers.map(str::to_owned).collect()
+    };
+    let own = fs::read_to_string("/etc/resolv.conf").unwrap();
+    // Those on the loopback cannot be the dyno's.
+    let reachable = servers(&own)
+        .into_iter()
+        .filter(|line| !line.contains(" 127.") && !line.contains("::1"));
+    let found = servers(&said);
+    for server in reachable {
+        assert!(found.contains(&server), "no {server} in\n{said}");
+    }
+    assert!(!said.contains("nameserver 127."), "{said}");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn the_driver_is_a_child_of_hsup_that_root_starts_and_the_variables_reach_it() {
+    let host = Host::new();
+    let mut command = host.hsup("hsup");
+    command.uid(0).gid(0);
+    command.args([
+        "run",
+        "-d",
+        "libcontainer",
+        "id -u; ip -o -4 addr show eth0",
+    ]);
+    let output = deadline::output(&mut command);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    assert_eq!(said.lines().next(), Some(&*host.first_uid().to_string()));
+    let address = host.subnet().replace("0/24", "2/30");
+    assert!(said.contains(&address), "{said}");
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn the_operator_is_told_what_makes_every_start_wait() {
+    let host = Host::new();
+    let driver = host.driver();
+    let set = |file: &str, what: &str| fs::read_to_string(file).unwrap_or_default().contains(what);
+    let is_spared =
+        set("/sys/kernel/rcu_expedited", "1") || set("/proc/self/mountinfo", "favordynmods");
+    let log = driver.log();
+    assert_eq!(log.contains("RCU grace period"), !is_spared, "{log}");
+    driver.end();
+    host.is_clean();
+}
+
 #[expect(
     unsafe_code,
     reason = "the umask is the process's own, and tests share theirs"
 )]
 fn with_umask(command: &mut std::process::Command, mask: u32) {
-    use std::os::unix::process::CommandExt as _;
     let mask = nix::sys::stat::Mode::from_bits_truncate(mask);
     // SAFETY: umask(2) is all that is called after the fork.
     unsafe {

@@ -2,12 +2,16 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use hsup_tests::deadline::poll;
 
-use crate::{caller::Caller, host::Host};
+use crate::{
+    caller::{Caller, how},
+    host::Host,
+};
 
 /// Where the driver of this host keeps its dynos.
 fn dynos(host: &Host) -> PathBuf {
@@ -19,6 +23,11 @@ fn dynos(host: &Host) -> PathBuf {
     only(&only(&host.run_dir())).join("d")
 }
 
+fn write(path: &Path, bytes: &[u8]) {
+    let mut file = fs::File::create(path).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
 #[test]
 #[ignore = "needs root: it makes containers"]
 fn a_start_that_was_cut_off_while_it_wrote_keeps_neither_user_nor_address() {
@@ -27,18 +36,17 @@ fn a_start_that_was_cut_off_while_it_wrote_keeps_neither_user_nor_address() {
     let dir = dynos(&host).join("0.cut");
     driver.kill();
     fs::create_dir(&dir).unwrap();
-    fs::write(dir.join("held.json"), "").unwrap();
+    write(&dir.join("held.json"), b"");
     let uid = host.first_uid().to_string();
     let address = host.subnet().replace("/24", "");
     for file in [
         Path::new("uids").join(uid),
         Path::new("subnets").join(address),
     ] {
-        fs::write(
-            host.path("work").join(file),
+        write(
+            &host.path("work").join(file),
             dir.as_os_str().as_encoded_bytes(),
-        )
-        .unwrap();
+        );
     }
     let driver = host.driver();
     let freed = || host.names("uids").is_empty() && host.names("subnets").is_empty();
@@ -74,12 +82,65 @@ fn what_dynos_left_is_removed_while_the_driver_serves() {
     let driver = host.driver();
     let seen = host.names("containers");
     assert!(
-        seen.iter().any(|name| name.ends_with(".gone")),
+        seen.iter().any(|name| name.contains(".gone")),
         "it serves before that is removed: {seen:?}"
     );
     assert_eq!(host.says("echo well"), "well\n");
     let gone = poll(|| host.names("containers").is_empty().then_some(()));
     assert!(gone.is_some(), "{:?}", host.names("containers"));
     driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_whose_driver_does_not_come_back_ends_when_it_has_lingered() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    for (id, linger_ms) in [("lingers", 1000), ("stays", 0)] {
+        let started = caller.try_start(id, "exec sleep 1000 <&2", |request| {
+            request.linger_ms = linger_ms;
+        });
+        drop(started.unwrap());
+    }
+    driver.kill();
+    assert_eq!(host.names("uids").len(), 2);
+    let other = host.path("socket/other.sock");
+    let second = host.driver_at(&other, |_| ());
+    let one = || (host.names("uids").len() == 1).then_some(());
+    assert!(poll(one).is_some(), "{}", second.log());
+    // How it ended is for its own driver to tell.
+    let first = host.driver();
+    let caller = Caller::new(&host.socket());
+    assert_eq!(caller.ids(), ["lingers", "stays"]);
+    assert_eq!(how(&caller.wait("lingers")), "SIGTERM");
+    caller.remove_all();
+    first.end();
+    second.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn what_the_driver_made_of_its_cgroup_goes_with_the_last_dyno() {
+    let host = Host::new();
+    // As a trace of this host: its first user's number at the end.
+    let top = format!("hsup-t-{}", host.first_uid());
+    let driver = host.driver_with(|command| {
+        let parent = format!("/{top}/b/dynos-{}", host.first_uid());
+        command.args(["--cgroup-parent", &parent]);
+    });
+    assert_eq!(host.says("echo well"), "well\n");
+    driver.end();
+    let left = || {
+        let all = crate::machine::cgroups().into_iter();
+        all.filter(|path| path.contains(&top)).collect::<Vec<_>>()
+    };
+    assert!(
+        poll(|| left().is_empty().then_some(())).is_some(),
+        "{:?}",
+        left()
+    );
     host.is_clean();
 }

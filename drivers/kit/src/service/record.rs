@@ -145,6 +145,11 @@ impl Record {
         self.kept.started_at_unix_ms
     }
 
+    /// How long it may run on without its supervisor; zero: for ever.
+    pub const fn linger(&self) -> Duration {
+        Duration::from_millis(self.kept.linger_ms as u64)
+    }
+
     pub(super) fn key(&self) -> Key {
         Key::new(self.kept.uid, &self.kept.dyno_id)
     }
