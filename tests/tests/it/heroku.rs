@@ -17,9 +17,9 @@ mod trouble;
 const APP: &str = "shop";
 
 /// A folder to run in, and the app on Heroku.
-struct Shop {
-    app: App,
-    heroku: Platform,
+pub(crate) struct Shop {
+    pub(crate) app: App,
+    pub(crate) heroku: Platform,
 }
 
 impl Shop {
@@ -35,7 +35,7 @@ impl Shop {
     }
 
     /// The same with a `web`, which runs.
-    fn deployed() -> Self {
+    pub(crate) fn deployed() -> Self {
         let shop = Self::new();
         shop.deploy("");
         shop
@@ -60,7 +60,7 @@ impl Shop {
         command
     }
 
-    fn start(&self, arguments: &[&str]) -> Running<'_> {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running<'_> {
         let mut command = self.command("start");
         let defaults = ["--grace", "2s", "--linger", "60s", "--boot-timeout", "5s"];
         command.args(defaults).args(arguments);
