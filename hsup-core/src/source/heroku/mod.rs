@@ -110,11 +110,6 @@ impl Heroku {
         Arc::<Api>::clone(&self.api)
     }
 
-    /// The app, as it was asked for.
-    pub fn app(&self) -> &str {
-        &self.api.app
-    }
-
     /// Waits for the next news. Cancel safe; inside a tokio runtime.
     pub async fn next(&mut self) -> Update {
         let polling = self.polling.get_or_insert_with(|| {
