@@ -195,10 +195,10 @@ fn a_bad_release_never_takes_the_good_one_down_and_is_not_tried_again() {
     hsup.wait_releases(&["v3 rejected", "v2 current"]);
     hsup.kill();
 
-    shop.heroku.scale("web", 1);
+    shop.heroku.scale("web", 3);
     let hsup = shop.start(&[]);
     hsup.wait_for_line("Release v3 was rejected");
-    assert_eq!(hsup.wait_up(&["web.1"]), good[..1]);
+    assert_eq!(hsup.wait_up(&["web.1", "web.2", "web.3"])[..2], good);
     hsup.wait_releases(&["v3 rejected", "v2 current"]);
     shop.deploy("");
     hsup.wait_for_line("Release v4 is current");
