@@ -122,6 +122,16 @@ impl Release {
             .find(|process| process.process_type.as_str() == name)
     }
 
+    /// Gives the process types that it has these quantities.
+    pub fn scale(&mut self, quantities: &[(ProcessType, u32)]) {
+        for process in &mut self.processes {
+            let of_type = |(name, _): &&(ProcessType, u32)| *name == process.process_type;
+            if let Some((name, quantity)) = quantities.iter().find(of_type) {
+                *process = Process::new(name.clone(), process.command.clone(), *quantity);
+            }
+        }
+    }
+
     /// What changes when this release follows `old`.
     pub fn change_from(&self, old: &Self) -> ReleaseChange {
         if self == old {

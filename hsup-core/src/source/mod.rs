@@ -193,6 +193,16 @@ impl Source {
         }
     }
 
+    /// Takes back a release that could not be taken in now, to tell it again later where
+    /// nobody else will. Answers whether it is the first time.
+    pub fn take_back(&mut self, loaded: Box<Loaded>) -> bool {
+        match self {
+            // Whoever hands it in is told, and does so again.
+            Self::Directory(_) | Self::ControlDir(_) => true,
+            Self::Heroku(heroku) => heroku.take_back(loaded),
+        }
+    }
+
     /// What could not be written may be tried again.
     pub fn forgive(&mut self) {
         match self {

@@ -14,7 +14,7 @@ use crate::{
     errors::chain,
     lifecycle::Kind,
     name::ProcessType,
-    release::{Process, Release, ReleaseChange},
+    release::{Release, ReleaseChange},
     releases::{Id, Newness},
     source::{ControlText, Keep, Loaded, News, Origin, Source, Update},
     state::{ReleaseRecord, ReleaseState},
@@ -55,6 +55,10 @@ impl Actor {
             self.note_release(format!("Warning: {warning}"));
         }
         let (text, newness) = (loaded.text.clone(), loaded.newness);
+        let again = Box::new(Loaded {
+            warnings: Vec::new(),
+            ..loaded.clone()
+        });
         let taken = match newness {
             Newness::New => self.take_in(loaded.release, loaded.text, loaded.origin, newness),
             Newness::Kept => self.keep_on(loaded),
@@ -66,7 +70,9 @@ impl Actor {
                     let reason = why.clone();
                     self.news = Some(News::Rejected { text, reason });
                 }
-                self.tell_refused(&why);
+                if self.source.take_back(again) {
+                    self.tell_refused(&why);
+                }
             }
             // It is what there is: refusing it would leave nothing to begin with next time.
             (Err(why), _) => return self.fail(RunError::NoRelease(why)),
@@ -257,12 +263,7 @@ impl Actor {
                 continue;
             };
             let mut release = Release::clone(&known.release);
-            for process in &mut release.processes {
-                let of_type = |(name, _): &&(ProcessType, u32)| *name == process.process_type;
-                if let Some((name, quantity)) = quantities.iter().find(of_type) {
-                    *process = Process::new(name.clone(), process.command.clone(), *quantity);
-                }
-            }
+            release.scale(quantities);
             if release != *known.release {
                 self.expect_names(&self.wishes.formation(&release));
                 self.change_quantities(id, release);

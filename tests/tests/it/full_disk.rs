@@ -8,7 +8,10 @@ use std::{
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::app::{App, Running, process};
+use crate::{
+    app::{App, Running, process},
+    heroku::Shop,
+};
 
 /// A small file system of its own at the app's folder `disk`.
 struct Disk {
@@ -79,6 +82,27 @@ fn a_release_on_a_full_disk_is_refused_and_touches_nothing() {
     app.release(2, "", &worker);
     hsup.wait_releases(&["v2 current", "v1 superseded"]);
     hsup.wait_up(&["worker.1", "worker.2"]);
+    hsup.interrupt();
+}
+
+#[test]
+#[ignore = "mounts a small disk: needs root"]
+fn a_release_of_heroku_comes_again_when_there_is_room() {
+    let shop = Shop::deployed();
+    let disk = Disk::mount(&shop.app, 64);
+    let state = disk.path.join("state");
+    let hsup = shop.start(&["--state-dir", state.to_str().unwrap()]);
+    let before = hsup.wait_up(&["web.1"]);
+    disk.fill();
+    shop.heroku.set_config(&[("NAME", "two")]);
+    let refused = "Release rejected, v2 keeps running: failed to save";
+    hsup.wait_for_line(refused);
+    shop.heroku.scale("web", 2);
+    assert_eq!(hsup.wait_up(&["web.1", "web.2"])[0], before[0]);
+    disk.free();
+    hsup.wait_releases(&["v3 current", "v2 superseded"]);
+    hsup.wait_up(&["web.1", "web.2"]);
+    assert_eq!(hsup.log().matches(refused).count(), 1, "{}", hsup.log());
     hsup.interrupt();
 }
 

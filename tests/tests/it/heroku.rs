@@ -17,9 +17,9 @@ mod trouble;
 const APP: &str = "shop";
 
 /// A folder to run in, and the app on Heroku.
-struct Shop {
-    app: App,
-    heroku: Platform,
+pub(crate) struct Shop {
+    pub(crate) app: App,
+    pub(crate) heroku: Platform,
 }
 
 impl Shop {
@@ -35,7 +35,7 @@ impl Shop {
     }
 
     /// The same with a `web`, which runs.
-    fn deployed() -> Self {
+    pub(crate) fn deployed() -> Self {
         let shop = Self::new();
         shop.deploy("");
         shop
@@ -60,7 +60,7 @@ impl Shop {
         command
     }
 
-    fn start(&self, arguments: &[&str]) -> Running<'_> {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running<'_> {
         let mut command = self.command("start");
         let defaults = ["--grace", "2s", "--linger", "60s", "--boot-timeout", "5s"];
         command.args(defaults).args(arguments);
@@ -195,10 +195,10 @@ fn a_bad_release_never_takes_the_good_one_down_and_is_not_tried_again() {
     hsup.wait_releases(&["v3 rejected", "v2 current"]);
     hsup.kill();
 
-    shop.heroku.scale("web", 1);
+    shop.heroku.scale("web", 3);
     let hsup = shop.start(&[]);
     hsup.wait_for_line("Release v3 was rejected");
-    assert_eq!(hsup.wait_up(&["web.1"]), good[..1]);
+    assert_eq!(hsup.wait_up(&["web.1", "web.2", "web.3"])[..2], good);
     hsup.wait_releases(&["v3 rejected", "v2 current"]);
     shop.deploy("");
     hsup.wait_for_line("Release v4 is current");

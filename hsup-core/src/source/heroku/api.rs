@@ -29,15 +29,6 @@ pub(super) struct Known<T> {
     etag: Option<HeaderValue>,
 }
 
-/// What asking again came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// It is as it was.
-    Same,
-    /// It may be something else.
-    New,
-}
-
 impl Api {
     pub(super) fn new(app: &str, access: &Access) -> Result<Self, NewClientError> {
         Ok(Self {
@@ -46,13 +37,13 @@ impl Api {
         })
     }
 
-    /// The release that is deployed, if one is.
+    /// Learns which release is deployed, if one is.
     pub(super) async fn deployed(
         &self,
         known: &mut Option<Known<Option<Release>>>,
-    ) -> Result<Change, ApiError> {
+    ) -> Result<(), ApiError> {
         let mut range = Some(NEWEST);
-        let mut etag = None;
+        let (mut etag, mut value) = (None, None);
         for page in 0..PAGES {
             let Some(of_page) = range.take() else { break };
             let known_tag = known.as_ref().and_then(|known| known.etag.as_ref());
@@ -63,32 +54,27 @@ impl Api {
                 etag: known_tag.filter(|_| page == 0),
             };
             let body = match self.client.ask(question).await? {
-                Answer::Same => return Ok(Change::Same),
+                Answer::Same => return Ok(()),
                 Answer::New(body) => body,
             };
             let releases: Vec<Release> = body.json()?;
-            if page == 0 {
-                etag.clone_from(&body.etag);
-            }
+            // What a later page has may change, and leave the first one as it is.
+            etag = body.etag.filter(|_| page == 0);
             range = body.next_range;
-            if let Some(release) = releases.into_iter().find(Release::is_deployed) {
-                let value = Some(release);
-                // What a later page has may change, and leave the first one as it is.
-                let etag = etag.filter(|_| page == 0);
-                *known = Some(Known { value, etag });
-                return Ok(Change::New);
+            value = releases.into_iter().find(Release::is_deployed);
+            if value.is_some() {
+                break;
             }
         }
-        let etag = etag.filter(|_| range.is_none());
-        *known = Some(Known { value: None, etag });
-        Ok(Change::New)
+        *known = Some(Known { value, etag });
+        Ok(())
     }
 
-    /// The formation.
+    /// Learns the formation.
     pub(super) async fn formation(
         &self,
         known: &mut Option<Known<Vec<Formation>>>,
-    ) -> Result<Change, ApiError> {
+    ) -> Result<(), ApiError> {
         let question = Question {
             what: format!("the formation of {}", self.app),
             path: &["apps", &self.app, "formation"],
@@ -96,12 +82,12 @@ impl Api {
             etag: known.as_ref().and_then(|known| known.etag.as_ref()),
         };
         match self.client.ask(question).await? {
-            Answer::Same => Ok(Change::Same),
+            Answer::Same => Ok(()),
             Answer::New(body) => {
                 let value = body.json()?;
                 let etag = body.etag;
                 *known = Some(Known { value, etag });
-                Ok(Change::New)
+                Ok(())
             }
         }
     }

@@ -14,7 +14,10 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 mod access;
@@ -37,8 +40,8 @@ use api::Api;
 use pace::{Next, Pace, Tell, Went};
 use watch::{Found, Watcher};
 
-use super::Update;
-use crate::{locate::SlugLocator, random, release::Release};
+use super::{Loaded, Update};
+use crate::{locate::SlugLocator, random, release::Release, time::reached};
 
 /// How often the API is asked, unless people say otherwise. A look is two requests of the 4500
 /// that Heroku allows an account in an hour.
@@ -47,6 +50,8 @@ pub const POLL_EVERY: Duration = Duration::from_secs(10);
 /// How often [`load`] asks an API that fails, and the pause after the first time.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
+/// So many looks later a release comes again that could not be taken in.
+const AGAIN_AFTER: u32 = 6;
 /// News that nobody has taken yet.
 const NEWS: usize = 8;
 
@@ -67,6 +72,16 @@ pub struct Heroku {
     api: Arc<Api>,
     poll_every: Duration,
     polling: Option<Polling>,
+    refused: Option<Refused>,
+    /// The version of the release that was taken back last.
+    taken_back: Option<u64>,
+}
+
+/// A release that could not be taken in for a reason that is none of its own.
+#[derive(Debug)]
+struct Refused {
+    loaded: Box<Loaded>,
+    again_at: Instant,
 }
 
 #[derive(Debug)]
@@ -85,17 +100,14 @@ impl Heroku {
             api: Arc::new(Api::new(&app.name, &app.access)?),
             poll_every: app.poll_every,
             polling: None,
+            refused: None,
+            taken_back: None,
         })
     }
 
     /// Who knows where its slugs are.
     pub fn locator(&self) -> Arc<dyn SlugLocator> {
         Arc::<Api>::clone(&self.api)
-    }
-
-    /// The app, as it was asked for.
-    pub fn app(&self) -> &str {
-        &self.api.app
     }
 
     /// Waits for the next news. Cancel safe; inside a tokio runtime.
@@ -109,9 +121,40 @@ impl Heroku {
                 _task: AbortOnDropHandle::new(task),
             }
         });
-        match polling.news.recv().await {
-            Some(update) => update,
-            None => pending().await,
+        tokio::select! {
+            biased;
+            Some(update) = polling.news.recv() => {
+                self.overtake_refused(&update);
+                update
+            }
+            () = reached(self.refused.as_ref().map(|refused| refused.again_at)) => {
+                match self.refused.take() {
+                    Some(refused) => Update::Release(refused.loaded),
+                    None => pending().await,
+                }
+            }
+        }
+    }
+
+    /// Takes back a release that the supervisor could not take in, say because its disk is full.
+    /// Heroku tells it once, so it comes again from here. Answers whether it is the first time.
+    pub fn take_back(&mut self, loaded: Box<Loaded>) -> bool {
+        let version = Some(loaded.release.version);
+        self.refused = Some(Refused {
+            loaded,
+            again_at: Instant::now() + self.poll_every * AGAIN_AFTER,
+        });
+        std::mem::replace(&mut self.taken_back, version) != version
+    }
+
+    /// What is news counts before what was refused.
+    fn overtake_refused(&mut self, update: &Update) {
+        match (update, &mut self.refused) {
+            (Update::Scaled(quantities), Some(refused)) => {
+                refused.loaded.release.scale(quantities);
+            }
+            (Update::Release(_) | Update::Rejected { .. }, refused) => *refused = None,
+            _ => {}
         }
     }
 }

@@ -85,7 +85,7 @@ impl Release {
     /// Whether it is the one that runs on Heroku. A release whose release phase has not ended
     /// well never is; which of those that have, `current` says.
     pub(super) fn is_deployed(&self) -> bool {
-        self.status == "succeeded" && self.current != Some(false)
+        !self.id.is_empty() && self.status == "succeeded" && self.current != Some(false)
     }
 
     /// What it runs.
@@ -245,8 +245,9 @@ mod tests {
     #[test_case("failed", Some(false) => false)]
     #[test_case("expired", None => false)]
     fn deployed(status: &str, current: Option<bool>) -> bool {
-        let status = status.to_owned();
+        let (id, status) = ("r".to_owned(), status.to_owned());
         Release {
+            id,
             status,
             current,
             ..Release::default()

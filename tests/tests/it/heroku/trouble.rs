@@ -120,6 +120,13 @@ fn a_start_that_heroku_denies_ends_with_the_reason() {
     assert_eq!(hsup.end().code(), Some(1));
     assert!(hsup.log().contains("HTTP 401"), "{}", hsup.log());
     hsup.nothing_is_left();
+    let unknown = shop.run("start", &["nosuch"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = text(&unknown.stderr);
+    assert!(
+        said.contains("no process type `nosuch`: there is web, worker, release"),
+        "{said}"
+    );
     let mut command = shop.app.command("hsup");
     command
         .env("HEROKU_HOST", shop.heroku.url())
