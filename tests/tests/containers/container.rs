@@ -1,6 +1,9 @@
 //! What a dyno finds itself in.
 
-use std::{fs, os::unix::process::CommandExt as _};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+};
 
 use hsup_tests::deadline;
 
@@ -164,8 +167,12 @@ fn names_and_the_link_are_as_they_should_be() {
 #[ignore = "needs root: it makes containers"]
 fn the_driver_is_a_child_of_hsup_that_root_starts_and_the_variables_reach_it() {
     let host = Host::new();
+    // Its own: the operator's is not taken by root, who would leave /run/hsup behind.
+    let runtime = host.path("runtime");
+    fs::create_dir(&runtime).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
     let mut command = host.hsup("hsup");
-    command.uid(0).gid(0);
+    command.uid(0).gid(0).env("XDG_RUNTIME_DIR", &runtime);
     command.args([
         "run",
         "-d",
