@@ -349,15 +349,32 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
 /// Has the log drains send what waits for them, for some seconds or until another signal.
 async fn finish_drains(logs: &Logs, signals: &mut Signals, tell: fn(&str)) {
     let again = async { while !matches!(signals.next().await, Received::Stop(_)) {} };
-    for Undelivered { target, lines, why } in logs.finish_drains(again).await {
-        let lines = if lines == 1 {
-            "1 line was".to_owned()
-        } else {
-            format!("{lines} lines were")
-        };
-        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        tell(&format!("{lines} not delivered to {target}{why}"));
+    for undelivered in logs.finish_drains(again).await {
+        tell(&not_delivered(&undelivered));
     }
+}
+
+/// What is said of lines that a log drain did not get.
+fn not_delivered(undelivered: &Undelivered) -> String {
+    let Undelivered {
+        target,
+        lines,
+        dropped,
+        lost,
+        why,
+    } = undelivered;
+    let lines = if *lines == 1 {
+        "1 line was".to_owned()
+    } else {
+        format!("{lines} lines were")
+    };
+    let why = why.as_ref().map(|why| format!(": {why}"));
+    let why = why.unwrap_or_default();
+    let before = match (dropped, lost) {
+        (0, 0) => String::new(),
+        _ => format!(" ({dropped} dropped and {lost} lost before)"),
+    };
+    format!("{lines} not delivered to {target}{before}{why}")
 }
 
 /// Opens the source; answers it, the app's key and name, and what its dynos' environment is

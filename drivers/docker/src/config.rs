@@ -36,7 +36,7 @@ const LOG_SIZE: &str = "20m";
 const LOG_FILES: &str = "5";
 /// What the engine adds to every environment, and what runs its containers adds to that.
 const ADDED: [&str; 3] = ["PATH", "HOSTNAME", "TERM"];
-const ADDED_LATER: &str = "HOME";
+const ADDED_LATER: [&str; 2] = ["HOME", "container"];
 /// `hsup-init` in an image of a slug, and where it says how the command ended when its own exit
 /// status, which is all that the engine knows, does not.
 pub(crate) const INIT: &str = "/.hsup/init";
@@ -159,7 +159,7 @@ fn init_words(request: &StartRequest) -> Vec<String> {
     };
     let mut words = ["hsup-init", STATUS, terminal].map(str::to_owned).to_vec();
     words.extend(size.map(|number| number.to_string()));
-    let added = ADDED.into_iter().chain([ADDED_LATER]);
+    let added = ADDED.into_iter().chain(ADDED_LATER);
     let added = added.filter(|name| !request.env.contains_key(*name));
     words.extend(added.map(str::to_owned));
     words.push("--".to_owned());

@@ -54,7 +54,7 @@ fn words(words: Option<Vec<String>>) -> Option<String> {
 #[test_case(Kind::Plain, &["env"], "", None, Some("env"); "a plain image has its entrypoint")]
 #[test_case(Kind::Plain, &["bash", "-c", "env"], "env", None, Some("/bin/sh -c env"); "and a shell")]
 #[test_case(Kind::Plain, &[], "", None, None; "or its own command")]
-#[test_case(SLUG, &["env"], "", Some("/.hsup/init"), Some("hsup-init /.hsup/status -1 0 0 PATH HOSTNAME TERM HOME -- env"))]
+#[test_case(SLUG, &["env"], "", Some("/.hsup/init"), Some("hsup-init /.hsup/status -1 0 0 PATH HOSTNAME TERM HOME container -- env"))]
 #[test_case(Kind::Cnb, &[], "", Some("/cnb/process/web"), Some(""))]
 #[test_case(Kind::Cnb, &["env"], "", Some("/cnb/lifecycle/launcher"), Some("-- env"))]
 #[test_case(Kind::Cnb, &["bash", "-c", "env"], "env", Some("/cnb/lifecycle/launcher"), Some("env"))]
@@ -86,7 +86,7 @@ fn who_gets_a_terminal_begins_the_session() {
         ..request(&["bash", "-l"])
     };
     let made = make(&request, SLUG, &[]);
-    let expected = "hsup-init /.hsup/status 0 24 80 PATH HOSTNAME TERM HOME -- bash -l";
+    let expected = "hsup-init /.hsup/status 0 24 80 PATH HOSTNAME TERM HOME container -- bash -l";
     assert_eq!(words(made.cmd).as_deref(), Some(expected));
     let host = made.host_config.unwrap();
     assert_eq!(host.init, Some(false));

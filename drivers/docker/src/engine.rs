@@ -155,7 +155,8 @@ async fn ask(host: &Host, connector: &Connector) -> Result<Up, String> {
             .unwrap_or_default()
             .iter()
             .any(|component| component.name.contains("Podman"));
-        let live_restore = info.live_restore_enabled.unwrap_or_default();
+        // Podman's containers have a process each that waits for them.
+        let live_restore = is_podman || info.live_restore_enabled.unwrap_or_default();
         Ok::<_, Error>(Up {
             docker,
             traits: Traits {

@@ -125,7 +125,16 @@ impl Page {
         value: impl Fn(&Dyno) -> Option<T>,
     ) {
         self.family(name, kind, help);
+        // Of two with the same name, in a rollout, the one that comes: a series may not be there twice.
+        let goes = |dyno: &Dyno| dyno.state == i32::from(DynoState::Stopping);
+        let mut of_name: BTreeMap<&str, &Dyno> = BTreeMap::new();
         for dyno in dynos {
+            let known = of_name.entry(&dyno.name).or_insert(dyno);
+            if (!goes(dyno), dyno.release) > (!goes(known), known.release) {
+                *known = dyno;
+            }
+        }
+        for dyno in of_name.into_values() {
             if let Some(value) = value(dyno) {
                 let labels = [("dyno", &*dyno.name), ("type", &dyno.process_type)];
                 self.sample(name, &labels, value);
@@ -293,6 +302,8 @@ mod tests {
             dynos: vec![
                 dyno("web.1", DynoState::Up, 3),
                 dyno("web.2", DynoState::Crashed, 0),
+                // What it takes the place of.
+                dyno("web.1", DynoState::Stopping, 9),
             ],
             ..Default::default()
         };
@@ -323,7 +334,7 @@ mod tests {
             r#"hsup_dynos{type="web",state="starting"} 0"#.to_owned(),
             r#"hsup_dynos{type="web",state="up"} 1"#.to_owned(),
             r#"hsup_dynos{type="web",state="crashed"} 1"#.to_owned(),
-            r#"hsup_dynos{type="web",state="stopping"} 0"#.to_owned(),
+            r#"hsup_dynos{type="web",state="stopping"} 1"#.to_owned(),
             r#"hsup_dynos{type="web",state="down"} 0"#.to_owned(),
             r#"hsup_dynos{type="web",state="complete"} 0"#.to_owned(),
             r#"hsup_dyno_restarts_total{dyno="web.1",type="web"} 3"#.to_owned(),

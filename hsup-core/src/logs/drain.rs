@@ -91,13 +91,17 @@ pub struct DrainStatus {
     pub counts: Counts,
 }
 
-/// Lines that a drain did not get before hsup ended.
+/// Lines that a drain did not get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undelivered {
     /// Which, without its secrets.
     pub target: String,
-    /// How many.
+    /// How many still waited when hsup ended.
     pub lines: u64,
+    /// How many had been dropped before, announced or not.
+    pub dropped: u64,
+    /// How many had been lost before, announced or not.
+    pub lost: u64,
     /// What went wrong last, if anything did.
     pub why: Option<String>,
 }
@@ -181,9 +185,14 @@ impl Drain {
             left = over => left,
             () = patience => None,
         };
+        let lines = left.unwrap_or_else(|| self.queue.give_up());
+        let counts = self.queue.counts();
         Undelivered {
             target: self.target.to_string(),
-            lines: left.unwrap_or_else(|| self.queue.give_up()),
+            lines,
+            dropped: counts.dropped,
+            // Those that are given up are counted as lost.
+            lost: counts.lost.saturating_sub(lines),
             why: self.health.why(),
         }
     }

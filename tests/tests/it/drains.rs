@@ -412,7 +412,8 @@ fn socket_of(app: &App) -> std::path::PathBuf {
 fn the_token_of_a_drain_is_in_no_output() {
     let (_, secret) = CREDENTIALS.split_once(':').unwrap();
     let dyno = binaries().join("test-dyno");
-    let line = format!("worker: {} env; exec sleep 1000\n", dyno.display());
+    // Again and again: the first lines may all be in the request that is refused.
+    let line = format!("worker: while {} env; do sleep 0.2; done\n", dyno.display());
     let (app, logplex) = (App::procfile(&line), logplex());
     logplex.fail([Fault::Status(400, None), Fault::Reset, Fault::Reset]);
     let socket = app.path("s");

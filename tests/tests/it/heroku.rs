@@ -46,7 +46,7 @@ impl Shop {
         self.heroku.deploy(&[
             ("web", &web(arguments)),
             ("worker", "exec sleep 1000"),
-            ("release", "exec sleep 1000"),
+            ("release", "echo released"),
         ])
     }
 
@@ -95,8 +95,11 @@ fn what_is_deployed_runs_and_what_follows_replaces_it() {
     let hsup = shop.start(&[]);
     let first = hsup.wait_up(&["web.1"]);
     assert!(page(shop.app.port).unwrap().contains("hello"));
-    let line = String::from("Release v2 is current");
-    hsup.wait_for_line(&line);
+    hsup.wait_for_line("Release v2 is current");
+    // What ran on Heroku says nothing of what the release needs here.
+    let said = hsup.log();
+    assert_eq!(said.matches("running its release command").count(), 1);
+    assert!(said.contains("release.1 | released"), "{said}");
 
     shop.heroku.set_config(&[("NAME", "two")]);
     hsup.wait_for_line("Release v3 is current");
@@ -112,7 +115,7 @@ fn what_is_deployed_runs_and_what_follows_replaces_it() {
 #[test]
 fn scaling_touches_no_dyno_that_stays_and_makes_no_release() {
     let shop = Shop::deployed();
-    // One that would run for ever.
+    // It runs once, whatever its quantity.
     shop.heroku.scale("release", 1);
     let hsup = shop.start(&[]);
     let before = hsup.wait_up(&["web.1"]);
@@ -262,7 +265,7 @@ fn one_command_a_build_and_a_check_see_what_is_deployed() {
     let shown = text(&checked.stdout);
     assert!(shown.starts_with("web        1  exec"), "{shown}");
     assert!(
-        shown.contains("\nworker     0  exec sleep 1000\nrelease    0  exec"),
+        shown.contains("\nworker     0  exec sleep 1000\nrelease    0  echo"),
         "{shown}"
     );
 

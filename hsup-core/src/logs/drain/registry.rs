@@ -130,6 +130,6 @@ pub(in crate::logs) async fn finish_all(
         }
     };
     all.into_iter()
-        .filter(|undelivered| undelivered.lines > 0)
+        .filter(|all| all.lines + all.dropped + all.lost > 0)
         .collect()
 }
