@@ -65,7 +65,9 @@ impl Actor {
         };
         match (taken, newness) {
             (Ok(_), _) => {}
-            (Err(why), newness) if newness == Newness::New || self.has_begun => {
+            (Err(why), newness)
+                if newness == Newness::New || self.has_begun || self.has_another() =>
+            {
                 if let Some(text) = text {
                     let reason = why.clone();
                     self.news = Some(News::Rejected { text, reason });
@@ -78,6 +80,13 @@ impl Actor {
             (Err(why), _) => return self.fail(RunError::NoRelease(why)),
         }
         self.begin();
+    }
+
+    /// Whether there is a good release to begin with where the first one of Heroku is none: its
+    /// dynos may run, and none of them goes for that.
+    fn has_another(&self) -> bool {
+        let is_good = |known: &super::actor::Known| self.check_types(&known.release).is_ok();
+        matches!(self.source, Source::Heroku(_)) && self.wanted().is_some_and(is_good)
     }
 
     /// Goes on with what an earlier life of hsup had left to begin with. The history knows

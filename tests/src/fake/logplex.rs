@@ -3,10 +3,11 @@
 //! What the real one refuses is refused here with the same status: 401 without the right
 //! credentials, 415 for another content type, 400 for a count that is not that of the messages
 //! (`Logplex-Msg-Count`), and for one message in the whole request that is malformed or longer
-//! than 10,240 bytes. As an HTTPS drain it expects what Logplex sends to one.
+//! than 10,240 bytes. A request that comes again, for its answer was lost, counts once: it has the
+//! same `Logplex-Frame-Id`. As an HTTPS drain it expects what Logplex sends to one.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -89,6 +90,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Books {
     messages: Vec<Message>,
+    /// The frame ids of the requests whose messages these are.
+    taken: BTreeSet<String>,
     seen: Vec<Seen>,
     /// One for each of the next requests.
     faults: VecDeque<Fault>,
@@ -318,7 +321,11 @@ impl State {
         };
         let (status, text) = match judged {
             Ok(messages) => {
-                self.books().messages.extend(messages);
+                let mut books = self.books();
+                if books.taken.insert(seen.frame_id.clone()) {
+                    books.messages.extend(messages);
+                }
+                drop(books);
                 (
                     if fault == Some(Fault::CutBody) {
                         200

@@ -56,7 +56,7 @@ fn metrics(socket: &Path) -> BTreeMap<String, u64> {
 }
 
 /// What became of the lines of the drain with this number: read, sent, dropped, lost, waiting.
-fn books(socket: &Path, drain: u32) -> [u64; 5] {
+pub(crate) fn books(socket: &Path, drain: u32) -> [u64; 5] {
     let all = metrics(socket);
     let of = |name: &str| {
         let start = format!("hsup_drain_{name}{{drain=\"{drain}\"");

@@ -7,6 +7,7 @@ mod bad_input;
 mod check;
 mod ctl;
 mod cycling;
+mod day;
 mod drains;
 mod faults;
 mod follow;

@@ -178,3 +178,25 @@ fn without_the_api_the_last_good_release_is_started_again() {
     hsup.wait_releases(&["v3 current", "v2 superseded"]);
     hsup.interrupt();
 }
+
+#[test]
+fn a_first_release_that_cannot_be_taken_in_ends_nothing_that_survived() {
+    let shop = Shop::deployed();
+    shop.heroku.scale("worker", 1);
+    let types = ["web=1", "worker=1"];
+    let first = shop.start(&types);
+    first.wait_up(&["web.1", "worker.1"]);
+    first.wait_releases(&["v2 current"]);
+    first.kill();
+    // Without a type that the command line names.
+    shop.heroku.deploy(&[("web", &web(""))]);
+    let second = shop.start(&types);
+    second.wait_for_line("no process type `worker`: there is web");
+    // Once hsup has begun, it is a release as any other.
+    second.wait_releases(&["v3 current", "v2 superseded"]);
+    second.wait_up(&["web.1"]);
+    let said = second.log();
+    assert!(said.contains("Taking over 2 dynos"), "{said}");
+    assert!(!said.contains("SIGKILL"), "{said}");
+    second.interrupt();
+}
