@@ -1,9 +1,8 @@
 //! The cgroups of dynos: where they are, what they say, and how they go.
 //!
-//! libcontainer fills them. It knows version 2 and, hierarchy by hierarchy, version 1; what it
+//! libcontainer makes them. It knows version 2 and, hierarchy by hierarchy, version 1; what it
 //! leaves to others is done here: reading what a dyno uses, killing what is left, and removing
-//! a group with those above it that are empty and were made for it, which a mark tells: an
-//! operator's own, and what is set for it, stays. (cgroups(7))
+//! a group with its empty parent. (cgroups(7))
 
 use std::{
     fs, io,
@@ -17,7 +16,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use rustix::fs::{XattrFlags, getxattr, setxattr};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -25,11 +23,6 @@ use tokio::time::Instant;
 /// its time to go.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// The extended attribute of a group that was made to have dynos' groups below it.
-const MADE: &str = "trusted.hsup.made";
-/// How often a group that is being made may be removed with the last dyno before it.
-const TRIES: u32 = 100;
 
 /// The controller in whose hierarchy a process is moved to where it is; any would do.
 const ENTERED: &str = "pids";
@@ -127,22 +120,6 @@ impl Hierarchies {
         folders.sort();
         folders.dedup();
         folders
-    }
-
-    /// Makes `group` and those above it in every hierarchy that libcontainer uses, and marks those
-    /// above it that were not there.
-    ///
-    /// # Errors
-    /// When a group cannot be made.
-    pub(crate) fn make(&self, group: &str) -> io::Result<()> {
-        let group = Path::new(group.trim_start_matches('/'));
-        for (mount, controllers) in &self.mounts {
-            // One without controllers, as systemd's own, is not for dynos.
-            if self.unified || !controllers.iter().any(|name| name.starts_with("name=")) {
-                make(mount, group)?;
-            }
-        }
-        Ok(())
     }
 
     /// A file of `group`, in the hierarchy of `controller`.
@@ -249,8 +226,8 @@ pub(crate) fn members(folders: &[PathBuf]) -> Vec<i32> {
     pids
 }
 
-/// Kills what is in these groups, waits until they are empty, and removes them, and those above
-/// them that are empty and marked. What is not there is no error.
+/// Kills what is in these groups, waits until they are empty, and removes them, and their parent
+/// where that is empty. What is not there is no error.
 ///
 /// # Errors
 /// When something does not die, or a group cannot be removed.
@@ -273,57 +250,12 @@ pub(crate) fn remove(folders: &[PathBuf]) -> io::Result<()> {
                 Err(error) => return Err(error),
             }
         }
-        for parent in folder.ancestors().skip(1) {
+        if let Some(parent) = folder.parent() {
             // Only if nobody else is in it.
-            if !is_marked(parent) || fs::remove_dir(parent).is_err() {
-                break;
-            }
+            drop(fs::remove_dir(parent));
         }
     }
     Ok(())
-}
-
-/// Makes a group below `mount`, and marks what is made above it. A last dyno that ends meanwhile
-/// takes that away until something is in it.
-fn make(mount: &Path, group: &Path) -> io::Result<()> {
-    let above: Vec<_> = group.ancestors().skip(1).collect();
-    let mut tries = 0;
-    loop {
-        let made = above.iter().rev().skip(1).try_for_each(|above| {
-            let path = mount.join(above);
-            match fs::create_dir(&path) {
-                Ok(()) => {
-                    mark(&path);
-                    Ok(())
-                }
-                other => there(other),
-            }
-        });
-        let made = made.and_then(|()| there(fs::create_dir(mount.join(group))));
-        tries += 1;
-        match made {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
-            other => return other,
-        }
-    }
-}
-
-fn there(made: io::Result<()>) -> io::Result<()> {
-    match made {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
-}
-
-/// A group that cannot be marked stays.
-fn mark(folder: &Path) {
-    if let Err(error) = setxattr(folder, MADE, b"", XattrFlags::empty()) {
-        tracing::debug!(folder = %folder.display(), %error, "a cgroup cannot be marked");
-    }
-}
-
-fn is_marked(folder: &Path) -> bool {
-    getxattr(folder, MADE, &mut [0_u8; 0]).is_ok()
 }
 
 /// Removes a group and those below it, which a dyno's own programs may have made.
@@ -398,34 +330,6 @@ mod tests {
         let hierarchies = Hierarchies::detect().unwrap();
         hierarchies.begin_to_enter(Pid::this()).unwrap();
         assert_eq!(own(), before);
-    }
-
-    #[test]
-    #[ignore = "needs root: it makes cgroups"]
-    fn what_was_made_above_a_group_goes_with_it_and_what_was_there_stays() {
-        let hierarchies = Hierarchies::detect().unwrap();
-        let top = format!("hsup-test-{}", std::process::id());
-        let group = |below: &str| format!("/{top}/{below}");
-        let tops = hierarchies.folders(&top);
-        let used = |folder: &&PathBuf| folder.exists();
-        // An operator's.
-        for folder in tops.iter().filter(|folder| !folder.ends_with("systemd")) {
-            drop(fs::create_dir(folder));
-        }
-        hierarchies.make(&group("a/b/one")).unwrap();
-        hierarchies.make(&group("a/b/two")).unwrap();
-        hierarchies.make(&group("a/b/two")).unwrap();
-        let pids = hierarchies.file(&group("a/b"), ENTERED, "one").unwrap();
-        assert!(pids.is_dir());
-        remove(&hierarchies.folders(&group("a/b/one"))).unwrap();
-        assert!(!pids.exists() && pids.with_file_name("two").is_dir());
-        remove(&hierarchies.folders(&group("a/b/two"))).unwrap();
-        let above = hierarchies.folders(&group("a"));
-        assert_eq!(above.iter().find(used), None);
-        assert!(tops.iter().any(|folder| folder.exists()));
-        for folder in tops {
-            drop(fs::remove_dir(folder));
-        }
     }
 
     #[test]

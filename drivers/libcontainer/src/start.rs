@@ -13,7 +13,6 @@ use std::{
     ops::RangeInclusive,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -66,8 +65,6 @@ pub(crate) enum StartError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("failed to make the cgroups of a dyno")]
-    Groups(#[source] io::Error),
     #[error("failed to start the shim of a dyno")]
     Shim(#[source] io::Error),
     #[error("the shim of a dyno ended without an answer")]
@@ -85,7 +82,6 @@ impl From<StartError> for Status {
         let text = errors::chain(&error);
         match &error {
             StartError::Files { source, .. }
-            | StartError::Groups(source)
             | StartError::Shim(source)
             | StartError::TakeOver(source)
                 if errors::is_exhaustion(source) =>
@@ -237,11 +233,9 @@ impl Libcontainer {
             port: port(&request),
         };
         known.write(dir).map_err(files("write in", dir))?;
-        // The files are made beside them.
-        let (hierarchies, group) = (Arc::clone(self.hierarchies()), cgroup.clone());
-        let groups = tokio::task::spawn_blocking(move || hierarchies.make(&group));
+        // The files are made beside it.
         let network = self.network().create(&lease);
-        let files = skeleton(
+        skeleton(
             dir,
             &stack_root,
             slug.as_ref().map(|slug| slug.path.as_path()),
@@ -249,12 +243,8 @@ impl Libcontainer {
             self.network().resolv_conf().text,
             &request,
             &binds,
-        )
-        .and_then(|()| Ok(own_folder(&own)?));
-        // Whatever came of the rest: what is being made cannot be removed.
-        let groups = groups.await.map_err(io::Error::other).flatten();
-        files?;
-        groups.map_err(StartError::Groups)?;
+        )?;
+        own_folder(&own)?;
         let (stdin, stdout, stderr) = match stdio {
             Some(fifos) => {
                 kept.extend([fifos.kept_stdout, fifos.kept_stderr]);
