@@ -120,27 +120,3 @@ fn a_dyno_whose_driver_does_not_come_back_ends_when_it_has_lingered() {
     second.end();
     host.is_clean();
 }
-
-#[test]
-#[ignore = "needs root: it makes containers"]
-fn what_the_driver_made_of_its_cgroup_goes_with_the_last_dyno() {
-    let host = Host::new();
-    // As a trace of this host: its first user's number at the end.
-    let top = format!("hsup-t-{}", host.first_uid());
-    let driver = host.driver_with(|command| {
-        let parent = format!("/{top}/b/dynos-{}", host.first_uid());
-        command.args(["--cgroup-parent", &parent]);
-    });
-    assert_eq!(host.says("echo well"), "well\n");
-    driver.end();
-    let left = || {
-        let all = crate::machine::cgroups().into_iter();
-        all.filter(|path| path.contains(&top)).collect::<Vec<_>>()
-    };
-    assert!(
-        poll(|| left().is_empty().then_some(())).is_some(),
-        "{:?}",
-        left()
-    );
-    host.is_clean();
-}
