@@ -1,6 +1,11 @@
 //! What the driver says on the command line: numbers of descriptors, mostly.
 
-use std::{ffi::CString, fmt, io, os::fd::RawFd, str::FromStr};
+use std::{
+    ffi::{CString, OsString},
+    fmt, io,
+    os::{fd::RawFd, unix::ffi::OsStringExt as _},
+    str::FromStr,
+};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -16,6 +21,8 @@ pub(crate) struct Init {
     pub(crate) terminal: Option<Terminal>,
     /// Variables that whoever started this process has added to the dyno's environment.
     pub(crate) unset: Vec<CString>,
+    /// What is written to files that are there, before the command can look.
+    pub(crate) texts: Vec<Text>,
     pub(crate) command: Vec<CString>,
 }
 
@@ -25,6 +32,13 @@ pub(crate) enum Status {
     /// A file that is there. It gets the status only where that cannot be told from this
     /// process's own: a code that looks like a signal.
     File(CString),
+}
+
+/// A file, and what it is to say.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Text {
+    pub(crate) path: OsString,
+    pub(crate) content: Vec<u8>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -112,9 +126,13 @@ impl<'a> Rest<'a> {
         };
         let tty: RawFd = self.number("TTY_FD")?;
         let (rows, columns) = (self.number("ROWS")?, self.number("COLUMNS")?);
-        let mut unset = Vec::new();
+        let (mut unset, mut texts) = (Vec::new(), Vec::new());
         while self.0.first().is_some_and(|word| word.as_bytes() != b"--") {
-            unset.push(self.word("UNSET")?.clone());
+            let word = self.word("UNSET")?;
+            match text(word.as_bytes()) {
+                Some(text) => texts.push(text),
+                None => unset.push(word.clone()),
+            }
         }
         self.dashes()?;
         if self.0.is_empty() {
@@ -128,6 +146,7 @@ impl<'a> Rest<'a> {
                 columns,
             }),
             unset,
+            texts,
             command: self.0.to_vec(),
         }))
     }
@@ -180,6 +199,16 @@ impl<'a> Rest<'a> {
     }
 }
 
+/// `PATH=TEXT`, with a path from the root: nothing that is the name of a variable.
+fn text(word: &[u8]) -> Option<Text> {
+    let equals = word.iter().position(|byte| *byte == b'=')?;
+    let (path, content) = (&word[..equals], &word[equals + 1..]);
+    path.starts_with(b"/").then(|| Text {
+        path: OsString::from_vec(path.to_vec()),
+        content: content.to_vec(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +229,7 @@ mod tests {
             status: Status::Descriptor(3),
             terminal: None,
             unset: Vec::new(),
+            texts: Vec::new(),
             command: command.clone(),
         });
         let line = words("/x/hsup-init 3 -1 0 0 -- sh -c -- true");
@@ -212,6 +242,7 @@ mod tests {
                 columns: 80,
             }),
             unset: Vec::new(),
+            texts: Vec::new(),
             command,
         });
         let line = words("whatever hsup-init 3 4 24 80 -- sh -c -- true");
@@ -228,9 +259,14 @@ mod tests {
                 columns: 132,
             }),
             unset: words("HOME TERM"),
+            texts: vec![Text {
+                path: "/etc/heroku/dyno".into(),
+                content: b"{\"a\":\"b=c\"}".to_vec(),
+            }],
             command: words("true"),
         });
-        let line = "/.hsup/init hsup-init /.hsup/status 0 50 132 HOME TERM -- true";
+        let line = "/.hsup/init hsup-init /.hsup/status 0 50 132 HOME /etc/heroku/dyno={\"a\":\"b=c\"} \
+                    TERM -- true";
         assert_eq!(parse(&words(line)).expect("right"), expected);
     }
 

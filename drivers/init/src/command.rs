@@ -84,7 +84,7 @@ pub(crate) fn run(words: &[CString]) -> Failure {
 }
 
 /// Executes the command as `execvp` does, and says what is wrong as a shell does.
-fn execute(words: &[CString]) -> Failure {
+pub(crate) fn execute(words: &[CString]) -> Failure {
     let Some(name) = words.first() else {
         return Failure::NotFound(CString::default());
     };
@@ -102,6 +102,8 @@ fn execute(words: &[CString]) -> Failure {
             // It may be further on.
             Failure::NotFound(_) | Failure::Missing(_) => {}
             Failure::CannotRun { source, .. } if source.kind() == io::ErrorKind::NotADirectory => {}
+            // A folder that may not be looked into has no command, as far as anybody can tell.
+            Failure::CannotRun { .. } if fs::symlink_metadata(path_of(&candidate)).is_err() => {}
             // Another may be further on, and if not, then this is what is wrong.
             failure @ Failure::CannotRun { .. } => {
                 let _ = refused.get_or_insert(failure);
@@ -113,7 +115,7 @@ fn execute(words: &[CString]) -> Failure {
 
 fn execute_file(path: &CStr, words: &[CString]) -> Failure {
     let error = sys::execute(path, words);
-    let place = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+    let place = path_of(path);
     let source = match error.raw_os_error() {
         // The file, or what its first line or its ELF header names.
         Some(libc::ENOENT) if fs::symlink_metadata(place).is_err() => {
@@ -139,6 +141,10 @@ fn execute_file(path: &CStr, words: &[CString]) -> Failure {
         path: path.to_owned(),
         source,
     }
+}
+
+fn path_of(path: &CStr) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
 }
 
 fn is_text(path: &Path) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Its room is taken when the dyno starts: a full file system must not lose an exit status.
 
-use std::{ffi::CStr, fs::File, io, os::fd::OwnedFd, os::unix::fs::FileExt as _};
+use std::{ffi::CStr, fs::File, io, os::fd::OwnedFd, os::unix::fs::FileExt as _, time::SystemTime};
 
 use crate::{outcome::Outcome, sys};
 
@@ -20,6 +20,15 @@ pub(crate) struct Exit {
 }
 
 impl Exit {
+    pub(crate) fn now(outcome: Outcome, oom_killed: bool) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self {
+            outcome,
+            oom_killed,
+            at_unix_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
     fn to_json(&self) -> String {
         let (kind, number) = match self.outcome {
             Outcome::Code(code) => ("code", code),

@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    arguments::{Init, Status, Terminal},
+    arguments::{Init, Status, Terminal, Text},
     command::{self, CANNOT_RUN},
     outcome::Outcome,
     sys::{self, Fork},
@@ -35,6 +35,12 @@ pub(crate) fn run(wanted: &Init) -> ExitCode {
             return ExitCode::from(CANNOT_RUN);
         }
     };
+    for text in &wanted.texts {
+        // A dyno can do without.
+        if let Err(error) = write(text) {
+            sys::complain(NAME, &error);
+        }
+    }
     let outcome = start(wanted).map_or_else(
         |error| {
             sys::complain(NAME, &error);
@@ -86,6 +92,17 @@ fn take_over(status: &Status) -> io::Result<Told> {
         Status::Descriptor(number) => Told::Pipe(sys::take_descriptor(*number)?.into()),
         Status::File(path) => Told::File(path.clone()),
     })
+}
+
+/// Says in a file what it is to say.
+fn write(text: &Text) -> io::Result<()> {
+    let mut how = OpenOptions::new();
+    how.write(true)
+        .truncate(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    how.open(&text.path)
+        .and_then(|mut file| file.write_all(&text.content))
+        .map_err(|error| sys::failed("failed to write who the dyno is", &error))
 }
 
 /// Starts the command, and returns its pid.

@@ -17,6 +17,7 @@ use std::{
         unix::ffi::OsStringExt as _,
     },
     ptr,
+    time::Duration,
 };
 
 /// The highest signal there is; libc leaves two of the real-time ones for itself.
@@ -188,6 +189,81 @@ pub(crate) fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Waits so long for one of the signals, all of which are blocked, and takes it.
+pub(crate) fn next_signal_within(pause: Duration) {
+    let pause = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: pause.subsec_nanos().into(),
+    };
+    // SAFETY: set and time are there, and nobody wants to know more about the signal.
+    unsafe {
+        libc::sigtimedwait(&all_signals(), ptr::null_mut(), &raw const pause);
+    }
+}
+
+/// Sends a signal to a process. Who is gone, or another user's by now, does not get it.
+pub(crate) fn signal(pid: i32, signal: c_int) {
+    // SAFETY: no memory is involved.
+    unsafe {
+        libc::kill(pid, signal);
+    }
+}
+
+/// Whoever of this process's descendants loses its parent becomes its child.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check("failed to become a subreaper", unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+    })?;
+    Ok(())
+}
+
+/// Has the kernel send a signal to this process when its parent ends.
+pub(crate) fn signal_when_parent_ends(signal: c_int) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check("failed to tie this process to its parent", unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, signal)
+    })?;
+    Ok(())
+}
+
+/// How many bytes there are to be read.
+pub(crate) fn unread(file: &File) -> usize {
+    let mut count: c_int = 0;
+    // SAFETY: the kernel writes one number, for which there is room.
+    unsafe {
+        libc::ioctl(file.as_raw_fd(), libc::FIONREAD, &raw mut count);
+    }
+    usize::try_from(count).unwrap_or(0)
+}
+
+/// Makes a file standard input, output and error of this process.
+pub(crate) fn become_standard(file: &File) {
+    for standard in STANDARD {
+        // SAFETY: no memory is involved, and nobody owns the standard descriptors.
+        unsafe {
+            libc::dup2(file.as_raw_fd(), standard);
+        }
+    }
+}
+
+/// Makes a FIFO; an error if there is anything of that name.
+pub(crate) fn make_fifo(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a string that ends with NUL.
+    if unsafe { libc::mkfifo(path.as_ptr(), 0o600) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Who ignores SIGCHLD never learns how a child ended, and that may be inherited.
+pub(crate) fn do_not_ignore_children() {
+    // SAFETY: no handler is set.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
+}
+
 /// Ignores all signals that can be sent to it to end or stop it, but for SIGKILL and SIGSTOP.
 pub(crate) fn ignore_signals() {
     let signals = (1..=LAST_SIGNAL).filter(|signal| !FAULTS.contains(signal));
@@ -232,6 +308,14 @@ pub(crate) fn reap() -> Option<(i32, i32)> {
     // SAFETY: the kernel writes one number, for which there is room.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     (pid > 0).then_some((pid, status))
+}
+
+/// Whether there is a child, running or not.
+pub(crate) fn has_children() -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel writes a siginfo, for which there is room.
+    unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), how) == 0 }
 }
 
 /// Waits until a child has ended, and leaves it to be reaped. Returns its wait status.

@@ -11,7 +11,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::FileExt as _},
     process::ExitCode,
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use crate::{
@@ -80,12 +80,7 @@ impl Held {
         let Some(outcome) = outcome(said(&mut self.status), init) else {
             return sys::complain(NAME, &"PID 1 ended in no way that there is");
         };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let exit = Exit {
-            outcome,
-            oom_killed: self.oom.iter().any(was_out_of_memory),
-            at_unix_ms: now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
-        };
+        let exit = Exit::now(outcome, self.oom.iter().any(was_out_of_memory));
         for remaining in (0..TRIES).rev() {
             match self.exit.write(&exit) {
                 Ok(()) => return,

@@ -41,6 +41,17 @@ pub fn is_of_exhaustion(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// That the driver itself failed to do `what`: `RESOURCE_EXHAUSTED` where the machine ran out
+/// of something, else `INTERNAL`.
+pub fn internal(what: &str, error: &io::Error) -> Status {
+    let text = format!("failed to {what}: {error}");
+    if is_exhaustion(error) {
+        Status::resource_exhausted(text)
+    } else {
+        Status::internal(text)
+    }
+}
+
 impl From<FifoError> for Status {
     fn from(error: FifoError) -> Self {
         let text = chain(&error);

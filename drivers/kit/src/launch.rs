@@ -171,6 +171,8 @@ fn environment(socket: &Path, listener: bool) -> Vec<(OsString, OsString)> {
                 "WATCHDOG_PID",
                 "HEROKU_API_KEY",
                 "HEROKU_ACCESS_TOKEN",
+                "LOGPLEX_URL",
+                "HSUP_LOG_TO",
             ]
             .iter()
             .any(|ours| name == ours)

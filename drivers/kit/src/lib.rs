@@ -6,7 +6,10 @@ pub mod clock;
 pub mod errors;
 pub mod fifo;
 pub mod file_url;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod hex;
+pub mod identity;
 pub mod launch;
 pub mod listen;
 pub mod log;
@@ -17,6 +20,7 @@ pub mod processes;
 mod procfs;
 pub mod program;
 pub mod pty;
+pub mod secrecy;
 pub mod serve;
 pub mod service;
 pub mod signal;

@@ -5,24 +5,22 @@
 //! allows, not even between `bind` and a later `chmod` (driver protocol §7.1).
 
 mod access;
+pub mod handed;
 
 use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::{
-        fd::{BorrowedFd, FromRawFd as _, OwnedFd},
-        unix::{
-            fs::{FileTypeExt as _, MetadataExt as _},
-            net::{UnixListener as StdListener, UnixStream as StdStream},
-        },
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _},
+        net::UnixStream as StdStream,
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use nix::{
-    fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl},
+    fcntl::{Flock, FlockArg},
     sys::socket::{getsockopt, sockopt},
 };
 use thiserror::Error;
@@ -30,6 +28,7 @@ use tokio::net::UnixListener;
 
 pub(crate) use self::access::group;
 pub use self::access::{Access, AccessError};
+use self::handed::Handed;
 use crate::socket;
 
 /// The longest path of a driver's socket, in bytes: `sockaddr_un` holds 108 with its end.
@@ -39,9 +38,6 @@ pub const MAX_PATH: usize = 100;
 /// as it takes to make a socket.
 const LOCK_ATTEMPTS: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-
-/// The first descriptor of the `LISTEN_FDS` convention (`sd_listen_fds(3)`).
-const FIRST_DESCRIPTOR: i32 = 3;
 
 /// Why a driver cannot listen.
 #[derive(Debug, Error)]
@@ -155,9 +151,7 @@ impl Place {
         if let Some(path) = flag {
             return Ok(Self::Path(path));
         }
-        let number = |name| env(name)?.to_str()?.parse::<u32>().ok();
-        let meant_for_us = env("LISTEN_PID").is_none() || number("LISTEN_PID") == Some(own_pid);
-        if number("LISTEN_FDS").is_some_and(|count| count > 0) && meant_for_us {
+        if Handed::find(&env, own_pid).is_some() {
             return Ok(Self::Descriptor);
         }
         match env("HSUP_DRIVER_SOCKET") {
@@ -213,26 +207,9 @@ impl Listener {
     }
 
     /// Takes over descriptor 3.
-    #[expect(
-        unsafe_code,
-        reason = "a descriptor known by its number alone is adopted"
-    )]
     fn inherit() -> Result<Self, ListenError> {
         let failed = |source| ListenError::Inherit { source };
-        // SAFETY: the number is only asked about. If nothing was handed down, it may be closed,
-        // or by now be something of our own, which is not touched.
-        let candidate = unsafe { BorrowedFd::borrow_raw(FIRST_DESCRIPTOR) };
-        match getsockopt(&candidate, sockopt::AcceptConn) {
-            Ok(true) => {}
-            Ok(false) => return Err(failed(io::Error::other("it does not listen"))),
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        // SAFETY: it listens, which nothing of our own does yet: by the convention it was opened
-        // for this process, and it is taken once.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(FIRST_DESCRIPTOR) };
-        fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-            .map_err(|errno| failed(errno.into()))?;
-        let listener = StdListener::from(descriptor);
+        let listener = handed::adopt(Handed::first()).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
@@ -312,7 +289,7 @@ fn clear(path: &Path) -> Result<(), ListenError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixListener as StdListener};
 
     use super::*;
 

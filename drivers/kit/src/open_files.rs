@@ -24,7 +24,7 @@ pub fn raise() -> nix::Result<()> {
     Ok(())
 }
 
-/// What a process that is started is to get instead of ours.
-pub(crate) fn given() -> Option<(u64, u64)> {
+/// What a process that is started is to get instead of ours: soft and hard, if it differs.
+pub fn given() -> Option<(u64, u64)> {
     GIVEN.get().copied()
 }

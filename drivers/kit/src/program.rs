@@ -48,7 +48,7 @@ use self::args::{Action, Args};
 use crate::{
     errors::chain,
     listen::{self, Access, ListenError, Listener, Place},
-    log, open_files, orphans,
+    log, open_files, orphans, secrecy,
     serve::{self, End, Limits, Options, ServeError},
     service::Runtime,
     spawn,
@@ -186,6 +186,7 @@ impl Program {
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        secrecy::keep();
         let name = self.name;
         match args::parse(args, &self.options) {
             Ok(Action::Help) => say(io::stdout(), &self.help(), 0),
@@ -279,9 +280,10 @@ impl Program {
             ),
             (
                 "--allow-uid",
-                Some("UID"),
-                "Let this user call the driver, besides its own and root (can be\n\
-                 repeated); a driver that runs as root gives the socket to that user",
+                Some("USER"),
+                "Let this user (a number or a name) call the driver, besides its own and\n\
+                 root (can be repeated); a driver that runs as root gives the socket to\n\
+                 that user",
             ),
             (
                 "--socket-group",
@@ -292,7 +294,7 @@ impl Program {
             (
                 "--max-dynos",
                 Some("N"),
-                "Let each of those users have so many dynos [default: 1000]",
+                "How many dynos each of those users may have [default: 1000]",
             ),
             (
                 "--child",

@@ -24,10 +24,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::calls::Calls;
 pub use self::quota::Limits;
 pub(crate) use self::{
-    calls::{Asked, malformed},
+    calls::{Asked, Calls, malformed},
     charge::Charge,
     quota::{Pass, Quota, is_stranger},
 };
@@ -42,6 +41,9 @@ const MAX_STREAMS: u32 = 100_000;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// How long a driver that ends gives its connections to take their last answers.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// So much longer than another idle one waits a driver for its first connection.
+const FIRST_CALLER: u32 = 4;
 
 /// How long the next attempt to accept a connection waits when one has failed.
 const FIRST_BACKOFF: Duration = Duration::from_millis(1);
@@ -289,9 +291,13 @@ async fn idle<R: Runtime>(service: &Service<R>, end: End) {
         End::WhenIdle(period) => (period, None),
         End::WhenOrphaned(period, parent) => (period, Some(parent)),
     };
+    // Who starts it connects at once; but on a machine that is busy enough that takes a while, and
+    // a driver that has gone by then counts as one that cannot run.
+    let mut patience = FIRST_CALLER * period;
     loop {
         service.until_idle(true).await;
-        let busy = time::timeout(period, service.until_idle(false)).await;
+        let busy = time::timeout(patience, service.until_idle(false)).await;
+        patience = period;
         // A parent that is there will connect again, or end us.
         let is_orphan = parent.is_none_or(|parent| getppid() != parent);
         if busy.is_err() && is_orphan {

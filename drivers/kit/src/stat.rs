@@ -29,7 +29,7 @@ impl Stat {
         // The 14th to the 17th.
         let mut ticks: u64 = fields.nth(7)?.parse().ok()?;
         for _ in 0..3 {
-            ticks += fields.next()?.parse::<u64>().ok()?;
+            ticks = ticks.checked_add(fields.next()?.parse().ok()?)?;
         }
         let started = fields.nth(4)?.parse().ok()?;
         let pages = fields.nth(1)?.parse().ok()?;

@@ -661,6 +661,24 @@ async fn an_idle_driver_stays_as_long_as_its_parent_does() {
 }
 
 #[tokio::test]
+async fn a_driver_waits_longer_for_who_has_started_it_than_for_who_has_gone() {
+    let dir = TempDir::with_prefix("hsup").unwrap();
+    let socket = dir.path().join("drv.sock");
+    let listener = Listener::bind(&socket).unwrap();
+    // Long enough for a machine that stalls.
+    let period = Duration::from_millis(1_500);
+    let options = Options {
+        end: End::WhenIdle(period),
+        ..Options::default()
+    };
+    let driver = tokio::spawn(serve(listener, served().fake.clone(), options));
+    sleep(2 * period).await;
+    drop(Connection::open(&socket).await.unwrap());
+    let ended = timeout(PATIENCE, driver).await.expect("an end");
+    ended.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_idle_driver_waits_for_who_may_come_back_to_ask_how_a_dyno_ended() {
     let dir = TempDir::with_prefix("hsup").unwrap();
     let socket = dir.path().join("drv.sock");

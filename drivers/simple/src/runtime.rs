@@ -20,12 +20,61 @@ use hsup_driver_kit::{
 /// An artifact is a directory to run in: this, and its path.
 const DIRECTORY: &str = "dir:";
 
-/// The driver.
+/// What this driver makes of releases: nothing but the directory to run in.
+#[derive(Clone, Debug)]
+pub(crate) struct Directories {
+    /// Where a release without a directory of its own runs: where the driver was started.
+    home: PathBuf,
+}
+
+impl Directories {
+    pub(crate) fn new() -> io::Result<Self> {
+        let home = std::env::current_dir()?;
+        Ok(Self { home })
+    }
+
+    pub(crate) fn build(&self, request: BuildRequest, log: &BuildLog) -> Result<String, Status> {
+        let release = request.release.unwrap_or_default();
+        if release.slug_url.is_empty() && !release.image.is_empty() {
+            return Err(Status::failed_precondition(
+                "the simple driver runs no images; the docker driver does",
+            ));
+        }
+        if !file_url::is_directory(&release.slug_url) {
+            if !release.slug_url.is_empty() {
+                log.log(b"the simple driver fetches no slug: it refreshes the environment only\n");
+            }
+            return artifact(&self.home);
+        }
+        match file_url::path(&release.slug_url) {
+            Some(directory) if directory.is_dir() => artifact(&directory),
+            Some(directory) => Err(Status::failed_precondition(format!(
+                "`{}` is not a directory",
+                directory.display()
+            ))),
+            None => Err(Status::invalid_argument(
+                "release.slug_url is not file:// and an absolute path",
+            )),
+        }
+    }
+
+    /// Whether there is such a directory. There is nothing to remove of one: it is its owner's.
+    pub(crate) fn has(artifact: &str) -> bool {
+        directory(artifact).is_some_and(Path::is_dir)
+    }
+
+    /// The directory to run in.
+    pub(crate) fn of(artifact: &str) -> Result<&Path, Status> {
+        directory(artifact)
+            .ok_or_else(|| Status::not_found("artifact is not one of the simple driver's"))
+    }
+}
+
+/// The driver whose dynos die with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Simple {
     processes: Processes,
-    /// Where a release without a directory of its own runs: where the driver was started.
-    home: PathBuf,
+    directories: Directories,
 }
 
 impl Simple {
@@ -33,7 +82,7 @@ impl Simple {
     pub(crate) fn start(socket: Option<&Path>, cgroups: Cgroups) -> io::Result<Self> {
         Ok(Self {
             processes: Processes::start(socket, cgroups)?,
-            home: std::env::current_dir()?,
+            directories: Directories::new()?,
         })
     }
 }
@@ -64,36 +113,14 @@ impl Runtime for Simple {
         request: BuildRequest,
         log: BuildLog,
     ) -> Result<String, Status> {
-        let release = request.release.unwrap_or_default();
-        if release.slug_url.is_empty() && !release.image.is_empty() {
-            return Err(Status::failed_precondition(
-                "the simple driver runs no images; the docker driver does",
-            ));
-        }
-        if !file_url::is_directory(&release.slug_url) {
-            if !release.slug_url.is_empty() {
-                log.log(b"the simple driver fetches no slug: it refreshes the environment only\n");
-            }
-            return artifact(&self.home);
-        }
-        match file_url::path(&release.slug_url) {
-            Some(directory) if directory.is_dir() => artifact(&directory),
-            Some(directory) => Err(Status::failed_precondition(format!(
-                "`{}` is not a directory",
-                directory.display()
-            ))),
-            None => Err(Status::invalid_argument(
-                "release.slug_url is not file:// and an absolute path",
-            )),
-        }
+        self.directories.build(request, &log)
     }
 
     fn has_artifact(&self, _peer: Peer, artifact: &str) -> bool {
-        directory(artifact).is_some_and(Path::is_dir)
+        Directories::has(artifact)
     }
 
     async fn remove_artifact(&self, _peer: Peer, _artifact: &str) -> Result<(), Status> {
-        // The directory is its owner's.
         Ok(())
     }
 
@@ -108,11 +135,7 @@ impl Runtime for Simple {
         _record: Record,
         _cancelled: CancellationToken,
     ) -> Result<Started, Status> {
-        let Some(cwd) = directory(&request.artifact) else {
-            return Err(Status::not_found(
-                "artifact is not one of the simple driver's",
-            ));
-        };
+        let cwd = Directories::of(&request.artifact)?;
         // Before anything is opened: hundreds may wait.
         self.processes.turn().await;
         let stdio = if request.tty {
@@ -134,8 +157,16 @@ impl Runtime for Simple {
     }
 }
 
+/// Where a dyno is reached.
+pub(crate) fn address(port: Result<u16, &'static str>) -> Result<IpInfoResponse, Status> {
+    Ok(IpInfoResponse {
+        ip: "127.0.0.1".into(),
+        port: port.map_err(Status::failed_precondition)?.into(),
+    })
+}
+
 /// The port that a dyno was given.
-fn port(variable: Option<&String>) -> Result<u16, &'static str> {
+pub(crate) fn port(variable: Option<&String>) -> Result<u16, &'static str> {
     let port = variable.ok_or("the dyno has no PORT in its environment")?;
     match port.parse() {
         Ok(port) if port > 0 => Ok(port),
@@ -167,11 +198,7 @@ impl Dyno for Started {
     }
 
     fn ip_info(&self) -> Result<IpInfoResponse, Status> {
-        let port = self.port.map_err(Status::failed_precondition)?;
-        Ok(IpInfoResponse {
-            ip: "127.0.0.1".into(),
-            port: port.into(),
-        })
+        address(self.port)
     }
 
     async fn stats(&self) -> Result<StatsResponse, Status> {

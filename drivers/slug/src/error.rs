@@ -41,6 +41,17 @@ pub enum SlugError {
         /// Whom we asked.
         host: String,
     },
+    /// The server shows a certificate that this machine does not trust.
+    #[error(
+        "the slug is not downloaded from `{host}`, which this machine does not trust: {cause}; \
+         SSL_CERT_FILE names whom it trusts"
+    )]
+    Untrusted {
+        /// Whom we asked.
+        host: String,
+        /// What is wrong with the certificate.
+        cause: String,
+    },
     /// The network, or the server, fails again and again.
     #[error("failed to download the slug from `{host}` ({tries} tries): {cause}")]
     Network {
@@ -173,7 +184,7 @@ impl SlugError {
     /// Whether the network is at fault, and the same may work later.
     pub fn is_network(&self) -> bool {
         match self {
-            Self::Network { .. } | Self::Stalled { .. } => true,
+            Self::Untrusted { .. } | Self::Network { .. } | Self::Stalled { .. } => true,
             Self::Http { status, .. } => *status >= 500 || *status == 429,
             _ => false,
         }

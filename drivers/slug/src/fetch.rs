@@ -3,6 +3,9 @@
 mod file;
 mod http;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::http::host;
+
 use std::{fs::File, io, mem, os::fd::AsFd as _, path::PathBuf, time::Duration};
 
 use hsup_driver_kit::file_url;

@@ -14,12 +14,13 @@ use tokio::{io::AsyncReadExt as _, join, net::unix::pipe, sync::mpsc};
 
 use crate::{
     error::SlugError,
+    feed::{Fed, feed},
     fetch::{Fetch, Source, Stream, widen},
     helper::{Helper, Program},
     id::SlugId,
     privilege::Peer,
     progress::{Progress, Step},
-    store::{Fed, Limits, feed},
+    store::Limits,
     unpack, wire,
 };
 

@@ -33,6 +33,7 @@
 //! - [`Store::get`], [`Store::remove`], [`Store::collect`]: what is kept, and for how long.
 //! - [`layer()`] gives a slug out as a layer of an image, as it comes.
 //! - [`Stream`] is the verified stream alone, for who wants something else than a tree.
+//! - [`web`] is what other downloads of a driver need, too.
 //! - [`changed`] tells whether a directory or file is still what it was.
 //!
 //! The URL of a slug is a secret (it is presigned). It reaches the process that fetches through
@@ -41,7 +42,10 @@
 
 mod changed;
 mod error;
+mod feed;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod helper;
 mod id;
 mod layer;
@@ -51,6 +55,7 @@ mod progress;
 mod store;
 mod unpack;
 mod walk;
+pub mod web;
 mod wire;
 
 use std::ffi::OsString;

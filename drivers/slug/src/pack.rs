@@ -220,7 +220,7 @@ pub(crate) fn append_link<W: Write>(
         long.set_size(target.len() as u64 + 1);
         long.set_cksum();
         builder.append(&long, target.chain(&b"\0"[..]))?;
-        // A reader takes the long one; this is for none.
+        // Every reader takes the long one; this field must hold something.
         let first = target.get(..100).unwrap_or(target);
         header.set_link_name_literal(first)?;
     }

@@ -5,6 +5,8 @@
 //! directory, and the process has the rights of a user that owns nothing else.
 
 mod archive;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod layer;
 mod name;
 mod rules;

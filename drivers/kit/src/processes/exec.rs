@@ -10,9 +10,6 @@ use std::{
 
 use nix::errno::Errno;
 
-use super::SpawnError;
-use crate::errors::is_exhaustion;
-
 /// The shells' codes for a command that is not there, and for one that is no program.
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
@@ -119,15 +116,6 @@ fn code_of(errno: Errno) -> Option<i32> {
         | Errno::EINVAL
         | Errno::ELIBBAD => Some(NOT_EXECUTABLE),
         _ => None,
-    }
-}
-
-/// Whether the machine ran out of something.
-pub(super) fn sorted(error: io::Error) -> SpawnError {
-    if is_exhaustion(&error) {
-        SpawnError::Exhausted(error)
-    } else {
-        SpawnError::Other(error)
     }
 }
 

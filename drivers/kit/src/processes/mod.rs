@@ -54,6 +54,7 @@ use self::{
 };
 pub use self::{kept::Kept, process::Process};
 use crate::{
+    errors::is_exhaustion,
     log,
     marks::{Marks, Tag},
     open_files, orphans,
@@ -74,6 +75,17 @@ pub enum SpawnError {
     /// Anything else that is not the command's fault.
     #[error("failed to start a process")]
     Other(#[source] io::Error),
+}
+
+impl SpawnError {
+    /// What an I/O error on the way to a process is.
+    pub fn of(error: io::Error) -> Self {
+        if is_exhaustion(&error) {
+            Self::Exhausted(error)
+        } else {
+            Self::Other(error)
+        }
+    }
 }
 
 /// Where a process reads and writes.
@@ -238,8 +250,8 @@ impl Processes {
                 kept,
             } => (None, [stdin, stdout, stderr], kept),
             Stdio::Terminal(size) => {
-                let (terminal, slave) = pty::open(size).map_err(exec::sorted)?;
-                let twin = || slave.try_clone().map_err(exec::sorted);
+                let (terminal, slave) = pty::open(size).map_err(SpawnError::of)?;
+                let twin = || slave.try_clone().map_err(SpawnError::of);
                 (Some(terminal), [twin()?, twin()?, slave], None)
             }
         };
@@ -297,7 +309,7 @@ impl Processes {
                 drop(book);
                 return match exec::refused(command.argv, &error) {
                     Some(refused) => refuse(refused, terminal, kept),
-                    None => Err(exec::sorted(error)),
+                    None => Err(SpawnError::of(error)),
                 };
             }
         };

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User};
 use thiserror::Error;
 
 use super::Opt;
@@ -34,8 +34,8 @@ pub(super) enum UsageError {
     Unknown(OsString),
     #[error("{0} needs a value")]
     NoValue(&'static str),
-    #[error("`{}` is not the number of a user", .0.display())]
-    BadUid(OsString),
+    #[error("there is no user `{}`", .0.display())]
+    NoUser(OsString),
     #[error("`{}` is not the name of a group", .0.display())]
     BadGroup(OsString),
     #[error("`{}` is not a number of dynos", .0.display())]
@@ -67,9 +67,8 @@ pub(super) fn parse(
             ("--socket", _) => parsed.socket = Some(value("--socket")?.into()),
             ("--allow-uid", _) => {
                 let value = value("--allow-uid")?;
-                let number = value.to_str().and_then(|text| text.parse().ok());
-                let number = number.ok_or(UsageError::BadUid(value))?;
-                parsed.allow.push(Uid::from_raw(number));
+                let user = value.to_str().and_then(user);
+                parsed.allow.push(user.ok_or(UsageError::NoUser(value))?);
             }
             ("--socket-group", _) => {
                 let group = value("--socket-group")?.into_string();
@@ -91,6 +90,14 @@ pub(super) fn parse(
         }
     }
     Ok(Action::Serve(parsed))
+}
+
+/// A user by the number, whether or not this machine knows it, or by the name.
+fn user(text: &str) -> Option<Uid> {
+    if let Ok(number) = text.parse() {
+        return Some(Uid::from_raw(number));
+    }
+    User::from_name(text).ok().flatten().map(|user| user.uid)
 }
 
 #[cfg(test)]
@@ -146,6 +153,15 @@ mod tests {
         assert_eq!(error("--socket"), "--socket needs a value");
         assert_eq!(error("--root"), "--root needs a value");
         assert_eq!(error("--max-dynos 0"), "`0` is not a number of dynos");
-        assert_eq!(error("--allow-uid me"), "`me` is not the number of a user");
+        let unknown = "--allow-uid no-such-user-here";
+        assert_eq!(error(unknown), "there is no user `no-such-user-here`");
+    }
+
+    #[test]
+    fn a_user_may_be_named() {
+        let Ok(Action::Serve(args)) = parsed("--allow-uid root") else {
+            panic!("a user that there is");
+        };
+        assert_eq!(args.allow, [Uid::from_raw(0)]);
     }
 }

@@ -16,11 +16,10 @@ use std::{
 
 use bytes::Bytes;
 use hsup_proto::driver::dyno_driver_server::{DynoDriver, DynoDriverServer};
-use hyper::body::Incoming;
 use tonic::{
     Code, Status,
     body::Body,
-    codegen::{BoxFuture, http},
+    codegen::{BoxFuture, StdError, http},
 };
 use tower::Service as _;
 
@@ -47,7 +46,7 @@ impl Asked {
 
 /// The generated server behind hyper's idea of a service, which says who calls.
 #[derive(Debug)]
-pub(super) struct Calls<R: Runtime> {
+pub(crate) struct Calls<R: Runtime> {
     server: DynoDriverServer<Service<R>>,
     peer: Peer,
     /// How many may be in flight.
@@ -84,7 +83,7 @@ impl http_body::Body for InFlight {
 }
 
 impl<R: Runtime> Calls<R> {
-    pub(super) fn new(service: Service<R>, peer: Peer, quota: Quota, bytes: Quota) -> Self {
+    pub(crate) fn new(service: Service<R>, peer: Peer, quota: Quota, bytes: Quota) -> Self {
         Self {
             server: DynoDriverServer::new(service)
                 .max_decoding_message_size(MAX_MESSAGE)
@@ -96,15 +95,17 @@ impl<R: Runtime> Calls<R> {
     }
 }
 
-impl<R: Runtime> hyper::service::Service<http::Request<Incoming>> for Calls<R>
+impl<R: Runtime, B> hyper::service::Service<http::Request<B>> for Calls<R>
 where
     Service<R>: DynoDriver,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<StdError>,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Self::Error>;
 
-    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: http::Request<B>) -> Self::Future {
         let Some(pass) = self.quota.take(self.peer.uid) else {
             let text = format!(
                 "this user has {} calls in flight already",

@@ -16,8 +16,7 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 use super::{
     BuildLog, Dyno as _, GRACE, Live, Record, Removal, Runtime, Service, attach,
     build::{self, Build, BuildKey},
-    check::{self, StartRules},
-    forget,
+    check, forget,
     guard::guarded,
     table::{Key, Remove, Start, View},
 };
@@ -66,7 +65,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
     ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
         let (peer, charge) = (peer(&request)?, charge(&request)?);
         let request = request.into_inner();
-        let release = check::build(&request, self.0.identity.options, self.0.identity.names)?;
+        let release = self.0.identity.check_build(&request)?;
         let (changed, looked) = match build::slug_file(release) {
             Some(path) => {
                 let (changed, pass) = self.look(peer, path).await?;
@@ -280,16 +279,7 @@ impl<R: Runtime> Service<R> {
         charge: Charge,
         request: StartRequest,
     ) -> Result<(Key, Option<Handle<R>>), Status> {
-        let identity = self.0.identity;
-        check::start(
-            &request,
-            StartRules {
-                options: identity.options,
-                images: identity.images,
-                names: identity.names,
-                capabilities: identity.capabilities,
-            },
-        )?;
+        self.0.identity.check_start(&request)?;
         let uid = peer.uid.as_raw();
         let key = Key::new(uid, &request.dyno_id);
         let record = Record::new(uid, &request, now_unix_ms());

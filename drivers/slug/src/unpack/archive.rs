@@ -108,7 +108,7 @@ impl<R: Read> Archive<R> {
                     let records = self.extension(size)?;
                     extension.read(&records)?;
                 }
-                // Of all entries at once, nothing can be said that counts here.
+                // What a header says of all entries at once does not matter here.
                 EntryType::XGlobalHeader => continue,
                 _ => return entry(&header, size, extension).map(Some),
             }
@@ -274,7 +274,7 @@ impl Extension {
         match key {
             b"path" => self.name = Some(value.to_vec()),
             b"linkpath" => self.target = Some(value.to_vec()),
-            // One that is no number is the header's, whatever that may be.
+            // Where it is no number, the header's own counts.
             b"mtime" => self.mtime = number().and_then(|text| text.parse().ok()),
             b"size" => self.size = Some(number().and_then(|t| t.parse().ok()).unwrap_or(u64::MAX)),
             _ if key.starts_with(b"GNU.sparse.") => self.is_sparse = true,

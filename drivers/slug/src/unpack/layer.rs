@@ -72,7 +72,7 @@ impl Job {
     }
 }
 
-fn layer(
+pub(super) fn layer(
     input: impl Read,
     out: impl Write,
     limits: &Limits,

@@ -7,7 +7,7 @@ use test_case::test_case;
 
 use crate::{
     archive::{big, checksum, noise, small},
-    server::{Request, Server, serve, status},
+    server::{Request, Server, reset, serve, status},
     support::{Env, fetch, me, program, shown, tree},
 };
 
@@ -74,6 +74,35 @@ async fn a_broken_download_goes_on(headers: &'static str, validator: &str) {
         assert!(request.range > Some(0));
         assert_eq!(request.if_range.as_deref(), Some(validator));
     }
+}
+
+#[tokio::test]
+async fn a_way_on_which_everything_goes_wrong_brings_all_of_it() {
+    let body = noise(1_000_000);
+    let served = body.clone();
+    let tag = "etag: \"1\"\r\n";
+    let server = Server::new(move |number, request, stream| match number {
+        0 => {
+            cut(stream, request, &served, tag)?;
+            reset(stream)
+        }
+        1 => status(stream, 503, ""),
+        2 => {
+            std::thread::sleep(Duration::from_millis(30));
+            cut(stream, request, &served, tag)
+        }
+        3 => reset(stream),
+        4 => status(stream, 502, ""),
+        _ => serve(stream, request, &served, tag, usize::MAX),
+    });
+    assert!(download(&program(), server.url()).await.unwrap() == body);
+    let ranges: Vec<_> = server.requests().iter().map(|it| it.range).collect();
+    assert_eq!(ranges.len(), 6);
+    // A reset takes with it what was not read yet.
+    assert!(
+        ranges[2] <= Some(300_000) && ranges[3] > ranges[2],
+        "{ranges:?}"
+    );
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use std::{
     thread,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::Linger};
+
 /// A request, as far as a download has one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
@@ -86,6 +88,15 @@ pub(crate) fn status(stream: &mut TcpStream, status: u16, headers: &str) -> std:
         stream,
         "HTTP/1.1 {status} x\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
     )
+}
+
+/// Closed with a linger of zero, a connection is reset.
+pub(crate) fn reset(stream: &TcpStream) -> std::io::Result<()> {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    Ok(setsockopt(stream, Linger, &linger)?)
 }
 
 /// The whole, or what was asked for, of which only `sent` bytes come.
