@@ -34,7 +34,10 @@ pub(crate) fn stack_status(error: StackError) -> Status {
     }
     match error {
         StackError::Fetch { source, .. } | StackError::FetchManifest(source)
-            if matches!(source, stack::FetchError::Broken { .. }) =>
+            if matches!(
+                source,
+                stack::FetchError::Broken { .. } | stack::FetchError::Untrusted { .. }
+            ) =>
         {
             Status::unavailable(text)
         }

@@ -39,11 +39,15 @@ impl FromStr for Artifact {
             None => (text, None),
         };
         let (stack, version) = stack.split_once('@').ok_or(NotAnArtifact)?;
-        Ok(Self {
+        let artifact = Self {
             stack: stack.to_owned(),
             version: version.to_owned(),
             slug,
-        })
+        };
+        // What is in use is known by its name: one artifact has one.
+        (artifact.to_string() == text)
+            .then_some(artifact)
+            .ok_or(NotAnArtifact)
     }
 }
 
@@ -58,7 +62,8 @@ mod tests {
             let artifact: Artifact = text.parse().unwrap();
             assert_eq!(artifact.to_string(), text);
         }
-        for text in ["", "heroku-24", "heroku-24@v10:x", "heroku-24@v10:"] {
+        let other = format!("heroku-24@v10:SHA256:{}", slug.to_uppercase());
+        for text in ["", "heroku-24", "heroku-24@v10:x", "heroku-24@v10:", &other] {
             assert_eq!(text.parse::<Artifact>(), Err(NotAnArtifact), "{text}");
         }
     }

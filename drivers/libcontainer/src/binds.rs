@@ -137,7 +137,7 @@ fn open_one(bind: &proto::Bind, bounds: Bounds<'_>) -> Result<Opened, BindError>
 }
 
 /// Whether the paths of a bind are ones that may be.
-fn allowed<'a>(
+pub(crate) fn allowed<'a>(
     bind: &'a proto::Bind,
     bounds: Bounds<'_>,
 ) -> Result<(&'a Path, &'a Path), BindError> {

@@ -1,11 +1,12 @@
 //! The cgroups of dynos: where they are, what they say, and how they go.
 //!
 //! libcontainer makes them. It knows version 2 and, hierarchy by hierarchy, version 1; what it
-//! leaves to others is done here: reading what a dyno uses, killing what is left, and removing
-//! a group with its empty parent. (cgroups(7))
+//! leaves to others is done here: keeping a group from swapping, reading what a dyno uses, killing
+//! what is left, and removing a group with its empty parent. (cgroups(7))
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -16,6 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -26,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// The controller in whose hierarchy a process is moved to where it is; any would do.
 const ENTERED: &str = "pids";
+/// The limits on swap: of version 2, and of version 1, where it is one on memory besides.
+const SWAP: &str = "memory.swap.max";
+const MEMORY_AND_SWAP: &str = "memory.memsw.limit_in_bytes";
 /// What a dyno's container needs of the host.
 const WANTED: &[&str] = &["memory", ENTERED, "cpu"];
 
@@ -67,8 +72,13 @@ impl Hierarchies {
                 *controllers = text.split_ascii_whitespace().map(str::to_owned).collect();
             }
         }
-        match WANTED.iter().find(|wanted| !found.has(wanted)) {
-            None => Ok(found),
+        found.complete()
+    }
+
+    /// Themselves, if they have what a dyno needs.
+    fn complete(self) -> Result<Self, CgroupError> {
+        match WANTED.iter().find(|wanted| !self.has(wanted)) {
+            None => Ok(self),
             Some(controller) => Err(CgroupError::Missing { controller }),
         }
     }
@@ -141,6 +151,37 @@ impl Hierarchies {
         self.file(group, "memory", name)
     }
 
+    /// What keeps `group` from having more in swap than it may have in memory: nothing.
+    pub(crate) fn swap_limit(&self, group: &str, memory: u64) -> Option<SwapLimit> {
+        if memory == 0 {
+            return None;
+        }
+        // Version 1 limits memory and swap together.
+        let (name, value) = if self.unified {
+            (SWAP, 0)
+        } else {
+            (MEMORY_AND_SWAP, memory.min(i64::MAX.cast_unsigned()))
+        };
+        let file = self.file(group, "memory", name)?;
+        Some(SwapLimit { file, value })
+    }
+
+    /// Whether the kernel counts what a group has in swap, as far as groups that are there tell:
+    /// the root of version 2 has no such file.
+    pub(crate) fn counts_swap(&self) -> bool {
+        let Some(root) = self.file("", "memory", "") else {
+            return false;
+        };
+        if !self.unified {
+            return root.join(MEMORY_AND_SWAP).exists();
+        }
+        let groups = fs::read_dir(root).into_iter().flatten().flatten();
+        let mut limited = groups.filter(|group| group.path().join("memory.max").exists());
+        limited
+            .next()
+            .is_none_or(|group| group.path().join(SWAP).exists())
+    }
+
     /// What `group` uses.
     pub(crate) fn usage(&self, group: &str) -> Usage {
         let read = |controller, name| fs::read_to_string(self.file(group, controller, name)?).ok();
@@ -185,7 +226,7 @@ impl Hierarchies {
         let file = group.and_then(|group| self.file(group, ENTERED, "cgroup.procs"));
         let file = file.ok_or(io::ErrorKind::NotFound)?;
         let mut file = fs::File::options().write(true).open(file)?;
-        io::Write::write_all(&mut file, pid.to_string().as_bytes())
+        file.write_all(pid.to_string().as_bytes())
     }
 
     /// Whether entering a cgroup takes an RCU grace period, some ten to twenty milliseconds, and
@@ -196,6 +237,31 @@ impl Hierarchies {
         let favoured = fs::read_to_string("/proc/self/mountinfo")
             .is_ok_and(|mounts| mounts.contains("favordynmods"));
         !expedited && !favoured
+    }
+}
+
+/// Whether the host swaps at all.
+pub(crate) fn host_swaps() -> bool {
+    // The first line is a heading.
+    fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}
+
+/// A limit on what a group has in swap. libcontainer takes a limit of nothing for none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SwapLimit {
+    file: PathBuf,
+    value: u64,
+}
+
+impl SwapLimit {
+    /// Sets it on a group that has its limit of memory. A kernel that does not count swap has no
+    /// such file, which is said when the driver begins.
+    pub(crate) fn set(&self) -> io::Result<()> {
+        match fs::File::options().write(true).open(&self.file) {
+            Ok(mut file) => file.write_all(self.value.to_string().as_bytes()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -317,9 +383,50 @@ mod tests {
     }
 
     #[test]
+    fn a_group_with_a_limit_of_memory_has_nothing_in_swap() {
+        let limit = |file: &str, value| SwapLimit {
+            file: file.into(),
+            value,
+        };
+        let host = Hierarchies::parse(HYBRID).unwrap();
+        let memsw = "/sys/fs/cgroup/memory/hsup/x/memory.memsw.limit_in_bytes";
+        let same = Some(limit(memsw, 4096));
+        assert_eq!(host.swap_limit("/hsup/x", 4096), same);
+        assert_eq!(host.swap_limit("/hsup/x", 0), None);
+        let unified = "30 18 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 none rw\n";
+        let host = Hierarchies::parse(unified).unwrap();
+        let none = Some(limit("/sys/fs/cgroup/hsup/x/memory.swap.max", 0));
+        assert_eq!(host.swap_limit("/hsup/x", 4096), none);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_count_swap_is_no_reason_to_fail() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(SWAP);
+        let limit = SwapLimit {
+            file: file.clone(),
+            value: 0,
+        };
+        limit.set().unwrap();
+        assert!(!file.exists());
+        fs::File::create(&file).unwrap();
+        limit.set().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "0");
+    }
+
+    #[test]
     fn a_host_without_any_is_told_what_to_mount() {
         let error = Hierarchies::parse("24 18 0:22 / / rw - ext4 /dev/vda rw\n").unwrap_err();
         assert!(error.to_string().contains("mount -t cgroup2"), "{error}");
+    }
+
+    #[test]
+    fn a_controller_that_is_missing_is_named() {
+        Hierarchies::parse(HYBRID).unwrap().complete().unwrap();
+        let without = HYBRID.replace("rw,memory", "rw,blkio");
+        let error = Hierarchies::parse(&without).unwrap().complete();
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("the cgroup controller memory"), "{text}");
     }
 
     #[test]

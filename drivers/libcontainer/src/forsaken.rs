@@ -20,9 +20,10 @@ use tokio::time::Instant;
 
 use crate::{dyno::Contained, life, recover, runtime::Libcontainer, start};
 
-/// How long how a dyno ended is kept for a driver that may come back, as that would.
+/// How long it is remembered how a dyno ended, for a driver that may come back: as long as that
+/// driver would remember it.
 const NEWS_STAY: Duration = Duration::from_hours(1);
-/// How long a start may go on whose driver is gone.
+/// How long a start may go on after its driver has gone.
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 
 /// The homes of drivers that are away, and what was done about their dynos.
@@ -63,7 +64,7 @@ enum Fate {
 }
 
 impl Found {
-    /// Of a driver that has been away for so long.
+    /// What becomes of it when its driver has been away for so long.
     fn fate(self, away: Duration) -> Fate {
         let is_over = |linger: Duration| !linger.is_zero() && away >= linger;
         match self {

@@ -22,6 +22,8 @@ mod cgroup;
 mod dirs;
 mod dyno;
 mod forsaken;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod lease;
 mod life;
 mod mounted;
@@ -41,7 +43,7 @@ mod sweep;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use hsup_driver_kit::{Program, log};
+use hsup_driver_kit::{Program, log, secrecy};
 use nix::sys::stat::{Mode, umask};
 
 use self::{runtime::Libcontainer, settings::Settings};
@@ -54,6 +56,7 @@ const NAME: &str = "hsup-driver-libcontainer";
 /// As a driver it ends with 0 after SIGTERM or when idle as a child, 1 when it cannot run, 2 for
 /// a bad command line.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    secrecy::keep();
     // What a dyno finds is to be read by its user, and written to by nobody else, whatever the
     // umask of who started us. What is secret is made with its own mode; a socket is given its.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -106,7 +109,7 @@ fn serve(args: &[OsString]) -> ExitCode {
         .value(
             settings::ALLOW_BIND,
             "PREFIX",
-            "Let dynos see folders of this host below PREFIX; may be repeated\n\
+            "Let dynos see folders of this host below PREFIX (can be repeated)\n\
              [LIBCONTAINER_ALLOW_BIND, separated by colons; default: none]",
         )
         .value(

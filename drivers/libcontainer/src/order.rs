@@ -23,7 +23,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Limits;
+use crate::{cgroup::SwapLimit, spec::Limits};
 
 /// The most descriptors that go in one message; the kernel's own limit is 253.
 const MOST: usize = 64;
@@ -44,6 +44,7 @@ pub(crate) struct Order {
     pub(crate) unified: bool,
     pub(crate) oom_file: Option<PathBuf>,
     pub(crate) limits: Limits,
+    pub(crate) swap: Option<SwapLimit>,
     pub(crate) tmp_size: u64,
     pub(crate) argv: Vec<String>,
     /// SECRET.
@@ -228,6 +229,7 @@ mod tests {
             unified: false,
             oom_file: None,
             limits: Limits::default(),
+            swap: None,
             tmp_size: 1,
             argv: vec!["a b".into(), String::new(), "c\n".into()],
             env: [("A".to_owned(), "=".to_owned())].into(),

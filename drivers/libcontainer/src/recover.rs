@@ -37,7 +37,7 @@ impl Libcontainer {
         for (dir, is_own) in own.chain(adopted) {
             seen += 1;
             match self.recover(&dir).await {
-                // How it ended, nobody comes to ask.
+                // Nobody will come to ask how it ended.
                 Ok(Some(recovered)) if !is_own && recovered.dyno.has_ended() => clear(dir).await,
                 Ok(Some(recovered)) => found.push(recovered),
                 Ok(None) => {

@@ -1,55 +1,45 @@
-//! The driver: what it is, what it builds, and what each part of it is asked for.
+//! The driver: what it is, and what each part of it is asked for.
+
+mod build;
+mod open;
 
 use std::{
-    fs, io,
+    fs,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
     time::Duration,
 };
 
 use hsup_driver_kit::{
     CancellationToken, Status, errors,
-    proto::{BuildRequest, Capability, Durability, Release, StartRequest},
+    proto::{BuildRequest, Capability, Durability, StartRequest},
     serve::Peer,
     service::{BuildLog, Identity, Names, Record, RecoverError, Recovered, Runtime},
 };
-use hsup_slug::{Fetch, Owner, SlugError, SlugId, Store};
-use nix::{
-    errno::Errno,
-    sys::memfd::{MFdFlags, memfd_create},
-    unistd::Pid,
-};
-use thiserror::Error;
+use hsup_slug::Store;
+use nix::unistd::Pid;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    answers::{Told, mount_status, slug_status, stack_status},
+    answers::{mount_status, slug_status},
     artifact::Artifact,
-    cgroup::{CgroupError, Hierarchies},
-    dirs::{self, DirsError, Home, WorkDir},
+    cgroup::Hierarchies,
+    dirs::{Home, WorkDir},
     dyno::Contained,
     forsaken::Forsaken,
-    lease::{
-        self, Lease, LeaseError, Leases, Pool, PoolError, SUBNET_VARIABLE, UID_MAX_VARIABLE,
-        UID_MIN_VARIABLE, UidError, UidRange,
-    },
+    lease::{Lease, LeaseError, Leases},
     life,
     mounted::{ImageId, Mounted},
-    mounts::{self, MountError},
-    net::{self, NetError, Network},
-    seccomp::{self, SeccompError},
-    settings::{Settings, SettingsError},
-    shim,
-    stack::{self, Image, Stack, StackError, Stacks},
+    mounts,
+    net::{NetError, Network},
+    settings::Settings,
+    stack::{self, Image, Stack, Stacks},
 };
 
-/// `hsup-init` and `hsup-wait`, built for this machine by the build script.
-const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
 /// How the name of a folder begins in which a driver tries out what the file system can.
 pub(crate) const PROBE: &str = "probe-";
 /// How often the host's network is looked at again.
@@ -57,42 +47,6 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// How long what a dyno held may take to be freed; it is some ten milliseconds.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
-
-/// The driver cannot begin.
-#[derive(Debug, Error)]
-pub(crate) enum OpenError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Dirs(#[from] DirsError),
-    #[error("failed to leave the host's mount namespace (CAP_SYS_ADMIN is needed)")]
-    Namespace(#[source] io::Error),
-    #[error(
-        "`{}` cannot hold what dynos write: name a work directory on ext4, xfs or btrfs, \
-         and not in an overlay, as that of a container is", path.display()
-    )]
-    Overlay { path: PathBuf, source: MountError },
-    #[error(transparent)]
-    Uids(#[from] UidError),
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-    #[error(transparent)]
-    Leases(#[from] LeaseError),
-    #[error(transparent)]
-    Cgroups(#[from] CgroupError),
-    #[error(transparent)]
-    NetSettings(#[from] net::SettingsError),
-    #[error(transparent)]
-    Net(#[from] NetError),
-    #[error(transparent)]
-    Stacks(#[from] StackError),
-    #[error("failed to open the slugs")]
-    Slugs(#[from] SlugError),
-    #[error(transparent)]
-    Seccomp(#[from] SeccompError),
-    #[error("failed to keep hsup-init in memory")]
-    Init(#[source] io::Error),
-}
 
 /// The driver. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -123,98 +77,6 @@ struct Inner {
 }
 
 impl Libcontainer {
-    /// Takes what lies in the directories, and prepares the host. `callers` are whom it serves
-    /// besides root.
-    pub(crate) async fn open(
-        settings: Settings,
-        callers: impl Iterator<Item = u32>,
-        socket: Option<&Path>,
-    ) -> Result<Self, OpenError> {
-        // Before any other thread: images are mounted for us and our shims alone, and go with us.
-        mounts::leave_host().map_err(OpenError::Namespace)?;
-        let uids = UidRange::parse(
-            variable(UID_MIN_VARIABLE).as_deref(),
-            variable(UID_MAX_VARIABLE).as_deref(),
-        )?;
-        // A host without the file names nobody.
-        let named = lease::named(&fs::read_to_string("/etc/passwd").unwrap_or_default());
-        uids.check(callers, &named)?;
-        let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
-        let hierarchies = Arc::new(Hierarchies::detect()?);
-        let work_dir = WorkDir::open(&settings.work_dir)?;
-        let run_dir = settings.run_dir.clone();
-        let run_dir = run_dir.unwrap_or_else(dirs::default_run_dir);
-        let home = Home::open(&run_dir, &work_dir, socket)?;
-        probe(&work_dir).map_err(|source| OpenError::Overlay {
-            path: work_dir.path().to_owned(),
-            source,
-        })?;
-        let mut leases = Leases::open(work_dir.path(), uids, pool)?;
-        for uid in leases.free_stale()? {
-            tracing::info!(uid, "freed a user that a dyno held before a crash");
-        }
-        let strangers = leases.pass_over(named.into_iter().map(|(uid, _)| uid))?;
-        if !strangers.is_empty() {
-            tracing::warn!(
-                uids = ?strangers,
-                "users of this host are among those that dynos may be, and are passed over"
-            );
-        }
-        let net = net::Settings::parse(work_dir.path(), leases.pool().clone(), variable)?;
-        let network = Network::open(net).await?;
-        for link in network.collect().await? {
-            tracing::info!(link, "removed a link that a dyno had before a crash");
-        }
-        let stacks = Stacks::open(work_dir.path(), settings.stacks_manifest.clone())?;
-        // The user after the last dyno's, so that no dyno is it.
-        let slugs = Store::open(
-            &work_dir.slugs(),
-            hsup_slug::Settings {
-                keep: settings.keep_slugs,
-                ..hsup_slug::Settings::new(uids.unpacker())
-            },
-        )?;
-        let most = 2 * thread::available_parallelism().map_or(1, usize::from);
-        let enters_slowly = Hierarchies::enters_slowly();
-        if enters_slowly {
-            tracing::info!(
-                "every start takes an RCU grace period, 10 to 20 ms; \
-                 `mount -o remount,favordynmods -t cgroup2 none CGROUP2_MOUNT` \
-                 or 1 in /sys/kernel/rcu_expedited spares it"
-            );
-        }
-        let init = in_memory(c"hsup-init", |file| io::Write::write_all(file, INIT))
-            .map_err(OpenError::Init)?;
-        let inner = Inner {
-            init,
-            seccomp: {
-                let filters = seccomp::programs()?;
-                in_memory(c"seccomp", |file| shim::write_filters(file, &filters))
-                    .map_err(OpenError::Init)?
-            },
-            ready: {
-                let ready = said(network.ready().await);
-                tell(&Ok(()), &ready);
-                Mutex::new(ready)
-            },
-            turns: Semaphore::new(most),
-            most,
-            enters_slowly,
-            mounted: Mutex::default(),
-            settings,
-            work_dir,
-            home,
-            leases,
-            network,
-            stacks,
-            slugs,
-            hierarchies,
-        };
-        let driver = Self(Arc::new(inner));
-        tokio::spawn(look(Arc::downgrade(&driver.0)));
-        Ok(driver)
-    }
-
     pub(crate) fn settings(&self) -> &Settings {
         &self.0.settings
     }
@@ -356,65 +218,6 @@ impl Libcontainer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// The stack of a release that names none, as that of a Procfile: there must be no choice.
-    async fn only_stack(&self) -> Result<String, Status> {
-        let names = self.stacks().names().await.map_err(stack_status)?;
-        match names.as_slice() {
-            [name] => Ok(name.to_string()),
-            [] => Err(Status::failed_precondition(
-                "the release names no stack, and none is here; \
-                 `hsup-driver-libcontainer stack import IMAGE` brings one from a Docker engine",
-            )),
-            _ => {
-                let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-                Err(Status::failed_precondition(format!(
-                    "the release names no stack, and there are several: {}",
-                    names.join(", ")
-                )))
-            }
-        }
-    }
-
-    async fn slug(
-        &self,
-        peer: Peer,
-        release: &Release,
-        log: &BuildLog,
-    ) -> Result<Option<SlugId>, Status> {
-        if release.slug_url.is_empty() {
-            return Ok(None);
-        }
-        let checksum = match release.slug_checksum.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|error: hsup_slug::BadId| {
-                Status::invalid_argument(format!("release.slug_checksum is wrong: {error}"))
-            })?),
-        };
-        let owner =
-            Owner::new(peer.uid.as_raw(), &release.app).map_err(|error| slug_status(&error))?;
-        let fetch = Fetch::new(release.slug_url.clone(), checksum, as_peer(peer));
-        let id = self.slugs().add(&fetch, &owner, &Told(log)).await;
-        let id = id.map_err(|error| slug_status(&error))?;
-        Ok(Some(id))
-    }
-}
-
-/// A variable of ours; what is not UTF-8 in it is malformed in any case.
-fn variable(name: &str) -> Option<String> {
-    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-}
-
-/// Whether dynos can have a writable folder there.
-fn probe(work_dir: &WorkDir) -> Result<(), MountError> {
-    let own = work_dir
-        .containers()
-        .join(format!("{PROBE}{}", std::process::id()));
-    let at = own.join("at");
-    let result = mounts::probe_at(&own, &at);
-    // It is ours alone, and has nothing in it.
-    drop(fs::remove_dir_all(&own));
-    result
 }
 
 /// Whom a slug is fetched as.
@@ -456,51 +259,30 @@ fn tell(before: &Result<(), String>, now: &Result<(), String>) {
     }
 }
 
-/// A file that is nowhere, and that nobody may change.
-fn in_memory(
-    name: &std::ffi::CStr,
-    fill: impl FnOnce(&mut fs::File) -> io::Result<()>,
-) -> io::Result<OwnedFd> {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Where the kernel is told not to execute such files (vm.memfd_noexec = 1), unless that is
-    // asked for; an older one does not know the flag.
-    let executable = MFdFlags::from_bits_retain(libc::MFD_EXEC);
-    let made = memfd_create(name, flags | executable).or_else(|errno| match errno {
-        Errno::EINVAL => memfd_create(name, flags),
-        other => Err(other),
-    });
-    let mut file = fs::File::from(made?);
-    fill(&mut file)?;
-    let seals = SealFlag::F_SEAL_WRITE
-        | SealFlag::F_SEAL_GROW
-        | SealFlag::F_SEAL_SHRINK
-        | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
-}
+/// What this driver is, and so what it is handed.
+pub(crate) const IDENTITY: Identity = Identity {
+    name: "libcontainer",
+    version: env!("CARGO_PKG_VERSION"),
+    capabilities: &[
+        Capability::StdioFifo,
+        Capability::Signal,
+        Capability::Stats,
+        Capability::Attach,
+        Capability::OwnNetwork,
+        Capability::Binds,
+        Capability::Limits,
+    ],
+    durability: Durability::Exact,
+    options: &[],
+    images: false,
+    names: Names::Strict,
+};
 
 impl Runtime for Libcontainer {
     type Dyno = Contained;
 
     fn identity(&self) -> Identity {
-        Identity {
-            name: "libcontainer",
-            version: env!("CARGO_PKG_VERSION"),
-            capabilities: &[
-                Capability::StdioFifo,
-                Capability::Signal,
-                Capability::Stats,
-                Capability::Attach,
-                Capability::OwnNetwork,
-                Capability::Binds,
-                Capability::Limits,
-            ],
-            durability: Durability::Exact,
-            options: &[],
-            images: false,
-            names: Names::Strict,
-        }
+        IDENTITY
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -529,27 +311,8 @@ impl Runtime for Libcontainer {
         request: BuildRequest,
         log: BuildLog,
     ) -> Result<String, Status> {
-        let release = request.release.unwrap_or_default();
-        if release.slug_url.is_empty() && !release.image.is_empty() {
-            return Err(Status::failed_precondition(
-                "the libcontainer driver runs slugs on stacks, no images; the docker driver does",
-            ));
-        }
-        let name = match release.stack.as_str() {
-            "" => self.only_stack().await?,
-            name => name.to_owned(),
-        };
-        let stack = self.stacks().resolve(&name, &Told(&log)).await;
-        let stack = stack.map_err(stack_status)?;
-        let slug = self.slug(peer, &release, &log).await?;
-        // An image that cannot be mounted is found out now.
-        self.mounted(&stack)?;
-        let artifact = Artifact {
-            stack: stack.name.as_str().to_owned(),
-            version: stack.version.as_str().to_owned(),
-            slug,
-        };
-        Ok(artifact.to_string())
+        self.build_release(peer, request.release.unwrap_or_default(), &log)
+            .await
     }
 
     fn has_artifact(&self, peer: Peer, artifact: &str) -> bool {

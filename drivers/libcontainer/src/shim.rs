@@ -13,14 +13,15 @@
 //! exit status outlive the driver.
 
 mod executor;
+mod waiter;
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::OsString,
     fs,
     io::{self, Write as _},
     os::{
-        fd::{AsRawFd, FromRawFd as _, OwnedFd},
-        unix::{ffi::OsStrExt as _, net::UnixStream},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::net::UnixStream,
     },
     path::{Path, PathBuf},
     process::ExitCode,
@@ -42,9 +43,8 @@ use nix::{
 use thiserror::Error;
 
 pub(crate) use self::executor::write_filters;
-use self::executor::{ExecInit, keep_open, pointers};
+use self::{executor::ExecInit, waiter::Started};
 use crate::{
-    NAME,
     binds::Bind,
     mounts::{self, Mapped, MountError, Slug},
     order::{self, Answer, Handed, Life, Order},
@@ -172,18 +172,6 @@ fn say(mut driver: &UnixStream, dir: &Path, answer: &Answer, terminal: Option<&O
     }
 }
 
-/// A dyno that was started, and what is needed to wait for it.
-struct Started {
-    init: i32,
-    status: OwnedFd,
-    life: OwnedFd,
-    oom: Option<fs::File>,
-    program: OwnedFd,
-    terminal: Option<OwnedFd>,
-    /// Held to the end of the sweep, or of the dyno: to be inherited.
-    held: Vec<OwnedFd>,
-}
-
 fn begin(dir: &Path, driver: &UnixStream) -> Result<(Started, Answer), ShimError> {
     let (order, handed) = order::receive(driver).map_err(ShimError::Order)?;
     setgroups(&[] as &[Gid]).map_err(preparing("drop the supplementary groups"))?;
@@ -294,6 +282,11 @@ fn create(
             drop(theirs);
             UnixStream::from(ours)
         });
+        if let Some(limit) = &order.swap {
+            limit
+                .set()
+                .map_err(preparing("keep the dyno from swapping"))?;
+        }
         start(dir, driver, &mut container, &dyno)?;
         let terminal = match terminal {
             None => None,
@@ -313,8 +306,8 @@ fn create(
             return Err(error);
         }
     };
-    // The kernel must not take the one who knows how the dyno ended for the dyno. That it cannot
-    // be said (in a container, perhaps) is no reason to fail.
+    // Short of memory, the kernel must not kill the process that tells how the dyno ended instead
+    // of the dyno. Where it cannot be told so (in a container, perhaps), that is no reason to fail.
     drop(fs::File::create("/proc/self/oom_score_adj").and_then(|mut file| file.write_all(b"-900")));
     let oom = order.oom_file.and_then(|path| fs::File::open(path).ok());
     let mut held = kept;
@@ -393,69 +386,6 @@ impl Places {
 
     pub(crate) fn bind(&self, number: usize) -> PathBuf {
         self.binds.join(number.to_string())
-    }
-}
-
-impl Started {
-    /// Becomes `hsup-wait`. Returns only if that fails.
-    #[expect(unsafe_code, reason = "a program is executed by its descriptor")]
-    fn wait(self, dir: &Path) -> io::Error {
-        let program = match fs::File::open("/proc/self/exe") {
-            Ok(program) => program,
-            Err(error) => return error,
-        };
-        let folder = match fs::File::open(dir) {
-            Ok(folder) => folder,
-            Err(error) => return error,
-        };
-        let mut words = vec![
-            "hsup-wait".to_owned(),
-            self.init.to_string(),
-            self.status.as_raw_fd().to_string(),
-            self.life.as_raw_fd().to_string(),
-            folder.as_raw_fd().to_string(),
-        ];
-        words.extend(self.oom.iter().map(|file| file.as_raw_fd().to_string()));
-        words.push("--".to_owned());
-        words.push(program.as_raw_fd().to_string());
-        words.push(NAME.to_owned());
-        words.push(sweep::ROLE.to_owned());
-        let mut words: Vec<_> = words
-            .into_iter()
-            .filter_map(|word| CString::new(word).ok())
-            .collect();
-        words.extend(CString::new(dir.as_os_str().as_bytes()));
-        // Everything is to be inherited, by that program alone.
-        let own = [
-            self.status.as_raw_fd(),
-            self.life.as_raw_fd(),
-            folder.as_raw_fd(),
-            program.as_raw_fd(),
-        ];
-        let held = self
-            .held
-            .iter()
-            .chain(&self.terminal)
-            .map(AsRawFd::as_raw_fd);
-        let oom = self.oom.iter().map(AsRawFd::as_raw_fd);
-        for fd in own.into_iter().chain(held).chain(oom) {
-            if let Err(error) = keep_open(fd) {
-                return error;
-            }
-        }
-        let argv = pointers(&words);
-        // SAFETY: the lists are null-terminated, and of strings that outlive the call.
-        unsafe {
-            libc::syscall(
-                libc::SYS_execveat,
-                self.program.as_raw_fd(),
-                c"".as_ptr(),
-                argv.as_ptr(),
-                [std::ptr::null::<libc::c_char>()].as_ptr(),
-                libc::AT_EMPTY_PATH,
-            );
-        }
-        io::Error::last_os_error()
     }
 }
 

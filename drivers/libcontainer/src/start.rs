@@ -4,13 +4,15 @@
 //! call; then what will be held is written down; then it is taken. Whoever finds the directory
 //! later frees what is written there, whether it was taken or not.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod request;
 mod shim_process;
 mod skeleton;
 
 use std::{
     fs, io,
     io::Write as _,
-    ops::RangeInclusive,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -24,10 +26,10 @@ use hsup_driver_kit::{
     serve::Peer,
     service::Record,
 };
-use nix::sys::signal::{Signal, kill};
 use thiserror::Error;
 
 use self::{
+    request::{command, fits_execve, limits, port},
     shim_process::ShimProcess,
     skeleton::{own_folder, skeleton},
 };
@@ -36,23 +38,18 @@ use crate::{
     artifact::Artifact,
     binds::{self, Bounds, Opened},
     dyno::{Contained, Known, Watches},
+    lease::Lease,
     life::{self, Watch},
     net,
     order::{self, Handed, Order, SlugOrder},
     runtime::Libcontainer,
-    spec::{self, Limits},
+    spec::Limits,
     stack::{self, StackError},
     sweep::{self, Held},
 };
 
 /// In a dyno's directory: what the kit wants to know again.
 pub(crate) const RECORD: &str = "record";
-/// The least that a limit on memory can be, in bytes: hsup-init and a shell.
-const LEAST_MEMORY: u64 = 4 << 20;
-/// The longest word of arguments and environment, its end included, and the most that all of them
-/// may have: `MAX_ARG_STRLEN`, and a quarter of the stack's limit, of execve(2).
-const LONGEST_WORD: usize = 128 << 10;
-const MOST_WORDS: usize = 2 << 20;
 /// How long a shim may take: it waits for the kernel alone.
 const SHIM_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -117,6 +114,17 @@ struct Parts {
     stdio: Option<Fifos>,
     /// Held open for as long as the dyno lives: locks on its stack and its slug.
     kept: Vec<OwnedFd>,
+}
+
+/// What a dyno holds, and what is written down of it.
+#[derive(Debug)]
+struct Taken {
+    /// What libcontainer calls it.
+    id: String,
+    lease: Lease,
+    /// Its own folder on the disk.
+    own: PathBuf,
+    known: Known,
 }
 
 impl Libcontainer {
@@ -210,29 +218,12 @@ impl Libcontainer {
         self.enter_soon(shim.pid());
         let (life, life_writer) = Watch::make(dir, life::LIFE).map_err(files("make", dir))?;
         let (left, left_writer) = Watch::make(dir, life::LEFT).map_err(files("make", dir))?;
-        let lease = self.lease(dir).await?;
-        let id = format!("hsup-{}-{}", self.work_dir().key(), lease.uid);
-        let cgroup = format!("{}/{id}", self.settings().cgroup_parent);
-        let own = self.work_dir().containers().join(lease.uid.to_string());
-        let held = Held {
-            work_dir: self.work_dir().path().to_owned(),
-            table: self.network().table().to_owned(),
-            cgroups: self.hierarchies().folders(&cgroup),
-            own: own.clone(),
+        let Taken {
+            id,
             lease,
-        };
-        if let Err(error) = held.write(dir) {
-            // What is written nowhere, nobody finds but by its owner, and that would be at the
-            // next driver's start.
-            self.give_back(held.lease, dir).await;
-            return Err(files("write in", dir)(error).into());
-        }
-        let known = Known {
-            cgroup: cgroup.clone(),
-            ip: lease.subnet.host(),
-            port: port(&request),
-        };
-        known.write(dir).map_err(files("write in", dir))?;
+            own,
+            known,
+        } = self.take(dir, port(&request)).await?;
         // The files are made beside it.
         let network = self.network().create(&lease);
         skeleton(
@@ -261,8 +252,9 @@ impl Libcontainer {
             own,
             uid: lease.uid,
             hostname: request.dyno_id,
-            oom_file: self.hierarchies().oom_file(&cgroup),
-            cgroup,
+            oom_file: self.hierarchies().oom_file(&known.cgroup),
+            swap: self.hierarchies().swap_limit(&known.cgroup, limits.memory),
+            cgroup: known.cgroup.clone(),
             unified: self.hierarchies().unified,
             limits,
             tmp_size: self.settings().tmp_size,
@@ -288,13 +280,7 @@ impl Libcontainer {
         };
         order::send(&shim.socket, &order, &handed).map_err(StartError::Shim)?;
         drop(handed);
-        let pid = shim.pid();
-        let answered = tokio::time::timeout(SHIM_PATIENCE, shim.answer()).await;
-        let (life_of, terminal) = answered.unwrap_or_else(|_| {
-            // It cannot answer any more, and what it has made is found by what is written down.
-            let _ = kill(pid, Signal::SIGKILL);
-            Err(StartError::Hung)
-        })?;
+        let (life_of, terminal) = shim.answer_within(SHIM_PATIENCE).await?;
         if life_of.copied {
             tracing::warn!(
                 dyno_id = %order.hostname,
@@ -312,6 +298,39 @@ impl Libcontainer {
         )
         .map_err(|source| StartError::TakeOver(source).into())
     }
+
+    /// Takes a user and addresses, and writes down in the dyno's directory what it is to hold.
+    async fn take(&self, dir: &Path, port: Option<u16>) -> Result<Taken, Status> {
+        let lease = self.lease(dir).await?;
+        let id = format!("hsup-{}-{}", self.work_dir().key(), lease.uid);
+        let cgroup = format!("{}/{id}", self.settings().cgroup_parent);
+        let own = self.work_dir().containers().join(lease.uid.to_string());
+        let held = Held {
+            work_dir: self.work_dir().path().to_owned(),
+            table: self.network().table().to_owned(),
+            cgroups: self.hierarchies().folders(&cgroup),
+            own: own.clone(),
+            lease,
+        };
+        if let Err(error) = held.write(dir) {
+            // What is written nowhere, nobody finds but by its owner, and that would be at the
+            // next driver's start.
+            self.give_back(lease, dir).await;
+            return Err(files("write in", dir)(error).into());
+        }
+        let known = Known {
+            cgroup,
+            ip: lease.subnet.host(),
+            port,
+        };
+        known.write(dir).map_err(files("write in", dir))?;
+        Ok(Taken {
+            id,
+            lease,
+            own,
+            known,
+        })
+    }
 }
 
 /// Makes the dyno's directory, with the record in it, or nothing.
@@ -327,77 +346,6 @@ fn begin(dir: &Path, record: &[u8]) -> Result<(), StartError> {
         drop(fs::remove_dir_all(dir));
         files("write", &path)(source)
     })
-}
-
-/// What a dyno may use.
-fn limits(request: &StartRequest) -> Result<Limits, Status> {
-    let wanted = request.limits.unwrap_or_default();
-    let bounds: [(&str, u64, RangeInclusive<u64>); 3] = [
-        ("memory_bytes", wanted.memory_bytes, LEAST_MEMORY..=u64::MAX),
-        (
-            "cpu_millis",
-            wanted.cpu_millis.into(),
-            spec::LEAST_CPU_MILLIS.into()..=u64::MAX,
-        ),
-        ("pids", wanted.pids.into(), 1..=spec::MOST_PIDS.into()),
-    ];
-    for (name, value, bounds) in bounds {
-        // 0 is no limit.
-        if value == 0 || bounds.contains(&value) {
-            continue;
-        }
-        let (bound, word) = if value < *bounds.start() {
-            (bounds.start(), "least")
-        } else {
-            (bounds.end(), "most")
-        };
-        return Err(Status::invalid_argument(format!(
-            "limits.{name} is {value}, and {bound} is the {word}"
-        )));
-    }
-    Ok(Limits {
-        memory: wanted.memory_bytes,
-        cpu_millis: wanted.cpu_millis,
-        pids: wanted.pids,
-    })
-}
-
-/// What is executed. A line is bash's; a stack without a bash has a shell all the same.
-fn command(stack_root: &Path, argv: Vec<String>, line: &str) -> Vec<String> {
-    if line.is_empty() || stack::has_bash(stack_root) {
-        return argv;
-    }
-    ["sh", "-c", line].map(str::to_owned).to_vec()
-}
-
-/// Whether the kernel takes so much for a program: otherwise the dyno would end without a word.
-fn fits_execve(request: &StartRequest) -> Result<(), Status> {
-    let argv = request
-        .argv
-        .iter()
-        .map(|word| ("an argument", word.len() + 1));
-    let env = request.env.iter();
-    let env = env.map(|(name, value)| ("a variable", name.len() + value.len() + 2));
-    let mut all = 0;
-    for (what, len) in argv.chain(env) {
-        if len > LONGEST_WORD {
-            return Err(Status::invalid_argument(format!(
-                "{what} of the dyno has {len} bytes, and {LONGEST_WORD} is the most"
-            )));
-        }
-        all += len + size_of::<usize>();
-    }
-    if all > MOST_WORDS {
-        return Err(Status::invalid_argument(format!(
-            "arguments and environment of the dyno have {all} bytes, and {MOST_WORDS} is the most"
-        )));
-    }
-    Ok(())
-}
-
-fn port(request: &StartRequest) -> Option<u16> {
-    let port = request.env.get("PORT")?.parse().ok()?;
-    (port > 0).then_some(port)
 }
 
 fn net_status(error: &net::NetError) -> Status {
@@ -421,34 +369,7 @@ fn copy(fd: &OwnedFd) -> Result<OwnedFd, StartError> {
 
 #[cfg(test)]
 mod tests {
-    use hsup_driver_kit::proto;
-    use test_case::test_case;
-
     use super::*;
-
-    #[test_case(0, 0, 0 => None; "none")]
-    #[test_case(4 << 20, 10, 1 => None; "the least")]
-    #[test_case(u64::MAX, u32::MAX, 4_194_302 => None; "the most")]
-    #[test_case(1, 0, 0 => Some("limits.memory_bytes is 1, and 4194304 is the least".to_owned()); "memory")]
-    #[test_case(0, 9, 0 => Some("limits.cpu_millis is 9, and 10 is the least".to_owned()); "cpu")]
-    #[test_case(0, 0, 4_194_303 => Some("limits.pids is 4194303, and 4194302 is the most".to_owned()); "pids")]
-    fn limits_are_what_the_kernel_takes(
-        memory_bytes: u64,
-        cpu_millis: u32,
-        pids: u32,
-    ) -> Option<String> {
-        let request = StartRequest {
-            limits: Some(proto::Limits {
-                memory_bytes,
-                cpu_millis,
-                pids,
-            }),
-            ..StartRequest::default()
-        };
-        limits(&request)
-            .err()
-            .map(|status| status.message().to_owned())
-    }
 
     #[test]
     #[ignore = "needs root: it mounts"]

@@ -66,7 +66,7 @@ pub fn accounts(root: &Path, uid: u32, gid: u32) -> Result<Accounts, AccountsErr
 }
 
 /// The lines without those that have the name `dyno` or the number, and `line`.
-fn with(text: &str, number: u32, line: &str) -> String {
+pub(super) fn with(text: &str, number: u32, line: &str) -> String {
     let is_other = |line: &&str| {
         let mut fields = line.split(':');
         let name = fields.next().unwrap_or_default();

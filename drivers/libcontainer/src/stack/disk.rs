@@ -230,8 +230,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Clears away what was being made by who is not any more; the beginnings of downloads stay
-    /// for a while.
+    /// Clears away what processes that are gone were making; the beginnings of downloads stay for a
+    /// while.
     pub(super) fn collect(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.fetch_folder())? {
             let path = entry?.path();

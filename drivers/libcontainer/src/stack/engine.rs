@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use super::{
     Event, Progress, Stack, StackError, Stacks,
     install::StopOnDrop,
+    lock::FetchLock,
     name::{NameError, StackName, Version, joined},
 };
 
@@ -160,7 +161,7 @@ impl Stacks {
         stack: &str,
         from: &str,
         archive: impl Stream<Item = Result<impl AsRef<[u8]> + Send + 'static, bollard::errors::Error>>,
-        lock: Arc<super::FetchLock>,
+        lock: Arc<FetchLock>,
         progress: &dyn Progress,
     ) -> Result<(), StackError> {
         let places = self.disk.places(stack);

@@ -8,10 +8,8 @@
 
 use std::{error::Error, io, path::Path, time::Duration};
 
-use reqwest::{
-    Client, Response, StatusCode,
-    header::{CONTENT_RANGE, RANGE},
-};
+use hsup_slug::web::{self, ContentRange};
+use reqwest::{Client, StatusCode, header::RANGE};
 use thiserror::Error;
 use tokio::{
     fs::{File, OpenOptions},
@@ -41,6 +39,16 @@ pub enum FetchError {
     Client(#[source] Box<dyn Error + Send + Sync>),
     #[error("{url} answered {status}")]
     Status { url: String, status: StatusCode },
+    #[error(
+        "{url} is not fetched: this machine does not trust who answers there; SSL_CERT_FILE \
+         names whom it trusts"
+    )]
+    Untrusted {
+        url: String,
+        source: Box<dyn Error + Send + Sync>,
+    },
+    #[error("{url} sends on the download too often, or from https to http")]
+    Redirect { url: String },
     #[error("failed to fetch {url}: {done} bytes came, and nothing more in {TRIES} tries")]
     Broken {
         url: String,
@@ -68,9 +76,7 @@ enum TryError {
 }
 
 fn client() -> Result<Client, FetchError> {
-    // An error is that there is one already, which is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    Client::builder()
+    web::client()
         .connect_timeout(CONNECT)
         .read_timeout(SILENCE)
         .build()
@@ -96,6 +102,7 @@ pub(super) async fn text(url: &str) -> Result<String, FetchError> {
                     status: response.status(),
                 });
             }
+            Err(error) if is_final(&error) => return Err(refused(url, error)),
             Err(error) if tries == TRIES => return Err(broken(error)),
             Ok(_) | Err(_) => sleep(PAUSE * (1 << tries)).await,
         }
@@ -109,6 +116,22 @@ pub(super) async fn text(url: &str) -> Result<String, FetchError> {
         bytes.extend_from_slice(&chunk);
     }
     String::from_utf8(bytes).map_err(|_| no_text())
+}
+
+/// Whether another try would end in the same way.
+fn is_final(error: &reqwest::Error) -> bool {
+    error.is_redirect() || web::is_untrusted(error)
+}
+
+/// What is said of an error that is final.
+fn refused(url: &str, error: reqwest::Error) -> FetchError {
+    let url = shown(url);
+    if error.is_redirect() {
+        FetchError::Redirect { url }
+    } else {
+        let source = error.without_url().into();
+        FetchError::Untrusted { url, source }
+    }
 }
 
 /// Whether asking again may help.
@@ -194,12 +217,18 @@ impl Part<'_> {
         if self.done > 0 {
             request = request.header(RANGE, format!("bytes={}-", self.done));
         }
-        let again = |error: reqwest::Error| TryError::Again(error.without_url().into());
+        let again = |error: reqwest::Error| {
+            if is_final(&error) {
+                refused(self.url, error).into()
+            } else {
+                TryError::Again(error.without_url().into())
+            }
+        };
         let mut response = request.send().await.map_err(again)?;
         let status = response.status();
-        let range = content_range(&response);
+        let range = ContentRange::of(response.headers());
         let total = match status {
-            StatusCode::PARTIAL_CONTENT if range.start == Some(self.done) => range.total,
+            StatusCode::PARTIAL_CONTENT if range.first == Some(self.done) => range.total,
             StatusCode::RANGE_NOT_SATISFIABLE if self.done > 0 => {
                 if range.total == Some(self.done) {
                     // All of it was here already.
@@ -288,48 +317,5 @@ impl Part<'_> {
                 total: total.or(self.size),
             });
         }
-    }
-}
-
-/// What a `Content-Range` says.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct ContentRange {
-    start: Option<u64>,
-    total: Option<u64>,
-}
-
-fn content_range(response: &Response) -> ContentRange {
-    let header = response.headers().get(CONTENT_RANGE);
-    let text = header.and_then(|value| value.to_str().ok());
-    text.map(parse_range).unwrap_or_default()
-}
-
-/// `bytes 5-9/10`, `bytes */10`, `bytes 5-9/*`.
-fn parse_range(text: &str) -> ContentRange {
-    let Some((range, total)) = text
-        .strip_prefix("bytes ")
-        .and_then(|it| it.split_once('/'))
-    else {
-        return ContentRange::default();
-    };
-    ContentRange {
-        start: range.split('-').next().and_then(|text| text.parse().ok()),
-        total: total.parse().ok(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use test_case::test_case;
-
-    use super::*;
-
-    #[test_case("bytes 5-9/10", Some(5), Some(10))]
-    #[test_case("bytes */10", None, Some(10))]
-    #[test_case("bytes 5-9/*", Some(5), None)]
-    #[test_case("lines 5-9/10", None, None)]
-    #[test_case("", None, None)]
-    fn ranges(text: &str, start: Option<u64>, total: Option<u64>) {
-        assert_eq!(parse_range(text), ContentRange { start, total });
     }
 }

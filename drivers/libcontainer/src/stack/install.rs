@@ -233,7 +233,7 @@ fn place(
     })
 }
 
-/// Ends what a thread does when nobody waits for it any more.
+/// Tells a thread to stop its work, because nobody waits for it any more.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stop(Arc<AtomicBool>);
 

@@ -32,7 +32,7 @@ impl FetchLock {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // Who had it removed the file when it was done: then this is the lock of nothing.
+            // Whoever held it may have removed the file since: then this is a lock on nothing.
             if is_at(&file, path)? {
                 return Ok(Some(Self {
                     path: path.to_owned(),
@@ -45,7 +45,8 @@ impl FetchLock {
 
 impl Drop for FetchLock {
     fn drop(&mut self) {
-        // While it is held: who opens it later makes a new one. If it stays, nothing is lost.
+        // While the lock is held: whoever comes later makes a new file. If this one stays, nothing
+        // is lost.
         drop(fs::remove_file(&self.path));
     }
 }
@@ -55,7 +56,7 @@ pub(super) fn share(path: &Path) -> io::Result<Option<File>> {
     let file = File::open(path)?;
     match file.try_lock_shared() {
         Ok(()) => {}
-        // Only who removes it has it alone, and that is not undone.
+        // Only a process that removes the stack locks it alone, and a removal is not undone.
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(error),
     }

@@ -25,23 +25,24 @@ mod command;
 mod disk;
 mod engine;
 mod error;
-
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod image;
 mod install;
+mod list;
 mod lock;
+mod make;
 mod manifest;
 mod mount;
 mod name;
 mod unpack;
 
 use std::{
-    fs::{self, File},
-    io,
+    fs,
     os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex},
 };
 
 use hsup_driver_kit::file_url;
@@ -62,14 +63,11 @@ pub use self::{
 };
 use self::{
     disk::Disk,
-    install::{Places, StopOnDrop},
-    lock::FetchLock,
-    manifest::{Entry, Format, Manifest, NotChosen, is_remote, shown, this_arch},
+    install::Places,
+    list::Stamp,
+    make::in_place,
+    manifest::{Manifest, NotChosen, is_remote, shown, this_arch},
 };
-
-/// How often a driver looks whether another one has fetched what it waits for. It could block in
-/// flock(2) instead, but then a Build that is called off would keep a thread.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// The stacks of a work directory.
 #[derive(Debug)]
@@ -134,14 +132,6 @@ impl<F: Fn(Event<'_>) + Send + Sync> Progress for F {
     fn report(&self, event: Event<'_>) {
         self(event);
     }
-}
-
-/// By which one file is told from what replaces it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    length: u64,
-    modified: Option<SystemTime>,
 }
 
 impl Stacks {
@@ -328,202 +318,6 @@ impl Stacks {
         })?;
         self.disk.remove(&name, &version)
     }
-
-    /// The list of stacks and where it is from, if there is one.
-    async fn manifest(&self) -> Result<Option<(Arc<Manifest>, String)>, StackError> {
-        let path = self.disk.manifest();
-        let origin = path.display().to_string();
-        let list = match (self.cached_manifest()?, &self.manifest_url) {
-            (Some(manifest), _) => Some((manifest, origin)),
-            (None, Some(url)) => {
-                let text = manifest_text(url).await?;
-                // Before it is kept: a list that is none would be in the way for ever.
-                let manifest = Manifest::parse(&text, &shown(url))?;
-                let kept = self.disk.keep_manifest(&text);
-                kept.map_err(|source| StackError::KeepManifest { path, source })?;
-                Some((Arc::new(manifest), shown(url)))
-            }
-            (None, None) => None,
-        };
-        Ok(list)
-    }
-
-    /// The list that is kept, read again only when it is another file.
-    fn cached_manifest(&self) -> Result<Option<Arc<Manifest>>, StackError> {
-        let path = self.disk.manifest();
-        let failed = |source| StackError::ReadManifest {
-            path: path.clone(),
-            source,
-        };
-        let metadata = match fs::metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        let stamp = Stamp::of(&metadata);
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, manifest)) = &*cached
-            && *of == stamp
-        {
-            return Ok(Some(Arc::clone(manifest)));
-        }
-        let text = fs::read_to_string(&path).map_err(failed)?;
-        let manifest = Arc::new(Manifest::parse(&text, &path.display().to_string())?);
-        *cached = Some((stamp, Arc::clone(&manifest)));
-        Ok(Some(manifest))
-    }
-
-    /// An entry of the list, here.
-    async fn have(&self, entry: &Entry, progress: &dyn Progress) -> Result<Stack, StackError> {
-        if let Some(stack) = in_place(entry) {
-            return stack;
-        }
-        if let Some(stack) = self.there(entry)? {
-            return Ok(stack);
-        }
-        let stack = name::joined(&entry.name, &entry.version);
-        let lock = self.lock(&stack, progress).await?;
-        // Who had the lock before may have fetched it.
-        if let Some(stack) = self.there(entry)? {
-            return Ok(stack);
-        }
-        self.fetch(entry, &stack, Arc::new(lock), progress).await?;
-        self.there(entry)?.ok_or(StackError::Gone { stack })
-    }
-
-    fn there(&self, entry: &Entry) -> Result<Option<Stack>, StackError> {
-        let stack = self.disk.stack(&entry.name, &entry.version)?;
-        Ok(stack.map(|stack| Stack {
-            uid: entry.uid,
-            ..stack
-        }))
-    }
-
-    /// Waits for the right to make a stack.
-    async fn lock(&self, stack: &str, progress: &dyn Progress) -> Result<FetchLock, StackError> {
-        let path = self.disk.fetch_folder().join(format!("{stack}.lock"));
-        let mut is_waiting = false;
-        loop {
-            match FetchLock::try_take(&path) {
-                Ok(Some(lock)) => return Ok(lock),
-                Ok(None) => {}
-                Err(source) => return Err(StackError::Lock { path, source }),
-            }
-            if !is_waiting {
-                progress.report(Event::Waiting { stack });
-                is_waiting = true;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn fetch(
-        &self,
-        entry: &Entry,
-        stack: &str,
-        lock: Arc<FetchLock>,
-        progress: &dyn Progress,
-    ) -> Result<(), StackError> {
-        let Some(local) = file_url::path(&entry.url) else {
-            let part = self.disk.part(stack, entry.checksum);
-            // Without a checksum nothing tells whether the rest fits to it.
-            if entry.checksum.is_none() {
-                let removed = install::remove(&part);
-                removed.map_err(|source| StackError::Open {
-                    path: part.clone(),
-                    source,
-                })?;
-            }
-            let had = fs::metadata(&part).map_or(0, |metadata| metadata.len());
-            let fetch = async || {
-                let fetched = fetch::file(&entry.url, &part, entry.size, progress).await;
-                fetched.map_err(|source| StackError::Fetch {
-                    stack: stack.to_owned(),
-                    source,
-                })?;
-                progress.report(Event::Installing { stack });
-                self.install(entry, stack, &part, Arc::clone(&lock)).await
-            };
-            let mut result = fetch().await;
-            if had > 0 && matches!(result, Err(StackError::Install { .. })) {
-                // What was here already may be of another file, or damaged.
-                result = fetch().await;
-            }
-            return result;
-        };
-        progress.report(Event::Installing { stack });
-        self.install(entry, stack, &local, lock).await
-    }
-
-    /// Makes a stack of a file; one that was downloaded is used up.
-    async fn install(
-        &self,
-        entry: &Entry,
-        stack: &str,
-        path: &Path,
-        lock: Arc<FetchLock>,
-    ) -> Result<(), StackError> {
-        let places = self.disk.places(stack);
-        let (path, is_download) = (path.to_owned(), is_remote(&entry.url));
-        let (size, checksum, format) = (entry.size, entry.checksum, entry.format.clone());
-        let stop = StopOnDrop::default();
-        let stopped = stop.0.clone();
-        let work = move || {
-            let result = (|| {
-                let mut file = File::open(&path).map_err(|source| InstallError::Open {
-                    path: path.clone(),
-                    source,
-                })?;
-                install::verify(&mut file, &path, size, checksum, &stopped)?;
-                let whole = is_download.then_some(path.as_path());
-                places.install(file, &path, whole, &format, &stopped)
-            })();
-            if is_download {
-                // It is the stack now, or of no use. A failure leaves it to the next driver.
-                drop(install::remove(&path));
-            }
-            // Until here, whoever still waits for it.
-            drop(lock);
-            result
-        };
-        let result = tokio::task::spawn_blocking(work).await;
-        result
-            .map_err(StackError::Thread)?
-            .map_err(|source| StackError::Install {
-                stack: stack.to_owned(),
-                from: shown(&entry.url),
-                source,
-            })
-    }
-}
-
-/// A stack that is used where it is: a directory. `None` if the entry is none.
-fn in_place(entry: &Entry) -> Option<Result<Stack, StackError>> {
-    if entry.format != Format::Directory {
-        return None;
-    }
-    let path = file_url::path(&entry.url)?;
-    if !path.is_dir() {
-        return Some(Err(StackError::NoDirectory {
-            stack: name::joined(&entry.name, &entry.version),
-            path,
-        }));
-    }
-    Some(Ok(Stack {
-        name: entry.name.clone(),
-        version: entry.version.clone(),
-        image: Image::Directory(path),
-        uid: entry.uid,
-    }))
-}
-
-async fn manifest_text(url: &str) -> Result<String, StackError> {
-    if is_remote(url) {
-        return fetch::text(url).await.map_err(StackError::FetchManifest);
-    }
-    let path = file_url::path(url).ok_or_else(|| StackError::ManifestUrl { url: shown(url) })?;
-    let text = tokio::fs::read_to_string(&path).await;
-    text.map_err(|source| StackError::ReadManifest { path, source })
 }
 
 fn listed(names: &[StackName]) -> String {
@@ -532,17 +326,6 @@ fn listed(names: &[StackName]) -> String {
     }
     let names: Vec<_> = names.iter().map(StackName::as_str).collect();
     names.join(", ")
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt as _;
-        Self {
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: metadata.modified().ok(),
-        }
-    }
 }
 
 #[cfg(test)]

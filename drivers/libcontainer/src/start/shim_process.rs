@@ -8,11 +8,18 @@ use std::{
         unix::{ffi::OsStrExt as _, net::UnixStream as StdStream},
     },
     path::Path,
+    time::Duration,
 };
 
 use hsup_driver_kit::spawn::{Spawn, Ties};
-use nix::{sys::wait::waitpid, unistd::Pid};
-use tokio::{io::AsyncReadExt as _, net::UnixStream};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::Pid,
+};
+use tokio::{io::AsyncReadExt as _, net::UnixStream, time::timeout};
 
 use super::StartError;
 use crate::{
@@ -85,8 +92,22 @@ impl ShimProcess {
         })
     }
 
+    /// What it answers; killed when it has not by then, and what it has made is found by what is
+    /// written down.
+    pub(super) async fn answer_within(
+        self,
+        patience: Duration,
+    ) -> Result<(order::Life, Option<OwnedFd>), StartError> {
+        let pid = self.pid();
+        let answered = timeout(patience, self.answer()).await;
+        answered.unwrap_or_else(|_| {
+            let _ = kill(pid, Signal::SIGKILL);
+            Err(StartError::Hung)
+        })
+    }
+
     /// Waits for what it says, and for the terminal that comes before that.
-    pub(super) async fn answer(self) -> Result<(order::Life, Option<OwnedFd>), StartError> {
+    async fn answer(self) -> Result<(order::Life, Option<OwnedFd>), StartError> {
         let Self { socket, child } = self;
         socket.set_nonblocking(true).map_err(StartError::Shim)?;
         let mut socket = UnixStream::from_std(socket).map_err(StartError::Shim)?;

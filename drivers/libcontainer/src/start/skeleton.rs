@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hsup_driver_kit::{Status, errors, proto::StartRequest};
+use hsup_driver_kit::{Status, errors, identity, proto::StartRequest};
 
 use super::{StartError, files};
 use crate::{binds::Opened, lease::Lease, net, removal, shim::Places, stack};
@@ -40,7 +40,7 @@ pub(super) fn skeleton(
         ("etc/hosts", net::hosts(hostname, lease.subnet.host())),
         ("etc/resolv.conf", resolv_conf),
         ("etc/hostname", format!("{hostname}\n")),
-        ("etc/heroku/dyno", identity(request)),
+        ("etc/heroku/dyno", identity::text(request)),
     ];
     for (name, text) in texts {
         let path = top.join(name);
@@ -58,25 +58,6 @@ pub(super) fn skeleton(
         bind_point(lower, bind)?;
     }
     Ok(())
-}
-
-/// Who the dyno is, as Heroku's `/etc/heroku/dyno` has it: what its environment does not tell is
-/// empty there, too.
-fn identity(request: &StartRequest) -> String {
-    let told = |name: &str| request.env.get(name).map_or("", String::as_str);
-    let identity = serde_json::json!({
-        "dyno": {
-            "id": request.dyno_id,
-            "name": format!("{}.{}", request.process_type, request.process_number),
-        },
-        "app": { "id": told("HEROKU_APP_ID"), "name": request.app },
-        "release": {
-            "id": request.release,
-            "commit": told("HEROKU_SLUG_COMMIT"),
-            "description": told("HEROKU_SLUG_DESCRIPTION"),
-        },
-    });
-    format!("{identity}\n")
 }
 
 /// The dyno's own folder on the disk. One that is there is left over from before a crash: the
@@ -215,26 +196,5 @@ mod tests {
                 assert!(status.message().contains(text), "{status}");
             }
         }
-    }
-
-    #[test]
-    fn a_dyno_finds_who_it_is_in_heroku_s_form() {
-        let mut request = StartRequest {
-            dyno_id: "web-1-abc".to_owned(),
-            app: "shop".to_owned(),
-            release: 18,
-            process_type: "web".to_owned(),
-            process_number: 1,
-            ..StartRequest::default()
-        };
-        let secret = ("DATABASE_URL".to_owned(), "hunter2".to_owned());
-        let commit = ("HEROKU_SLUG_COMMIT".to_owned(), "46f55628".to_owned());
-        request.env.extend([secret, commit]);
-        assert_eq!(
-            identity(&request),
-            "{\"dyno\":{\"id\":\"web-1-abc\",\"name\":\"web.1\"},\
-             \"app\":{\"id\":\"\",\"name\":\"shop\"},\
-             \"release\":{\"id\":18,\"commit\":\"46f55628\",\"description\":\"\"}}\n"
-        );
     }
 }

@@ -1,5 +1,7 @@
 use std::{
     env,
+    fs::File,
+    io::Write as _,
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     thread,

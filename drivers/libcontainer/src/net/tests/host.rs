@@ -62,6 +62,32 @@ fn a_dyno_has_its_addresses_and_its_route_and_no_ipv6() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
+fn a_host_whose_forwarding_is_off_and_read_only_is_told_the_command() {
+    use nix::mount::{MsFlags, mount};
+    on_new_host(|| {
+        // As in a container that may do everything but this. The mounts are that thread's.
+        crate::mounts::leave_host().unwrap();
+        fs::File::options()
+            .write(true)
+            .open(IP_FORWARD)
+            .and_then(|mut file| file.write_all(b"0"))
+            .unwrap();
+        let bind = |flags| {
+            let (at, none) = ("/proc/sys", None::<&str>);
+            mount(Some(at), at, none, MsFlags::MS_BIND | flags, none).unwrap();
+        };
+        bind(MsFlags::empty());
+        bind(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY);
+        let (network, _dir) = open("172.16.0.28/12", &[]).unwrap();
+        let error = runtime().block_on(network.ready()).unwrap_err();
+        assert!(matches!(error.fault(), Fault::Host), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("sysctl -w net.ipv4.ip_forward=1"), "{text}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
 fn what_is_allowed_is_open_and_no_more() {
     for (allow, dynos, host, beyond) in [
         ("dynos", true, false, false),

@@ -4,12 +4,19 @@ mod local;
 mod remote;
 mod server;
 
+use std::{
+    fs::File,
+    io,
+    sync::PoisonError,
+    time::{Duration, SystemTime},
+};
+
 use hsup_driver_kit::hex;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
-use super::*;
+use super::{lock::FetchLock, *};
 
 /// A work directory, and what was reported.
 struct Work {

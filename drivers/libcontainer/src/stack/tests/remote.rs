@@ -68,6 +68,17 @@ async fn a_connection_that_breaks_is_gone_on_with() {
 }
 
 #[tokio::test]
+async fn who_sends_on_for_ever_is_not_asked_again() {
+    let work = Work::new();
+    let (_, sum) = packed();
+    let server = Server::new([Answer::Redirect]);
+    let error = work.error(&work.with_remote(&server, &sum)).await;
+    assert!(error.contains("sends on the download too often"), "{error}");
+    assert!(!error.contains("SECRET"), "{error}");
+    assert_eq!(server.requests().len(), 6);
+}
+
+#[tokio::test]
 async fn the_next_driver_goes_on_where_one_was_killed() {
     let work = Work::new();
     let (bytes, sum) = packed();

@@ -23,6 +23,8 @@ pub(super) enum Answer {
     Stall(Vec<u8>, usize, mpsc::Receiver<()>),
     /// Answers with a status and no more.
     Status(&'static str),
+    /// Sends whoever asks to the same place again.
+    Redirect,
 }
 
 /// A server, and the requests that it had: from which byte on each wanted the file.
@@ -56,6 +58,7 @@ impl Server {
                         Answer::Whole(bytes) => Answer::Whole(bytes.clone()),
                         Answer::Cut(bytes, at) => Answer::Cut(bytes.clone(), *at),
                         Answer::Status(status) => Answer::Status(status),
+                        Answer::Redirect => Answer::Redirect,
                         Answer::Stall(..) => panic!("nobody would end it a second time"),
                     }
                 };
@@ -110,6 +113,13 @@ fn serve(
             return write!(
                 stream,
                 "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        }
+        Answer::Redirect => {
+            return write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\
+                 Connection: close\r\n\r\n"
             );
         }
         Answer::File(bytes) => (bytes, bytes.len()),
