@@ -1,14 +1,14 @@
 //! The streams of a container that are not read from its log: what it reads, and its terminal.
 //!
 //! The engine answers a call with the bytes themselves, both ways, on the same connection. The
-//! client library takes them for lines; a terminal's are none.
+//! client library reads them as lines, which the bytes of a terminal are not.
 
-use std::{io, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::unistd::read;
 use serde::Deserialize;
 use tokio::io::{
-    AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest, ReadHalf, WriteHalf, split,
+    self, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest, ReadHalf, WriteHalf, split,
 };
 
 use crate::{
@@ -116,6 +116,13 @@ pub(crate) async fn feed(fifo: OwnedFd, mut container: Writes) -> io::Result<()>
             length => container.write_all(&piece[..length]).await?,
         }
     }
+}
+
+/// Reads what nobody wants, to its end, which is the connection's. Podman sends what the dyno
+/// writes to whoever is attached, and holds the dyno up when that is not taken.
+pub(crate) async fn drain(mut container: Reads) {
+    // One that broke off has come to its end.
+    drop(io::copy(&mut container, &mut io::sink()).await);
 }
 
 #[cfg(test)]

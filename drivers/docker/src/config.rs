@@ -9,7 +9,7 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding,
     RestartPolicy, RestartPolicyNameEnum,
 };
-use hsup_driver_kit::{hex, proto::StartRequest, pty::WindowSize, service::Record};
+use hsup_driver_kit::{hex, identity, proto::StartRequest, pty::WindowSize, service::Record};
 
 use crate::{
     artifact::{Artifact, Kind},
@@ -23,13 +23,12 @@ pub(crate) const RECORD: &str = "hsup.record";
 /// Where its FIFOs are, and whose they are.
 pub(crate) const IO_DIR: &str = "hsup.io_dir";
 pub(crate) const UID: &str = "hsup.uid";
-/// The port that it was given.
+/// The port that it was given, if it is one to be reached.
 pub(crate) const PORT: &str = "hsup.port";
 /// What it runs on.
 pub(crate) const ARTIFACT: &str = "hsup.artifact";
 
-/// Where published ports are: not reachable from elsewhere, and not through firewalls that
-/// Docker goes around.
+/// Where ports are published: on this host alone, since Docker goes around its firewalls.
 pub(crate) const LOOPBACK: &str = "127.0.0.1";
 /// Of each container's log, as the engine keeps it.
 const LOG_SIZE: &str = "20m";
@@ -76,6 +75,18 @@ pub(crate) fn port(text: Option<&str>) -> Option<u16> {
     text?.parse().ok().filter(|port| *port > 0)
 }
 
+/// Whether it is a dyno that nobody reaches from elsewhere, as on Heroku: to publish its port would
+/// only take time.
+pub(crate) fn is_one_off(request: &StartRequest) -> bool {
+    request.process_type == "run"
+}
+
+/// What the dyno was given for a port, if it is one to be reached.
+pub(crate) fn published(request: &StartRequest) -> Option<&str> {
+    let given = request.env.get("PORT").filter(|_| !is_one_off(request));
+    given.map(String::as_str)
+}
+
 /// How a port is called in the engine's messages.
 pub(crate) fn exposed(port: u16) -> String {
     format!("{port}/tcp")
@@ -89,7 +100,7 @@ pub(crate) fn container(order: &Order<'_>) -> ContainerCreateBody {
         stdin,
         ..
     } = *order;
-    let port = port(request.env.get("PORT").map(String::as_str)).map(exposed);
+    let port = port(published(request)).map(exposed);
     let (entrypoint, cmd) = command(request, artifact.kind);
     let user = match artifact.kind {
         Kind::Slug { uid, gid } => Some(format!("{uid}:{gid}")),
@@ -162,6 +173,7 @@ fn init_words(request: &StartRequest) -> Vec<String> {
     let added = ADDED.into_iter().chain(ADDED_LATER);
     let added = added.filter(|name| !request.env.contains_key(*name));
     words.extend(added.map(str::to_owned));
+    words.push(format!("{}={}", identity::PATH, identity::text(request)));
     words.push("--".to_owned());
     words.extend_from_slice(&request.argv);
     words
@@ -191,7 +203,7 @@ fn environment(order: &Order<'_>) -> Vec<String> {
 
 fn labels(order: &Order<'_>) -> HashMap<String, String> {
     let request = order.request;
-    let port = request.env.get("PORT").cloned().unwrap_or_default();
+    let port = published(request).unwrap_or_default().to_owned();
     [
         (DRIVER, order.home.to_owned()),
         (RECORD, hex::encode(&order.record.to_bytes())),

@@ -45,6 +45,10 @@ fn make(request: &StartRequest, kind: Kind, image_env: &[&str]) -> ContainerCrea
     })
 }
 
+const INIT_WORDS: &str = "hsup-init /.hsup/status -1 0 0 PATH HOSTNAME TERM HOME container \
+     /etc/heroku/dyno={\"dyno\":{\"id\":\"d1\",\"name\":\"web.0\"},\
+     \"app\":{\"id\":\"\",\"name\":\"shop\"},\
+     \"release\":{\"id\":0,\"commit\":\"\",\"description\":\"\"}}\n -- env";
 const SLUG: Kind = Kind::Slug { uid: 1000, gid: 9 };
 
 fn words(words: Option<Vec<String>>) -> Option<String> {
@@ -54,7 +58,7 @@ fn words(words: Option<Vec<String>>) -> Option<String> {
 #[test_case(Kind::Plain, &["env"], "", None, Some("env"); "a plain image has its entrypoint")]
 #[test_case(Kind::Plain, &["bash", "-c", "env"], "env", None, Some("/bin/sh -c env"); "and a shell")]
 #[test_case(Kind::Plain, &[], "", None, None; "or its own command")]
-#[test_case(SLUG, &["env"], "", Some("/.hsup/init"), Some("hsup-init /.hsup/status -1 0 0 PATH HOSTNAME TERM HOME container -- env"))]
+#[test_case(SLUG, &["env"], "", Some("/.hsup/init"), Some(INIT_WORDS))]
 #[test_case(Kind::Cnb, &[], "", Some("/cnb/process/web"), Some(""))]
 #[test_case(Kind::Cnb, &["env"], "", Some("/cnb/lifecycle/launcher"), Some("-- env"))]
 #[test_case(Kind::Cnb, &["bash", "-c", "env"], "env", Some("/cnb/lifecycle/launcher"), Some("env"))]
@@ -86,8 +90,12 @@ fn who_gets_a_terminal_begins_the_session() {
         ..request(&["bash", "-l"])
     };
     let made = make(&request, SLUG, &[]);
-    let expected = "hsup-init /.hsup/status 0 24 80 PATH HOSTNAME TERM HOME container -- bash -l";
-    assert_eq!(words(made.cmd).as_deref(), Some(expected));
+    let cmd = words(made.cmd).unwrap();
+    assert!(
+        cmd.starts_with("hsup-init /.hsup/status 0 24 80 PATH "),
+        "{cmd}"
+    );
+    assert!(cmd.ends_with(" -- bash -l"), "{cmd}");
     let host = made.host_config.unwrap();
     assert_eq!(host.init, Some(false));
     assert_eq!(host.console_size, Some(vec![24, 80]));
@@ -139,6 +147,18 @@ fn a_port_is_published_on_this_machine_only() {
     let binding = &bindings["5000/tcp"].as_ref().unwrap()[0];
     assert_eq!(binding.host_ip.as_deref(), Some("127.0.0.1"));
     assert_eq!(binding.host_port.as_deref(), Some(""));
+}
+
+#[test]
+fn what_nobody_reaches_has_no_port_of_the_host() {
+    let one_off = StartRequest {
+        process_type: "run".to_owned(),
+        ..request(&["env"])
+    };
+    let made = make(&one_off, SLUG, &[]);
+    assert_eq!(made.labels.unwrap()[PORT], "");
+    assert!(made.exposed_ports.is_none() && made.host_config.unwrap().port_bindings.is_none());
+    assert!(made.env.unwrap().contains(&"PORT=5000".to_owned()));
 }
 
 #[test_case("5000", Some(5000))]

@@ -4,21 +4,32 @@
 //! One way for all calls and for the streams of dynos, so that what reaches an engine with one
 //! reaches it with the other.
 
+mod ssh;
+
 use std::{
+    error,
     fmt::{self, Debug},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     pin::Pin,
-    process::Stdio,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker, errors::Error};
+use bollard::{BollardRequest, ClientVersion, Docker, errors::Error};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use hsup_driver_kit::errors;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::{
+    Response,
+    body::{Frame, Incoming},
+    header::HeaderValue,
+};
 use hyper_util::{
     client::legacy::{
-        Client,
+        self, Client,
         connect::{Connected, Connection},
     },
     rt::{TokioExecutor, TokioIo},
@@ -30,9 +41,8 @@ use rustls::{
 };
 use thiserror::Error;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, join},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    process::Command,
 };
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -40,7 +50,9 @@ use tower_service::Service;
 use crate::context::{Host, Ssh};
 
 /// How long a call may take before its answer begins, in seconds.
-const TIMEOUT: u64 = 55;
+pub(crate) const TIMEOUT: u64 = 55;
+/// Where credentials for a registry are.
+const LOGIN: &str = "X-Registry-Auth";
 /// How many connections wait for the next call, where making one takes long.
 const IDLE: usize = 8;
 
@@ -115,23 +127,17 @@ impl Connector {
                 let tcp = TcpStream::connect(address).await?;
                 Box::new(connector.connect(name.clone(), tcp).await?)
             }
-            Way::Ssh(ssh) => dial(ssh)?,
+            Way::Ssh(to) => ssh::dial(to)?,
         })
     }
 
-    /// A client of the engine, which need not be there.
-    pub(crate) fn client(&self) -> Result<Docker, Error> {
+    /// What makes calls on its connections.
+    pub(crate) fn caller(&self) -> Caller {
         let is_dear = matches!(&*self.0, Way::Tls { .. } | Way::Ssh(_));
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(if is_dear { IDLE } else { 0 })
             .build(self.clone());
-        let transport = move |request: BollardRequest| {
-            let answer = client.request(request);
-            async move { answer.await.map_err(Error::from) }
-        };
-        // The name stands in requests, and nobody looks it up.
-        let name = Some("http://docker");
-        Docker::connect_with_custom_transport(transport, name, TIMEOUT, API_DEFAULT_VERSION)
+        Caller(client)
     }
 }
 
@@ -139,6 +145,64 @@ impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").finish_non_exhaustive()
     }
+}
+
+/// Makes calls to one engine, which need not be there. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(Client<Connector, Body>);
+
+/// What is sent with a call, as the client library has it.
+type Body = Either<Full<Bytes>, StreamBody<BoxStream<'static, io::Result<Frame<Bytes>>>>>;
+
+impl Caller {
+    /// Makes one call.
+    pub(crate) async fn call(
+        &self,
+        mut request: BollardRequest,
+    ) -> Result<Response<Incoming>, Error> {
+        if let Some(login) = request.headers_mut().get_mut(LOGIN) {
+            *login = in_an_engines_digits(login);
+        }
+        self.0.request(request).await.map_err(failure)
+    }
+
+    /// The client library, with these connections.
+    pub(crate) fn docker(&self, version: &ClientVersion) -> Result<Docker, Error> {
+        let caller = self.clone();
+        let transport = move |request: BollardRequest| {
+            let caller = caller.clone();
+            async move { caller.call(request).await }
+        };
+        // The name stands in requests, and nobody looks it up.
+        let name = Some("http://docker");
+        Docker::connect_with_custom_transport(transport, name, TIMEOUT, version)
+    }
+}
+
+/// What became of a call. A connection that cannot be made is told in the words of who tried.
+fn failure(error: legacy::Error) -> Error {
+    let cause = error::Error::source(&error).and_then(<dyn error::Error>::downcast_ref);
+    match cause {
+        Some(cause) if error.is_connect() => {
+            let cause: &io::Error = cause;
+            io::Error::new(cause.kind(), errors::chain(cause)).into()
+        }
+        _ => error.into(),
+    }
+}
+
+/// Engines read the base64 of URLs, and the client library writes the other, of which an engine
+/// takes only what is the same in both.
+fn in_an_engines_digits(text: &HeaderValue) -> HeaderValue {
+    let digit = |byte: &u8| match byte {
+        b'+' => b'-',
+        b'/' => b'_',
+        byte => *byte,
+    };
+    let bytes: Vec<_> = text.as_bytes().iter().map(digit).collect();
+    let mut text = HeaderValue::from_bytes(&bytes).unwrap_or_else(|_| text.clone());
+    text.set_sensitive(true);
+    text
 }
 
 /// As the client library wants it.
@@ -258,71 +322,6 @@ fn tls(directory: &Path) -> Result<ClientConfig, TlsError> {
     config.with_client_auth_cert(chain, key).map_err(useless)
 }
 
-/// What `docker` does with an address of ssh: its other half on that machine passes on bytes.
-fn dial(to: &Ssh) -> io::Result<Box<dyn Duplex>> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a program of this machine, and no dyno"
-    )]
-    let mut ssh = Command::new("ssh");
-    // Nobody is there to be asked.
-    ssh.args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]);
-    if let Some(user) = &to.user {
-        ssh.args(["-l", user]);
-    }
-    if let Some(port) = to.port {
-        ssh.args(["-p", &port.to_string()]);
-    }
-    ssh.args(["--", &to.host, "docker", "system", "dial-stdio"]);
-    let mut child = ssh
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| io::Error::new(error.kind(), format!("failed to start ssh: {error}")))?;
-    let ends = child.stdout.take().zip(child.stdin.take());
-    let (reads, writes) = ends.ok_or_else(|| io::Error::other("ssh has no pipes"))?;
-    Ok(Box::new(Dialled {
-        streams: join(reads, writes),
-        _ssh: child,
-    }))
-}
-
-/// The streams of an `ssh`, which ends with them.
-#[derive(Debug)]
-struct Dialled {
-    streams: tokio::io::Join<tokio::process::ChildStdout, tokio::process::ChildStdin>,
-    _ssh: tokio::process::Child,
-}
-
-impl AsyncRead for Dialled {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.streams).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Dialled {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.streams).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.streams).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.streams).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -334,10 +333,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("engine.sock");
         let connector = Connector::new(&Host::Unix(path.clone())).unwrap();
-        let said = async || connector.connect().await.unwrap_err().to_string();
-        assert!(said().await.contains("there is no socket"));
+        let caller = connector.caller();
+        let said = async || errors::chain(&crate::api::greet(&caller).await.unwrap_err());
+        let text = said().await;
+        assert!(text.starts_with("there is no socket"), "{text}");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(said().await.contains("nobody serves"));
+        let text = said().await;
+        assert!(text.starts_with("nobody serves"), "{text}");
+    }
+
+    #[test]
+    fn credentials_are_in_the_digits_that_engines_read() {
+        let text = in_an_engines_digits(&HeaderValue::from_static("ab+/=="));
+        assert_eq!(text, "ab-_==");
+        assert_eq!(format!("{text:?}"), "Sensitive");
     }
 
     #[test]

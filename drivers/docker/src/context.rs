@@ -3,7 +3,7 @@
 //! The same order as that of the `docker` command, so that a dyno runs where `docker ps` looks.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +11,8 @@ use hsup_driver_kit::hex;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+
+use crate::docker_files::{self, FileError};
 
 /// The socket that an engine has unless it is told otherwise.
 const DEFAULT: &str = "/var/run/docker.sock";
@@ -54,13 +56,8 @@ pub(crate) enum HostError {
          do: give it the engine's ca.pem"
     )]
     NotVerified(String),
-    #[error("failed to read `{}`", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("`{}` is not what Docker writes", path.display())]
-    Parse {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the Docker context `{0}` has no endpoint")]
     NoEndpoint(String),
 }
@@ -89,9 +86,8 @@ impl Host {
         given: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, HostError> {
-        let variable = |name| variable(name).filter(|value| !value.is_empty());
-        let config = variable("DOCKER_CONFIG").map(PathBuf::from);
-        let config = config.or_else(|| Some(Path::new(&variable("HOME")?).join(".docker")));
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let config = docker_files::folder(variable);
         if let Some(host) = given.map(str::to_owned).or_else(|| variable("DOCKER_HOST")) {
             let certificates = variable("DOCKER_CERT_PATH").map(PathBuf::from).or(config);
             let certificates = match (variable("DOCKER_TLS_VERIFY"), certificates) {
@@ -119,7 +115,7 @@ impl Host {
     }
 
     /// An address as `DOCKER_HOST` has it, with TLS where there are certificates.
-    fn parse(text: &str, certificates: Option<PathBuf>) -> Result<Self, HostError> {
+    pub(crate) fn parse(text: &str, certificates: Option<PathBuf>) -> Result<Self, HostError> {
         let unsupported = || HostError::Unsupported(text.to_owned());
         let (scheme, rest) = text.split_once("://").ok_or_else(unsupported)?;
         let rest = match scheme {
@@ -206,14 +202,12 @@ struct Endpoint {
 
 /// What `docker context use` has set.
 fn current_context(config: &Path) -> Result<Option<String>, HostError> {
-    let path = config.join("config.json");
-    match fs::read(&path) {
-        Ok(bytes) => {
-            let config: Config = parse(path, &bytes)?;
-            Ok(config.current_context)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(HostError::Read { path, source }),
+    let path = config.join(docker_files::CONFIG);
+    let read = fs::read(&path);
+    match docker_files::parse::<Config>(path, read) {
+        Ok(config) => Ok(config.current_context),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -222,11 +216,8 @@ fn of_context(config: &Path, name: &str) -> Result<Host, HostError> {
     let hash = hex::encode(&Sha256::digest(name.as_bytes()));
     let contexts = config.join("contexts");
     let path = contexts.join("meta").join(&hash).join("meta.json");
-    let bytes = fs::read(&path).map_err(|source| HostError::Read {
-        path: path.clone(),
-        source,
-    })?;
-    let meta: Meta = parse(path, &bytes)?;
+    let read = fs::read(&path);
+    let meta: Meta = docker_files::parse(path, read)?;
     let endpoint = meta.endpoints.docker;
     let endpoint = endpoint.ok_or_else(|| HostError::NoEndpoint(name.to_owned()))?;
     let certificates = contexts.join("tls").join(&hash).join("docker");
@@ -235,10 +226,6 @@ fn of_context(config: &Path, name: &str) -> Result<Host, HostError> {
         return Err(HostError::NotVerified(name.to_owned()));
     }
     Host::parse(&endpoint.host, certificates)
-}
-
-fn parse<T: for<'de> Deserialize<'de>>(path: PathBuf, bytes: &[u8]) -> Result<T, HostError> {
-    serde_json::from_slice(bytes).map_err(|source| HostError::Parse { path, source })
 }
 
 #[cfg(test)]
@@ -367,7 +354,10 @@ mod tests {
         let home = home("tcp://box:2375");
         let path = home.path().to_str().unwrap();
         let error = find(&[("HOME", path), ("DOCKER_CONTEXT", "other")]).unwrap_err();
-        assert!(matches!(error, HostError::Read { .. }), "{error}");
+        assert!(
+            matches!(error, HostError::File(FileError::Read { .. })),
+            "{error}"
+        );
     }
 
     #[test]

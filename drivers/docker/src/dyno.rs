@@ -36,8 +36,8 @@ use crate::{
     terminal::Remote,
 };
 
-/// How long a FIFO that nobody reads holds back the news that a dyno has ended that was stopped.
-/// Of any other, it does until it is read, as if the dyno itself waited for it to be.
+/// How long a FIFO that nobody reads holds back the news that a stopped dyno has ended. The end of
+/// any other dyno is held back until the FIFO is read, as if the dyno itself waited for that.
 const UNREAD: Duration = Duration::from_secs(2);
 /// How long a failed call is not repeated.
 const PAUSE: Duration = Duration::from_millis(200);

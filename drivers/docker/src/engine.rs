@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bollard::{Docker, errors::Error};
+use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
 use hsup_driver_kit::{Status, errors};
 use tokio::{
     sync::{Notify, watch},
@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    api::{self, Api},
     connect::{Connector, TlsError},
     context::Host,
 };
@@ -28,6 +29,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 #[derive(Clone, Debug)]
 pub(crate) struct Up {
     pub(crate) docker: Docker,
+    pub(crate) api: Api,
     pub(crate) traits: Traits,
 }
 
@@ -147,20 +149,27 @@ async fn look(engine: std::sync::Weak<Inner>) {
 /// Asks the engine who it is, in a version of the API that it has.
 async fn ask(host: &Host, connector: &Connector) -> Result<Up, String> {
     let asking = async {
-        let docker = connector.client()?.negotiate_version().await?;
-        let version = docker.version().await?;
-        let info = docker.info().await?;
-        let is_podman = version
-            .components
-            .unwrap_or_default()
-            .iter()
-            .any(|component| component.name.contains("Podman"));
+        let caller = connector.caller();
+        let greeting = api::greet(&caller).await?;
+        let version = greeting.version.ok_or(Error::APIVersionParseError {})?;
+        let version = if version < *API_DEFAULT_VERSION {
+            &version
+        } else {
+            API_DEFAULT_VERSION
+        };
+        let docker = caller.docker(version)?;
         // Podman's containers have a process each that waits for them.
-        let live_restore = is_podman || info.live_restore_enabled.unwrap_or_default();
+        let live_restore = greeting.is_podman
+            || docker
+                .info()
+                .await?
+                .live_restore_enabled
+                .unwrap_or_default();
         Ok::<_, Error>(Up {
             docker,
+            api: Api::new(caller, version),
             traits: Traits {
-                is_podman,
+                is_podman: greeting.is_podman,
                 live_restore,
             },
         })

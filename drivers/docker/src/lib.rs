@@ -1,29 +1,34 @@
 //! The driver that runs dynos in the containers of a Docker engine, or of Podman's.
 //!
 //! ```text
-//!   calls ──▶ Runtime (runtime.rs): images.rs, start.rs ── config.rs
+//!   calls ──▶ Runtime (runtime.rs): images/, start.rs ── config.rs, undo.rs
 //!                 │
 //!                 ▼
 //!             dyno.rs ── life.rs   waits for the container's end
 //!                 │  ├── logs.rs   the engine's log ──▶ the dyno's FIFOs (frames.rs, cursor.rs)
 //!                 │  └── attach.rs stdin, and a terminal (terminal.rs)
 //!                 ▼
-//!             engine.rs: where it is (context.rs), how it is reached (connect.rs), and
-//!             whether it answers
+//!             engine.rs: where it is (context.rs), how it is reached (connect.rs), what the
+//!             client library is not asked for (api.rs), and whether it answers
 //! ```
 //!
 //! The engine holds all that must outlive this process: containers with labels that say whose
 //! they are, what they wrote, how they ended. Only how far that was passed on is kept in files.
 
+mod api;
 mod artifact;
 mod attach;
 mod config;
 mod connect;
 mod context;
 mod cursor;
+mod docker_files;
+mod download;
 mod dyno;
 mod engine;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod images;
 mod life;
 mod logs;
@@ -31,6 +36,7 @@ mod recover;
 mod runtime;
 mod start;
 mod terminal;
+mod undo;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -1,13 +1,8 @@
 //! How a container ends.
 
-use std::{io::Read as _, time::Duration};
+use std::time::Duration;
 
-use bollard::{
-    Docker,
-    errors::Error,
-    models::{ContainerState, ContainerStateStatusEnum},
-    query_parameters::{DownloadFromContainerOptionsBuilder, WaitContainerOptions},
-};
+use bollard::{Docker, errors::Error, query_parameters::WaitContainerOptions};
 use futures_util::StreamExt as _;
 use hsup_driver_kit::{
     Signal,
@@ -18,8 +13,9 @@ use nix::{sys::wait::WaitStatus, unistd::Pid};
 use tokio::time;
 
 use crate::{
+    api::State,
     artifact::Kind,
-    config,
+    config, download,
     engine::{self, Engine, Up},
 };
 
@@ -29,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Why an exit status is not to be believed.
 const RESTARTED: &str = "the engine was restarted while the dyno ran, and killed it";
 
-/// What is read of an archive with one small file in it. The file is the dyno's own, and of any size.
+/// How much is read of the archive of a few bytes that `hsup-init` has written.
 const ARCHIVE: usize = 16 << 10;
 
 /// Waits until a container has ended.
@@ -37,10 +33,14 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
     // The engine was away while the container was known to run.
     let mut interrupted = false;
     loop {
-        let Up { docker, traits } = engine.up().await;
-        match docker.inspect_container(id, None).await {
+        let Up {
+            docker,
+            api,
+            traits,
+        } = engine.up().await;
+        match api.inspect(id).await {
             Ok(found) => {
-                let state = found.state.unwrap_or_default();
+                let state = found.state;
                 if !is_running(&state) {
                     let doubt = (interrupted && !traits.live_restore).then_some(RESTARTED);
                     let mut status = exit_status(&state, doubt);
@@ -92,41 +92,33 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
 
 /// The code that a command ended with, where `hsup-init` says that it was none of a signal's.
 async fn init_says(docker: &Docker, id: &str) -> Result<Option<i32>, Error> {
-    let options = DownloadFromContainerOptionsBuilder::new().path(config::STATUS);
-    let mut download = std::pin::pin!(docker.download_from_container(id, Some(options.build())));
-    let mut archive = Vec::new();
-    while archive.len() < ARCHIVE
-        && let Some(piece) = download.next().await
-    {
-        archive.extend_from_slice(&piece?);
-    }
-    Ok(code_in(&archive))
+    let archive = download::archive_of(docker, id, config::STATUS, ARCHIVE).await?;
+    let said = download::first_file(&archive).unwrap_or_default();
+    Ok(code_in(&said))
 }
 
-/// The code in the wait status that the first file of an archive holds.
-fn code_in(archive: &[u8]) -> Option<i32> {
-    let mut archive = tar::Archive::new(archive);
-    let mut file = archive.entries().ok()?.next()?.ok()?;
-    let mut status = [0; size_of::<i32>()];
-    file.read_exact(&mut status).ok()?;
-    match WaitStatus::from_raw(Pid::from_raw(1), i32::from_ne_bytes(status)) {
+/// The code in the wait status that `hsup-init` has written down.
+fn code_in(said: &[u8]) -> Option<i32> {
+    let status = i32::from_ne_bytes(*said.first_chunk()?);
+    match WaitStatus::from_raw(Pid::from_raw(1), status) {
         Ok(WaitStatus::Exited(_, code)) => Some(code),
         _ => None,
     }
 }
 
 /// Whether a container has a process.
-pub(crate) fn is_running(state: &ContainerState) -> bool {
-    state.running.unwrap_or_default() || state.restarting.unwrap_or_default()
+pub(crate) fn is_running(state: &State) -> bool {
+    state.running || state.restarting
 }
 
 /// Whether it never had one.
-pub(crate) fn is_new(state: &ContainerState) -> bool {
-    state.status == Some(ContainerStateStatusEnum::CREATED)
+pub(crate) fn is_new(state: &State) -> bool {
+    // The others are Podman's words.
+    ["created", "configured", "initialized"].contains(&state.status.as_str())
 }
 
 /// What the engine says of a container that has ended; `doubt` is why that is not to be believed.
-pub(crate) fn exit_status(state: &ContainerState, doubt: Option<&str>) -> ExitStatus {
+pub(crate) fn exit_status(state: &State, doubt: Option<&str>) -> ExitStatus {
     let how = match (doubt, state.exit_code) {
         (Some(doubt), _) => How::Lost(doubt.to_owned()),
         (None, None) => How::Lost("the engine does not know how it ended".to_owned()),
@@ -134,7 +126,7 @@ pub(crate) fn exit_status(state: &ContainerState, doubt: Option<&str>) -> ExitSt
     };
     ExitStatus {
         how: Some(how),
-        oom_killed: state.oom_killed.unwrap_or_default(),
+        oom_killed: state.oom_killed,
         exited_at_unix_ms: state
             .finished_at
             .as_deref()
@@ -170,11 +162,11 @@ mod tests {
 
     use super::*;
 
-    fn state(code: Option<i64>) -> ContainerState {
-        ContainerState {
+    fn state(code: Option<i64>) -> State {
+        State {
             exit_code: code,
             finished_at: Some("2026-11-28T11:00:00.5Z".to_owned()),
-            ..ContainerState::default()
+            ..State::default()
         }
     }
 
@@ -203,18 +195,12 @@ mod tests {
     #[test_case(&[0, 137], None; "cut short")]
     #[test_case(&[], None; "nothing was said")]
     fn init_knows_a_code_from_a_signal(content: &[u8], expected: Option<i32>) {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        let mut archive = tar::Builder::new(Vec::new());
-        archive.append_data(&mut header, "status", content).unwrap();
-        let archive = archive.into_inner().unwrap();
-        assert_eq!(code_in(&archive), expected);
-        assert_eq!(code_in(&archive[..archive.len().min(100)]), None);
+        assert_eq!(code_in(content), expected);
     }
 
     #[test]
     fn the_engines_zero_is_not_when_it_ended() {
-        let state = ContainerState {
+        let state = State {
             finished_at: Some("0001-01-01T00:00:00Z".to_owned()),
             ..state(Some(0))
         };

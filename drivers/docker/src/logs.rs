@@ -106,7 +106,15 @@ impl Copy {
             // What is read after its end is all there will be.
             let is_last = ended.is_cancelled();
             let before = self.passed.load(Ordering::Relaxed);
-            match self.read(&up.docker, !is_last).await {
+            let reading = self.read(&up.docker, !is_last);
+            let read = if is_last {
+                reading.await
+            } else {
+                // Podman goes on for seconds to wait for more.
+                let read = ended.run_until_cancelled(reading).await;
+                read.unwrap_or(Ok(()))
+            };
+            match read {
                 Ok(()) if is_last => return,
                 Err(CopyError::Read(error)) if engine::is_unknown(&error) => return,
                 Ok(()) => {}

@@ -1,13 +1,6 @@
 //! Finding dynos again: in the engine, by their labels.
 
-use std::collections::HashMap;
-
-use bollard::{
-    Docker,
-    errors::Error,
-    models::ContainerInspectResponse,
-    query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
-};
+use bollard::errors::Error;
 use hsup_driver_kit::{
     CancellationToken, hex,
     pty::WindowSize,
@@ -16,6 +9,7 @@ use hsup_driver_kit::{
 use thiserror::Error;
 
 use crate::{
+    api::Container,
     artifact::{Artifact, Kind},
     attach::{self, Streams},
     config,
@@ -46,48 +40,32 @@ impl DockerDriver {
             Err(_) if !self.cursors().has_any() => return Ok(Vec::new()),
             Err(status) => return Err(FindError::Away(status.message().to_owned()).into()),
         };
-        let label = format!("{}={}", config::DRIVER, self.home());
-        let filters = HashMap::from([("label".to_owned(), vec![label])]);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&filters)
-            .build();
-        let found = up.docker.list_containers(Some(options)).await;
+        let ids = up.api.labelled(config::DRIVER, self.home()).await;
         let mut dynos = Vec::new();
-        for container in found.map_err(FindError::List)? {
-            let id = container.id.unwrap_or_default();
-            let found = match up.docker.inspect_container(&id, None).await {
-                Ok(found) => found,
-                Err(error) if engine::is_unknown(&error) => continue,
+        for id in ids.map_err(FindError::List)? {
+            match up.api.inspect(&id).await {
+                Ok(found) => dynos.extend(self.found(id, &found).await),
+                Err(error) if engine::is_unknown(&error) => {}
                 Err(source) => return Err(FindError::Inspect { id, source }.into()),
-            };
-            dynos.extend(self.found(&up.docker, id, &found).await);
+            }
         }
         Ok(dynos)
     }
 
     /// One of them, if it is one: a container that never ran is what a start left that was cut
     /// off, and one without a record is nobody's.
-    async fn found(
-        &self,
-        docker: &Docker,
-        id: String,
-        found: &ContainerInspectResponse,
-    ) -> Option<Recovered<Contained>> {
-        let config = found.config.clone().unwrap_or_default();
-        let labels = config.labels.unwrap_or_default();
-        let label = |name: &str| labels.get(name).map_or("", String::as_str);
-        let state = found.state.clone().unwrap_or_default();
+    async fn found(&self, id: String, found: &Container) -> Option<Recovered<Contained>> {
+        let Container { state, config, .. } = found;
+        let label = |name: &str| config.labels.get(name).map_or("", String::as_str);
         let record = hex::decode(label(config::RECORD)).map(|bytes| Record::from_bytes(&bytes));
         let record = match record {
-            Some(Ok(record)) if !life::is_new(&state) => record,
+            Some(Ok(record)) if !life::is_new(state) => record,
             Some(Ok(_)) => {
                 tracing::info!(
                     container = id,
                     "removing what a start left that was cut off"
                 );
-                remove(docker, &id).await;
-                self.cursors().forget(&id);
+                self.undo(id).await;
                 return None;
             }
             Some(Err(_)) | None => {
@@ -95,15 +73,14 @@ impl DockerDriver {
                     container = id,
                     "removing a dyno whose record cannot be read"
                 );
-                remove(docker, &id).await;
-                self.cursors().forget(&id);
+                self.undo(id).await;
                 return None;
             }
         };
         let gone = CancellationToken::new();
-        let is_tty = config.tty.unwrap_or_default();
+        let is_tty = config.tty;
         let mut terminal = None;
-        if is_tty && life::is_running(&state) {
+        if is_tty && life::is_running(state) {
             let connector = self.engine().connector();
             match attach::attach(connector, &id, Streams::Terminal).await {
                 Ok(both) => {
@@ -140,12 +117,5 @@ impl DockerDriver {
         };
         let dyno = Contained::watch(parts, writing, gone);
         Some(Recovered { record, dyno })
-    }
-}
-
-async fn remove(docker: &Docker, id: &str) {
-    let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
-    if let Err(error) = docker.remove_container(id, Some(options.build())).await {
-        tracing::warn!(container = id, %error, "failed to remove a container");
     }
 }

@@ -56,6 +56,8 @@ struct Inner {
     cursors: Cursors,
     /// What this driver is called among others on the engine: what its dynos are known by.
     home: String,
+    /// Whether that is the same the next time.
+    is_found_again: bool,
     durability: Durability,
     /// An engine starts no more dynos in the same time when it is asked for all at once, and
     /// everything else waits.
@@ -84,6 +86,7 @@ impl DockerDriver {
             engine,
             images: images::Settings::new(variable)?,
             home,
+            is_found_again: socket.is_some(),
             durability: if is_exact {
                 Durability::Exact
             } else {
@@ -147,6 +150,9 @@ impl Runtime for DockerDriver {
     }
 
     async fn recover(&self) -> Result<Vec<Recovered<Contained>>, RecoverError> {
+        if !self.0.is_found_again {
+            return Ok(Vec::new());
+        }
         self.find_dynos().await
     }
 

@@ -1,4 +1,4 @@
-//! Starting a dyno: its container, its streams, and what is undone when that fails.
+//! Starting a dyno: its container and its streams.
 
 use std::{
     io,
@@ -10,10 +10,7 @@ use std::{
 use bollard::{
     Docker,
     errors::Error,
-    models::ContainerInspectResponse,
-    query_parameters::{
-        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    },
+    query_parameters::{CreateContainerOptionsBuilder, StartContainerOptions},
 };
 use hsup_driver_kit::{
     CancellationToken, Status, errors,
@@ -29,12 +26,12 @@ use nix::{
 };
 
 use crate::{
+    api::{Container, Network},
     artifact::{Artifact, Kind},
     attach::{self, Streams},
     config::{self, Order, Stdin},
     dyno::{Contained, Parts, Writing},
     engine::{self, Up},
-    life,
     logs::{Copy, Output},
     runtime::DockerDriver,
     terminal::Remote,
@@ -64,7 +61,11 @@ impl DockerDriver {
         } else {
             Some(open(&request.io_dir, peer.uid.as_raw())?)
         };
-        let image_env = self.image_env(&up.docker, &request, &artifact).await?;
+        let image_env = match artifact.kind {
+            // hsup-init makes the environment.
+            Kind::Slug { .. } => Vec::new(),
+            Kind::Plain | Kind::Cnb => self.image_env(&up.docker, &request, &artifact).await?,
+        };
         let stdin = match &opened {
             None => Stdin::Terminal,
             Some(Opened { stdin: Some(_), .. }) => Stdin::Fifo,
@@ -80,15 +81,14 @@ impl DockerDriver {
             image_env: &image_env,
             traits: up.traits,
         };
-        let id = self.create(&up.docker, &order).await?;
+        let id = self.create(&up, &order).await?;
         let started = self.begin(&up, &id, &order, opened);
         let result = match cancelled.run_until_cancelled(started).await {
             Some(result) => result,
             None => Err(Status::aborted("the dyno is to be stopped already")),
         };
         if result.is_err() {
-            undo(&up.docker, &id).await;
-            self.cursors().forget(&id);
+            self.undo(id).await;
         }
         result
     }
@@ -114,32 +114,31 @@ impl DockerDriver {
         }
     }
 
-    /// Makes the container. One of that name that never ran is what an earlier start left that
-    /// was cut off: nobody knows of it.
-    async fn create(&self, docker: &Docker, order: &Order<'_>) -> Result<String, Status> {
+    /// Makes the container, in the place of what an earlier start may have left.
+    async fn create(&self, up: &Up, order: &Order<'_>) -> Result<String, Status> {
         let name = config::name(order.uid, &order.request.dyno_id);
         let mut is_first = true;
         loop {
             let options = CreateContainerOptionsBuilder::new().name(&name).build();
             let body = config::container(order);
-            match docker.create_container(Some(options), body).await {
+            match up.docker.create_container(Some(options), body).await {
                 Ok(made) => return Ok(made.id),
                 Err(error) if engine::code(&error) == Some(409) && is_first => {
                     is_first = false;
-                    let found = docker.inspect_container(&name, None).await;
-                    let state = found.ok().and_then(|found| found.state);
-                    if state.is_some_and(|state| !life::is_new(&state)) {
+                    let room = self.make_room(up, &name).await;
+                    if !room.map_err(|error| self.failed("remove a container", &error))? {
                         return Err(Status::already_exists(format!(
                             "the engine has a container `{name}` already, which this driver did \
                              not start"
                         )));
                     }
-                    undo(docker, &name).await;
                 }
                 Err(error) if engine::is_unknown(&error) => {
                     self.is_missing(&order.request.artifact);
                     return Err(unknown(order.request));
                 }
+                // What it may have made nevertheless has never run: a later Start of the dyno finds
+                // it, or the next driver.
                 Err(error) => return Err(self.failed("make a container", &error)),
             }
         }
@@ -196,9 +195,8 @@ impl DockerDriver {
         let options = None::<StartContainerOptions>;
         if let Err(error) = up.docker.start_container(id, options).await {
             // What is the command's fault is a dyno that has exited.
-            let found = up.docker.inspect_container(id, None).await;
-            let state = found.ok().and_then(|found| found.state);
-            let code = state.and_then(|state| state.exit_code);
+            let found = up.api.inspect(id).await.ok();
+            let code = found.and_then(|found| found.state.exit_code);
             if !matches!(code, Some(126 | 127)) {
                 return Err(self.failed("start a container", &error));
             }
@@ -210,24 +208,25 @@ impl DockerDriver {
         if let Some((fifo, (reads, writes))) = stdin {
             let gone = gone.clone();
             tokio::spawn(async move {
-                // The engine takes a connection that is closed for the end of it.
-                let _reads = reads;
-                let fed = gone.run_until_cancelled(attach::feed(fifo, writes)).await;
-                if let Some(Err(error)) = fed {
+                let both = async { tokio::join!(attach::feed(fifo, writes), attach::drain(reads)) };
+                if let Some((Err(error), ())) = gone.run_until_cancelled(both).await {
                     tracing::debug!(%error, "a dyno reads no more");
-                    return;
                 }
-                gone.cancelled().await;
             });
         }
-        let found = up.docker.inspect_container(id, None).await;
-        let found = found.map_err(|error| self.failed("look at a container", &error))?;
+        let address = if config::is_one_off(order.request) {
+            Err("a one-off dyno is not reached".to_owned())
+        } else {
+            let found = up.api.inspect(id).await;
+            let found = found.map_err(|error| self.failed("look at a container", &error))?;
+            address(&found, config::published(order.request))
+        };
         let parts = Parts {
             engine: engine.clone(),
             cursors: self.cursors().clone(),
             id: id.to_owned(),
             kind: order.artifact.kind,
-            address: address(&found, order.request.env.get("PORT").map(String::as_str)),
+            address,
             terminal,
         };
         Ok(Contained::watch(parts, writing, guard.disarm()))
@@ -240,14 +239,8 @@ impl DockerDriver {
         [stdout, stderr]: [OwnedFd; 2],
         kept: [OwnedFd; 2],
     ) -> Result<Writing, Status> {
-        let failed = |error: io::Error| {
-            let text = format!("failed to prepare to pass on what a dyno writes: {error}");
-            if errors::is_exhaustion(&error) {
-                Status::resource_exhausted(text)
-            } else {
-                Status::internal(text)
-            }
-        };
+        let failed =
+            |error: io::Error| errors::internal("prepare to pass on what a dyno writes", &error);
         let passed = Arc::default();
         let copy = |output: Output, fifo| {
             let cursor = self.cursors().file(id, output.name())?;
@@ -328,44 +321,26 @@ pub(crate) fn reopen(io_dir: &str, uid: u32) -> Result<([OwnedFd; 2], [OwnedFd; 
 }
 
 /// Where a container is reached that was given this port, or why it is not.
-pub(crate) fn address(
-    found: &ContainerInspectResponse,
-    given: Option<&str>,
-) -> Result<(String, u16), String> {
+pub(crate) fn address(found: &Container, given: Option<&str>) -> Result<(String, u16), String> {
     let port = config::port(given).ok_or_else(|| {
         "PORT in the dyno's environment is missing, or no number from 1 to 65535".to_owned()
     })?;
-    let network = found.network_settings.as_ref();
-    let published = network
-        .and_then(|network| network.ports.as_ref())
-        .and_then(|ports| ports.get(&config::exposed(port)))
-        .and_then(|bindings| bindings.as_ref()?.first());
+    let Network { ports, networks } = &found.network_settings;
+    let published = ports.get(&config::exposed(port));
+    let published = published.and_then(|bindings| bindings.as_ref()?.first());
     if let Some(binding) = published
-        && let Some(host_port) = config::port(binding.host_port.as_deref())
+        && let Some(host_port) = config::port(Some(&binding.host_port))
     {
-        let ip = binding.host_ip.clone();
-        let ip = ip.filter(|ip| !ip.is_empty() && ip != "0.0.0.0");
-        return Ok((ip.unwrap_or_else(|| config::LOOPBACK.to_owned()), host_port));
+        let ip = match binding.host_ip.as_str() {
+            "" | "0.0.0.0" => config::LOOPBACK,
+            ip => ip,
+        };
+        return Ok((ip.to_owned(), host_port));
     }
     // A network without published ports, where it has an address of its own.
-    let networks = network.and_then(|network| network.networks.as_ref());
-    let ip = networks
-        .into_iter()
-        .flat_map(|networks| networks.values())
-        .find_map(|endpoint| endpoint.ip_address.clone().filter(|ip| !ip.is_empty()));
-    ip.map(|ip| (ip, port))
+    let mut addresses = networks.values().map(|endpoint| &endpoint.ip_address);
+    addresses
+        .find(|ip| !ip.is_empty())
+        .map(|ip| (ip.clone(), port))
         .ok_or_else(|| "the engine gives containers no network".to_owned())
-}
-
-/// Removes a container that is to be none.
-async fn undo(docker: &Docker, id: &str) {
-    let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
-    match docker.remove_container(id, Some(options.build())).await {
-        Err(error) if !engine::is_unknown(&error) => {
-            // A later Start of the dyno finds it, or the next driver.
-            let error = errors::chain(&error);
-            tracing::warn!(container = id, error, "failed to remove a container");
-        }
-        _ => {}
-    }
 }

@@ -38,10 +38,12 @@ async fn a_slug_becomes_an_image() {
                 "%u:%g %a %n",
                 "/app",
                 "Procfile",
-                "bin/web"
+                "bin/web",
+                "/etc/heroku/dyno"
             ]
         ),
-        "1000:1000 755 /app\n1000:1000 644 Procfile\n1000:1000 711 bin/web"
+        "1000:1000 755 /app\n1000:1000 644 Procfile\n1000:1000 711 bin/web\n\
+         1000:1000 644 /etc/heroku/dyno"
     );
     assert_eq!(
         case.run(&artifact, &["/bin/stat", "-c", "%u:%g %a", "/.hsup/init"]),

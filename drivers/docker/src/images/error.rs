@@ -15,7 +15,8 @@ pub(crate) enum ImageError {
     Reference(#[from] ReferenceError),
     #[error(
         "the engine does not have the image `{image}`, and failed to pull it; is the name right, \
-         and the network there? `docker pull` or `docker load` bring it too"
+         and the network there? a private one takes a `docker login`; `docker pull` or \
+         `docker load` bring it too"
     )]
     Pull { image: String, source: EngineError },
     #[error("the engine failed to {operation} `{of}`")]

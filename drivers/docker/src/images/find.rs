@@ -1,13 +1,17 @@
 //! Finding an image in the engine, which pulls it if it does not have it.
 
+use std::path::Path;
+
 use bollard::{
     Docker,
     models::ImageInspect,
     query_parameters::{CreateImageOptionsBuilder, ListImagesOptionsBuilder},
 };
 use futures_util::StreamExt as _;
+use hsup_driver_kit::errors;
 
 use super::{
+    credentials,
     error::{Fault, ImageError, fault},
     reference,
     told::{Listener, Pulled},
@@ -22,10 +26,11 @@ pub(super) struct Image {
     pub(super) inspect: ImageInspect,
 }
 
-/// Finds an image, or pulls it.
+/// Finds an image, or pulls it, with the credentials that are in the folder `logins`.
 pub(super) async fn find_or_pull(
     engine: &Docker,
     reference: &str,
+    logins: Option<&Path>,
     listener: &dyn Listener,
 ) -> Result<Image, ImageError> {
     if let Some(image) = find(engine, reference).await? {
@@ -36,13 +41,22 @@ pub(super) async fn find_or_pull(
         image: reference.to_owned(),
         source,
     };
+    let login = match logins {
+        Some(folder) => credentials::find(folder, reference).await,
+        None => Ok(None),
+    };
+    let login = login.unwrap_or_else(|error| {
+        let why = errors::chain(&error);
+        listener.line(&format!("pulling without credentials: {why}"));
+        None
+    });
     let (repository, tag) = reference::to_pull(reference);
     let options = CreateImageOptionsBuilder::new().from_image(repository);
     let options = match tag {
         Some(tag) => options.tag(tag),
         None => options,
     };
-    let mut pull = std::pin::pin!(engine.create_image(Some(options.build()), None, None));
+    let mut pull = std::pin::pin!(engine.create_image(Some(options.build()), None, login));
     let mut pulled = Pulled::default();
     while let Some(said) = pull.next().await {
         if let Some((done, total)) = pulled.hear(&said.map_err(failed)?) {

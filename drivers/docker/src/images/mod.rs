@@ -11,8 +11,11 @@
 //! engine knows it, also one that was just started. A release that is an image itself is only
 //! looked up, or pulled.
 
+mod credentials;
 mod error;
 mod find;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod labels;
 mod prune;
 mod reference;
@@ -24,6 +27,8 @@ mod workshop;
 
 #[cfg(test)]
 mod engine_tests;
+
+use std::path::Path;
 
 use bollard::{Docker, query_parameters::RemoveImageOptionsBuilder};
 use hsup_driver_kit::{
@@ -64,7 +69,8 @@ async fn build_release(
     listener: &dyn Listener,
 ) -> Result<Artifact, ImageError> {
     if release.slug_url.is_empty() && !release.image.is_empty() {
-        return image(engine, &release.image, listener).await;
+        let logins = settings.logins_for(user.0);
+        return image(engine, &release.image, logins, listener).await;
     }
     slug::build(engine, settings, user, release, listener).await
 }
@@ -73,10 +79,11 @@ async fn build_release(
 async fn image(
     engine: &Docker,
     name: &str,
+    logins: Option<&Path>,
     listener: &dyn Listener,
 ) -> Result<Artifact, ImageError> {
     let reference = reference::checked(name)?;
-    let image = find::find_or_pull(engine, &reference, listener).await?;
+    let image = find::find_or_pull(engine, &reference, logins, listener).await?;
     let config = image.inspect.config.unwrap_or_default();
     let labels = config.labels.unwrap_or_default();
     Ok(Artifact {

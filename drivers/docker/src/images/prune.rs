@@ -48,12 +48,22 @@ pub(super) async fn prune(
 /// The images that have all of these labels.
 pub(super) async fn labelled(
     engine: &Docker,
-    labels: &[String],
+    wanted: &[String],
 ) -> Result<Vec<ImageSummary>, ImageError> {
-    let filters = [("label".to_owned(), labels.to_vec())].into();
+    // Podman finds none by more than one label.
+    let slugs = format!("{}={}", labels::ROLE, labels::SLUG);
+    let filters = [("label", vec![slugs])].into();
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
     let images = engine.list_images(Some(options)).await;
-    images.map_err(ImageError::engine("list the images of", "the app"))
+    let mut images = images.map_err(ImageError::engine("list the images of", "the app"))?;
+    images.retain(|image| {
+        let has = |label: &String| {
+            let (name, value) = label.split_once('=').unwrap_or((label, ""));
+            image.labels.get(name).is_some_and(|found| found == value)
+        };
+        wanted.iter().all(has)
+    });
+    Ok(images)
 }
 
 async fn used(engine: &Docker) -> Result<HashSet<String>, ImageError> {

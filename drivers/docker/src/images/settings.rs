@@ -1,6 +1,11 @@
 //! What an operator can say about images.
 
+use std::path::{Path, PathBuf};
+
 use hsup_slug::{Limits, Program};
+use nix::unistd::geteuid;
+
+use crate::docker_files;
 
 /// As in the original hsup: when set, an image is built once for each release.
 pub(crate) const CACHE_VARIABLE: &str = "DOCKER_IMAGE_CACHE";
@@ -37,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) keep: usize,
     /// What is executed for the processes that fetch and check slugs.
     pub(crate) program: Program,
+    /// The folder with what `docker login` has left.
+    pub(crate) logins: Option<PathBuf>,
     /// What a slug may at most be.
     pub(crate) limits: Limits,
 }
@@ -57,11 +64,20 @@ impl Settings {
             },
         };
         Ok(Self {
+            logins: docker_files::folder(&variable),
             cache: Cache::parse(variable(CACHE_VARIABLE).as_deref()),
             keep,
             program: Program::default(),
             limits: Limits::default(),
         })
+    }
+}
+
+impl Settings {
+    /// The logins that a Build of this user may use: they are the driver's own user's.
+    pub(super) fn logins_for(&self, uid: u32) -> Option<&Path> {
+        let is_ours = uid == 0 || uid == geteuid().as_raw();
+        self.logins.as_deref().filter(|_| is_ours)
     }
 }
 
@@ -89,5 +105,20 @@ mod tests {
         let variable = |name: &str| text.filter(|_| name == KEEP_VARIABLE).map(str::to_owned);
         let settings = Settings::new(variable);
         assert_eq!(settings.ok().map(|settings| settings.keep), keep);
+    }
+
+    #[test]
+    fn logins_are_those_of_the_drivers_user() {
+        let of = |name: &str, value: &str| {
+            let set = |asked: &str| (asked == name).then(|| value.to_owned());
+            Settings::new(set).unwrap()
+        };
+        let own = geteuid().as_raw();
+        let home = of("HOME", "/home/me");
+        assert_eq!(home.logins_for(own), Some(Path::new("/home/me/.docker")));
+        assert_eq!(home.logins_for(own + 1), None);
+        let config = of("DOCKER_CONFIG", "/etc/logins");
+        assert_eq!(config.logins_for(0), Some(Path::new("/etc/logins")));
+        assert_eq!(of("HOME", "").logins_for(0), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{io, sync::LazyLock};
 use bollard::{Docker, models::ContainerConfig};
 use bytes::Bytes;
 use futures_util::stream;
-use hsup_driver_kit::{errors, file_url, hex, proto::Release};
+use hsup_driver_kit::{errors, file_url, hex, identity, proto::Release};
 use hsup_slug::{Fetch, LayerError, Layering, Peer, SlugError, SlugId};
 use nix::unistd::{getegid, geteuid};
 use sha2::{Digest as _, Sha256};
@@ -61,7 +61,7 @@ pub(super) async fn build(
         release.stack.clone()
     };
     let reference = reference::of_stack(&stack)?;
-    let stack = find::find_or_pull(engine, &reference, listener).await?;
+    let stack = find::find_or_pull(engine, &reference, settings.logins_for(uid), listener).await?;
     refuse_volume(&reference, &stack)?;
     let making = Making {
         url: &release.slug_url,
@@ -320,8 +320,8 @@ fn checksum_text(id: Option<SlugId>) -> Option<String> {
     id.map(|id| id.to_string())
 }
 
-/// What an image has besides its stack and its slug: where that goes, the init, the file where
-/// that says how the command ended, and the user if the stack has none.
+/// What an image has besides its stack and its slug: where that goes, the init, the files where
+/// that says how the command ended and who the dyno is, and the user if the stack has none.
 fn ground(user: &DynoUser) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     let below = |path: &'static str| path.trim_start_matches('/');
@@ -347,6 +347,8 @@ fn ground(user: &DynoUser) -> io::Result<Vec<u8>> {
     add(EntryType::Regular, 0o755, root, below(config::INIT), INIT)?;
     let owner = (user.uid, user.gid);
     add(EntryType::Regular, 0o600, owner, below(config::STATUS), b"")?;
+    add(EntryType::Directory, 0o755, root, "etc/heroku/", b"")?;
+    add(EntryType::Regular, 0o644, owner, below(identity::PATH), b"")?;
     if let Some(made) = &user.made {
         let (passwd, group) = (made.passwd.as_bytes(), made.group.as_bytes());
         add(EntryType::Regular, 0o644, root, "etc/passwd", passwd)?;

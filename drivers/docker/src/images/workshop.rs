@@ -1,11 +1,10 @@
 //! A container in which an image is made: what is put into it becomes one layer.
 //!
-//! It is never started. Putting an archive into it and committing it writes everything twice,
-//! which is once less than the engine's builder with a COPY, and needs no room of ours.
+//! It is never started. Putting an archive into it and committing it writes everything twice. The
+//! engine's builder with a COPY would write it three times, and need room of ours.
 
 use std::{
     collections::HashMap,
-    io::{self, Read as _},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,18 +12,18 @@ use bollard::{
     Docker,
     models::{ContainerConfig, ContainerCreateBody},
     query_parameters::{
-        CommitContainerOptionsBuilder, CreateContainerOptions, DownloadFromContainerOptionsBuilder,
-        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-        UploadToContainerOptionsBuilder,
+        CommitContainerOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder,
+        RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 
 use super::{
     error::{Fault, ImageError, fault},
     labels::{ROLE, WORKSHOP},
 };
+use crate::download;
 
 /// How long the engine may take for one call: a slug is downloaded meanwhile.
 const LONGEST: Duration = Duration::from_hours(3);
@@ -71,27 +70,17 @@ impl Workshop {
 
     /// The text of a file; empty if there is none, or something else of that name.
     pub(super) async fn read(&self, path: &'static str) -> Result<String, ImageError> {
-        let options = DownloadFromContainerOptionsBuilder::new().path(path);
-        let download = self
-            .engine
-            .download_from_container(self.id(), Some(options.build()));
-        let mut download = std::pin::pin!(download);
-        let mut archive = Vec::new();
-        while let Some(piece) = download.next().await {
-            match piece {
-                Ok(piece) => archive.extend_from_slice(&piece),
-                Err(error) if fault(&error) == Fault::Missing => return Ok(String::new()),
-                Err(error) => return Err(ImageError::engine("read", path)(error)),
-            }
-            if archive.len() > LONGEST_FILE {
-                break;
-            }
-        }
-        first_file(&archive).map_err(|source| ImageError::File {
+        let archive = download::archive_of(&self.engine, self.id(), path, LONGEST_FILE).await;
+        let archive = match archive {
+            Err(error) if fault(&error) == Fault::Missing => return Ok(String::new()),
+            archive => archive.map_err(ImageError::engine("read", path))?,
+        };
+        let bytes = download::first_file(&archive).map_err(|source| ImageError::File {
             image: self.image.clone(),
             path,
             source,
-        })
+        })?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Puts in what an archive holds, as it comes.
@@ -119,6 +108,7 @@ impl Workshop {
             .container(self.id())
             .repo(repository)
             .tag(tag)
+            .changes(&changes(&config))
             .pause(false)
             .build();
         let made = self.engine.commit_container(options, config).await;
@@ -187,17 +177,43 @@ pub(super) async fn remove_old(engine: &Docker) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// The text of the only file in an archive.
-fn first_file(archive: &[u8]) -> io::Result<String> {
-    let mut archive = tar::Archive::new(archive);
-    let Some(entry) = archive.entries()?.next() else {
-        return Ok(String::new());
+/// What an image is found again by, as instructions: Podman takes nothing else. They have no way
+/// to say every value that it may have, and one that they cannot say is left out.
+fn changes(config: &ContainerConfig) -> String {
+    let is_plain = |value: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
+        !value.is_empty() && value.bytes().all(plain)
     };
-    let mut entry = entry?;
-    if !entry.header().entry_type().is_file() {
-        return Ok(String::new());
+    let labels = config.labels.iter().flatten();
+    let labels = labels.filter(|(_, value)| is_plain(value));
+    let labels = labels.map(|(name, value)| format!("LABEL {name}={value}"));
+    let user = config.user.iter().map(|user| format!("USER {user}"));
+    let mut changes: Vec<_> = labels.chain(user).collect();
+    changes.sort();
+    changes.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_is_never_more_than_one() {
+        let labels = [
+            ("a", "app-1"),
+            ("b", "x\nUSER root"),
+            ("c", "$HOME"),
+            ("d", ""),
+        ];
+        let config = ContainerConfig {
+            user: Some("1000:1000".to_owned()),
+            labels: Some(
+                labels
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            ),
+            ..ContainerConfig::default()
+        };
+        assert_eq!(changes(&config), "LABEL a=app-1\nUSER 1000:1000");
     }
-    let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

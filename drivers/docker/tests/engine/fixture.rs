@@ -12,8 +12,8 @@ use std::{
 
 use hsup_driver_kit::client::{Client, Connection};
 use hsup_proto::driver::{
-    ExitStatus, GetInfoRequest, GetInfoResponse, RemoveRequest, StartRequest, WaitRequest,
-    remove_request::What,
+    BuildRequest, ExitStatus, GetInfoRequest, GetInfoResponse, Release, RemoveRequest,
+    StartRequest, WaitRequest, build_response::Event, remove_request::What,
 };
 use nix::{
     fcntl::OFlag,
@@ -25,10 +25,11 @@ use nix::{
 };
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
+use tonic::Status;
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 const IMAGE: &str = "hsup-test/busybox:1";
 const SUPERVISOR: &str = "sup-1";
 
@@ -48,44 +49,79 @@ pub(crate) fn output(command: &mut Command) -> String {
 }
 
 /// Ends a child, and everything that is its own.
-fn end(child: &mut Child, signal: Signal) {
+pub(crate) fn end(child: &mut Child, signal: Signal) {
     // One that has ended already is what is wanted.
     let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
     child.wait().unwrap();
 }
 
-/// An engine in network and mount namespaces of its own: what it makes there goes with it.
+/// An engine in network and mount namespaces of its own: what it makes there goes with them.
 pub(crate) struct Engine {
     pub(crate) dir: TempDir,
+    /// What the namespaces stay for while the engine is away.
+    holder: Child,
     daemon: Child,
+    options: &'static [&'static str],
     pub(crate) artifact: String,
 }
 
 impl Engine {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// One with these options besides.
+    pub(crate) async fn start_with(options: &'static [&'static str]) -> Self {
         let dir = TempDir::with_prefix("hsup").unwrap();
-        let daemon = Self::spawn(dir.path());
+        let holder = Self::hold();
+        let daemon = Self::spawn(&holder, dir.path(), options);
         let mut engine = Self {
             dir,
+            holder,
             daemon,
+            options,
             artifact: String::new(),
         };
         engine.answers().await;
-        engine.artifact = format!("image:{}", engine.import());
+        engine.artifact = format!("image:{}", engine.import(IMAGE, |_| (), &[]));
         engine
     }
 
-    fn spawn(dir: &Path) -> Child {
+    /// Makes the namespaces.
+    fn hold() -> Child {
+        let mut holder = command("unshare")
+            .args(["--net", "--mount", "sh", "-c"])
+            .arg("ip link set lo up && echo && exec cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        let stdout = holder.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut line).unwrap();
+        holder
+    }
+
+    fn spawn(holder: &Child, dir: &Path, options: &[&str]) -> Child {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(dir.join("engine.log"))
             .unwrap();
-        let line = "ip link set lo up && exec dockerd --host \"unix://$0/engine\" --data-root \
-                    \"$0/data\" --exec-root \"$0/exec\" --pidfile \"$0/pid\"";
-        command("unshare")
-            .args(["--net", "--mount", "sh", "-c", line])
-            .arg(dir)
+        command("nsenter")
+            .arg("--target")
+            .arg(holder.id().to_string())
+            .args(["--net", "--mount", "dockerd", "--host"])
+            .arg(format!("unix://{}", dir.join("engine").display()))
+            .arg("--data-root")
+            .arg(dir.join("data"))
+            .arg("--exec-root")
+            .arg(dir.join("exec"))
+            .arg("--pidfile")
+            .arg(dir.join("pid"))
+            .args(options)
+            // Asked by dockerd, which found it slow, containerd writes what its threads do there.
+            .env("TMPDIR", dir)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -104,18 +140,32 @@ impl Engine {
         assert!(in_time, "dockerd does not serve; it said:\n{}", log());
     }
 
-    /// An image of busybox and nothing else.
-    fn import(&self) -> String {
-        let root = self.dir.path().join("root");
-        fs::create_dir_all(root.join("bin")).unwrap();
-        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    /// Makes an image of busybox, of what `add` puts into its root, and of these instructions; its
+    /// id.
+    pub(crate) fn import(&self, name: &str, add: impl FnOnce(&Path), changes: &[&str]) -> String {
+        let root = TempDir::with_prefix("hsup").unwrap();
+        fs::create_dir(root.path().join("bin")).unwrap();
+        fs::copy("/bin/busybox", root.path().join("bin/busybox")).unwrap();
         for name in ["sh", "sleep", "nc", "echo", "grep", "stty"] {
-            symlink("busybox", root.join("bin").join(name)).unwrap();
+            symlink("busybox", root.path().join("bin").join(name)).unwrap();
         }
-        let archive = self.dir.path().join("root.tar");
+        add(root.path());
+        let archive = root.path().with_extension("tar");
         let mut tar = command("tar");
-        output(tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg("."));
-        output(self.docker(&["import"]).arg(&archive).arg(IMAGE))
+        tar.arg("-C").arg(root.path()).arg("-cf").arg(&archive);
+        output(tar.arg("."));
+        let mut import = self.docker(&["import"]);
+        for change in changes {
+            import.args(["--change", change]);
+        }
+        let id = output(import.arg(&archive).arg(name));
+        fs::remove_file(archive).unwrap();
+        id
+    }
+
+    /// The id of the image that dynos run on.
+    pub(crate) fn image_id(&self) -> &str {
+        self.artifact.trim_start_matches("image:")
     }
 
     pub(crate) fn host(&self) -> String {
@@ -138,7 +188,7 @@ impl Engine {
         let mut nsenter = command("nsenter");
         nsenter
             .arg("--target")
-            .arg(self.daemon.id().to_string())
+            .arg(self.holder.id().to_string())
             .args(["--net", program]);
         nsenter
     }
@@ -152,7 +202,7 @@ impl Engine {
         for file in ["pid", "exec/containerd/containerd.pid"] {
             drop(fs::remove_file(self.dir.path().join(file)));
         }
-        self.daemon = Self::spawn(self.dir.path());
+        self.daemon = Self::spawn(&self.holder, self.dir.path(), self.options);
     }
 }
 
@@ -164,6 +214,7 @@ impl Drop for Engine {
             drop(self.docker(&["rm", "--force", id]).output());
         }
         end(&mut self.daemon, Signal::SIGTERM);
+        end(&mut self.holder, Signal::SIGKILL);
     }
 }
 
@@ -245,6 +296,26 @@ impl Driver {
             }
         };
         timeout(PATIENCE, asking).await.expect("it never was so")
+    }
+
+    /// Has it find an image, or pull it; what dynos are started from.
+    pub(crate) async fn build(&self, image: &str) -> Result<String, Status> {
+        let request = BuildRequest {
+            release: Some(Release {
+                app: "shop".to_owned(),
+                version: 1,
+                image: image.to_owned(),
+                ..Release::default()
+            }),
+            ..BuildRequest::default()
+        };
+        let mut answers = self.client().await.build(request).await?.into_inner();
+        while let Some(answer) = answers.message().await? {
+            if let Some(Event::Artifact(artifact)) = answer.event {
+                return Ok(artifact);
+            }
+        }
+        panic!("the build came to nothing");
     }
 
     /// What it leaves in its runtime folder.

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what helps a test fails like one")]
 
+mod door;
 mod fixture;
+mod images;
 mod life;
+mod registry;
 mod restarts;
 mod ways;

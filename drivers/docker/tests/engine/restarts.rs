@@ -1,9 +1,16 @@
-//! The driver is killed, and the engine.
+//! The driver is killed, and the engine, or the way between them ends.
 
-use hsup_proto::driver::exit_status::How;
+use std::{fs::File, path::Path};
+
+use hsup_proto::driver::{Bind, Durability, exit_status::How};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use super::fixture::{Driver, Dyno, Engine};
+use super::{
+    door::Door,
+    fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, output},
+};
 
 /// Writes numbers, each on a line.
 const COUNT: &str = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; done; exit 42";
@@ -69,5 +76,106 @@ async fn an_engine_that_was_killed_is_waited_for() {
     other.start(&mut client).await;
     assert_eq!(other.wait(&mut client).await.how, Some(How::Code(7)));
     other.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_start_whose_answer_is_lost_has_no_twin() {
+    let engine = Engine::start().await;
+    let door = Door::of(&engine).await;
+    let driver = Driver::reaching(&door.host(), Vec::new());
+    driver.info(|info| info.ready).await;
+    let mut client = driver.client().await;
+    let dyno = Dyno::new(&engine, "d-lost", "echo up; sleep 600");
+    door.shut_after("/start ");
+    let refused = client.start(dyno.request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    // It runs, and nobody knows of it.
+    let lost = engine.containers();
+    assert_eq!(lost.lines().count(), 1);
+    // The supervisor may start another in its place meanwhile.
+    door.open();
+    let removed = async {
+        while engine.containers() != "" {
+            sleep(PAUSE).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, removed).await;
+    in_time.expect("what a start left that failed is removed when the engine is back");
+    // Or ask again for the same.
+    door.shut_after("/start ");
+    client.start(dyno.request.clone()).await.unwrap_err();
+    let lost = engine.containers();
+    door.open();
+    driver.info(|info| info.ready).await;
+    dyno.start(&mut client).await;
+    let mut all = Vec::new();
+    dyno.read(&mut all, 3).await;
+    assert_eq!(all, b"up\n");
+    let found = engine.containers();
+    assert_eq!(found.lines().count(), 1);
+    assert_ne!(found, lost);
+    output(&mut engine.docker(&["rm", "--force", &found]));
+    // One that somebody else removes is lost, not ended.
+    let status = dyno.wait(&mut client).await;
+    let how = status.how.expect("how it ended");
+    let said = "its container was removed by somebody else";
+    assert_eq!(how, How::Lost(said.to_owned()));
+    dyno.remove(&mut client).await;
+}
+
+async fn is_there(path: &Path) {
+    let looking = async {
+        while !path.exists() {
+            sleep(PAUSE).await;
+        }
+    };
+    timeout(PATIENCE, looking).await.expect("it never was");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_dyno_outlives_an_engine_that_lets_it() {
+    let mut engine = Engine::start_with(&["--live-restore"]).await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let info = driver.info(|info| info.ready).await;
+    assert_eq!(info.durability(), Durability::Exact);
+    let counts = Dyno::new(&engine, "d-counts", COUNT);
+    let shared = TempDir::with_prefix("hsup").unwrap();
+    let at = |name: &str| shared.path().join(name);
+    // It ends while the engine is away.
+    let line = "echo up; until [ -e /shared/go ]; do sleep 0.05; done; echo >/shared/gone; exit 7";
+    let mut ends = Dyno::new(&engine, "d-ends", line);
+    ends.request.binds = vec![Bind {
+        host_path: shared.path().to_str().unwrap().to_owned(),
+        dyno_path: "/shared".to_owned(),
+        writable: true,
+    }];
+    for dyno in [&counts, &ends] {
+        dyno.start(&mut client).await;
+    }
+    let (mut counted, mut said) = (Vec::new(), Vec::new());
+    counts.read(&mut counted, 300).await;
+    ends.read(&mut said, 3).await;
+    engine.kill();
+    driver.info(|info| !info.ready).await;
+    File::create(at("go")).unwrap();
+    is_there(&at("gone")).await;
+    engine.start_again();
+    engine.answers().await;
+    driver.info(|info| info.ready).await;
+    assert_eq!(ends.wait(&mut client).await.how, Some(How::Code(7)));
+    said.extend(ends.rest());
+    assert_eq!(said, b"up\n");
+    counts.read(&mut counted, numbers().len()).await;
+    assert_eq!(counts.wait(&mut client).await.how, Some(How::Code(42)));
+    counted.extend(counts.rest());
+    let text = String::from_utf8_lossy(&counted);
+    assert!(counted == numbers(), "{text}");
+    for dyno in [&counts, &ends] {
+        dyno.remove(&mut client).await;
+    }
     assert_eq!(engine.containers(), "");
 }

@@ -1,0 +1,146 @@
+//! Images that a registry gives only to whom it knows.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Child, Stdio},
+};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::fixture::{Driver, Engine, PAUSE, end, output};
+
+const ADDRESS: &str = "127.0.0.1:5000";
+const IMAGE: &str = "127.0.0.1:5000/shop/private:1";
+/// In base64 it has digits that are others in URLs.
+const PASSWORD: &str = "hush~?>hush~";
+const HTPASSWD: &str = "me:$2y$05$H1a3.hXtmxfsvKYYibnIj.Bly95cUhGFPovh/c5PwlM8MSVaZue9q\n";
+
+/// A registry in the network of an engine. It ends with the test.
+struct Registry {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Registry {
+    /// Starts one that has an image, and knows one user.
+    async fn start(engine: &Engine) -> Self {
+        let folder = TempDir::with_prefix("hsup").unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write(&at("htpasswd"), HTPASSWD);
+        let config = format!(
+            "version: 0.1\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http: {{addr: '{ADDRESS}'}}\n\
+             auth: {{htpasswd: {{realm: tests, path: {}}}}}\n",
+            at("data").display(),
+            at("htpasswd").display()
+        );
+        write(&at("config.yml"), &config);
+        let log = File::create(at("log")).unwrap();
+        let child = engine
+            .inside("docker-registry")
+            .arg("serve")
+            .arg(at("config.yml"))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let registry = Self { folder, child };
+        registry.log_in(engine).await;
+        output(&mut engine.docker(&["tag", engine.image_id(), IMAGE]));
+        output(registry.docker(engine).args(["push", "--quiet", IMAGE]));
+        output(&mut engine.docker(&["rmi", IMAGE]));
+        registry
+    }
+
+    /// The `docker` of somebody who is known.
+    fn docker(&self, engine: &Engine) -> std::process::Command {
+        let mut docker = engine.docker(&["--config"]);
+        docker.arg(self.logins());
+        docker
+    }
+
+    fn logins(&self) -> std::path::PathBuf {
+        self.folder.path().join("logins")
+    }
+
+    /// As soon as it serves.
+    async fn log_in(&self, engine: &Engine) {
+        let login = || {
+            let mut docker = self.docker(engine);
+            docker.args(["login", "--username", "me", "--password-stdin", ADDRESS]);
+            docker.stdin(Stdio::piped());
+            docker.stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = docker.spawn().unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(PASSWORD.as_bytes()).unwrap();
+            drop(stdin);
+            child.wait().unwrap().success()
+        };
+        let logging_in = async {
+            while !login() {
+                sleep(PAUSE).await;
+            }
+        };
+        let log = || fs::read_to_string(self.folder.path().join("log")).unwrap();
+        let in_time = tokio::time::timeout(super::fixture::PATIENCE, logging_in).await;
+        assert!(in_time.is_ok(), "the registry does not serve: {}", log());
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        end(&mut self.child, Signal::SIGTERM);
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    let mut file = File::create(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root, dockerd and docker-registry"]
+async fn a_private_image_is_pulled_with_a_login() {
+    let engine = Engine::start().await;
+    let registry = Registry::start(&engine).await;
+    let with = |config: &Path| {
+        let config = config.to_str().unwrap().to_owned();
+        Driver::reaching(&engine.host(), vec![("DOCKER_CONFIG", config)])
+    };
+    let nobody = TempDir::with_prefix("hsup").unwrap();
+    let refused = with(nobody.path()).build(IMAGE).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.message().contains("docker login"), "{refused}");
+    let driver = with(&registry.logins());
+    let artifact = driver.build(IMAGE).await.unwrap();
+    assert_eq!(artifact, engine.artifact);
+}
+
+#[tokio::test]
+#[ignore = "needs root, dockerd and docker-registry"]
+async fn a_helper_is_asked_for_a_login() {
+    let engine = Engine::start().await;
+    let _registry = Registry::start(&engine).await;
+    let folder = TempDir::with_prefix("hsup").unwrap();
+    let helper = folder.path().join("docker-credential-tests");
+    let script = format!(
+        "#!/bin/sh\nread -r asked\n[ \"$1 $asked\" = 'get {ADDRESS}' ] || exit 1\n\
+         echo '{{\"ServerURL\": \"{ADDRESS}\", \"Username\": \"me\", \"Secret\": \"{PASSWORD}\"}}'\n"
+    );
+    write(&helper, &script);
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = format!("{{\"credHelpers\": {{\"{ADDRESS}\": \"tests\"}}}}");
+    write(&folder.path().join("config.json"), &config);
+    let folder = folder.path().to_str().unwrap();
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
+    let env = vec![("DOCKER_CONFIG", folder.to_owned()), ("PATH", path)];
+    let driver = Driver::reaching(&engine.host(), env);
+    let artifact = driver.build(IMAGE).await.unwrap();
+    assert_eq!(artifact, engine.artifact);
+}
