@@ -6,7 +6,7 @@ use hsup_proto::driver::{self, BuildRequest, BuildResponse, build_response::Even
 use thiserror::Error;
 use tokio::{
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::{Code, Status, Streaming};
 
@@ -17,6 +17,10 @@ use crate::{
     release::{Release, Slug, SlugPathError},
     state::Artifact,
 };
+
+mod steps;
+
+use steps::Steps;
 
 /// A driver that builds says something at least this often (driver protocol §9).
 const SILENCE: Duration = Duration::from_secs(30);
@@ -34,6 +38,9 @@ pub enum BuildError {
     /// The driver refused or failed.
     #[error("the driver could not build it: {0}")]
     Driver(String),
+    /// The driver has no room for it: a full disk, say.
+    #[error("the driver has no room to build it: {0}")]
+    NoRoom(String),
     /// The driver fell silent.
     #[error("the driver has built for {0:.0?} without a word")]
     Silent(Duration),
@@ -56,8 +63,8 @@ pub enum BuildError {
 pub enum Saying {
     /// A piece of the driver's log.
     Log(Vec<u8>),
-    /// How far it is.
-    Progress(driver::Progress),
+    /// How far a step is that takes long, now and then.
+    Progress(String),
     /// It cannot be built yet; why. Said once.
     NotYet(String),
 }
@@ -145,6 +152,7 @@ pub async fn build(
                 if !std::mem::replace(&mut told, true) {
                     said_so(Saying::NotYet(chain(&error)));
                 }
+                sleep(error.leave_alone).await;
                 pause.wait().await;
                 continue;
             }
@@ -167,6 +175,7 @@ pub async fn build(
                 stale += 1;
                 continue;
             }
+            Verdict::NoRoom(why) => return Err(BuildError::NoRoom(why)),
             Verdict::Rebuild | Verdict::Failed(_) => return Err(BuildError::Driver(said(&status))),
         }
         if up.is_gone() {
@@ -214,7 +223,7 @@ async fn once(
     let mut client = up.client();
     let answer = timeout(SILENCE, client.build(request)).await;
     let mut stream: Streaming<BuildResponse> = answer.map_err(silent)??.into_inner();
-    let mut artifact = None;
+    let (mut artifact, mut steps) = (None, Steps::default());
     loop {
         let message = timeout_at(deadline, timeout(SILENCE, stream.message())).await;
         let message = message.map_err(|_| Failure::Build(BuildError::TooLong(BUILD_WITHIN)))?;
@@ -222,7 +231,11 @@ async fn once(
             None => return artifact.ok_or(Failure::Build(BuildError::NoArtifact)),
             Some(Some(Event::Artifact(id))) => artifact = Some(id),
             Some(Some(Event::Log(bytes))) => said_so(Saying::Log(bytes)),
-            Some(Some(Event::Progress(progress))) => said_so(Saying::Progress(progress)),
+            Some(Some(Event::Progress(progress))) => {
+                if let Some(line) = steps.line(&progress, Instant::now()) {
+                    said_so(Saying::Progress(line));
+                }
+            }
             Some(None) => {}
         }
     }
@@ -230,6 +243,7 @@ async fn once(
 
 #[cfg(test)]
 mod tests {
+    use tokio_stream::StreamExt as _;
     use tonic::{Request, Response, codegen::BoxStream};
 
     use super::*;
@@ -257,5 +271,45 @@ mod tests {
         let error = build(&mut link, order, |_| {}).await.unwrap_err();
         assert!(matches!(error, BuildError::Silent(_)), "{error}");
         assert_eq!(begun.elapsed().as_secs(), SILENCE.as_secs());
+    }
+
+    /// A driver that takes three seconds for a slug.
+    struct Slow;
+
+    #[tonic::async_trait]
+    impl driver::dyno_driver_server::DynoDriver for Slow {
+        async fn build(
+            &self,
+            _: Request<BuildRequest>,
+        ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
+            let events = tokio_stream::iter(0..4).then(async |second| {
+                sleep(Duration::from_secs(1)).await;
+                let event = match second {
+                    3 => Event::Artifact("made".to_owned()),
+                    done => Event::Progress(driver::Progress {
+                        step: "download slug".to_owned(),
+                        done: done << 20,
+                        total: 3 << 20,
+                        unit: "bytes".to_owned(),
+                    }),
+                };
+                Ok(BuildResponse { event: Some(event) })
+            });
+            Ok(Response::new(Box::pin(events)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_download_is_told() {
+        let mut link = fake::link(Slow).await;
+        let release = Release::default();
+        let order = Order::of(&release, Path::new("/"), None, true).unwrap();
+        let mut said = Vec::new();
+        let built = build(&mut link, order, |saying| match saying {
+            Saying::Progress(line) => said.push(line),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(built.await.unwrap().artifact, "made");
+        assert_eq!(said, ["download slug: 2.0 MB of 3.0 MB"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The last of what hsup did and decided, kept in memory for when something is wrong.
 //!
 //! A [`tracing`] layer that keeps the last 64 KiB of hsup's own events from `DEBUG`
-//! up, and other crates' from `WARN` up.  `SIGUSR1` prints them to standard error, as
+//! up, and other crates' from `WARN` up. `SIGUSR1` prints them to standard error, as
 //! the original hsup did; until somebody asks, they cost a copy and no I/O.
 //! Everything else is filtered out before it is formatted.
 //!
@@ -9,7 +9,7 @@
 //! 2026-11-24T03:20:24.123456Z DEBUG hsup_core::dyno dyno{name=web.1}: exited status=1
 //! ```
 //!
-//! One event is one line: control characters in values are escaped.  Secrets never
+//! One event is one line: control characters in values are escaped. Secrets never
 //! get here, because they are never logged.
 
 use std::{
@@ -85,7 +85,7 @@ impl Diagnostics {
     }
 
     /// Prints all that is kept to standard error whenever SIGUSR1 comes, for as long as the
-    /// runtime that this is called in lives.  For a command that has no log router.
+    /// runtime that this is called in lives. For a command that has no log router.
     ///
     /// # Errors
     /// When the signal cannot be received.

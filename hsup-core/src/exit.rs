@@ -80,6 +80,11 @@ impl ExitStatus {
         matches!(self.how, Ending::Lost(_))
     }
 
+    /// Whether a process ran, and it is known how that ended.
+    pub const fn is_known(&self) -> bool {
+        matches!(self.how, Ending::Code(_) | Ending::Signal(_))
+    }
+
     /// Whether it left with code 0.
     pub fn success(&self) -> bool {
         self.how == Ending::Code(0)

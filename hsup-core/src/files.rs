@@ -17,7 +17,12 @@ use nix::{
     fcntl::OFlag,
     sys::signal::{SigHandler, Signal, signal},
 };
+use tempfile::NamedTempFile;
 use thiserror::Error;
+
+/// What the names of files begin with that are to take the place of others: what nobody else would
+/// call a file.
+const TEMPORARY: &str = ".hsup-unfinished-";
 
 /// A file could not be written.
 #[derive(Debug, Error)]
@@ -51,7 +56,7 @@ pub fn write_with_mode(path: &Path, contents: &[u8], mode: u32) -> Result<(), Wr
 
 fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let dir = directory_of(path);
-    let mut file = tempfile::Builder::new().prefix(".hsup-").tempfile_in(dir)?;
+    let mut file = temporary_in(dir)?;
     file.write_all(contents)?;
     // The umask has no say in it.
     file.as_file()
@@ -59,6 +64,36 @@ fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     sync_directory(dir)
+}
+
+/// A new file in `dir`, its owner's alone, that is to take the place of another.
+pub(crate) fn temporary_in(dir: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)
+}
+
+/// Removes from `dir` what an hsup that was killed was about to put in place there: releases among
+/// it, with all their config vars. Only whoever alone writes there may do so.
+pub(crate) fn clear_temporaries(dir: &Path) {
+    let us = nix::unistd::geteuid().as_raw();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let is_named = entry.file_name().to_str().is_some_and(is_temporary);
+        // Of a link, the link's own.
+        let is_ours = |file: &Metadata| file.is_file() && file.uid() == us;
+        if is_named
+            && entry.metadata().is_ok_and(|file| is_ours(&file))
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "unfinished file not removed");
+        }
+    }
+}
+
+/// Whether this is a name that [`temporary_in`] gives.
+fn is_temporary(name: &str) -> bool {
+    let random = name.strip_prefix(TEMPORARY);
+    random.is_some_and(|random| {
+        random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
 }
 
 /// Syncs a directory, so that the names in it survive a loss of power.
@@ -258,6 +293,35 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o400);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_never_put_in_place_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, left) = temporary_in(dir.path()).unwrap().keep().unwrap();
+        let named = |ending: &str| dir.path().join(format!("{TEMPORARY}{ending}"));
+        for name in [".hsup-abcde1", ".hsup-notes", "state"] {
+            write_atomic(&dir.path().join(name), b"").unwrap();
+        }
+        for ending in ["", "abcde1.txt", "abcdefg"] {
+            write_atomic(&named(ending), b"").unwrap();
+        }
+        fs::create_dir(named("folder")).unwrap();
+        symlink(dir.path().join("state"), named("a1link")).unwrap();
+        clear_temporaries(dir.path());
+        assert!(!left.exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 8);
+    }
+
+    #[test]
+    fn what_another_user_wrote_under_such_a_name_is_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, theirs) = temporary_in(dir.path()).unwrap().keep().unwrap();
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&theirs, Some(3000), None).is_ok() {
+            clear_temporaries(dir.path());
+            assert!(theirs.exists());
+        }
     }
 
     #[test]

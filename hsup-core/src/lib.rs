@@ -10,16 +10,21 @@ pub mod dyno;
 pub mod environment;
 pub mod exit;
 pub mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod lifecycle;
 pub mod locate;
 pub mod logs;
+mod memory;
 pub mod name;
+mod notify;
 pub mod paths;
 pub mod plan;
 pub mod ports;
 pub mod random;
 pub mod release;
 pub mod releases;
+mod retry_after;
 pub mod rollout;
 pub mod run;
 pub mod source;
@@ -28,4 +33,4 @@ pub mod state;
 pub mod supervisor;
 pub mod time;
 
-pub use hsup_driver_kit::errors;
+pub use hsup_driver_kit::{errors, secrecy};

@@ -4,7 +4,7 @@
 //! for its URL just before: the URL, which is as good as the slug itself, is in no release, and
 //! so neither in a journal nor in a history.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Duration};
 
 use thiserror::Error;
 
@@ -23,6 +23,8 @@ pub trait SlugLocator: fmt::Debug + Send + Sync {
 pub struct LocateSlugError {
     /// Whether it may be found later.
     pub may_pass: bool,
+    /// How long not to ask again at least.
+    pub leave_alone: Duration,
     /// Why.
     pub source: Box<dyn Error + Send + Sync>,
 }

@@ -4,24 +4,29 @@
 //!  web.1 stdout ─┐                ┌─▶ rings          the last lines of every name: tail, crash reports
 //!  web.1 stderr ─┼─▶ one thread ──┼─▶ subscriptions  hsupctl logs --tail
 //!                │                ├─▶ drains         Logplex, syslog, files: a thread each
-//!  web.2 …      ─┘       ▲        ├─▶ terminal       hsup's own stdout
+//!  web.2 …      ─┘       ▲        ├─▶ stdout         hsup's own: a thread, too
 //!                        │        └─▶ stderr         and its stderr, where that is another place
 //!                        └─ notes: hsup's own lines
 //! ```
 //!
-//! - Nothing but hsup's own standard output may hold up a dyno.  Rings forget their oldest
-//!   lines, subscriptions lose theirs and are told how many, and so does a standard error
-//!   that is a place of its own; standard output loses nothing, so while it blocks, no dyno
-//!   is read.  All else stays prompt meanwhile.
-//! - A line ends at `\n`; a `\r` before it belongs to the line.  A line of more than
-//!   64 KiB is passed on in pieces of 64 KiB, each as a line.  A line without an end is
-//!   ended when its dyno is.  Apart from that, bytes are kept as they are.
+//! - Only hsup's own standard output may hold up a dyno: where there are no drains, and as long
+//!   as it takes anything at all. All others lose lines instead. Rings forget their oldest;
+//!   drains, subscriptions, standard error and a standard output that is stuck are told how many
+//!   lines are missing.
+//! - A line ends at `\n`; a `\r` before it belongs to the line. A line of more than
+//!   64 KiB is passed on in pieces of 64 KiB, each as a line. A line without an end is
+//!   ended when its dyno is. Apart from that, bytes are kept as they are.
 //! - Nothing grows without bound, and nothing here wakes up when nobody writes.
 
 mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz {
+    pub use super::{drain::fuzz::log_frames, router::fuzz::log_lines};
+}
 mod json;
 mod line;
 mod notes;
+mod outlet;
 mod output;
 mod pace;
 mod ring;
@@ -82,7 +87,7 @@ pub struct LogSettings {
     pub terminal: Option<TerminalSettings>,
     /// Where lines are sent to, for as long as hsup runs.
     pub drains: Vec<DrainTarget>,
-    /// What is kept of one dyno, in bytes.  A line that does not fit is not kept.
+    /// What is kept of one dyno, in bytes. A line that does not fit is not kept.
     pub ring_bytes: usize,
     /// What is kept of all dynos together, in bytes.
     pub total_bytes: usize,
@@ -99,7 +104,7 @@ impl Default for LogSettings {
     }
 }
 
-/// The handle of the log router.  When the last one is dropped, the router reads what is there, writes it, and ends.
+/// The handle of the log router. When the last one is dropped, the router reads what is there, writes it, and ends.
 #[derive(Clone, Debug)]
 pub struct Logs {
     handle: Arc<Handle>,
@@ -131,8 +136,11 @@ impl Logs {
         let wake =
             EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let rings = Rings::new(settings.ring_bytes, settings.total_bytes);
-        let terminal = settings.terminal.map(Terminal::new).transpose()?;
+        let mut terminal = settings.terminal.map(Terminal::new).transpose()?;
         let shared = Arc::new(Shared::new(rings, wake, terminal.as_ref()));
+        if let Some(terminal) = &mut terminal {
+            terminal.begin(&shared)?;
+        }
         let drains = Drains::start(settings.drains, &shared)?;
         let router = Router::new(Arc::clone(&shared), terminal)?;
         let thread = thread::Builder::new()
@@ -150,7 +158,7 @@ impl Logs {
     /// Reads a dyno's output from now on.
     ///
     /// The descriptors are FIFOs opened for reading and writing, so that they have no
-    /// end, or the reading ends of pipes.  They are made non-blocking.
+    /// end, or the reading ends of pipes. They are made non-blocking.
     pub fn add(&self, dyno_id: &DynoId, name: &DynoName, stdout: OwnedFd, stderr: OwnedFd) {
         let (run, name) = self.shared().lock().rings.begin(&name.to_string(), dyno_id);
         let dyno = Dyno {
@@ -170,9 +178,10 @@ impl Logs {
     }
 
     /// Reads what a dyno that has ended left in its pipes, ends its last line and closes them.
-    /// Resolves when all of it has been written; at once for a dyno that is not known.
+    /// Resolves when all of it has been handed on, so that what is said next comes behind it; at
+    /// once for a dyno that is not known.
     ///
-    /// It waits for as long as hsup's output blocks, so nothing that has to be prompt should wait for it.
+    /// Where dynos wait for hsup's output it waits, too, so nothing that has to be prompt should.
     pub async fn finish(&self, dyno_id: &DynoId) {
         let (done, finished) = oneshot::channel();
         let command = Command::Finish {
@@ -185,13 +194,13 @@ impl Logs {
         }
     }
 
-    /// Says something of hsup's own about a dyno, [`API`] or [`SYSTEM`].  Never blocks.
+    /// Says something of hsup's own about a dyno, [`API`] or [`SYSTEM`]. Never blocks.
     pub fn note(&self, dyno: &str, text: impl AsRef<str>) {
         self.shared().note(dyno, text.as_ref());
     }
 
     /// Shows whole lines as they are on hsup's standard error, between other lines, and keeps
-    /// them nowhere.  Never blocks.
+    /// them nowhere. Never blocks.
     pub fn print(&self, text: Vec<u8>) {
         self.shared().print(text);
     }
@@ -221,7 +230,7 @@ impl Logs {
     }
 
     /// The last `backlog` lines and, with `follow`, every one after them: none twice, and none
-    /// missing without a count.  Of the backlog a megabyte at most is kept for the reader.
+    /// missing without a count. Of the backlog a megabyte at most is kept for the reader.
     pub fn subscribe(&self, filter: Filter, backlog: usize, follow: bool) -> Subscription {
         let queue = Arc::new(Queue::new(filter));
         let mut state = self.shared().lock();
@@ -237,7 +246,7 @@ impl Logs {
     }
 
     /// Sends the lines from now on to the log target of the release that is wanted, too; `None`:
-    /// it has none.  What waits for the one before is still sent.
+    /// it has none. What waits for the one before is still sent.
     pub fn drain_to(&self, target: Option<&LogTarget>) {
         let text = self.drains().follow(target, &self.handle.shared);
         if let Some(text) = text {
@@ -251,13 +260,20 @@ impl Logs {
     }
 
     /// Ends the drains once they have got what waits for them, after [`Logs::shutdown`]: in
-    /// seconds, or at once when `stop` resolves.  Answers which did not get how many lines.
+    /// seconds, or at once when `stop` resolves. Answers which of them missed how many lines.
     pub async fn finish_drains(&self, stop: impl Future<Output = ()>) -> Vec<Undelivered> {
         let drains = self.drains().take();
         drain::finish_all(drains, stop).await
     }
 
-    /// Reads and writes everything there is, ends the subscriptions and the threads.  When
+    /// Reads no more of what dynos write, but for the lines that have been read in part: the rest
+    /// is for whoever reads next. Before [`Logs::shutdown`].
+    pub fn let_go(&self) {
+        // After the end nothing is read anyway.
+        drop(self.shared().send(Command::LetGo));
+    }
+
+    /// Reads and writes everything there is, ends the subscriptions and the threads. When
     /// `patience` ends first, what is left is lost and said to be, and the thread that is stuck
     /// in a write is left to itself: only the end of the process frees it.
     pub async fn shutdown(self, patience: impl Future<Output = ()>) -> ShutdownOutcome {

@@ -153,6 +153,13 @@ enum Candidate {
     Temporary,
 }
 
+/// The directory that a variable of the environment names. A relative path is ignored, as the
+/// [XDG Base Directory Specification](https://specifications.freedesktop.org/basedir/latest/) asks.
+pub fn directory_in(variable: &str) -> Option<PathBuf> {
+    let path = env::var_os(variable).map(PathBuf::from);
+    path.filter(|path| path.is_absolute())
+}
+
 /// What `/run/hsup` must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
@@ -163,21 +170,15 @@ enum Whose {
 }
 
 impl Paths {
-    /// The paths of this process. A relative path in an XDG variable is ignored, as the
-    /// XDG Base Directory Specification asks.
+    /// The paths of this process.
     pub fn from_env() -> Self {
-        let absolute = |name| {
-            env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
         let uid = geteuid();
-        let home = absolute("HOME").or_else(|| Some(User::from_uid(uid).ok()??.dir));
+        let home = directory_in("HOME").or_else(|| Some(User::from_uid(uid).ok()??.dir));
         Self {
             uid: uid.as_raw(),
             home,
-            xdg_state_home: absolute("XDG_STATE_HOME"),
-            xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
+            xdg_state_home: directory_in("XDG_STATE_HOME"),
+            xdg_runtime_dir: directory_in("XDG_RUNTIME_DIR"),
             run: "/run".into(),
             var_lib: "/var/lib".into(),
             tmp: "/tmp".into(),

@@ -132,6 +132,12 @@ impl Release {
         }
     }
 
+    /// How many dynos of each type it wants.
+    pub fn quantities(&self) -> Vec<(ProcessType, u32)> {
+        let of = |process: &Process| (process.process_type.clone(), process.quantity);
+        self.processes.iter().map(of).collect()
+    }
+
     /// What changes when this release follows `old`.
     pub fn change_from(&self, old: &Self) -> ReleaseChange {
         if self == old {

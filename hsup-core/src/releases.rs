@@ -9,7 +9,7 @@
 //!
 //! Three rules hold in any order of releases, failures and restarts of hsup, and the tests
 //! try them all: a release that was good once is never rejected, the last good one is never
-//! lost, and none stays undecided for ever.
+//! lost, and none stays undecided for ever, unless the driver has no room to build it.
 //!
 //! Releases go by the ids of the history on disk, where a newer one has the larger id. It and
 //! this are one truth: every [`Decision`] is written there before it is acted upon, and
@@ -23,10 +23,11 @@ pub type Id = u64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Have the driver build it, and run its release command; answer with
-    /// [`Releases::built`], [`Releases::build_failed`] or [`Releases::release_failed`].
+    /// [`Releases::built`], [`Releases::build_failed`], [`Releases::no_room_to_build`] or
+    /// [`Releases::release_failed`].
     Build(Id),
     /// As [`Decision::Build`], after a pause: the last build failed, and there is nothing
-    /// better to do.
+    /// better to do, or it was not the release's fault.
     BuildAgain(Id),
     /// Replace the dynos of the good release by its own; answer with [`Releases::up`], or
     /// [`Releases::given_up`] and [`Releases::undone`].
@@ -94,7 +95,8 @@ struct Trial {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Releases {
     good: Option<Good>,
-    /// Undecided since an earlier life of hsup, and not taken up again yet.
+    /// Undecided and not taken up again yet: since an earlier life of hsup, or until the good
+    /// release runs for which there may be room.
     left: Option<Id>,
     building: Option<Building>,
     trial: Option<Trial>,
@@ -179,7 +181,11 @@ impl Releases {
         }
         match (&mut self.good, self.trial) {
             (None, _) => self.run(id),
-            (Some(good), _) if good.id == id => self.run(id),
+            (Some(good), _) if good.id == id => {
+                let mut decisions = self.run(id);
+                decisions.extend(self.left.take().map(|left| self.build_later(left)));
+                decisions
+            }
             (Some(_), None) => self.try_out(id),
             (Some(_), Some(trial)) if trial.is_going_back => {
                 let overtaken = self.next.replace(id);
@@ -204,12 +210,21 @@ impl Releases {
             None => building.newness == Newness::Kept,
         };
         if again {
-            return vec![Decision::BuildAgain(id)];
+            return vec![self.build_again(id)];
         }
         self.building = None;
         let mut decisions = vec![Decision::Reject(id, Why::Failed(why))];
         decisions.extend(self.rest());
         decisions
+    }
+
+    /// The driver has no room to build it now, which says nothing of the release: it is built
+    /// again and again, and what runs goes on.
+    pub fn no_room_to_build(&mut self, id: Id) -> Vec<Decision> {
+        if self.building() != Some(id) {
+            return vec![];
+        }
+        vec![self.build_again(id)]
     }
 
     /// Its release command failed, which says something of the release whatever it is: it is
@@ -264,6 +279,29 @@ impl Releases {
         vec![Decision::Build(id)]
     }
 
+    /// Of a release that is built again and again and a good one that does not run yet, each
+    /// has its turn: neither is to wait for room that only the other one needs.
+    fn build_again(&mut self, id: Id) -> Decision {
+        match self.good {
+            Some(good) if good.id == id => {
+                let next = self.left.take().unwrap_or(id);
+                self.build_later(next)
+            }
+            Some(good) if !good.is_built && self.trial.is_none() => {
+                self.left = Some(id);
+                self.build_later(good.id)
+            }
+            _ => Decision::BuildAgain(id),
+        }
+    }
+
+    /// With a good release there, how new it is makes no difference.
+    fn build_later(&mut self, id: Id) -> Decision {
+        let newness = Newness::Kept;
+        self.building = Some(Building { id, newness });
+        Decision::BuildAgain(id)
+    }
+
     fn try_out(&mut self, id: Id) -> Vec<Decision> {
         self.trial = Some(Trial {
             id,
@@ -314,12 +352,7 @@ impl Releases {
     /// The newest release that is not rejected: the one that another is compared with, and
     /// that a restart begins with.
     pub fn wanted(&self) -> Option<Id> {
-        let trial = self.trial.filter(|trial| !trial.is_going_back);
-        self.building()
-            .or(self.next)
-            .or(self.left)
-            .or(trial.map(|trial| trial.id))
-            .or(self.good())
+        self.undecided().max().or(self.good())
     }
 
     /// Those of which it is still to be seen what becomes of them.
@@ -330,6 +363,11 @@ impl Releases {
             .into_iter()
             .flatten()
             .filter(move |id| Some(*id) != good)
+    }
+
+    /// The good release, and every one that may still become it.
+    pub fn hopeful(&self) -> impl Iterator<Item = Id> {
+        self.good().into_iter().chain(self.undecided())
     }
 
     /// Whether the good release can be started and nothing else is under way.

@@ -61,7 +61,8 @@ pub enum Action<N> {
     RetireNew(N),
     /// Retire what neither the good release nor the new one has started.
     RetireOther(N),
-    /// Start a dyno of the good release again, unless one is there.
+    /// Start a dyno of the good release again, unless one is there; of one that is ready that is
+    /// said at once: [`Event::GoodReady`].
     StartGood(N),
     /// It was stopped or scaled away before it was ready, and none is left to prove anything
     /// in its place: the reason of the [`Action::GivenUp`] that follows.
@@ -70,7 +71,8 @@ pub enum Action<N> {
     GivenUp,
     /// Every dyno is of the new release, and of every type that was tried one was ready.
     Succeeded,
-    /// The good release runs again.
+    /// The good release runs again. Where it does not yet, what served in its place may still be
+    /// there.
     RolledBack,
 }
 
@@ -85,8 +87,10 @@ pub enum Event<N> {
     OldGone(N),
     /// The dyno of the new release has ended, as it was told to.
     NewGone(N),
-    /// The restarted dyno of the good release is ready, or will not be for now.
-    GoodSettled(N),
+    /// The dyno of the good release that was started again is ready.
+    GoodReady(N),
+    /// It is not, for now: what serves in its place stays, and nothing waits for it.
+    GoodFailed(N),
     /// Somebody stopped it.
     Stopped(N),
     /// The name is no longer wanted: it was scaled away.
@@ -265,7 +269,7 @@ impl<N: Ord + Clone> Rollout<N> {
                 }
                 self.next_wave(actions);
             }
-            Event::NewGone(_) | Event::GoodSettled(_) => {}
+            Event::NewGone(_) | Event::GoodReady(_) | Event::GoodFailed(_) => {}
         }
     }
 
@@ -286,11 +290,16 @@ impl<N: Ord + Clone> Rollout<N> {
                     }
                 }
             }
-            Event::GoodSettled(name) => {
+            Event::GoodReady(name) => {
                 if let Some(slot) = self.at(&name, Step::Restoring) {
                     slot.step = Step::Undoing { then_start: false };
                     actions.push(Action::RetireOther(name.clone()));
                     actions.push(Action::RetireNew(name));
+                }
+            }
+            Event::GoodFailed(name) => {
+                if self.at(&name, Step::Restoring).is_some() {
+                    self.slots.remove(&name);
                 }
             }
             Event::Stopped(name) | Event::Unwanted(name) => {
@@ -383,7 +392,9 @@ impl<N: Ord + Clone> Rollout<N> {
                     actions.push(Action::RetireNew(name.clone()));
                     undo(false)
                 }
-                (Step::Done, _, Strategy::StartFirst) => {
+                // One that an earlier life has started may serve, and be the only one.
+                (Step::Done, _, Strategy::StartFirst)
+                | (Step::Starting, Before::New, Strategy::StartFirst) => {
                     actions.push(Action::StartGood(name.clone()));
                     Step::Restoring
                 }

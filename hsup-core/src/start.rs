@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use hsup_driver_kit::{open_files, orphans};
+use futures_util::FutureExt as _;
+use hsup_driver_kit::{listen::handed::Handed, open_files, orphans};
 use hsup_proto::driver::Bind;
 use nix::errno::Errno;
 use thiserror::Error;
@@ -16,7 +17,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +27,14 @@ use crate::{
     driver::{
         self, DriverLink, DriverNote, DriverSpec, FindDriverError, Link, LinkSettings, Lives,
     },
-    dyno::{DynoPolicy, FdBudget, Ledger, Shared, clear_io},
+    dyno::{DynoPolicy, FdBudget, Ledger, Shared, Tasks, clear_io},
     environment::Base,
     exit::ExitStatus,
     files,
     lifecycle::Kind,
-    logs::{DrainTarget, LogSettings, Logs, ShutdownOutcome, TerminalSettings, Undelivered},
+    logs::{DrainTarget, LogSettings, Logs, ShutdownOutcome, TerminalSettings},
     name::ProcessType,
+    notify::{self, News},
     paths::{AppKey, Paths, PathsError},
     ports::Ports,
     rollout,
@@ -46,6 +48,16 @@ use crate::{
 
 /// How long the last lines may take to be written when somebody wants hsup to end.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
+/// How long the driver may take to forget the last dynos that have ended.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(2);
+/// How long after the word to leave a stop still counts.
+const SECOND_THOUGHTS: Duration = Duration::from_millis(20);
+/// How long the supervisor may take to write down what is not written yet before hsup leaves.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What is said to whoever wants everything stopped when hsup has left the dynos already.
+const TOO_LATE: &str = "told to stop the dynos after they were left: they run on; \
+    start hsup again and stop that to stop them";
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -62,7 +74,7 @@ pub struct StartOptions {
     pub one_shot: bool,
     /// The number of the first dyno of each type, from 1.
     pub start_number: u32,
-    /// Where to listen; `None` for the default place.
+    /// Where to listen; `None` for the socket that was handed down, or the default place.
     pub control_socket: Option<PathBuf>,
     /// Where to remember; `None` for the default place.
     pub state_dir: Option<PathBuf>,
@@ -200,14 +212,14 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let (mut journal, torn) = state.journal()?;
     let (history, torn_history) = state.history()?;
     let (memory, torn_memory) = state.memory()?;
-    let is_elsewhere = control_socket.is_some();
-    let socket = match control_socket {
-        Some(path) => path,
-        None => paths.control_socket(&key)?,
+    let handed = Handed::find(|name| std::env::var_os(name), std::process::id());
+    let (listener, is_elsewhere) = match (control_socket, handed) {
+        (Some(path), _) => (ControlListener::bind(&path)?, true),
+        (None, Some(handed)) => (ControlListener::inherit(&handed)?, true),
+        (None, None) => (ControlListener::bind(&paths.control_socket(&key)?)?, false),
     };
-    let listener = ControlListener::bind(&socket)?;
-    let folders = Folders::make(&paths, state.supervisor_id())?;
-    control::lead_to(&folders.run, is_elsewhere.then_some(&*socket));
+    let mut folders = Folders::make(&paths, state.supervisor_id())?;
+    control::lead_to(&folders.run, listener.path().filter(|_| is_elsewhere));
     let note = DriverNote::in_dir(&folders.run);
     let previous = note.read();
 
@@ -260,6 +272,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         own_network: AtomicBool::default(),
         logs: logs.clone(),
         ledger: Ledger::new(journal),
+        tasks: Tasks::default(),
         ports: Mutex::new(ports),
         paths,
         io_root: folders.io.clone(),
@@ -274,6 +287,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         },
         policy,
     });
+    let linger = shared.policy.linger;
     let (supervisor, handle) = Supervisor::new(Settings {
         app,
         source,
@@ -284,7 +298,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         release_timeout,
         cycle_every,
         base: std::env::current_dir().unwrap_or_default(),
-        shared,
+        shared: Arc::clone(&shared),
         link,
         history,
         memory,
@@ -292,20 +306,45 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     });
 
     let ending = CancellationToken::new();
+    let socket_stays = listener.outlives_hsup();
     let server: JoinHandle<Result<(), ServeError>> =
         tokio::spawn(control::serve(listener, handle.clone(), ending.clone()));
+    notify::tell(News::Ready);
+    if notify::is_wanted() {
+        let watched = notify::watched(|name| std::env::var_os(name), std::process::id());
+        tokio::spawn(notify::keep_telling(handle.clone(), watched, notify::tell));
+    }
     if log_runtime_metrics {
         tokio::spawn(handle.clone().log_runtime_metrics());
     }
     let mut supervision = tokio::spawn(supervisor.run());
     let mut received: Option<u8> = None;
+    // None: hsup ends, and nothing else does.
     let outcome = loop {
         tokio::select! {
-            outcome = &mut supervision => break outcome,
+            outcome = &mut supervision => break Some(outcome),
             signal = signals.next() => match signal {
                 Received::Stop(number) => {
                     let again = received.replace(number).is_some();
+                    notify::tell(News::Stopping);
                     shut_down(&handle, again);
+                }
+                // What is being stopped is not left, also before the supervisor has heard of it.
+                Received::Leave if received.is_some() => {}
+                Received::Leave => {
+                    let may = timeout(LEAVE_WITHIN, handle.leave()).await;
+                    if matches!(may, Ok(Err(_))) {
+                        continue;
+                    }
+                    notify::tell(News::Stopping);
+                    // Whoever has changed their mind, or has sent both at once, is still heard.
+                    if let Ok(number) = timeout(SECOND_THOUGHTS, signals.stop()).await {
+                        received = Some(number);
+                        shut_down(&handle, false);
+                        continue;
+                    }
+                    logs.note(crate::logs::SYSTEM, leaving(linger));
+                    break None;
                 }
                 Received::Diagnostics => logs.print(diagnostics.dump()),
             },
@@ -314,7 +353,24 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     ending.cancel();
     // Whatever it says now, hsup ends.
     drop(server.await);
-    let is_through = received.is_none() && matches!(outcome, Ok(Ok(Outcome::AllComplete(_))));
+    if outcome.is_none() {
+        // All that the next hsup needs is written down already.
+        supervision.abort();
+        drop(supervision.await);
+    }
+    // Dynos that go on without hsup go on without their tasks.
+    let is_over = matches!(outcome, Some(Ok(Ok(_))));
+    let within = if is_over {
+        FORGOTTEN_WITHIN
+    } else {
+        Duration::ZERO
+    };
+    shared.tasks.end(within).await;
+    if outcome.is_none() {
+        logs.let_go();
+        folders.keeps_link = socket_stays;
+    }
+    let is_through = received.is_none() && matches!(outcome, Some(Ok(Ok(Outcome::AllComplete(_)))));
     let patience = async {
         if !is_through {
             return sleep(LAST_LINES_WITHIN).await;
@@ -326,6 +382,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
                     received = Some(number);
                     return;
                 }
+                Received::Leave => return,
                 Received::Diagnostics => logs.print(diagnostics.dump()),
             }
         }
@@ -333,11 +390,19 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     if logs.clone().shutdown(patience).await == ShutdownOutcome::CutOff {
         tracing::warn!("output was cut off");
     }
-    finish_drains(&logs, &mut signals, tell).await;
-    if dynos_ended(&link_state) {
+    let stopped = finish_drains(&logs, &mut signals, tell).await;
+    let stopped = stopped.or_else(|| signals.stop().now_or_never());
+    // What they wrote last is the next hsup's to read.
+    if outcome.is_some() && dynos_ended(&link_state) {
         clear_io(&folders.io, |_| false);
     }
     drop(folders);
+    let Some(outcome) = outcome else {
+        return Ok(stopped.map_or(0, |number| {
+            tell(TOO_LATE);
+            128 + number
+        }));
+    };
     let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     Ok(match (outcome, received) {
         (_, Some(number)) => 128 + number,
@@ -346,35 +411,15 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     })
 }
 
-/// Has the log drains send what waits for them, for some seconds or until another signal.
-async fn finish_drains(logs: &Logs, signals: &mut Signals, tell: fn(&str)) {
-    let again = async { while !matches!(signals.next().await, Received::Stop(_)) {} };
+/// Has the log drains send what waits for them, for some seconds or until another signal to stop;
+/// answers that.
+async fn finish_drains(logs: &Logs, signals: &mut Signals, tell: fn(&str)) -> Option<u8> {
+    let mut stopped = None;
+    let again = async { stopped = Some(signals.stop().await) };
     for undelivered in logs.finish_drains(again).await {
-        tell(&not_delivered(&undelivered));
+        tell(&undelivered.to_string());
     }
-}
-
-/// What is said of lines that a log drain did not get.
-fn not_delivered(undelivered: &Undelivered) -> String {
-    let Undelivered {
-        target,
-        lines,
-        dropped,
-        lost,
-        why,
-    } = undelivered;
-    let lines = if *lines == 1 {
-        "1 line was".to_owned()
-    } else {
-        format!("{lines} lines were")
-    };
-    let why = why.as_ref().map(|why| format!(": {why}"));
-    let why = why.unwrap_or_default();
-    let before = match (dropped, lost) {
-        (0, 0) => String::new(),
-        _ => format!(" ({dropped} dropped and {lost} lost before)"),
-    };
-    format!("{lines} not delivered to {target}{before}{why}")
+    stopped
 }
 
 /// Opens the source; answers it, the app's key and name, and what its dynos' environment is
@@ -427,20 +472,28 @@ fn check_command_line(
 struct Folders {
     run: PathBuf,
     io: PathBuf,
+    /// Who follows the link is to wait for the next hsup.
+    keeps_link: bool,
 }
 
 impl Folders {
     fn make(paths: &Paths, id: &SupervisorId) -> Result<Self, PathsError> {
+        let run = paths.run_dir(id)?;
+        // Nobody else has this id: whoever had it before has gone.
+        files::clear_temporaries(&run);
         Ok(Self {
-            run: paths.run_dir(id)?,
+            run,
             io: paths.io_dir(id)?,
+            keeps_link: false,
         })
     }
 }
 
 impl Drop for Folders {
     fn drop(&mut self) {
-        control::lead_to(&self.run, None);
+        if !self.keeps_link {
+            control::lead_to(&self.run, None);
+        }
         remove_if_empty(&self.io);
         remove_if_empty(&self.run);
     }
@@ -486,6 +539,17 @@ fn say_damage(logs: &Logs, damage: &Damage) {
     logs.note(crate::logs::SYSTEM, damage.to_string());
 }
 
+/// What becomes of the dynos that hsup leaves.
+fn leaving(linger: Duration) -> String {
+    let until = if linger.is_zero() {
+        "for the next hsup".to_owned()
+    } else {
+        let time = jiff::SignedDuration::try_from(linger).unwrap_or(jiff::SignedDuration::MAX);
+        format!("for an hsup that is started within {time:#}")
+    };
+    format!("Leaving the dynos as they are, {until}")
+}
+
 /// Asks the supervisor to stop everything; the second time at once.
 fn shut_down(handle: &SupervisorHandle, again: bool) {
     let handle = handle.clone();
@@ -504,12 +568,15 @@ struct Signals {
     terminate: Signal,
     hangup: Signal,
     quit: Signal,
+    leave: Signal,
     diagnostics: Signal,
 }
 
 enum Received {
     /// Stop everything; the signal's number.
     Stop(u8),
+    /// End, and leave the dynos as they are.
+    Leave,
     Diagnostics,
 }
 
@@ -520,17 +587,30 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             quit: signal(SignalKind::quit())?,
+            leave: signal(SignalKind::user_defined2())?,
             diagnostics: signal(SignalKind::user_defined1())?,
         })
     }
 
+    /// The next one. Of several that wait a stop is the first: it is the stronger word.
     async fn next(&mut self) -> Received {
         tokio::select! {
+            biased;
             _ = self.interrupt.recv() => Received::Stop(2),
             _ = self.terminate.recv() => Received::Stop(15),
             _ = self.hangup.recv() => Received::Stop(1),
             _ = self.quit.recv() => Received::Stop(3),
+            _ = self.leave.recv() => Received::Leave,
             _ = self.diagnostics.recv() => Received::Diagnostics,
+        }
+    }
+
+    /// The next one that stops everything; others mean nothing any more.
+    async fn stop(&mut self) -> u8 {
+        loop {
+            if let Received::Stop(number) = self.next().await {
+                return number;
+            }
         }
     }
 }

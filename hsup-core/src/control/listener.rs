@@ -19,7 +19,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hsup_driver_kit::socket;
+use hsup_driver_kit::{
+    listen::handed::{self, Handed, NotNamed},
+    socket,
+};
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -33,11 +36,15 @@ use crate::files;
 /// The mode of the socket, as the original's: its user and its group.
 const SOCKET_MODE: u32 = 0o770;
 
+/// The name of the control socket among several that are handed down.
+const NAME: &str = "control";
+
 /// A listening control socket, ours as long as this lives.
 #[derive(Debug)]
 pub struct ControlListener {
     listener: UnixListener,
     guard: Option<SocketGuard>,
+    path: Option<PathBuf>,
 }
 
 /// The control socket could not be bound.
@@ -64,6 +71,12 @@ pub enum BindError {
 
     #[error("failed to bind the control socket `{}`", .path.display())]
     Bind { path: PathBuf, source: io::Error },
+
+    #[error(transparent)]
+    NotNamed(#[from] NotNamed),
+
+    #[error("failed to take over the control socket that was handed down (LISTEN_FDS)")]
+    Inherit { source: io::Error },
 }
 
 impl ControlListener {
@@ -89,20 +102,40 @@ impl ControlListener {
                 path: path.to_owned(),
                 _lock: lock,
             }),
+            path: Some(path.to_owned()),
         })
     }
 
-    /// Takes over a socket that somebody else has bound and will remove, as systemd does.
-    pub const fn from_std(listener: UnixListener) -> Self {
-        Self {
-            listener,
-            guard: None,
-        }
+    /// Takes over the socket that was handed down; of several, the one named `control`. Who
+    /// made it will remove it, and decided who may reach it.
+    ///
+    /// # Errors
+    /// When there is no such socket, or it does not listen.
+    pub fn inherit(handed: &Handed) -> Result<Self, BindError> {
+        let descriptor = handed.which(NAME)?;
+        handed::adopt(descriptor)
+            .and_then(Self::taken_over)
+            .map_err(|source| BindError::Inherit { source })
     }
 
-    /// Where it listens; `None` for one that was taken over.
+    /// A socket that somebody else has bound and will remove, as systemd does.
+    pub(super) fn taken_over(listener: UnixListener) -> io::Result<Self> {
+        let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+        Ok(Self {
+            listener,
+            guard: None,
+            path,
+        })
+    }
+
+    /// Where it listens; `None` for one that has no name in the file system.
     pub fn path(&self) -> Option<&Path> {
-        self.guard.as_ref().map(|guard| guard.path.as_path())
+        self.path.as_deref()
+    }
+
+    /// Whether connections that come when hsup has ended wait for the next one.
+    pub(crate) const fn outlives_hsup(&self) -> bool {
+        self.guard.is_none()
     }
 
     /// What removes the socket when it is dropped, and the socket for tokio.

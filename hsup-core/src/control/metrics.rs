@@ -169,7 +169,7 @@ impl Page {
 
     fn drains(&mut self, drains: &[DrainStatus]) {
         type Value = fn(&DrainStatus) -> u64;
-        let families: [(&str, &str, &str, Value); 6] = [
+        let families: [(&str, &str, &str, Value); 7] = [
             (
                 "hsup_drain_lines_read_total",
                 "counter",
@@ -201,6 +201,12 @@ impl Page {
                 |drain| drain.counts.queued,
             ),
             (
+                "hsup_drain_sending_lines",
+                "gauge",
+                "Lines that are on their way to it.",
+                |drain| drain.counts.sending,
+            ),
+            (
                 "hsup_drain_queue_bytes",
                 "gauge",
                 "What waits for it, in bytes.",
@@ -209,8 +215,8 @@ impl Page {
         ];
         for (name, kind, help, value) in families {
             self.family(name, kind, help);
-            for (number, drain) in (1..).zip(drains) {
-                let number = number.to_string();
+            for drain in drains {
+                let number = drain.number.to_string();
                 let labels = [("drain", &*number), ("target", &drain.target)];
                 self.sample(name, &labels, value(drain));
             }
@@ -313,19 +319,21 @@ mod tests {
             release(5, ReleaseState::Superseded),
         ];
         let drains = [DrainStatus {
+            number: 3,
             target: "logplex+https://logs.example".into(),
             counts: Counts {
-                read: 10,
+                read: 15,
                 sent: 4,
                 dropped: 3,
                 lost: 2,
                 queued: 1,
+                sending: 5,
                 queued_bytes: 99,
             },
         }];
         let text = render(&status, &releases, &drains);
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        let drain = "{drain=\"1\",target=\"logplex+https://logs.example\"}";
+        let drain = "{drain=\"3\",target=\"logplex+https://logs.example\"}";
         let expected = [
             r#"hsup_info{app="a\"b\\c\nd",driver="simple",version="0.2.0"} 1"#.to_owned(),
             "hsup_start_time_seconds 1795867200.042".to_owned(),
@@ -343,11 +351,12 @@ mod tests {
             "hsup_release_version 7".to_owned(),
             r#"hsup_releases{state="current"} 1"#.to_owned(),
             r#"hsup_releases{state="superseded"} 2"#.to_owned(),
-            format!("hsup_drain_lines_read_total{drain} 10"),
+            format!("hsup_drain_lines_read_total{drain} 15"),
             format!("hsup_drain_lines_sent_total{drain} 4"),
             format!("hsup_drain_lines_dropped_total{drain} 3"),
             format!("hsup_drain_lines_lost_total{drain} 2"),
             format!("hsup_drain_queue_lines{drain} 1"),
+            format!("hsup_drain_sending_lines{drain} 5"),
             format!("hsup_drain_queue_bytes{drain} 99"),
         ];
         assert_eq!(samples, expected);

@@ -7,6 +7,10 @@
 //!
 //! Who may connect may do everything: the socket's mode is the only door.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fake;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod grpc;
 mod http;
 mod incoming;
@@ -35,6 +39,9 @@ use crate::logs::DrainStatus;
 /// How long answers that are on their way may take once hsup wants to end: a client that
 /// has stopped reading must not keep it.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long a connection that was taken from a socket that outlives hsup has to bring its request:
+/// in the queue it would have waited for the next hsup.
+const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
 /// What can be asked of a supervisor. See `control.proto` for what each call means.
 ///
@@ -119,6 +126,11 @@ pub async fn serve<C: Control>(
     control: C,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let last_requests = if listener.outlives_hsup() {
+        LAST_REQUESTS
+    } else {
+        Duration::ZERO
+    };
     let (guard, socket) = listener.into_parts().map_err(ServeError::Listen)?;
     let routes = grpc::routes(control.clone(), shutdown.clone())
         .map_err(ServeError::Reflection)?
@@ -128,12 +140,15 @@ pub async fn serve<C: Control>(
         .accept_http1(true)
         .serve_with_incoming_shutdown(
             routes,
-            Incoming::new(socket),
-            shutdown.clone().cancelled_owned(),
+            Incoming::new(socket, shutdown.clone().cancelled_owned()),
+            async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(last_requests).await;
+            },
         );
     let deadline = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(LAST_ANSWERS).await;
+        tokio::time::sleep(last_requests + LAST_ANSWERS).await;
     };
     let result = tokio::select! {
         result = server => result.map_err(ServeError::Server),

@@ -4,12 +4,10 @@ use std::{
     fs,
     os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
 };
 
 use hsup_proto::control::{
-    Dyno, DynoState, EventsRequest, ListReleasesRequest, LogLine, events_response::Event,
-    supervisor_client::SupervisorClient,
+    EventsRequest, ListReleasesRequest, events_response::Event, supervisor_client::SupervisorClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -17,7 +15,6 @@ use tokio::{
     net::UnixStream,
     task::JoinHandle,
 };
-use tokio_stream::StreamExt as _;
 use tonic::{
     Code,
     transport::{Channel, Endpoint, Uri},
@@ -27,121 +24,14 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use super::*;
+use super::{
+    fake::{Fake, snapshot},
+    *,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// HTTP/2's own, far below what tonic's clients ask for.
 const SMALL_WINDOW: Option<u32> = Some(65_535);
-
-/// Knows a `web` of two dynos and a `worker`; refuses the rest, each call in its own way.
-#[derive(Clone, Default)]
-struct Fake {
-    stops: Arc<Mutex<Vec<StopRequest>>>,
-}
-
-fn dyno(process_type: &str, number: u32) -> Dyno {
-    Dyno {
-        name: format!("{process_type}.{number}"),
-        process_type: process_type.to_owned(),
-        number,
-        state: DynoState::Up.into(),
-        ip: "127.0.0.1".to_owned(),
-        port: 4999 + number,
-        ..Default::default()
-    }
-}
-
-fn snapshot() -> GetStatusResponse {
-    GetStatusResponse {
-        app: "shop".to_owned(),
-        dynos: vec![dyno("web", 1), dyno("web", 2), dyno("worker", 1)],
-        ..Default::default()
-    }
-}
-
-impl Control for Fake {
-    async fn status(&self, _: GetStatusRequest) -> Result<GetStatusResponse, ControlError> {
-        Ok(snapshot())
-    }
-
-    async fn scale(&self, _: ScaleRequest) -> Result<ScaleResponse, ControlError> {
-        Err(ControlError::Invalid(
-            "no process type `x`; known: web".to_owned(),
-        ))
-    }
-
-    async fn start(&self, _: StartRequest) -> Result<StartResponse, ControlError> {
-        Err(ControlError::ShuttingDown)
-    }
-
-    async fn stop(&self, request: StopRequest) -> Result<StopResponse, ControlError> {
-        let known = |name: &String| {
-            snapshot()
-                .dynos
-                .iter()
-                .any(|dyno| [&dyno.name, &dyno.process_type].contains(&name))
-        };
-        self.stops.lock().unwrap().push(request.clone());
-        if !request.select.iter().all(known) {
-            return Err(ControlError::NotFound("no such dyno".to_owned()));
-        }
-        Ok(StopResponse::default())
-    }
-
-    async fn restart(&self, _: RestartRequest) -> Result<RestartResponse, ControlError> {
-        Err(ControlError::Driver("gone".to_owned()))
-    }
-
-    async fn list_releases(&self) -> Result<ListReleasesResponse, ControlError> {
-        Err(ControlError::NotFound("x".repeat(100_000)))
-    }
-
-    async fn apply(&self, _: ApplyReleaseRequest) -> Result<ApplyReleaseResponse, ControlError> {
-        Err(ControlError::Rejected("web.1 did not come up".to_owned()))
-    }
-
-    async fn rollback(&self, _: RollbackRequest) -> Result<RollbackResponse, ControlError> {
-        Err(ControlError::NotFound("no release v9".to_owned()))
-    }
-
-    async fn plan(&self, _: PlanReleaseRequest) -> Result<PlanReleaseResponse, ControlError> {
-        Ok(PlanReleaseResponse::default())
-    }
-
-    async fn driver(&self) -> Result<GetDriverResponse, ControlError> {
-        Ok(GetDriverResponse::default())
-    }
-
-    async fn shutdown(&self, _: ShutdownRequest) -> Result<(), ControlError> {
-        Ok(())
-    }
-
-    /// A flood that never ends.
-    async fn logs(
-        &self,
-        request: LogsRequest,
-    ) -> Result<impl Stream<Item = LogsResponse> + Send + 'static, ControlError> {
-        if request.source == "nobody" {
-            return Err(ControlError::Invalid("no source `nobody`".to_owned()));
-        }
-        let lines = vec![LogLine {
-            line: vec![b'x'; 1000],
-            ..Default::default()
-        }];
-        Ok(tokio_stream::iter(std::iter::repeat(LogsResponse {
-            lines,
-            dropped: 0,
-        })))
-    }
-
-    fn events(&self) -> impl Stream<Item = EventsResponse> + Send + 'static {
-        let first = EventsResponse {
-            at_unix_ms: 1,
-            event: Some(Event::Snapshot(snapshot())),
-        };
-        tokio_stream::once(first).chain(tokio_stream::pending())
-    }
-}
 
 struct Server {
     path: PathBuf,
@@ -438,7 +328,10 @@ async fn clients_that_have_stopped_reading_do_not_keep_the_server() {
 #[tokio::test]
 async fn a_socket_that_was_handed_in_is_served_and_left_where_it_is() {
     let server = Server::start_with(|path| {
-        ControlListener::from_std(std::os::unix::net::UnixListener::bind(path).unwrap())
+        let bound = std::os::unix::net::UnixListener::bind(path).unwrap();
+        let listener = ControlListener::taken_over(bound).unwrap();
+        assert_eq!(listener.path(), Some(path));
+        listener
     });
     assert_eq!(body(&server.http("GET /health", "").await), "OK");
     server.shutdown.cancel();
@@ -449,4 +342,29 @@ async fn a_socket_that_was_handed_in_is_served_and_left_where_it_is() {
             .file_type()
             .is_socket()
     );
+}
+
+/// Time stands still while somebody blocks: what the server waits for is only what it is sent.
+#[tokio::test(start_paused = true)]
+async fn who_was_connected_to_a_socket_that_outlives_hsup_is_answered_at_its_end() {
+    fn ask(mut stream: StdUnixStream) -> String {
+        let mut answer = String::new();
+        std::io::Write::write_all(&mut stream, b"GET /health HTTP/1.0\r\n\r\n").unwrap();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        body(&answer).to_owned()
+    }
+    let server = Server::start_with(|path| {
+        let bound = std::os::unix::net::UnixListener::bind(path).unwrap();
+        ControlListener::taken_over(bound).unwrap()
+    });
+    let (path, shutdown) = (server.path.clone(), server.shutdown.clone());
+    let asked = tokio::task::spawn_blocking(move || {
+        let [first, second] = [(); 2].map(|()| StdUnixStream::connect(&path).unwrap());
+        // When this one is answered the server has the other one, too.
+        assert_eq!(ask(second), "OK");
+        shutdown.cancel();
+        ask(first)
+    });
+    assert_eq!(asked.await.unwrap(), "OK");
+    server.task.await.unwrap().unwrap();
 }

@@ -12,6 +12,8 @@ pub(crate) enum Verdict {
     Again,
     /// The driver has lost the artifact: build again, then the same call.
     Rebuild,
+    /// It has no room, which may pass and is nobody's fault who asked; why.
+    NoRoom(String),
     /// It has failed, and would fail again; why.
     Failed(String),
 }
@@ -24,6 +26,7 @@ pub(crate) fn verdict(status: &Status, connection_gone: bool) -> Verdict {
     match status.code() {
         Code::Unavailable | Code::Aborted | Code::DeadlineExceeded => Verdict::Again,
         Code::NotFound if status.message().starts_with("artifact") => Verdict::Rebuild,
+        Code::ResourceExhausted => Verdict::NoRoom(said(status)),
         _ => Verdict::Failed(said(status)),
     }
 }
@@ -74,7 +77,7 @@ mod tests {
             ),
             (
                 Status::resource_exhausted(""),
-                failed("the driver answered ResourceExhausted"),
+                Verdict::NoRoom("the driver answered ResourceExhausted".to_owned()),
             ),
         ] {
             assert_eq!(verdict(&status, false), expected, "{status:?}");

@@ -117,6 +117,17 @@ impl DriverLink {
         })
     }
 
+    /// To a driver that somebody else looks after.
+    #[cfg(test)]
+    pub(crate) fn to(state: watch::Receiver<Link>) -> Self {
+        Self {
+            is_child: false,
+            state,
+            ending: CancellationToken::new(),
+            task: tokio::spawn(async {}),
+        }
+    }
+
     /// Whether hsup starts the driver itself.
     pub const fn is_child(&self) -> bool {
         self.is_child
@@ -324,7 +335,7 @@ impl Keeper {
             return Ok(established);
         }
         match self.settings.spec.clone() {
-            DriverSpec::Socket(socket) => match self.greet(&socket, HEALTH_WITHIN).await {
+            DriverSpec::Socket(socket) => match self.greet(&socket, reach::BOOT).await {
                 Ok(established) => {
                     self.note(None);
                     Ok(established)

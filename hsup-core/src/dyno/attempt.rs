@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tonic::Code;
 use tracing::{debug, warn};
 
-use super::{DynoSpec, Shared, io::IoDir, starting::Starting, waiting::Waiting};
+use super::{DynoSpec, Shared, io::IoDir, ledger::Ended, starting::Starting, waiting::Waiting};
 use crate::{
     command,
     driver::{Link, Pause, Up, demands, said, up_again},
@@ -51,6 +51,8 @@ pub(super) async fn start(
         request: &|up, artifact| request(shared, spec, run, up, artifact),
         turns: &shared.starts,
         within,
+        // A release is not to be rejected for it.
+        waits_for_room: within.is_some() || spec.name.process_type.is_release(),
         tell: &|text| shared.logs.note(&spec.name.to_string(), text),
     };
     starting.start(&shared.link, unwanted).await.map(|_| ())
@@ -169,9 +171,16 @@ pub(super) async fn stop(shared: Arc<Shared>, dyno_id: DynoId, how: Stop) -> Res
     stopped.map_err(|status| said(&status))
 }
 
-/// Has the driver forget the dyno. One that it keeps all the same is struck out, so that the
-/// sweep takes it for nobody's: it stops what may still run, and removes it.
-pub(super) async fn remove(shared: Arc<Shared>, dyno_id: DynoId) {
+/// Has file system and driver forget the dyno. One that the driver keeps all the same is struck
+/// out, so that the sweep takes it for nobody's: it stops what may still run, and removes it.
+pub(super) fn forget(shared: &Arc<Shared>, io: &IoDir, ended: Ended) {
+    io.remove();
+    let removing = remove(Arc::clone(shared), ended);
+    shared.tasks.spawn(removing);
+}
+
+async fn remove(shared: Arc<Shared>, ended: Ended) {
+    let dyno_id = ended.dyno_id();
     let mut link = shared.link.clone();
     let mut pause = Pause::new();
     for _ in 0..REMOVE_TRIES {
@@ -184,5 +193,5 @@ pub(super) async fn remove(shared: Arc<Shared>, dyno_id: DynoId) {
         warn!(%dyno_id, code = ?status.code(), message = status.message(), "remove failed");
         pause.wait().await;
     }
-    shared.ledger.forget(&dyno_id);
+    shared.ledger.forget(ended);
 }

@@ -10,7 +10,7 @@ use http_body_util::Empty;
 use hyper::{
     Request, StatusCode, Uri,
     client::conn::http1,
-    header::{CONNECTION, HOST, USER_AGENT},
+    header::{CONNECTION, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -26,13 +26,15 @@ const HEAD_MAX: usize = 16 * 1024;
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpCheck {
     uri: Uri,
+    /// Whom the dyno is asked as; `None`: its own address. Many apps answer for their hosts alone.
+    host: Option<HeaderValue>,
 }
 
 /// The text is no check.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseHttpCheckError {
     /// It is no path.
-    #[error("`{text}` is no path to ask for: use /PATH or web=/PATH")]
+    #[error("`{text}` is no path to ask for: use /PATH or http://HOST/PATH, or web=… of them")]
     Path {
         /// What was written.
         text: String,
@@ -84,17 +86,12 @@ impl HttpCheck {
         let mut request = Request::new(Empty::<Bytes>::new());
         request.uri_mut().clone_from(&self.uri);
         let headers = request.headers_mut();
-        if let Ok(host) = address.to_string().parse() {
+        let host = self.host.clone();
+        if let Some(host) = host.or_else(|| address.to_string().parse().ok()) {
             headers.insert(HOST, host);
         }
-        headers.insert(
-            USER_AGENT,
-            const { hyper::http::HeaderValue::from_static("hsup") },
-        );
-        headers.insert(
-            CONNECTION,
-            const { hyper::http::HeaderValue::from_static("close") },
-        );
+        headers.insert(USER_AGENT, const { HeaderValue::from_static("hsup") });
+        headers.insert(CONNECTION, const { HeaderValue::from_static("close") });
         let answer = sender.send_request(request);
         tokio::pin!(connection, answer);
         tokio::select! {
@@ -113,27 +110,38 @@ impl FromStr for HttpCheck {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (process_type, path) = match text.split_once('=') {
-            Some((name, path)) if !name.starts_with('/') => (name, path),
+            Some((name, path)) if !name.contains('/') => (name, path),
             _ => ("web", text),
         };
         let explain = || ParseHttpCheckError::Path {
             text: text.to_owned(),
         };
-        if !path.starts_with('/') {
-            return Err(explain());
-        }
+        let uri: Uri = path.parse().map_err(|_| explain())?;
+        // Other schemes ask for what a dyno does not speak; a name and password are no host.
+        let host = match (uri.scheme_str(), uri.authority()) {
+            (None, None) if path.starts_with('/') => None,
+            (Some("http"), Some(host)) if !host.as_str().contains('@') => {
+                Some(host.as_str().parse().map_err(|_| explain())?)
+            }
+            _ => return Err(explain()),
+        };
         if process_type != "web" {
             let process_type = process_type.to_owned();
             return Err(ParseHttpCheckError::NotWeb { process_type });
         }
-        let uri = path.parse().map_err(|_| explain())?;
-        Ok(Self { uri })
+        let uri = uri
+            .path_and_query()
+            .map_or_else(Uri::default, |path| path.clone().into());
+        Ok(Self { uri, host })
     }
 }
 
 impl fmt::Display for HttpCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GET {}", self.uri.path())
+        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
+        let scheme = if host.is_some() { "http://" } else { "" };
+        let host = host.unwrap_or_default();
+        write!(f, "GET {scheme}{host}{}", self.uri.path())
     }
 }
 
@@ -156,7 +164,7 @@ mod tests {
     use crate::errors::chain;
 
     /// What comes of a server that answers with these bytes, and what it was asked.
-    async fn asked(answer: Vec<u8>) -> (Result<(), NotReady>, String) {
+    async fn asked(check: &str, answer: Vec<u8>) -> (Result<(), NotReady>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
@@ -169,7 +177,7 @@ mod tests {
             drop(stream.write_all(&answer).await);
             (stream, request)
         });
-        let check: HttpCheck = "web=/health?deep".parse().unwrap();
+        let check: HttpCheck = check.parse().unwrap();
         let result = check.ask(address).await;
         let (_, request) = server.await.unwrap();
         (result, String::from_utf8(request).unwrap())
@@ -184,7 +192,7 @@ mod tests {
     async fn an_answer_of(status: &str) -> Option<String> {
         // The body does not come, and is not waited for.
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n");
-        let (result, request) = asked(head.into_bytes()).await;
+        let (result, request) = asked("web=/health?deep", head.into_bytes()).await;
         assert!(
             request.starts_with("GET /health?deep HTTP/1.1\r\n"),
             "{request}"
@@ -197,12 +205,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_dyno_is_asked_as_the_host_that_is_named() {
+        let check = "web=http://shop.example:8080/health?a=b";
+        let (result, request) = asked(check, b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).await;
+        result.unwrap();
+        let request = request.to_ascii_lowercase();
+        assert!(
+            request.starts_with("get /health?a=b http/1.1\r\n"),
+            "{request}"
+        );
+        assert!(
+            request.contains("\r\nhost: shop.example:8080\r\n"),
+            "{request}"
+        );
+    }
+
+    #[tokio::test]
     async fn a_head_without_an_end_is_no_answer() {
         let mut endless = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
         endless.resize(1 << 20, b'x');
-        let (result, _) = asked(endless).await;
+        let (result, _) = asked("/", endless).await;
         assert!(matches!(result, Err(NotReady::NotHttp(_))), "{result:?}");
-        let (result, _) = asked(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()).await;
+        let (result, _) = asked("/", b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()).await;
         assert!(matches!(result, Err(NotReady::NotHttp(_))), "{result:?}");
     }
 
@@ -216,7 +240,15 @@ mod tests {
 
     #[test]
     fn a_check_is_a_path_of_a_web() {
-        for good in ["/", "/health", "web=/health", "/a?b=c"] {
+        for good in [
+            "/",
+            "/health",
+            "web=/health",
+            "/a?b=c",
+            "http://host",
+            "http://host/x?a=b",
+            "web=http://host:80/x",
+        ] {
             assert!(good.parse::<HttpCheck>().is_ok(), "{good}");
         }
         for bad in [
@@ -224,7 +256,10 @@ mod tests {
             "health",
             "web=health",
             "web=",
-            "http://host/x",
+            "https://host/x",
+            "http:///x",
+            "http://user:hunter2@host/x",
+            "host/x",
             "/a b",
             "/\r\nX: y",
         ] {
@@ -234,5 +269,7 @@ mod tests {
         assert!(error.to_string().contains("only web dynos"), "{error}");
         let check: HttpCheck = "/health?token=hunter2".parse().unwrap();
         assert_eq!(format!("{check} {check:?}"), "GET /health GET /health");
+        let check: HttpCheck = "http://host/health?token=hunter2".parse().unwrap();
+        assert_eq!(check.to_string(), "GET http://host/health");
     }
 }

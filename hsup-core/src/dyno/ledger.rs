@@ -8,8 +8,8 @@ use std::{
 };
 
 use hsup_proto::driver::{self, State};
-use tokio::sync::Notify;
-use tracing::warn;
+use tokio::sync::{Notify, watch};
+use tracing::{debug, warn};
 
 use crate::{
     exit::ExitStatus,
@@ -21,8 +21,43 @@ use crate::{
 #[derive(Debug)]
 pub struct Ledger {
     journal: Mutex<Journal>,
+    /// Whether something that has happened is not in it yet.
+    is_behind: watch::Sender<bool>,
     /// Those that somebody waits for, with what makes that look for itself.
     known: Mutex<HashMap<DynoId, Option<Arc<Notify>>>>,
+}
+
+/// A dyno whose end is in the journal, so that it may be forgotten elsewhere. Whatever the next
+/// life of hsup would miss if the end were not there asks for this; only the ledger makes it.
+#[derive(Debug)]
+pub(super) struct Ended(DynoId);
+
+impl Ended {
+    pub(super) const fn dyno_id(&self) -> &DynoId {
+        &self.0
+    }
+}
+
+/// An end that the journal has no room for. If hsup dies now, the next life has to hear of it from
+/// the driver.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Owed {
+    ended: Ended,
+    is_behind: watch::Receiver<bool>,
+}
+
+impl Owed {
+    /// Waits until it is written.
+    pub(super) async fn written(mut self) -> Ended {
+        // What is owed is written all at once.
+        let written = self.is_behind.wait_for(|is_behind| !is_behind);
+        if written.await.is_err() {
+            // The ledger is gone, and will never write it.
+            std::future::pending::<()>().await;
+        }
+        self.ended
+    }
 }
 
 impl Ledger {
@@ -31,9 +66,21 @@ impl Ledger {
         let live = journal.live().map(|dyno| (dyno.dyno_id.clone(), None));
         let known = live.collect();
         Self {
+            is_behind: watch::Sender::new(journal.is_behind()),
             journal: Mutex::new(journal),
             known: Mutex::new(known),
         }
+    }
+
+    /// Writes to the journal, and tells whoever waits for what could not be written before.
+    fn write<T>(&self, write: impl FnOnce(&mut Journal) -> T) -> T {
+        let mut journal = lock(&self.journal);
+        let written = write(&mut journal);
+        self.is_behind.send_if_modified(|is_behind| {
+            let before = std::mem::replace(is_behind, journal.is_behind());
+            before != *is_behind
+        });
+        written
     }
 
     /// Enters a dyno before the driver hears of it.
@@ -43,7 +90,7 @@ impl Ledger {
     /// crash of hsup nobody would know whose it is.
     pub(super) fn begin(&self, dyno: LiveDyno) -> Result<(), JournalError> {
         let id = dyno.dyno_id.clone();
-        lock(&self.journal).append(&[Record::Start(dyno)])?;
+        self.write(|journal| journal.append(&[Record::Start(dyno)]))?;
         lock(&self.known).insert(id, None);
         Ok(())
     }
@@ -90,14 +137,14 @@ impl Ledger {
         let record = Record::Ready {
             dyno_id: id.clone(),
         };
-        if let Err(error) = lock(&self.journal).append(&[record]) {
-            // The next life will try whether it does.
+        if let Err(error) = self.write(|journal| journal.note(record)) {
+            // Until then the next life would try whether it does.
             warn!(%id, error = crate::errors::chain(&error), "readiness not journalled");
         }
     }
 
-    /// Writes down how it ended.
-    pub(super) fn end(&self, id: &DynoId, status: &ExitStatus) {
+    /// Writes down how it ended; `Err` while that cannot be written.
+    pub(super) fn end(&self, id: &DynoId, status: &ExitStatus) -> Result<Ended, Owed> {
         if let Some(doubt) = lock(&self.known).get_mut(id) {
             *doubt = None;
         }
@@ -105,24 +152,36 @@ impl Ledger {
             dyno_id: id.clone(),
             status: status.clone(),
         };
-        if let Err(error) = lock(&self.journal).append(&[record]) {
-            // The next life will ask the driver about it, and hear that it is not there.
-            warn!(%id, error = crate::errors::chain(&error), "end not journalled");
+        let ended = Ended(id.clone());
+        match self.write(|journal| journal.note(record)) {
+            Ok(()) => Ok(ended),
+            Err(error) => {
+                warn!(%id, error = crate::errors::chain(&error), "end not journalled");
+                let is_behind = self.is_behind.subscribe();
+                Err(Owed { ended, is_behind })
+            }
+        }
+    }
+
+    /// Writes down what could not be written when it happened: the disk may have room again.
+    pub(crate) fn catch_up(&self) {
+        if let Err(error) = self.write(Journal::catch_up) {
+            debug!(error = crate::errors::chain(&error), "journal still behind");
         }
     }
 
     /// Strikes a dyno out that the driver has no record of any more.
-    pub(super) fn forget(&self, id: &DynoId) {
-        lock(&self.known).remove(id);
+    pub(super) fn forget(&self, ended: Ended) {
+        let Ended(id) = ended;
+        lock(&self.known).remove(&id);
     }
 
     /// Strikes out a dyno of an earlier life whose release nobody remembers: the sweep stops it.
     pub(crate) fn disown(&self, id: &DynoId) {
-        self.end(
-            id,
-            &ExitStatus::lost("its release is not known any more", 0),
-        );
-        self.forget(id);
+        let lost = ExitStatus::lost("its release is not known any more", 0);
+        // Written or not: the next life would disown it, too.
+        drop(self.end(id, &lost));
+        lock(&self.known).remove(id);
     }
 
     /// Whether the dyno is ours, or is just being started or removed.
@@ -140,6 +199,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::state::StateDir;
@@ -183,7 +244,7 @@ mod tests {
         for (name, doubt) in names.iter().zip(&doubts).take(4) {
             ledger.await_end(&id(name), doubt);
         }
-        ledger.end(&id("web-1-d"), &ExitStatus::code(0, 1));
+        ledger.end(&id("web-1-d"), &ExitStatus::code(0, 1)).unwrap();
         ledger.doubt(&[
             listed("web-1-a", State::Running),
             listed("web-1-b", State::Exited),
@@ -198,6 +259,39 @@ mod tests {
         assert_eq!(told, ["web-1-b", "web-1-c"], "exited, and missing");
     }
 
+    #[tokio::test]
+    async fn an_end_counts_once_it_is_written_whatever_has_it_written() {
+        type Act = fn(&Ledger);
+        let acts: [Act; 4] = [
+            |ledger| ledger.begin(dyno("web-1-c")).unwrap(),
+            |ledger| ledger.ready(&id("web-1-b")),
+            |ledger| drop(ledger.end(&id("web-1-b"), &ExitStatus::code(0, 1)).unwrap()),
+            Ledger::catch_up,
+        ];
+        for act in acts {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDir::open(dir.path()).unwrap();
+            let ledger = Ledger::new(state.journal().unwrap().0);
+            ledger.begin(dyno("web-1-a")).unwrap();
+            ledger.begin(dyno("web-1-b")).unwrap();
+            let file = lock(&ledger.journal).fill_disk();
+            let owed = ledger.end(&id("web-1-a"), &ExitStatus::code(7, 1));
+            let written = owed.unwrap_err().written();
+            let mut written = std::pin::pin!(written);
+            ledger.catch_up();
+            assert!(
+                written.as_mut().now_or_never().is_none(),
+                "nothing is written"
+            );
+            lock(&ledger.journal).free_disk(file);
+            act(&ledger);
+            let ended = written.now_or_never().unwrap();
+            assert_eq!(ended.dyno_id(), &id("web-1-a"));
+            let live = lock(&ledger.journal);
+            assert!(live.live().all(|dyno| dyno.dyno_id != *ended.dyno_id()));
+        }
+    }
+
     #[test]
     fn what_the_journal_has_is_ours_from_the_first_look_until_it_is_disowned() {
         let dir = tempfile::tempdir().unwrap();
@@ -206,7 +300,7 @@ mod tests {
         for name in ["web-1-a", "web-1-b", "web-1-c"] {
             ledger.begin(dyno(name)).unwrap();
         }
-        ledger.end(&id("web-1-c"), &ExitStatus::code(0, 1));
+        ledger.end(&id("web-1-c"), &ExitStatus::code(0, 1)).unwrap();
         assert!(ledger.knows("web-1-c"), "the driver has yet to forget it");
         drop(ledger);
 

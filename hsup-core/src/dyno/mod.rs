@@ -19,6 +19,7 @@ mod ledger;
 mod ready;
 mod starting;
 mod task;
+mod tasks;
 mod waiting;
 
 use std::{
@@ -39,6 +40,7 @@ pub use io::{FdBudget, IoDir, IoDirError, clear as clear_io};
 pub use ledger::Ledger;
 pub(crate) use starting::Starting;
 pub use task::spawn;
+pub use tasks::Tasks;
 pub(crate) use waiting::Waiting;
 
 use crate::{
@@ -96,6 +98,8 @@ pub struct Shared {
     pub logs: Logs,
     /// Which dyno ids are ours, over a crash of hsup, too.
     pub ledger: Ledger,
+    /// What acts for the dynos.
+    pub tasks: Tasks,
     /// The ports that dynos have.
     pub ports: Mutex<Ports>,
     /// Where files go.
@@ -262,6 +266,13 @@ pub struct Adopted {
     pub started_at_unix_ms: i64,
     /// It is a web that has accepted connections.
     pub was_ready: bool,
+}
+
+impl Adopted {
+    /// Whether it serves, as far as anybody knows before it is looked at.
+    pub fn serves(&self, name: &DynoName) -> bool {
+        self.was_ready || !name.process_type.is_web()
+    }
 }
 
 /// What a dyno's name went through before its task was born.

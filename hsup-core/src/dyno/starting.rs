@@ -49,6 +49,8 @@ pub(crate) struct Starting<'a> {
     pub(crate) turns: &'a Semaphore,
     /// How long the driver may take from the first call; `None`: for ever.
     pub(crate) within: Option<Duration>,
+    /// Whether it waits for a driver that has no room, as for one that cannot start it yet.
+    pub(crate) waits_for_room: bool,
     /// Says why it takes so long.
     pub(crate) tell: &'a (dyn Fn(&str) + Sync),
 }
@@ -61,13 +63,20 @@ impl Starting<'_> {
         link: &watch::Receiver<Link>,
         unwanted: &mut watch::Receiver<Option<Stop>>,
     ) -> Result<Arc<Up>, ExitStatus> {
-        let mut asked = None;
+        let (mut asked, mut refused) = (None, None);
         let result = tokio::select! {
             // An answer that is there counts: a process runs, and is stopped as such.
             biased;
-            result = self.ask(link.clone(), &mut asked) => result,
-            () = said_so(unwanted) => Err(not_started("it was stopped before it ran")),
+            result = self.ask(link.clone(), &mut asked, &mut refused) => Some(result),
+            () = said_so(unwanted) => None,
         };
+        let result = result.unwrap_or_else(|| {
+            let stopped = "it was stopped before it ran";
+            Err(not_started(match refused {
+                Some(why) => format!("{stopped}: {why}"),
+                None => stopped.to_owned(),
+            }))
+        });
         if result.is_err() && asked.is_some() {
             Box::pin(self.undo(link.clone(), unwanted)).await;
         }
@@ -105,11 +114,13 @@ impl Starting<'_> {
         }
     }
 
-    /// Asks until there is an answer. `asked` is the instance that may have begun.
+    /// Asks until there is an answer. `asked` is the instance that may have begun, `refused` what
+    /// a driver said last of why it cannot.
     async fn ask(
         &self,
         mut link: watch::Receiver<Link>,
         asked: &mut Option<String>,
+        refused: &mut Option<String>,
     ) -> Result<Arc<Up>, ExitStatus> {
         let mut artifact = Arc::clone(&self.artifact);
         let (mut pause, mut told, mut rebuilt) = (Pause::new(), false, false);
@@ -134,6 +145,7 @@ impl Starting<'_> {
                 return Ok(up);
             };
             debug!(id = %self.dyno_id, code = ?status.code(), message = status.message(), "start failed");
+            *refused = (!up.is_gone()).then(|| said(&status));
             match verdict(&status, up.is_gone()) {
                 Verdict::Again if up.is_gone() => {
                     // Another driver has all the time there is, but for one that takes down
@@ -151,6 +163,14 @@ impl Starting<'_> {
                         format!("The driver cannot start it yet: {}", said(&status))
                     });
                 }
+                // Nothing runs, and that says nothing of what was to run.
+                Verdict::NoRoom(why) if self.waits_for_room => {
+                    // Another driver may be asked, too: this one has begun nothing.
+                    *asked = None;
+                    self.tell_once(&mut told, || {
+                        format!("The driver has no room to start it yet: {why}")
+                    });
+                }
                 Verdict::Rebuild if !rebuilt => {
                     rebuilt = true;
                     // Rare, and large: a thousand Starts at once must not all have room for it.
@@ -158,7 +178,9 @@ impl Starting<'_> {
                     artifact = built.await.map_err(not_started)?;
                     continue;
                 }
-                Verdict::Rebuild | Verdict::Failed(_) => return Err(not_started(said(&status))),
+                Verdict::Rebuild | Verdict::NoRoom(_) | Verdict::Failed(_) => {
+                    return Err(not_started(said(&status)));
+                }
             }
             if !within(deadline, pause.wait()).await {
                 let allowed = self.within.unwrap_or_default().as_secs_f64();
@@ -302,6 +324,7 @@ mod tests {
             },
             turns: &Semaphore::new(1),
             within: None,
+            waits_for_room: false,
             tell: &|text| told.lock().unwrap().push(text.to_owned()),
         };
         let (unwanted, mut is_unwanted) = watch::channel(None);
@@ -314,7 +337,8 @@ mod tests {
             grace: Duration::from_secs(3),
         }));
         let status = started.await.unwrap_err();
-        assert_eq!(status.how, not_started("it was stopped before it ran").how);
+        let why = "it was stopped before it ran: no answer within 60s (DeadlineExceeded)";
+        assert_eq!(status.how, not_started(why).how);
         let calls = driver.0.lock().unwrap().clone();
         let expected = [
             "start web-1-abc",

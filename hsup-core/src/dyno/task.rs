@@ -43,6 +43,7 @@ pub fn spawn(
     if spec.on_trial {
         lifecycle = lifecycle.on_trial();
     }
+    let owner = Arc::clone(&shared);
     let task = Task {
         key,
         lifecycle,
@@ -75,7 +76,7 @@ pub fn spawn(
             port: 0,
         },
     };
-    tokio::spawn(task.run(birth));
+    owner.tasks.spawn(task.run(birth));
     DynoHandle { spec, commands }
 }
 
@@ -162,7 +163,7 @@ impl Task {
                 return;
             }
             match self.next().await {
-                // The supervisor is gone, and the runtime with it.
+                // The supervisor is gone.
                 Woken::Command(None) => return,
                 Woken::Command(Some(Command::Restart(how))) => self.apply(Event::Restart { how }),
                 Woken::Command(Some(Command::Retire(how))) => self.apply(Event::Retire { how }),

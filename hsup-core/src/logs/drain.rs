@@ -8,9 +8,9 @@
 //!
 //! - Each drain has a queue with a bound and a thread of its own: a slow one holds up neither
 //!   another drain nor a dyno, and nothing here is shared but the lines themselves.
-//! - The order of a dyno's lines holds at the drain.  Several requests are on their way at once,
+//! - The order of a dyno's lines holds at the drain. Several requests are on their way at once,
 //!   each with lines of other dynos: all of one dyno's go through the same sender.
-//! - Nothing goes missing in silence.  What had no room (L12; L10 where Logplex says that) or
+//! - Nothing goes missing in silence. What had no room (L12; L10 where Logplex says that) or
 //!   could not be delivered (L13) is counted and told to the drain itself, again and again until
 //!   it has heard of it.
 //! - Without a drain there is no thread, and nothing of TLS is touched.
@@ -18,6 +18,8 @@
 mod batch;
 mod encode;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod http;
 mod queue;
 mod registry;
@@ -28,13 +30,17 @@ mod target;
 
 use std::{
     collections::VecDeque,
-    io,
-    sync::{Arc, Weak},
+    fmt, io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use hsup_driver_kit::hex;
+use reqwest::Client;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::watch,
@@ -60,9 +66,9 @@ pub(super) use self::{
     queue::Queue,
     registry::{Drains, finish_all},
 };
-use super::shared::Shared;
+use super::{line::counted_past, shared::Shared};
 
-/// What may wait for one drain: some seconds of a flood, or hours of a usual app.
+/// What may wait for one drain, in bytes: seconds of a flood, or hours of a usual app.
 const ROOM: usize = 32 << 20;
 /// How many requests to an HTTP drain are on their way at once.
 const LANES: usize = 8;
@@ -79,12 +85,14 @@ const WRITE_LIMITS: Limits = Limits {
 };
 /// How long a drain may take for what waits when nothing more comes.
 pub(super) const LAST_LINES_WITHIN: Duration = Duration::from_secs(5);
-/// What its thread may take beyond that to say that it is over.
+/// How much longer its thread may take to report its end.
 const OVER_WITHIN: Duration = Duration::from_millis(250);
 
 /// How a drain stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainStatus {
+    /// Which of those that this hsup has begun, from 1.
+    pub number: u32,
     /// Which, without its secrets.
     pub target: String,
     /// What became of its lines.
@@ -98,43 +106,82 @@ pub struct Undelivered {
     pub target: String,
     /// How many still waited when hsup ended.
     pub lines: u64,
-    /// How many had been dropped before, announced or not.
+    /// How many had been dropped before that, announced or not.
     pub dropped: u64,
-    /// How many had been lost before, announced or not.
+    /// How many had been lost before that, announced or not.
     pub lost: u64,
     /// What went wrong last, if anything did.
     pub why: Option<String>,
 }
 
+impl Undelivered {
+    /// Whether all of them are none.
+    fn is_nothing(&self) -> bool {
+        self.lines + self.dropped + self.lost == 0
+    }
+}
+
+/// For people: `12 lines were not delivered to …`.
+impl fmt::Display for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            target,
+            lines,
+            dropped,
+            lost,
+            why,
+        } = self;
+        write!(f, "{} not delivered to {target}", counted_past(*lines))?;
+        if dropped + lost > 0 {
+            write!(f, " ({dropped} dropped and {lost} lost before)")?;
+        }
+        match why {
+            Some(why) => write!(f, ": {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A drain that works.
 #[derive(Debug)]
 pub(super) struct Drain {
+    number: u32,
     pub(super) target: DrainTarget,
     pub(super) queue: Arc<Queue>,
     health: Arc<Health>,
+    /// Its thread is to say at the end what was not delivered. Whoever resets it says it.
+    tells: Arc<AtomicBool>,
     stop: CancellationToken,
     /// How many lines it did not deliver, once it is over.
     over: watch::Receiver<Option<u64>>,
 }
 
 impl Drain {
-    /// Starts the thread of a drain.
+    /// Starts the thread of the drain with this number.
     ///
     /// # Errors
-    /// When the system refuses the thread.
-    pub(super) fn start(target: DrainTarget, shared: Weak<Shared>) -> io::Result<Self> {
-        let lanes = match target.kind {
-            Kind::Logplex(_) | Kind::Https(_) => LANES,
-            _ => 1,
+    /// When the system refuses the thread, or there is nothing to do HTTPS with.
+    pub(super) fn start(
+        number: u32,
+        target: DrainTarget,
+        shared: Weak<Shared>,
+    ) -> io::Result<Self> {
+        // Here, where it can still be refused: a drain that cannot begin would lose every line.
+        let (lanes, client) = match target.kind {
+            Kind::Logplex(_) | Kind::Https(_) => (LANES, Some(http::client()?)),
+            _ => (1, None),
         };
         let queue = Arc::new(Queue::new(lanes, ROOM));
         let stop = CancellationToken::new();
         let (is_over, over) = watch::channel(None);
         let health = Arc::new(Health::new(target.to_string(), shared));
+        let tells = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&tells);
         let worker = Worker {
             target: target.clone(),
             queue: Arc::clone(&queue),
             lanes,
+            client,
             health: Arc::clone(&health),
             stop: stop.clone(),
         };
@@ -142,12 +189,17 @@ impl Drain {
             .name("drain".to_owned())
             .spawn(move || {
                 let left = worker.work();
+                if told.swap(false, Ordering::AcqRel) {
+                    worker.tell(left);
+                }
                 is_over.send_replace(Some(left));
             })?;
         Ok(Self {
+            number,
             target,
             queue,
             health,
+            tells,
             stop,
             over,
         })
@@ -155,6 +207,7 @@ impl Drain {
 
     pub(super) fn status(&self) -> DrainStatus {
         DrainStatus {
+            number: self.number,
             target: self.target.to_string(),
             counts: self.queue.counts(),
         }
@@ -164,8 +217,20 @@ impl Drain {
         self.over.borrow().is_some()
     }
 
-    /// Has the drain send what waits, for [`LAST_LINES_WITHIN`] or until `stop`; answers what it did
-    /// not get.
+    /// Lets nothing more in: what waits is still sent, and what that never delivers is said.
+    pub(super) fn retire(&self) {
+        self.tells.store(true, Ordering::Release);
+        self.queue.end();
+    }
+
+    /// Takes from the thread of a retired drain what it would say at its end; answers whether it
+    /// has not said it yet.
+    pub(super) fn hush(&self) -> bool {
+        self.tells.swap(false, Ordering::AcqRel)
+    }
+
+    /// Lets the drain send what waits, for [`LAST_LINES_WITHIN`] or until `stop`; answers what it
+    /// did not get.
     pub(super) async fn finish(mut self, stop: CancellationToken) -> Undelivered {
         self.queue.end();
         let over = async {
@@ -186,15 +251,20 @@ impl Drain {
             () = patience => None,
         };
         let lines = left.unwrap_or_else(|| self.queue.give_up());
-        let counts = self.queue.counts();
-        Undelivered {
-            target: self.target.to_string(),
-            lines,
-            dropped: counts.dropped,
-            // Those that are given up are counted as lost.
-            lost: counts.lost.saturating_sub(lines),
-            why: self.health.why(),
-        }
+        undelivered(&self.target, &self.queue, &self.health, lines)
+    }
+}
+
+/// What a drain that is over did not get, when it has given up so many lines.
+fn undelivered(target: &DrainTarget, queue: &Queue, health: &Health, lines: u64) -> Undelivered {
+    let counts = queue.counts();
+    Undelivered {
+        target: target.to_string(),
+        lines,
+        dropped: counts.dropped,
+        // Those that are given up are counted as lost.
+        lost: counts.lost.saturating_sub(lines),
+        why: health.why(),
     }
 }
 
@@ -204,6 +274,8 @@ struct Worker {
     target: DrainTarget,
     queue: Arc<Queue>,
     lanes: usize,
+    /// What its lanes send requests with, where they do.
+    client: Option<Client>,
     health: Arc<Health>,
     stop: CancellationToken,
 }
@@ -211,7 +283,7 @@ struct Worker {
 impl Worker {
     /// Sends until the queue has ended and is empty, or its time is over; answers how many lines
     /// are left.
-    fn work(self) -> u64 {
+    fn work(&self) -> u64 {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -228,15 +300,16 @@ impl Worker {
         self.queue.give_up()
     }
 
+    /// Says what was never delivered, where that is anything.
+    fn tell(&self, left: u64) {
+        let undelivered = undelivered(&self.target, &self.queue, &self.health, left);
+        if !undelivered.is_nothing() {
+            self.health.note(&undelivered.to_string());
+        }
+    }
+
     async fn send(&self) {
-        let senders = match self.senders() {
-            Ok(senders) => senders,
-            Err(why) => {
-                let shown = &self.target;
-                return self.health.note(&format!("Log drain {shown}: {why}"));
-            }
-        };
-        let mut tasks: JoinSet<()> = senders.into_iter().map(Sender::run).collect();
+        let mut tasks: JoinSet<()> = self.senders().into_iter().map(Sender::run).collect();
         let all = async { while tasks.join_next().await.is_some() {} };
         let time_over = async {
             self.queue.ended().await;
@@ -250,13 +323,9 @@ impl Worker {
         drop(timeout(OVER_WITHIN, tasks.shutdown()).await);
     }
 
-    fn senders(&self) -> Result<Vec<Sender>, String> {
-        let client = match self.target.kind {
-            Kind::Logplex(_) | Kind::Https(_) => Some(http::client()?),
-            _ => None,
-        };
+    fn senders(&self) -> Vec<Sender> {
         let sender = |lane| {
-            let (encoding, delivery) = match (&self.target.kind, &client) {
+            let (encoding, delivery) = match (&self.target.kind, &self.client) {
                 (Kind::Logplex(http), Some(client)) => {
                     let poster = Poster::new(client.clone(), http.clone(), None);
                     (Encoding::Logplex, Delivery::Http(poster))
@@ -287,7 +356,7 @@ impl Worker {
                     unreachable!("a drain that is posted to has a client")
                 }
             };
-            let is_http = client.is_some();
+            let is_http = self.client.is_some();
             Sender {
                 queue: Arc::clone(&self.queue),
                 lane,
@@ -300,12 +369,12 @@ impl Worker {
                 failures: 0,
             }
         };
-        Ok((0..self.lanes).map(sender).collect())
+        (0..self.lanes).map(sender).collect()
     }
 }
 
-/// Whom an HTTPS drain takes us for: the same at each start, told from other drains', and
-/// nothing of the URL can be read from it but by whom knows it.
+/// The drain token by which an HTTPS drain knows us: the same at each start, and another for each
+/// drain. It gives nothing of the URL away to who does not know that already.
 fn drain_token(target: &DrainTarget) -> String {
     let digest = Sha256::digest(format!("{}\0{target}", own_hostname()));
     let hex = hex::encode(&digest[..16]);

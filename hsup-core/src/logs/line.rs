@@ -1,7 +1,7 @@
 //! One line of output, and the blocks of lines that travel inside the router.
 //!
 //! The router never handles lines one by one where it can help it: what one
-//! `read` brought is a block of whole lines with one time and one origin.  A
+//! `read` brought is a block of whole lines with one time and one origin. A
 //! [`Chunk`] is such a block once somebody wants to see it; it becomes
 //! [`Line`]s only in the hands of whoever asked.
 
@@ -74,6 +74,20 @@ impl From<Line> for control::LogLine {
     }
 }
 
+/// `1 line`, `2 lines`.
+pub(super) fn counted(lines: u64) -> String {
+    match lines {
+        1 => "1 line".to_owned(),
+        _ => format!("{lines} lines"),
+    }
+}
+
+/// `1 line was`, `2 lines were`.
+pub(super) fn counted_past(lines: u64) -> String {
+    let verb = if lines == 1 { "was" } else { "were" };
+    format!("{} {verb}", counted(lines))
+}
+
 /// How much of a dyno's last lines a report of its end has.
 const REPORT_BYTES: usize = 16 * 1024;
 
@@ -100,7 +114,7 @@ pub(super) fn report(lines: &[Line]) -> Arc<[String]> {
     report.into()
 }
 
-/// Which lines are wanted.  The default wants all.
+/// Which lines are wanted. The default wants all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Dyno names and process types; empty means all.
@@ -119,7 +133,7 @@ impl Filter {
     }
 
     pub(super) fn wants_name(&self, name: &str) -> bool {
-        let process_type = name.rsplit_once('.').map_or(name, |(kind, _)| kind);
+        let process_type = process_type_of(name);
         self.select.is_empty()
             || self
                 .select
@@ -130,6 +144,12 @@ impl Filter {
     pub(super) fn wants_source(&self, source: Source) -> bool {
         self.source.is_none_or(|wanted| wanted == source)
     }
+}
+
+/// What stands before the number in a dyno's name; another name is its own.
+pub(super) fn process_type_of(name: &str) -> &str {
+    name.rsplit_once('.')
+        .map_or(name, |(process_type, _)| process_type)
 }
 
 /// What a block of lines has in common.
@@ -162,10 +182,20 @@ pub(super) struct Chunk {
     pub(super) bytes: Bytes,
 }
 
-/// What a block that is kept for a reader costs beside its text.
-pub(super) const CHUNK_BYTES: usize = size_of::<Chunk>() + 32;
+/// What an allocator adds to a small allocation at most: its own header, and rounding up.
+const ALLOCATION_BYTES: usize = 32;
+/// What a block that is kept for a reader costs beside its text: its place in a queue (with its
+/// count of lines) that is a quarter longer than it must be, its text's allocation, and that of
+/// the text's reference count.
+pub(super) const CHUNK_BYTES: usize =
+    (size_of::<Chunk>() + size_of::<u64>()) * 5 / 4 + 2 * ALLOCATION_BYTES;
 
 impl Chunk {
+    /// What it takes of a reader's memory.
+    pub(super) fn cost(&self) -> usize {
+        self.bytes.len() + CHUNK_BYTES
+    }
+
     /// How many lines are left in it.
     pub(super) fn count(&self) -> usize {
         memchr::memchr_iter(b'\n', &self.bytes).count()
@@ -214,6 +244,18 @@ mod tests {
         for name in ["system", "web.1", "api.1"] {
             assert_eq!(Origin::of_note(name).source, Source::Heroku);
         }
+    }
+
+    #[test]
+    fn one_line_is_not_spoken_of_as_many() {
+        assert_eq!(
+            [counted(0), counted(1), counted(2)],
+            ["0 lines", "1 line", "2 lines"]
+        );
+        assert_eq!(
+            [counted_past(1), counted_past(2)],
+            ["1 line was", "2 lines were"]
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! hsup's own lines on their way to a terminal that may be blocked.
 //!
-//! Who has something to say never waits for it.  When the terminal takes nothing
+//! Who has something to say never waits for it. When the terminal takes nothing
 //! for long, the newest lines are not shown, and how many is said once it flows again.
 
 use std::sync::Arc;
+
+use super::{SYSTEM, line::counted};
 
 /// What may wait.
 const MAX_NOTES: usize = 1024;
@@ -22,13 +24,13 @@ pub(super) struct Note {
 pub(super) struct Notes {
     waiting: Vec<Note>,
     bytes: usize,
-    dropped: usize,
+    dropped: u64,
 }
 
 impl Notes {
     pub(super) fn push(&mut self, note: Note) {
         if self.waiting.len() == MAX_NOTES || self.bytes + note.lines.len() > MAX_BYTES {
-            self.dropped += memchr::memchr_iter(b'\n', &note.lines).count();
+            self.dropped += memchr::memchr_iter(b'\n', &note.lines).count() as u64;
             return;
         }
         self.bytes += note.lines.len();
@@ -39,13 +41,12 @@ impl Notes {
     pub(super) fn into_notes(self, at_unix_us: i64) -> Vec<Note> {
         let mut notes = self.waiting;
         if self.dropped > 0 {
-            let lines = if self.dropped == 1 { "line" } else { "lines" };
             let text = format!(
-                "{} {lines} of hsup's own not shown: the terminal took nothing\n",
-                self.dropped
+                "{} of hsup's own not shown: the terminal took nothing\n",
+                counted(self.dropped)
             );
             notes.push(Note {
-                name: "system".into(),
+                name: SYSTEM.into(),
                 at_unix_us,
                 lines: text.into_bytes(),
             });

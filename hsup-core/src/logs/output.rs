@@ -1,39 +1,61 @@
-//! One of hsup's own two outputs: a descriptor with a buffer before it.
+//! A descriptor that is written to until everything is out.
 //!
-//! Nothing is lost on the way out: a full pipe or a stopped terminal is waited
-//! for, also where somebody else made the descriptor non-blocking.  Two ends are
-//! different.  A reader that has gone (EPIPE, a terminal that hung up) will not
-//! come back, so the output is given up.  A full disk may get room again, so lines
-//! are lost until then, and their bytes are told in the output itself.  Either way
-//! they are counted, for whoever can tell it elsewhere.
+//! A full pipe or a stopped terminal is waited for, also where somebody else made the
+//! descriptor non-blocking, and from another thread it can be seen whether anything is taken
+//! meanwhile. Two ends are different. A reader that has gone (EPIPE, a terminal that hung up)
+//! will not come back, so the output is given up. A full disk may get room again, so lines
+//! are lost until then, and their bytes are told in the output itself. Either way they are
+//! counted, for whoever can tell it elsewhere.
 
 use std::{
-    mem,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    fs::File,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::write,
+    sys::stat::{SFlag, fstat},
+    unistd::{isatty, write},
 };
 
-/// How much is gathered before it is written.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// What one write has at most: one that blocks shows only at its end what was taken.
+const AT_ONCE: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Output {
     fd: OwnedFd,
-    buffer: Vec<u8>,
     lost: Option<Lost>,
     /// The last byte that got out was a `\n`, or none did yet.
     at_line_start: bool,
+    flow: Arc<Flow>,
+}
+
+/// How far the writing is, seen from another thread.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
     /// How many bytes the write under way has left.
-    pending: Arc<AtomicUsize>,
+    left: AtomicUsize,
+    taken: AtomicU64,
+}
+
+impl Flow {
+    /// How many bytes the write under way has left.
+    pub(super) fn left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// A number that changes whenever anything is taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
 }
 
 /// What could not be written, and has not been told in the output itself.
@@ -51,13 +73,12 @@ impl Lost {
 }
 
 impl Output {
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    pub(super) fn new(fd: OwnedFd, flow: Arc<Flow>) -> Self {
         Self {
-            fd,
-            buffer: Vec::new(),
+            fd: of_our_own(fd.as_fd()).unwrap_or(fd),
             lost: None,
             at_line_start: true,
-            pending: Arc::default(),
+            flow,
         }
     }
 
@@ -66,43 +87,7 @@ impl Output {
         self.lost
     }
 
-    /// How many bytes the write under way has left, seen from another thread.
-    pub(super) fn pending(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.pending)
-    }
-
-    /// Adds a prefix and a line that follows it.
-    #[inline]
-    pub(super) fn push(&mut self, prefix: &[u8], line: &[u8]) {
-        if self.buffer.len() + prefix.len() + line.len() > BUFFER_BYTES {
-            self.flush();
-        }
-        self.buffer.extend_from_slice(prefix);
-        self.buffer.extend_from_slice(line);
-    }
-
-    /// Adds what `compose` writes.
-    pub(super) fn compose(&mut self, compose: impl FnOnce(&mut Vec<u8>)) {
-        compose(&mut self.buffer);
-        if self.buffer.len() > BUFFER_BYTES {
-            self.flush();
-        }
-    }
-
-    /// Writes what has gathered; waits for as long as the other side takes.
-    pub(super) fn flush(&mut self) {
-        if self.buffer.is_empty() {
-            return;
-        }
-        let mut buffer = mem::take(&mut self.buffer);
-        self.write_through(&buffer);
-        buffer.clear();
-        // One enormous line must not stay in memory.
-        buffer.shrink_to(2 * BUFFER_BYTES);
-        self.buffer = buffer;
-    }
-
-    /// Writes `bytes` past the buffer, which must be empty.
+    /// Writes everything; waits for as long as the other side takes.
     pub(super) fn write_through(&mut self, bytes: &[u8]) {
         if let Some(lost) = self.lost {
             if !lost.is_for_now() {
@@ -134,17 +119,23 @@ impl Output {
 
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), WriteFailed> {
         while !bytes.is_empty() {
-            self.pending.store(bytes.len(), Ordering::Relaxed);
-            let written = write_some(self.fd.as_fd(), bytes).map_err(|errno| WriteFailed {
-                errno,
-                left: bytes.len(),
+            self.flow.left.store(bytes.len(), Ordering::Relaxed);
+            let part = &bytes[..bytes.len().min(AT_ONCE)];
+            let written = write_some(self.fd.as_fd(), part).map_err(|errno| {
+                // They wait for nobody any more.
+                self.flow.left.store(0, Ordering::Relaxed);
+                WriteFailed {
+                    errno,
+                    left: bytes.len(),
+                }
             })?;
+            self.flow.taken.fetch_add(1, Ordering::Relaxed);
             if let Some(last) = bytes[..written].last() {
                 self.at_line_start = *last == b'\n';
             }
             bytes = &bytes[written..];
         }
-        self.pending.store(0, Ordering::Relaxed);
+        self.flow.left.store(0, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -153,6 +144,23 @@ struct WriteFailed {
     errno: Errno,
     /// How many bytes did not get out.
     left: usize,
+}
+
+/// The same pipe or terminal opened once more, so as not to block: then it is seen of a write
+/// that waits whether its reader takes a little now and then. The flag on `fd` itself would be
+/// for everybody who has that, the shell among them.
+fn of_our_own(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let mode = fstat(fd).ok()?.st_mode;
+    let kind = SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFIFO && !isatty(fd).unwrap_or(false) {
+        return None;
+    }
+    File::options()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .ok()
+        .map(Into::into)
 }
 
 /// Writes what there is room for, and waits until there is some: also where somebody else made
@@ -175,18 +183,22 @@ pub(crate) fn write_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize>
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
+    use std::{
+        fs::OpenOptions,
+        io::{Read as _, pipe},
+        thread,
+    };
+
+    use nix::fcntl::{FcntlArg, fcntl};
 
     use super::*;
 
     #[test]
     fn a_full_disk_is_told_once_there_is_room() {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut output = Output::new(full.into());
-        output.push(b"web.1 | ", b"lost\n");
-        output.flush();
-        output.push(b"web.1 | ", b"lost too\n");
-        output.flush();
+        let mut output = Output::new(full.into(), Arc::default());
+        output.write_through(b"web.1 | lost\n");
+        output.write_through(b"web.1 | lost too\n");
         assert_eq!(
             output.lost(),
             Some(Lost {
@@ -197,8 +209,7 @@ mod tests {
 
         let file = tempfile::NamedTempFile::new().unwrap();
         output.fd = file.reopen().unwrap().into();
-        output.push(b"web.1 | ", b"kept\n");
-        output.flush();
+        output.write_through(b"web.1 | kept\n");
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(output.lost(), None);
         assert_eq!(
@@ -209,15 +220,43 @@ mod tests {
 
     #[test]
     fn what_a_reader_that_has_gone_does_not_get_is_counted() {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = pipe().unwrap();
         drop(reader);
-        let mut output = Output::new(writer.into());
+        let mut output = Output::new(writer.into(), Arc::default());
         for _ in 0..2 {
-            output.push(b"web.1 | ", b"lost\n");
-            output.flush();
+            output.write_through(b"web.1 | lost\n");
         }
         let lost = output.lost().unwrap();
         assert_eq!((lost.bytes, lost.why), (26, Errno::EPIPE));
         assert!(!lost.is_for_now());
+    }
+
+    #[test]
+    fn it_is_seen_of_one_long_write_that_its_reader_takes_a_little() {
+        let (mut reader, writer) = pipe().unwrap();
+        let room = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap();
+        let room = usize::try_from(room).unwrap();
+        let flow = Arc::new(Flow::default());
+        let mut output = Output::new(writer.try_clone().unwrap().into(), Arc::clone(&flow));
+        assert_eq!(
+            fcntl(&writer, FcntlArg::F_GETFL).unwrap() & libc::O_NONBLOCK,
+            0
+        );
+        drop(writer);
+        let writing = thread::spawn(move || output.write_through(&vec![b'x'; 4 * room]));
+        while flow.left() != 3 * room {
+            thread::yield_now();
+        }
+        let before = flow.taken();
+        // A page: what the kernel gives a writer of a full pipe room by.
+        reader.read_exact(&mut [0; 4096]).unwrap();
+        while flow.taken() == before {
+            thread::yield_now();
+        }
+        assert!(flow.left() > 0, "most of it still waits");
+        let rest = thread::spawn(move || reader.read_to_end(&mut Vec::new()).unwrap());
+        writing.join().unwrap();
+        assert_eq!(rest.join().unwrap(), 4 * room - 4096);
+        assert_eq!(flow.left(), 0);
     }
 }

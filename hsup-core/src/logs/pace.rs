@@ -1,9 +1,9 @@
 //! When to let output gather before it is read.
 //!
 //! A dyno that writes line by line would wake the router for every line, which costs
-//! both of them more than the line does.  Rounds that follow each other at once and
+//! both of them more than the line does. Rounds that follow each other at once and
 //! bring little are a sign of it; then the router rests for a moment in which nobody
-//! would notice a line's delay.  A dyno that writes seldom, or much at once, never waits.
+//! would notice a line's delay. A dyno that writes seldom, or much at once, never waits.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ impl Pace {
         }
     }
 
-    /// The rest is over.  What gathered meanwhile is found at once, so it stays busy.
+    /// The rest is over. What gathered meanwhile is found at once, so it stays busy.
     pub(super) fn rested(&mut self, now: i64) {
         self.ended_at = now;
     }

@@ -1,26 +1,32 @@
 //! The last lines of every dyno, in memory of a fixed size.
 //!
 //! A ring belongs to a dyno's *name*, so the last lines of a dyno that crashed
-//! are still there when its successor writes.  It holds the bytes as they came,
+//! are still there when its successor writes. It holds the bytes as they came,
 //! with one [`Entry`] for each block that was read at once; a line is found again
-//! by its `\n`.  So keeping a megabyte of lines costs one copy, not ten thousand.
+//! by its `\n`. So keeping a megabyte of lines costs one copy, not ten thousand.
 //!
 //! Two bounds hold: `ring_bytes` for a name and `total_bytes` over all names,
-//! where the oldest lines of all go first.  Entries and names count, not only text.
-//! Memory that was reserved for growth may exceed them by a quarter.  None is reserved
+//! where the oldest lines of all go first. Entries and names count, not only text.
+//! Memory that was reserved for growth may exceed them by a quarter. None is reserved
 //! before there are lines: a dyno that is silent costs its name.
 //!
 //! Order is the order of arrival (`seq`), not the clock's, which may step back.
 
+mod lines;
+mod tail;
+
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap},
     sync::Arc,
 };
 
-use bytes::Bytes;
-
-use super::line::{CHUNK_BYTES, Chunk, Filter, Origin};
+pub(super) use self::tail::Tail;
+use self::{
+    lines::{ENTRY_BYTES, Entry, KnownRun, Ring},
+    tail::collect,
+};
+use super::line::{Filter, Origin};
 use crate::name::DynoId;
 
 /// One name's place in [`Rings`]; valid while a run of that name is live.
@@ -32,48 +38,6 @@ pub(super) struct RingKey(u32);
 pub(super) struct Run {
     pub(super) ring: RingKey,
     number: u32,
-}
-
-/// A block of whole lines.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    seq: u64,
-    at_unix_us: i64,
-    len: u32,
-    /// 0 for hsup's own lines.
-    run: u32,
-    origin: Origin,
-}
-
-const ENTRY_BYTES: usize = size_of::<Entry>();
-/// What a name costs before its first line.
-const NAME_BYTES: usize = size_of::<Ring>() + size_of::<KnownRun>() + 64;
-/// What a ring may have reserved beyond what it holds, beside a quarter of that.
-const SLACK: usize = 1024;
-
-#[derive(Debug)]
-struct KnownRun {
-    dyno_id: DynoId,
-    number: u32,
-    is_live: bool,
-}
-
-#[derive(Debug)]
-struct Ring {
-    name: Arc<str>,
-    bytes: VecDeque<u8>,
-    entries: VecDeque<Entry>,
-    /// Those that live, and the one that ended last: its end is about to be reported.
-    runs: Vec<KnownRun>,
-}
-
-/// The last lines of one or many rings.
-#[derive(Debug, Default)]
-pub(super) struct Tail {
-    /// Oldest first.
-    pub(super) chunks: Vec<Chunk>,
-    /// How many lines before them had no room.
-    pub(super) left_out: u64,
 }
 
 /// All rings.
@@ -315,131 +279,6 @@ impl RingKey {
     }
 }
 
-impl Ring {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.into(),
-            bytes: VecDeque::new(),
-            entries: VecDeque::new(),
-            runs: Vec::new(),
-        }
-    }
-
-    fn used(&self) -> usize {
-        NAME_BYTES + self.bytes.len() + self.entries.len() * ENTRY_BYTES
-    }
-
-    /// Drops the oldest lines until `incoming` more bytes fit under `limit`.
-    fn make_room(&mut self, incoming: usize, limit: usize) {
-        let held = |ring: &Self| ring.bytes.len() + ring.entries.len() * ENTRY_BYTES;
-        while let Some(front) = self.entries.front()
-            && held(self) + incoming > limit
-        {
-            let excess = held(self) + incoming - limit;
-            let len = front.len as usize;
-            // Where the first line that may stay begins.
-            let cut = if excess < len {
-                self.newline_after(excess - 1, len)
-            } else {
-                None
-            };
-            match cut {
-                Some(cut) if cut < len => self.cut_front(cut),
-                _ => self.drop_front(),
-            }
-        }
-    }
-
-    /// The position behind the first `\n` at or after `from` within the first `len` bytes.
-    fn newline_after(&self, from: usize, len: usize) -> Option<usize> {
-        let (first, second) = self.bytes.as_slices();
-        let split = first.len();
-        let in_first = (from < split)
-            .then(|| memchr::memchr(b'\n', &first[from..len.min(split)]))
-            .flatten()
-            .map(|at| from + at + 1);
-        in_first.or_else(|| {
-            let start = from.max(split);
-            (start < len)
-                .then(|| memchr::memchr(b'\n', &second[start - split..len - split]))
-                .flatten()
-                .map(|at| start + at + 1)
-        })
-    }
-
-    fn cut_front(&mut self, cut: usize) {
-        drop(self.bytes.drain(..cut));
-        if let Some(front) = self.entries.front_mut() {
-            front.len -= u32::try_from(cut).unwrap_or(front.len);
-        }
-    }
-
-    fn drop_front(&mut self) {
-        if let Some(front) = self.entries.pop_front() {
-            drop(self.bytes.drain(..front.len as usize));
-        }
-    }
-
-    fn push(&mut self, entry: Entry, lines: &[u8]) {
-        reserve(&mut self.bytes, lines.len());
-        reserve(&mut self.entries, 1);
-        self.bytes.extend(lines);
-        self.entries.push_back(entry);
-    }
-
-    /// Frees what many lines needed that have gone at once.
-    fn give_back(&mut self) {
-        let bytes = self.bytes.len();
-        if self.bytes.capacity() > bytes + bytes / 4 + SLACK {
-            self.bytes.shrink_to(bytes);
-        }
-        let entries = self.entries.len();
-        if self.entries.capacity() > entries + entries / 4 + SLACK / ENTRY_BYTES {
-            self.entries.shrink_to(entries);
-        }
-    }
-
-    fn shrink(&mut self) {
-        let bytes = self.bytes.len();
-        if self.bytes.capacity() > bytes + bytes / 8 {
-            self.bytes.shrink_to(bytes);
-        }
-        let entries = self.entries.len();
-        if self.entries.capacity() > entries + entries / 8 {
-            self.entries.shrink_to(entries);
-        }
-    }
-
-    /// A copy of the last `n` lines of the block that begins at `start`, and how many those are.
-    fn copy_lines(&self, start: usize, len: usize, n: usize) -> (Bytes, usize) {
-        let mut block = Vec::with_capacity(len);
-        let (first, second) = self.bytes.as_slices();
-        let split = first.len();
-        block.extend_from_slice(&first[start.min(split)..(start + len).min(split)]);
-        block
-            .extend_from_slice(&second[start.max(split) - split..(start + len).max(split) - split]);
-        let mut from = len;
-        let mut count = 0;
-        // The last byte is the `\n` of the last line.
-        for newline in memchr::memrchr_iter(b'\n', &block[..len - 1]) {
-            count += 1;
-            if count == n {
-                from = newline + 1;
-                break;
-            }
-        }
-        if count < n {
-            from = 0;
-            count += 1;
-        }
-        // A slice would keep the whole block alive.
-        if from > 0 {
-            block.drain(..from);
-        }
-        (Bytes::from(block), count)
-    }
-}
-
 /// The end of `lines` that has room in `limit` bytes, cut at a line's beginning.
 fn last_that_fit(lines: &[u8], limit: usize) -> &[u8] {
     let Some(excess) = lines.len().checked_sub(limit).filter(|excess| *excess > 0) else {
@@ -448,80 +287,12 @@ fn last_that_fit(lines: &[u8], limit: usize) -> &[u8] {
     memchr::memchr(b'\n', &lines[excess - 1..]).map_or(&[], |at| &lines[excess + at..])
 }
 
-/// Grows by an eighth rather than to the double: rings are many and live long.
-fn reserve<T>(deque: &mut VecDeque<T>, more: usize) {
-    if deque.capacity() - deque.len() < more {
-        deque.reserve_exact(more.max(deque.len() / 8).max(4));
-    }
-}
-
 /// Adds to a table that has an element for each dyno, and grows it by an eighth.
 pub(super) fn push_sparingly<T>(table: &mut Vec<T>, element: T) {
     if table.len() == table.capacity() {
         table.reserve_exact((table.len() / 8).max(8));
     }
     table.push(element);
-}
-
-/// Walks the entries of all `rings` from the newest back, until `n` lines are together, and
-/// only counts those for which `room` has none left.
-fn collect<'a>(
-    rings: impl Iterator<Item = &'a Ring>,
-    n: usize,
-    mut room: usize,
-    wanted: impl Fn(&Entry) -> bool,
-) -> Tail {
-    struct Cursor<'a> {
-        ring: &'a Ring,
-        /// Entries before this index are still to come.
-        index: usize,
-        /// Where the last of them ends.
-        end: usize,
-    }
-    let mut cursors: Vec<Cursor<'_>> = Vec::new();
-    let mut newest = BinaryHeap::new();
-    for ring in rings {
-        if let Some(entry) = ring.entries.back() {
-            newest.push((entry.seq, cursors.len()));
-            cursors.push(Cursor {
-                ring,
-                index: ring.entries.len(),
-                end: ring.bytes.len(),
-            });
-        }
-    }
-    let mut missing = n;
-    let mut tail = Tail::default();
-    while missing > 0
-        && let Some((_, at)) = newest.pop()
-    {
-        let cursor = &mut cursors[at];
-        cursor.index -= 1;
-        let entry = cursor.ring.entries[cursor.index];
-        let len = entry.len as usize;
-        cursor.end -= len;
-        if wanted(&entry) {
-            let (bytes, count) = cursor.ring.copy_lines(cursor.end, len, missing);
-            missing -= count;
-            // Older ones that would fit have no place behind a gap.
-            if tail.left_out > 0 || bytes.len() + CHUNK_BYTES > room {
-                tail.left_out += count as u64;
-            } else {
-                room -= bytes.len() + CHUNK_BYTES;
-                tail.chunks.push(Chunk {
-                    at_unix_us: entry.at_unix_us,
-                    origin: entry.origin,
-                    dyno: Arc::clone(&cursor.ring.name),
-                    bytes,
-                });
-            }
-        }
-        if let Some(before) = cursor.index.checked_sub(1) {
-            newest.push((cursor.ring.entries[before].seq, at));
-        }
-    }
-    tail.chunks.reverse();
-    tail
 }
 
 #[cfg(test)]

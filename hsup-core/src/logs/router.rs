@@ -1,15 +1,17 @@
 //! The thread that reads every dyno's output.
 //!
 //! One plain thread with one epoll, because that costs a sixth of what a task and
-//! an async reader for each stream cost.  In a round it reads each stream that has
+//! an async reader for each stream cost. In a round it reads each stream that has
 //! something once (so a flood gets one buffer's worth, as everybody else), keeps
-//! the lines in the rings, hands them to the subscribers, and writes what the round
-//! gathered to the terminal.
+//! the lines in the rings, hands them to the subscribers, and has what the round
+//! gathered written to the terminal.
 //!
-//! Standard output may block for hours.  It is the one thing that may, and therefore
-//! no lock is held while it is written to: everything that others ask of the logs
-//! goes through [`Shared`], and only the dynos' output waits.  A standard error that is a
-//! place of its own is written by a thread of its own (`stderr`), past this one.
+//! Standard output and error may block for hours, and so each has a thread of its own
+//! ([`super::outlet`]). This one waits for standard output alone, where that holds, and then
+//! no lock is held: everything that others ask of the logs goes through [`Shared`], and only
+//! the dynos' output waits.
+
+mod sink;
 
 use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, thread};
 
@@ -22,13 +24,14 @@ use nix::{
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+use self::sink::Sink;
 use super::{
     SYSTEM,
-    line::{Origin, Source, Stream},
+    line::Stream,
     pace::{PAUSE, Pace, Rest},
     ring::{Run, push_sparingly},
     shared::{Command, Dyno, Shared, now_unix_us},
-    terminal::Terminal,
+    terminal::{STUCK, Terminal},
 };
 use crate::name::DynoId;
 
@@ -78,15 +81,13 @@ pub(super) struct Router {
     buffer: Box<[u8]>,
     /// The bytes of all unfinished lines.
     unfinished: usize,
-    /// Somebody has been told that standard output loses lines.
-    loss_is_told: bool,
 }
 
 /// Whether the thread goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     GoOn,
-    End,
+    /// These want to know when everything is written.
+    End(Vec<oneshot::Sender<()>>),
 }
 
 impl Router {
@@ -102,7 +103,6 @@ impl Router {
             terminal,
             buffer: vec![0; LINE_BYTES + READ_BYTES].into(),
             unfinished: 0,
-            loss_is_told: false,
         })
     }
 
@@ -118,9 +118,7 @@ impl Router {
                     // Only a bug gets here; the dynos' output would otherwise be read in a busy loop.
                     error!(%errno, "log router cannot wait");
                     self.end();
-                    self.flush();
-                    self.tell_loss();
-                    return;
+                    return self.close_terminal(Vec::new());
                 }
             };
             pace.begin(now_unix_us());
@@ -131,23 +129,10 @@ impl Router {
                     _ => woken = true,
                 }
             }
-            let mut waiting = Vec::new();
-            let next = if woken {
-                self.serve(&mut waiting)
-            } else {
-                Next::GoOn
-            };
+            if woken && let Next::End(done) = self.serve() {
+                return self.close_terminal(done);
+            }
             self.flush();
-            if next == Next::End {
-                self.tell_loss();
-            }
-            for done in waiting {
-                // Nobody waits any more: that is theirs to decide.
-                let _: Result<(), ()> = done.send(());
-            }
-            if next == Next::End {
-                return;
-            }
             if pace.end(now_unix_us()) == Rest::Short {
                 thread::sleep(PAUSE);
                 pace.rested(now_unix_us());
@@ -155,8 +140,8 @@ impl Router {
         }
     }
 
-    /// Carries out what the handles asked for; `waiting` is told once the terminal has everything.
-    fn serve(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) -> Next {
+    /// Carries out what the handles asked for.
+    fn serve(&mut self) -> Next {
         let _: nix::Result<u64> = self.shared.wake.read();
         let commands = std::mem::take(&mut self.shared.lock().commands);
         let mut next = Next::GoOn;
@@ -165,17 +150,21 @@ impl Router {
                 Command::Add(dyno) => self.add(dyno),
                 Command::Finish { dyno_id, done } => {
                     self.finish(&dyno_id);
-                    waiting.push(done);
+                    // Nobody waits any more: that is theirs to decide.
+                    let _: Result<(), ()> = done.send(());
                 }
                 Command::Widen(len) => {
                     if let Some(terminal) = &mut self.terminal {
                         terminal.widen(len);
                     }
                 }
+                Command::LetGo => self.let_go(),
                 Command::End { done } => {
                     self.end();
-                    waiting.extend(done);
-                    next = Next::End;
+                    match &mut next {
+                        Next::GoOn => next = Next::End(done.into_iter().collect()),
+                        Next::End(all) => all.extend(done),
+                    }
                 }
             }
         }
@@ -196,33 +185,21 @@ impl Router {
         }
     }
 
-    fn flush(&mut self) {
-        let Some(terminal) = &mut self.terminal else {
-            return;
-        };
-        terminal.flush();
-        if !self.loss_is_told
-            && let Some(lost) = terminal.lost()
+    /// Has the terminal show what has gathered.
+    fn flush(&self) {
+        if let Some(terminal) = &self.terminal
+            && terminal.flush()
         {
-            self.loss_is_told = true;
-            let what = if lost.is_for_now() {
-                "Standard output takes no more"
-            } else {
-                "Standard output is gone"
-            };
-            let why = lost.why.desc();
-            let text =
-                format!("{what} ({why}): the dynos go on, and `hsupctl logs` has their last lines");
-            self.shared.note(SYSTEM, &text);
+            self.shared.note(SYSTEM, STUCK);
         }
     }
 
-    /// Says at the very end what standard output never took.
-    fn tell_loss(&self) {
-        if let Some(lost) = self.terminal.as_ref().and_then(Terminal::lost) {
-            let (bytes, why) = (lost.bytes, lost.why.desc());
-            let text = format!("{bytes} bytes of standard output were not written: {why}");
-            self.shared.note(SYSTEM, &text);
+    /// The same for the last time; each of `done` is dropped when everything is shown.
+    fn close_terminal(&self, done: Vec<oneshot::Sender<()>>) {
+        self.flush();
+        // Dropped, they say that there is nothing to wait for.
+        if let Some(terminal) = &self.terminal {
+            terminal.close(done);
         }
     }
 
@@ -270,7 +247,7 @@ impl Router {
         let Some(mut reader) = self.readers.get_mut(slot).and_then(Option::take) else {
             return 0;
         };
-        let count = match self.read_into(&mut reader) {
+        let count = match self.read_into(&mut reader, READ_BYTES) {
             Found::Bytes(count) => count,
             Found::Nothing => 0,
             Found::End => {
@@ -302,7 +279,7 @@ impl Router {
             let mut drained = 0;
             while !reader.at_end
                 && drained < DRAIN_BYTES
-                && let Found::Bytes(count) = self.read_into(&mut reader)
+                && let Found::Bytes(count) = self.read_into(&mut reader, READ_BYTES)
             {
                 drained += count;
             }
@@ -312,6 +289,30 @@ impl Router {
         }
         if let Some(run) = run {
             self.shared.lock().rings.end(run);
+        }
+    }
+
+    /// Lets go of all dynos, which go on writing for somebody else: of what they have written no
+    /// more is read than it takes to have whole lines.
+    fn let_go(&mut self) {
+        for slot in self
+            .by_dyno
+            .drain()
+            .flat_map(|(_, slots)| slots)
+            .collect::<Vec<_>>()
+        {
+            let Some(mut reader) = self.readers[slot as usize].take() else {
+                continue;
+            };
+            let mut taken = 0;
+            while !reader.unfinished.is_empty()
+                && taken < DRAIN_BYTES
+                && let Found::Bytes(count) = self.read_into(&mut reader, 1)
+            {
+                taken += count;
+            }
+            self.close(&mut reader);
+            self.free.push(slot);
         }
     }
 
@@ -341,9 +342,10 @@ impl Router {
         }
     }
 
-    fn read_into(&mut self, reader: &mut Reader) -> Found {
+    /// Reads `most` bytes at most.
+    fn read_into(&mut self, reader: &mut Reader, most: usize) -> Found {
         let carried = reader.unfinished.len();
-        let room = &mut self.buffer[carried..carried + READ_BYTES];
+        let room = &mut self.buffer[carried..carried + most];
         let count = loop {
             match read(&reader.fd, room) {
                 Ok(0) => return Found::End,
@@ -418,44 +420,12 @@ fn first_piece(data: &[u8]) -> Option<usize> {
     memchr::memchr(b'\n', start).is_none().then_some(LINE_BYTES)
 }
 
-/// Where lines go.
-struct Sink<'a> {
-    shared: &'a Shared,
-    terminal: Option<&'a mut Terminal>,
-    at_unix_us: i64,
-}
-
-impl Sink<'_> {
-    /// Takes whole lines.
-    fn take(&mut self, reader: &Reader, lines: &[u8]) {
-        let origin = Origin {
-            source: Source::App,
-            stream: reader.stream,
-        };
-        {
-            let mut state = self.shared.lock();
-            let state = &mut *state;
-            state
-                .rings
-                .append(reader.run, origin, self.at_unix_us, lines);
-            state.publish(&reader.name, origin, self.at_unix_us, lines);
-        }
-        if let Some(terminal) = &mut self.terminal {
-            terminal.lines(reader.stream, &reader.name, self.at_unix_us, lines);
-        }
-    }
-
-    /// Takes a line, or a piece of one, that has no `\n`.
-    fn take_unterminated(&mut self, reader: &Reader, piece: &[u8]) {
-        let mut line = Vec::with_capacity(piece.len() + 1);
-        line.extend_from_slice(piece);
-        line.push(b'\n');
-        self.take(reader, &line);
-    }
-}
-
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use nix::sys::eventfd::EventFd;
 
     use super::*;
@@ -497,5 +467,41 @@ mod tests {
         }
         assert!(size_of::<Option<Reader>>() <= 64);
         assert!(router.readers.capacity() <= 8);
+    }
+
+    #[test]
+    fn who_is_let_go_of_has_whole_lines_taken_and_the_rest_left() {
+        let rings = Rings::new(4096, 1 << 20);
+        let shared = Arc::new(Shared::new(rings, EventFd::new().unwrap(), None));
+        let mut router = Router::new(Arc::clone(&shared), None).unwrap();
+        let (out, mut stdout) = std::io::pipe().unwrap();
+        let (err, mut stderr) = std::io::pipe().unwrap();
+        let mut next = out.try_clone().unwrap();
+        let id: DynoId = "web-1".parse().unwrap();
+        let (run, name) = shared.lock().rings.begin("web.1", &id);
+        router.add(Dyno {
+            id: id.clone(),
+            name,
+            run,
+            stdout: out.into(),
+            stderr: err.into(),
+        });
+        stdout.write_all(b"one\ntw").unwrap();
+        stderr.write_all(b"a prompt: ").unwrap();
+        router.read_once(0);
+        router.read_once(1);
+        stdout.write_all(b"o\nthree\n").unwrap();
+        router.let_go();
+        let taken = shared.lock().rings.tail_of(&id, 10);
+        let lines: Vec<_> = super::super::lines(taken.chunks)
+            .into_iter()
+            .map(|line| String::from_utf8_lossy(&line.text).into_owned())
+            .collect();
+        assert_eq!(lines, ["one", "two", "a prompt: "]);
+        drop(stdout);
+        let mut left = String::new();
+        next.read_to_string(&mut left).unwrap();
+        assert_eq!(left, "three\n");
+        assert_eq!(router.unfinished, 0);
     }
 }

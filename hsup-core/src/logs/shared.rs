@@ -6,10 +6,7 @@
 use std::{
     mem,
     os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -20,8 +17,9 @@ use tokio::sync::oneshot;
 use super::{
     SYSTEM,
     drain::Queue as DrainQueue,
-    line::{Chunk, Origin},
+    line::{Chunk, Origin, counted},
     notes::{Note, Notes, lines_of},
+    outlet::Outlet,
     ring::{Rings, Run},
     stderr::Stderr,
     subscription::Queue,
@@ -38,8 +36,8 @@ pub(super) struct Shared {
     notes_go: NotesGo,
     /// hsup's standard error, where it is a place of its own.
     pub(super) stderr: Option<Stderr>,
-    /// How many bytes the write to standard output that is under way has left.
-    pending: Option<Arc<AtomicUsize>>,
+    /// And its standard output.
+    pub(super) stdout: Option<Outlet>,
 }
 
 /// Where hsup's own lines are shown.
@@ -59,7 +57,7 @@ pub(super) struct State {
     pub(super) commands: Vec<Command>,
     /// What the terminal has not shown yet.
     notes: Notes,
-    /// Whole lines to show as they are.  The next ones replace them: who asks twice while
+    /// Whole lines to show as they are. The next ones replace them: who asks twice while
     /// the terminal is stuck wants the later answer.
     text: Option<Vec<u8>>,
     /// The thread has ended, or is about to.
@@ -75,6 +73,8 @@ pub(super) enum Command {
     },
     /// The longest name that will come.
     Widen(usize),
+    /// Reads no more, but for the lines that it has the beginning of.
+    LetGo,
     End {
         done: Option<oneshot::Sender<()>>,
     },
@@ -92,6 +92,10 @@ pub(super) struct Dyno {
 
 impl Shared {
     pub(super) fn new(rings: Rings, wake: EventFd, terminal: Option<&Terminal>) -> Self {
+        let stdout = terminal.map(|terminal| terminal.stdout().clone());
+        if let Some(stdout) = &stdout {
+            stdout.hold(true);
+        }
         Self {
             state: Mutex::new(State {
                 rings,
@@ -109,7 +113,7 @@ impl Shared {
                 Some(_) => NotesGo::ToStderr,
             },
             stderr: terminal.and_then(Terminal::stderr).cloned(),
-            pending: terminal.map(Terminal::pending),
+            stdout,
         }
     }
 
@@ -122,7 +126,7 @@ impl Shared {
         let _: nix::Result<usize> = self.wake.write(1);
     }
 
-    /// Keeps a line of hsup's own, hands it out and has it shown.  Never waits.
+    /// Keeps a line of hsup's own, hands it out and has it shown. Never waits.
     pub(super) fn note(&self, name: &str, text: &str) {
         let at_unix_us = now_unix_us();
         let lines = lines_of(text);
@@ -150,22 +154,26 @@ impl Shared {
 
     /// Says that standard output took too long, from another thread than the one that writes it.
     pub(super) fn note_cut(&self) {
-        let Some(pending) = &self.pending else {
+        let Some(stdout) = &self.stdout else {
             return;
         };
-        self.note(
-            SYSTEM,
-            &match pending.load(Ordering::Relaxed) {
-                0 => "What was left for standard output was not written in time".to_owned(),
-                // What is still in the dynos' pipes is known to nobody.
-                bytes => format!(
+        let text = match stdout.unwritten() {
+            (0, 0) => "What was left for standard output was not written in time".to_owned(),
+            // What is still in the dynos' pipes is known to nobody.
+            (bytes, 0) => {
+                format!(
                     "At least {bytes} bytes of standard output were not written: it took nothing"
-                ),
-            },
-        );
+                )
+            }
+            (bytes, lines) => format!(
+                "At least {bytes} bytes and {} of standard output were not written: it took nothing",
+                counted(lines)
+            ),
+        };
+        self.note(SYSTEM, &text);
     }
 
-    /// Has whole lines shown as they are, on standard error.  Never waits.
+    /// Has whole lines shown as they are, on standard error. Never waits.
     pub(super) fn print(&self, text: Vec<u8>) {
         if let Some(stderr) = &self.stderr {
             stderr.text(&text);
@@ -179,6 +187,26 @@ impl Shared {
     pub(super) fn take_own(&self) -> (Notes, Option<Vec<u8>>) {
         let mut state = self.lock();
         (mem::take(&mut state.notes), state.text.take())
+    }
+
+    /// Has lines from now on go to `new` and no more to `old`: none to both, and none to neither.
+    pub(super) fn change_drains(
+        &self,
+        old: Option<&Arc<DrainQueue>>,
+        new: Option<&Arc<DrainQueue>>,
+    ) {
+        let mut state = self.lock();
+        state
+            .drains
+            .retain(|queue| !old.is_some_and(|old| Arc::ptr_eq(queue, old)));
+        match new {
+            Some(new) if state.ended => new.end(),
+            new => state.drains.extend(new.map(Arc::clone)),
+        }
+        if let Some(stdout) = &self.stdout {
+            // Dynos that wait for it would have the drains wait, too.
+            stdout.hold(state.drains.is_empty());
+        }
     }
 
     /// Gives the command to the thread, or back when that has ended.

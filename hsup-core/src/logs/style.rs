@@ -7,6 +7,8 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 
+use super::line::process_type_of;
+
 /// How lines are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -118,8 +120,7 @@ pub fn colour_of(name: &str) -> &'static str {
         "\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[96m", "\x1b[93m",
         "\x1b[92m", "\x1b[95m",
     ];
-    let process_type = name.rsplit_once('.').map_or(name, |(kind, _)| kind);
-    let index = match process_type {
+    let index = match process_type_of(name) {
         "web" => 0,
         "worker" => 1,
         "clock" | "scheduler" => 2,

@@ -1,7 +1,7 @@
 //! A reader of lines that never holds up the writer.
 //!
 //! The router puts blocks into a bounded [`Queue`]; when the reader is too slow,
-//! the oldest blocks go and their lines are counted.  Every line is either in a
+//! the oldest blocks go and their lines are counted. Every line is either in a
 //! batch or in a count, and the count stands where the lines are missing.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    line::{CHUNK_BYTES, Chunk, Filter, Line},
+    line::{Chunk, Filter, Line},
     ring::Tail,
 };
 
@@ -51,7 +51,7 @@ impl Subscription {
         }
     }
 
-    /// The next lines, or `None` when there will be none any more.  Cancelling it loses nothing.
+    /// The next lines, or `None` when there will be none any more. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Option<Batch> {
         loop {
             if !self.pending.is_empty() {
@@ -135,12 +135,12 @@ impl Queue {
         if waiting.abandoned {
             return;
         }
-        waiting.bytes += chunk.bytes.len() + CHUNK_BYTES;
+        waiting.bytes += chunk.cost();
         waiting.chunks.push_back(chunk);
         while waiting.bytes > QUEUE_BYTES
             && let Some(oldest) = waiting.chunks.pop_front()
         {
-            waiting.bytes -= oldest.bytes.len() + CHUNK_BYTES;
+            waiting.bytes -= oldest.cost();
             waiting.dropped += oldest.count() as u64;
         }
         drop(waiting);

@@ -1,7 +1,7 @@
 //! hsup's own standard output and error, as the dynos' lines get there.
 //!
 //! A dyno's stdout goes to hsup's stdout, its stderr and hsup's own lines to
-//! hsup's stderr.  Where both are the same terminal, pipe or open file, everything takes
+//! hsup's stderr. Where both are the same terminal, pipe or open file, everything takes
 //! the one way in the order in which it came.
 //!
 //! The text of a line is passed on as it is, control characters included, on a
@@ -10,7 +10,8 @@
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -18,14 +19,27 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::stat::{SFlag, fstat},
 };
+use tokio::sync::oneshot;
 
 use super::{
+    SYSTEM,
     json::write_json,
-    line::{Origin, Source, Stream},
-    output::{Lost, Output},
+    line::{Origin, Source, Stream, counted_past},
+    outlet::{Bounds, News, Outlet},
+    shared::{Shared, now_unix_us},
     stderr::Stderr,
     style::{Format, Style},
 };
+
+/// What may wait for standard output: enough for the burst of a crash, and for a reader that
+/// turns away for a moment.
+const ROOM: usize = 4 << 20;
+const KEPT: usize = 128 * 1024;
+/// How long standard output may take nothing until nobody waits for it any more.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Said when its lines are dropped.
+pub(super) const STUCK: &str = "Standard output takes too little: the dynos go on, and \
+     `hsupctl logs` has their last lines";
 
 /// hsup's own outputs.
 #[derive(Debug)]
@@ -37,6 +51,8 @@ pub struct TerminalSettings {
     pub timestamps: bool,
     /// A colour for each process type.
     pub colour: bool,
+    /// How long standard output may take nothing before the dynos do not wait for it any more.
+    pub patience: Duration,
 }
 
 impl TerminalSettings {
@@ -51,19 +67,26 @@ impl TerminalSettings {
             format,
             timestamps: true,
             colour: false,
+            patience: PATIENCE,
         })
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Terminal {
-    stdout: Output,
+    stdout: Outlet,
+    /// Where that leads to, until its thread begins.
+    stdout_fd: Option<OwnedFd>,
     /// `None`: the same place as `stdout`.
     stderr: Option<Stderr>,
     style: Style,
+    /// Lines as JSON, on their way to `stdout`.
+    json: Vec<u8>,
 }
 
 impl Terminal {
+    /// Without the thread of standard output, which has to know whom to tell.
+    ///
     /// # Errors
     /// When the system refuses the thread of a standard error that is a place of its own.
     pub(super) fn new(settings: TerminalSettings) -> io::Result<Self> {
@@ -73,11 +96,45 @@ impl Terminal {
         } else {
             Some(Stderr::start(settings.stderr, style())?)
         };
+        let stdout = Outlet::new(Bounds {
+            room: ROOM,
+            kept: KEPT,
+            patience: settings.patience,
+        });
         Ok(Self {
             style: style(),
-            stdout: Output::new(settings.stdout),
+            stdout,
+            stdout_fd: Some(settings.stdout),
             stderr,
+            json: Vec::new(),
         })
+    }
+
+    /// Begins to write standard output, and to tell people what happens to it.
+    ///
+    /// # Errors
+    /// When the system refuses the thread.
+    pub(super) fn begin(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
+        let Some(fd) = self.stdout_fd.take() else {
+            return Ok(());
+        };
+        let format = self.style.format;
+        let shared = Arc::downgrade(shared);
+        self.stdout.write_to(
+            fd,
+            "stdout",
+            move |dropped| notice(format, dropped),
+            move |news| {
+                if let Some(shared) = shared.upgrade() {
+                    shared.note(SYSTEM, &words(news));
+                }
+            },
+        )
+    }
+
+    /// Standard output.
+    pub(super) fn stdout(&self) -> &Outlet {
+        &self.stdout
     }
 
     /// Standard error, where it is a place of its own.
@@ -98,30 +155,21 @@ impl Terminal {
         }
     }
 
-    /// What standard output did not take.
-    pub(super) fn lost(&self) -> Option<Lost> {
-        self.stdout.lost()
-    }
-
-    /// How many bytes the write to standard output that is under way has left.
-    pub(super) fn pending(&self) -> Arc<AtomicUsize> {
-        self.stdout.pending()
-    }
-
-    /// Whole lines of a dyno, each with its `\n`.
+    /// Whole lines of a dyno, each with its `\n`; waits where standard output holds.
     pub(super) fn lines(&mut self, stream: Stream, name: &str, at_unix_us: i64, lines: &[u8]) {
         if self.style.format == Format::Json {
             let origin = Origin {
                 source: Source::App,
                 stream,
             };
-            return self.json(origin, name, at_unix_us, lines);
+            self.compose(origin, name, at_unix_us, lines);
+            return self.stdout.push_held(b"", &self.json);
         }
         match &self.stderr {
             Some(stderr) if stream == Stream::Stderr => stderr.lines(name, at_unix_us, lines),
             _ => {
                 let prefix = self.style.before_lines(name, at_unix_us);
-                push_lines(&mut self.stdout, prefix, lines);
+                self.stdout.push_held(prefix, lines);
             }
         }
     }
@@ -130,10 +178,11 @@ impl Terminal {
     /// of its own.
     pub(super) fn note(&mut self, name: &str, at_unix_us: i64, lines: &[u8]) {
         if self.style.format == Format::Json {
-            return self.json(Origin::of_note(name), name, at_unix_us, lines);
+            self.compose(Origin::of_note(name), name, at_unix_us, lines);
+            return self.stdout.push(b"", &self.json);
         }
         let prefix = self.style.before_note(name, at_unix_us);
-        push_lines(&mut self.stdout, prefix, lines);
+        self.stdout.push(prefix, lines);
     }
 
     /// Whole lines that are nobody's: as they are.
@@ -141,37 +190,85 @@ impl Terminal {
         self.stdout.push(b"", text);
     }
 
-    /// Writes what has gathered.
-    pub(super) fn flush(&mut self) {
-        self.stdout.flush();
+    /// Has what has gathered written; answers whether people should know that lines are missing.
+    pub(super) fn flush(&self) -> bool {
+        self.stdout.flush()
     }
 
-    fn json(&mut self, origin: Origin, name: &str, at_unix_us: i64, lines: &[u8]) {
-        let at = Timestamp::from_microsecond(at_unix_us)
-            .map(|at| format!("{at:.6}"))
-            .unwrap_or_default();
+    /// Lets nothing more in; each of `done` is dropped at the end.
+    pub(super) fn close(&self, done: Vec<oneshot::Sender<()>>) {
+        self.stdout.close(done);
+    }
+
+    /// Makes objects of lines.
+    fn compose(&mut self, origin: Origin, name: &str, at_unix_us: i64, lines: &[u8]) {
+        self.json.clear();
+        self.json.shrink_to(KEPT);
+        let at = json_time(at_unix_us);
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
-            self.stdout
-                .compose(|buffer| write_json(buffer, &at, origin, name, line));
+            write_json(&mut self.json, &at, origin, name, line);
         }
     }
 }
 
-fn push_lines(output: &mut Output, prefix: &[u8], lines: &[u8]) {
-    if prefix.is_empty() {
-        return output.push(b"", lines);
+fn json_time(at_unix_us: i64) -> String {
+    Timestamp::from_microsecond(at_unix_us)
+        .map(|at| format!("{at:.6}"))
+        .unwrap_or_default()
+}
+
+/// The line that stands in standard output where others are missing.
+fn notice(format: Format, dropped: u64) -> Vec<u8> {
+    let text = format!(
+        "{} not written here: standard output took too little",
+        counted_past(dropped)
+    );
+    if format == Format::Json {
+        let mut object = Vec::new();
+        let at = json_time(now_unix_us());
+        write_json(
+            &mut object,
+            &at,
+            Origin::of_note(SYSTEM),
+            SYSTEM,
+            text.as_bytes(),
+        );
+        return object;
     }
-    let mut start = 0;
-    for newline in memchr::memchr_iter(b'\n', lines) {
-        output.push(prefix, &lines[start..=newline]);
-        start = newline + 1;
+    format!("hsup: {text}\n").into_bytes()
+}
+
+/// What people are told of standard output.
+fn words(news: News) -> String {
+    match news {
+        News::Flows { dropped } => {
+            format!(
+                "Standard output takes lines again; {} not written",
+                counted_past(dropped)
+            )
+        }
+        News::Fails(lost) => {
+            let what = if lost.is_for_now() {
+                "takes no more"
+            } else {
+                "is gone"
+            };
+            let why = lost.why.desc();
+            format!(
+                "Standard output {what} ({why}): the dynos go on, and `hsupctl logs` has their last lines"
+            )
+        }
+        News::Ends(lost) => {
+            let (bytes, why) = (lost.bytes, lost.why.desc());
+            format!("{bytes} bytes of standard output were not written: {why}")
+        }
     }
 }
 
 /// Whether what is written to two descriptors comes out in the order in which it was written.
 ///
-/// It does for one terminal, pipe or socket.  In a file, each descriptor has its own position,
+/// It does for one terminal, pipe or socket. In a file, each descriptor has its own position,
 /// unless one is a copy of the other (`>file 2>&1`) or both append (`>>file 2>>file`).
 fn same_place(one: &OwnedFd, other: &OwnedFd) -> bool {
     let (Ok(first), Ok(second)) = (fstat(one), fstat(other)) else {
@@ -188,7 +285,7 @@ fn same_place(one: &OwnedFd, other: &OwnedFd) -> bool {
             || is_copy(one.as_fd(), other.as_fd()))
 }
 
-/// Whether two descriptors are one open file.  A kernel that does not tell means no.
+/// Whether two descriptors are one open file. A kernel that does not tell means no.
 #[expect(unsafe_code, reason = "a system call without a wrapper")]
 fn is_copy(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     /// Compares open files.

@@ -108,6 +108,36 @@ fn what_runs_already_is_waited_for_and_not_started_again() {
 }
 
 #[test]
+fn with_start_first_what_an_earlier_life_began_serves_until_the_good_one_does() {
+    let with = |name, before| Replacement {
+        before,
+        ..replace(name, Strategy::StartFirst)
+    };
+    let web = [with("web.1", Before::New), with("web.2", Before::Good)];
+    let (mut rollout, _) = Rollout::begin(vec![web.to_vec()], None);
+    let given_up = rollout.step(Event::Failed("web.1"));
+    assert_eq!(given_up, [Action::GivenUp, Action::StartGood("web.1")]);
+    let (other, new) = (Action::RetireOther("web.1"), Action::RetireNew("web.1"));
+    assert_eq!(rollout.step(Event::GoodReady("web.1")), [other, new]);
+    let gone = rollout.step(Event::NewGone("web.1"));
+    assert_eq!(gone, [Action::RolledBack]);
+}
+
+#[test]
+fn with_start_first_what_serves_stays_where_the_good_one_does_not_come_up() {
+    let web = ["web.1", "web.2"].map(|name| replace(name, Strategy::StartFirst));
+    let (mut rollout, _) = Rollout::begin(vec![web.to_vec()], None);
+    rollout.step(Event::Ready("web.1"));
+    let given_up = rollout.step(Event::Failed("web.2"));
+    assert!(
+        given_up.contains(&Action::StartGood("web.1")),
+        "{given_up:?}"
+    );
+    assert_eq!(rollout.step(Event::GoodFailed("web.1")), []);
+    assert_eq!(rollout.step(Event::NewGone("web.2")), [Action::RolledBack]);
+}
+
+#[test]
 fn a_forgotten_name_does_not_hold_the_rollout_up() {
     let web = ["web.1", "web.2", "web.3"].map(|name| replace(name, Strategy::StopFirst));
     let (mut rollout, _) = Rollout::begin(vec![web.to_vec()], None);
@@ -368,7 +398,11 @@ impl Model {
             });
         } else if dyno.release == 0 {
             self.is_good_sound &= is_ready;
-            self.step(Event::GoodSettled(name));
+            self.step(if is_ready {
+                Event::GoodReady(name)
+            } else {
+                Event::GoodFailed(name)
+            });
         }
     }
 
@@ -414,7 +448,7 @@ proptest! {
         let wave = names.div_ceil(4);
         for (which, luck) in choices {
             if model.outcome.is_some() { break; }
-            if model.is_good_sound {
+            if model.is_good_sound || start_first {
                 let allowed = match strategy {
                     Strategy::StartFirst => 0,
                     Strategy::StopFirst if model.rollout.is_going_back() => names,
@@ -468,7 +502,9 @@ proptest! {
         };
         let (is, is_not) = if succeeded { (model.release, 0) } else { (0, model.release) };
         for name in 0..names {
-            prop_assert!(!model.runs(name, is_not), "{name} runs what is over: {model:?}");
+            // It serves on where the good one did not come up, for what comes then to end.
+            let serves_on = !succeeded && !model.is_good_sound;
+            prop_assert!(!model.runs(name, is_not) || serves_on, "{name} runs what is over: {model:?}");
             let comes = model.deferred.get(&name) == Some(&is);
             prop_assert!(!model.wanted[name] || model.runs(name, is) || comes, "{name} runs nothing: {model:?}");
         }

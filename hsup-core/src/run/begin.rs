@@ -35,9 +35,7 @@ pub(super) async fn prepare(
     let mut state = link.watch();
     let built = build::build(&mut state, order, |saying| match saying {
         build::Saying::Log(_) => {}
-        build::Saying::Progress(progress) => {
-            tracing::debug!(step = progress.step, "building");
-        }
+        build::Saying::Progress(line) => tell(&line),
         build::Saying::NotYet(why) => tell(&format!("The release cannot be built yet: {why}")),
     });
     let artifact = built.await?.artifact;
@@ -111,6 +109,8 @@ pub(super) async fn start(
         },
         turns: &Semaphore::new(1),
         within: None,
+        // Somebody waits.
+        waits_for_room: false,
         tell: &tell,
     };
     let state = link.watch();

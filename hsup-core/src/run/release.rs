@@ -139,7 +139,7 @@ async fn from_control_dir(
                 return Err(LoadReleaseError::Rejected(why));
             }
             // Which a control directory has none of.
-            Update::Scaled(_) => {}
+            Update::Late { .. } | Update::Scaled(_) => {}
             Update::Warning(text) => tracing::warn!(text, "control directory"),
         }
     }

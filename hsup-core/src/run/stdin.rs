@@ -1,8 +1,8 @@
 //! hsup's standard input on its way to a dyno, for `hsup run`.
 //!
 //! A thread of its own, because reading a file or somebody else's terminal can
-//! block where nothing can interrupt it.  It never holds up the end of hsup: it is
-//! told to stop and left alone.  The end of the input is passed on by closing the
+//! block where nothing can interrupt it. It never holds up the end of hsup: it is
+//! told to stop and left alone. The end of the input is passed on by closing the
 //! dyno's FIFO; so is an input that cannot be read.
 
 use std::{

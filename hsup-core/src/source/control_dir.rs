@@ -258,7 +258,8 @@ impl ControlDir {
                 }
             }
         }
-        self.inbox.recover();
+        self.inbox
+            .recover(self.claim.as_ref().is_some_and(Claim::is_exclusive));
         self.cold = Some(self.inbox.loaded());
         Ok(())
     }

@@ -7,13 +7,14 @@
 //! keys the last counts. What it ignored without a word, such as an unknown key, is a
 //! warning here. `Args` are joined with spaces into one shell line.
 
+mod schema;
 mod write;
 
 use std::collections::HashMap;
 
 use thiserror::Error;
 
-pub use self::write::text;
+pub use self::{schema::schema, write::text};
 use super::{
     Position,
     json::{Json, SyntaxError, ValueError},

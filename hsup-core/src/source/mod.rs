@@ -88,6 +88,11 @@ pub enum Update {
         /// Whether it stays so unless somebody does something about it.
         is_final: bool,
     },
+    /// The source takes long to say whether there is one: what there is need not wait for that.
+    Late {
+        /// What is waited for.
+        why: String,
+    },
     /// Some process types of the app are to have as many dynos as this, and nothing else is new.
     Scaled(Vec<(ProcessType, u32)>),
     /// There was a new release, but it is none; what runs goes on.
@@ -191,6 +196,11 @@ impl Source {
             Self::Directory(_) | Self::Heroku(_) => Ok(()),
             Self::ControlDir(control_dir) => control_dir.tell(keep, news).await,
         }
+    }
+
+    /// Whether a release that could not be taken in comes again by itself.
+    pub const fn comes_again(&self) -> bool {
+        matches!(self, Self::Heroku(_))
     }
 
     /// Takes back a release that could not be taken in now, to tell it again later where

@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use hsup_proto::control;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
     Damage,
@@ -85,6 +85,7 @@ pub struct Artifact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseRecord {
     /// Counts what hsup took in: distinct even where versions repeat.
+    #[serde(deserialize_with = "counted")]
     pub id: u64,
     pub state: ReleaseState,
     /// Why it was rejected.
@@ -140,8 +141,17 @@ pub struct History {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Contents {
+    #[serde(deserialize_with = "counted")]
     last_id: u64,
     releases: Vec<ReleaseRecord>,
+}
+
+/// An id. Nobody counts to one that leaves no room for more: such a file is damaged.
+fn counted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        id if id <= u64::MAX / 2 => Ok(id),
+        _ => Err(D::Error::custom("no release has such an id")),
+    }
 }
 
 impl History {
@@ -299,5 +309,7 @@ impl History {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 #[cfg(test)]
 mod tests;

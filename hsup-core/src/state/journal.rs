@@ -21,12 +21,12 @@ use nix::{
     fcntl::{FallocateFlags, fallocate},
 };
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::Damage;
 use crate::{
     exit::ExitStatus,
+    files,
     name::{DynoId, DynoName},
 };
 
@@ -100,6 +100,8 @@ pub struct Journal {
     torn: bool,
     /// The length at which it is rewritten.
     compact_at: u64,
+    /// What has happened and could not be written.
+    owed: Vec<Record>,
 }
 
 impl Journal {
@@ -121,6 +123,7 @@ impl Journal {
             length: u64::try_from(text.len()).unwrap_or(u64::MAX),
             torn: text.last().is_some_and(|&last| last != b'\n'),
             compact_at: COMPACT_ABOVE,
+            owed: Vec::new(),
             live: contents.live,
         };
         if contents.lines > journal.live.len() || !damage.is_empty() {
@@ -137,10 +140,9 @@ impl Journal {
     /// Appends all records or none, in one write.
     ///
     /// # Errors
-    /// When they could not be written whole. A dyno may then not be started; its end may
-    /// be written again later, or be found out by the next reconcile.
+    /// When they could not be written whole. A dyno may then not be started.
     pub fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
-        if records.is_empty() {
+        if records.is_empty() && self.owed.is_empty() {
             return Ok(());
         }
         let mut lines = Vec::with_capacity(records.len() * 128);
@@ -152,6 +154,7 @@ impl Journal {
                 path: self.path.clone(),
                 source,
             })?;
+        self.owed.clear();
         for record in records {
             apply(&mut self.live, record.clone());
         }
@@ -159,6 +162,33 @@ impl Journal {
             self.try_compact();
         }
         Ok(())
+    }
+
+    /// Appends what has happened whether it can be written or not: where it cannot, it is written
+    /// with what comes next, or by [`Journal::catch_up`].
+    ///
+    /// # Errors
+    /// When it could not be written yet.
+    pub fn note(&mut self, record: Record) -> Result<(), JournalError> {
+        let noted = self.append(std::slice::from_ref(&record));
+        if noted.is_err() {
+            apply(&mut self.live, record.clone());
+            self.owed.push(record);
+        }
+        noted
+    }
+
+    /// Writes what could not be written when it happened.
+    ///
+    /// # Errors
+    /// When it still cannot be.
+    pub fn catch_up(&mut self) -> Result<(), JournalError> {
+        self.append(&[])
+    }
+
+    /// Whether something has happened that could not be written yet.
+    pub fn is_behind(&self) -> bool {
+        !self.owed.is_empty()
     }
 
     /// Makes sure that `dynos` of them can be replaced, and put back, without the disk being
@@ -198,7 +228,7 @@ impl Journal {
     }
 
     fn write(&mut self, records: &[Record], mut lines: Vec<u8>) -> io::Result<()> {
-        for record in records {
+        for record in self.owed.iter().chain(records) {
             serde_json::to_writer(&mut lines, record)?;
             lines.push(b'\n');
         }
@@ -242,10 +272,15 @@ impl Journal {
             lines.push(b'\n');
         }
         let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = NamedTempFile::new_in(dir)?;
+        let mut file = files::temporary_in(dir)?;
         file.write_all(&lines)?;
+        // Opened before it takes its place: nothing may fail once it has, or what comes next would
+        // be written to the old one, which nobody finds any more.
+        let opened = open_for_append(file.path())?;
         file.persist(&self.path)?;
-        self.file = open_for_append(&self.path)?;
+        self.file = opened;
+        // The live dynos are without those that have ended.
+        self.owed.clear();
         self.length = u64::try_from(lines.len()).unwrap_or(u64::MAX);
         self.torn = false;
         self.compact_at = COMPACT_ABOVE.max(self.length.saturating_mul(2));
@@ -328,5 +363,7 @@ impl Contents {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 #[cfg(test)]
 mod tests;

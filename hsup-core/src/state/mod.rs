@@ -11,6 +11,10 @@
 //! The directory is 0700 and every file in it 0600, for releases hold config vars.
 //! What is damaged is set aside and reported, never a reason not to start.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz {
+    pub use super::{history::fuzz::history, journal::fuzz::journal};
+}
 mod history;
 mod journal;
 mod json;
@@ -36,7 +40,7 @@ pub use self::{
     json::{LoadError, SaveError},
     memory::{Memory, Remembered},
 };
-use crate::files::write_atomic;
+use crate::files::{clear_temporaries, write_atomic};
 
 /// How often a lock is tried: another process may hold it for a moment, as `run` does
 /// while it takes in a release.
@@ -119,6 +123,7 @@ impl StateDir {
             fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(create)?;
         }
         let lock = lock(path)?;
+        clear_temporaries(path);
         Ok(Self {
             supervisor_id: supervisor_id(&path.join("supervisor_id"))?,
             path: path.to_owned(),
@@ -293,6 +298,17 @@ mod tests {
         assert_eq!(StateDir::open(&path).unwrap().supervisor_id(), &id);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         assert_eq!(id.as_str().parse(), Ok(id.clone()));
+    }
+
+    #[test]
+    fn what_a_killed_one_was_writing_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, left) = crate::files::temporary_in(dir.path())
+            .unwrap()
+            .keep()
+            .unwrap();
+        drop(StateDir::open(dir.path()).unwrap());
+        assert!(!left.exists());
     }
 
     #[test]

@@ -112,6 +112,16 @@ pub(super) enum Phase {
     ShuttingDown { until: Instant },
 }
 
+/// What the driver's first answer, or its absence, leads to.
+#[derive(Clone, Copy, Debug)]
+enum Begin {
+    Supervise,
+    /// Told to end while the driver was asked for the first time: what survived is to stop.
+    Stop(Stop),
+    /// Told to end, and nothing can be stopped.
+    Not,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Actor {
@@ -139,8 +149,8 @@ pub(super) struct Actor {
     /// What has the driver build.
     pub(super) build_task: Option<JoinHandle<()>>,
     pub(super) build_backoff: Backoff,
-    /// Why a release that is built again and again cannot be built, as people were told.
-    pub(super) build_said: Option<String>,
+    /// Why releases that are built again and again cannot be built, as people were told.
+    pub(super) build_said: BTreeMap<Id, String>,
     /// People were told what they asked for in an earlier life.
     pub(super) has_said_wishes: bool,
     /// The source has said its first word.
@@ -179,7 +189,7 @@ pub(super) struct Actor {
     pub(super) ending: Vec<Reply<()>>,
     pub(super) started_at_unix_ms: i64,
     pub(super) largest_code: u8,
-    fatal: Option<RunError>,
+    pub(super) fatal: Option<RunError>,
     /// Something could not be saved, and people were told.
     is_behind: bool,
 }
@@ -222,7 +232,7 @@ impl Actor {
             gap: None,
             build_task: None,
             build_backoff: Backoff::new(Policy::default(), random::u64()),
-            build_said: None,
+            build_said: BTreeMap::new(),
             has_said_wishes: false,
             has_begun: false,
             news: None,
@@ -267,11 +277,20 @@ impl Actor {
         if begins.is_err() && !self.survivors.is_empty() {
             return begins.map(|_| Outcome::ShutDown);
         }
-        if !matches!(begins, Ok(true)) {
-            self.end().await;
-            return begins.map(|_| Outcome::ShutDown);
+        let told = match begins {
+            Ok(Begin::Supervise) => None,
+            Ok(Begin::Stop(how)) => Some(how),
+            other => {
+                self.end().await;
+                return other.map(|_| Outcome::ShutDown);
+            }
+        };
+        let has_survivors = !self.survivors.is_empty();
+        if let Some(how) = told {
+            self.take_over_to_stop(how);
+        } else {
+            self.adopt_survivors();
         }
-        self.adopt_survivors();
         self.first_reconcile();
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -310,8 +329,11 @@ impl Actor {
             self.tell_source().await;
             self.answer_waiters();
             if let Some(error) = self.fatal.take() {
-                self.retire_all(Stop::Immediately);
-                self.end().await;
+                // A start that never began is no reason to end what survived the one before.
+                if self.has_begun || !has_survivors {
+                    self.retire_all(Stop::Immediately);
+                    self.end().await;
+                }
                 return Err(error);
             }
             if let Some(outcome) = self.outcome() {
@@ -341,10 +363,10 @@ impl Actor {
         }
     }
 
-    /// Waits for the driver's first answer, without which it is no use to begin; answers
-    /// whether to begin, or to end already.
-    async fn await_driver(&mut self) -> Result<bool, RunError> {
+    /// Waits for the driver's first answer, without which it is no use to begin.
+    async fn await_driver(&mut self) -> Result<Begin, RunError> {
         let mut told = NOT_YET.to_owned();
+        let mut stop = None;
         loop {
             let link = self.link_state.borrow_and_update().clone();
             let why = match link {
@@ -358,7 +380,7 @@ impl Actor {
                     if let Err(why) = up.fitness() {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
                     }
-                    return Ok(true);
+                    return Ok(stop.map_or(Begin::Supervise, Begin::Stop));
                 }
                 Link::Down {
                     why,
@@ -368,6 +390,9 @@ impl Actor {
                 Link::Down { why, .. } => why,
             };
             if why != told {
+                if stop.is_some() {
+                    return Ok(self.leave_survivors(&why));
+                }
                 self.note(format!("Waiting for the driver: {why}"));
                 told.clone_from(&why);
             }
@@ -376,12 +401,19 @@ impl Actor {
                     return Err(RunError::Driver("the link to the driver ended".to_owned()));
                 },
                 Some(request) = self.inbox.recv() => match request {
-                    Request::Shutdown(_, reply) => {
+                    Request::Shutdown(request, reply) => {
                         self.ending.push(reply);
-                        return Ok(false);
+                        // The driver is being asked: what survived is stopped once it answers.
+                        if stop.is_none() && why == NOT_YET && !self.survivors.is_empty() {
+                            stop = Some(self.how(request));
+                            continue;
+                        }
+                        return Ok(self.leave_survivors(&why));
                     }
                     // What can be told without one.
-                    Request::Status(..) | Request::Releases(..) => self.request(request),
+                    Request::Status(..) | Request::Releases(..) | Request::Leave(_) => {
+                        self.request(request);
+                    }
                     request => {
                         let error = ControlError::Driver(format!("hsup waits for it: {why}"));
                         request.refuse(&error);
@@ -389,6 +421,17 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// Says what becomes of survivors that nobody can stop now.
+    fn leave_survivors(&self, why: &str) -> Begin {
+        if !self.survivors.is_empty() {
+            let dynos = counted(self.survivors.len());
+            self.note(format!(
+                "{dynos} of an earlier hsup may run on, for the driver was not reached: {why}"
+            ));
+        }
+        Begin::Not
     }
 
     fn link_changed(&mut self) {
@@ -455,6 +498,9 @@ impl Actor {
         // Whoever waits for one is told that hsup ends.
         self.restarts = Restarts::default();
         self.phase = Phase::ShuttingDown { until };
+        if let Some(running) = &mut self.release_phase {
+            running.is_stopped = true;
+        }
         info!(dynos = self.dynos.len(), "shutting down");
         self.retire_all(how);
     }
@@ -520,7 +566,8 @@ impl Actor {
     }
 
     /// Saves what could not be saved when it changed: the disk may have room again.
-    fn save_again(&mut self) {
+    pub(super) fn save_again(&mut self) {
+        self.shared.ledger.catch_up();
         if self.is_behind {
             let saved = self.history.save_again();
             self.complain(saved);

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::{
     RunError,
-    actor::Actor,
+    actor::{Actor, Known},
     dynos::{abbreviated, counted},
 };
 use crate::{
     dyno::{Adopted, Birth, IoDir, Key},
+    lifecycle::Stop,
     releases::{Releases, Resume},
     source::Source,
     state::LiveDyno,
@@ -64,6 +65,13 @@ impl Actor {
         }
     }
 
+    /// Whether the good release lacks a type of the command line. None of its dynos would be
+    /// wanted then, but before the source has said its first word that decides nothing: it may
+    /// have a release with the type, or the type is a slip of the finger.
+    pub(super) fn may_be_a_slip(&self, good: &Known) -> bool {
+        !self.has_begun && self.check_types(&good.release).is_err()
+    }
+
     /// Takes over the dynos that an earlier life of hsup left running, and goes on with the
     /// rollout that it was at.
     pub(super) fn adopt_survivors(&mut self) {
@@ -76,12 +84,9 @@ impl Actor {
         let known: Vec<_> = ids.filter_map(|id| self.remembered(*id)).collect();
         self.known = known.into_iter().map(|known| (known.id, known)).collect();
         self.expect_names(&self.formation());
-        self.note(format!(
-            "Taking over {} of an earlier hsup",
-            counted(survivors.len())
-        ));
-        for survivor in survivors {
-            self.adopt(survivor);
+        self.adopt_each(survivors);
+        if self.good().is_some_and(|good| self.may_be_a_slip(good)) {
+            return;
         }
         let is_built = |id| {
             self.known
@@ -97,6 +102,24 @@ impl Actor {
             self.decide(decisions);
         }
         self.converge();
+    }
+
+    /// Takes over the dynos that an earlier life of hsup left running, for no more than their
+    /// stop: hsup was told to end before it had them.
+    pub(super) fn take_over_to_stop(&mut self, how: Stop) {
+        let survivors = std::mem::take(&mut self.survivors);
+        self.adopt_each(survivors);
+        self.shut_down(how);
+    }
+
+    fn adopt_each(&mut self, survivors: Vec<LiveDyno>) {
+        self.note(format!(
+            "Taking over {} of an earlier hsup",
+            counted(survivors.len())
+        ));
+        for survivor in survivors {
+            self.adopt(survivor);
+        }
     }
 
     /// Says once what people asked for in an earlier life and what therefore is not as the

@@ -177,14 +177,24 @@ impl Actor {
         }
     }
 
-    /// It did not get ready: the old one stays for another period.
+    /// It did not get ready. A cycled dyno stays for another period. One that an earlier release
+    /// has left serves on until the successor, which is started again, is ready; one that does
+    /// not serve either goes.
     pub(super) fn successor_failed(&mut self, key: Key, name: &DynoName, why: &str) {
-        let Some(old) = self.successors.remove(&key) else {
+        let Some(&old) = self.successors.get(&key) else {
             return;
         };
-        if !self.dynos.contains(old) {
+        let Some(live) = self.dynos.get_mut(old) else {
+            return;
+        };
+        if self.releases.good() != Some(live.handle.spec.release_id) {
+            if !live.status.ready {
+                self.successors.remove(&key);
+                self.retire(old, self.gracefully());
+            }
             return;
         }
+        self.successors.remove(&key);
         let text = format!("Cycling given up, the one that runs stays: {why}");
         self.shared.logs.note(&name.to_string(), text);
         self.retire(key, self.gracefully());

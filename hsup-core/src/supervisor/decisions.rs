@@ -16,7 +16,7 @@ use super::{
     status,
 };
 use crate::{
-    build::{self, Order},
+    build::{self, BuildError, Order},
     driver::{Link, demands, ready, up},
     errors::chain,
     lifecycle::Kind,
@@ -30,8 +30,25 @@ use crate::{
 /// What came of a build.
 #[derive(Debug)]
 pub(super) struct Built {
-    id: Id,
-    result: Result<Artifact, String>,
+    pub(super) id: Id,
+    pub(super) result: Result<Artifact, NotBuilt>,
+}
+
+/// Why a build failed.
+#[derive(Debug)]
+pub(super) struct NotBuilt {
+    pub(super) why: String,
+    /// It is the machine's fault and may pass.
+    pub(super) no_room: bool,
+}
+
+impl NotBuilt {
+    fn of(error: &BuildError) -> Self {
+        Self {
+            why: chain(error),
+            no_room: matches!(error, BuildError::NoRoom(_)),
+        }
+    }
 }
 
 /// How a driver says, in Heroku's words and with its slip, that a slug is not the one that was meant.
@@ -60,6 +77,7 @@ impl Actor {
             .chain(releases.on_trial())
             .collect();
         self.known.retain(|id, _| needed.contains(id));
+        self.build_said.retain(|id, _| needed.contains(id));
         self.follow_log_target();
     }
 
@@ -147,18 +165,22 @@ impl Actor {
                     artifact: artifact.to_string(),
                 }),
                 None => match Order::of(&release, &base, locator.as_deref(), insists) {
-                    Err(error) => Err(chain(&error)),
+                    Err(error) => Err(NotBuilt {
+                        why: chain(&error),
+                        no_room: false,
+                    }),
                     Ok(order) => build::build(&mut link, order, |saying| match saying {
                         build::Saying::Log(bytes) if !bytes.is_empty() => {
                             logs.note("build", String::from_utf8_lossy(&bytes));
                         }
-                        build::Saying::Log(_) | build::Saying::Progress(_) => {}
+                        build::Saying::Log(_) => {}
+                        build::Saying::Progress(line) => logs.note("build", line),
                         build::Saying::NotYet(why) => {
                             logs.note("build", format!("It cannot be built yet: {why}"));
                         }
                     })
                     .await
-                    .map_err(|error| chain(&error)),
+                    .map_err(|error| NotBuilt::of(&error)),
                 },
             };
             // No receiver means that hsup ends.
@@ -181,13 +203,13 @@ impl Actor {
         self.build_task = None;
         match result {
             Ok(artifact) => self.is_built(id, artifact),
-            Err(why) => self.build_failed(id, why),
+            Err(failure) => self.build_failed(id, failure),
         }
     }
 
     fn is_built(&mut self, id: Id, artifact: Artifact) {
         self.build_backoff.reset();
-        self.build_said = None;
+        self.build_said.remove(&id);
         if let Some(known) = self.known.get_mut(&id) {
             known.artifact = Some(artifact.artifact.as_str().into());
         }
@@ -198,7 +220,8 @@ impl Actor {
         self.release_or_try(id);
     }
 
-    fn build_failed(&mut self, id: Id, why: String) {
+    fn build_failed(&mut self, id: Id, failure: NotBuilt) {
+        let NotBuilt { why, no_room } = failure;
         if let Some(at) = why.find(CHECKSUM_ERROR) {
             let text = format!("Error R17 (Checksum error) -> {}", &why[at..]);
             self.shared.logs.note("build", text);
@@ -210,7 +233,11 @@ impl Actor {
             ));
             return self.is_built(id, artifact);
         }
-        let decisions = self.releases.build_failed(id, why.clone());
+        let decisions = if no_room {
+            self.releases.no_room_to_build(id)
+        } else {
+            self.releases.build_failed(id, why.clone())
+        };
         let is_again = matches!(decisions[..], [Decision::BuildAgain(_)]);
         let nothing_better = is_again || self.kind == Kind::OneShot;
         let is_stuck = self.releases.is_empty() || nothing_better && self.dynos.is_empty();
@@ -218,12 +245,12 @@ impl Actor {
             self.decide_last(decisions);
             return self.fail(RunError::NoRelease(why));
         }
-        if is_again && self.build_said.as_ref() != Some(&why) {
+        if is_again && self.build_said.get(&id) != Some(&why) {
             self.note_release(format!(
                 "Release v{} cannot be built, trying again: {why}",
                 self.version(id)
             ));
-            self.build_said = Some(why);
+            self.build_said.insert(id, why);
         }
         self.decide(decisions);
     }
@@ -347,6 +374,10 @@ impl Actor {
     }
 
     pub(super) fn what_keeps_running(&self) -> String {
+        let on_trial = self.releases.on_trial();
+        if let Some(on_trial) = on_trial.filter(|_| !self.releases.is_going_back()) {
+            return format!("the rollout of v{} goes on", self.version(on_trial));
+        }
         match self.good() {
             Some(good) if good.artifact.is_some() => {
                 format!("v{} keeps running", good.release.version)

@@ -6,6 +6,7 @@ use hsup_proto::control::{self, events_response};
 
 use super::{
     actor::{Actor, Known, Live, Past, Phase},
+    course::{self, Course, Seen, Step},
     formation::Wanted,
     status,
 };
@@ -27,10 +28,13 @@ impl Actor {
         let key = Key(self.next_key);
         let past = self.past.remove(&spec.name);
         self.restarts.spawned(&spec.name, key);
+        // Before its task has said so: what is decided meanwhile must not take one that serves
+        // for one that does not.
+        let ready = matches!(&birth, Birth::Adopt(adopted) if adopted.serves(&spec.name));
         let status = DynoStatus {
             state: control::DynoState::Down,
             since_unix_ms: now_unix_ms(),
-            ready: false,
+            ready,
             restarts: 0,
             last_exit: None,
             crash: None,
@@ -138,7 +142,7 @@ impl Actor {
                 if self.is_candidate(release_id) {
                     self.roll(rollout::Event::Ready(name));
                 } else {
-                    self.good_settled(release_id, name);
+                    self.roll_good(release_id, rollout::Event::GoodReady(name));
                 }
             }
             What::Failed(why) => {
@@ -154,20 +158,20 @@ impl Actor {
                     self.roll(rollout::Event::Failed(name));
                 } else {
                     self.successor_failed(report.key, &name, &why);
-                    self.good_settled(release_id, name);
+                    self.roll_good(release_id, rollout::Event::GoodFailed(name));
                 }
             }
             // It is started again, and what comes of that counts.
             What::Lost(_) if self.is_candidate(release_id) => {}
-            What::Lost(_) => self.good_settled(release_id, name),
+            What::Lost(_) => self.roll_good(release_id, rollout::Event::GoodFailed(name)),
             What::Complete(exit) => self.complete(report.key, exit.as_ref()),
         }
     }
 
     /// What an overtaken release left says nothing of the good one.
-    fn good_settled(&mut self, release_id: Id, name: DynoName) {
+    fn roll_good(&mut self, release_id: Id, event: rollout::Event<DynoName>) {
         if self.releases.good() == Some(release_id) {
-            self.roll(rollout::Event::GoodSettled(name));
+            self.roll(event);
         }
     }
 
@@ -202,7 +206,9 @@ impl Actor {
             status: exit.map(Into::into),
         }));
         if is_release {
-            return self.release_phase_ended(exit);
+            // What ends by itself is a crash until somebody knows better.
+            let by_itself = live.status.crash.is_some();
+            return self.release_phase_ended(exit, by_itself);
         }
         let event = if self.is_candidate(release_id) {
             rollout::Event::NewGone(name.clone())
@@ -241,14 +247,20 @@ impl Actor {
         if self.is_held(name) {
             return;
         }
-        let there = self.dynos.of_name(name).next();
-        match there.map(|(key, live)| (key, is_outdated(live, good))) {
-            Some((key, true)) => self.retire(key, self.gracefully()),
-            Some((_, false)) => {}
-            None => {
-                let complete = self.past.get(name).is_some_and(|past| past.complete);
-                if !complete && let Some(spec) = self.spec_of(name, good) {
+        let there: Vec<_> = self.dynos.of_name(name).map(seen).collect();
+        for step in course::steps(&there, good.id, self.strategy(&name.process_type)) {
+            match step {
+                Step::Retire(key) => self.retire(key, self.gracefully()),
+                Step::Succeed(old, new) => drop(self.successors.insert(new, old)),
+                Step::Start | Step::StartBeside(_) => {
+                    let complete = self.past.get(name).is_some_and(|past| past.complete);
+                    let Some(spec) = self.spec_of(name, good).filter(|_| !complete) else {
+                        continue;
+                    };
                     self.spawn_dyno(spec, Birth::Start);
+                    if let Step::StartBeside(old) = step {
+                        self.successors.insert(Key(self.next_key), old);
+                    }
                 }
             }
         }
@@ -262,38 +274,41 @@ impl Actor {
         let Some(good) = self.good().cloned() else {
             return;
         };
-        let formation = self.formation();
-        let mut wanted: BTreeSet<DynoName> = BTreeSet::new();
-        for process in &formation {
-            wanted.extend(self.wishes.names(process));
+        if self.may_be_a_slip(&good) {
+            return;
         }
+        let wanted: BTreeSet<DynoName> =
+            self.wishes.names_by_type(&good.release).flatten().collect();
         let rolling: BTreeSet<DynoName> = match &self.candidate {
             Some(candidate) => candidate.names.clone(),
             None => BTreeSet::new(),
         };
+        let course = Course::of(&wanted, &rolling, &self.wanted_after_rollout());
         // What is wanted no more goes, whoever was at it.
         let surplus: Vec<(Key, DynoName)> = self
             .dynos
             .iter()
             .filter(|(key, live)| !live.retiring && !self.is_release_phase(*key))
             .map(|(key, live)| (key, live.handle.spec.name.clone()))
-            .filter(|(_, name)| !wanted.contains(name) && !rolling.contains(name))
+            .filter(|(_, name)| !course.keep.contains(name))
             .collect();
         for (key, name) in surplus {
             self.retire(key, self.gracefully());
             self.end_gap(&name);
         }
-        let wanted_after = self.wanted_after_rollout();
-        for name in rolling
-            .difference(&wanted_after)
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            self.forget_in_rollout(&name, rollout::Event::Unwanted);
+        let on_trial = self.candidate.as_ref().map(|candidate| candidate.id);
+        for name in &course.forget {
+            let keeps = wanted.contains(name).then_some(good.id);
+            self.forget_in_rollout(name, keeps, rollout::Event::Unwanted);
+            let now_on_trial = self.candidate.as_ref().map(|candidate| candidate.id);
+            if self.releases.good() != Some(good.id) || now_on_trial != on_trial {
+                // The rollout was through without it. What came of that has a course of its own,
+                // which was taken already.
+                return;
+            }
         }
-        self.past
-            .retain(|name, _| wanted.contains(name) || rolling.contains(name));
-        for name in wanted.difference(&rolling) {
+        self.past.retain(|name, _| course.keep.contains(name));
+        for name in &course.have {
             self.have(name, &good);
         }
     }
@@ -345,9 +360,13 @@ impl Actor {
     }
 }
 
-/// Whether the dyno is none of `good`, and was not told to go yet.
-fn is_outdated(live: &Live, good: &Known) -> bool {
-    live.handle.spec.release_id != good.id && !live.retiring
+fn seen((key, live): (Key, &Live)) -> Seen {
+    Seen {
+        key,
+        release: live.handle.spec.release_id,
+        retiring: live.retiring,
+        ready: live.status.ready,
+    }
 }
 
 /// How many dynos, in words.

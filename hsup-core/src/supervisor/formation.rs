@@ -82,6 +82,28 @@ impl Wishes {
             .collect()
     }
 
+    /// The names of `release` that are wanted, type by type.
+    pub(super) fn names_by_type(
+        &self,
+        release: &Release,
+    ) -> impl Iterator<Item = std::vec::IntoIter<DynoName>> {
+        let formation = self.formation(release).into_iter();
+        formation.map(|wanted| self.names(&wanted).into_iter())
+    }
+
+    /// What people asked for, as it would be with the release `new` instead of `old`: see
+    /// [`Wishes::follow`].
+    pub(super) fn after(
+        &self,
+        old: &Release,
+        new: &Release,
+        scaled_since: &BTreeSet<ProcessType>,
+    ) -> Self {
+        let mut wishes = self.clone();
+        wishes.follow(old, new, scaled_since);
+        wishes
+    }
+
     /// Forgets a scaling where the new release's own quantity differs from the old one's: the
     /// later word counts. For the types in `scaled_since`, that is the scaling.
     pub(super) fn follow(

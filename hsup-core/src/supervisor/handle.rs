@@ -72,6 +72,9 @@ pub(super) enum Request {
     Release(u64, Reply<control::Release>),
     Plan(PlanReleaseRequest, Reply<PlanReleaseResponse>),
     Shutdown(ShutdownRequest, Reply<()>),
+    /// hsup is about to end and leave its dynos: what the disk had no room for is written if it can
+    /// be. Refused where they are being stopped.
+    Leave(Reply<()>),
 }
 
 /// An applied release, and what tells that it is decided.
@@ -100,7 +103,7 @@ impl Request {
             Self::Rollback(_, reply) => answer(reply, why),
             Self::Release(_, reply) => answer(reply, why),
             Self::Plan(_, reply) => answer(reply, why),
-            Self::Shutdown(_, reply) => answer(reply, why),
+            Self::Shutdown(_, reply) | Self::Leave(reply) => answer(reply, why),
         }
     }
 }
@@ -132,6 +135,14 @@ impl SupervisorHandle {
     /// Says something of hsup's own about a dyno.
     pub(super) fn note(&self, dyno: &str, text: &str) {
         self.shared.logs.note(dyno, text);
+    }
+
+    /// Whether hsup may end and leave its dynos as they are; what they need is written down then.
+    ///
+    /// # Errors
+    /// When they are being stopped.
+    pub(crate) async fn leave(&self) -> Result<(), ControlError> {
+        self.ask(Request::Leave).await
     }
 
     pub(super) async fn ask<T>(

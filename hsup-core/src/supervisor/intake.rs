@@ -44,6 +44,7 @@ impl Actor {
         match update {
             Update::Release(loaded) => self.loaded(*loaded),
             Update::Empty { why, is_final } => self.empty(&why, is_final),
+            Update::Late { why } => self.late(&why),
             Update::Scaled(quantities) => self.scaled(&quantities),
             Update::Rejected { reason } => self.tell_refused(&reason),
             Update::Warning(text) => self.note(text),
@@ -55,6 +56,7 @@ impl Actor {
             self.note_release(format!("Warning: {warning}"));
         }
         let (text, newness) = (loaded.text.clone(), loaded.newness);
+        let version = loaded.release.version;
         let again = Box::new(Loaded {
             warnings: Vec::new(),
             ..loaded.clone()
@@ -73,20 +75,20 @@ impl Actor {
                     self.news = Some(News::Rejected { text, reason });
                 }
                 if self.source.take_back(again) {
-                    self.tell_refused(&why);
+                    self.tell_not_taken(version, &why);
                 }
             }
-            // It is what there is: refusing it would leave nothing to begin with next time.
+            // It is all there is: what survived waits with its driver for a start that can.
             (Err(why), _) => return self.fail(RunError::NoRelease(why)),
         }
         self.begin();
     }
 
-    /// Whether there is a good release to begin with where the first one of Heroku is none: its
-    /// dynos may run, and none of them goes for that.
+    /// Whether there is a release of an earlier life to begin with where the first one of the
+    /// source is none: its dynos may run, and none of them goes for that.
     fn has_another(&self) -> bool {
-        let is_good = |known: &super::actor::Known| self.check_types(&known.release).is_ok();
-        matches!(self.source, Source::Heroku(_)) && self.wanted().is_some_and(is_good)
+        let has_types = |known: &Known| self.check_types(&known.release).is_ok();
+        self.wanted().is_some_and(has_types)
     }
 
     /// Goes on with what an earlier life of hsup had left to begin with. The history knows
@@ -118,11 +120,7 @@ impl Actor {
         if let Some((id, line)) = passed_over {
             self.note_release(line);
             if !knows_quantities {
-                let quantities = release.processes.iter();
-                let quantities: Vec<_> = quantities
-                    .map(|process| (process.process_type.clone(), process.quantity))
-                    .collect();
-                self.scaled(&quantities);
+                self.scaled(&release.quantities());
             }
             return Ok(Taken::Unchanged(id));
         }
@@ -138,7 +136,7 @@ impl Actor {
                 record.reason,
                 self.going_on_with(id)
             ),
-            _ => format!("Release v{version} is older than v{wanted}, which is gone on with"),
+            _ => format!("Release v{version} was here before v{wanted}, which is gone on with"),
         }
     }
 
@@ -163,6 +161,15 @@ impl Actor {
             }
         }
         self.begin();
+    }
+
+    /// The source takes long for its first word.
+    fn late(&mut self, why: &str) {
+        if self.releases.wanted().is_some() {
+            self.empty(why, false);
+        } else {
+            self.note(format!("No release yet ({why})"));
+        }
     }
 
     fn going_on_with(&self, id: Id) -> String {
@@ -212,9 +219,16 @@ impl Actor {
                     return Ok(Taken::Unchanged(id));
                 }
                 ReleaseChange::QuantitiesOnly => {
+                    let ships_elsewhere = release.log_target != wanted.release.log_target;
+                    let before = self.formation();
                     self.change_quantities(id, release);
-                    if self.releases.good() == Some(id) {
+                    self.quantities_changed();
+                    if self.formation() != before {
                         self.note_scaled(&origin.to_string());
+                    }
+                    if ships_elsewhere {
+                        let version = self.version(id);
+                        self.note_release(format!("Log target of v{version} changed by {origin}"));
                     }
                     self.remember_text(id, text);
                     return Ok(Taken::Scaled(id));
@@ -259,15 +273,13 @@ impl Actor {
         }
     }
 
-    /// The app has other quantities, whatever its release: those that run and those that are
-    /// to run are changed.
+    /// The app has other quantities, whatever its release: the good one is changed, and every
+    /// one that may still become good.
     fn scaled(&mut self, quantities: &[(ProcessType, u32)]) {
         let before = self.formation();
-        let of: BTreeSet<Id> = [self.releases.good(), self.releases.wanted()]
-            .into_iter()
-            .flatten()
-            .collect();
-        for id in of {
+        let mut is_news = false;
+        let hopeful: Vec<Id> = self.releases.hopeful().collect();
+        for id in hopeful {
             let Some(known) = self.known.get(&id) else {
                 continue;
             };
@@ -276,7 +288,12 @@ impl Actor {
             if release != *known.release {
                 self.expect_names(&self.wishes.formation(&release));
                 self.change_quantities(id, release);
+                is_news = true;
             }
+        }
+        // Not before all of them are changed: else one would lose dynos that it is to have.
+        if is_news {
+            self.quantities_changed();
         }
         if self.formation() != before {
             self.note_scaled(&Origin::Heroku.to_string());
@@ -309,6 +326,10 @@ impl Actor {
         if is_good {
             self.remember_scaling();
         }
+    }
+
+    /// Acts upon [`Actor::change_quantities`].
+    fn quantities_changed(&mut self) {
         self.follow_log_target();
         self.converge();
         self.tell_formation();
@@ -324,6 +345,21 @@ impl Actor {
     fn tell_refused(&self, why: &str) {
         let keeps = self.what_keeps_running();
         self.note_release(format!("Release rejected, {keeps}: {why}"));
+    }
+
+    /// Says that a release could not even be taken in, for a reason that is none of its own.
+    fn tell_not_taken(&self, version: u64, why: &str) {
+        if !self.source.comes_again() {
+            return self.tell_refused(why);
+        }
+        let keeps = match self.releases.wanted() {
+            // Nothing has begun yet that could go on, or be gone back to.
+            Some(id) if !self.has_begun => self.going_on_with(id),
+            _ => self.what_keeps_running(),
+        };
+        self.note_release(format!(
+            "Release v{version} cannot be taken in, trying again, {keeps}: {why}"
+        ));
     }
 
     /// Tells the source what a start of hsup is to begin with from now on, and what came of

@@ -13,6 +13,7 @@
 
 mod actor;
 mod beginning;
+mod course;
 mod cycling;
 mod decisions;
 mod dynos;
@@ -28,6 +29,8 @@ mod requests;
 mod restarts;
 mod rollback;
 mod status;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};

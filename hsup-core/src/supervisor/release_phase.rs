@@ -3,13 +3,17 @@
 //!
 //! ```text
 //!   built ──▶ begun (written down) ──exits with 0──▶ done ──▶ rolled out
-//!                  └── anything else, or too late ──▶ rejected
+//!            ▲     └── anything else, or too late ──▶ rejected
+//!            └─ stopped, for hsup was told to end
 //! ```
 //!
 //! It is a one-off dyno, `release.N` with N hsup's number of the release, and the release counts
-//! as being built meanwhile. It is never run twice, and never beside another one: that of a
-//! release which overtakes it waits for its end. Should hsup be killed meanwhile, the next one
-//! takes the dyno over and waits on; if it cannot be known how it ended, the release is
+//! as being built meanwhile. It never runs beside another one: that of a release which overtakes
+//! it waits for its end. It is never run again once it has ended by itself. One that hsup's own
+//! end has stopped is no verdict on the release: the next hsup begins it anew. Which of the two it
+//! was, is what its dyno saw first, the end or the order to stop: times would be those of two
+//! clocks, for the driver's may be on another machine. Should hsup be killed meanwhile, the next
+//! one takes the dyno over and waits on; if it cannot be known how it ended, the release is
 //! rejected.
 //!
 //! Heroku's rules: <https://devcenter.heroku.com/articles/release-phase>.
@@ -24,7 +28,7 @@ use super::{
 };
 use crate::{
     dyno::{Birth, DynoSpec, Key},
-    exit::ExitStatus,
+    exit::{Ending, ExitStatus},
     lifecycle::Kind,
     logs::{Filter, Source as LogSource},
     name::{DynoName, ProcessType},
@@ -45,6 +49,8 @@ pub(super) struct Running {
     pub(super) deadline: Option<Instant>,
     /// It did not end in time.
     is_late: bool,
+    /// hsup has stopped it with all else, for it was told to end.
+    pub(super) is_stopped: bool,
 }
 
 impl Actor {
@@ -133,21 +139,20 @@ impl Actor {
             key: Key(self.next_key),
             deadline: Some(Instant::now() + timeout),
             is_late: false,
+            is_stopped: false,
         });
     }
 
-    /// An earlier life of hsup has started it, and it is taken over as `key`.
+    /// An earlier life of hsup has started it, and it is taken over as `key`. It has its whole
+    /// time again: how long it has run only the wall clock could tell, which may have been set.
     pub(super) fn adopt_release_phase(&mut self, survivor: &LiveDyno, key: Key) {
-        let ran = crate::time::now_unix_ms() - survivor.at_unix_ms;
-        let ran = Duration::from_millis(u64::try_from(ran).unwrap_or(0));
-        let left = self
-            .release_timeout
-            .map(|timeout| timeout.saturating_sub(ran));
+        let left = self.release_timeout;
         self.release_phase = Some(Running {
             id: survivor.release,
             key,
             deadline: left.map(|left| Instant::now() + left),
             is_late: false,
+            is_stopped: false,
         });
     }
 
@@ -167,10 +172,12 @@ impl Actor {
         }
     }
 
-    pub(super) fn release_phase_ended(&mut self, exit: Option<&ExitStatus>) {
-        let Some(Running { id, is_late, .. }) = self.release_phase.take() else {
+    /// Its dyno is over; `by_itself` if it ended before it was told to.
+    pub(super) fn release_phase_ended(&mut self, exit: Option<&ExitStatus>, by_itself: bool) {
+        let Some(running) = self.release_phase.take() else {
             return;
         };
+        let (id, is_late) = (running.id, running.is_late);
         let is_wanted = self.releases.building() == Some(id);
         match exit {
             Some(exit) if exit.success() && !is_late => {
@@ -183,6 +190,18 @@ impl Actor {
                 }
             }
             _ if !is_wanted => {}
+            // It was cut off, so it was not through: it neither succeeded nor failed.
+            exit if !is_late && running.is_stopped && was_cut_off(exit, by_itself) => {
+                let saved = self
+                    .history
+                    .update(id, |record| record.release_phase = None);
+                self.complain(saved);
+                self.note_release(format!(
+                    "Release v{}: its release command was stopped, and is run again when hsup is \
+                     started again",
+                    self.version(id)
+                ));
+            }
             exit => {
                 let filter = Filter {
                     select: vec![dyno_name(id).to_string()],
@@ -190,10 +209,7 @@ impl Actor {
                 };
                 self.release_lines = self.shared.logs.report(&filter, LAST_LINES).to_vec();
                 let why = match (exit, self.release_timeout) {
-                    _ if self.phase != Phase::Running => "hsup ended while it ran".to_owned(),
-                    (_, Some(timeout)) if is_late => {
-                        format!("it did not end within {} seconds", timeout.as_secs_f64())
-                    }
+                    (exit, Some(timeout)) if is_late => too_late(exit, timeout),
                     (Some(exit), _) => exit.to_string(),
                     (None, _) => "it was never started".to_owned(),
                 };
@@ -230,6 +246,21 @@ impl Actor {
     /// Whether what is in the directory is to be released at every start of hsup.
     pub(super) fn releases_at_start(&self) -> bool {
         matches!(self.source, Source::Directory(_)) && self.survivors.is_empty()
+    }
+}
+
+/// Whether a command that did not end well, and that hsup has stopped, was ended by that, as far
+/// as anybody knows, and not by itself before.
+fn was_cut_off(exit: Option<&ExitStatus>, by_itself: bool) -> bool {
+    !by_itself || exit.is_none_or(|exit| !exit.is_known())
+}
+
+/// What is said of a command that has had its time; of one that never ran, what it waited for.
+fn too_late(exit: Option<&ExitStatus>, timeout: Duration) -> String {
+    let within = format!("within {} seconds", timeout.as_secs_f64());
+    match exit.map(|exit| &exit.how) {
+        Some(Ending::NotStarted(why)) => format!("it did not begin {within}: {why}"),
+        _ => format!("it did not end {within}"),
     }
 }
 
@@ -287,6 +318,14 @@ mod tests {
         let mut record = record();
         change(&mut record);
         is_due(&record)
+    }
+
+    #[test_case(true, &ExitStatus::code(1, 5) => false; "it had failed before")]
+    #[test_case(false, &ExitStatus::code(1, 5) => true; "it ended when it was told to")]
+    #[test_case(true, &ExitStatus::lost("the driver died", 5) => true; "nobody knows")]
+    #[test_case(false, &ExitStatus::not_started("it was stopped before it ran", 5) => true; "it never ran")]
+    fn a_command_was_cut_off(by_itself: bool, exit: &ExitStatus) -> bool {
+        was_cut_off(Some(exit), by_itself)
     }
 
     #[test]

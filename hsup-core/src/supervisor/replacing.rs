@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
-    actor::{Actor, Known},
+    actor::{Actor, Known, Live},
     formation::Wishes,
     gap::Gap,
 };
@@ -25,11 +25,28 @@ use crate::{
 /// The release that replaces the good one.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    id: Id,
+    pub(super) id: Id,
     pub(super) names: BTreeSet<DynoName>,
     rollout: Rollout<DynoName>,
     reason: Option<String>,
     last_lines: Vec<String>,
+}
+
+/// Whether the dyno is one of this release, and was not told to go.
+fn is_staying(live: &Live, release: Id) -> bool {
+    !live.retiring && live.handle.spec.release_id == release
+}
+
+/// What a name runs before the release `new` is tried: `staying` are the releases of its dynos
+/// that were not told to go.
+pub(super) fn before(staying: impl Iterator<Item = Id>, good: Option<Id>, new: Id) -> Before {
+    staying.fold(Before::Nothing, |before, id| match before {
+        Before::New => Before::New,
+        _ if id == new => Before::New,
+        Before::Good => Before::Good,
+        _ if Some(id) == good => Before::Good,
+        Before::Nothing | Before::Other => Before::Other,
+    })
 }
 
 impl Actor {
@@ -55,35 +72,23 @@ impl Actor {
         }
         self.mark(id, ReleaseState::RollingOut);
         self.see_types(&known.release);
-        let wishes = self.wishes_for(&known);
-        let mut names = BTreeSet::new();
-        let mut types = Vec::new();
-        for process in wishes.formation(&known.release) {
-            let wanted = wishes.names(&process).into_iter();
-            let replacements: Vec<_> = wanted
-                .filter(|name| !self.is_held(name))
-                .map(|name| Replacement {
-                    before: self.before(&name, id),
-                    strategy: self.strategy(&name.process_type),
-                    name,
-                })
-                .collect();
-            names.extend(
-                replacements
-                    .iter()
-                    .map(|replacement| replacement.name.clone()),
-            );
-            types.push(replacements);
+        let (mut names, mut types) = (BTreeSet::new(), Vec::new());
+        for of_type in self.wishes_for(&known).names_by_type(&known.release) {
+            let wanted: Vec<_> = of_type.filter(|name| !self.is_held(name)).collect();
+            names.extend(wanted.iter().cloned());
+            let replacement = |name: DynoName| Replacement {
+                before: self.before(&name, id),
+                strategy: self.strategy(&name.process_type),
+                name,
+            };
+            types.push(wanted.into_iter().map(replacement).collect());
         }
         if let Some(good) = self.releases.good() {
-            // Where the good one still runs, nobody waits for what an overtaken release began.
-            for name in names
-                .iter()
-                .filter(|name| self.runs(name, good))
-                .cloned()
-                .collect::<Vec<_>>()
-            {
-                self.retire_where(&name, |release| release != id && release != good);
+            // Where the good one serves, nobody waits for what an overtaken release began.
+            for name in &names {
+                if self.serves_of(name, good) == Some(true) {
+                    self.retire_where(name, |release| release != id && release != good);
+                }
             }
         }
         self.write_gap();
@@ -112,25 +117,24 @@ impl Actor {
     }
 
     fn before(&self, name: &DynoName, new: Id) -> Before {
-        let is_good = |good| self.runs(name, good);
-        if self.runs(name, new) {
-            Before::New
-        } else if self.releases.good().is_some_and(is_good) {
-            Before::Good
-        } else if self.dynos.of_name(name).any(|(_, live)| !live.retiring) {
-            Before::Other
-        } else {
-            Before::Nothing
-        }
+        let of_name = self.dynos.of_name(name);
+        let staying = of_name.filter(|(_, live)| !live.retiring);
+        before(
+            staying.map(|(_, live)| live.handle.spec.release_id),
+            self.releases.good(),
+            new,
+        )
     }
 
     /// What people asked for, as it would be with this release instead of the good one.
     pub(super) fn wishes_for(&self, known: &Known) -> Wishes {
-        let mut wishes = self.wishes.clone();
-        if let (Some(good), Some(record)) = (self.good(), self.history.get(known.id)) {
-            wishes.follow(&good.release, &known.release, &record.scaled_since);
+        match (self.good(), self.history.get(known.id)) {
+            (Some(good), Some(record)) => {
+                let since = &record.scaled_since;
+                self.wishes.after(&good.release, &known.release, since)
+            }
+            _ => self.wishes.clone(),
         }
-        wishes
     }
 
     pub(super) fn is_candidate(&self, release_id: Id) -> bool {
@@ -199,10 +203,18 @@ impl Actor {
                     self.retire_where(&name, |id| id != new && Some(id) != good);
                 }
                 Action::StartGood(name) => {
-                    if let Some(good) = self.releases.good()
-                        && !self.runs(&name, good)
-                    {
-                        self.start_or_defer(name, good);
+                    let Some(good) = self.releases.good() else {
+                        continue;
+                    };
+                    match self.serves_of(&name, good) {
+                        // hsup has not had it built in this life, or it has no such type.
+                        None if !self.can_start(&name, good) => {
+                            events.push(rollout::Event::GoodFailed(name));
+                        }
+                        None => self.start_or_defer(name, good),
+                        Some(true) => events.push(rollout::Event::GoodReady(name)),
+                        // Its own report follows.
+                        Some(false) => {}
                     }
                 }
                 Action::Unproven(name) => {
@@ -243,7 +255,14 @@ impl Actor {
     fn runs(&self, name: &DynoName, release: Id) -> bool {
         self.dynos
             .of_name(name)
-            .any(|(_, live)| !live.retiring && live.handle.spec.release_id == release)
+            .any(|(_, live)| is_staying(live, release))
+    }
+
+    /// Whether the dyno of that name and release is ready, if there is one that is to stay.
+    fn serves_of(&self, name: &DynoName, release: Id) -> Option<bool> {
+        let mut of_name = self.dynos.of_name(name);
+        let there = of_name.find(|(_, live)| is_staying(live, release));
+        there.map(|(_, live)| live.status.ready)
     }
 
     /// Whether a dyno of that name is ready, and is to stay.
@@ -291,6 +310,11 @@ impl Actor {
         }
     }
 
+    fn can_start(&self, name: &DynoName, release: Id) -> bool {
+        let known = self.known.get(&release);
+        known.is_some_and(|known| self.spec_of(name, known).is_some())
+    }
+
     /// How dynos of this type are replaced.
     pub(super) fn strategy(&self, process_type: &ProcessType) -> Strategy {
         self.rollouts.strategy(process_type, self.has_own_network())
@@ -325,23 +349,26 @@ impl Actor {
             return BTreeSet::new();
         };
         let wishes = self.wishes_for(known);
-        let formation = wishes.formation(&known.release);
-        let names = formation.iter().flat_map(|process| wishes.names(process));
+        let names = wishes.names_by_type(&known.release).flatten();
         names.filter(|name| !self.is_held(name)).collect()
     }
 
-    /// Takes a name out of the rollout, by an event that says why.
+    /// Takes a name out of the rollout, by an event that says why. A dyno of the release that
+    /// `keeps` it goes on.
     pub(super) fn forget_in_rollout(
         &mut self,
         name: &DynoName,
+        keeps: Option<Id>,
         event: fn(DynoName) -> rollout::Event<DynoName>,
     ) {
         if let Some(candidate) = &mut self.candidate {
             candidate.names.remove(name);
         }
         self.deferred.remove(name);
-        self.retire_where(name, |_| true);
-        self.end_gap(name);
+        self.retire_where(name, |id| Some(id) != keeps);
+        if keeps.is_none() {
+            self.end_gap(name);
+        }
         self.roll(event(name.clone()));
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use hsup_proto::control::{
     ApplyReleaseResponse, GetStatusRequest, GetStatusResponse, ListReleasesResponse,
     PlanReleaseResponse, RestartRequest, RestartResponse, ScaleRequest, ScaleResponse,
-    StartRequest, StartResponse, StopRequest, StopResponse,
+    ShutdownRequest, StartRequest, StartResponse, StopRequest, StopResponse,
 };
 use tokio::sync::oneshot;
 
@@ -72,16 +72,24 @@ impl Actor {
             }
             Request::Plan(request, reply) => drop(reply.send(self.plan(&request.json))),
             Request::Shutdown(request, reply) => {
-                let how = match request.grace_ms {
-                    None => self.gracefully(),
-                    Some(0) => Stop::Immediately,
-                    Some(ms) => Stop::Gracefully {
-                        grace: Duration::from_millis(ms.into()),
-                    },
-                };
-                self.shut_down(how);
+                self.shut_down(self.how(request));
                 self.ending.push(reply);
             }
+            Request::Leave(reply) => {
+                self.save_again();
+                drop(reply.send(Ok(())));
+            }
+        }
+    }
+
+    /// How a shutdown is to stop dynos.
+    pub(super) fn how(&self, request: ShutdownRequest) -> Stop {
+        match request.grace_ms {
+            None => self.gracefully(),
+            Some(0) => Stop::Immediately,
+            Some(ms) => Stop::Gracefully {
+                grace: Duration::from_millis(ms.into()),
+            },
         }
     }
 
@@ -301,7 +309,7 @@ impl Actor {
                 self.retire(key, how);
                 keys.insert(key);
             }
-            self.forget_in_rollout(name, rollout::Event::Stopped);
+            self.forget_in_rollout(name, None, rollout::Event::Stopped);
         }
         let wait = (!request.no_wait).then(|| self.wait_until(Until::Gone(keys)));
         Ok((StopResponse { dynos: stopped }, wait))

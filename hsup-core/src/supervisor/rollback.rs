@@ -6,7 +6,6 @@ use thiserror::Error;
 use super::{actor::Actor, handle::Applied, intake::Taken};
 use crate::{
     control::ControlError,
-    release::Release,
     releases::Newness,
     source::{News, Origin, Source, control_file},
     state::{ReleaseRecord, ReleaseState},
@@ -86,7 +85,8 @@ fn target(history: &[&ReleaseRecord], version: Option<u64>) -> Result<u64, Rollb
 }
 
 impl Actor {
-    /// Takes an earlier release in again, as a new one with a number of its own.
+    /// Takes an earlier release in again, as a new one. Its number is one of its own, but for a
+    /// release of Heroku: there the next number is Heroku's to give, to another release.
     pub(super) fn rollback(&mut self, request: &RollbackRequest) -> Result<Applied, ControlError> {
         let history: Vec<_> = self.history.iter().collect();
         let id = target(&history, request.version)?;
@@ -98,10 +98,13 @@ impl Actor {
             return Err(RollbackError::NoRelease.into());
         };
         let version = earlier.release.version;
-        let release = Release {
-            version: newest.unwrap_or(version).saturating_add(1),
-            ..earlier.release.clone()
-        };
+        let mut release = earlier.release.clone();
+        match (&self.source, self.wanted()) {
+            // Quantities are the app's there, not the release's.
+            (Source::Heroku(_), Some(wanted)) => release.scale(&wanted.release.quantities()),
+            (Source::Heroku(_), None) => {}
+            _ => release.version = newest.unwrap_or(version).saturating_add(1),
+        }
         let is_control_dir = matches!(self.source, Source::ControlDir(_));
         let text = is_control_dir.then(|| control_file::text(&release));
         let warnings = self.lasts_until().map(str::to_owned).into_iter().collect();
@@ -121,6 +124,7 @@ mod tests {
     use test_case::test_case;
 
     use super::*;
+    use crate::release::Release;
 
     /// Newest first: `5 current`. The id is ten times the version.
     fn history(text: &str) -> Vec<ReleaseRecord> {

@@ -6,7 +6,10 @@ use hsup_proto::control::{Dyno, GetStatusRequest};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::handle::{Request, SupervisorHandle};
-use crate::control::Control as _;
+use crate::{
+    control::Control as _,
+    memory::{exceeded, megabytes},
+};
 
 /// How often Heroku writes them.
 const EVERY: Duration = Duration::from_secs(20);
@@ -52,21 +55,9 @@ fn lines(dyno: &Dyno, quotas: &BTreeMap<String, u64>) -> Vec<String> {
         "source={name} dyno={id} sample#memory_total={total}{of_quota}"
     )];
     if let Some(quota) = quota.filter(|quota| (1..memory).contains(quota)) {
-        let tenths = u128::from(memory) * 1000 / u128::from(quota);
-        let (whole, tenth) = (tenths / 10, tenths % 10);
-        lines.push(format!(
-            "Process running mem={}({whole}.{tenth}%)",
-            megabytes(memory, 0)
-        ));
-        lines.push("Error R14 (Memory quota exceeded)".to_owned());
+        lines.extend(exceeded(memory, quota));
     }
     lines
-}
-
-/// In Heroku's megabytes, which are 2^20.
-#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
-fn megabytes(bytes: u64, digits: usize) -> String {
-    format!("{:.digits$}MB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]
@@ -100,12 +91,6 @@ mod tests {
     #[test]
     fn a_dyno_above_it_has_herokus_error() {
         let lines = of(Some(529 * MB), Some(512 * MB));
-        assert_eq!(
-            lines[1..],
-            [
-                "Process running mem=529MB(103.3%)",
-                "Error R14 (Memory quota exceeded)"
-            ]
-        );
+        assert_eq!(lines[1..], exceeded(529 * MB, 512 * MB));
     }
 }

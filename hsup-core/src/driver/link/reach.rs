@@ -14,8 +14,9 @@ use tracing::{debug, info};
 use super::{Established, Keeper};
 use crate::driver::spec;
 
-/// How long a child driver may take from its start to its first answer.
-const BOOT: Duration = Duration::from_secs(10);
+/// How long a driver may take to its first answer, from its start or, where others start it,
+/// from when it was connected to: it may still be finding its dynos again.
+pub(super) const BOOT: Duration = Duration::from_secs(10);
 
 /// What the last try has at least: the answer of a driver that comes up at the last moment must
 /// have time to arrive.

@@ -224,6 +224,7 @@ impl Task {
     /// Takes over a process that runs since an earlier life of hsup.
     pub(super) fn adopt(&mut self, adopted: Adopted) {
         let attempt = self.lifecycle.next_attempt();
+        self.ready = adopted.serves(&self.spec.name);
         let run = Run {
             io: IoDir::at(self.shared.io_root.join(adopted.dyno_id.as_str())),
             dyno_id: adopted.dyno_id,
@@ -257,7 +258,6 @@ impl Task {
             asked: None,
             complaint: None,
         });
-        self.ready = adopted.was_ready || !self.spec.name.process_type.is_web();
         self.said = self.shown_when_started();
         self.watch_process();
         self.apply(Event::Adopt(attempt));

@@ -12,6 +12,7 @@ use crate::{
     },
     exit::{Ending, ExitStatus},
     lifecycle::{Attempt, Event, State, Stop},
+    memory::vastly_exceeded,
     time::now_unix_ms,
 };
 
@@ -154,9 +155,9 @@ impl Task {
             tracing::warn!(dyno = %self.spec.name, "last lines are still being written");
         }
         if status.oom_killed {
-            // The kernel did it, and Heroku's words for who uses far too much are these.
-            self.note("Error R15 (Memory quota vastly exceeded)");
-            self.note("Stopping process with SIGKILL");
+            for line in vastly_exceeded(self.spec.release.limits.memory_bytes) {
+                self.note(line);
+            }
         }
         let by_itself = matches!(
             self.lifecycle.state(),
@@ -196,11 +197,16 @@ impl Task {
         });
     }
 
-    /// Has driver, journal and file system forget the attempt, beside whatever comes next.
+    /// Has journal, file system and driver forget the attempt, beside whatever comes next. The
+    /// journal is first: until it has the end, a next life of hsup asks the others for it.
     pub(super) fn clean_up(&self, run: Run, status: &ExitStatus) {
-        self.shared.ledger.end(&run.dyno_id, status);
-        run.io.remove();
-        tokio::spawn(attempt::remove(Arc::clone(&self.shared), run.dyno_id));
+        let shared = Arc::clone(&self.shared);
+        match shared.ledger.end(&run.dyno_id, status) {
+            Ok(ended) => attempt::forget(&shared, &run.io, ended),
+            Err(owed) => self.shared.tasks.spawn(async move {
+                attempt::forget(&shared, &run.io, owed.written().await);
+            }),
+        }
     }
 }
 

@@ -8,8 +8,8 @@
 //! JSON      {"at":"2026-11-28T12:00:00.000000Z","source":"app","dyno":"web.1",…}
 //! ```
 //!
-//! Logplex reads a message only with both dashes, and an HTTPS drain of Heroku's gets one: each
-//! is written as its reader knows it.  A frame is counted in bytes, the final `\n` included.
+//! Logplex reads only messages with both dashes, and Heroku's HTTPS drains get one: each reader
+//! gets the form that it knows. A frame is counted in bytes, the final `\n` included.
 
 use std::io::Write as _;
 
@@ -23,11 +23,12 @@ use crate::logs::{
 
 /// Where Heroku cuts long lines ("split into 10000 byte chunks").
 const PIECE_BYTES: usize = 10_000;
-/// What Logplex takes a longer frame for is malformed, and one such refuses its whole request.
+/// Logplex takes a longer frame for malformed, and refuses the whole request for it.
 pub(super) const FRAME_BYTES: usize = 10_240;
-/// What a syslog receiver should take (RFC 5425, 4.3.1), and rsyslog takes unless told otherwise.
+/// The longest frame that every syslog receiver should take (RFC 5425, 4.3.1), and that rsyslog
+/// does by default.
 const SYSLOG_BYTES: usize = 8_192;
-/// The most digits a frame's length and the blank behind it have.
+/// How long a frame's length and the blank behind it are at most.
 const LENGTH_BYTES: usize = 6;
 
 /// What a reader understands.

@@ -1,21 +1,21 @@
 //! Batches as requests: to Logplex as log-shuttle's, to an HTTPS drain as Logplex's.
 
-use std::{error::Error, io::Write as _, time::Duration};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use jiff::Timestamp;
 use reqwest::{
     Client, Response,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
     redirect::Policy,
 };
 
-use super::{
-    batch::Batch,
-    retry::{Answer, retry_after},
-    target::Http,
-};
+use super::{batch::Batch, retry::Answer, target::Http};
+use crate::retry_after::retry_after;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -27,16 +27,16 @@ const BODY_BYTES: usize = 64 * 1024;
 pub(super) struct Poster {
     client: Client,
     http: Http,
-    /// Whom an HTTPS drain takes us for; `None`: it is Logplex.
+    /// By which an HTTPS drain knows us; `None`: it is Logplex.
     drain_token: Option<String>,
 }
 
 /// The client that the lanes of a drain share.
 ///
 /// # Errors
-/// Says why there can be none.
-pub(super) fn client() -> Result<Client, String> {
-    // The first word counts, and all that hsup says is this one.
+/// When there can be none: where no certificate is trusted, say.
+pub(super) fn client() -> io::Result<Client> {
+    // Refused where there is one already, which is the same one.
     drop(rustls::crypto::ring::default_provider().install_default());
     Client::builder()
         .no_proxy()
@@ -45,7 +45,7 @@ pub(super) fn client() -> Result<Client, String> {
         .timeout(ANSWER_WITHIN)
         .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(cause)
+        .map_err(|error| io::Error::other(cause(error)))
 }
 
 impl Poster {
@@ -91,10 +91,7 @@ impl Poster {
 
 async fn answer(mut response: Response) -> Answer {
     let status = response.status().as_u16();
-    let asked = response.headers().get(RETRY_AFTER);
-    let asked = asked
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| retry_after(text, Timestamp::now()));
+    let asked = retry_after(response.headers());
     let mut read = 0;
     // What the status says holds, whatever becomes of the body.
     while let Ok(Some(part)) = response.chunk().await {
@@ -106,7 +103,7 @@ async fn answer(mut response: Response) -> Answer {
     Answer::Status(status, asked)
 }
 
-fn gzip(body: &[u8]) -> std::io::Result<Bytes> {
+fn gzip(body: &[u8]) -> io::Result<Bytes> {
     let out = Vec::with_capacity(body.len() / 4);
     let mut encoder = GzEncoder::new(out, Compression::fast());
     encoder.write_all(body)?;

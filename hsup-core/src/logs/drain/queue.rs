@@ -1,12 +1,12 @@
 //! What waits for one drain, and the books of what became of it.
 //!
-//! The router puts blocks in and never waits.  A queue may have several lanes, each emptied by
+//! The router puts blocks in and never waits. A queue may have several lanes, each emptied by
 //! a sender of its own; all lines of a dyno are in one, so that they stay in order however many
-//! senders there are.  When the whole has no room, the oldest lines of the fullest lane go: who
+//! senders there are. When the whole has no room, the oldest lines of the fullest lane go: who
 //! floods loses its own.
 //!
 //! Every line that was put in is, at any time, exactly one of: waiting, held by a sender, sent,
-//! dropped or lost.  Dropped and lost ones are announced to the drain itself: a sender takes
+//! dropped or lost. Dropped and lost ones are announced to the drain itself: a sender takes
 //! the announcement with it, and brings it back when that could not be delivered either.
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::logs::line::{CHUNK_BYTES, Chunk};
+use crate::logs::line::Chunk;
 
 /// See the module.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(super) struct Block {
     pub(super) lines: u64,
 }
 
-/// So much of a lane: whichever is reached first.
+/// A part of a lane: up to so many bytes or lines, whichever is reached first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Portion {
     pub(super) bytes: usize,
@@ -75,11 +75,13 @@ pub struct Counts {
     pub lost: u64,
     /// They wait.
     pub queued: u64,
+    /// A sender holds them: they are gathered, or on their way.
+    pub sending: u64,
     /// What waits, in bytes.
     pub queued_bytes: u64,
 }
 
-/// So many lines, the first of them then (microseconds since 1970).
+/// How many lines, and when the first of them was written, in microseconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) count: u64,
@@ -101,6 +103,14 @@ pub(super) enum Found {
     Nothing,
     /// Nothing, and there will be nothing.
     End,
+}
+
+impl Counts {
+    /// How many of them nothing has become of yet.
+    const fn left(&self) -> u64 {
+        self.read
+            .saturating_sub(self.sent + self.dropped + self.lost)
+    }
 }
 
 impl Tally {
@@ -152,11 +162,12 @@ impl Queue {
             return;
         }
         books.counts.read += lines;
-        let bytes = chunk.bytes.len() + CHUNK_BYTES;
+        let bytes = chunk.cost();
         books.bytes += bytes;
         let place = &mut books.lanes[lane];
         place.bytes += bytes;
         place.lines += lines;
+        make_room(&mut place.blocks);
         place.blocks.push_back(Block { chunk, lines });
         let is_awaited = place
             .wake
@@ -179,7 +190,7 @@ impl Queue {
             && taken.lines < portion.lines
             && let Some(block) = books.pop(lane)
         {
-            taken.bytes += block.chunk.bytes.len();
+            taken.bytes += block.chunk.cost();
             taken.lines += block.lines;
             to.push_back(block);
         }
@@ -241,9 +252,10 @@ impl Queue {
 
     pub(in crate::logs) fn counts(&self) -> Counts {
         let books = self.lock();
-        let lanes = books.lanes.iter();
+        let queued = books.lanes.iter().map(|lane| lane.lines).sum();
         Counts {
-            queued: lanes.map(|lane| lane.lines).sum(),
+            queued,
+            sending: books.counts.left().saturating_sub(queued),
             queued_bytes: books.bytes as u64,
             ..books.counts
         }
@@ -271,14 +283,7 @@ impl Queue {
             *lane = Lane::default();
         }
         books.bytes = 0;
-        let Counts {
-            read,
-            sent,
-            dropped,
-            lost,
-            ..
-        } = books.counts;
-        let left = read.saturating_sub(sent + dropped + lost);
+        let left = books.counts.left();
         books.counts.lost += left;
         left
     }
@@ -300,14 +305,11 @@ impl Books {
     fn pop(&mut self, lane: usize) -> Option<Block> {
         let lane = &mut self.lanes[lane];
         let block = lane.blocks.pop_front()?;
-        let bytes = block.chunk.bytes.len() + CHUNK_BYTES;
+        let bytes = block.chunk.cost();
         lane.bytes -= bytes;
         lane.lines -= block.lines;
         self.bytes -= bytes;
-        if lane.blocks.is_empty() {
-            // Room for the next flood is not kept until then.
-            lane.blocks.shrink_to(64);
-        }
+        give_back(&mut lane.blocks);
         Some(block)
     }
 
@@ -326,5 +328,25 @@ impl Books {
     }
 }
 
+/// How many unused places a table may have beyond a quarter of those in use.
+const SLACK: usize = 64;
+
+/// Makes room for one more, and not for twice as many: a block may be smaller than its place.
+fn make_room(blocks: &mut VecDeque<Block>) {
+    if blocks.len() == blocks.capacity() {
+        blocks.reserve_exact((blocks.len() / 8).max(8));
+    }
+}
+
+/// Frees the room of many blocks that have gone.
+fn give_back(blocks: &mut VecDeque<Block>) {
+    let len = blocks.len();
+    if blocks.capacity() > len + len / 4 + SLACK {
+        blocks.shrink_to(len + len / 8);
+    }
+}
+
+#[cfg(test)]
+mod allocated;
 #[cfg(test)]
 mod tests;

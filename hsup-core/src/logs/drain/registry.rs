@@ -17,6 +17,8 @@ pub(in crate::logs) struct Drains {
     seen: Option<LogTarget>,
     /// Those of earlier releases that still send what waits.
     ending: Vec<Drain>,
+    /// How many there have been: each keeps its number, and none is given twice.
+    begun: u32,
 }
 
 impl Drains {
@@ -26,14 +28,20 @@ impl Drains {
         targets: Vec<DrainTarget>,
         shared: &Arc<Shared>,
     ) -> io::Result<Self> {
-        let own = targets
-            .into_iter()
-            .map(|target| begin(target, shared))
-            .collect::<io::Result<_>>()?;
-        Ok(Self {
-            own,
-            ..Self::default()
-        })
+        let mut drains = Self::default();
+        for target in targets {
+            let shown = target.to_string();
+            let named = |error| io::Error::other(format!("log drain {shown}: {error}"));
+            let drain = drains.begin(target, shared).map_err(named)?;
+            shared.change_drains(None, Some(&drain.queue));
+            drains.own.push(drain);
+        }
+        Ok(drains)
+    }
+
+    fn begin(&mut self, target: DrainTarget, shared: &Arc<Shared>) -> io::Result<Drain> {
+        self.begun += 1;
+        Drain::start(self.begun, target, Arc::downgrade(shared))
     }
 
     /// Makes the drain of the release be this one; answers what people should know of it.
@@ -56,11 +64,19 @@ impl Drains {
         if is_same {
             return None;
         }
-        if let Some(old) = self.of_release.take() {
-            let mut state = shared.lock();
-            state.drains.retain(|queue| !Arc::ptr_eq(queue, &old.queue));
-            drop(state);
-            old.queue.end();
+        let begun = match &wanted {
+            Ok(Some(target)) => Some(self.begin(target.clone(), shared)),
+            _ => None,
+        };
+        let old = self.of_release.take();
+        let new = begun.as_ref().and_then(|begun| begun.as_ref().ok());
+        // At once: a line in between would be nobody's, and in nobody's books.
+        shared.change_drains(
+            old.as_ref().map(|drain| &drain.queue),
+            new.map(|drain| &drain.queue),
+        );
+        if let Some(old) = old {
+            old.retire();
             self.ending.retain(|drain| !drain.is_over());
             self.ending.push(old);
         }
@@ -68,20 +84,23 @@ impl Drains {
             Ok(target) => target?,
             Err(error) => return Some(format!("LogplexURL is not used: {error}")),
         };
-        let shown = target.to_string();
-        match begin(target, shared) {
+        match begun? {
             Ok(drain) => {
                 self.of_release = Some(drain);
-                Some(format!("Lines are sent to {shown}"))
+                Some(format!("Lines are sent to {target}"))
             }
-            Err(error) => Some(format!("Log drain {shown}: {error}")),
+            Err(error) => Some(format!("Log drain {target}: {error}")),
         }
     }
 
+    /// Those of earlier releases, too, until they are over.
     pub(in crate::logs) fn status(&self) -> Vec<DrainStatus> {
-        self.all().map(Drain::status).collect()
+        let ending = self.ending.iter().filter(|drain| !drain.is_over());
+        let now = self.own.iter().chain(&self.of_release);
+        now.chain(ending).map(Drain::status).collect()
     }
 
+    /// All that have something to say at the end of hsup.
     pub(in crate::logs) fn take(&mut self) -> Vec<Drain> {
         let Self {
             own,
@@ -89,24 +108,9 @@ impl Drains {
             ending,
             ..
         } = std::mem::take(self);
+        let ending = ending.into_iter().filter(Drain::hush);
         own.into_iter().chain(of_release).chain(ending).collect()
     }
-
-    fn all(&self) -> impl Iterator<Item = &Drain> {
-        self.own.iter().chain(&self.of_release)
-    }
-}
-
-fn begin(target: DrainTarget, shared: &Arc<Shared>) -> io::Result<Drain> {
-    let drain = Drain::start(target, Arc::downgrade(shared))?;
-    let mut state = shared.lock();
-    if state.ended {
-        drop(state);
-        drain.queue.end();
-    } else {
-        state.drains.push(Arc::clone(&drain.queue));
-    }
-    Ok(drain)
 }
 
 /// Ends all of them at once; `stop` ends the waiting.
@@ -129,7 +133,5 @@ pub(in crate::logs) async fn finish_all(
             finished.await
         }
     };
-    all.into_iter()
-        .filter(|all| all.lines + all.dropped + all.lost > 0)
-        .collect()
+    all.into_iter().filter(|one| !one.is_nothing()).collect()
 }

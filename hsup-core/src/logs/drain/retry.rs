@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use jiff::{Timestamp, fmt::rfc2822};
-
 /// The first pause, and the longest one.
 const BASE: Duration = Duration::from_millis(100);
 const CAP: Duration = Duration::from_secs(5);
-/// As long may a drain ask us to wait.
+/// The longest that a drain may ask us to wait.
 const LONGEST_ASKED: Duration = Duration::from_mins(1);
 /// A batch that is older than this is given up: what waits behind it is newer.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
@@ -23,6 +21,16 @@ pub(super) enum Answer {
     Broken(String),
 }
 
+impl Answer {
+    /// How long the drain asked to be left alone, whatever becomes of what it was sent.
+    pub(super) fn asked(&self) -> Duration {
+        match self {
+            Self::Status(408 | 429 | 500..=599, Some(asked)) => (*asked).min(LONGEST_ASKED),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -34,7 +42,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges the answer to try number `tries`, from 1, of a batch that was first tried `elapsed`
-/// ago.  `jitter` is any random number.
+/// ago. `jitter` is any random number.
 ///
 /// What was refused for good is lost at once (4xx, a redirect); a server that is broken or busy
 /// (5xx, 429, 408) is asked again, and so is one that could not be reached.
@@ -66,16 +74,6 @@ pub(super) fn backoff(failures: u32, jitter: u64) -> Duration {
     half + Duration::from_micros(jitter % spread)
 }
 
-/// The pause that a `Retry-After` names: seconds, or a date.
-pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
-    let text = text.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
-    }
-    let at = rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -102,6 +100,15 @@ mod tests {
         assert_eq!(first(&Answer::Status(status, asked)), Verdict::Lost);
     }
 
+    #[test_case(429, Some(7) => 7)]
+    #[test_case(503, Some(7000) => 60; "longer than anybody may ask for")]
+    #[test_case(503, None => 0)]
+    #[test_case(400, Some(7) => 0; "refused for good")]
+    fn a_drain_is_left_alone_for_as_long_as_it_asks(status: u16, asked: Option<u64>) -> u64 {
+        let answer = Answer::Status(status, asked.map(Duration::from_secs));
+        answer.asked().as_secs()
+    }
+
     #[test_case(&Answer::Status(500, None))]
     #[test_case(&Answer::Status(503, None); "booting")]
     #[test_case(&Answer::Status(429, None); "busy")]
@@ -120,17 +127,6 @@ mod tests {
         };
         assert_eq!(wait(7), 7);
         assert_eq!(wait(86_400), 60);
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
-        let after = |text| retry_after(text, now).map(|wait| wait.as_secs());
-        assert_eq!(after(" 120 "), Some(120));
-        assert_eq!(after("Sat, 28 Nov 2026 12:00:30 GMT"), Some(30));
-        assert_eq!(after("Sat, 28 Nov 2026 11:00:00 GMT"), Some(0));
-        assert_eq!(after("soon"), None);
-        assert_eq!(after("-1"), None);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! What empties one lane of a drain: gathers a batch, delivers it, tries again, keeps the books.
 //!
 //! One batch of a lane is on its way at a time, and the next one leaves when that has been
-//! taken or given up.  So the lines of a dyno, which are all in one lane, arrive in order.
+//! taken or given up. So the lines of a dyno, which are all in one lane, arrive in order.
 
 use std::{
     collections::VecDeque,
@@ -29,9 +29,9 @@ use crate::{
     random,
 };
 
-/// People are told of a drain that fails when it does so as often.
+/// People are told of a drain once so many tries have failed.
 const TELL_AFTER: u32 = 2;
-/// And of one that comes and goes not more often than this.
+/// And of one that comes and goes, not more often than this.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// One line is enough to begin.
@@ -133,6 +133,8 @@ impl Sender {
                         // A drain that refuses everything is not asked without a pause.
                         sleep(backoff(self.failures + 3, random::u64())).await;
                     }
+                    // The next batch is no less a request than the same one again.
+                    sleep(answer.asked()).await;
                     return;
                 }
             }

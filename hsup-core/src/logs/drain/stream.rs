@@ -1,9 +1,9 @@
 //! Batches over a connection that nothing comes back on: TCP, TLS or a unix socket.
 //!
 //! A batch counts as sent when the kernel has taken all of it, for syslog has no answer that
-//! would tell more.  One whose write fails is sent again as a whole over a new connection, so
-//! that its first lines may come twice; and before each batch it is seen whether the other end
-//! has closed the old one, since what is written to it then goes nowhere.
+//! would tell more. A batch whose write fails is sent again as a whole over a new connection, so
+//! its first lines may come twice. Before each batch we look whether the other end has closed
+//! the connection, since what is written to it then goes nowhere.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -122,7 +122,7 @@ fn bare(host: &str) -> &str {
 
 /// TLS that trusts whom this machine trusts, or `SSL_CERT_FILE`.
 fn connector() -> io::Result<TlsConnector> {
-    // The first word counts, and all that hsup says is this one.
+    // Refused where there is one already, which is the same one.
     drop(rustls::crypto::ring::default_provider().install_default());
     let config = ClientConfig::with_platform_verifier().map_err(io::Error::other)?;
     Ok(TlsConnector::from(Arc::new(config)))

@@ -1,7 +1,7 @@
 //! Where log lines go, as somebody wrote it: the URL of a drain.
 //!
 //! A URL's user information, path and query may each be a token, so what is shown of a drain
-//! on a network is its scheme and host.  Options of ours stand where no server sees them: in
+//! on a network is its scheme and host. Options of ours stand where no server sees them: in
 //! the query of URLs that name files and plain streams, in the fragment of HTTP's.
 
 use std::{
@@ -83,7 +83,7 @@ pub(super) struct FilePlace {
     pub(super) keep: u32,
 }
 
-/// A text that names no drain.  It may hold a token, so it is not shown.
+/// A text that names no drain. It may hold a token, so it is not shown.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseTargetError {
     #[error("not a URL")]
@@ -161,7 +161,7 @@ impl DrainTarget {
         }
     }
 
-    /// The `LogplexURL` of a release: a Logplex, or another drain on a network.  A release
+    /// The `LogplexURL` of a release: a Logplex, or another drain on a network. A release
     /// has no say in which files of this machine are written to.
     ///
     /// # Errors
@@ -182,6 +182,14 @@ impl DrainTarget {
     /// Whether it is a Logplex, of which there is one.
     pub(super) const fn is_logplex(&self) -> bool {
         matches!(self.kind, Kind::Logplex(_))
+    }
+
+    /// The file that it writes to, as it is named.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Text(place) | Kind::JsonFile(place) => Some(&place.path),
+            _ => None,
+        }
     }
 
     fn of(scheme: &str, path: &Path, kind: Kind) -> Self {

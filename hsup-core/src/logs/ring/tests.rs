@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    lines::{NAME_BYTES, SLACK},
+    *,
+};
 use crate::logs::line::{Source, Stream};
 
 const APP: Origin = Origin {

@@ -12,21 +12,31 @@ use crate::files;
 #[derive(Debug)]
 pub(super) struct Claim {
     directory: File,
+    is_locked: bool,
 }
 
 impl Claim {
     /// Claims the directory at `path`; `None` when another process has it.
     pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
         let directory = File::open(path)?;
-        match directory.try_lock() {
-            Ok(()) => {}
+        let is_locked = match directory.try_lock() {
+            Ok(()) => true,
             Err(TryLockError::WouldBlock) => return Ok(None),
             // Some file systems have no locks: no reason to follow nothing there.
             Err(TryLockError::Error(error)) => {
                 tracing::debug!(%error, path = %path.display(), "control directory not locked");
+                false
             }
-        }
-        Ok(Some(Self { directory }))
+        };
+        Ok(Some(Self {
+            directory,
+            is_locked,
+        }))
+    }
+
+    /// Whether nobody else can have it, too: not where there are no locks.
+    pub(super) const fn is_exclusive(&self) -> bool {
+        self.is_locked
     }
 
     /// Whether it is of the directory that is at `path` now.

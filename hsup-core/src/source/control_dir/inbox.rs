@@ -134,8 +134,12 @@ impl Inbox {
         self.directory.join(name)
     }
 
-    /// Puts back what was on its way out when hsup ended.
-    pub(super) fn recover(&self) {
+    /// Puts back what was on its way out when hsup ended, and removes what it was about to put in
+    /// place: if another hsup may follow the directory, that may be about to.
+    pub(super) fn recover(&self, is_exclusive: bool) {
+        if is_exclusive {
+            files::clear_temporaries(&self.directory);
+        }
         if fs::symlink_metadata(self.path(LEAVING)).is_ok() {
             self.put_back();
         }

@@ -70,6 +70,29 @@ impl Fixture {
     }
 }
 
+#[test]
+fn a_release_that_a_killed_hsup_was_writing_is_gone() {
+    let fixture = Fixture::new();
+    fixture.write(".hsup-unfinished-a1B2c3", &release(1));
+    let _source = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async { fixture.open() });
+    assert!(fixture.names().is_empty(), "{:?}", fixture.names());
+}
+
+#[test]
+fn what_another_hsup_may_be_writing_is_not_removed() {
+    let fixture = Fixture::new();
+    fixture.write(".hsup-unfinished-a1B2c3", &release(1));
+    let inbox = Inbox::new(fixture.dir.path().to_owned());
+    inbox.recover(false);
+    assert_eq!(fixture.names(), [".hsup-unfinished-a1B2c3"]);
+    inbox.recover(true);
+    assert!(fixture.names().is_empty());
+}
+
 async fn next(source: &mut ControlDir) -> Update {
     timeout(PATIENCE, source.next())
         .await

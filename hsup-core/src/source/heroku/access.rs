@@ -115,6 +115,11 @@ impl Access {
         Ok(token.map(|token| Self { url, token }))
     }
 
+    /// Whether who is asked is on this machine.
+    pub(super) fn is_of_this_machine(&self) -> bool {
+        self.url.host_str().is_some_and(is_this_machine)
+    }
+
     /// Access for tests.
     #[cfg(test)]
     pub(crate) fn new(url: &str, token: &str) -> Self {
@@ -143,10 +148,14 @@ fn api_url(host: &str) -> Result<Url, FindAccessError> {
     }
     match url.scheme() {
         "https" => Ok(url),
-        "http" if matches!(name, "localhost" | "127.0.0.1" | "[::1]") => Ok(url),
+        "http" if is_this_machine(name) => Ok(url),
         "http" => Err(FindAccessError::Plain),
         _ => Err(FindAccessError::Host),
     }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
 }
 
 fn from_netrc(path: &Path, machine: &str) -> Result<Option<Token>, FindAccessError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use super::model;
+use super::{error::ApiError, model};
 use crate::{
     name::{MAX_QUANTITY, ProcessType, check_app_name},
     ports,
@@ -32,6 +32,14 @@ pub enum UnusableReleaseError {
         description: String,
         /// The app's stack.
         stack: String,
+    },
+    /// Heroku has the release, and not all that belongs to it.
+    #[error("v{version} is not whole on Heroku, and is asked for again from time to time")]
+    Missing {
+        /// The release.
+        version: u64,
+        /// What is not there.
+        source: ApiError,
     },
     /// It was deployed too long ago.
     #[error("the slug of v{version} was deleted on Heroku")]
@@ -75,6 +83,13 @@ pub enum UnusableReleaseError {
         /// What is wrong.
         problem: String,
     },
+}
+
+impl UnusableReleaseError {
+    /// Whether it may be as it should later, without anybody changing the app.
+    pub(super) const fn may_pass(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
 }
 
 /// What was fetched of a release, all of it.

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::fmt::rfc2822;
 use reqwest::{
     Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderValue},
@@ -19,12 +18,13 @@ use tokio::time::timeout;
 
 use super::{
     access::Access,
-    error::{ApiError, Refusal},
+    error::{ApiError, Refusal, RequestId},
     model::Failure,
 };
-use crate::source::excerpt;
+use crate::{random, retry_after::retry_after, source::excerpt};
 
 const ACCEPT: &str = "application/vnd.heroku+json; version=3";
+const REQUEST_ID: &str = "request-id";
 const USER_AGENT: &str = concat!("hsup/", env!("CARGO_PKG_VERSION"));
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -76,6 +76,7 @@ pub(super) enum Answer {
 pub(super) struct Body {
     host: String,
     what: String,
+    request: RequestId,
     bytes: Vec<u8>,
     pub(super) etag: Option<HeaderValue>,
     pub(super) next_range: Option<HeaderValue>,
@@ -95,9 +96,14 @@ impl Client {
         let http = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .redirect(redirects())
-            .connect_timeout(CONNECT_WITHIN)
-            .build()
-            .map_err(|error| NewClientError(Some(error)))?;
+            .connect_timeout(CONNECT_WITHIN);
+        // Nobody between this machine and itself is to see the token.
+        let http = if access.is_of_this_machine() {
+            http.no_proxy()
+        } else {
+            http
+        };
+        let http = http.build().map_err(|error| NewClientError(Some(error)))?;
         let url = access.url.clone();
         let host = match (url.host_str().unwrap_or_default(), url.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
@@ -114,12 +120,17 @@ impl Client {
         })
     }
 
-    /// How many requests were left when the API said so last.
+    /// How many requests are left, as the last answer that told it said.
     pub(super) fn remaining(&self) -> Option<u32> {
         match self.remaining.load(Ordering::Relaxed) {
             UNKNOWN => None,
             remaining => Some(remaining),
         }
+    }
+
+    /// Who is asked.
+    pub(super) fn host(&self) -> &str {
+        &self.host
     }
 
     /// Whether nobody but this machine can read what is said.
@@ -129,12 +140,14 @@ impl Client {
 
     /// Asks once.
     pub(super) async fn ask(&self, question: Question<'_>) -> Result<Answer, ApiError> {
-        match timeout(self.answer_within, self.exchange(&question)).await {
+        let request = new_request_id();
+        match timeout(self.answer_within, self.exchange(&question, &request)).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::Late {
                 what: question.what,
                 host: self.host.clone(),
                 within: self.answer_within,
+                request,
             }),
         }
     }
@@ -157,11 +170,16 @@ impl Client {
                 what: question.what,
                 host: self.host.clone(),
                 problem: "it has not changed, and nothing was known of it".to_owned(),
+                request: RequestId::default(),
             }),
         }
     }
 
-    async fn exchange(&self, question: &Question<'_>) -> Result<Answer, ApiError> {
+    async fn exchange(
+        &self,
+        question: &Question<'_>,
+        asked_as: &RequestId,
+    ) -> Result<Answer, ApiError> {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(question.path);
@@ -170,36 +188,43 @@ impl Client {
             .http
             .get(url)
             .header(header::ACCEPT, ACCEPT)
-            .header(header::AUTHORIZATION, &self.authorization);
+            .header(header::AUTHORIZATION, &self.authorization)
+            .header(REQUEST_ID, &asked_as.0);
         if let Some(range) = question.range {
             request = request.header(header::RANGE, range);
         }
         if let Some(etag) = question.etag {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| self.failed(question, error))?;
+        let response = request.send().await.map_err(|error| {
+            let is_unheard = error.is_connect();
+            let request = (!is_unheard).then(|| asked_as.clone());
+            self.failed(question, error, request.unwrap_or_default())
+        })?;
         self.learn(question, response.headers());
         let of = |name| response.headers().get(name).cloned();
         let (etag, next_range) = (of("etag"), of("next-range"));
+        let request = self.request_id(response.headers());
+        let request = request.unwrap_or_else(|| asked_as.clone());
         match response.status() {
             StatusCode::NOT_MODIFIED if question.etag.is_some() => Ok(Answer::Same),
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer::New(Body {
                 host: self.host.clone(),
                 what: question.what.clone(),
-                bytes: self.read(question, response).await?,
+                bytes: self.read(question, response, &request).await?,
+                request,
                 etag,
                 next_range,
             })),
-            _ => Err(self.refused(question, response).await),
+            _ => Err(self.refused(question, response, request).await),
         }
     }
 
     /// What every answer says beside what was asked.
     fn learn(&self, question: &Question<'_>, headers: &HeaderMap) {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        // Whoever stands between (a gateway with its 503) does not know, and no request has come
+        // back for that.
         if let Some(remaining) = text("ratelimit-remaining").and_then(|text| text.parse().ok()) {
             self.remaining.store(remaining, Ordering::Relaxed);
         }
@@ -213,6 +238,7 @@ impl Client {
         &self,
         question: &Question<'_>,
         mut response: Response,
+        request: &RequestId,
     ) -> Result<Vec<u8>, ApiError> {
         let mut bytes = Vec::new();
         loop {
@@ -222,36 +248,42 @@ impl Client {
                         what: question.what.clone(),
                         host: self.host.clone(),
                         limit: MAX_BODY,
+                        request: request.clone(),
                     });
                 }
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
                 Ok(None) => return Ok(bytes),
-                Err(error) => return Err(self.failed(question, error)),
+                Err(error) => return Err(self.failed(question, error, request.clone())),
             }
         }
     }
 
-    async fn refused(&self, question: &Question<'_>, response: Response) -> ApiError {
-        let headers = response.headers();
-        let mut refusal = Refusal {
-            status: response.status().as_u16(),
-            request_id: headers
-                .get("request-id")
-                .and_then(|value| value.to_str().ok())
-                .map(|text| self.shown(text))
-                .unwrap_or_default(),
-            retry_after: retry_after(headers),
-            ..Refusal::default()
-        };
+    fn request_id(&self, headers: &HeaderMap) -> Option<RequestId> {
+        let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+        Some(RequestId(self.shown(id)))
+    }
+
+    async fn refused(
+        &self,
+        question: &Question<'_>,
+        response: Response,
+        request: RequestId,
+    ) -> ApiError {
+        let (status, retry_after) = (response.status(), retry_after(response.headers()));
         // Whatever else it is, the status says enough.
-        let body = self.read(question, response).await.unwrap_or_default();
+        let body = self.read(question, response, &request).await;
+        let body = body.unwrap_or_default();
         let failure: Failure = serde_json::from_slice(&body).unwrap_or_default();
-        refusal.id = self.shown(&failure.id);
-        refusal.message = self.shown(&failure.message);
         ApiError::Refused {
             what: question.what.clone(),
             host: self.host.clone(),
-            refusal: Box::new(refusal),
+            refusal: Box::new(Refusal {
+                status: status.as_u16(),
+                id: self.shown(&failure.id),
+                message: self.shown(&failure.message),
+                request,
+                retry_after,
+            }),
         }
     }
 
@@ -260,7 +292,12 @@ impl Client {
         excerpt(&self.token.hide_in(text))
     }
 
-    fn failed(&self, question: &Question<'_>, error: reqwest::Error) -> ApiError {
+    fn failed(
+        &self,
+        question: &Question<'_>,
+        error: reqwest::Error,
+        request: RequestId,
+    ) -> ApiError {
         let (what, host) = (question.what.clone(), self.host.clone());
         if error.is_redirect() {
             return ApiError::Redirect { what, host };
@@ -280,6 +317,7 @@ impl Client {
             what,
             host,
             cause: self.token.hide_in(&cause.join(": ")),
+            request,
         }
     }
 }
@@ -291,8 +329,22 @@ impl Body {
             what: self.what.clone(),
             host: self.host.clone(),
             problem: problem(&error),
+            request: self.request.clone(),
         })
     }
+}
+
+/// A UUID of random numbers, which Heroku takes over as its own word for the request.
+fn new_request_id() -> RequestId {
+    let (high, low) = (random::u64(), random::u64());
+    RequestId(format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xfff,
+        0x8000 | (low >> 48) & 0x3fff,
+        low & 0xffff_ffff_ffff
+    ))
 }
 
 /// What is wrong with a text, without a word of it: it may be a config var.
@@ -322,19 +374,6 @@ fn redirects() -> Policy {
             attempt.error("no further")
         }
     })
-}
-
-/// `Retry-After`, in seconds or as a time; the time is compared with the server's own, for the
-/// clock of this machine may be wrong.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok();
-    let wanted = text(header::RETRY_AFTER)?.trim();
-    if let Ok(seconds) = wanted.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let time = |text| rfc2822::parse(text).ok().map(|time| time.timestamp());
-    let wait = time(wanted)?.as_second() - time(text(header::DATE)?)?.as_second();
-    u64::try_from(wait).ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]

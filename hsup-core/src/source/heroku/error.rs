@@ -8,7 +8,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ApiError {
     /// Nobody answers, or not to the end.
-    #[error("failed to get {what} from {host}: {cause}")]
+    #[error("failed to get {what} from {host}: {cause}{request}")]
     Unreachable {
         /// What was asked for.
         what: String,
@@ -16,9 +16,11 @@ pub enum ApiError {
         host: String,
         /// Why.
         cause: String,
+        /// By which Heroku knows it, should it have come so far.
+        request: RequestId,
     },
     /// The answer took too long.
-    #[error("failed to get {what} from {host}: no whole answer within {within:?}")]
+    #[error("failed to get {what} from {host}: no whole answer within {within:?}{request}")]
     Late {
         /// What was asked for.
         what: String,
@@ -26,6 +28,8 @@ pub enum ApiError {
         host: String,
         /// How long that was waited for.
         within: Duration,
+        /// By which Heroku knows it, should it have come so far.
+        request: RequestId,
     },
     /// The API sends its callers on.
     #[error(
@@ -49,7 +53,7 @@ pub enum ApiError {
         refusal: Box<Refusal>,
     },
     /// The answer is too long for what was asked.
-    #[error("failed to get {what} from {host}: the answer has more than {limit} bytes")]
+    #[error("failed to get {what} from {host}: the answer has more than {limit} bytes{request}")]
     TooLong {
         /// What was asked for.
         what: String,
@@ -57,9 +61,11 @@ pub enum ApiError {
         host: String,
         /// How long it may be.
         limit: usize,
+        /// By which Heroku knows it.
+        request: RequestId,
     },
     /// The answer is not what it should be.
-    #[error("failed to read {what} as {host} gives it: {problem}")]
+    #[error("failed to read {what} as {host} gives it: {problem}{request}")]
     Malformed {
         /// What was asked for.
         what: String,
@@ -67,7 +73,23 @@ pub enum ApiError {
         host: String,
         /// What is wrong with it.
         problem: String,
+        /// By which Heroku knows it.
+        request: RequestId,
     },
+}
+
+/// By which Heroku knows a request, for whoever asks its support: hsup's own word for it, or the
+/// one that the answer has. Empty where nobody was reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestId(pub(super) String);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            "" => Ok(()),
+            id => write!(f, " (request {id})"),
+        }
+    }
 }
 
 /// An answer of another status than success.
@@ -80,7 +102,7 @@ pub struct Refusal {
     /// Heroku's sentence for it.
     pub message: String,
     /// By which Heroku knows the request.
-    pub request_id: String,
+    pub request: RequestId,
     /// How long it wants to be left alone.
     pub retry_after: Option<Duration>,
 }
@@ -93,9 +115,7 @@ impl fmt::Display for Refusal {
                 write!(f, ": {part}")?;
             }
         }
-        if !self.request_id.is_empty() {
-            write!(f, " (request {})", self.request_id)?;
-        }
+        write!(f, "{}", self.request)?;
         let hint = match self.status {
             401 => "the token is wrong, or good no more",
             403 => {
@@ -140,6 +160,12 @@ impl ApiError {
         }
     }
 
+    /// Whether it is an answer, and about this question alone as far as can be told.
+    pub fn is_answer(&self) -> bool {
+        let is_one = matches!(self, Self::Refused { .. } | Self::Malformed { .. });
+        is_one && matches!(self.trouble(), Trouble::Passing { .. })
+    }
+
     /// Whether what was asked for is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Refused { refusal, .. } if matches!(refusal.status, 404 | 410))
@@ -160,7 +186,7 @@ mod tests {
                 status,
                 id: "not_found".to_owned(),
                 message: "Couldn't find that app.".to_owned(),
-                request_id: "4711".to_owned(),
+                request: RequestId("4711".to_owned()),
                 retry_after: Some(Duration::from_secs(7)),
             }),
         }

@@ -11,12 +11,12 @@
 //! [`Heroku::next`] whenever something else happens. It begins with the first call, so that
 //! who finds that another hsup has the app has asked nothing.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,16 +25,19 @@ mod api;
 mod assemble;
 mod client;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod locate;
 mod model;
 mod netrc;
 mod pace;
+mod quantities;
 mod watch;
 
 pub use access::{Access, FindAccessError};
 pub use assemble::UnusableReleaseError;
 pub use client::NewClientError;
-pub use error::{ApiError, Refusal, Trouble};
+pub use error::{ApiError, Refusal, RequestId, Trouble};
 
 use api::Api;
 use pace::{Next, Pace, Tell, Went};
@@ -47,6 +50,8 @@ use crate::{locate::SlugLocator, random, release::Release, time::reached};
 /// that Heroku allows an account in an hour.
 pub const POLL_EVERY: Duration = Duration::from_secs(10);
 
+/// What there is need not wait longer than this for Heroku's first word.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(5);
 /// How often [`load`] asks an API that fails, and the pause after the first time.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -162,21 +167,17 @@ impl Heroku {
 /// Looks again and again, and tells what is news.
 async fn poll(mut watcher: Watcher, mut pace: Pace, news: mpsc::Sender<Update>) {
     let mut has_spoken = false;
+    let (mut found, mut looked) = first_look(&mut watcher, &news).await;
     loop {
-        let looked = watcher.look().await;
         let went = match &looked {
-            Ok(_) => Went::Well {
+            Ok(()) => Went::Well {
                 remaining: watcher.api.client.remaining(),
             },
             Err(error) => Went::Badly(error.trouble()),
         };
         let next = pace.after(went, random::u64());
         tracing::debug!(?went, delay = ?next.delay, "looked at Heroku");
-        let (said, found) = match looked {
-            Ok(found) => (None, found),
-            Err(error) => (Some(error), Vec::new()),
-        };
-        let told = told(said.as_ref(), next, has_spoken);
+        let told = told(looked.as_ref().err(), next, has_spoken);
         for update in told.into_iter().chain(found) {
             has_spoken = true;
             if news.send(update).await.is_err() {
@@ -184,7 +185,25 @@ async fn poll(mut watcher: Watcher, mut pace: Pace, news: mpsc::Sender<Update>) 
             }
         }
         sleep(next.delay).await;
+        (found, looked) = watcher.look().await;
     }
+}
+
+/// The first look, which a start waits for. It is told when that takes long; the answer counts
+/// whenever it comes.
+async fn first_look(
+    watcher: &mut Watcher,
+    news: &mpsc::Sender<Update>,
+) -> (Vec<Update>, Result<(), ApiError>) {
+    let host = watcher.api.client.host().to_owned();
+    let mut look = pin!(watcher.look());
+    if let Ok(looked) = timeout(FIRST_WORD_WITHIN, &mut look).await {
+        return looked;
+    }
+    let why = format!("{host} has not answered for {FIRST_WORD_WITHIN:?}");
+    // Nobody listens to a source that is closed, and this task ends with it.
+    drop(news.send(Update::Late { why }).await);
+    look.await
 }
 
 /// What to tell of how the look went. Without a release the supervisor waits for a first word.
@@ -221,6 +240,11 @@ pub enum LoadHerokuError {
     /// There is none.
     #[error("no release of {0} is deployed on Heroku")]
     Nothing(String),
+    /// There is another one each time.
+    #[error(
+        "releases of {0} follow each other on Heroku faster than one can be fetched: try again"
+    )]
+    Overtaken(String),
 }
 
 /// A release of an app on Heroku, once.
@@ -245,6 +269,7 @@ pub async fn load(app: &HerokuApp) -> Result<LoadedOnce, LoadHerokuError> {
     let mut tries = 1;
     let found = loop {
         match watcher.find().await {
+            Ok(Found::Same(_)) if tries < TRIES => tries += 1,
             Ok(found) => break found,
             Err(error) if tries < TRIES && matches!(error.trouble(), Trouble::Passing { .. }) => {
                 tracing::warn!(%error, tries, "Heroku asked again");
@@ -263,6 +288,34 @@ pub async fn load(app: &HerokuApp) -> Result<LoadedOnce, LoadHerokuError> {
                 locator: api,
             })
         }
-        Found::Nothing | Found::Same(_) => Err(LoadHerokuError::Nothing(app.name.clone())),
+        Found::Nothing => Err(LoadHerokuError::Nothing(app.name.clone())),
+        Found::Same(_) => Err(LoadHerokuError::Overtaken(app.name.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// With the clock standing still while nothing happens, the next thing is the next wait to end.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_hangs_keeps_no_start_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut heroku = Heroku::open(&HerokuApp {
+            name: "shop".to_owned(),
+            access: Access::new(&url, "hunter2"),
+            poll_every: POLL_EVERY,
+        })
+        .unwrap();
+        let begun = Instant::now();
+        let late = heroku.next().await;
+        assert!(matches!(late, Update::Late { .. }), "{late:?}");
+        assert_eq!(begun.elapsed().as_secs(), FIRST_WORD_WITHIN.as_secs());
+        // How it ends is told as if nothing had been said.
+        let ended = heroku.next().await;
+        assert!(matches!(ended, Update::Empty { .. }), "{ended:?}");
     }
 }

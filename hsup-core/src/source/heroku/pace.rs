@@ -5,7 +5,7 @@
 //! 5 min; one that denies after 1 min, up to 15 min; one that has had enough after 30 s at
 //! least, up to 15 min. Heroku allows an account 4500 requests an hour, and one look takes two.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::error::Trouble;
 
@@ -50,16 +50,22 @@ pub(super) enum Tell {
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     interval: Duration,
-    /// In a row, of one kind.
-    failures: u32,
-    last: Option<Kind>,
-    told: Option<Kind>,
+    /// What went wrong since it went well last. One kind of trouble does not end another: a
+    /// service that is ill may say both by turns.
+    troubles: BTreeMap<Kind, Since>,
     told_slower: bool,
     has_answered: bool,
 }
 
+/// One kind of trouble since it went well last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    failures: u32,
+    is_told: bool,
+}
+
 /// A kind of trouble, which is told once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Passing,
     Limited,
@@ -70,9 +76,7 @@ impl Pace {
     pub(super) const fn new(interval: Duration) -> Self {
         Self {
             interval,
-            failures: 0,
-            last: None,
-            told: None,
+            troubles: BTreeMap::new(),
             told_slower: false,
             has_answered: false,
         }
@@ -87,10 +91,10 @@ impl Pace {
     }
 
     fn well(&mut self, remaining: Option<u32>, random: u64) -> Next {
-        (self.failures, self.last) = (0, None);
+        let troubles = std::mem::take(&mut self.troubles);
+        let is_over = troubles.values().any(|since| since.is_told);
         self.has_answered = true;
         let stretch = stretch(remaining);
-        let is_over = self.told.take().is_some();
         let was_slow = std::mem::replace(&mut self.told_slower, stretch >= 8);
         let tell = match remaining {
             _ if is_over => Tell::Over,
@@ -109,19 +113,17 @@ impl Pace {
             Trouble::Limited { retry_after } => (Kind::Limited, 3, 90, retry_after),
             Trouble::Denied => (Kind::Denied, 6, 90, None),
         };
-        if self.last.replace(kind) != Some(kind) {
-            self.failures = 0;
-        }
+        let since = self.troubles.entry(kind).or_default();
         let factor = 2_u32
-            .saturating_pow(self.failures.min(16))
+            .saturating_pow(since.failures.min(16))
             .saturating_mul(first);
-        self.failures = self.failures.saturating_add(1);
+        since.failures = since.failures.saturating_add(1);
         let wanted = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
         let backoff = jittered(self.interval * factor.min(most), 25, random);
         // The first word must not wait: whoever started hsup looks.
-        let is_known = kind != Kind::Passing || self.failures >= TOLD_AFTER || !self.has_answered;
-        let tell = if is_known && self.told != Some(kind) {
-            self.told = Some(kind);
+        let is_known = kind != Kind::Passing || since.failures >= TOLD_AFTER || !self.has_answered;
+        let tell = if is_known && !since.is_told {
+            since.is_told = true;
             Tell::Trouble
         } else {
             Tell::Nothing
@@ -272,16 +274,34 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_of_trouble_is_told_again() {
-        use Tell::{Nothing, Trouble};
+    fn another_kind_of_trouble_is_told_too() {
+        use Tell::{Nothing, Over, Trouble};
+        let all = [FAILED, FAILED, DENIED, limited(0), DENIED, well(900)];
         assert_eq!(
-            steps(&mut pace(), &[FAILED, FAILED, DENIED, limited(0), DENIED]),
+            steps(&mut pace(), &all),
             [
                 (10, Nothing),
                 (20, Trouble),
                 (60, Trouble),
                 (30, Trouble),
-                (60, Trouble)
+                (120, Nothing),
+                (10, Over)
+            ]
+        );
+    }
+
+    #[test]
+    fn kinds_by_turns_wait_longer_and_longer_all_the_same() {
+        use Tell::{Nothing, Trouble};
+        assert_eq!(
+            steps(&mut pace(), &[FAILED, limited(0)].repeat(3)),
+            [
+                (10, Nothing),
+                (30, Trouble),
+                (20, Trouble),
+                (60, Nothing),
+                (40, Nothing),
+                (120, Nothing)
             ]
         );
     }

@@ -1,17 +1,19 @@
 //! What there is to run, and what of it is news: a look at the API at a time.
 //!
-//! A look that fails has changed nothing: what was news stays news until all of it was fetched.
+//! A look that fails has changed nothing of the release: what was news stays news until all of it
+//! was fetched. The formation counts on its own.
 
 use std::sync::Arc;
 
 use super::{
     api::{Api, Known},
-    assemble::{Content, Parts, UnusableReleaseError, assemble, quantity_of},
+    assemble::{Content, Parts, UnusableReleaseError, assemble},
     error::ApiError,
     model::{Formation, Release as HerokuRelease, Runs},
+    quantities::Quantities,
 };
 use crate::{
-    name::ProcessType,
+    errors::chain,
     release::Release,
     releases::Newness,
     source::{Loaded, Origin, Update},
@@ -19,6 +21,8 @@ use crate::{
 
 /// How often a release is fetched anew that another one overtakes meanwhile.
 const OVERTAKEN: usize = 3;
+/// So many looks at most are between two at a release that is not whole.
+const LONGEST_PAUSE: u32 = 64;
 
 /// See the module.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub(super) struct Watcher {
     deployed: Option<Known<Option<HerokuRelease>>>,
     formation: Option<Known<Vec<Formation>>>,
     told: Option<Told>,
+    quantities: Quantities,
     has_told_release: bool,
 }
 
@@ -35,10 +40,26 @@ pub(super) struct Watcher {
 struct Told {
     /// The release's id; empty if there was none.
     release: String,
-    /// The formation that it was told with.
-    formation: Vec<Formation>,
     /// Why it cannot be run.
-    unusable: Option<String>,
+    unusable: Option<Unusable>,
+}
+
+/// A release that cannot be run, for now.
+#[derive(Debug)]
+struct Unusable {
+    /// Why, without what is another each time.
+    why: String,
+    /// The formation with which it cannot.
+    formation: Vec<Formation>,
+    /// When it is looked at again, if time may mend it.
+    again: Option<Again>,
+}
+
+/// A wait that is counted in looks, so that it is longer where Heroku is asked less often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Again {
+    pause: u32,
+    left: u32,
 }
 
 /// What one look found.
@@ -56,28 +77,40 @@ pub(super) enum Found {
 }
 
 impl Watcher {
-    pub(super) const fn new(api: Arc<Api>) -> Self {
+    pub(super) fn new(api: Arc<Api>) -> Self {
         Self {
             api,
             deployed: None,
             formation: None,
             told: None,
+            quantities: Quantities::default(),
             has_told_release: false,
         }
     }
 
-    /// Looks once, and answers what is news.
-    ///
-    /// # Errors
-    /// When something could not be fetched: then nothing is news.
-    pub(super) async fn look(&mut self) -> Result<Vec<Update>, ApiError> {
-        let found = self.find().await?;
-        Ok(self.news(found))
+    /// Looks once, and answers what is news, and whether all that there is could be seen. If not,
+    /// only the formation may be news.
+    pub(super) async fn look(&mut self) -> (Vec<Update>, Result<(), ApiError>) {
+        self.wait_less();
+        match self.find().await {
+            Ok(found) => (self.news(found), Ok(())),
+            Err(error) => {
+                let formation = self.formation.as_ref();
+                let scaled = formation.map(|known| self.quantities.news(&known.value));
+                (scaled.unwrap_or_default(), Err(error))
+            }
+        }
     }
 
     /// Fetches what there is, all of it where it is not known.
     pub(super) async fn find(&mut self) -> Result<Found, ApiError> {
-        self.api.deployed(&mut self.deployed).await?;
+        if let Err(error) = self.api.deployed(&mut self.deployed).await {
+            // The formation may be told all the same. Of who does not answer, nothing more is asked.
+            if error.is_answer() {
+                drop(self.api.formation(&mut self.formation).await);
+            }
+            return Err(error);
+        }
         self.api.formation(&mut self.formation).await?;
         for _ in 0..OVERTAKEN {
             let Some(release) = self.deployed.clone().and_then(|known| known.value) else {
@@ -89,7 +122,7 @@ impl Watcher {
                 return Ok(Found::Same(formation));
             }
             let id = release.id.clone();
-            let parts = self.fetch(release, formation.clone()).await?;
+            let result = self.fetch(release, formation.clone()).await?;
             // Else its config could be the one release's, and its formation the next one's.
             self.api.deployed(&mut self.deployed).await?;
             let now = self
@@ -97,8 +130,6 @@ impl Watcher {
                 .as_ref()
                 .and_then(|known| known.value.as_ref());
             if now.is_some_and(|now| now.id == id) {
-                let result = assemble(&self.api.app, parts);
-                let result = result.map(|(release, warnings)| (Box::new(release), warnings));
                 return Ok(Found::Release {
                     id,
                     formation,
@@ -112,32 +143,58 @@ impl Watcher {
     }
 
     /// Whether there is no more to be known of it. A release that cannot be run may be better
-    /// with another formation.
+    /// with another formation, and one that is not whole may be so later.
     fn is_told(&self, release: &HerokuRelease, formation: &[Formation]) -> bool {
+        let is_final = |unusable: &Unusable| {
+            unusable.formation == formation && unusable.again.is_none_or(|again| again.left > 0)
+        };
         self.told.as_ref().is_some_and(|told| {
-            told.release == release.id && (told.unusable.is_none() || told.formation == formation)
+            told.release == release.id && told.unusable.as_ref().is_none_or(is_final)
         })
     }
 
+    /// A look more has gone by.
+    fn wait_less(&mut self) {
+        let unusable = self.told.as_mut().and_then(|told| told.unusable.as_mut());
+        if let Some(again) = unusable.and_then(|unusable| unusable.again.as_mut()) {
+            again.left = again.left.saturating_sub(1);
+        }
+    }
+
+    /// Fetches a release. What of it is not there makes it one that cannot be run: others can.
     async fn fetch(
         &self,
         release: HerokuRelease,
         formation: Vec<Formation>,
-    ) -> Result<Parts, ApiError> {
+    ) -> Result<Result<(Box<Release>, Vec<String>), UnusableReleaseError>, ApiError> {
         let app = self.api.app().await?;
-        let content = match release.runs() {
-            Runs::Slug(id) => Content::Slug(self.api.slug(id).await?),
-            Runs::Image(id) => Content::Image(self.api.oci_image(id).await?),
-            Runs::Nothing => Content::Nothing,
+        let version = release.version;
+        let parts = async {
+            let content = match release.runs() {
+                Runs::Slug(id) => Content::Slug(self.api.slug(id).await?),
+                Runs::Image(id) => Content::Image(self.api.oci_image(id).await?),
+                Runs::Nothing => Content::Nothing,
+            };
+            let config = self.api.config_vars(&release).await?;
+            Ok((content, config))
         };
-        let config = self.api.config_vars(&release).await?;
-        Ok(Parts {
+        let (content, config) = match parts.await {
+            Ok(parts) => parts,
+            Err(error) if ApiError::is_missing(&error) => {
+                let source = error;
+                return Ok(Err(UnusableReleaseError::Missing { version, source }));
+            }
+            Err(error) => return Err(error),
+        };
+        let parts = Parts {
             app,
             release,
             config,
             formation,
             content,
-        })
+        };
+        let result = assemble(&self.api.app, parts);
+        Ok(result.map(|(release, warnings)| (Box::new(release), warnings)))
     }
 
     /// What of it is news; from now on it is not.
@@ -147,7 +204,6 @@ impl Watcher {
             Found::Nothing => {
                 self.told = Some(Told {
                     release: String::new(),
-                    formation: Vec::new(),
                     unusable: None,
                 });
                 let why = format!("no release of {} is deployed on Heroku", self.api.app);
@@ -156,39 +212,46 @@ impl Watcher {
                     is_final: false,
                 }]
             }
-            Found::Same(formation) => self.scaled(&formation).into_iter().collect(),
+            Found::Same(formation) => self.quantities.news(&formation),
             Found::Release {
                 id,
                 formation,
                 result,
             } => {
+                if let Ok((release, _)) = &result {
+                    self.quantities.learn(release);
+                }
+                // A release that is refused, here or later, leaves the one before it running.
+                let mut news = self.quantities.news(&formation);
                 let before = self.told.take();
-                // A release that is refused here leaves the one before it running.
-                let scaled = before
-                    .as_ref()
-                    .and_then(|told| scaling(&told.formation, &formation));
-                let unusable = result.as_ref().err().map(ToString::to_string);
                 let is_first = before.is_none();
                 let said = before
                     .filter(|told| told.release == id)
                     .and_then(|told| told.unusable);
-                self.told = Some(Told {
-                    release: id,
-                    formation,
-                    unusable,
-                });
-                let release = match result {
-                    Ok((release, warnings)) => Some(self.loaded(release, warnings)),
-                    Err(error) if is_first => Some(Update::Empty {
-                        why: error.to_string(),
-                        is_final: false,
-                    }),
+                let unusable = match result {
+                    Ok((release, warnings)) => {
+                        news.extend(self.other_name(&release));
+                        news.push(self.loaded(release, warnings));
+                        None
+                    }
                     Err(error) => {
-                        let reason = error.to_string();
-                        (said.as_ref() != Some(&reason)).then_some(Update::Rejected { reason })
+                        let why = error.to_string();
+                        if said.as_ref().is_none_or(|said| said.why != why) {
+                            news.push(refusal(&error, is_first));
+                        }
+                        let again = said.and_then(|said| said.again);
+                        Some(Unusable {
+                            why,
+                            formation,
+                            again: error.may_pass().then(|| Again::after(again)),
+                        })
                     }
                 };
-                scaled.into_iter().chain(release).collect()
+                self.told = Some(Told {
+                    release: id,
+                    unusable,
+                });
+                news
             }
         }
     }
@@ -208,29 +271,37 @@ impl Watcher {
         }))
     }
 
-    fn scaled(&mut self, formation: &[Formation]) -> Option<Update> {
-        let told = self.told.as_mut()?;
-        let scaled = scaling(&told.formation, formation)?;
-        formation.clone_into(&mut told.formation);
-        Some(scaled)
+    /// What hsup keeps of an app goes by what it was asked for, before it can ask what that is.
+    fn other_name(&self, release: &Release) -> Option<Update> {
+        let (asked, name) = (&self.api.app, &release.app);
+        (!self.has_told_release && asked != name).then(|| {
+            Update::Warning(format!(
+                "Warning: {asked} is the app {name}, and `-a {name}` has another history and dynos of \
+                 its own: use always the same of both"
+            ))
+        })
     }
 }
 
-/// The quantities that are others than before, of process types that were there.
-fn scaling(before: &[Formation], now: &[Formation]) -> Option<Update> {
-    let quantities: Vec<(ProcessType, u32)> = now
-        .iter()
-        .filter(|entry| {
-            before.iter().any(|before| {
-                before.process_type == entry.process_type && before.quantity != entry.quantity
-            })
-        })
-        .filter_map(|entry| {
-            let process_type = entry.process_type.parse().ok()?;
-            Some((process_type, quantity_of(entry.quantity)?))
-        })
-        .collect();
-    (!quantities.is_empty()).then_some(Update::Scaled(quantities))
+/// How a release that cannot be run is told.
+fn refusal(error: &UnusableReleaseError, is_first: bool) -> Update {
+    let why = chain(error);
+    if is_first {
+        Update::Empty {
+            why,
+            is_final: false,
+        }
+    } else {
+        Update::Rejected { reason: why }
+    }
+}
+
+impl Again {
+    /// The next wait: twice the last one.
+    fn after(last: Option<Self>) -> Self {
+        let pause = last.map_or(1, |last| (last.pause * 2).min(LONGEST_PAUSE));
+        Self { pause, left: pause }
+    }
 }
 
 #[cfg(test)]
@@ -246,17 +317,24 @@ mod tests {
     fn formation(quantities: &[(&str, i64)]) -> Vec<Formation> {
         let entry = |&(name, quantity): &(&str, i64)| Formation {
             process_type: name.to_owned(),
+            command: "exec true".to_owned(),
             quantity,
-            ..Formation::default()
         };
         quantities.iter().map(entry).collect()
+    }
+
+    fn shop() -> Release {
+        Release {
+            app: "shop".to_owned(),
+            ..Release::default()
+        }
     }
 
     fn release(id: &str, web: i64) -> Found {
         Found::Release {
             id: id.to_owned(),
             formation: formation(&[("web", web)]),
-            result: Ok((Box::default(), vec![])),
+            result: Ok((Box::new(shop()), vec![])),
         }
     }
 
@@ -278,6 +356,7 @@ mod tests {
             Update::Empty { .. } => "empty".to_owned(),
             Update::Rejected { .. } => "rejected".to_owned(),
             Update::Warning(_) => "warning".to_owned(),
+            Update::Late { .. } => "late".to_owned(),
             Update::Scaled(quantities) => format!("{} to {}", quantities[0].0, quantities[0].1),
         };
         watcher.news(found).iter().map(tell).collect()
@@ -286,7 +365,8 @@ mod tests {
     #[tokio::test]
     async fn a_release_is_news_once_and_a_scaling_each_time() {
         let mut watcher = watcher();
-        assert_eq!(told(&mut watcher, release("a", 1)), ["release Kept"]);
+        let first = ["web to 1", "release Kept"];
+        assert_eq!(told(&mut watcher, release("a", 1)), first);
         assert!(told(&mut watcher, Found::Same(formation(&[("web", 1)]))).is_empty());
         assert_eq!(
             told(&mut watcher, Found::Same(formation(&[("web", 3)]))),
@@ -302,7 +382,8 @@ mod tests {
     #[tokio::test]
     async fn a_release_that_cannot_be_run_is_told_once() {
         let mut watcher = watcher();
-        assert_eq!(told(&mut watcher, unusable("a", 1)), ["empty"]);
+        // What runs meanwhile is an earlier life's, and scaled with the app.
+        assert_eq!(told(&mut watcher, unusable("a", 1)), ["web to 1", "empty"]);
         assert_eq!(told(&mut watcher, release("b", 1)), ["release Kept"]);
         assert_eq!(told(&mut watcher, unusable("c", 1)), ["rejected"]);
         assert_eq!(
@@ -318,6 +399,58 @@ mod tests {
         let mut watcher = watcher();
         assert_eq!(told(&mut watcher, Found::Nothing), ["empty"]);
         assert!(told(&mut watcher, Found::Nothing).is_empty());
-        assert_eq!(told(&mut watcher, release("a", 1)), ["release Kept"]);
+        let first = ["web to 1", "release Kept"];
+        assert_eq!(told(&mut watcher, release("a", 1)), first);
+    }
+
+    #[tokio::test]
+    async fn another_name_of_the_app_is_told_once() {
+        let mut watcher = watcher();
+        let of = |id: &str| match release(id, 1) {
+            Found::Release { id, formation, .. } => Found::Release {
+                id,
+                formation,
+                result: Ok((Box::default(), vec![])),
+            },
+            other => other,
+        };
+        let first = ["web to 1", "warning", "release Kept"];
+        assert_eq!(told(&mut watcher, of("a")), first);
+        assert_eq!(told(&mut watcher, of("b")), ["release New"]);
+    }
+
+    #[tokio::test]
+    async fn a_release_that_is_not_whole_is_looked_at_less_and_less_often() {
+        let mut watcher = watcher();
+        let missing = |request: u32| Found::Release {
+            id: "a".to_owned(),
+            formation: formation(&[("web", 1)]),
+            result: Err(UnusableReleaseError::Missing {
+                version: 2,
+                source: ApiError::Redirect {
+                    what: format!("it, in request {request}"),
+                    host: String::new(),
+                },
+            }),
+        };
+        let of_a = HerokuRelease {
+            id: "a".to_owned(),
+            ..HerokuRelease::default()
+        };
+        let (mut looks, mut waits) = (0, Vec::new());
+        for request in 0..9 {
+            let told = told(&mut watcher, missing(request));
+            assert_eq!(told.contains(&"empty".to_owned()), request == 0, "{told:?}");
+            let begun = looks;
+            while watcher.is_told(&of_a, &formation(&[("web", 1)])) {
+                watcher.wait_less();
+                looks += 1;
+            }
+            waits.push(looks - begun);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        // It may be better with another formation.
+        assert_eq!(told(&mut watcher, missing(9)), [""; 0]);
+        assert!(!watcher.is_told(&of_a, &formation(&[("web", 2)])));
     }
 }

@@ -1,5 +1,6 @@
-use std::fs;
+use std::{ffi::OsStr, fs};
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use proptest::prelude::*;
 
 use super::*;
@@ -36,6 +37,18 @@ fn end(number: u64) -> Record {
 
 fn live(journal: &Journal) -> Vec<LiveDyno> {
     journal.live().cloned().collect()
+}
+
+impl Journal {
+    /// Has the disk be full until what this answers is given to [`Journal::free_disk`].
+    pub(crate) fn fill_disk(&mut self) -> File {
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        std::mem::replace(&mut self.file, full)
+    }
+
+    pub(crate) fn free_disk(&mut self, file: File) {
+        self.file = file;
+    }
 }
 
 struct Dir(tempfile::TempDir);
@@ -147,8 +160,7 @@ fn a_full_disk_is_an_error_that_says_what_happens_and_ends() {
     let dir = Dir::new();
     let (mut journal, _) = dir.open();
     journal.append(&[start(0)]).unwrap();
-    let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-    let file = std::mem::replace(&mut journal.file, full);
+    let file = journal.fill_disk();
     let error = journal.append(&[start(1)]).unwrap_err();
     let JournalError::Write { source, .. } = &error else {
         panic!("{error}");
@@ -162,11 +174,37 @@ fn a_full_disk_is_an_error_that_says_what_happens_and_ends() {
         "what was not written does not count"
     );
 
-    journal.file = file;
+    journal.free_disk(file);
     journal.append(&[start(1)]).unwrap();
     drop(journal);
     let (journal, damage) = dir.open();
     assert_eq!((live(&journal), damage), (vec![dyno(0), dyno(1)], vec![]));
+}
+
+#[test]
+fn an_end_that_could_not_be_written_is_written_when_there_is_room() {
+    let dir = Dir::new();
+    let (mut journal, _) = dir.open();
+    journal.append(&[start(0), start(1), start(2)]).unwrap();
+    let file = journal.fill_disk();
+    journal.note(end(0)).unwrap_err();
+    journal.append(&[start(3)]).unwrap_err();
+    journal.catch_up().unwrap_err();
+    assert_eq!(live(&journal), [dyno(1), dyno(2)]);
+
+    journal.free_disk(file);
+    journal.append(&[start(3)]).unwrap();
+    assert_eq!(live(&dir.open().0), [dyno(1), dyno(2), dyno(3)]);
+
+    let (mut journal, _) = dir.open();
+    let file = journal.fill_disk();
+    journal.note(end(1)).unwrap_err();
+    journal.free_disk(file);
+    journal.catch_up().unwrap();
+    let text = dir.text();
+    journal.catch_up().unwrap();
+    assert_eq!(dir.text(), text, "once is enough");
+    assert_eq!(live(&dir.open().0), [dyno(2), dyno(3)]);
 }
 
 #[test]
@@ -232,6 +270,29 @@ fn it_stays_small_however_many_dynos_come_and_go() {
     assert!(largest < 2 * COMPACT_ABOVE, "{largest}");
     assert_eq!(live(&journal), [dyno(0)]);
     assert_eq!(live(&dir.open().0), [dyno(0)]);
+}
+
+/// Whoever cannot open it then would go on with the old one, which has no name any more.
+#[test]
+fn a_rewritten_journal_is_open_before_it_takes_the_place_of_the_old_one() {
+    let dir = Dir::new();
+    let (mut journal, _) = dir.open();
+    journal.append(&[start(0), start(1), end(0)]).unwrap();
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    let watched = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_MOVED_TO;
+    inotify.add_watch(dir.0.path(), watched).unwrap();
+    journal.compact().unwrap();
+    let events = inotify.read_events().unwrap();
+    let of_journal = events
+        .iter()
+        .filter(|event| event.name.as_deref() == Some(OsStr::new("journal")));
+    let masks: Vec<_> = of_journal.map(|event| event.mask).collect();
+    assert_eq!(masks, [AddWatchFlags::IN_MOVED_TO]);
+    // And what it has open is written at its end.
+    journal.append(&[start(2), end(1)]).unwrap();
+    drop(journal);
+    assert_eq!(dir.text().lines().count(), 3);
+    assert_eq!(live(&dir.open().0), [dyno(2)]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::*;
+use super::{allocated::allocated, *};
 use crate::logs::line::Origin;
 
 const ALL: Portion = Portion {
@@ -48,6 +48,51 @@ fn who_floods_loses_its_own_lines_and_they_are_counted() {
     let told = queue.announce().dropped;
     assert_eq!((told.count, told.since), (counts.dropped, 2));
     assert!(queue.announce().is_empty(), "told once");
+}
+
+#[test]
+fn the_bound_is_one_of_memory_for_the_smallest_lines_too() {
+    const ROOM: usize = 1 << 20;
+    let queue = Queue::new(1, ROOM);
+    let dyno: std::sync::Arc<str> = "web.1".into();
+    let before = allocated();
+    let mut most = 0;
+    // The blocks of a dyno that flushes each byte, and later those of one that does not.
+    for size in [1, 1, 1, 1, 2000] {
+        let text = "x".repeat(size - 1) + "\n";
+        for at in 0..20_000 {
+            let bytes = Bytes::copy_from_slice(text.as_bytes());
+            // Whoever else has it counts references to it.
+            drop(bytes.clone());
+            let chunk = Chunk {
+                at_unix_us: at,
+                origin: Origin::of_note("web.1"),
+                dyno: std::sync::Arc::clone(&dyno),
+                bytes,
+            };
+            queue.push(chunk, 1);
+            most = most.max(allocated() - before);
+        }
+        let counts = queue.counts();
+        assert!(counts.dropped > 0 && counts.queued_bytes > ROOM as u64 * 9 / 10);
+    }
+    let bound = isize::try_from(ROOM + SLACK * size_of::<Block>()).unwrap();
+    assert!(most <= bound, "{most} bytes with room for {ROOM}");
+    assert!(most > bound / 2, "no more is counted than there is: {most}");
+
+    // What a sender takes has a bound, too.
+    let mut taken = VecDeque::new();
+    let queue = Queue::new(1, ROOM);
+    for at in 0..5000 {
+        push(&queue, "web.1", at, "\n");
+    }
+    let portion = Portion {
+        bytes: 10_000,
+        lines: u64::MAX,
+    };
+    queue.take(0, portion, &mut taken);
+    let cost: usize = taken.iter().map(|block| block.chunk.cost()).sum();
+    assert!((10_000..11_000).contains(&cost), "{cost}");
 }
 
 #[test]

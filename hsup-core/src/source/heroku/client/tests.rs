@@ -4,8 +4,6 @@ use std::{
     thread,
 };
 
-use test_case::test_case;
-
 use super::*;
 
 /// A server that answers each connection with the next of these texts, and then hangs up.
@@ -15,7 +13,7 @@ fn server(answers: Vec<String>) -> Client {
     thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
-            read_request(&mut stream);
+            read_request(&stream);
             // A client that has read enough hangs up.
             drop(stream.write_all(answer.as_bytes()));
         }
@@ -23,15 +21,13 @@ fn server(answers: Vec<String>) -> Client {
     Client::new(&Access::new(&url, "hunter2")).unwrap()
 }
 
-fn read_request(stream: &mut TcpStream) {
+fn read_request(mut stream: &TcpStream) -> String {
     let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        if stream.read(&mut byte).unwrap() == 0 {
-            return;
-        }
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
         request.push(byte[0]);
     }
+    String::from_utf8(request).unwrap()
 }
 
 fn answer(head: &str, body: &str) -> String {
@@ -82,7 +78,7 @@ async fn json_that_is_cut_short_is_told_without_its_text() {
         ),
     ] {
         let problem = problem_with(vec![answer("200 OK", body)]).await;
-        assert!(problem.ends_with(expected), "{problem}");
+        assert!(problem.contains(expected), "{problem}");
     }
     let client = server(vec![answer("200 OK", r#"{"a":["hunter2"]}"#)]);
     let answer = client.get::<super::super::model::ConfigVars>("it".to_owned(), &[]);
@@ -96,6 +92,22 @@ async fn a_body_that_ends_early_is_a_failure_that_may_pass() {
     let cut = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[{\"id\":".to_owned();
     let error = get(&server(vec![cut])).await.unwrap_err();
     assert!(matches!(error, ApiError::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_answer_is_told_with_its_request() {
+    let head = "HTTP/1.1 200 OK\r\nRequest-Id: 47-11\r\n";
+    for answer in [
+        format!("{head}Content-Length: 2\r\n\r\n[x"),
+        format!("{head}Content-Length: 100\r\n\r\n["),
+        format!(
+            "{head}Content-Length: 10000000000\r\n\r\n{}",
+            " ".repeat(MAX_BODY + 1)
+        ),
+    ] {
+        let problem = problem_with(vec![answer]).await;
+        assert!(problem.ends_with("(request 47-11)"), "{problem}");
+    }
 }
 
 #[tokio::test]
@@ -123,6 +135,63 @@ async fn an_answer_that_never_comes_is_late() {
     client.answer_within = Duration::from_millis(10);
     let error = get(&client).await.unwrap_err();
     assert!(matches!(error, ApiError::Late { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_is_told_by_the_name_that_it_was_sent_with() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (heard, asked) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let head = read_request(&stream);
+            let mut lines = head.lines();
+            let id = lines.find_map(|line| line.strip_prefix("request-id: "));
+            heard.send(id.unwrap().to_owned()).unwrap();
+        }
+    });
+    let client = Client::new(&Access::new(&url, "hunter2")).unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let error = get(&client).await.unwrap_err().to_string();
+        let id = asked.recv().unwrap();
+        assert!(error.ends_with(&format!("(request {id})")), "{error}");
+        let parts: Vec<_> = id.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12], "{id}");
+        ids.push(id);
+    }
+    assert_ne!(ids[0], ids[1]);
+
+    // Nobody takes this one's connections.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut client = Client::new(&Access::new(&url, "hunter2")).unwrap();
+    client.answer_within = Duration::from_millis(10);
+    let error = get(&client).await.unwrap_err();
+    assert!(matches!(error, ApiError::Late { .. }), "{error:?}");
+    assert!(error.to_string().contains(" (request "), "{error}");
+    // Where nobody was reached nobody knows of it.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let url = format!("http://{}", closed.unwrap());
+    let client = Client::new(&Access::new(&url, "hunter2")).unwrap();
+    let error = get(&client).await.unwrap_err().to_string();
+    assert!(!error.contains("(request "), "{error}");
+}
+
+#[tokio::test]
+async fn how_many_requests_are_left_is_known_by_the_last_answer_that_told_it() {
+    let told = |requests| format!("200 OK\r\nRateLimit-Remaining: {requests}");
+    let client = server(vec![
+        answer("200 OK", "1"),
+        answer(&told(17), "1"),
+        answer("503 Service Unavailable", ""),
+        answer("304 Not Modified", ""),
+        answer(&told(4000), "1"),
+    ]);
+    for expected in [None, Some(17), Some(17), Some(17), Some(4000)] {
+        drop(get(&client).await);
+        assert_eq!(client.remaining(), expected);
+    }
 }
 
 /// A server with a certificate that nobody has signed but itself.
@@ -159,20 +228,4 @@ async fn a_certificate_that_does_not_verify_is_told_nothing() {
     assert!(error.to_string().contains("certificate"), "{error}");
     drop(client);
     assert_eq!(heard.join().unwrap(), None);
-}
-
-#[test_case("Retry-After: 7" => Some(7); "seconds")]
-#[test_case("Retry-After: -7" => None; "less than nothing")]
-#[test_case("Retry-After: soon" => None; "a word")]
-#[test_case("X: y" => None; "nothing")]
-#[test_case("Retry-After: Sun, 06 Nov 1994 08:50:07 GMT|Date: Sun, 06 Nov 1994 08:49:37 GMT" => Some(30); "a time by the clock of the server")]
-#[test_case("Retry-After: Sun, 06 Nov 1994 08:49:07 GMT|Date: Sun, 06 Nov 1994 08:49:37 GMT" => None; "a time gone by")]
-#[test_case("Retry-After: Sun, 06 Nov 1994 08:49:07 GMT" => None; "a time by no clock")]
-fn waits(headers: &str) -> Option<u64> {
-    let headers = headers.split('|').map(|line| {
-        let (name, value) = line.split_once(": ").unwrap();
-        let name: reqwest::header::HeaderName = name.parse().unwrap();
-        (name, HeaderValue::from_str(value).unwrap())
-    });
-    retry_after(&headers.collect()).map(|wait| wait.as_secs())
 }
