@@ -9,6 +9,7 @@ use std::{
 
 use hsup_core::time::now_unix_ms;
 use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
 use terminal_size::{Width, terminal_size_of};
 
 /// What a report is rendered for.
@@ -19,6 +20,13 @@ pub struct Look {
     pub width: Option<usize>,
     pub zone: TimeZone,
     pub now_ms: i64,
+}
+
+/// A report for programs, which looks the same everywhere.
+pub(crate) fn json<T: Serialize>(report: &T) -> serde_json::Result<String> {
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// Terminal colours, as their SGR codes.

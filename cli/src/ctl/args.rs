@@ -12,6 +12,7 @@ use crate::duration;
 #[command(
     name = "hsupctl",
     version,
+    long_version = env!("HSUP_VERSION"),
     disable_help_subcommand = true,
     after_help = "Exit status: 0 done; 1 failed; 2 usage; 4 unknown name, or no hsup answers.\n\
                   ps and status: 0 all wanted dynos are up, 3 some are not; status also 3 for a\n\
@@ -30,7 +31,7 @@ pub struct Cli {
 }
 
 /// Which hsup is meant.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct TargetArgs {
     /// The control socket of the hsup to drive; before the command word also `-s`
     #[arg(long, global = true, value_name = "PATH")]
@@ -70,6 +71,14 @@ pub enum Command {
         /// Dynos or process types; without any, the app
         names: Vec<String>,
     },
+    /// Show the dynos as they are now, what they use and what they write; drive them with keys
+    #[command(after_help = "\
+Up and down select a dyno; r restarts it, s stops or starts it, + and - scale its process type, l shows
+its log and a that of all; q quits. What takes something away is asked about first.
+
+CPU is of one processor, over the last second. When hsup is away, what was known last is shown until
+it is back. Needs a terminal; `ps`, `logs -t` and `events` do not.")]
+    Top,
     /// Show the last log lines, or follow them
     Logs(LogsArgs),
     /// Show or change how many dynos each process type has

@@ -83,6 +83,12 @@ pub enum CtlError {
 
     #[error("hsup has no driver now")]
     NoDriver,
+
+    #[error("top needs a terminal: use `hsupctl ps`, `hsupctl logs -t` or `hsupctl events`")]
+    NoTerminal,
+
+    #[error("failed to use the terminal")]
+    Terminal(#[source] io::Error),
 }
 
 fn of_file(path: &Path) -> String {

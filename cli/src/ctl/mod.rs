@@ -17,6 +17,7 @@ pub mod ps;
 mod reader;
 pub mod releases;
 pub mod status;
+mod top;
 pub mod version;
 
 use std::{
@@ -29,7 +30,7 @@ use std::{
 
 use clap::{CommandFactory as _, Parser as _};
 use clap_complete::Shell;
-use hsup_core::{errors, paths::Paths};
+use hsup_core::{errors, paths::Paths, secrecy};
 use serde::Serialize;
 use tokio::time::timeout;
 use tonic::{Response, Status};
@@ -39,7 +40,7 @@ use self::{
     connect::{ConnectError, Supervisor},
     error::CtlError,
 };
-use crate::look::Look;
+use crate::look::{Look, json};
 
 /// How long hsup may take to answer what needs no waiting for a dyno.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -69,6 +70,7 @@ impl Outcome {
 
 /// Runs `hsupctl` with the process's arguments.
 pub fn main() -> ExitCode {
+    secrecy::keep();
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => ExitCode::from(code),
@@ -102,6 +104,7 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
     match cli.command {
         Command::Ps(args) => ps::run(find(&to).await?, args, look).await,
         Command::Status { names } => status::run(find(&to).await?, names, look).await,
+        Command::Top => top::run(find(&to).await?, to, look.clone()).await,
         Command::Logs(args) => {
             while_read(async { logs::run(find(&to).await?, args, look, out).await }).await
         }
@@ -191,9 +194,7 @@ fn write_out(bytes: &[u8]) -> Result<(), CtlError> {
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<String, CtlError> {
-    let mut text = serde_json::to_string_pretty(value).map_err(CtlError::Json)?;
-    text.push('\n');
-    Ok(text)
+    json(value).map_err(CtlError::Json)
 }
 
 fn to_json_lines<T: Serialize>(values: &[T]) -> Result<String, CtlError> {

@@ -5,7 +5,8 @@
 
 use std::{convert::Infallible, ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use hsup_core::{
     backoff::Policy,
     dyno::HttpCheck,
@@ -20,6 +21,12 @@ use crate::duration;
 const SHORTEST_POLL: Duration = Duration::from_millis(10);
 const LONGEST_POLL: Duration = Duration::from_hours(1);
 
+/// The parts of the help: there are many options.
+const APP: &str = "Where releases come from";
+const DYNOS: &str = "How dynos run";
+const ROLLOUTS: &str = "How releases replace each other";
+const LOGS: &str = "Logs";
+
 const AFTER_HELP: &str = "\
 Examples:
   hsup start                              run the Procfile of this directory
@@ -32,17 +39,25 @@ Examples:
   HEROKU_API_KEY=… hsup start -a shop -d docker
                                           follow an app on Heroku: see docs/heroku.md
 
-Where releases come from: --control-dir or -C first, then -a with a token, then
+Of several sources of releases, --control-dir or -C goes first, then -a with a token, then
 HSUP_CONTROL_DIR, then a Procfile in the current directory.
+
+Every option can also be a variable or stand in a file: see docs/configuration.md, and
+`hsup config show`.
 
 Environment:
   HSUP_CONTROL_DIR    the control directory
+  HSUP_GRACE, …       any other option: HSUP_ and its name
   HEROKU_API_KEY, HEROKU_ACCESS_TOKEN
                       the token for -a; without one, ~/.netrc
   HEROKU_HOST         where Heroku's API is, if not at heroku.com
   LOGPLEX_URL, HSUP_LOG_TO
                       where log lines are sent to: as --logplex-url and --log-to, the second
                       with blanks between URLs; see docs/logs.md
+  LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES
+                      the control socket of `start`, handed down by a service manager unless -s
+                      names one; of several sockets the one named `control`
+  NOTIFY_SOCKET       who is told that `start` answers on its control socket (Type=notify)
   NO_COLOR            no colours; FORCE_COLOR: colours even where there is no terminal
   XDG_RUNTIME_DIR, XDG_STATE_HOME
                       where sockets and what hsup remembers are kept
@@ -55,6 +70,7 @@ A running hsup is driven with hsupctl. SIGUSR1 prints diagnostics to standard er
 #[command(
     name = "hsup",
     version,
+    long_version = env!("HSUP_VERSION"),
     after_help = AFTER_HELP,
     arg_required_else_help = true,
     infer_long_args = false,
@@ -78,7 +94,8 @@ pub enum Command {
 Without types the formation's quantities run. `web=2` runs two; a type without a number, one.
 Types that are named run and no others.
 
-Ctrl-C stops every dyno and ends with 130; a second one stops them at once.")]
+Ctrl-C stops every dyno and ends with 130; a second one stops them at once. SIGUSR2 ends hsup alone:
+the dynos run on for --linger, and the next start takes them over (docs/systemd.md).")]
     Start {
         /// Process types to run: TYPE or TYPE=QUANTITY
         #[arg(value_name = "TYPE[=N]", value_parser = parse_type)]
@@ -103,12 +120,118 @@ Ends with the command's own code; 128 + n if signal n killed it; 126 if it is no
 
     /// Read the app's files, say what is wrong with them, show the formation
     Check,
+
+    /// Show what hsup goes by here, and who says so
+    #[command(subcommand)]
+    Config(ConfigCommand),
+
+    /// Write the JSON Schema of a file that hsup reads
+    Schema {
+        /// Which file
+        what: Schema,
+    },
+
+    /// Look at this machine: can it run dynos, and what is to be done where it cannot
+    #[command(after_help = "\
+Of the kernel, cgroups, users, sockets, drivers, stacks, limits and ports. Drivers are started, asked
+and ended again, so for root the libcontainer driver makes its work directory; with -d or
+--driver-socket only that one is. What is wrong for it is wrong, what only another driver needs is a
+note. Without either, all is judged for the driver `simple`.
+
+Ends with 0 when nothing is wrong, and with 1 when something is.")]
+    Doctor {
+        /// text or json
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: Output,
+    },
+
+    /// Write what another program needs to run the app
+    #[command(subcommand)]
+    Export(Export),
+
+    /// Write a completion script
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+/// What is to be known of the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Each option with its value and where that comes from; secrets are not shown
+    Show {
+        /// text or json
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: Output,
+    },
+}
+
+/// The files that have a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Schema {
+    /// hsup.toml
+    Config,
+    /// A release, as in a control directory
+    Control,
+}
+
+/// How a command tells what it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+/// For whom something is written.
+#[derive(Debug, Subcommand)]
+pub enum Export {
+    /// Units that run the app, with the options that are given here
+    #[command(after_help = "\
+Without an option that says where releases come from, the app is the one in this directory.
+  hsup export systemd shop -C /srv/shop --to /etc/systemd/system
+  systemctl daemon-reload && systemctl enable --now hsup-shop
+
+The unit reads variables from /etc/hsup/NAME.env. Where lines are sent to belongs there, as
+LOGPLEX_URL and HSUP_LOG_TO, for everybody may read a unit. See docs/systemd.md.")]
+    Systemd(SystemdArgs),
+}
+
+/// Of `hsup export systemd`.
+#[derive(Args, Debug)]
+pub struct SystemdArgs {
+    /// What the units are called (default: as the app, or its directory)
+    pub name: Option<String>,
+
+    /// Who runs the app
+    #[arg(long, value_name = "USER", default_value = "hsup")]
+    pub user: String,
+
+    /// Write the units into this directory, not to standard output
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
 }
 
 /// The options, all of them for every command.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Options {
+    /// The app on Heroku to follow, by its name or id; needs a token
+    #[arg(short, long, value_name = "APP", global = true, help_heading = APP)]
+    pub app: Option<String>,
+
+    /// How often to ask Heroku what there is to run
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_poll_every, global = true, help_heading = APP)]
+    pub poll_every: Duration,
+
+    /// The directory of the app, with its Procfile
+    #[arg(short = 'C', long, value_name = "DIR", global = true, help_heading = APP)]
+    pub directory: Option<PathBuf>,
+
+    /// The control directory, where releases arrive as files (or `HSUP_CONTROL_DIR`)
+    #[arg(long, value_name = "DIR", global = true, help_heading = APP)]
+    pub control_dir: Option<PathBuf>,
+
     /// What runs dynos: simple (the default), docker, libcontainer (as root), or the path of a
     /// driver program
     #[arg(
@@ -116,29 +239,47 @@ pub struct Options {
         long,
         alias = "dynodriver",
         value_name = "DRIVER",
-        global = true
+        global = true,
+        help_heading = DYNOS
     )]
     pub driver: Option<String>,
 
     /// The socket of a driver that runs already
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, help_heading = DYNOS)]
     pub driver_socket: Option<PathBuf>,
 
-    /// The app on Heroku to follow, by its name or id; needs a token
-    #[arg(short, long, value_name = "APP", global = true)]
-    pub app: Option<String>,
+    /// Start nothing again; end when every dyno has ended, with the largest of their codes
+    #[arg(long, global = true, help_heading = DYNOS)]
+    pub oneshot: bool,
 
-    /// How often to ask Heroku what there is to run
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_poll_every, global = true)]
-    pub poll_every: Duration,
+    /// The number of the first dyno of each type
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_START_NUMBER)), global = true, help_heading = DYNOS)]
+    pub start_number: u32,
 
-    /// The directory of the app, with its Procfile
-    #[arg(short = 'C', long, value_name = "DIR", global = true)]
-    pub directory: Option<PathBuf>,
+    /// A path of this machine to show to dynos, where the driver can do that (can be repeated)
+    #[arg(long = "bind", value_name = "HOST[:DYNO]", value_parser = parse_bind, global = true, help_heading = DYNOS)]
+    pub binds: Vec<Bind>,
 
-    /// The control directory, where releases arrive as files (or `HSUP_CONTROL_DIR`)
-    #[arg(long, value_name = "DIR", global = true)]
-    pub control_dir: Option<PathBuf>,
+    /// Time between SIGTERM and SIGKILL
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, global = true, help_heading = DYNOS)]
+    pub grace: Duration,
+
+    /// How long a web dyno may take to listen on its PORT
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse, global = true, help_heading = DYNOS)]
+    pub boot_timeout: Duration,
+
+    /// Ask web dynos for this path, as this host: one is ready when it answers GET with 2xx or 3xx
+    #[arg(long, value_name = "[web=][http://HOST]/PATH", global = true, help_heading = DYNOS)]
+    pub http_check: Option<HttpCheck>,
+
+    /// Waits between restarts after crashes: BASE..CAP, or heroku for Heroku's own
+    #[arg(long, value_name = "WAITS", default_value = "1s..5m", global = true, help_heading = DYNOS)]
+    pub restart_backoff: Policy,
+
+    /// How long dynos outlive an hsup that has left them or was killed: a time, or forever
+    /// (default: 10s; 5m with a control directory or an app on Heroku)
+    #[arg(long, value_name = "TIME", value_parser = parse_linger, global = true, help_heading = DYNOS)]
+    pub linger: Option<Duration>,
 
     /// Where hsupctl and curl reach hsup (default: in the runtime directory; `run`: nowhere)
     #[arg(short = 's', long, value_name = "PATH", global = true)]
@@ -148,91 +289,62 @@ pub struct Options {
     #[arg(long, value_name = "DIR", global = true)]
     pub state_dir: Option<PathBuf>,
 
-    /// Start nothing again; end when every dyno has ended, with the largest of their codes
-    #[arg(long, global = true)]
-    pub oneshot: bool,
-
-    /// The number of the first dyno of each type
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_START_NUMBER)), global = true)]
-    pub start_number: u32,
-
-    /// A path of this machine to show to dynos, for drivers that can; may be repeated
-    #[arg(long = "bind", value_name = "HOST[:DYNO]", value_parser = parse_bind, global = true)]
-    pub binds: Vec<Bind>,
-
-    /// The Logplex that `start` sends all lines to (better: `LOGPLEX_URL`, which `ps` does not
-    /// show), instead of the release's `LogplexURL`
-    #[arg(long, value_name = "URL", global = true)]
-    pub logplex_url: Option<SecretUrl>,
-
-    /// Another place that `start` sends all lines to (or `HSUP_LOG_TO`): https, logplex+https,
-    /// syslog, syslog+tls, file, json, json+tcp or json+unix; may be repeated
-    #[arg(long, value_name = "URL", global = true)]
-    pub log_to: Vec<SecretUrl>,
-
-    /// Write what each dyno uses into its log every 20 seconds, and R14 when that is more than
-    /// its limit, where the driver measures it
-    #[arg(long, global = true)]
-    pub log_runtime_metrics: bool,
-
-    /// Between SIGTERM and SIGKILL
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse, global = true)]
-    pub grace: Duration,
-
-    /// How long a web dyno may take to listen on its PORT
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse, global = true)]
-    pub boot_timeout: Duration,
-
-    /// Ask web dynos for this path: one is ready when it answers GET with 2xx or 3xx
-    #[arg(long, value_name = "[web=]/PATH", global = true)]
-    pub http_check: Option<HttpCheck>,
+    /// The configuration (or `HSUP_CONFIG`), instead of the files in /etc/hsup and the user's
+    #[arg(long, value_name = "PATH", global = true)]
+    pub config: Option<PathBuf>,
 
     /// How dynos are replaced: start-first (the old one goes when the new one is ready) or
-    /// stop-first; for one process type TYPE=STRATEGY; may be repeated (default: start-first
-    /// where the driver gives each dyno an address of its own)
-    #[arg(long = "strategy", value_name = "[TYPE=]STRATEGY", global = true)]
+    /// stop-first; for one process type TYPE=STRATEGY (can be repeated; default: start-first
+    /// where the driver gives each dyno an address of its own, else stop-first)
+    #[arg(long = "strategy", value_name = "[TYPE=]STRATEGY", global = true, help_heading = ROLLOUTS)]
     pub strategies: Vec<StrategyArg>,
 
     /// With start-first: how many dynos of a type may run beside its quantity, N or N%
     /// (default: a quarter of the type)
-    #[arg(long, value_name = "N", global = true)]
+    #[arg(long, value_name = "N", global = true, help_heading = ROLLOUTS)]
     pub max_surge: Option<Surge>,
 
     /// How long a release's `release` command may take before it counts as failed
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse, global = true)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse, global = true, help_heading = ROLLOUTS)]
     pub release_timeout: Duration,
 
     /// Roll releases out without running their `release` command
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ROLLOUTS)]
     pub no_release_phase: bool,
 
     /// Replace each dyno by a fresh one once a day, as Heroku does
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ROLLOUTS)]
     pub cycle: bool,
 
-    /// The same after another time: TIME and at random up to 15% more, 216 minutes at most
-    #[arg(long, value_name = "TIME", value_parser = parse_cycle, global = true)]
+    /// The same after another time, and at random up to 15% more, at most 216 minutes
+    #[arg(long, value_name = "TIME", value_parser = parse_cycle, global = true, help_heading = ROLLOUTS)]
     pub cycle_every: Option<Duration>,
 
-    /// Waits between restarts after crashes: BASE..CAP, or heroku for Heroku's own
-    #[arg(long, value_name = "WAITS", default_value = "1s..5m", global = true)]
-    pub restart_backoff: Policy,
+    /// The Logplex that `start` sends all lines to (better: `LOGPLEX_URL`, which `ps` does not
+    /// show), instead of the release's `LogplexURL`
+    #[arg(long, value_name = "URL", global = true, help_heading = LOGS)]
+    pub logplex_url: Option<SecretUrl>,
 
-    /// How long dynos outlive an hsup that was killed: a time, or forever
-    /// (default: 10s; 5m with a control directory or an app on Heroku)
-    #[arg(long, value_name = "TIME", value_parser = parse_linger, global = true)]
-    pub linger: Option<Duration>,
+    /// Another place that `start` sends all lines to (or `HSUP_LOG_TO`): https, logplex+https,
+    /// syslog, syslog+tls, file, json, json+tcp or json+unix (can be repeated)
+    #[arg(long, value_name = "URL", global = true, help_heading = LOGS)]
+    pub log_to: Vec<SecretUrl>,
+
+    /// Write what each dyno uses into its log every 20 seconds, and R14 when that is more than
+    /// its limit, where the driver measures it
+    #[arg(long, global = true, help_heading = LOGS)]
+    pub log_runtime_metrics: bool,
 
     /// Show the dynos' lines without time and name
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = LOGS)]
     pub no_prefix: bool,
 
     /// Show the dynos' lines without the time
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = LOGS)]
     pub no_timestamp: bool,
 
     /// Show each line as a JSON object
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = LOGS)]
     pub json: bool,
 }
 

@@ -10,28 +10,35 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::Parser as _;
+use clap::CommandFactory as _;
 use hsup_core::{
     diagnostics::Diagnostics,
     driver::{DriverSpec, FindDriverError},
     dyno::DynoPolicy,
     errors::chain,
-    logs::{Format, TerminalSettings},
+    logs::{DrainTarget, Format, TerminalSettings},
     name::ProcessType,
     rollout,
     run::{self, Built, RunOptions},
-    source::{Choice, ChooseSourceError, Place, SourceSpec, choose, heroku::Access},
+    secrecy,
+    source::{Choice, ChooseSourceError, Place, SourceSpec, choose, control_file, heroku::Access},
     start::{self, StartOptions},
 };
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
 use super::{
-    args::{Cli, Command, Options, TypeArg},
+    args::{Cli, Command, ConfigCommand, Export, Options, Output, Schema, TypeArg},
     check,
-    drains::{DrainsError, drains},
+    drains::{DrainsError, Said, drains},
+    export::{self, ExportError},
 };
-use crate::look::colour_wanted;
+use crate::{
+    config::{Places, ResolveError, Resolved, resolve, show::Shown},
+    doctor::{Question, examine},
+    look::{Look, Report as _, colour_wanted, json},
+    schema,
+};
 
 /// How long dynos outlive an hsup that was killed: at somebody's terminal, and as a service.
 const LINGER_AT_A_TERMINAL: Duration = Duration::from_secs(10);
@@ -40,22 +47,38 @@ const LINGER_AS_A_SERVICE: Duration = Duration::from_mins(5);
 const SETTLE: Duration = Duration::from_secs(1);
 /// How often Heroku replaces dynos.
 const A_DAY: Duration = Duration::from_hours(24);
+/// Of what is printed for programs.
+const NOT_JSON: &str = "failed to write JSON";
+
 /// Errors of hsup itself, and wrong usage.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 /// Runs `hsup` with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    secrecy::keep();
+    let places = match Places::from_env() {
+        Ok(places) => places,
         Err(error) => {
+            tell(&format!("failed to find the current directory: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let arguments: Vec<_> = env::args_os().collect();
+    let resolved = match resolve(&arguments, |name| env::var_os(name), &places) {
+        Ok(resolved) => resolved,
+        Err(ResolveError::Usage(error)) => {
             let code = if error.use_stderr() { USAGE } else { 0 };
             // Help that nobody reads any more.
             drop(error.print());
             return ExitCode::from(code);
         }
+        Err(ResolveError::Config(error)) => {
+            tell(&chain(&error));
+            return ExitCode::from(FAILED);
+        }
     };
-    match execute(cli) {
+    match execute(resolved, &places.current_dir) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tell(&chain(error.as_ref()));
@@ -86,29 +109,63 @@ fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ChooseSourceError>() {
         Some(error) if error.is_usage() => USAGE,
         _ if error.is::<TwoDrivers>() || error.is::<NamedTwice>() => USAGE,
-        _ if error.is::<DrainsError>() => USAGE,
+        _ if error.is::<DrainsError>() || error.is::<ExportError>() => USAGE,
         _ => FAILED,
     }
 }
 
-fn execute(cli: Cli) -> anyhow::Result<u8> {
-    let Cli { command, options } = cli;
-    refuse_what_is_not_built(&options)?;
-    let current_dir = env::current_dir().context("failed to find the current directory")?;
-    let source = source(&options, &current_dir)?;
-    let driver = driver(&options)?;
+fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
+    let said = Said::of(&resolved);
+    let Cli { command, options } = resolved.cli;
+    refuse_abspath(&options)?;
+    // Which app is meant, and what runs its dynos.
+    let app = |options: &Options| -> anyhow::Result<(SourceSpec, DriverSpec)> {
+        let source = source(options, resolved.control_dir.as_deref(), current_dir)?;
+        Ok((source, driver(options)?))
+    };
     match command {
-        Command::Check => check::check(&source),
+        Command::Config(ConfigCommand::Show { output }) => {
+            let shown = Shown::of(&resolved.settings, &resolved.files);
+            let text = match output {
+                Output::Text => shown.show(&Look::for_stdout()).to_string(),
+                Output::Json => json(&shown).context(NOT_JSON)?,
+            };
+            show(text.as_bytes())
+        }
+        Command::Schema { what } => {
+            let schema = match what {
+                Schema::Config => schema::config(),
+                Schema::Control => control_file::schema(),
+            };
+            show(json(&schema).context(NOT_JSON)?.as_bytes())
+        }
+        Command::Doctor { output } => doctor(named_driver(&options)?, output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hsup", &mut script);
+            show(&script)
+        }
+        Command::Export(Export::Systemd(args)) => {
+            let units = export::systemd(&args, &options, env::args_os())?;
+            show(units.as_bytes())
+        }
+        Command::Check => {
+            let (source, _) = app(&options)?;
+            check::check(&source)
+        }
         Command::Start { types } => {
+            let (source, driver) = app(&options)?;
             let ground = Ground::lay()?;
-            let options = start_options(options, types, source, driver, &ground)?;
+            let drains = drains(&options, &said)?;
+            let options = start_options(options, types, source, driver, drains, &ground)?;
             ground.carry(async {
                 run::sweep().await;
                 start::start(options).await
             })
         }
         Command::Run { words } => {
-            if options.logplex_url.is_some() || !options.log_to.is_empty() {
+            let (source, driver) = app(&options)?;
+            if said.is_drain_typed() {
                 tell("--logplex-url and --log-to have no effect: the output of `run` comes here");
             }
             let ground = Ground::lay()?;
@@ -117,20 +174,26 @@ fn execute(cli: Cli) -> anyhow::Result<u8> {
             ground.carry(run::run(options))
         }
         Command::Build => {
+            let (source, driver) = app(&options)?;
             let ground = Ground::lay()?;
             ground.print_diagnostics()?;
             let state_dir = options.state_dir.as_deref();
             let work =
                 run::build_only(&source, state_dir, driver, ground.own_program.clone(), tell);
             match ground.carry(work)? {
-                Built::Artifact(artifact) => {
-                    writeln!(io::stdout(), "{artifact}").context("failed to write the artifact")?;
-                    Ok(0)
-                }
+                Built::Artifact(artifact) => show(format!("{artifact}\n").as_bytes()),
                 Built::Ended(code) => Ok(code),
             }
         }
     }
+}
+
+/// Writes what was asked for.
+fn show(text: &[u8]) -> anyhow::Result<u8> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text).and_then(|()| out.flush());
+    written.context("failed to write to standard output")?;
+    Ok(0)
 }
 
 /// What the commands that need a driver stand on.
@@ -175,16 +238,20 @@ impl Ground {
     }
 }
 
-/// Says plainly what has a name already and no substance yet.
-fn refuse_what_is_not_built(options: &Options) -> anyhow::Result<()> {
+/// The original's driver that is gone: said for every command, also those that need no driver.
+fn refuse_abspath(options: &Options) -> anyhow::Result<()> {
     if options.driver.as_deref() == Some("abspath") {
         bail!(FindDriverError::Abspath);
     }
     Ok(())
 }
 
-fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
-    let control_dir = env::var_os("HSUP_CONTROL_DIR").map(PathBuf::from);
+/// The `control_dir` is one that no flag names.
+fn source(
+    options: &Options,
+    control_dir: Option<&Path>,
+    current_dir: &Path,
+) -> anyhow::Result<SourceSpec> {
     // What is wrong with a token concerns those who need one.
     let access = match &options.app {
         Some(_) => Access::find(|name| env::var_os(name))?,
@@ -196,7 +263,7 @@ fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
         poll_every: options.poll_every,
         control_dir: options.control_dir.as_deref(),
         directory: options.directory.as_deref(),
-        env_control_dir: control_dir.as_deref(),
+        env_control_dir: control_dir,
     };
     let source = choose(&choice, current_dir, Place::of)?;
     if let (Some(app), SourceSpec::ControlDir(_)) = (choice.app, &source) {
@@ -209,12 +276,32 @@ fn source(options: &Options, current_dir: &Path) -> anyhow::Result<SourceSpec> {
 }
 
 fn driver(options: &Options) -> Result<DriverSpec, TwoDrivers> {
+    let simple = || DriverSpec::Child("simple".to_owned());
+    Ok(named_driver(options)?.unwrap_or_else(simple))
+}
+
+fn named_driver(options: &Options) -> Result<Option<DriverSpec>, TwoDrivers> {
     match (&options.driver, &options.driver_socket) {
         (Some(_), Some(_)) => Err(TwoDrivers),
-        (None, Some(path)) => Ok(DriverSpec::Socket(path.clone())),
-        (Some(name), None) => Ok(DriverSpec::Child(name.clone())),
-        (None, None) => Ok(DriverSpec::Child("simple".to_owned())),
+        (None, Some(path)) => Ok(Some(DriverSpec::Socket(path.clone()))),
+        (Some(name), None) => Ok(Some(DriverSpec::Child(name.clone()))),
+        (None, None) => Ok(None),
     }
+}
+
+fn doctor(driver: Option<DriverSpec>, output: Output) -> anyhow::Result<u8> {
+    let ground = Ground::lay()?;
+    let question = Question {
+        driver,
+        json: output == Output::Json,
+    };
+    let own_program = ground.own_program.clone();
+    let (text, code) =
+        ground
+            .runtime
+            .block_on(examine(question, &own_program, &Look::for_stdout()))?;
+    show(text.as_bytes())?;
+    Ok(code)
 }
 
 fn linger(options: &Options, source: &SourceSpec) -> Duration {
@@ -229,9 +316,9 @@ fn start_options(
     types: Vec<TypeArg>,
     source: SourceSpec,
     driver: DriverSpec,
+    drains: Vec<DrainTarget>,
     ground: &Ground,
 ) -> anyhow::Result<StartOptions> {
-    let drains = drains(&options)?;
     let format = if options.json {
         Format::Json
     } else if options.no_prefix {

@@ -4,5 +4,6 @@ pub mod args;
 mod check;
 mod commands;
 mod drains;
+mod export;
 
 pub use commands::main;

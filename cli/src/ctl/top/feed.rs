@@ -1,0 +1,237 @@
+//! What hsup says, for as long as `top` runs: a task that asks for the status whenever
+//! something has happened and once a second, follows the log, and connects anew when hsup
+//! was away.
+
+use std::time::Duration;
+
+use hsup_core::errors;
+use hsup_proto::control::{
+    EventsRequest, GetStatusRequest, GetStatusResponse, LogLine, LogsRequest, RestartRequest,
+    ScaleRequest, StartRequest, StopRequest,
+    scale_request::{Change, change::How},
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::super::{
+    args::TargetArgs,
+    connect::{Client, Supervisor},
+    error::CtlError,
+    find, promptly,
+};
+
+/// How often processor time and memory are asked for.
+const EVERY: Duration = Duration::from_secs(1);
+/// How soon after something has happened: with one dyno, others change.
+const SOON: Duration = Duration::from_millis(50);
+/// How long to wait before an hsup that is away is looked for again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How many lines there are at the beginning.
+const LINES: u32 = 500;
+/// Updates that `top` has not taken in yet; a log that is faster waits in hsup, which counts
+/// what has no room there.
+const QUEUE: usize = 256;
+
+/// Something new.
+#[derive(Debug)]
+pub(super) enum Update {
+    Status(Box<GetStatusResponse>),
+    Lines(Vec<LogLine>),
+    /// The log begins anew, with what hsup remembers.
+    Anew,
+    /// hsup does not answer; why.
+    Away(String),
+    /// What became of a wish.
+    Said(Result<String, String>),
+}
+
+/// What is to be done to a dyno or its process type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Restart { dyno: String },
+    Stop { dyno: String },
+    Start { dyno: String },
+    Scale { process_type: String, by: i32 },
+}
+
+/// The front of the task, which ends with it.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) updates: mpsc::Receiver<Update>,
+    wishes: mpsc::UnboundedSender<Ask>,
+    task: JoinHandle<()>,
+}
+
+impl Feed {
+    /// Begins with an hsup that answers.
+    pub(super) fn start(supervisor: Supervisor, target: TargetArgs) -> Self {
+        let (tell, updates) = mpsc::channel(QUEUE);
+        let (wishes, asked) = mpsc::unbounded_channel();
+        let worker = Worker {
+            target,
+            tell,
+            wishes: asked,
+        };
+        Self {
+            updates,
+            wishes,
+            task: tokio::spawn(worker.work(supervisor)),
+        }
+    }
+
+    /// Has it done. What comes of it is an update.
+    pub(super) fn ask(&self, ask: Ask) {
+        // The task lives as long as this.
+        drop(self.wishes.send(ask));
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Worker {
+    target: TargetArgs,
+    tell: mpsc::Sender<Update>,
+    wishes: mpsc::UnboundedReceiver<Ask>,
+}
+
+impl Worker {
+    async fn work(mut self, mut supervisor: Supervisor) {
+        loop {
+            let why = match self.follow(supervisor.client).await {
+                Ok(()) => "it has shut down".to_owned(),
+                Err(error) => errors::chain(&error),
+            };
+            self.say(Update::Away(why)).await;
+            supervisor = self.reconnect().await;
+        }
+    }
+
+    /// Whether anybody hears it must not matter: the task ends with who would.
+    async fn say(&self, update: Update) {
+        drop(self.tell.send(update).await);
+    }
+
+    async fn reconnect(&mut self) -> Supervisor {
+        loop {
+            sleep(AGAIN_AFTER).await;
+            while let Ok(ask) = self.wishes.try_recv() {
+                drop(ask);
+                self.say(Update::Said(Err("hsup is away".to_owned()))).await;
+            }
+            match find(&self.target).await {
+                Ok(supervisor) => return supervisor,
+                Err(error) => self.say(Update::Away(errors::chain(&error))).await,
+            }
+        }
+    }
+
+    /// Until its end, which is no error, or until it does not answer.
+    async fn follow(&mut self, mut client: Client) -> Result<(), CtlError> {
+        let mut events = promptly(client.events(EventsRequest {})).await?;
+        let mut log = promptly(client.logs(LogsRequest {
+            follow: true,
+            lines: Some(LINES),
+            ..LogsRequest::default()
+        }))
+        .await?;
+        self.say(Update::Anew).await;
+        let mut clock = interval(EVERY);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_due = false;
+        loop {
+            tokio::select! {
+                event = events.message() => {
+                    if event?.is_none() {
+                        return Ok(());
+                    }
+                    if !is_due {
+                        clock.reset_after(SOON);
+                        is_due = true;
+                    }
+                }
+                lines = log.message() => match lines? {
+                    Some(answer) => self.say(Update::Lines(answer.lines)).await,
+                    None => return Ok(()),
+                },
+                Some(ask) = self.wishes.recv() => {
+                    let (client, tell) = (client.clone(), self.tell.clone());
+                    // Beside all else: a dyno may take its time. It is over in PATIENCE.
+                    tokio::spawn(async move {
+                        drop(tell.send(Update::Said(carry_out(ask, client).await)).await);
+                    });
+                }
+                _ = clock.tick() => {
+                    is_due = false;
+                    self.status(&mut client).await?;
+                }
+            }
+        }
+    }
+
+    async fn status(&self, client: &mut Client) -> Result<(), CtlError> {
+        let request = GetStatusRequest {
+            stats: true,
+            ..GetStatusRequest::default()
+        };
+        let status = promptly(client.get_status(request)).await?;
+        self.say(Update::Status(Box::new(status))).await;
+        Ok(())
+    }
+}
+
+/// Answers with what has been done.
+async fn carry_out(ask: Ask, mut client: Client) -> Result<String, String> {
+    let done = match ask {
+        Ask::Restart { dyno } => {
+            let request = RestartRequest {
+                select: vec![dyno.clone()],
+                no_wait: true,
+            };
+            let done = promptly(client.restart(request)).await;
+            done.map(|_| format!("{dyno} is being restarted"))
+        }
+        Ask::Stop { dyno } => {
+            let request = StopRequest {
+                select: vec![dyno.clone()],
+                no_wait: true,
+                ..StopRequest::default()
+            };
+            let done = promptly(client.stop(request)).await;
+            done.map(|_| format!("{dyno} is being stopped"))
+        }
+        Ask::Start { dyno } => {
+            let request = StartRequest {
+                select: vec![dyno.clone()],
+                no_wait: true,
+            };
+            let done = promptly(client.start(request)).await;
+            done.map(|_| format!("{dyno} is being started"))
+        }
+        Ask::Scale { process_type, by } => {
+            let change = Change {
+                process_type: process_type.clone(),
+                how: Some(How::By(by)),
+            };
+            let request = ScaleRequest {
+                changes: vec![change],
+            };
+            let done = promptly(client.scale(request)).await;
+            done.map(|answer| {
+                let process = answer
+                    .formation
+                    .iter()
+                    .find(|process| process.process_type == process_type);
+                let quantity = process.map_or(0, |process| process.quantity);
+                format!("{process_type} is now at {quantity}")
+            })
+        }
+    };
+    done.map_err(|error| errors::chain(&error))
+}

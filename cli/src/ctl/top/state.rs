@@ -1,0 +1,326 @@
+//! What `top` knows, and what a key means. Pure: the clock comes with each update.
+
+use std::collections::{HashMap, VecDeque};
+
+use hsup_proto::control::{GetStatusResponse, LogLine};
+use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::feed::{Ask, Update};
+use crate::{ctl::dyno::DynoReport, look::one_line};
+
+/// How many lines are kept.
+const KEPT: usize = 2000;
+
+/// The whole of it.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// None: hsup has not answered yet.
+    pub(super) app: Option<App>,
+    pub(super) dynos: Vec<DynoReport>,
+    /// The dyno that keys are about. By name: others come and go around it.
+    selected: Option<String>,
+    pub(super) lines: VecDeque<Line>,
+    pub(super) mode: Mode,
+    /// Why hsup does not answer, when it does not.
+    pub(super) away: Option<String>,
+    /// What became of the last wish.
+    pub(super) said: Option<Result<String, String>>,
+    /// By the driver's key of a dyno, which is another one after each start.
+    usage: HashMap<String, Usage>,
+    /// The first dyno that is shown, where not all have room.
+    pub(super) scrolled: usize,
+}
+
+/// What is said of the whole app.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) name: String,
+    pub(super) release: Option<u64>,
+    pub(super) formation: Vec<(String, u32)>,
+    pub(super) driver: String,
+    /// Why the driver is not ready, when it is not.
+    pub(super) driver_trouble: Option<String>,
+}
+
+/// A line of the log, fit for a screen.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) at_us: i64,
+    pub(super) dyno: String,
+    pub(super) text: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The dynos, and below them the last lines of the selected one.
+    #[default]
+    Dynos,
+    /// The log alone, so many lines above its end: of the selected dyno, or of all.
+    Log { back: usize, all: bool },
+    /// Is this meant?
+    Sure(Ask),
+}
+
+/// What is to be done about a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Nothing,
+    Quit,
+    Ask(Ask),
+}
+
+/// The last two readings of a dyno's processor time.
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    cpu_ns: u64,
+    at_ms: i64,
+    /// In thousandths of a processor; none before there are two readings.
+    share: Option<u64>,
+}
+
+impl Usage {
+    fn next(before: Option<Self>, cpu_ns: u64, at_ms: i64) -> Self {
+        let share = before.and_then(|before| {
+            let ms = u64::try_from(at_ms - before.at_ms)
+                .ok()
+                .filter(|&ms| ms > 0)?;
+            // Nanoseconds in a millisecond, of which a thousandth is 1000.
+            Some(cpu_ns.saturating_sub(before.cpu_ns) / (ms * 1000))
+        });
+        match (before, share) {
+            // Twice at one time: what was known is still right.
+            (Some(before), None) => before,
+            _ => Self {
+                cpu_ns,
+                at_ms,
+                share,
+            },
+        }
+    }
+}
+
+impl State {
+    /// Takes in what is new.
+    pub(super) fn update(&mut self, update: Update, now_ms: i64) {
+        match update {
+            Update::Status(status) => {
+                self.away = None;
+                self.take(*status, now_ms);
+            }
+            Update::Lines(lines) => {
+                let new = lines.len();
+                self.lines.extend(lines.into_iter().map(Line::from));
+                let surplus = self.lines.len().saturating_sub(KEPT);
+                self.lines.drain(..surplus);
+                // Who reads further up goes on to read there.
+                if let Mode::Log {
+                    back: back @ 1.., ..
+                } = &mut self.mode
+                {
+                    *back += new;
+                }
+            }
+            Update::Anew => self.lines.clear(),
+            Update::Away(why) => self.away = Some(one_line(&why)),
+            Update::Said(said) => {
+                let fit = |text: String| one_line(&text);
+                self.said = Some(said.map(fit).map_err(|why| one_line(&why)));
+            }
+        }
+    }
+
+    fn take(&mut self, status: GetStatusResponse, now_ms: i64) {
+        let trouble = match (status.driver_ready, status.driver_message.as_str()) {
+            (true, _) => None,
+            (false, "") => Some("not ready".to_owned()),
+            (false, why) => Some(one_line(why)),
+        };
+        self.app = Some(App {
+            name: one_line(&status.app),
+            release: status.release.map(|release| release.version),
+            formation: status
+                .formation
+                .into_iter()
+                .map(|process| (process.process_type, process.quantity))
+                .collect(),
+            driver: one_line(&status.driver),
+            driver_trouble: trouble,
+        });
+        let place = self.selected_place();
+        self.dynos = status.dynos.into_iter().map(DynoReport::from).collect();
+        let mut before = std::mem::take(&mut self.usage);
+        for dyno in &self.dynos {
+            if let (Some(id), Some(cpu_ns)) = (&dyno.dyno_id, dyno.cpu_ns) {
+                let usage = Usage::next(before.remove(id), cpu_ns, now_ms);
+                self.usage.insert(id.clone(), usage);
+            }
+        }
+        if self.selected_dyno().is_none() {
+            // Whoever took its place; the last one where nobody did.
+            let place = place.unwrap_or(0).min(self.dynos.len().saturating_sub(1));
+            self.select(place);
+        }
+    }
+
+    /// How much processor a dyno uses now, in thousandths of one.
+    pub(super) fn share(&self, dyno: &DynoReport) -> Option<u64> {
+        self.usage.get(dyno.dyno_id.as_ref()?)?.share
+    }
+
+    pub(super) fn selected_place(&self) -> Option<usize> {
+        let selected = self.selected.as_ref()?;
+        self.dynos.iter().position(|dyno| dyno.name == *selected)
+    }
+
+    pub(super) fn selected_dyno(&self) -> Option<&DynoReport> {
+        self.dynos.get(self.selected_place()?)
+    }
+
+    fn select(&mut self, place: usize) {
+        self.selected = self.dynos.get(place).map(|dyno| dyno.name.clone());
+    }
+
+    /// The last so many lines, above the last `back`, of the selected dyno or of all.
+    pub(super) fn last_lines(&self, count: usize, back: usize, all: bool) -> Vec<&Line> {
+        let selected = self.selected.as_deref();
+        let wanted = self
+            .lines
+            .iter()
+            .rev()
+            .filter(|line| all || selected == Some(line.dyno.as_str()));
+        let mut last: Vec<_> = wanted.skip(back).take(count).collect();
+        last.reverse();
+        last
+    }
+
+    /// What a key means. Anything else, such as another size, is seen when it is drawn.
+    pub(super) fn event(&mut self, event: &Event) -> Act {
+        match event {
+            Event::Key(key) if key.kind != KeyEventKind::Release => self.key(*key),
+            _ => Act::Nothing,
+        }
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Act {
+        if key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL) {
+            return Act::Quit;
+        }
+        self.said = None;
+        match self.mode.clone() {
+            Mode::Dynos => self.key_of_dynos(key.code),
+            Mode::Log { back, all } => self.key_of_log(key.code, back, all),
+            Mode::Sure(ask) => {
+                self.mode = Mode::Dynos;
+                if matches!(key.code, KeyCode::Char('y' | 'Y') | KeyCode::Enter) {
+                    return Act::Ask(ask);
+                }
+                Act::Nothing
+            }
+        }
+    }
+
+    fn key_of_dynos(&mut self, key: KeyCode) -> Act {
+        let last = self.dynos.len().saturating_sub(1);
+        let place = self.selected_place().unwrap_or(0);
+        match key {
+            KeyCode::Char('q') | KeyCode::Esc => return Act::Quit,
+            KeyCode::Up | KeyCode::Char('k') => self.select(place.saturating_sub(1)),
+            KeyCode::Down | KeyCode::Char('j') => self.select((place + 1).min(last)),
+            KeyCode::PageUp => self.select(place.saturating_sub(10)),
+            KeyCode::PageDown => self.select((place + 10).min(last)),
+            KeyCode::Home | KeyCode::Char('g') => self.select(0),
+            KeyCode::End | KeyCode::Char('G') => self.select(last),
+            KeyCode::Enter | KeyCode::Char('l') => {
+                self.mode = Mode::Log {
+                    back: 0,
+                    all: false,
+                };
+            }
+            KeyCode::Char('a') => self.mode = Mode::Log { back: 0, all: true },
+            KeyCode::Char('r') => {
+                if let Some(dyno) = self.name() {
+                    self.mode = Mode::Sure(Ask::Restart { dyno });
+                }
+            }
+            KeyCode::Char('s') => {
+                let is_down = self.selected_dyno().is_some_and(DynoReport::is_down);
+                match self.name() {
+                    Some(dyno) if is_down => return Act::Ask(Ask::Start { dyno }),
+                    Some(dyno) => self.mode = Mode::Sure(Ask::Stop { dyno }),
+                    None => {}
+                }
+            }
+            KeyCode::Char('+' | '=') => return self.scale(1),
+            KeyCode::Char('-') => {
+                if let Act::Ask(ask) = self.scale(-1) {
+                    self.mode = Mode::Sure(ask);
+                }
+            }
+            _ => {}
+        }
+        Act::Nothing
+    }
+
+    fn key_of_log(&mut self, key: KeyCode, back: usize, all: bool) -> Act {
+        let to = |back| Mode::Log { back, all };
+        let oldest = self.last_lines(usize::MAX, 0, all).len().saturating_sub(1);
+        self.mode = match key {
+            KeyCode::Char('q' | 'l') | KeyCode::Esc | KeyCode::Enter => Mode::Dynos,
+            KeyCode::Char('a') => Mode::Log { back: 0, all: !all },
+            KeyCode::Up | KeyCode::Char('k') => to((back + 1).min(oldest)),
+            KeyCode::Down | KeyCode::Char('j') => to(back.saturating_sub(1)),
+            KeyCode::PageUp => to((back + 10).min(oldest)),
+            KeyCode::PageDown => to(back.saturating_sub(10)),
+            KeyCode::Home | KeyCode::Char('g') => to(oldest),
+            KeyCode::End | KeyCode::Char('G') => to(0),
+            _ => to(back),
+        };
+        Act::Nothing
+    }
+
+    fn name(&self) -> Option<String> {
+        self.selected_dyno().map(|dyno| dyno.name.clone())
+    }
+
+    fn scale(&self, by: i32) -> Act {
+        match self.selected_dyno() {
+            Some(dyno) => Act::Ask(Ask::Scale {
+                process_type: dyno.process_type.clone(),
+                by,
+            }),
+            None => Act::Nothing,
+        }
+    }
+}
+
+impl From<LogLine> for Line {
+    fn from(line: LogLine) -> Self {
+        Self {
+            at_us: line.at_unix_us,
+            dyno: line.dyno,
+            text: fit(&String::from_utf8_lossy(&line.line)),
+        }
+    }
+}
+
+/// Without the colours that a program gave it: what a terminal would do with them is not
+/// known here.
+fn fit(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.trim_end_matches('\r').chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '\x1b' if rest.peek() == Some(&'[') => {
+                // To the letter that ends the sequence.
+                rest.next();
+                while rest.next().is_some_and(|c| !('\x40'..='\x7e').contains(&c)) {}
+            }
+            '\t' => plain.push_str("    "),
+            other => plain.push(other),
+        }
+    }
+    one_line(&plain)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

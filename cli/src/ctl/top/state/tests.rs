@@ -1,0 +1,234 @@
+use hsup_proto::control::{Dyno, DynoState, Process, Release};
+use test_case::test_case;
+
+use super::*;
+use crate::look::tests::NOW;
+
+fn dyno(name: &str) -> Dyno {
+    let (process_type, _) = name.split_once('.').unwrap();
+    Dyno {
+        name: name.to_owned(),
+        process_type: process_type.to_owned(),
+        state: DynoState::Up.into(),
+        ready: true,
+        release: 3,
+        since_unix_ms: NOW - 90_000,
+        dyno_id: format!("{name}-id"),
+        ..Dyno::default()
+    }
+}
+
+pub(in crate::ctl::top) fn status(dynos: Vec<Dyno>) -> Update {
+    Update::Status(Box::new(GetStatusResponse {
+        app: "shop".to_owned(),
+        release: Some(Release {
+            version: 3,
+            ..Release::default()
+        }),
+        formation: vec![Process {
+            process_type: "web".to_owned(),
+            quantity: 2,
+            command: String::new(),
+        }],
+        driver: "simple".to_owned(),
+        driver_ready: true,
+        dynos,
+        ..GetStatusResponse::default()
+    }))
+}
+
+pub(in crate::ctl::top) fn with(names: &[&str]) -> State {
+    let mut state = State::default();
+    let dynos = names.iter().map(|name| dyno(name)).collect();
+    state.update(status(dynos), NOW);
+    state
+}
+
+pub(in crate::ctl::top) fn lines(dyno: &str, texts: &[&str]) -> Update {
+    let line = |text: &&str| LogLine {
+        at_unix_us: NOW * 1000,
+        source: "app".to_owned(),
+        dyno: dyno.to_owned(),
+        line: text.as_bytes().to_vec(),
+        stderr: false,
+    };
+    Update::Lines(texts.iter().map(line).collect())
+}
+
+pub(in crate::ctl::top) fn press(state: &mut State, code: KeyCode) -> Act {
+    state.event(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+}
+
+fn typed(state: &mut State, keys: &str) -> Act {
+    let mut last = Act::Nothing;
+    for key in keys.chars() {
+        last = press(state, KeyCode::Char(key));
+    }
+    last
+}
+
+fn selected(state: &State) -> Option<&str> {
+    state.selected_dyno().map(|dyno| dyno.name.as_str())
+}
+
+#[test]
+fn a_dyno_stays_selected_while_others_come_and_go() {
+    let mut state = with(&["web.1", "web.2", "worker.1"]);
+    assert_eq!(selected(&state), Some("web.1"));
+    typed(&mut state, "jj");
+    assert_eq!(selected(&state), Some("worker.1"));
+    typed(&mut state, "j");
+    assert_eq!(selected(&state), Some("worker.1"), "that is the last one");
+    typed(&mut state, "k");
+    state.update(
+        status(vec![dyno("api.1"), dyno("web.1"), dyno("web.2")]),
+        NOW,
+    );
+    assert_eq!(selected(&state), Some("web.2"));
+    state.update(status(vec![dyno("api.1"), dyno("web.1")]), NOW);
+    assert_eq!(
+        selected(&state),
+        Some("web.1"),
+        "it is in its place, or nearest"
+    );
+    state.update(status(Vec::new()), NOW);
+    assert_eq!(selected(&state), None);
+    assert_eq!(
+        typed(&mut state, "jrs+-lq"),
+        Act::Nothing,
+        "nothing is selected"
+    );
+}
+
+fn restart() -> Ask {
+    Ask::Restart {
+        dyno: "web.1".to_owned(),
+    }
+}
+
+fn scale(by: i32) -> Ask {
+    Ask::Scale {
+        process_type: "web".to_owned(),
+        by,
+    }
+}
+
+#[test_case("r" => Act::Nothing; "a restart is asked about")]
+#[test_case("ry" => Act::Ask(restart()))]
+#[test_case("rn" => Act::Nothing)]
+#[test_case("rq" => Act::Nothing; "no is any other key")]
+#[test_case("rnq" => Act::Quit)]
+#[test_case("sy" => Act::Ask(Ask::Stop { dyno: "web.1".to_owned() }))]
+#[test_case("+" => Act::Ask(scale(1)); "one more takes nothing away")]
+#[test_case("-" => Act::Nothing; "one fewer is asked about")]
+#[test_case("-y" => Act::Ask(scale(-1)))]
+#[test_case("q" => Act::Quit)]
+#[test_case("lq" => Act::Nothing; "out of the log")]
+#[test_case("lqq" => Act::Quit)]
+fn keys(keys: &str) -> Act {
+    typed(&mut with(&["web.1"]), keys)
+}
+
+#[test]
+fn what_is_stopped_can_be_started() {
+    let mut state = State::default();
+    let down = Dyno {
+        state: DynoState::Down.into(),
+        ..dyno("web.1")
+    };
+    state.update(status(vec![down]), NOW);
+    let start = Ask::Start {
+        dyno: "web.1".to_owned(),
+    };
+    assert_eq!(typed(&mut state, "s"), Act::Ask(start));
+}
+
+#[test]
+fn control_c_quits_wherever_one_is() {
+    for keys in ["", "l", "r"] {
+        let mut state = with(&["web.1"]);
+        typed(&mut state, keys);
+        let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(state.event(&Event::Key(key)), Act::Quit, "{keys}");
+    }
+}
+
+#[test]
+fn processor_time_becomes_a_share() {
+    let mut state = State::default();
+    let mut used = |ms: i64, cpu_ms: u64, id: &str| {
+        let dyno = Dyno {
+            cpu_ns: Some(cpu_ms * 1_000_000),
+            dyno_id: id.to_owned(),
+            ..dyno("web.1")
+        };
+        state.update(status(vec![dyno]), NOW + ms);
+        state.share(&state.dynos[0])
+    };
+    assert_eq!(used(0, 500, "a"), None, "there is one reading");
+    assert_eq!(used(1000, 750, "a"), Some(250));
+    assert_eq!(used(1000, 750, "a"), Some(250), "no time has gone by");
+    assert_eq!(used(2000, 3750, "a"), Some(3000), "on three processors");
+    assert_eq!(used(3000, 10, "b"), None, "another process");
+    assert_eq!(used(2500, 20, "b"), None, "the clock was set back");
+}
+
+#[test]
+fn the_log_is_scrolled_and_stays_where_it_is_read() {
+    let mut state = with(&["web.1", "web.2"]);
+    state.update(lines("web.1", &["a", "b", "c", "d"]), NOW);
+    state.update(lines("web.2", &["x"]), NOW);
+    let texts = |state: &State, all| {
+        let Mode::Log { back, .. } = state.mode else {
+            panic!("{:?}", state.mode)
+        };
+        let lines = state.last_lines(2, back, all);
+        lines
+            .iter()
+            .map(|line| line.text.clone())
+            .collect::<Vec<_>>()
+    };
+    typed(&mut state, "l");
+    assert_eq!(texts(&state, false), ["c", "d"]);
+    typed(&mut state, "k");
+    assert_eq!(texts(&state, false), ["b", "c"]);
+    state.update(lines("web.1", &["e"]), NOW);
+    assert_eq!(texts(&state, false), ["b", "c"]);
+    typed(&mut state, "G");
+    assert_eq!(texts(&state, false), ["d", "e"]);
+    typed(&mut state, "g");
+    assert_eq!(texts(&state, false), ["a"]);
+    typed(&mut state, "a");
+    assert_eq!(texts(&state, true), ["x", "e"]);
+}
+
+#[test]
+fn the_log_is_bounded_and_begins_anew() {
+    let mut state = with(&["web.1"]);
+    let many = vec!["x"; KEPT];
+    state.update(lines("web.1", &many), NOW);
+    state.update(lines("web.1", &["last"]), NOW);
+    assert_eq!(state.lines.len(), KEPT);
+    assert_eq!(state.lines.back().unwrap().text, "last");
+    state.update(Update::Anew, NOW);
+    assert!(state.lines.is_empty());
+}
+
+#[test_case("plain", "plain")]
+#[test_case("\x1b[31mred\x1b[0m", "red")]
+#[test_case("a\tb\r", "a    b")]
+#[test_case("\x1b]0;title\x07", "\\u{1b}]0;title\\u{7}"; "what moves more than colours is shown")]
+#[test_case("\x1b[", "")]
+fn a_line_is_fit_for_a_screen(text: &str, expected: &str) {
+    assert_eq!(fit(text), expected);
+}
+
+#[test]
+fn an_hsup_that_comes_back_is_not_away() {
+    let mut state = with(&["web.1"]);
+    state.update(Update::Away("it\x1b ended".to_owned()), NOW);
+    assert_eq!(state.away.as_deref(), Some("it\\u{1b} ended"));
+    assert_eq!(state.dynos.len(), 1, "what was known last is still shown");
+    state.update(status(vec![dyno("web.1")]), NOW);
+    assert_eq!(state.away, None);
+}

@@ -1,0 +1,122 @@
+//! What `hsup doctor` has seen of this machine: plain data, of which nothing is judged yet.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use hsup_core::run::Introduction;
+
+/// The whole of it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub kernel: Kernel,
+    pub cgroups: Cgroups,
+    pub user: User,
+    /// The directory for sockets and FIFOs, or why there is none.
+    pub runtime_dir: Result<PathBuf, String>,
+    pub control_sockets: Vec<(PathBuf, Answer)>,
+    pub drivers: Vec<(String, Health)>,
+    pub stacks: Stacks,
+    pub limits: Limits,
+    /// The ports that dynos get first, and whether they are free.
+    pub ports: Vec<(u16, bool)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// `6.12.3-amd64`.
+    pub release: String,
+    /// The kinds that there are: `mnt`, `net`, …
+    pub namespaces: BTreeSet<String>,
+    /// What a seccomp filter may do.
+    pub seccomp: BTreeSet<String>,
+    pub overlay: Presence,
+    pub nf_tables: Presence,
+    pub veth: Presence,
+    pub ipvlan: Presence,
+}
+
+/// Whether the kernel has a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Here,
+    /// As a module that is loaded when it is needed.
+    Loadable,
+    Absent,
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    pub layout: Layout,
+    pub controllers: BTreeSet<String>,
+    /// The cgroup of version 2 that hsup is in; none where there is no version 2.
+    pub own: Option<PathBuf>,
+    /// Whether cgroups can be made in it.
+    pub writable: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    None,
+    /// Version 1.
+    Legacy,
+    /// Version 1, with a tree of version 2 that has few controllers or none.
+    Hybrid,
+    /// Version 2.
+    Unified,
+}
+
+#[derive(Clone, Debug)]
+pub struct User {
+    pub uid: u32,
+    /// Empty: it has none.
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+/// What there is at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Listens,
+    /// Nobody listens any more.
+    LeftBehind,
+    /// It may not be connected to.
+    Forbidden,
+}
+
+/// How a driver does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    NotInstalled,
+    /// It does not answer, or there is no such driver.
+    Silent(String),
+    Answers(Introduction),
+}
+
+/// The stacks of the libcontainer driver.
+#[derive(Clone, Debug)]
+pub struct Stacks {
+    pub folder: PathBuf,
+    /// Their names, or why nobody can tell.
+    pub names: Result<Vec<String>, Unread>,
+    /// There is a list of stacks to fetch.
+    pub manifest: bool,
+}
+
+/// Why the stacks are not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    Missing,
+    /// Only root may look.
+    Forbidden,
+    Failed(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How far the limit of open files can be raised.
+    pub open_files: u64,
+    /// How many processes this user may have; none: any number.
+    pub processes: Option<u64>,
+    /// Whether a directory can be watched, and if not, why.
+    pub inotify: Result<(), String>,
+}

@@ -1,0 +1,387 @@
+//! `hsup export systemd`: units for one app, made of those that a package brings for all.
+//!
+//! What holds for `hsup@.service` holds for an exported unit, with its reasons: only who runs the
+//! app, and the command, are others.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf, absolute},
+};
+
+use clap::{ArgMatches, Args as _, CommandFactory as _, parser::ValueSource};
+use thiserror::Error;
+
+use super::args::{Cli, Options, SystemdArgs};
+
+const SERVICE: &str = include_str!("../../../packaging/hsup@.service");
+const SOCKET: &str = include_str!("../../../packaging/hsup@.socket");
+
+/// Options whose values are paths, which a unit has no directory for.
+const PATHS: [&str; 5] = [
+    "config",
+    "directory",
+    "control_dir",
+    "driver_socket",
+    "state_dir",
+];
+
+/// No units can be written.
+#[derive(Debug, Error)]
+pub(super) enum ExportError {
+    /// It would be a file name, and stand in the units.
+    #[error(
+        "`{0}` cannot be what a unit is called: use letters, digits, `_`, `.` and `-`, and not `driver-…`"
+    )]
+    Name(String),
+    /// It would stand in the units.
+    #[error("`{0}` cannot be the name of a user")]
+    User(String),
+    /// The app has no name that could be the unit's.
+    #[error("the app's directory has no name: say what the units are called")]
+    Nameless,
+    /// There is nothing to run.
+    #[error("there is no Procfile in `{}`: say with -C, --control-dir or -a which app is meant", .0.display())]
+    NoApp(PathBuf),
+    /// Everybody may read a unit.
+    #[error(
+        "--{option} may hold a token, and everybody may read a unit: write {variable}=… into /etc/hsup/{name}.env"
+    )]
+    Secret {
+        option: &'static str,
+        variable: &'static str,
+        name: String,
+    },
+    /// The socket unit says it.
+    #[error("-s has no place here: the units' control socket is /run/hsup/{0}.sock")]
+    Socket(String),
+    /// A path or a value that no unit file can hold.
+    #[error("a unit cannot hold `{}`: it is not UTF-8", .0.display())]
+    NotText(OsString),
+    /// There is no current directory, say.
+    #[error("failed to find out where `{}` is", path.display())]
+    Place { path: PathBuf, source: io::Error },
+    /// The directory of `--to`.
+    #[error("failed to write `{}`", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// A file that systemd reads.
+#[derive(Debug, PartialEq, Eq)]
+struct Unit {
+    file: String,
+    text: String,
+}
+
+/// Writes the units for the command line `words`; answers what is to be shown.
+pub(super) fn systemd(
+    args: &SystemdArgs,
+    options: &Options,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<String, ExportError> {
+    let here = env::current_dir().map_err(|source| ExportError::Place {
+        path: ".".into(),
+        source,
+    })?;
+    let program = env::current_exe().map_err(|source| ExportError::Place {
+        path: "hsup".into(),
+        source,
+    })?;
+    // It has been read without an error once.
+    let matches = Cli::command().get_matches_from(words);
+    let mut given = given(&matches)?;
+    let name = name(args, options, &here)?;
+    refuse(&matches, &name)?;
+    if options.directory.is_none() && options.control_dir.is_none() && options.app.is_none() {
+        if !here.join("Procfile").exists() {
+            return Err(ExportError::NoApp(here));
+        }
+        given.insert(0, vec!["--directory".into(), here.into()]);
+    }
+    if options.linger.is_none() {
+        // A service manager takes its time, and a Procfile's dynos are not at somebody's terminal.
+        given.push(vec!["--linger".into(), "5m".into()]);
+    }
+    let state_dir = options.state_dir.is_none();
+    let state_dir = state_dir.then(|| format!("--state-dir %S/hsup/state/{name}"));
+    let mut command = vec![quoted(program.as_os_str())?, "start".to_owned()];
+    for word in given.iter().flatten() {
+        command.push(quoted(word)?);
+    }
+    command.extend(state_dir);
+    let units = units(&name, &args.user, &command.join(" "));
+    match &args.to {
+        None => Ok(shown(&units)),
+        Some(folder) => write(&units, folder),
+    }
+}
+
+fn name(args: &SystemdArgs, options: &Options, here: &Path) -> Result<String, ExportError> {
+    let directory = options.directory.as_ref().or(options.control_dir.as_ref());
+    let directory = here.join(directory.map_or(Path::new(""), PathBuf::as_path));
+    let of_directory = || {
+        let directory = fs::canonicalize(&directory).unwrap_or(directory);
+        let name = directory.file_name()?.to_str()?;
+        Some(name.to_owned())
+    };
+    let name = args.name.clone().or_else(|| options.app.clone());
+    let name = name.or_else(of_directory).ok_or(ExportError::Nameless)?;
+    // The package has units that are called so.
+    if !is_plain(&name) || name.starts_with("driver-") {
+        return Err(ExportError::Name(name));
+    }
+    if !is_plain(&args.user) {
+        return Err(ExportError::User(args.user.clone()));
+    }
+    Ok(name)
+}
+
+/// Whether a name means itself wherever it stands in a unit.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && name.chars().all(is_plain)
+}
+
+/// What a file or a variable says is no business of the units: hsup finds it there again.
+fn stands(matches: &ArgMatches, option: &str) -> bool {
+    matches.value_source(option) == Some(ValueSource::CommandLine)
+}
+
+fn refuse(matches: &ArgMatches, name: &str) -> Result<(), ExportError> {
+    let secret = |option, variable| ExportError::Secret {
+        option,
+        variable,
+        name: name.to_owned(),
+    };
+    if stands(matches, "logplex_url") {
+        return Err(secret("logplex-url", "LOGPLEX_URL"));
+    }
+    if stands(matches, "log_to") {
+        return Err(secret("log-to", "HSUP_LOG_TO"));
+    }
+    if stands(matches, "control_socket") {
+        return Err(ExportError::Socket(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// The options that stand on the command line, each with its words: long, and with paths that
+/// mean the same everywhere.
+fn given(matches: &ArgMatches) -> Result<Vec<Vec<OsString>>, ExportError> {
+    let known = Options::augment_args(clap::Command::new("options"));
+    let mut given = Vec::new();
+    for option in known.get_arguments() {
+        let id = option.get_id();
+        let stands = stands(matches, id.as_str());
+        let Some(long) = option.get_long().filter(|_| stands) else {
+            continue;
+        };
+        let flag = OsString::from(format!("--{long}"));
+        if !option.get_action().takes_values() {
+            given.push(vec![flag]);
+            continue;
+        }
+        for value in matches.get_raw(id.as_str()).into_iter().flatten() {
+            let is_path = PATHS.contains(&id.as_str())
+                // A driver by its path, and not by its name.
+                || (id == "driver" && value.as_encoded_bytes().contains(&b'/'));
+            let value = if is_path {
+                anywhere(value)?
+            } else {
+                value.to_owned()
+            };
+            given.push(vec![flag.clone(), value]);
+        }
+    }
+    Ok(given)
+}
+
+fn anywhere(path: &OsStr) -> Result<OsString, ExportError> {
+    let found = absolute(path).map_err(|source| ExportError::Place {
+        path: path.into(),
+        source,
+    })?;
+    Ok(found.into_os_string())
+}
+
+/// A word as systemd reads it in a command: without `%` and `$` for it to fill in.
+fn quoted(word: &OsStr) -> Result<String, ExportError> {
+    let word = word
+        .to_str()
+        .ok_or_else(|| ExportError::NotText(word.to_owned()))?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_-.,:=@+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return Ok(word.to_owned());
+    }
+    let mut text = String::from("\"");
+    for c in word.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            '%' | '$' => text.extend([c, c]),
+            '\n' => text.push_str("\\n"),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+    Ok(text)
+}
+
+/// The units of the app `name`, whose service runs `command` as `user`.
+fn units(name: &str, user: &str, command: &str) -> [Unit; 2] {
+    let unit = |kind: &str, template: &str| {
+        let from = template.find("[Unit]").unwrap_or(0);
+        let text = template[from..]
+            .replace("hsup@%i.", &format!("hsup-{name}."))
+            .replace("hsup/apps/%i hsup/state/%i", "hsup/state/%i")
+            .replace("%i", name)
+            .replace("User=hsup\n", &format!("User={user}\n"));
+        // The group is of those who operate the package's apps.
+        let text = if user == "hsup" {
+            text
+        } else {
+            text.replace("SocketGroup=hsup\nSocketMode=0660", "SocketMode=0600")
+        };
+        let begin = "ExecStart=";
+        let lines = text.lines().map(|line| match line.strip_prefix(begin) {
+            Some(_) => format!("{begin}{command} $HSUP_OPTIONS"),
+            None => line.to_owned(),
+        });
+        let lines: Vec<_> = lines.collect();
+        Unit {
+            file: format!("hsup-{name}.{kind}"),
+            text: format!(
+                "# Written by `hsup export systemd`.\n{}\n",
+                lines.join("\n")
+            ),
+        }
+    };
+    [unit("service", SERVICE), unit("socket", SOCKET)]
+}
+
+/// As `systemctl cat` shows units.
+fn shown(units: &[Unit]) -> String {
+    let texts = units
+        .iter()
+        .map(|unit| format!("# /etc/systemd/system/{}\n{}", unit.file, unit.text));
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "systemd reads units when it is told to, and not before they are whole"
+)]
+fn write(units: &[Unit], folder: &Path) -> Result<String, ExportError> {
+    let mut written = String::new();
+    for unit in units {
+        let path = folder.join(&unit.file);
+        fs::write(&path, &unit.text).map_err(|source| ExportError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        writeln!(written, "{}", path.display()).expect("writing to a string cannot fail");
+    }
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+    use crate::hsup::args::{Command, Export};
+
+    fn exported(line: &str) -> Result<String, ExportError> {
+        use clap::Parser as _;
+        let words = || line.split(' ').map(OsString::from);
+        let cli = Cli::try_parse_from(words()).unwrap();
+        let Command::Export(Export::Systemd(args)) = cli.command else {
+            panic!("{line}");
+        };
+        systemd(&args, &cli.options, words())
+    }
+
+    fn command(units: &str) -> &str {
+        let line = units.lines().find(|line| line.starts_with("ExecStart="));
+        line.unwrap().split_once(" start ").unwrap().1
+    }
+
+    #[test]
+    fn the_unit_has_the_options_that_were_given_and_no_others() {
+        let units = exported(
+            "hsup export systemd shop -C /srv/shop --grace 5s --strategy web=stop-first --strategy \
+             start-first --cycle -d docker",
+        )
+        .unwrap();
+        assert_eq!(
+            command(&units),
+            "--directory /srv/shop --driver docker --grace 5s --strategy web=stop-first \
+             --strategy start-first --cycle --linger 5m --state-dir %S/hsup/state/shop $HSUP_OPTIONS"
+        );
+        assert!(units.contains("# /etc/systemd/system/hsup-shop.socket\n"));
+        assert!(units.contains("\nRequires=hsup-shop.socket\n"));
+        assert!(units.contains("\nListenStream=%t/hsup/shop.sock\n"));
+        assert!(!units.contains("%i") && !units.contains("hsup@"), "{units}");
+    }
+
+    #[test]
+    fn another_user_runs_it_and_owns_its_socket() {
+        let units = exported("hsup export systemd -a shop --user deploy").unwrap();
+        assert!(units.contains("\nUser=deploy\n"), "{units}");
+        assert!(
+            units.contains("\nSocketUser=deploy\nSocketMode=0600\n"),
+            "{units}"
+        );
+        assert!(!units.contains("SocketGroup"), "{units}");
+    }
+
+    #[test]
+    fn paths_mean_the_same_everywhere() {
+        let here = env::current_dir().unwrap();
+        let units = exported("hsup export systemd x -C app -d ./jail --state-dir=state").unwrap();
+        let here = here.display();
+        let expected = format!(
+            "--directory {here}/app --driver {here}/./jail --state-dir {here}/state --linger 5m $HSUP_OPTIONS"
+        );
+        assert_eq!(command(&units), expected.replace("/./", "/"));
+    }
+
+    #[test_case("hsup export systemd ../x -a x", "unit is called"; "a name that is a path")]
+    #[test_case("hsup export systemd driver-x -a x", "unit is called"; "a name of the package's")]
+    #[test_case("hsup export systemd x -a x --user a%b", "name of a user"; "a user that is none")]
+    #[test_case("hsup export systemd x -a x --logplex-url https://t:s3cret@h", "LOGPLEX_URL"; "a token")]
+    #[test_case("hsup export systemd x -a x --log-to https://t:s3cret@h", "/etc/hsup/x.env"; "another token")]
+    #[test_case("hsup export systemd x -a x -s /x.sock", "/run/hsup/x.sock"; "a socket")]
+    #[test_case("hsup export systemd x", "no Procfile"; "no app")]
+    fn what_no_unit_can_say_is_refused(line: &str, why: &str) {
+        let error = exported(line).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test_case("/srv/shop" => "/srv/shop")]
+    #[test_case("" => "\"\"")]
+    #[test_case("a b\"\\" => "\"a b\\\"\\\\\"")]
+    #[test_case("50%$x" => "\"50%%$$x\"")]
+    fn words_are_quoted_as_systemd_reads_them(word: &str) -> String {
+        quoted(OsStr::new(word)).unwrap()
+    }
+
+    #[test]
+    fn units_are_written_where_they_are_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = format!(
+            "hsup export systemd shop -a shop --to {}",
+            folder.path().display()
+        );
+        let written = exported(&line).unwrap();
+        for path in written.lines() {
+            assert!(
+                fs::read_to_string(path).unwrap().contains("[Install]"),
+                "{path}"
+            );
+        }
+        assert_eq!(written.lines().count(), 2);
+    }
+}
