@@ -36,20 +36,51 @@ const BENCHMARKS: [(&str, Benchmark); 6] = [
 /// Only by name, for they need what not every machine has.
 const CONTAINERS: &str = "containers";
 const DOCKER: &str = "docker";
-/// How often it measures each row.
-pub(crate) const ROUNDS: usize = 50;
+/// Only by name, for it takes its time.
+const FLOOD: &str = "flood";
 
-/// Measures what `names` says, all that needs nothing special without any.
-pub(crate) fn run(names: &[&str], rounds: usize) -> Result<()> {
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// How often containers measure each row.
+    rounds: usize,
+    /// How long the flood is.
+    minutes: u32,
+}
+
+/// Measures what the words name, all that needs nothing special without any.
+pub(crate) fn run(words: &[&str]) -> Result<()> {
+    let mut extent = Extent {
+        rounds: 50,
+        minutes: 10,
+    };
+    let mut names = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut number = || {
+            words
+                .next()
+                .with_context(|| format!("{word} needs a number"))
+        };
+        match *word {
+            "--rounds" => extent.rounds = number()?.parse()?,
+            "--minutes" => extent.minutes = number()?.parse()?,
+            name => names.push(name),
+        }
+    }
+    measure(&names, extent)
+}
+
+fn measure(names: &[&str], Extent { rounds, minutes }: Extent) -> Result<()> {
     for name in names {
         ensure!(
-            [CONTAINERS, DOCKER].contains(name)
+            [CONTAINERS, DOCKER, FLOOD].contains(name)
                 || BENCHMARKS.iter().any(|(known, _)| known == name),
-            "no benchmark `{name}`: there is {}, {CONTAINERS}, {DOCKER}",
+            "no benchmark `{name}`: there is {}, {FLOOD}, {CONTAINERS}, {DOCKER}",
             BENCHMARKS.map(|(known, _)| known).join(", ")
         );
     }
-    ensure!(rounds > 0, "no rounds, no figures");
+    ensure!(rounds > 0 && minutes > 0, "nothing done, no figures");
     let drivers = [
         (CONTAINERS, "hsup-driver-libcontainer"),
         (DOCKER, "hsup-driver-docker"),
@@ -66,6 +97,11 @@ pub(crate) fn run(names: &[&str], rounds: usize) -> Result<()> {
             report::say(&format!("measuring {name}"));
             rows.extend(benchmark().with_context(|| format!("the benchmark `{name}` failed"))?);
         }
+    }
+    if names.contains(&FLOOD) {
+        report::say("measuring flood");
+        let measured = logs::measure_flood(minutes);
+        rows.extend(measured.context("the benchmark `flood` failed")?);
     }
     if names.contains(&CONTAINERS) {
         report::say("measuring containers");

@@ -30,11 +30,6 @@ const UNUSED_BY_SUPERVISOR: Unused = &[
         "no command of hsup sends a signal that is not a Stop's",
     ),
     (
-        "Progress.total",
-        "a step goes to the diagnostics, and there is no bar yet",
-    ),
-    ("Progress.unit", "as above"),
-    (
         "Dyno.process_number",
         "the journal has it, by the dyno's id",
     ),
@@ -59,10 +54,6 @@ const UNUSED_BY_DRIVER: Unused = &[
     (
         "Release.config",
         "no part of a Build's key, and of use to a Build that runs code",
-    ),
-    (
-        "StartRequest.shell_line",
-        "for drivers whose images have a shell or launcher of their own",
     ),
 ];
 

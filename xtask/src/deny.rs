@@ -13,6 +13,8 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 const TARGETS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
+/// The workspace, and what is built beside it.
+const MANIFESTS: [&str; 2] = ["Cargo.toml", "fuzz/Cargo.toml"];
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// What `deny.toml` says.
@@ -39,8 +41,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
         path.display()
     );
     let mut problems = BTreeSet::new();
-    for target in TARGETS {
-        let packages = packages(target)?;
+    let targets = TARGETS.into_iter();
+    let builds = targets.flat_map(|target| MANIFESTS.map(|manifest| (target, manifest)));
+    for (target, manifest) in builds {
+        let packages = packages(target, &path.with_file_name(manifest))?;
         problems.extend(packages.iter().flat_map(|package| policy.problems(package)));
     }
     let problems: Vec<_> = problems.into_iter().collect();
@@ -58,10 +62,12 @@ struct Package {
 }
 
 #[expect(clippy::disallowed_methods, reason = "cargo is no dyno")]
-fn packages(target: &str) -> anyhow::Result<Vec<Package>> {
+fn packages(target: &str, manifest: &Path) -> anyhow::Result<Vec<Package>> {
     let output = Command::new("cargo")
         .args(["metadata", "--format-version", "1", "--locked"])
         .args(["--filter-platform", target])
+        .arg("--manifest-path")
+        .arg(manifest)
         .output()
         .context("failed to run cargo metadata")?;
     ensure!(

@@ -65,6 +65,11 @@ fn promises(set: &FileDescriptorSet) -> BTreeMap<String, String> {
     let mut promises = BTreeMap::new();
     for file in &set.file {
         let package = file.package();
+        // Whoever generates code has the name of the file, too.
+        promises.insert(
+            format!("file {}", file.name()),
+            format!("{} in {package}", file.syntax()),
+        );
         for message in &file.message_type {
             of_message(package, message, &mut promises);
         }
@@ -85,6 +90,10 @@ fn of_message(scope: &str, message: &DescriptorProto, promises: &mut BTreeMap<St
         let number = format!("field {} of {name}", field.number());
         promises.insert(number, of_field(message, field));
     }
+    let ranges = message.reserved_range.iter();
+    // The end is not reserved; an enum's is.
+    let numbers = ranges.flat_map(|range| range.start()..range.end());
+    of_reserved(&name, numbers, &message.reserved_name, promises);
     for nested in &message.nested_type {
         of_message(&name, nested, promises);
     }
@@ -105,10 +114,29 @@ fn of_field(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
         String::new()
     };
     format!(
-        "`{}` {label} {kind}{}{part_of}",
+        "`{}` (`{}` in JSON) {label} {kind}{}{part_of}",
         field.name(),
+        field.json_name(),
         field.type_name()
     )
+}
+
+/// What is reserved stays so: it is for whatever had that number or name once.
+fn of_reserved(
+    name: &str,
+    numbers: impl Iterator<Item = i32>,
+    names: &[String],
+    promises: &mut BTreeMap<String, String>,
+) {
+    // Nobody reserves more, but for all that are left.
+    for number in numbers.take(1000) {
+        let number = format!("reserved number {number} of {name}");
+        promises.insert(number, "reserved".to_owned());
+    }
+    for reserved in names {
+        let reserved = format!("reserved name {reserved} of {name}");
+        promises.insert(reserved, "reserved".to_owned());
+    }
 }
 
 fn of_enum(scope: &str, values: &EnumDescriptorProto, promises: &mut BTreeMap<String, String>) {
@@ -118,6 +146,9 @@ fn of_enum(scope: &str, values: &EnumDescriptorProto, promises: &mut BTreeMap<St
         let number = format!("value {} of {name}", value.number());
         promises.insert(number, format!("`{}`", value.name()));
     }
+    let ranges = values.reserved_range.iter();
+    let numbers = ranges.flat_map(|range| range.start()..=range.end());
+    of_reserved(&name, numbers, &values.reserved_name, promises);
 }
 
 fn of_service(
@@ -126,6 +157,7 @@ fn of_service(
     promises: &mut BTreeMap<String, String>,
 ) {
     let name = format!("{scope}.{}", service.name());
+    promises.insert(format!("service {name}"), "a service".to_owned());
     for method in &service.method {
         let stream = |streaming| if streaming { "stream of " } else { "" };
         let text = format!(
@@ -141,7 +173,12 @@ fn of_service(
 
 #[cfg(test)]
 mod tests {
-    use protox::prost_reflect::prost_types::{self, field_descriptor_proto::Type};
+    use protox::prost_reflect::prost_types::{
+        self,
+        descriptor_proto::ReservedRange,
+        enum_descriptor_proto::EnumReservedRange,
+        field_descriptor_proto::{Label, Type},
+    };
 
     use super::*;
 
@@ -172,39 +209,115 @@ mod tests {
         messages.find(|message| message.name() == name).unwrap()
     }
 
+    fn field<'a>(
+        file: &'a mut prost_types::FileDescriptorProto,
+        of: &str,
+        name: &str,
+    ) -> &'a mut FieldDescriptorProto {
+        let mut fields = message(file, of).field.iter_mut();
+        fields.find(|field| field.name() == name).unwrap()
+    }
+
+    type Change = fn(&mut prost_types::FileDescriptorProto);
+
     #[test]
     fn every_kind_of_change_is_seen() {
-        let other_number = broken_by(|file| message(file, "StopRequest").field[1].number = Some(9));
-        assert_eq!(
-            other_number,
-            ["field 2 of hsup.driver.v1.StopRequest (`signal` LABEL_OPTIONAL TYPE_STRING) is gone"]
-        );
-        let other_name = broken_by(|file| {
-            message(file, "StopRequest").field[1].name = Some("name".to_owned());
+        let changes: [(&str, Change); 20] = [
+            ("field 2 of hsup.driver.v1.StopRequest (`signal`", |file| {
+                field(file, "StopRequest", "signal").number = Some(9);
+            }),
+            ("field 2 of hsup.driver.v1.StopRequest was", |file| {
+                field(file, "StopRequest", "signal").name = Some("name".to_owned());
+            }),
+            ("field 2 of hsup.driver.v1.StopRequest was", |file| {
+                field(file, "StopRequest", "signal").json_name = Some("name".to_owned());
+            }),
+            ("field 3 of hsup.driver.v1.StopRequest was", |file| {
+                field(file, "StopRequest", "grace_ms").set_type(Type::Uint64);
+            }),
+            ("field 4 of hsup.driver.v1.StopRequest (`force`", |file| {
+                message(file, "StopRequest")
+                    .field
+                    .retain(|it| it.name() != "force");
+            }),
+            ("field 2 of hsup.driver.v1.StopRequest was", |file| {
+                field(file, "StopRequest", "signal").set_label(Label::Repeated);
+            }),
+            ("field 8 of hsup.driver.v1.StartRequest was", |file| {
+                field(file, "StartRequest", "argv").set_label(Label::Optional);
+            }),
+            ("field 2 of hsup.driver.v1.StatsResponse was", |file| {
+                field(file, "StatsResponse", "cpu_ns").proto3_optional = None;
+            }),
+            ("field 9 of hsup.driver.v1.Dyno was", |file| {
+                let other = ".hsup.driver.v1.Limits".to_owned();
+                field(file, "Dyno", "status").type_name = Some(other);
+            }),
+            ("field 1 of hsup.driver.v1.RemoveRequest was", |file| {
+                field(file, "RemoveRequest", "dyno_id").oneof_index = None;
+            }),
+            ("message hsup.driver.v1.StopResponse", |file| {
+                file.message_type.retain(|it| it.name() != "StopResponse");
+            }),
+            ("value 1 of hsup.driver.v1.Capability", |file| {
+                file.enum_type[0].value[1].number = Some(99);
+            }),
+            ("value 1 of hsup.driver.v1.Capability was", |file| {
+                file.enum_type[0].value[1].name = Some("CAPABILITY_FIFO".to_owned());
+            }),
+            ("value 1 of hsup.driver.v1.Capability", |file| {
+                drop(file.enum_type[0].value.remove(1));
+            }),
+            ("rpc GetInfo of hsup.driver.v1.DynoDriver", |file| {
+                drop(file.service[0].method.remove(0));
+            }),
+            ("rpc GetInfo of hsup.driver.v1.DynoDriver", |file| {
+                file.service[0].method[0].name = Some("Info".to_owned());
+            }),
+            ("rpc GetInfo of hsup.driver.v1.DynoDriver was", |file| {
+                file.service[0].method[0].server_streaming = Some(true);
+            }),
+            ("rpc GetInfo of hsup.driver.v1.DynoDriver was", |file| {
+                let other = ".hsup.driver.v1.ListRequest".to_owned();
+                file.service[0].method[0].input_type = Some(other);
+            }),
+            ("service hsup.driver.v1.DynoDriver", |file| {
+                file.service[0].name = Some("Driver".to_owned());
+            }),
+            ("file hsup/driver/v1/driver.proto", |file| {
+                file.name = Some("hsup/driver.proto".to_owned());
+            }),
+        ];
+        for (expected, change) in changes {
+            let broken = broken_by(change);
+            let told = broken.iter().any(|line| line.starts_with(expected));
+            assert!(told, "{expected}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_is_not_used_again() {
+        let mut promised = read().unwrap();
+        let after = promised.clone();
+        let mut files = promised.file.iter_mut();
+        let driver = files.find(|file| file.package() == "hsup.driver.v1");
+        let driver = driver.unwrap();
+        let stop = message(driver, "StopRequest");
+        stop.reserved_range.push(ReservedRange {
+            start: Some(7),
+            end: Some(8),
         });
-        assert_eq!(other_name.len(), 1, "{other_name:?}");
-        let other_type = broken_by(|file| {
-            message(file, "StopRequest").field[2].set_type(Type::Uint64);
+        stop.reserved_name.push("again".to_owned());
+        driver.enum_type[0].reserved_range.push(EnumReservedRange {
+            start: Some(30),
+            end: Some(30),
         });
-        assert_eq!(other_type.len(), 1, "{other_type:?}");
-        let no_message = broken_by(|file| {
-            file.message_type
-                .retain(|message| message.name() != "StopResponse");
-        });
-        assert_eq!(
-            no_message,
-            ["message hsup.driver.v1.StopResponse (a message) is gone"]
-        );
-        let other_value = broken_by(|file| file.enum_type[0].value[1].number = Some(99));
-        assert_eq!(other_value.len(), 1, "{other_value:?}");
-        let no_call = broken_by(|file| drop(file.service[0].method.remove(0)));
-        assert!(no_call[0].starts_with("rpc GetInfo"), "{no_call:?}");
-        let streamed = broken_by(|file| file.service[0].method[0].server_streaming = Some(true));
-        assert_eq!(streamed.len(), 1, "{streamed:?}");
-        let out_of_its_oneof = broken_by(|file| {
-            message(file, "RemoveRequest").field[0].oneof_index = None;
-        });
-        assert_eq!(out_of_its_oneof.len(), 1, "{out_of_its_oneof:?}");
+        let expected = [
+            "reserved name again of hsup.driver.v1.StopRequest (reserved) is gone",
+            "reserved number 30 of hsup.driver.v1.Capability (reserved) is gone",
+            "reserved number 7 of hsup.driver.v1.StopRequest (reserved) is gone",
+        ];
+        assert_eq!(broken(&promised, &after), expected);
     }
 
     #[test]

@@ -5,7 +5,14 @@ mod codegen;
 #[cfg(test)]
 mod contract;
 mod deny;
+mod dist;
 mod golden;
+#[cfg(test)]
+mod lint;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
+mod security;
 
 use std::{env, ffi::OsString};
 
@@ -15,9 +22,13 @@ const USAGE: &str = "\
 usage: cargo xtask codegen            generate the Rust code of the protos
        cargo xtask golden             promise for ever what the protos have now
        cargo xtask deny               look for licences, crates and sources that may not come into the build
+       cargo xtask dist               make what is installed: an archive and a Debian package, in target/dist
+             --revision N             the package's own part of its version, 1 by default
+             --debug                  of a debug build, to try a package out
        cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, logs, crash, idle; all by default;
-                                      containers, which needs root, Docker and runc, only by name
-             --rounds N               the containers so many times, 50 by default";
+                                      containers, which needs root, Docker and runc, and flood only by name
+             --rounds N               the containers so many times, 50 by default
+             --minutes N              the flood so long, 10 by default";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
@@ -26,8 +37,8 @@ fn main() -> anyhow::Result<()> {
         ["codegen"] => codegen::run(),
         ["golden"] => golden::run(),
         ["deny"] => deny::run(),
-        ["bench", ref names @ .., "--rounds", rounds] => bench::run(names, rounds.parse()?),
-        ["bench", ref names @ ..] => bench::run(names, bench::ROUNDS),
+        ["dist", ref words @ ..] => dist::run(words),
+        ["bench", ref words @ ..] => bench::run(words),
         // What the benchmarks run as dynos.
         ["stamp", fifo] => bench::stamp(Some(fifo.as_ref())),
         ["stamp"] => bench::stamp(None),

@@ -23,16 +23,18 @@ const LINES: u32 = 100_000;
 const TOTAL: u64 = DYNOS as u64 * LINES as u64;
 /// What each dyno writes a second when they keep a measured pace: together half a million.
 const PACE: u32 = 50_000;
-/// More than hsup says of its own.
-const OWN_LINES: u64 = 100;
 const LEAST: f64 = 0.4;
 /// How often the memory is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// What dynos that keep a pace may take beyond it.
+const LATE_AT_MOST: f64 = 1.0;
+/// What memory may grow by while nothing changes, for an allocator that has its moods.
+const GROWTH_MIB: u64 = 2;
 
 pub(super) fn measure() -> Result<Vec<Row>> {
-    let paced = run(Some(PACE), Behaviour::Fast)?;
-    let flood = run(None, Behaviour::Fast)?;
-    let dead = run(None, Behaviour::Dead)?;
+    let paced = run(LINES, Some(PACE), Behaviour::Fast)?;
+    let flood = run(LINES, None, Behaviour::Fast)?;
+    let dead = run(LINES, None, Behaviour::Dead)?;
     ensure!(
         paced.seen.misordered + flood.seen.misordered == 0,
         "lines out of order"
@@ -62,6 +64,29 @@ pub(super) fn measure() -> Result<Vec<Row>> {
     ])
 }
 
+/// What a flood of so many minutes to a Logplex that never answers does.
+pub(super) fn measure_flood(minutes: u32) -> Result<Vec<Row>> {
+    let due = minutes * 60;
+    let dead = run(PACE * due, Some(PACE), Behaviour::Dead)?;
+    let total = u64::from(DYNOS) * u64::from(PACE) * u64::from(due);
+    let late = dead.dynos_took - f64::from(due);
+    let [first, second] = dead.halves_mib;
+    let is_exact = dead.undelivered == total + dead.own;
+    let is_flat = dead.peak_mib <= 64 && second <= first + GROWTH_MIB;
+    Ok(vec![Row {
+        what: "500,000 lines a second from 10 dynos to a Logplex that never answers, for minutes",
+        hsup: format!(
+            "{} of {total} lines and {} of hsup's own counted as not delivered, dynos {late:.2} s \
+             late after {due} s, {first} MiB at most in the first half and {second} in the second",
+            dead.undelivered, dead.own
+        ),
+        baseline: "–".to_owned(),
+        ratio: None,
+        budget: "each line counted, ≤ 1 s late, flat, ≤ 64 MiB",
+        met: Some(is_exact && is_flat && late <= LATE_AT_MOST),
+    }])
+}
+
 fn row(what: &'static str, run: &Run, met: Option<bool>) -> Row {
     let Seen { lines, told, .. } = run.seen;
     Row {
@@ -81,14 +106,23 @@ fn row(what: &'static str, run: &Run, met: Option<bool>) -> Row {
 struct Run {
     seen: Seen,
     peak_mib: u64,
+    /// The most while the dynos were in the first half of their work, and in the second.
+    halves_mib: [u64; 2],
     /// Seconds until every dyno had ended.
     dynos_took: f64,
+    /// How many lines hsup said at its end were not delivered.
+    undelivered: u64,
+    /// How many lines of its own hsup has sent after those of the dynos.
+    own: u64,
 }
 
 impl Run {
-    /// Whether what came and what was announced is all; hsup's own lines may be missing, too.
+    /// Whether what came and what was announced is all, hsup's own lines among it.
     fn all_accounted_for(&self) -> bool {
-        (TOTAL..TOTAL + OWN_LINES).contains(&(self.seen.lines + self.seen.told))
+        let Seen {
+            lines, own, told, ..
+        } = self.seen;
+        lines + own + told == TOTAL + self.own
     }
 
     /// Millions of lines a second, from the first request to the last.
@@ -104,9 +138,9 @@ enum Behaviour {
     Dead,
 }
 
-fn run(pace: Option<u32>, behaviour: Behaviour) -> Result<Run> {
+fn run(lines: u32, pace: Option<u32>, behaviour: Behaviour) -> Result<Run> {
     let app = App::new()?;
-    app.procfile(&payload::numbered_line(LINES, pace)?)?;
+    app.procfile(&payload::numbered_line(lines, pace)?)?;
     let logplex = Logplex::start(behaviour)?;
     let mut hsup = app.program("hsup");
     let begun = clock::now();
@@ -117,53 +151,120 @@ fn run(pace: Option<u32>, behaviour: Behaviour) -> Result<Run> {
         .stderr(Stdio::piped())
         .spawn()
         .context("failed to start hsup")?;
-    let (peak_mib, dynos_ended) = watch(child, &mut hsup)?;
+    let Watched {
+        peak_kib,
+        resident,
+        said,
+    } = watch(child, &mut hsup)?;
     let seen = logplex.seen().clone();
+    let middle = begun + (said.last_end - begun) / 2;
+    let most = |half: [u64; 2]| {
+        let within = resident
+            .iter()
+            .filter(|(at, _)| (half[0]..half[1]).contains(at));
+        within.map(|(_, kib)| kib >> 10).max().unwrap_or(0)
+    };
     #[expect(clippy::cast_precision_loss, reason = "seconds")]
-    let dynos_took = (dynos_ended - begun) as f64 / 1e9;
+    let dynos_took = (said.last_end - begun) as f64 / 1e9;
     Ok(Run {
         seen,
-        peak_mib,
+        peak_mib: peak_kib >> 10,
+        halves_mib: [most([begun, middle]), most([middle, said.last_end])],
         dynos_took,
+        undelivered: said.undelivered,
+        own: said.own,
     })
 }
 
-/// Waits for the end of hsup; answers the most memory that it had, in MiB, and when its last
-/// dyno had ended.
-fn watch(mut child: Child, command: &mut Command) -> Result<(u64, u64)> {
-    let said = child.stderr.take().context("hsup has no standard error")?;
+/// A run of hsup as it is seen from outside.
+struct Watched {
+    peak_kib: u64,
+    /// Its memory, in KiB, from time to time.
+    resident: Vec<(u64, u64)>,
+    said: Said,
+}
+
+/// What hsup said.
+#[derive(Default)]
+struct Said {
+    /// When the last dyno had ended.
+    last_end: u64,
+    undelivered: u64,
+    /// Lines that it wrote into its log, which a drain gets, too.
+    own: u64,
+}
+
+impl Said {
+    /// A line of its standard error: of its log, or of what is said beside it.
+    fn hear(&mut self, line: &str, now: u64) {
+        let Some(rest) = line.strip_prefix("hsup: ") else {
+            self.own += 1;
+            if line.contains("Process exited with status 0") {
+                self.last_end = now;
+            }
+            return;
+        };
+        if rest.contains(" not delivered to ") {
+            self.undelivered = undelivered(rest);
+        }
+    }
+}
+
+/// Waits for the end of hsup.
+fn watch(mut child: Child, command: &mut Command) -> Result<Watched> {
+    let stderr = child.stderr.take().context("hsup has no standard error")?;
     // Ours would keep the pipe from ending.
     command.stderr(Stdio::null());
     let listener = thread::spawn(move || {
-        let mut last_end = 0;
-        for line in BufReader::new(said).lines().map_while(Result::ok) {
-            if line.contains("Process exited with status 0") {
-                last_end = clock::now();
-            }
+        let mut said = Said::default();
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            said.hear(&line, clock::now());
         }
-        last_end
+        said
     });
     let path = format!("/proc/{}/status", child.id());
-    let mut peak_kib = 0;
+    let (mut peak_kib, mut resident) = (0, Vec::new());
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
         let status = fs::read_to_string(&path).unwrap_or_default();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = peak.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
-        peak_kib = peak_kib.max(peak.unwrap_or(0));
+        let kib_of = |name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+        };
+        peak_kib = peak_kib.max(kib_of("VmHWM:").unwrap_or(0));
+        resident.extend(kib_of("VmRSS:").map(|kib: u64| (clock::now(), kib)));
         thread::sleep(LOOK);
     };
     ensure!(status.success(), "hsup ended with {status}");
-    let last_end = listener.join().ok().context("the listener failed")?;
-    Ok((peak_kib >> 10, last_end))
+    let said = listener.join().ok().context("the listener failed")?;
+    Ok(Watched {
+        peak_kib,
+        resident,
+        said,
+    })
+}
+
+/// All that did not arrive, by `9 lines were not delivered to … (7 dropped and 1 lost before)`.
+fn undelivered(text: &str) -> u64 {
+    let number = |word: &str| word.trim_start_matches('(').parse::<u64>().ok();
+    let mut words = text.split(' ').peekable();
+    let mut all = words.peek().and_then(|word| number(word)).unwrap_or(0);
+    while let Some(word) = words.next() {
+        if let Some("dropped" | "lost") = words.peek().copied() {
+            all += number(word).unwrap_or(0);
+        }
+    }
+    all
 }
 
 /// What arrived.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     lines: u64,
+    /// Of hsup's own.
+    own: u64,
     /// How many lines L12 and L13 say are missing.
     told: u64,
     misordered: u64,
@@ -258,7 +359,40 @@ fn count(mut body: &[u8], seen: &mut Seen) -> Result<()> {
             let rest = text.split_once(": ").map_or("", |(_, rest)| rest);
             let missing = rest.split(' ').next().unwrap_or_default();
             seen.told += missing.parse::<u64>()?;
+        } else {
+            seen.own += 1;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hsup_writes_into_its_log_is_counted_and_what_it_says_beside_is_not() {
+        let mut said = Said::default();
+        for line in [
+            "00:15:57 system   | Log drain logplex+http://127.0.0.1:1: it does not answer",
+            "00:16:18 worker.1 | Process exited with status 0",
+            "00:16:19 worker.1 | State changed from up to complete",
+            "hsup: 33 lines were not delivered to logplex+http://127.0.0.1:1",
+        ] {
+            said.hear(line, 7);
+        }
+        assert_eq!((said.own, said.undelivered, said.last_end), (3, 33, 7));
+    }
+
+    #[test]
+    fn all_that_did_not_arrive_is_what_hsup_says() {
+        let target = "logplex+http://127.0.0.1:1";
+        let before =
+            format!("9 lines were not delivered to {target} (70 dropped and 1 lost before): it");
+        assert_eq!(undelivered(&before), 80);
+        assert_eq!(
+            undelivered(&format!("1 line was not delivered to {target}")),
+            1
+        );
+    }
 }

@@ -106,7 +106,8 @@ fn first_to_last(stamps: &[Stamp]) -> u64 {
 /// What a process takes up, shared pages by its share (`proc_pid_smaps_rollup(5)`).
 pub(super) fn pss_kib(pid: i32) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
-    let rollup = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
+    let rollup = fs::read_to_string(&path)
+        .with_context(|| format!("failed to read {path}, which only root may of hsup"))?;
     rollup
         .lines()
         .find_map(|line| line.strip_prefix("Pss:")?.strip_suffix("kB"))

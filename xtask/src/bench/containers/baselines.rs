@@ -39,7 +39,14 @@ impl Docker {
         let socket = disk.join("docker.sock");
         let log = File::create(disk.join("docker.log"))?;
         let daemon = app::command("unshare")
-            .args(["--net", "--mount", "dockerd", "--data-root"])
+            .args(["--net", "--mount", "sh", "-c"])
+            // Ports are published on the loopback, which is down in a new namespace.
+            .args([
+                "ip link set lo up && exec \"$@\"",
+                "sh",
+                "dockerd",
+                "--data-root",
+            ])
             .arg(disk.join("docker"))
             .arg("--exec-root")
             .arg(memory.join("docker"))
@@ -106,10 +113,15 @@ impl Docker {
         command
     }
 
-    /// `docker run -d` of what goes on for long.
-    pub(super) fn run_detached(&self) -> Command {
+    /// `docker run -d` of a program in this image, with these options.
+    pub(super) fn run_detached(&self, options: &[&str], image: &str, program: &[&str]) -> Command {
         let mut command = self.docker();
-        command.args(["run", "--detach", IMAGE, "sleep", "1000"]);
+        command.args(["run", "--detach"]).args(options);
+        if let [program, arguments @ ..] = program {
+            command
+                .args(["--entrypoint", program, image])
+                .args(arguments);
+        }
         command
     }
 

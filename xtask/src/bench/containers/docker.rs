@@ -13,7 +13,7 @@ use super::{
     },
     SMALL,
     baselines::Docker,
-    driver::{Dynos, Slug},
+    driver::{Dynos, PROGRAM, Slug},
     host::Host,
     show, time,
 };
@@ -23,6 +23,8 @@ const TOGETHER: usize = 20;
 /// Between rounds: what has ended is cleared away by engine and kernel.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 const STACK: &str = "heroku/heroku:26";
+/// What the dynos listen on, if they are given a port.
+const PORT: &str = "5000";
 /// What hsup calls the image of the app of [`Host`].
 const IMAGE: &str = "hsup/app:v1";
 
@@ -67,45 +69,85 @@ fn runs(host: &Host, engine: &Docker, rounds: usize) -> Result<Vec<Row>> {
     }])
 }
 
-/// Many at once, until all are running.
+/// Many at once, until all have answered. A dyno's first words are not waited for: the engine's
+/// log keeps them until their line ends.
 fn starts(host: &Host, engine: &Docker, rounds: usize) -> Result<Vec<Row>> {
     say("measuring twenty dynos");
     let driver = host.docker_driver(engine)?;
     let mut dynos = Dynos::connect(host, &driver)?;
     let artifact = dynos.build(&Slug::make(host.disk(), "small", SMALL)?)?;
-    let mut taken: [Vec<u64>; 2] = Default::default();
-    for _ in 0..rounds {
-        std::thread::sleep(PAUSE);
-        let begun = clock::now();
-        dynos.together(&artifact, TOGETHER, TOGETHER)?;
-        taken[0].push(clock::now() - begun);
-        dynos.end()?;
-        std::thread::sleep(PAUSE);
-        taken[1].push(together(engine)?);
-        engine.clear()?;
-    }
-    let [hsup, docker] = taken.map(Spread::of_nanoseconds);
-    let ratio = hsup.median / docker.median;
-    Ok(vec![Row {
-        what: "20 Starts at once, until all have answered and run; 20 `docker run -d` at once",
-        hsup: show(hsup),
-        baseline: show(docker),
-        ratio: Some(ratio),
-        budget: "no slower",
-        met: Some(ratio <= 1.0),
-    }])
+    let together = Together {
+        engine,
+        rounds,
+        image: image(&artifact)?,
+        artifact: &artifact,
+    };
+    let bare = together.measure(
+        &mut dynos,
+        &[],
+        "20 Starts at once, until all have answered; 20 `docker run -d` of the same image at once",
+    )?;
+    dynos.give(PORT);
+    let reached = together.measure(
+        &mut dynos,
+        &["--publish", &format!("127.0.0.1::{PORT}")],
+        "the same, each with a port of the host's",
+    )?;
+    Ok(vec![bare, reached])
 }
 
-fn together(engine: &Docker) -> Result<u64> {
-    let begun = clock::now();
-    let mut children = Vec::new();
-    for _ in 0..TOGETHER {
-        let mut command = engine.run_detached();
-        let child = command.stdout(std::process::Stdio::null()).spawn();
-        children.push(child.context("failed to run docker")?);
+/// The engine's name of what was built, which is the end of the driver's.
+fn image(artifact: &str) -> Result<&str> {
+    let at = artifact.find("sha256:");
+    at.and_then(|at| artifact.get(at..))
+        .with_context(|| format!("there is no image in `{artifact}`"))
+}
+
+/// Many at once, of one image.
+struct Together<'a> {
+    engine: &'a Docker,
+    rounds: usize,
+    artifact: &'a str,
+    image: &'a str,
+}
+
+impl Together<'_> {
+    /// Dynos and the engine's own containers, with these options, in turns.
+    fn measure(&self, dynos: &mut Dynos, options: &[&str], what: &'static str) -> Result<Row> {
+        let mut taken: [Vec<u64>; 2] = Default::default();
+        for _ in 0..self.rounds {
+            std::thread::sleep(PAUSE);
+            let begun = clock::now();
+            dynos.start(self.artifact, TOGETHER, TOGETHER)?;
+            taken[0].push(clock::now() - begun);
+            dynos.end()?;
+            std::thread::sleep(PAUSE);
+            taken[1].push(self.containers(options)?);
+            self.engine.clear()?;
+        }
+        let [hsup, docker] = taken.map(Spread::of_nanoseconds);
+        let ratio = hsup.median / docker.median;
+        Ok(Row {
+            what,
+            hsup: show(hsup),
+            baseline: show(docker),
+            ratio: Some(ratio),
+            budget: "no slower",
+            met: Some(ratio <= 1.0),
+        })
     }
-    for mut child in children {
-        ensure!(child.wait()?.success(), "docker run failed");
+
+    fn containers(&self, options: &[&str]) -> Result<u64> {
+        let begun = clock::now();
+        let mut children = Vec::new();
+        for _ in 0..TOGETHER {
+            let mut command = self.engine.run_detached(options, self.image, &PROGRAM);
+            let child = command.stdout(std::process::Stdio::null()).spawn();
+            children.push(child.context("failed to run docker")?);
+        }
+        for mut child in children {
+            ensure!(child.wait()?.success(), "docker run failed");
+        }
+        Ok(clock::now() - begun)
     }
-    Ok(clock::now() - begun)
 }

@@ -1,6 +1,7 @@
 //! Dynos started by calls to the driver, whose first instructions are heard of.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{Read as _, Write as _},
     path::Path,
@@ -28,6 +29,8 @@ use super::{
 
 /// Whose dynos they are.
 const SUPERVISOR: &str = "bench";
+/// What a dyno runs.
+pub(super) const PROGRAM: [&str; 2] = ["/bin/xtask", "stamp"];
 /// The size of the files in a slug.
 const FILE: usize = 64 << 10;
 
@@ -60,6 +63,7 @@ pub(super) struct Dynos {
     /// All of them write to the same FIFO.
     io_dir: String,
     stamps: Stamps,
+    env: BTreeMap<String, String>,
     /// Nobody reads it; it is never full.
     _stderr: File,
     /// How many there have been.
@@ -84,10 +88,18 @@ impl Dynos {
                 .context("a path that is not UTF-8")?
                 .to_owned(),
             stamps,
+            env: [("PATH", "/bin"), ("HOME", "/app")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             _stderr: File::options().read(true).write(true).open(stderr)?,
             number: 0,
             up: Vec::new(),
         })
+    }
+
+    /// Gives dynos a port that is reached, from here on.
+    pub(super) fn give(&mut self, port: &str) {
+        self.env.insert("PORT".to_owned(), port.to_owned());
     }
 
     /// Has the driver build a release with this slug; the artifact.
@@ -133,6 +145,15 @@ impl Dynos {
         dynos: usize,
         in_flight: usize,
     ) -> Result<u64> {
+        let begun = clock::now();
+        self.start(artifact, dynos, in_flight)?;
+        let stamps = self.stamps.take(dynos)?;
+        let last = stamps.iter().map(|stamp| stamp.at).max();
+        Ok(last.unwrap_or(begun) - begun)
+    }
+
+    /// Starts so many, until the driver has answered for each. They stay.
+    pub(super) fn start(&mut self, artifact: &str, dynos: usize, in_flight: usize) -> Result<()> {
         let mut requests = Vec::new();
         for _ in 0..dynos {
             let id = self.next_id();
@@ -140,7 +161,6 @@ impl Dynos {
             self.up.push(id);
         }
         let client = self.connection.client();
-        let begun = clock::now();
         self.runtime.block_on(async {
             let mut starting = JoinSet::new();
             for request in requests {
@@ -153,11 +173,8 @@ impl Dynos {
             while let Some(started) = starting.join_next().await {
                 started??;
             }
-            anyhow::Ok(())
-        })?;
-        let stamps = self.stamps.take(dynos)?;
-        let last = stamps.iter().map(|stamp| stamp.at).max();
-        Ok(last.unwrap_or(begun) - begun)
+            Ok(())
+        })
     }
 
     /// Ends all that stayed.
@@ -193,10 +210,8 @@ impl Dynos {
             release: 1,
             process_type: "worker".to_owned(),
             process_number: 1,
-            argv: ["/bin/xtask", "stamp"].map(str::to_owned).to_vec(),
-            env: [("PATH", "/bin"), ("HOME", "/app")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            argv: PROGRAM.map(str::to_owned).to_vec(),
+            env: self.env.clone(),
             io_dir: self.io_dir.clone(),
             ..StartRequest::default()
         }
