@@ -17,8 +17,13 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Asks `done` now and then until it has an answer; `None` when the time is up.
-pub fn poll<T>(mut done: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + PATIENCE;
+pub fn poll<T>(done: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_for(PATIENCE, done)
+}
+
+/// The same, with another patience.
+pub fn poll_for<T>(patience: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(result) = done() {
             return Some(result);
@@ -35,14 +40,23 @@ pub fn output(command: &mut Command) -> Output {
     try_output(command).unwrap_or_else(|said| panic!("{said}"))
 }
 
+/// The same, with another patience.
+pub fn output_within(patience: Duration, command: &mut Command) -> Output {
+    try_within(patience, command).unwrap_or_else(|said| panic!("{said}"))
+}
+
 /// As [`output`], for a caller that has more to say when it fails.
 pub fn try_output(command: &mut Command) -> Result<Output, String> {
+    try_within(PATIENCE, command)
+}
+
+fn try_within(patience: Duration, command: &mut Command) -> Result<Output, String> {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    finish_within(child, PATIENCE)
+    finish_within(child, patience)
 }
 
 /// Waits for a program's end, and for that of what it wrote to its pipes.

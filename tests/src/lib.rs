@@ -11,6 +11,10 @@ pub mod conformance;
 pub mod deadline;
 pub mod fake;
 pub mod peer;
+pub mod ports;
+pub mod processes;
+pub mod random;
+pub mod unread;
 
 /// The binary that cargo built for a test (`env!("CARGO_BIN_EXE_…")`), or its copy in
 /// `HSUP_BIN_DIR`, where the test is run by somebody who may not go where cargo builds.

@@ -305,6 +305,14 @@ fn a_good_driver_with_logs_passes() {
 }
 
 #[test]
+fn a_capability_that_came_later_is_warned_of_and_fails_nobody() {
+    let report = check("--fault declares-unknown", &["identity:"]);
+    assert!(report.passed(), "{}", report.summary());
+    let expected = ["capability 1000 is not known to this suite"];
+    assert_eq!(report.driver.warnings, expected);
+}
+
+#[test]
 fn a_lie_is_not_kept() {
     let report = check("--fault claims-exact", &["durability:"]);
     let expected = "core (not tested) · durability EXACT (not kept) · stdio_fifo (not tested)";

@@ -76,7 +76,7 @@ struct Args {
     #[arg(long, value_name = "TEXT")]
     skip: Vec<String>,
 
-    /// Run the selection so many times
+    /// How many times to run the selection
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
 
@@ -96,6 +96,8 @@ struct Args {
     format: Format,
 
     /// List the cases and the rules they check, and run none
+    ///
+    /// docs/driver-rules.md has the cases by their rules.
     #[arg(long)]
     list: bool,
 }

@@ -12,7 +12,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -62,6 +62,24 @@ pub struct Message {
     pub text: String,
 }
 
+impl Message {
+    /// How many lines it says are missing, if it is such a telling: by an L10 or L12, and by an
+    /// L13.
+    pub fn told_missing(&self) -> (u64, u64) {
+        if self.priority != 172 {
+            return (0, 0);
+        }
+        let (error, rest) = self.text.split_once(':').unwrap_or_default();
+        let count = rest.trim_start().split(' ').next().unwrap_or_default();
+        let count = count.parse().unwrap_or_default();
+        if error.starts_with("Error L13") {
+            (0, count)
+        } else {
+            (count, 0)
+        }
+    }
+}
+
 /// A request, and what it was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -84,6 +102,8 @@ pub struct FakeLogplex {
 struct State {
     dialect: Dialect,
     up: AtomicBool,
+    /// Connections that are spoken on.
+    conversations: AtomicUsize,
     books: Mutex<Books>,
 }
 
@@ -111,6 +131,7 @@ impl FakeLogplex {
             state: Arc::new(State {
                 dialect,
                 up: AtomicBool::new(true),
+                conversations: AtomicUsize::new(0),
                 books: Mutex::default(),
             }),
         };
@@ -162,6 +183,21 @@ impl FakeLogplex {
         Ok(())
     }
 
+    /// Whether all that was sent by clients that have gone is taken, or never will be. Those that
+    /// are still there have their say first.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn is_through(&self) -> io::Result<bool> {
+        if self.state.up.load(Ordering::SeqCst) {
+            // Once this one has had its turn, so has whoever connected before.
+            let mut last = TcpStream::connect(self.address)?;
+            last.shutdown(Shutdown::Write)?;
+            last.read_to_end(&mut Vec::new())?;
+        }
+        Ok(self.state.conversations.load(Ordering::SeqCst) == 0)
+    }
+
     /// The messages that were taken, in the order in which that was said.
     pub fn messages(&self) -> Vec<Message> {
         self.books().messages.clone()
@@ -177,23 +213,30 @@ impl FakeLogplex {
         of_dyno.map(|message| message.text.clone()).collect()
     }
 
+    /// How many messages were taken that are no such telling.
+    pub fn taken(&self) -> u64 {
+        let books = self.books();
+        let lines = books
+            .messages
+            .iter()
+            .filter(|message| message.priority != 172);
+        lines.count() as u64
+    }
+
     /// How many lines it was told are missing: by an L10 or L12, and by an L13.
     pub fn told_missing(&self) -> (u64, u64) {
-        let mut missing = (0, 0);
-        for message in &self.books().messages {
-            if message.priority != 172 {
-                continue;
-            }
-            let (error, rest) = message.text.split_once(':').unwrap_or_default();
-            let count = rest.trim_start().split(' ').next().unwrap_or_default();
-            let count = count.parse::<u64>().unwrap_or_default();
-            if error.starts_with("Error L13") {
-                missing.1 += count;
-            } else {
-                missing.0 += count;
-            }
-        }
-        missing
+        let books = self.books();
+        let told = books.messages.iter().map(Message::told_missing);
+        told.fold((0, 0), |sum, told| (sum.0 + told.0, sum.1 + told.1))
+    }
+
+    /// The messages behind the first so many.
+    pub fn messages_behind(&self, count: usize) -> Vec<Message> {
+        self.books()
+            .messages
+            .get(count..)
+            .unwrap_or_default()
+            .to_vec()
     }
 
     /// The requests so far.
@@ -213,11 +256,13 @@ impl FakeLogplex {
                     state.books().connections.push(copy);
                 }
                 let state = Arc::clone(&state);
+                state.conversations.fetch_add(1, Ordering::SeqCst);
                 thread::spawn(move || {
                     // A client that goes away in the middle ends its connection.
                     drop(state.converse(&stream));
                     let peer = stream.peer_addr().ok();
                     let is_other = |other: &TcpStream| other.peer_addr().ok() != peer;
+                    state.conversations.fetch_sub(1, Ordering::SeqCst);
                     state.books().connections.retain(is_other);
                 });
             }
@@ -479,3 +524,6 @@ fn base64(bytes: &[u8]) -> String {
     });
     digits.collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,7 @@ impl Shared {
 /// The account and its only app.
 #[derive(Debug)]
 pub(super) struct State {
+    /// Where its slugs are fetched.
     url: String,
     token: String,
     app: String,
@@ -112,6 +113,8 @@ pub struct Process {
     pub quantity: i64,
 }
 
+/// The app's id, which is as good as its name.
+pub const APP_ID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 /// A token as Heroku makes them.
 pub const TOKEN: &str = "HRKU-hunter2-0123-4567";
 /// Every URL of a slug ends with this and a number.
@@ -149,6 +152,11 @@ impl Platform {
         Self { url, shared }
     }
 
+    /// It is asked by way of this URL, and so are its slugs.
+    pub fn is_behind(&self, url: &str) {
+        url.clone_into(&mut self.shared.state().url);
+    }
+
     /// Where it is, for `HEROKU_HOST`.
     pub fn url(&self) -> &str {
         &self.url
@@ -157,11 +165,20 @@ impl Platform {
     /// Deploys a slug whose process types run this; each that is new gets no dyno, but `web` one.
     /// Config vars stay as they are. Answers the release's version.
     pub fn deploy(&self, processes: &[(&str, &str)]) -> u64 {
-        let bytes = b"a slug".to_vec();
+        self.deploy_slug(processes, b"a slug".to_vec(), None)
+    }
+
+    /// The same, of a slug with these bytes.
+    pub fn deploy_slug(
+        &self,
+        processes: &[(&str, &str)],
+        bytes: Vec<u8>,
+        checksum: Option<String>,
+    ) -> u64 {
         let slug = Slug {
             process_types: owned(processes),
             size: bytes.len() as u64,
-            checksum: None,
+            checksum,
             bytes,
         };
         let mut state = self.shared.state();
@@ -208,6 +225,11 @@ impl Platform {
     pub fn amend_slug(&self, change: impl FnOnce(&mut Slug)) {
         let mut state = self.shared.state();
         change(state.slugs.values_mut().next_back().unwrap());
+    }
+
+    /// The app is on another stack from now on.
+    pub fn is_on(&self, stack: &str) {
+        stack.clone_into(&mut self.shared.state().stack);
     }
 
     /// Scales a process type, which makes no release.
@@ -317,3 +339,6 @@ fn owned(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .map(|&(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,8 +139,9 @@ fn the_first_process_is_not_harmed_from_inside() {
     let host = Host::new();
     let driver = host.driver();
     let caller = Caller::new(&host.socket());
-    let line = "kill -KILL 1; kill -STOP 1; trap 'echo told' TERM; kill -TERM 1; \
-                read _ || read _; echo alive; exit 5";
+    // A shell that begins to read just when it is told hears of that only when it has read.
+    let line = "kill -KILL 1; kill -STOP 1; trap 'told=1; echo told' TERM; kill -TERM 1; \
+                until [ -n \"$told\" ]; do sleep 0.1; done; read _; echo alive; exit 5";
     let mut dyno = caller.start("a", line);
     dyno.wait_for("told");
     dyno.close();

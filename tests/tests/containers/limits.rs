@@ -1,10 +1,13 @@
 //! What a dyno may use, and what becomes of one that wants more.
 
+use std::{fs, path::Path};
+
 use hsup_proto::driver::Limits;
 
 use crate::{
     caller::{Caller, how},
     host::Host,
+    machine::{cgroups, left_out},
     running::Running,
 };
 
@@ -47,6 +50,39 @@ fn a_dyno_that_outgrows_its_memory_is_told_to_have_done_so() {
     });
     assert_eq!(said, "held 25600\n");
     assert!(!status.oom_killed, "{status:?}");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_with_a_limit_of_memory_does_not_swap() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let limited = caller.try_start("a", "read _", |request| request.limits = Some(memory(64)));
+    let limited = limited.unwrap();
+    // Of the two versions of cgroups, each has its own file; the one is of memory and swap.
+    let end = format!("-{}", host.first_uid());
+    let groups = cgroups().into_iter().filter(|group| group.ends_with(&end));
+    let read = |group: String| {
+        let files = [
+            ("memory.swap.max", 0),
+            ("memory.memsw.limit_in_bytes", 64 * MIB),
+        ];
+        files.into_iter().find_map(|(file, expected)| {
+            let text = fs::read_to_string(Path::new(&group).join(file)).ok()?;
+            Some((text.trim().to_owned(), expected.to_string()))
+        })
+    };
+    let limits: Vec<_> = groups.filter_map(read).collect();
+    if limits.is_empty() {
+        left_out("the limit on swap: this kernel does not count it");
+    }
+    for (found, expected) in limits {
+        assert_eq!(found, expected);
+    }
+    limited.end();
     driver.end();
     host.is_clean();
 }

@@ -1,11 +1,12 @@
 //! The machine that tests run on: what there is of it, and the tools that it has.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use crate::host::Host;
@@ -100,6 +101,32 @@ impl Drop for Link {
     }
 }
 
+/// A file system that a test mounts, for as long as this lives.
+pub(crate) struct Mount(PathBuf);
+
+impl Mount {
+    /// Mounts a `kind` with these options at a folder, which is made.
+    pub(crate) fn new(kind: &str, options: &str, at: &Path) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let words = format!("-t {kind} -o {options} none {}", at.display());
+        tool("mount", &words).unwrap();
+        Self(at.to_owned())
+    }
+
+    /// Gives it other options.
+    pub(crate) fn change(&self, options: &str) {
+        let words = format!("-o remount,{options} {}", self.0.display());
+        tool("mount", &words).unwrap();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Also where a driver of a test that failed still has something open in it.
+        drop(tool("umount", &format!("-l {}", self.0.display())));
+    }
+}
+
 /// Runs a tool that changes the host; what it says if it fails.
 #[expect(clippy::disallowed_methods, reason = "a tool that changes the host")]
 pub(crate) fn tool(program: &str, words: &str) -> Result<(), String> {
@@ -129,7 +156,7 @@ pub(crate) fn busybox(root: &Path) {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
     fs::copy(from, root.join("bin/busybox")).unwrap();
-    for name in said(from, &["--list"]).lines() {
+    for name in says_always(from, "--list").lines() {
         if !["busybox", "sh", "bash"].contains(&name) {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -144,13 +171,21 @@ pub(crate) fn busybox(root: &Path) {
 /// Copies a program into a root's /bin, and the libraries that it is linked with to where they are.
 pub(crate) fn take(program: &Path, root: &Path) {
     fs::copy(program, root.join("bin").join(program.file_name().unwrap())).unwrap();
-    let libraries = said("ldd", &[program.to_str().unwrap()]);
+    let libraries = says_always("ldd", program.to_str().unwrap());
     let words = libraries.split_whitespace();
     for library in words.filter(|word| word.starts_with('/')) {
         let to = root.join(library.trim_start_matches('/'));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(library, to).unwrap();
     }
+}
+
+/// What a tool that always says the same prints: it is asked once, for every test makes a stack.
+fn says_always(program: &str, argument: &str) -> String {
+    static SAID: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut known = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = known.entry(format!("{program} {argument}"));
+    text.or_insert_with(|| said(program, &[argument])).clone()
 }
 
 /// What a tool prints.

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     thread,
 };
@@ -15,11 +15,11 @@ use tonic::Code;
 use crate::{
     caller::{Caller, is_exhausted, release, says},
     host::{Host, OPERATOR},
-    machine::{busybox, said, tool},
+    machine::{Mount, busybox, said, tool},
 };
 
 /// Packs a slug with this text in its file `hello`.
-fn slug(host: &Host, name: &str, text: &str) -> PathBuf {
+pub(crate) fn slug(host: &Host, name: &str, text: &str) -> PathBuf {
     host.write(&format!("{name}/app/hello"), text);
     pack(host, name)
 }
@@ -44,7 +44,8 @@ fn file(path: &Path) -> String {
     format!("file://{}", path.display())
 }
 
-fn checksum(path: &Path) -> String {
+/// As a release has it.
+pub(crate) fn checksum(path: &Path) -> String {
     let summed = said("sha256sum", &[path.to_str().unwrap()]);
     format!("SHA256:{}", summed.split(' ').next().unwrap())
 }
@@ -244,9 +245,7 @@ fn a_disk_that_is_full_is_told_and_nothing_is_lost() {
         .unwrap();
     let large = pack(&host, "large");
     let small = host.path("small");
-    fs::create_dir(&small).unwrap();
-    let words = format!("-t tmpfs -o size=48m,mode=755 none {}", small.display());
-    tool("mount", &words).unwrap();
+    let disk = Mount::new("tmpfs", "size=48m,mode=755", &small);
     busybox(&small.join("work/stacks/test-1"));
     let driver = host.driver_with(|command| {
         command.env("LIBCONTAINER_WORK_DIR", small.join("work"));
@@ -266,15 +265,54 @@ fn a_disk_that_is_full_is_told_and_nothing_is_lost() {
     let other = slug(&host, "other", "well again\n");
     let second = caller.build(with_slug(&file(&other), "")).unwrap();
     assert_eq!(run("b", &second), "well again\n");
-    tool(
-        "mount",
-        &format!("-o remount,size=200m {}", small.display()),
-    )
-    .unwrap();
+    disk.change("size=200m");
     let third = caller.build(with_slug(&file(&large), "")).unwrap();
     let size = |request: &mut hsup_proto::driver::StartRequest| request.artifact = third;
     assert_eq!(caller.output("c", "wc -c <zeros", size).0, "62914560\n");
     driver.end();
-    tool("umount", small.to_str().unwrap()).unwrap();
+    drop(disk);
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_slug_whose_owner_cannot_be_mapped_is_copied_and_that_is_said() {
+    let host = Host::new();
+    host.write("one/app/hello", "first\n");
+    host.write("one/app/bin/run", "#!/bin/sh\necho run\n");
+    let program = host.path("one/app/bin/run");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    symlink("bin/run", host.path("one/app/link")).unwrap();
+    let packed = pack(&host, "one");
+    // An overlay cannot: the kernel refuses to map owners in one.
+    for folder in ["overlay/lower", "overlay/upper", "overlay/work"] {
+        fs::create_dir_all(host.path(folder)).unwrap();
+    }
+    let at = |name: &str| host.path("overlay").join(name).display().to_string();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        at("lower"),
+        at("upper"),
+        at("work")
+    );
+    let slugs = Mount::new("overlay", &options, &host.path("work/slugs"));
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let artifact = caller.build(with_slug(&file(&packed), "")).unwrap();
+    let line = "id -u; stat -c %u hello bin link | uniq; stat -c %a bin/run; ./link; cat hello; \
+                echo more >>hello && rm -r bin && ls";
+    // What the first writes is its own, and so is what it removes.
+    for id in ["a", "b"] {
+        let run = |request: &mut hsup_proto::driver::StartRequest| {
+            artifact.clone_into(&mut request.artifact);
+        };
+        let (printed, _) = caller.output(id, line, run);
+        let uid = printed.lines().next().unwrap_or_default();
+        let expected = format!("{uid}\n{uid}\n755\nrun\nfirst\nhello\nlink\n");
+        assert_eq!(printed, expected);
+    }
+    assert_eq!(driver.log().matches("the slug was copied").count(), 2);
+    driver.end();
+    drop(slugs);
     host.is_clean();
 }

@@ -11,7 +11,11 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
-use hsup_tests::deadline::{self, PATIENCE, poll};
+use hsup_tests::{
+    deadline::{self, PATIENCE, poll},
+    ports::Lot,
+    processes,
+};
 use nix::{
     sys::{
         resource::{Resource, setrlimit},
@@ -23,8 +27,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) use hsup_tests::binaries;
-
-use crate::ports::Lot;
 
 /// A folder with an app, and what hsup keeps of it.
 ///
@@ -71,13 +73,13 @@ impl App {
         file.write_all(text.as_bytes()).unwrap();
     }
 
-    /// What goes wrong from now on with the calls of `test-driver`: see its `script.rs`.
+    /// What goes wrong from now on with the calls of `hsup-driver-fault`: see its `--help`.
     pub(crate) fn faults(&self, script: &str) {
         self.write("faults.next", script);
         fs::rename(self.path("faults.next"), self.path("faults")).unwrap();
     }
 
-    /// The calls that `test-driver` has got: `start web-1-…: -`, with the fault or none.
+    /// The calls that `hsup-driver-fault` has got: `start web-1-…: -`, with the fault or none.
     pub(crate) fn calls(&self, call: &str) -> Vec<String> {
         let calls = fs::read_to_string(self.path("faults.calls")).unwrap_or_default();
         let of_call = calls
@@ -113,12 +115,14 @@ impl App {
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(binaries().join(program));
         command
+            // For `processes_of`: of hsup only root sees the environment.
+            .arg0(self.path(program))
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.root.path())
             .env("XDG_RUNTIME_DIR", self.path("rt"))
             .env("XDG_STATE_HOME", self.path("state"))
-            .env("TEST_DRIVER_SCRIPT", self.path("faults"))
+            .env("HSUP_DRIVER_FAULT_SCRIPT", self.path("faults"))
             .current_dir(self.path("app"))
             .stdin(Stdio::null());
         command
@@ -309,41 +313,59 @@ impl<'a> Running<'a> {
         })
     }
 
+    /// The ids of these dynos, if exactly they are up and ready.
+    pub(crate) fn up(&self, names: &[&str]) -> Option<Vec<String>> {
+        let dynos = self.dynos();
+        let up: Vec<_> = dynos
+            .iter()
+            .filter(|dyno| dyno["state"] == "up" && dyno["ready"] == true)
+            .collect();
+        let shown: Vec<_> = up.iter().filter_map(|dyno| dyno["name"].as_str()).collect();
+        let ids = up.iter().filter_map(|dyno| dyno["dyno_id"].as_str());
+        (shown == names && dynos.len() == names.len()).then(|| ids.map(str::to_owned).collect())
+    }
+
     /// Waits until exactly these dynos are up and ready; their ids.
     pub(crate) fn wait_up(&self, names: &[&str]) -> Vec<String> {
-        self.wait_for(&format!("{names:?} up"), || {
-            let dynos = self.dynos();
-            let up: Vec<_> = dynos
-                .iter()
-                .filter(|dyno| dyno["state"] == "up" && dyno["ready"] == true)
-                .collect();
-            let shown: Vec<_> = up.iter().filter_map(|dyno| dyno["name"].as_str()).collect();
-            let ids = up.iter().filter_map(|dyno| dyno["dyno_id"].as_str());
-            (shown == names && dynos.len() == names.len()).then(|| ids.map(str::to_owned).collect())
-        })
+        self.wait_for(&format!("{names:?} up"), || self.up(names))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for its end.
     pub(crate) fn end(&mut self) -> ExitStatus {
-        poll(|| self.child.try_wait().unwrap())
-            .unwrap_or_else(|| panic!("hsup does not end:\n{}", self.log()))
+        poll(|| self.has_ended()).unwrap_or_else(|| panic!("hsup does not end:\n{}", self.log()))
     }
 
     /// Ends it as the kernel does, with its dynos left running.
     pub(crate) fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         self.end();
-        // What is left is the next life's.
+        self.leave();
+    }
+
+    /// It has ended, and what is left is the next life's.
+    pub(crate) fn leave(mut self) {
         self.is_left = true;
     }
 
     /// Ends it as Ctrl-C does, and looks that nothing is left.
     pub(crate) fn interrupt(self) {
         self.interrupt_and(|_| ());
+    }
+
+    /// The same, where a program that asks hsup is still there.
+    pub(crate) fn interrupt_beside_others(mut self) {
+        self.signal(Signal::SIGINT);
+        assert_eq!(self.end().code(), Some(130), "{}", self.log());
+        self.leave();
     }
 
     /// The same; `check` sees all that hsup said.
@@ -411,17 +433,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 
 /// Every live process that has this app's folder in its environment or its arguments.
 pub(crate) fn processes_of(app: &App) -> Vec<i32> {
-    let mark = app.root.path().to_str().unwrap().as_bytes();
-    let has = |path: String| {
-        fs::read(path).is_ok_and(|bytes| bytes.windows(mark.len()).any(|part| part == mark))
-    };
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| has(format!("/proc/{pid}/environ")) || has(format!("/proc/{pid}/cmdline")))
-        .filter(|pid| *pid != std::process::id().cast_signed())
-        .collect()
+    processes::of_folder(app.root.path())
 }
 
 /// What an HTTP server on `port` answers to a plain request.

@@ -608,6 +608,67 @@ fn a_shutdown_stops_everything_and_says_so() {
 }
 
 #[test]
+fn what_is_being_shut_down_is_not_left() {
+    let app = App::empty();
+    let go = app.path("go");
+    let line = format!(
+        "trap '' TERM; echo deaf; until [ -e {} ]; do sleep 0.05; done",
+        go.display()
+    );
+    app.write("app/Procfile", &format!("worker: {line}\n"));
+    let mut hsup = app.start(&[]);
+    hsup.wait_for_line("deaf");
+    thread::scope(|scope| {
+        let shutdown = scope.spawn(|| said(&app, &["shutdown"]));
+        hsup.wait_for_line("Stopping all processes with SIGTERM");
+        hsup.signal(Signal::SIGUSR2);
+        app.write("go", "");
+        let (code, text, error) = shutdown.join().unwrap();
+        assert_eq!(code, Some(0), "{text}{error}");
+    });
+    assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
+    hsup.nothing_is_left();
+}
+
+#[test]
+fn a_stop_that_comes_with_the_word_to_leave_is_carried_out() {
+    for _ in 0..4 {
+        let app = quiet();
+        let mut hsup = app.start(&[]);
+        hsup.wait_up(&["worker.1"]);
+        // Both are there when hsup looks.
+        for signal in [
+            Signal::SIGSTOP,
+            Signal::SIGUSR2,
+            Signal::SIGTERM,
+            Signal::SIGCONT,
+        ] {
+            hsup.signal(signal);
+        }
+        assert_eq!(hsup.end().code(), Some(143), "{}", hsup.log());
+        hsup.nothing_is_left();
+    }
+}
+
+#[test]
+fn who_wants_a_stop_when_the_dynos_are_left_is_told_that_they_run_on() {
+    let app = quiet();
+    // What waits for a drain that is not there keeps hsup for some seconds.
+    let drain = format!("syslog://127.0.0.1:{}", app.port + 200);
+    let mut hsup = app.start(&["--linger", "60s", "--log-to", &drain]);
+    let before = hsup.wait_up(&["worker.1"]);
+    hsup.signal(Signal::SIGUSR2);
+    hsup.wait_for_line("Leaving the dynos as they are");
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code(), Some(143), "{}", hsup.log());
+    assert!(hsup.log().contains("they run on"), "{}", hsup.log());
+    hsup.leave();
+    let hsup = app.start(&[]);
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}
+
+#[test]
 fn what_follows_an_hsup_that_is_killed_lost_it() {
     let app = quiet();
     let mut hsup = app.start(&[]);

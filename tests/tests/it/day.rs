@@ -26,9 +26,9 @@ use self::{
     visits::{Visitor, ask},
 };
 
-mod lines;
+pub(crate) mod lines;
 mod script;
-mod visits;
+pub(crate) mod visits;
 
 const ROUNDS: u32 = 50;
 const BAD: [(u32, Bad); 5] = [
@@ -65,7 +65,7 @@ fn start(app: &App, heroku: &Platform, logplex: &FakeLogplex) -> Command {
             "100%",
         ])
         .arg("-d")
-        .arg(binaries().join("test-driver"))
+        .arg(binaries().join("hsup-driver-fault"))
         .arg("-s")
         .arg(app.path("s"))
         .arg("--log-to")

@@ -1,6 +1,10 @@
 //! Lines on their way out of hsup: to a strict Logplex and to the other drains.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::Path,
+};
 
 use hsup_tests::fake::{
     logplex::{CREDENTIALS, Dialect, FakeLogplex, Fault},
@@ -12,7 +16,7 @@ use serde_json::Value;
 use crate::app::{App, Running, binaries, http, process};
 
 /// An app whose dynos write so many numbered lines of 100 bytes and end.
-fn writes(lines: u32) -> App {
+pub(crate) fn writes(lines: u32) -> App {
     let dyno = binaries().join("test-dyno");
     App::procfile(&format!("worker: exec {} lines {lines}\n", dyno.display()))
 }
@@ -34,7 +38,7 @@ fn expected(lines: u32) -> Vec<String> {
 }
 
 /// The objects of a file of JSON lines.
-fn objects(path: &Path) -> Vec<Value> {
+pub(crate) fn objects(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -55,7 +59,8 @@ fn metrics(socket: &Path) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// What became of the lines of the drain with this number: read, sent, dropped, lost, waiting.
+/// What became of the lines of the drain with this number: read, sent, dropped, lost, waiting. With
+/// those on their way it is all of them, whenever one looks.
 pub(crate) fn books(socket: &Path, drain: u32) -> [u64; 5] {
     let all = metrics(socket);
     let of = |name: &str| {
@@ -63,14 +68,17 @@ pub(crate) fn books(socket: &Path, drain: u32) -> [u64; 5] {
         let found = all.iter().find(|(name, _)| name.starts_with(&start));
         *found.unwrap_or_else(|| panic!("{start}: {all:?}")).1
     };
-    [
+    let books = [
         "lines_read_total",
         "lines_sent_total",
         "lines_dropped_total",
         "lines_lost_total",
         "queue_lines",
     ]
-    .map(of)
+    .map(of);
+    let became: u64 = books[1..].iter().sum();
+    assert_eq!(books[0], became + of("sending_lines"), "{all:?}");
+    books
 }
 
 #[test]
@@ -256,8 +264,8 @@ fn a_dead_drain_beside_a_live_one_costs_it_nothing_and_is_counted() {
     logplex.back().unwrap();
     hsup.wait_for("the count of what was dropped", || {
         let [read, sent, dropped, lost, _] = books(&socket, 1);
-        let told = logplex.told_missing();
-        (told == (dropped, lost) && sent + dropped + lost == read).then_some(())
+        let balance = sent + dropped + lost == read && logplex.told_missing() == (dropped, lost);
+        (balance && logplex.taken() == sent).then_some(())
     });
     hsup.interrupt();
 }
@@ -311,10 +319,22 @@ fn an_https_drain_gets_what_logplex_sends_to_one() {
 }
 
 #[test]
+fn a_drain_that_can_trust_nobody_is_refused_before_a_line_is_lost() {
+    let app = writes(1);
+    let mut hsup = app.start_as(&["--log-to", "https://logs.example/x"], |command| {
+        command.env("SSL_CERT_FILE", app.path("missing.pem"));
+    });
+    assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
+    let log = hsup.log();
+    assert!(log.contains("log drain https://logs.example"), "{log}");
+    assert!(log.contains("certificate"), "{log}");
+}
+
+#[test]
 fn syslog_over_tls_trusts_the_named_certificate_and_no_other() {
     let app = writes(100);
     let [certificate, other] = ["ca.pem", "other.pem"].map(|name| app.path(name));
-    let syslog = FakeSyslog::start(&certificate).unwrap();
+    let syslog = FakeSyslog::start(&certificate, []).unwrap();
     let run = |trusted: &Path| {
         let mut hsup = app.start_as(&["--oneshot", "--log-to", &syslog.url()], |command| {
             command.env("SSL_CERT_FILE", trusted);
@@ -322,7 +342,7 @@ fn syslog_over_tls_trusts_the_named_certificate_and_no_other() {
         assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
         hsup.log()
     };
-    drop(FakeSyslog::start(&other).unwrap());
+    drop(FakeSyslog::start(&other, []).unwrap());
     let log = run(&other);
     assert!(
         log.contains("not delivered to syslog+tls://localhost:")
@@ -365,6 +385,39 @@ fn a_file_is_put_aside_when_it_is_full() {
 }
 
 #[test]
+fn a_file_is_one_drains() {
+    let app = writes(10);
+    let path = app.path("app.log");
+    let [text, json] = ["file", "json"].map(|scheme| format!("{scheme}://{}", path.display()));
+    let twice = app.run(&["start", "--log-to", &text, "--log-to", &json]);
+    let said = String::from_utf8_lossy(&twice.stderr).into_owned();
+    assert_eq!(twice.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("--log-to number 1 and --log-to number 2 name one file"),
+        "{said}"
+    );
+
+    // Another process has it, until it lets go.
+    let other = File::options()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .unwrap();
+    other.try_lock().unwrap();
+    let hsup = app.start(&["--restart-backoff", "1h..1h", "--log-to", &text]);
+    let pid = std::process::id();
+    hsup.wait_for_line(&format!("Log drain {text}: process {pid} writes to it"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    drop(other);
+    hsup.wait_for("every line", || {
+        let text = fs::read_to_string(&path).unwrap();
+        // It has run twice by now, for the first restart has no wait.
+        (text.matches(" app[worker.1]: ").count() == 20).then_some(())
+    });
+    hsup.interrupt();
+}
+
+#[test]
 fn the_url_of_the_wanted_release_is_used_and_a_new_one_restarts_nobody() {
     let app = App::empty();
     let (first, second) = (logplex(), logplex());
@@ -389,6 +442,12 @@ fn the_url_of_the_wanted_release_is_used_and_a_new_one_restarts_nobody() {
     comes(&second);
     assert_eq!(first.messages().len(), no_more);
     assert_eq!(hsup.wait_up(&["worker.1"]), ids);
+    let log = hsup.log();
+    assert!(
+        log.contains("Log target of v1 changed by control directory"),
+        "{log}"
+    );
+    assert!(!log.contains("Scaled to"), "{log}");
     release("");
     hsup.wait_for("nobody to send to", || {
         let messages = second.messages().len();
@@ -397,6 +456,61 @@ fn the_url_of_the_wanted_release_is_used_and_a_new_one_restarts_nobody() {
         (!page.contains("hsup_drain_lines_read_total{") && messages > 0).then_some(())
     });
     hsup.interrupt();
+}
+
+#[test]
+fn what_a_replaced_logplex_never_took_is_said_to_the_next() {
+    let app = App::empty();
+    let (first, second) = (logplex(), logplex());
+    first.always(Some(Fault::Hang));
+    let release = |url: &str| {
+        let line = "while sleep 0.02; do echo tick; done";
+        let member = format!(r#""LogplexURL":"{url}","#);
+        app.hand_in(&app.text(1, &member, &process("worker", line, 1)));
+    };
+    release(&first.url());
+    let all = app.path("all.json");
+    let hsup = app.control(&["--log-to", &format!("json://{}", all.display())]);
+    hsup.wait_up(&["worker.1"]);
+    let socket = socket_of(&app);
+    hsup.wait_for("lines that wait", || {
+        (books(&socket, 2)[0] > 50).then_some(())
+    });
+    release(&second.url());
+    hsup.wait_for("lines of both", || {
+        let taken = second.texts("worker.1").len();
+        (taken > 0 && books(&socket, 3)[0] > 0).then_some(())
+    });
+    let [read, sent, dropped, lost, _] = books(&socket, 2);
+    assert!(read > 50, "it is there until it is over");
+    assert_eq!((sent, dropped, lost), (0, 0, 0));
+    let of_first = format!("not delivered to {}", shown(&first));
+    hsup.wait_for_line(&of_first);
+    hsup.wait_for("the end of the first", || {
+        let page = http(&socket, "GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n");
+        (!page.contains(&shown(&first))).then_some(())
+    });
+    hsup.interrupt_and(|log| {
+        assert_eq!(log.matches(&of_first).count(), 1, "{log}");
+        let line = log.lines().find(|line| line.contains(&of_first)).unwrap();
+        let (_, text) = line.split_once(" | ").unwrap();
+        let undelivered: usize = text.split(' ').next().unwrap().parse().unwrap();
+        assert!(undelivered as u64 >= read, "{text}");
+        // From its beginning on, every line is with the second, or in the count.
+        let begun = format!("Lines are sent to {}", shown(&first));
+        let written = objects(&all);
+        let at = written.iter().position(|object| object["line"] == *begun);
+        let written = written.len() - at.expect("it has begun");
+        assert!(second.told_missing() == (0, 0) && first.messages().is_empty());
+        assert_eq!(second.messages().len() + undelivered, written, "{text}");
+    });
+}
+
+/// What people see of it.
+fn shown(logplex: &FakeLogplex) -> String {
+    let url = logplex.url();
+    let (_, host) = url.split_once('@').unwrap();
+    format!("logplex+http://{}", host.trim_end_matches("/logs"))
 }
 
 /// The control socket in the runtime folder.

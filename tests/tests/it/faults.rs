@@ -13,13 +13,13 @@ use nix::{
 };
 
 use crate::{
-    app::{App, Running, binaries, page, processes_of},
+    app::{App, Running, binaries, page, process, processes_of},
     survival::driver_pid,
 };
 
 /// `hsup start` with the driver that does what its script says.
 fn started<'a>(app: &'a App, arguments: &[&str]) -> Running<'a> {
-    let driver = binaries().join("test-driver");
+    let driver = binaries().join("hsup-driver-fault");
     let mut all = vec!["-d", driver.to_str().unwrap(), "--grace", "2s"];
     all.extend(arguments);
     app.start(&all)
@@ -47,6 +47,157 @@ fn a_start_that_is_refused_is_told_and_tried_again() {
     hsup.wait_up(&["web.1"]);
     hsup.wait_for_line("Process could not be started: no memory is left");
     assert_eq!(app.calls("start").len(), 2);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_without_room_to_build_is_asked_again_and_the_good_release_runs_on() {
+    let app = App::empty();
+    let driver = binaries().join("hsup-driver-fault");
+    let driver = ["-d", driver.to_str().unwrap()];
+    app.release(1, "", &process("worker", "sleep 1000", 1));
+    let hsup = app.control(&driver);
+    let before = hsup.wait_up(&["worker.1"]);
+    app.faults("build resource-exhausted no space left on device\n");
+    let v2 = app.text(
+        2,
+        r#""Slug":"file:///","#,
+        &process("worker", "sleep 1000", 2),
+    );
+    app.hand_in(&v2);
+    let asked = |times: usize| {
+        let builds = || app.calls("build").into_iter();
+        let is_v2 = |call: &String| call.contains("v2");
+        hsup.wait_for("its builds", || {
+            (builds().filter(is_v2).count() >= times).then_some(())
+        });
+    };
+    asked(3);
+    hsup.wait_releases(&["v2 building", "v1 current"]);
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    let said =
+        "Release v2 cannot be built, trying again: the driver has no room to build it: no space";
+    assert_eq!(hsup.log().matches(said).count(), 1, "{}", hsup.log());
+    hsup.interrupt();
+
+    // Nor does the good one wait for room that it does not need.
+    let hsup = app.control(&driver);
+    hsup.wait_up(&["worker.1"]);
+    hsup.wait_releases(&["v2 building", "v1 current"]);
+    app.faults("");
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_slug_of_another_checksum_is_told_in_herokus_words() {
+    let app = App::empty();
+    let driver = binaries().join("hsup-driver-fault");
+    app.release(1, "", &process("worker", "sleep 1000", 1));
+    let hsup = app.control(&["-d", driver.to_str().unwrap()]);
+    let before = hsup.wait_up(&["worker.1"]);
+    let words = "Checksum does match expected value. Expected: SHA256:aa Actual: SHA256:bb";
+    app.faults(&format!("build failed-precondition slug: {words}\n"));
+    app.hand_in(&app.text(2, r#""Slug":"file:///","#, &process("worker", "true", 1)));
+    hsup.wait_for_line(&format!("build    | Error R17 (Checksum error) -> {words}"));
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_driver_without_room_to_start_is_asked_again_and_the_good_release_runs_on() {
+    let app = App::empty();
+    let driver = binaries().join("hsup-driver-fault");
+    let driver = driver.to_str().unwrap();
+    app.release(1, "", &process("worker", "sleep 1000", 1));
+    let hsup = app.control(&[
+        "-d",
+        driver,
+        "--strategy",
+        "worker=start-first",
+        "--boot-timeout",
+        "10m",
+    ]);
+    let before = hsup.wait_up(&["worker.1"]);
+    app.faults("start resource-exhausted no memory is left\n");
+    let both = [
+        process("worker", "sleep 2000", 1),
+        process("release", "exit 0", 0),
+    ]
+    .join(",");
+    app.hand_in(&app.text(2, "", &both));
+    let refused = |dyno: &str, times: usize| {
+        hsup.wait_for("its Starts", || {
+            let calls = app.calls("start").into_iter();
+            let of_dyno = calls.filter(|call| call.starts_with(&format!("start {dyno}")));
+            (of_dyno.count() >= times).then_some(())
+        });
+    };
+    // Neither the release command is held against it, nor the dyno that is tried.
+    refused("release-2", 3);
+    hsup.wait_releases(&["v2 releasing", "v1 current"]);
+    app.faults("");
+    hsup.wait_for_line("Process exited with status 0");
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    let now = hsup.wait_up(&["worker.1"]);
+    assert_ne!(now, before);
+
+    app.faults("start resource-exhausted no memory is left\n");
+    app.hand_in(&app.text(3, "", &process("worker", "sleep 3000", 1)));
+    let tried = app.calls("start").len();
+    hsup.wait_for("its Starts", || {
+        (app.calls("start").len() >= tried + 3).then_some(())
+    });
+    hsup.wait_releases(&["v3 rolling out", "v2 current", "v1 superseded"]);
+    let said = "The driver has no room to start it yet: no memory is left";
+    assert_eq!(hsup.log().matches(said).count(), 2, "{}", hsup.log());
+    app.faults("");
+    hsup.wait_releases(&["v3 current", "v2 superseded", "v1 superseded"]);
+    hsup.interrupt();
+}
+
+#[test]
+fn what_the_driver_has_no_room_to_start_in_time_is_rejected_with_the_reason() {
+    let app = App::empty();
+    let driver = binaries().join("hsup-driver-fault");
+    app.release(1, "", &process("worker", "sleep 1000", 1));
+    let hsup = app.control(&[
+        "-d",
+        driver.to_str().unwrap(),
+        "--strategy",
+        "worker=start-first",
+        "--boot-timeout",
+        "1s",
+        "--release-timeout",
+        "1500ms",
+    ]);
+    let before = hsup.wait_up(&["worker.1"]);
+    app.faults("start resource-exhausted no memory is left\n");
+    let worker = process("worker", "sleep 2000", 1);
+    app.hand_in(&app.text(2, "", &worker));
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    let command = process("release", "exit 0", 0);
+    app.hand_in(&app.text(3, "", &format!("{worker},{command}")));
+    hsup.wait_releases(&["v3 rejected", "v2 rejected", "v1 current"]);
+    let releases = hsup.releases();
+    let reasons = [1, 0].map(|at| releases[at]["reason"].as_str().unwrap());
+    let no_room = "no memory is left (ResourceExhausted)";
+    assert_eq!(
+        reasons,
+        [
+            format!(
+                "worker.1: Process could not be started: the driver could not start it within 1 \
+                 seconds: {no_room}"
+            ),
+            format!(
+                "release command failed: it did not begin within 1.5 seconds: it was stopped \
+                 before it ran: {no_room}"
+            ),
+        ]
+    );
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
     hsup.interrupt();
 }
 
@@ -123,7 +274,7 @@ fn a_driver_that_is_not_ready_is_waited_for() {
 #[test]
 fn run_waits_for_a_driver_that_is_not_ready_and_a_signal_ends_the_wait() {
     let app = App::procfile("worker: true\n");
-    let driver = binaries().join("test-driver");
+    let driver = binaries().join("hsup-driver-fault");
     let run = |said: &str| {
         let mut command = app.command("hsup");
         command
@@ -222,9 +373,19 @@ fn a_start_that_fails_after_all_leaves_no_twin() {
 }
 
 #[test]
+fn a_start_whose_answer_is_lost_makes_no_twin() {
+    let app = App::procfile(&format!("web: {}\n", serve()));
+    app.faults("once start cut-after\n");
+    let hsup = started(&app, &[]);
+    hsup.wait_up(&["web.1"]);
+    assert_eq!(servers(&app), 1);
+    hsup.interrupt();
+}
+
+#[test]
 fn run_reads_the_errors_of_start_the_same_way() {
     let app = App::procfile("worker: true\n");
-    let driver = binaries().join("test-driver");
+    let driver = binaries().join("hsup-driver-fault");
     let run = |faults: &str| {
         app.faults(faults);
         app.run(&["run", "-d", driver.to_str().unwrap(), "echo done"])
@@ -319,7 +480,7 @@ fn a_driver_that_dies_in_a_rollout_condemns_no_release_unless_it_always_does() {
 fn the_dynos_of_a_driver_that_cannot_be_started_again_are_known_to_be_gone() {
     let app = App::procfile("worker: sleep 1000\n");
     let driver = app.path("driver");
-    std::fs::copy(binaries().join("test-driver"), &driver).unwrap();
+    std::fs::copy(binaries().join("hsup-driver-fault"), &driver).unwrap();
     let hsup = app.start(&["-d", driver.to_str().unwrap()]);
     hsup.wait_up(&["worker.1"]);
     std::fs::remove_file(&driver).unwrap();
@@ -496,18 +657,18 @@ fn a_stop_that_fails_is_made_again_and_told_once() {
 }
 
 /// A test driver that hsup finds running at a socket.
-struct Standing(Child);
+pub(crate) struct Standing(Child);
 
 impl Standing {
-    fn at(app: &App, socket: &str) -> Self {
+    pub(crate) fn at(app: &App, socket: &str) -> Self {
         let socket = app.path(socket);
         let said = File::create(app.path("driver.err")).unwrap();
-        let mut command = app.command("test-driver");
+        let mut command = app.command("hsup-driver-fault");
         command.env("HSUP_DRIVER_SOCKET", socket).stderr(said);
         Self(command.spawn().unwrap())
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

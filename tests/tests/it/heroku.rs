@@ -5,12 +5,14 @@ use std::{fs, path::Path, process::Output};
 
 use hsup_tests::{
     deadline,
-    fake::platform::{Fault, Platform, SIGNATURE, TOKEN},
+    fake::platform::{APP_ID, Fault, Platform, SIGNATURE, TOKEN},
 };
 use nix::sys::signal::Signal;
 
 use crate::app::{App, Running, binaries, page};
 
+mod faults;
+mod scaling;
 mod slugs;
 mod trouble;
 
@@ -62,8 +64,14 @@ impl Shop {
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Running<'_> {
         let mut command = self.command("start");
-        let defaults = ["--grace", "2s", "--linger", "60s", "--boot-timeout", "5s"];
-        command.args(defaults).args(arguments);
+        let defaults = [
+            ["--grace", "2s"],
+            ["--linger", "60s"],
+            ["--boot-timeout", "5s"],
+        ];
+        let unsaid = |default: &&[&str; 2]| !arguments.contains(&default[0]);
+        command.args(defaults.iter().filter(unsaid).flatten());
+        command.args(arguments);
         self.app.running(command)
     }
 
@@ -109,31 +117,6 @@ fn what_is_deployed_runs_and_what_follows_replaces_it() {
     let releases = hsup.releases();
     assert_eq!(releases[0]["source"], "Heroku");
     assert_eq!(releases[0]["stack"], "heroku-24");
-    hsup.interrupt();
-}
-
-#[test]
-fn scaling_touches_no_dyno_that_stays_and_makes_no_release() {
-    let shop = Shop::deployed();
-    // It runs once, whatever its quantity.
-    shop.heroku.scale("release", 1);
-    let hsup = shop.start(&[]);
-    let before = hsup.wait_up(&["web.1"]);
-    shop.heroku.scale("web", 2);
-    shop.heroku.scale("worker", 1);
-    let scaled = hsup.wait_up(&["web.1", "web.2", "worker.1"]);
-    assert_eq!(before[0], scaled[0]);
-    hsup.wait_releases(&["v2 current"]);
-    hsup.wait_for_line("Scaled to web@2 worker@1 release@0 by Heroku");
-
-    // What hsupctl says lasts until Heroku says something else.
-    shop.app.ctl(&["scale", "web=1"]);
-    hsup.wait_up(&["web.1", "worker.1"]);
-    shop.wait_looks(&hsup);
-    hsup.wait_up(&["web.1", "worker.1"]);
-    shop.heroku.scale("web", 3);
-    let again = hsup.wait_up(&["web.1", "web.2", "web.3", "worker.1"]);
-    assert_eq!(before[0], again[0]);
     hsup.interrupt();
 }
 
@@ -238,6 +221,69 @@ fn a_release_that_cannot_be_run_is_refused_with_its_reason() {
 }
 
 #[test]
+fn a_rollback_takes_no_number_that_heroku_gives_to_another_release() {
+    let shop = Shop::deployed();
+    let hsup = shop.start(&[]);
+    hsup.wait_up(&["web.1"]);
+    shop.heroku.set_config(&[("NAME", "two")]);
+    hsup.wait_releases(&["v3 current", "v2 superseded"]);
+    // Quantities are the app's, whatever v2 had.
+    shop.heroku.scale("worker", 2);
+    hsup.wait_up(&["web.1", "worker.1", "worker.2"]);
+    let back = shop.app.ctl(&["rollback"]);
+    let said = text(&back.stdout) + &text(&back.stderr);
+    assert!(
+        said.contains("Release v2 (rollback to v2)... done"),
+        "{said}"
+    );
+    assert!(
+        said.contains("lasts until the next one on Heroku"),
+        "{said}"
+    );
+    hsup.wait_releases(&["v2 current", "v3 superseded", "v2 superseded"]);
+    hsup.wait_up(&["web.1", "worker.1", "worker.2"]);
+    assert!(page(shop.app.port).unwrap().contains("release v2"));
+    hsup.kill();
+
+    // What is still deployed is what was left.
+    let hsup = shop.start(&[]);
+    hsup.wait_for_line("Release v3 was here before v2, which is gone on with");
+    shop.heroku.set_config(&[("NAME", "four")]);
+    hsup.wait_releases(&[
+        "v4 current",
+        "v2 superseded",
+        "v3 superseded",
+        "v2 superseded",
+    ]);
+    hsup.interrupt();
+}
+
+#[test]
+fn quantities_change_in_every_release_that_may_become_good() {
+    let shop = Shop::deployed();
+    shop.app.faults("");
+    let driver = binaries().join("hsup-driver-fault");
+    let hsup = shop.start(&["-d", driver.to_str().unwrap(), "--boot-timeout", "100s"]);
+    hsup.wait_up(&["web.1"]);
+    let go = "until [ -e ../go ]; do sleep 0.1; done; ";
+    shop.heroku.deploy(&[("web", &(go.to_owned() + &web("")))]);
+    hsup.wait_releases(&["v3 rolling out", "v2 current"]);
+    hsup.wait_dyno_of(3);
+    shop.app.faults("build unavailable not yet\n");
+    shop.deploy("");
+    hsup.wait_releases(&["v4 building", "v3 rolling out", "v2 current"]);
+    shop.heroku.scale("web", 2);
+    hsup.wait_for_line("Scaled to web@2");
+    // The newest one comes to nothing, and the one before it is the good one.
+    shop.app.faults("build invalid-argument no such thing\n");
+    hsup.wait_for_line("Release v4 rejected, the rollout of v3 goes on: ");
+    shop.app.write("go", "");
+    hsup.wait_releases(&["v4 rejected", "v3 current", "v2 superseded"]);
+    hsup.wait_up(&["web.1", "web.2"]);
+    hsup.interrupt();
+}
+
+#[test]
 fn an_image_needs_a_driver_that_runs_images() {
     let shop = Shop::deployed();
     let hsup = shop.start(&[]);
@@ -313,10 +359,41 @@ fn a_token_may_be_in_netrc_or_in_the_originals_variable() {
 }
 
 #[test]
+fn an_app_on_this_machine_is_asked_by_way_of_no_proxy() {
+    let shop = Shop::deployed();
+    let proxy = Platform::start(APP);
+    let mut command = shop.command("check");
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
+        command.env(name, proxy.url());
+    }
+    let checked = deadline::output(&mut command);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
+}
+
+#[test]
+fn an_app_that_is_asked_for_by_its_id_is_told_its_name() {
+    let shop = Shop::deployed();
+    let mut command = shop.app.command("hsup");
+    command
+        .env("HEROKU_HOST", shop.heroku.url())
+        .env("HEROKU_API_KEY", TOKEN)
+        .args(["start", "-a", APP_ID, "--poll-every", "20ms"]);
+    let hsup = shop.app.running(command);
+    hsup.wait_up(&["web.1"]);
+    shop.heroku.set_config(&[("NAME", "two")]);
+    hsup.wait_for_line("Release v3 is current");
+    let said = hsup.log();
+    let warning = format!("{APP_ID} is the app shop, and `-a shop` has another history");
+    assert_eq!(said.matches(&warning).count(), 1, "{said}");
+    hsup.interrupt();
+}
+
+#[test]
 fn nothing_secret_is_shown_or_kept() {
     let shop = Shop::deployed();
     shop.app.faults("is fetching\n");
-    let hsup = shop.start(&["-d", binaries().join("test-driver").to_str().unwrap()]);
+    let hsup = shop.start(&["-d", binaries().join("hsup-driver-fault").to_str().unwrap()]);
     hsup.wait_up(&["web.1"]);
     shop.heroku.fail("config-vars", Fault::status(401));
     shop.heroku.set_config(&[("NAME", "two")]);
@@ -357,14 +434,17 @@ fn nothing_secret_is_shown_or_kept() {
 }
 
 /// The text of every file below `folder`.
-fn everything_in(folder: &Path) -> String {
+pub(crate) fn everything_in(folder: &Path) -> String {
     let entries = fs::read_dir(folder).unwrap().flatten();
     let texts = entries.map(|entry| {
         let path = entry.path();
         if path.is_dir() {
             everything_in(&path)
-        } else {
+        } else if path.is_file() {
             text(&fs::read(&path).unwrap_or_default())
+        } else {
+            // A FIFO of a dyno that lives on: to open it is to wait.
+            String::new()
         }
     });
     texts.collect()

@@ -138,6 +138,54 @@ fn a_oneshot_waits_for_its_reader_and_ends_at_a_signal() {
 }
 
 #[test]
+fn a_standard_output_that_nobody_reads_holds_up_no_drain_and_no_dyno() {
+    const LINES: usize = 100_000;
+    let dyno = binaries().join("test-dyno");
+    let line = format!("{} lines {LINES}; exec sleep 1000", dyno.display());
+    let app = App::procfile(&format!("worker: {line}\n"));
+    let all = app.path("all.log");
+    let file = format!("file://{}?max-size=1G", all.display());
+    let (mut reader, out) = io::pipe().unwrap();
+    let err = File::create(app.path("err")).unwrap();
+    let arguments = ["--no-prefix", "--log-to", &file];
+    let hsup = app.spawn("start", &arguments, out, err);
+    hsup.wait_for_line("Standard output takes too little: the dynos go on");
+    hsup.wait_for("the last line in the file and with hsupctl", || {
+        let shown = app.ctl(&["logs", "-n1", "-s", "app"]).stdout;
+        let last = format!(": {} ", LINES - 1);
+        let is_last = |text: &str| text.contains(&last);
+        let in_file = fs::read_to_string(&all).is_ok_and(|text| is_last(&text));
+        (is_last(&String::from_utf8_lossy(&shown)) && in_file).then_some(())
+    });
+    let text = thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    hsup.wait_for_line("Standard output takes lines again; ");
+    hsup.interrupt();
+    let mut next = 0;
+    for line in text.join().unwrap().lines() {
+        if let Some(gap) = line.strip_prefix("hsup: ") {
+            let (missing, rest) = gap.split_once(' ').unwrap();
+            assert_eq!(
+                rest,
+                "lines were not written here: standard output took too little"
+            );
+            next += missing.parse::<usize>().unwrap();
+        } else {
+            assert_eq!(
+                line.trim_end(),
+                next.to_string(),
+                "the count stands where the gap is"
+            );
+            next += 1;
+        }
+    }
+    assert_eq!(next, LINES);
+}
+
+#[test]
 fn output_that_is_cut_off_at_the_end_is_said() {
     let app = App::procfile("worker: exec yes\n");
     let (_reader, out) = io::pipe().unwrap();

@@ -19,7 +19,7 @@ struct Command<'a> {
 impl<'a> Command<'a> {
     fn run(app: &'a App, line: &str) -> Self {
         let socket = app.path("run.sock").to_str().unwrap().to_owned();
-        let driver = binaries().join("test-driver");
+        let driver = binaries().join("hsup-driver-fault");
         let arguments = ["-s", &socket, "-d", driver.to_str().unwrap(), line];
         let out = File::create(app.path("out")).unwrap();
         let err = File::create(app.path("err")).unwrap();

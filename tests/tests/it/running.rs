@@ -46,6 +46,17 @@ fn every_signal_that_ends_it_stops_the_dynos() {
 }
 
 #[test]
+fn what_dynos_use_is_in_their_log_where_that_is_asked_for() {
+    let app = two_types();
+    let hsup = app.start(&["--grace", "1s", "--log-runtime-metrics"]);
+    let ids = hsup.wait_up(&["web.1", "worker.1"]);
+    for (name, id) in ["web.1", "worker.1"].iter().zip(ids) {
+        hsup.wait_for_line(&format!("| source={name} dyno={id} sample#memory_total="));
+    }
+    hsup.interrupt();
+}
+
+#[test]
 fn a_change_of_quantities_restarts_nobody() {
     let app = two_types();
     let hsup = app.start(&["web", "--grace", "1s"]);

@@ -10,6 +10,7 @@ use nix::{
 use crate::{
     app::{App, Running, binaries, processes_of},
     bad_input::script,
+    faults::Standing,
 };
 
 fn number_after(log: &str, word: &str) -> Option<i32> {
@@ -74,6 +75,76 @@ fn a_killed_hsup_takes_its_dynos_over_again() {
     let second = app.start(&["worker=2", "--linger", "60s"]);
     assert_eq!(second.wait_up(&["worker.1", "worker.2"]), before);
     second.interrupt();
+}
+
+/// An hsup with a driver of its own, killed; the driver is frozen, and the next hsup answers.
+fn begun_with_a_frozen_driver<'app>(app: &'app App, options: &[&str]) -> (Running<'app>, Pid) {
+    let first = app.start(options);
+    first.wait_up(&["worker.1"]);
+    let driver = Pid::from_raw(driver_pid(&first));
+    kill(driver, Signal::SIGSTOP).unwrap();
+    first.kill();
+    let second = app.start(options);
+    second.wait_for("an hsup that answers", || {
+        (!second.dynos().is_empty()).then_some(())
+    });
+    (second, driver)
+}
+
+#[test]
+fn whoever_stops_hsup_before_the_driver_has_answered_stops_the_dynos_that_survived() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let options = [
+        "--driver-socket",
+        socket.to_str().unwrap(),
+        "--linger",
+        "600s",
+    ];
+    let (mut second, driver) = begun_with_a_frozen_driver(&app, &options);
+    second.signal(Signal::SIGINT);
+    assert_eq!(second.has_ended(), None, "it waits for the driver's answer");
+    kill(driver, Signal::SIGCONT).unwrap();
+    assert_eq!(second.end().code(), Some(130), "{}", second.log());
+    assert!(
+        second.log().contains("Taking over 1 dyno"),
+        "{}",
+        second.log()
+    );
+    assert_eq!(processes_of(&app), [driver.as_raw()]);
+    standing.kill();
+    second.nothing_is_left();
+}
+
+#[test]
+fn whoever_stops_hsup_twice_does_not_wait_for_a_driver_and_is_told_what_runs_on() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let mut standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let options = [
+        "--driver-socket",
+        socket.to_str().unwrap(),
+        "--linger",
+        "600s",
+    ];
+    let (mut second, driver) = begun_with_a_frozen_driver(&app, &options);
+    second.signal(Signal::SIGINT);
+    second.signal(Signal::SIGTERM);
+    second.end();
+    let log = second.log();
+    assert!(
+        log.contains("1 dyno of an earlier hsup may run on"),
+        "{log}"
+    );
+    kill(driver, Signal::SIGCONT).unwrap();
+    // Nothing of it was forgotten.
+    let third = app.start(&options);
+    third.wait_for_line("Taking over 1 dyno of an earlier hsup");
+    third.wait_up(&["worker.1"]);
+    second.leave();
+    third.interrupt_beside_others();
+    standing.kill();
 }
 
 #[test]
@@ -245,8 +316,7 @@ fn what_nobody_remembers_is_stopped_at_once_and_before_anything_is_started() {
     let after = second.wait_up(&names);
     assert_eq!(running(&app, "ignore-term").len(), 3);
     assert!(after.iter().all(|id| !before.contains(id)));
-    second.signal(Signal::SIGINT);
-    second.nothing_is_left();
+    second.interrupt();
 }
 
 /// The processes of the app whose arguments hold this.
@@ -299,7 +369,7 @@ fn another_driver_than_before_takes_the_place_of_the_first() {
     let simple = driver_pid(&first);
     first.signal(Signal::SIGKILL);
     first.end();
-    let driver = binaries().join("test-driver");
+    let driver = binaries().join("hsup-driver-fault");
     let second = app.start(&["-d", driver.to_str().unwrap(), "--linger", "60s"]);
     second.wait_for_line("Another driver is used than before");
     assert_ne!(second.wait_up(&["worker.1"]), before);

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A terminal with what it has shown.
-struct Terminal {
+pub(crate) struct Terminal {
     keyboard: File,
     /// Held, so that the terminal is there before and after hsup.
     slave: File,
@@ -37,7 +37,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(rows: u16, columns: u16) -> Self {
+    pub(crate) fn open(rows: u16, columns: u16) -> Self {
         let terminal = Self::unread(rows, columns);
         terminal.read();
         terminal
@@ -77,7 +77,7 @@ impl Terminal {
     }
 
     #[expect(unsafe_code, reason = "an ioctl")]
-    fn resize(&self, rows: u16, columns: u16) {
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
         let size = libc::winsize {
             ws_row: rows,
             ws_col: columns,
@@ -90,15 +90,15 @@ impl Terminal {
         assert_eq!(result, 0);
     }
 
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
 
-    fn press(&self, keys: &[u8]) {
+    pub(crate) fn press(&self, keys: &[u8]) {
         (&self.keyboard).write_all(keys).unwrap();
     }
 
-    fn settings(&self) -> Termios {
+    pub(crate) fn settings(&self) -> Termios {
         tcgetattr(&self.slave).unwrap()
     }
 
@@ -122,7 +122,6 @@ impl Terminal {
         self.run_as(app, arguments, |_| ())
     }
 
-    #[expect(unsafe_code, reason = "a session is begun in the child")]
     fn run_as<'a>(
         &self,
         app: &'a App,
@@ -133,17 +132,16 @@ impl Terminal {
         app.spawn_as("run", arguments, end(), end(), |command| {
             command.stdin(end()).env("TERM", "vt52");
             prepare(command);
-            // SAFETY: both are system calls, and touch no memory of this process.
-            unsafe {
-                command.pre_exec(|| {
-                    setsid()?;
-                    match libc::ioctl(1, libc::TIOCSCTTY, 0) {
-                        0 => Ok(()),
-                        _ => Err(std::io::Error::last_os_error()),
-                    }
-                });
-            }
+            begin_session(command);
         })
+    }
+
+    /// Has a program begin here, as a login has it.
+    pub(crate) fn begin<'a>(&self, app: &'a App, mut command: Command) -> Running<'a> {
+        let end = || self.slave.try_clone().unwrap();
+        command.stdin(end()).stdout(end()).stderr(end());
+        begin_session(&mut command);
+        Running::of(app, command.spawn().unwrap())
     }
 
     fn wait_for(&self, hsup: &Running<'_>, text: &str) {
@@ -157,6 +155,21 @@ impl Terminal {
         assert_eq!(hsup.end().code(), Some(code), "{}", self.shown());
         hsup.nothing_is_left();
         assert_eq!(&self.settings(), before, "the settings are restored");
+    }
+}
+
+/// Makes its terminal that of a session of its own.
+#[expect(unsafe_code, reason = "a session is begun in the child")]
+fn begin_session(command: &mut Command) {
+    // SAFETY: both are system calls, and touch no memory of this process.
+    unsafe {
+        command.pre_exec(|| {
+            setsid()?;
+            match libc::ioctl(1, libc::TIOCSCTTY, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
     }
 }
 

@@ -153,3 +153,40 @@ fn a_type_that_there_is_not_takes_no_survivor_down() {
     hsup.wait_for_line("Taking over 1 dyno of an earlier hsup");
     hsup.interrupt();
 }
+
+#[test]
+fn neither_does_one_that_a_release_handed_in_meanwhile_does_not_have() {
+    let app = App::empty();
+    let worker = process("worker", "sleep 1000", 1);
+    app.release(1, "", &worker);
+    let hsup = app.control(&[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    hsup.kill();
+    app.release(1, "", &worker);
+    let mut refused = app.control(&["nosuch"]);
+    assert_eq!(refused.end().code(), Some(1), "{}", refused.log());
+    refused.wait_for_line("hsup: no process type `nosuch`: there is worker");
+    refused.leave();
+    let hsup = app.control(&[]);
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_put_into_loaded_that_lacks_a_type_of_the_command_line_is_refused() {
+    let app = App::empty();
+    let worker = process("worker", "sleep 1000", 1);
+    app.release(1, "", &format!("{},{worker}", web("", "1")));
+    let hsup = app.control(&["web", "worker"]);
+    let before = hsup.wait_up(&["web.1", "worker.1"]);
+    hsup.kill();
+    app.write("ctl/loaded", &app.text(2, "", &web("", "1")));
+    let hsup = app.control(&["web", "worker"]);
+    hsup.wait_for_line("v1 keeps running: no process type `worker`: there is web");
+    assert_eq!(hsup.wait_up(&["web.1", "worker.1"]), before);
+    hsup.wait_for("v2 in rejected, and v1 in loaded", || {
+        let versions = ["rejected", "loaded"].map(|name| app.version_in(name));
+        (versions == [Some(2), Some(1)]).then_some(())
+    });
+    hsup.interrupt();
+}

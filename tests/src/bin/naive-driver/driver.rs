@@ -135,7 +135,8 @@ impl Driver {
             .has(Fault::DeclaresSignal)
             .then_some(Capability::Signal);
         let all = [output].into_iter().chain(extras).chain(lie);
-        all.map(i32::from).collect()
+        let later = self.has(Fault::DeclaresUnknown).then_some(1000);
+        all.map(i32::from).chain(later).collect()
     }
 
     fn check(&self, request: &StartRequest) -> Result<(), Status> {

@@ -45,6 +45,8 @@ enum Fault {
     ClaimsExact,
     CutsAtNul,
     DeclaresSignal,
+    /// It is none: drivers may be newer than the suite.
+    DeclaresUnknown,
     DiesOfRemove,
     DynosOutliveIt,
     FirstSizeIsIgnored,

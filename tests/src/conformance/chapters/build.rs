@@ -253,10 +253,11 @@ async fn unknown_artifact(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn again(cx: &Context) -> Result<(), NotPassed> {
-    // A slug of its own, so that the artifact of the other cases stays.
+    // A slug and a release of its own, so that the artifact of the other cases stays.
     let slug = Slug::make().map_err(|error| NotPassed::hindered("a slug", &error))?;
     let mut request = cx.session.build_request();
     if let Some(release) = &mut request.release {
+        release.version += 1;
         release.slug_url = slug.url();
     }
     let artifact = build(cx, request.clone()).await?;

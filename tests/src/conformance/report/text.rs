@@ -70,8 +70,20 @@ impl Render for Text {
     }
 
     fn end(&mut self, report: &Report) -> String {
+        let mut out = String::from("\n");
+        // Where it is told what they did may be a long way up.
+        let mut failed: Vec<_> = report
+            .failures()
+            .map(|(result, _)| format!("{}: {}", result.chapter, result.name))
+            .collect();
+        failed.sort_unstable();
+        failed.dedup();
+        for title in &failed {
+            _ = writeln!(out, "{} {title}", self.paint("31", "failed"));
+        }
         let colour = if report.passed() { "32" } else { "31" };
-        format!("\n{}\n", self.paint(colour, &report.summary()))
+        _ = writeln!(out, "{}", self.paint(colour, &report.summary()));
+        out
     }
 }
 
@@ -102,6 +114,7 @@ stop
   skip a third (needs --exec)
   ???? a fourth (hindered: a FIFO: no space)
 
+failed stop: an unknown dyno
 core (not kept) · durability NONE (not tested) · signal (not tested) — 1 passed, 1 failed, 1 skipped, 1 hindered
 ";
         assert_eq!(out, expected);

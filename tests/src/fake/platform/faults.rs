@@ -25,6 +25,7 @@ impl Fault {
         let (id, message) = match status {
             401 => ("unauthorized", "Invalid credentials provided."),
             403 => ("forbidden", "You do not have access to the app."),
+            404 => ("not_found", "Couldn't find that."),
             429 => ("rate_limit", "Your account reached the API rate limit."),
             503 => ("maintenance", "Heroku API is temporarily unavailable."),
             _ => ("error", "An error happened."),

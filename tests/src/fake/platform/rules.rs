@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use serde_json::{Value, json};
 
 use super::{
-    Image, Release, SIGNATURE, Slug, State,
+    APP_ID, Image, Release, SIGNATURE, Slug, State,
     http::{Answer, Request},
 };
 
@@ -176,8 +176,6 @@ fn blob(state: &State, id: &str, query: &str) -> Answer {
         None => failure(403, "AccessDenied", "Request has expired"),
     }
 }
-
-const APP_ID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
 fn release_id(version: u64) -> String {
     format!("4e1ea5e0-0000-0000-0000-{version:012}")

@@ -9,11 +9,14 @@ use std::{
 use hsup_tests::fake::logplex::FakeLogplex;
 
 /// The numbers of the lines of each dyno, by its id, in their order: of `ID NUMBER …`.
-fn numbers<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, Vec<u64>> {
+pub(crate) fn numbers<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, Vec<u64>> {
     let mut numbers: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for line in lines {
         let mut words = line.split(' ');
-        if let (Some(id), Some(Ok(number))) = (words.next(), words.next().map(str::parse)) {
+        // Half a line may have half a number, and then nothing behind it.
+        if let (Some(id), Some(Ok(number)), Some(_)) =
+            (words.next(), words.next().map(str::parse), words.next())
+        {
             numbers.entry(id).or_default().push(number);
         }
     }
@@ -21,7 +24,7 @@ fn numbers<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, Vec<u6
 }
 
 /// What the dynos themselves left in this folder of how much each has written.
-pub(super) fn tallies(folder: &Path) -> BTreeMap<String, u64> {
+pub(crate) fn tallies(folder: &Path) -> BTreeMap<String, u64> {
     let entries = fs::read_dir(folder).unwrap().flatten();
     entries
         .map(|entry| {
@@ -31,24 +34,48 @@ pub(super) fn tallies(folder: &Path) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Looks that each line that the dynos say they wrote is in the text of a file drain, once and
-/// in order, and no other.
-pub(super) fn are_all_in(text: &str, tallies: &BTreeMap<String, u64>) {
-    let texts = text
-        .lines()
-        .filter_map(|line| Some(line.split_once("]: ")?.1));
-    let in_file = numbers(texts);
+/// What a file drain has of the lines that dynos say they wrote: each once at most, and in order.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) lines: u64,
+    pub(crate) missing: u64,
+    /// In so many places.
+    pub(crate) gaps: usize,
+}
+
+/// Compares the text of a file drain with what the dynos say they wrote. It may hold no other
+/// lines of dynos than these, and none twice or out of order.
+pub(crate) fn kept(text: &str, tallies: &BTreeMap<String, u64>) -> Kept {
+    let in_file = in_file(text);
+    let mut kept = Kept::default();
     for (id, count) in tallies {
         let written = in_file.get(&**id).map_or(&[][..], Vec::as_slice);
-        let lines = written.len();
-        assert!(
-            written.iter().copied().eq(1..=*count),
-            "{id}: {lines} of {count}"
-        );
+        let mut next = 1;
+        for &number in written.iter().chain([&(count + 1)]) {
+            assert!(number >= next, "{id}: {number} comes after {}", next - 1);
+            kept.missing += number - next;
+            kept.gaps += usize::from(number > next);
+            next = number + 1;
+        }
+        kept.lines += written.len() as u64;
     }
     let silent = |id: &&&str| !tallies.contains_key(**id);
     let unknown: BTreeSet<_> = in_file.keys().filter(silent).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
+    kept
+}
+
+/// The numbers of the lines of each dyno in the text of a file drain.
+pub(crate) fn in_file(text: &str) -> BTreeMap<&str, Vec<u64>> {
+    let texts = text.lines();
+    numbers(texts.filter_map(|line| Some(line.split_once("]: ")?.1)))
+}
+
+/// Looks that each line that the dynos say they wrote is in the text of a file drain, once and
+/// in order, and no other.
+pub(super) fn are_all_in(text: &str, tallies: &BTreeMap<String, u64>) {
+    let kept = kept(text, tallies);
+    assert_eq!(kept.missing, 0, "{kept:?}");
 }
 
 /// What became of the lines of Logplex.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use hsup_tests::fake::platform::{Fault, Platform};
+use hsup_tests::{
+    fake::platform::{Fault, Platform},
+    random::Random,
+};
 use serde_json::Value;
 
 use super::visits::ask;
@@ -79,7 +82,7 @@ impl<'a> Day<'a> {
         let mut day = Self {
             app,
             heroku,
-            random: Random(seed),
+            random: Random::new(seed),
             web: 1,
             worker: 0,
             good: 0,
@@ -207,16 +210,4 @@ fn wait_rejected(hsup: &Running<'_>, version: u64, bad: Bad) {
         (release["state"] == "rejected").then(|| release["reason"].to_string())
     });
     assert!(reason.contains(bad.reason()), "{bad:?}: {reason}");
-}
-
-/// `SplitMix64`: the same numbers for the same seed, whatever a library does.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u32::try_from((bits ^ (bits >> 31)) % u64::from(end)).unwrap()
-    }
 }

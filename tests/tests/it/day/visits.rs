@@ -14,7 +14,7 @@ use std::{
 use hsup_tests::deadline::PATIENCE;
 
 /// What whichever web is connected to answers.
-pub(super) fn ask(port: u16, path: &str) -> io::Result<String> {
+pub(crate) fn ask(port: u16, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET {path} HTTP/1.1\r\n\r\n")?;
@@ -26,24 +26,24 @@ pub(super) fn ask(port: u16, path: &str) -> io::Result<String> {
 }
 
 /// One visit after the other, until the end.
-pub(super) struct Visitor {
+pub(crate) struct Visitor {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Visits>,
 }
 
 /// How it went.
 #[derive(Debug, Default)]
-pub(super) struct Visits {
-    pub(super) answered: u64,
+pub(crate) struct Visits {
+    pub(crate) answered: u64,
     /// The web that had taken the request was ended before it answered.
-    pub(super) cut: usize,
+    pub(crate) cut: usize,
     /// There was no web.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
 }
 
 impl Visitor {
     /// Whoever listens on this port is visited.
-    pub(super) fn of(port: u16) -> Self {
+    pub(crate) fn of(port: u16) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -58,7 +58,7 @@ impl Visitor {
         Self { stop, thread }
     }
 
-    pub(super) fn end(self) -> Visits {
+    pub(crate) fn end(self) -> Visits {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap()
     }

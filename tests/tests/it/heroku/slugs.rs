@@ -3,7 +3,7 @@
 use super::*;
 
 fn fetching(shop: &Shop) -> Running<'_> {
-    let driver = binaries().join("test-driver");
+    let driver = binaries().join("hsup-driver-fault");
     shop.start(&["-d", driver.to_str().unwrap()])
 }
 

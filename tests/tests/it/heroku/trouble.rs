@@ -1,5 +1,7 @@
 //! An API that fails, denies, lies or is away, while dynos run and while they do not.
 
+use serde_json::Value;
+
 use super::*;
 
 #[test]
@@ -87,8 +89,41 @@ fn a_release_that_is_fetched_in_part_is_fetched_whole() {
         shop.wait_looks(&hsup);
         assert_eq!(hsup.wait_up(&["web.1"]), before);
         hsup.wait_releases(&["v2 current"]);
+        if part != "/formation" {
+            shop.heroku.scale("web", 2);
+            assert_eq!(hsup.wait_up(&["web.1", "web.2"])[0], before[0]);
+        }
         shop.heroku.heal();
         hsup.wait_releases(&["v3 current", "v2 superseded"]);
+        hsup.interrupt();
+    }
+}
+
+#[test]
+fn a_release_that_is_not_whole_holds_up_nothing_and_may_be_whole_later() {
+    for part in ["/slugs/5100-0002", "000000000003/config-vars"] {
+        let shop = Shop::deployed();
+        let hsup = shop.start(&[]);
+        let before = hsup.wait_up(&["web.1"]);
+        shop.heroku.fail(part, Fault::status(404));
+        shop.deploy("");
+        hsup.wait_for_line(
+            "Release rejected, v2 keeps running: v3 is not whole on Heroku, and is asked for again \
+             from time to time: failed to get",
+        );
+        shop.heroku.scale("web", 2);
+        assert_eq!(hsup.wait_up(&["web.1", "web.2"])[0], before[0]);
+        shop.wait_looks(&hsup);
+        let log = hsup.log();
+        assert_eq!(log.matches("not whole").count(), 1, "{log}");
+        shop.heroku.heal();
+        hsup.wait_releases(&["v3 current", "v2 superseded"]);
+
+        shop.heroku.fail("/slugs/5100-0003", Fault::status(410));
+        shop.deploy("");
+        hsup.wait_for_line("v4 is not whole on Heroku");
+        shop.deploy("");
+        hsup.wait_releases(&["v5 current", "v3 superseded", "v2 superseded"]);
         hsup.interrupt();
     }
 }
@@ -99,14 +134,49 @@ fn a_redirect_is_not_followed_elsewhere() {
     let elsewhere = Platform::start(APP);
     shop.heroku
         .fail("", Fault::Redirect(format!("{}/steal", elsewhere.url())));
+    is_sent_on(&shop);
+    assert!(elsewhere.requests().is_empty());
+    // And round in circles, not for ever.
+    shop.heroku.heal();
+    shop.heroku
+        .fail("", Fault::Redirect("/apps/shop/releases".to_owned()));
+    is_sent_on(&shop);
+}
+
+fn is_sent_on(shop: &Shop) {
     let refused = shop.run("check", &[]);
     assert_eq!(refused.status.code(), Some(1));
     let said = text(&refused.stderr);
-    assert!(
-        said.contains("it sends on to another place, or for ever"),
-        "{said}"
-    );
-    assert!(elsewhere.requests().is_empty());
+    let expected = "it sends on to another place, or for ever";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn a_clock_that_has_jumped_between_two_lives_ends_nothing() {
+    let shop = Shop::deployed();
+    let mut hsup = shop.start(&[]);
+    let before = hsup.wait_up(&["web.1"]);
+    hsup.wait_releases(&["v2 current"]);
+    let journal = "state/hsup/shop/journal";
+    for started_unix_ms in [1_i64, 9_999_999_999_999] {
+        hsup.kill();
+        let text = fs::read_to_string(shop.app.path(journal)).unwrap();
+        let moved = text.lines().map(|line| {
+            let mut record: Value = serde_json::from_str(line).unwrap();
+            if let Some(at) = record.pointer_mut("/start/at_unix_ms") {
+                *at = started_unix_ms.into();
+            }
+            format!("{record}\n")
+        });
+        shop.app.write(journal, &moved.collect::<String>());
+        hsup = shop.start(&[]);
+        hsup.wait_for_line("Taking over 1 dyno");
+        shop.wait_looks(&hsup);
+        assert_eq!(hsup.wait_up(&["web.1"]), before);
+    }
+    shop.heroku.set_config(&[("NAME", "two")]);
+    hsup.wait_releases(&["v3 current", "v2 superseded"]);
+    hsup.interrupt();
 }
 
 #[test]
@@ -172,6 +242,13 @@ fn without_the_api_the_last_good_release_is_started_again() {
         hsup.wait_releases(&["v2 current"]);
         hsup.interrupt();
     }
+    // One that hangs says nothing at all, and is not waited for to its end.
+    shop.heroku.fail("", Fault::Hang);
+    let hsup = shop.start(&[]);
+    hsup.wait_for_line("has not answered for 5s: running v2, the last good one");
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+    shop.heroku.heal();
     // A release that came meanwhile.
     shop.heroku.set_config(&[("NAME", "two")]);
     let hsup = shop.start(&[]);
@@ -191,7 +268,10 @@ fn a_first_release_that_cannot_be_taken_in_ends_nothing_that_survived() {
     // Without a type that the command line names.
     shop.heroku.deploy(&[("web", &web(""))]);
     let second = shop.start(&types);
-    second.wait_for_line("no process type `worker`: there is web");
+    second.wait_for_line(
+        "Release v3 cannot be taken in, trying again, running v2, the last good one: no process \
+         type `worker`: there is web",
+    );
     // Once hsup has begun, it is a release as any other.
     second.wait_releases(&["v3 current", "v2 superseded"]);
     second.wait_up(&["web.1"]);

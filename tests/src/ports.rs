@@ -1,5 +1,7 @@
 //! Ports that one app has to itself, whatever else runs on this machine.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::net::TcpListener;
 
 /// The lots lie below the ephemeral ports, which anybody may be given.
@@ -10,8 +12,8 @@ const PORTS: u16 = 300;
 
 /// A range of ports, held until dropped.
 #[derive(Debug)]
-pub(crate) struct Lot {
-    pub(crate) base: u16,
+pub struct Lot {
+    pub base: u16,
     /// Bound for as long as the lot is held; its last port says that it is taken, to every
     /// test of this run and of any other.
     _guard: TcpListener,
@@ -19,7 +21,7 @@ pub(crate) struct Lot {
 
 impl Lot {
     /// The first free lot, beginning somewhere else in each run.
-    pub(crate) fn take() -> Self {
+    pub fn take() -> Self {
         let start = u16::try_from(std::process::id() % u32::from(LOTS)).unwrap();
         (0..LOTS)
             .find_map(|n| Self::at(FIRST + (start + n) % LOTS * PORTS))

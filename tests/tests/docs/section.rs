@@ -1,0 +1,121 @@
+//! Runs what a section of a page shows, in a terminal of its own: a shell that begins in a copy of
+//! what the repository shows, with hsup's programs in its PATH, and with a network, processes and a
+//! `/tmp` of its own.
+
+use std::{fmt::Write as _, path::Path, process::Command, time::Duration};
+
+use hsup_tests::{binaries, deadline};
+use tempfile::TempDir;
+
+use crate::{
+    compare::is_as_shown,
+    page::{Block, Step},
+    repository,
+};
+
+/// How long a section may take beside all others.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// What the shell does before and after: see `script`.
+const BEGIN: &str = include_str!("begin.sh");
+
+/// What came of a command.
+pub(crate) struct Outcome {
+    pub(crate) step: Step,
+    /// A service's is `up`.
+    code: String,
+    pub(crate) printed: String,
+}
+
+/// Runs the commands of a section.
+///
+/// # Errors
+/// Where they went no further, and what was said by then.
+#[expect(clippy::disallowed_methods, reason = "a shell is no dyno")]
+pub(crate) fn run(page: &str, blocks: Vec<Block>) -> Result<Vec<Outcome>, String> {
+    let steps: Vec<Step> = blocks.into_iter().flat_map(|block| block.steps).collect();
+    let stage = TempDir::with_prefix("hsup-docs-").unwrap();
+    let output = deadline::output_within(
+        PATIENCE,
+        Command::new("unshare")
+            .args(["--net", "--mount", "--pid", "--fork", "--mount-proc"])
+            .args(["--kill-child", "--", "bash", "-c", &script(&steps), "bash"])
+            .args([stage.path(), binaries(), &repository()].map(Path::as_os_str))
+            .env_remove("HSUP_CONTROL_SOCKET"),
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    let results = results(&said);
+    if results.len() != steps.len() || !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        let line = steps[results.len().min(steps.len() - 1)].line;
+        return Err(format!("{page}:{line}: it went no further:\n{said}{error}"));
+    }
+    let results = steps.into_iter().zip(results);
+    let outcome = |(step, (code, printed)): (Step, (&str, &str))| Outcome {
+        step,
+        code: code.to_owned(),
+        printed: printed.to_owned(),
+    };
+    Ok(results.map(outcome).collect())
+}
+
+impl Outcome {
+    pub(crate) fn printing(step: Step, printed: &str) -> Self {
+        Self {
+            step,
+            code: "0".to_owned(),
+            printed: printed.to_owned(),
+        }
+    }
+
+    /// What is other than the page says.
+    pub(crate) fn fault(&self, page: &str) -> Option<String> {
+        let (line, command) = (self.step.line, &self.step.command);
+        let fault = self.difference()?;
+        Some(format!(
+            "{page}:{line}: {fault}\n$ {command}\n{}",
+            self.printed
+        ))
+    }
+
+    fn difference(&self) -> Option<String> {
+        let Self {
+            step,
+            code,
+            printed,
+        } = self;
+        if step.serves {
+            return (code != "up").then(|| format!("it did not come up ({code})"));
+        }
+        // Only what complains on the page may fail.
+        let complains = ["hsup: ", "hsupctl: "];
+        let may_fail = step.prints.as_ref().is_some_and(|prints| {
+            let mut lines = prints.lines();
+            lines.any(|line| complains.iter().any(|begin| line.starts_with(begin)))
+        });
+        if code != "0" && !may_fail {
+            return Some(format!("it ended with {code}"));
+        }
+        let shown = step.prints.as_ref()?;
+        (!is_as_shown(shown, printed)).then(|| format!("the page has\n{shown}and it printed"))
+    }
+}
+
+/// The shell's script: the commands as they are.
+fn script(steps: &[Step]) -> String {
+    let mut script = BEGIN.to_owned();
+    for step in steps {
+        let does = if step.serves { "serve" } else { "run" };
+        let quoted = step.command.replace('\'', r"'\''");
+        writeln!(script, "{does} '{quoted}'").unwrap();
+    }
+    script + "end_service\n"
+}
+
+/// How each command ended, and what it printed.
+fn results(said: &str) -> Vec<(&str, &str)> {
+    said.split('\u{1e}')
+        .skip(1)
+        .filter_map(|result| result.split_once('\n'))
+        .collect()
+}

@@ -1,0 +1,98 @@
+//! `hsup doctor`: what it says of the machine that it is run on, and its exit code.
+
+use std::os::unix::net::UnixListener;
+
+use serde_json::Value;
+
+use crate::app::{App, processes_of};
+
+/// What it found, and its code.
+fn doctor(app: &App, arguments: &[&str]) -> (Value, Option<i32>) {
+    let mut all = vec!["doctor", "-o", "json"];
+    all.extend(arguments);
+    let output = app.run(&all);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let found = serde_json::from_str(&text);
+    let found = found.unwrap_or_else(|error| panic!("{error}: {text}{:?}", output.stderr));
+    (found, output.status.code())
+}
+
+/// The verdict on a thing, and what was found.
+fn of(found: &Value, area: &str, what: &str) -> (String, String) {
+    let findings = found["findings"].as_array().unwrap();
+    let finding = findings
+        .iter()
+        .find(|finding| finding["area"] == area && finding["what"] == what)
+        .unwrap_or_else(|| panic!("nothing of {area} {what}: {found}"));
+    let text = |name: &str| finding[name].as_str().unwrap().to_owned();
+    (text("verdict"), text("found"))
+}
+
+#[test]
+fn a_driver_that_is_ready_is_all_that_is_needed() {
+    let app = App::empty();
+    let (found, code) = doctor(&app, &["-d", "simple"]);
+    let (verdict, said) = of(&found, "drivers", "simple");
+    assert_eq!(verdict, "ok");
+    assert!(said.ends_with(", ready"), "{said}");
+    assert_eq!(
+        (&found["ok"], code),
+        (&Value::Bool(true), Some(0)),
+        "{found}"
+    );
+    assert_eq!(
+        processes_of(&app),
+        [0; 0],
+        "the driver that was asked is gone"
+    );
+}
+
+#[test]
+fn a_driver_that_does_not_answer_is_a_fault_where_it_is_asked_for() {
+    let app = App::empty();
+    let (found, code) = doctor(&app, &["-d", "/bin/false"]);
+    let (verdict, said) = of(&found, "drivers", "/bin/false");
+    assert_eq!((verdict.as_str(), code), ("wrong", Some(1)));
+    assert!(said.contains("ended before it answered"), "{said}");
+
+    let socket = app.path("no.sock");
+    let socket = socket.to_str().unwrap();
+    let (found, code) = doctor(&app, &["--driver-socket", socket]);
+    let (verdict, _) = of(&found, "drivers", socket);
+    assert_eq!((verdict.as_str(), code), ("wrong", Some(1)));
+}
+
+#[test]
+fn people_get_lines_that_fit_their_terminal() {
+    let app = App::empty();
+    let mut command = app.command("hsup");
+    command
+        .env("COLUMNS", "60")
+        .args(["doctor", "-d", "simple"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("kernel\n"), "{text}");
+    assert!(text.contains("for the driver simple"), "{text}");
+    let is_path = |line: &&str| line.contains('/');
+    for line in text.lines().filter(|line| !is_path(line)) {
+        assert!(line.chars().count() <= 60, "{line}");
+    }
+}
+
+#[test]
+fn control_sockets_are_tried() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let (found, _) = doctor(&app, &["-d", "simple"]);
+    let (verdict, said) = of(&found, "sockets", "control");
+    assert_eq!(verdict, "ok");
+    assert!(said.ends_with(".sock answers"), "{said}");
+    hsup.interrupt();
+
+    drop(UnixListener::bind(app.path("rt/hsup/dead.sock")).unwrap());
+    let (found, code) = doctor(&app, &["-d", "simple"]);
+    let (verdict, said) = of(&found, "sockets", "control");
+    assert_eq!((verdict.as_str(), code), ("note", Some(0)));
+    assert!(said.ends_with("dead.sock was left behind"), "{said}");
+}

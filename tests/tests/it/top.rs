@@ -1,0 +1,147 @@
+//! `hsupctl top` at a terminal: what it shows, what its keys do, and that it gives the terminal
+//! back.
+
+use nix::sys::{signal::Signal, termios::Termios};
+
+use crate::{
+    app::{App, Running},
+    terminal::Terminal,
+};
+
+/// What a terminal is told when its screen of before is to be back.
+const LEFT: &str = "\x1b[?1049l";
+
+struct Top<'a> {
+    terminal: &'a Terminal,
+    /// How the terminal was.
+    before: Termios,
+    program: Running<'a>,
+}
+
+impl<'a> Top<'a> {
+    /// Begins, and shows the app's `worker.1`.
+    fn begin(terminal: &'a Terminal, app: &'a App, variables: &[(&str, &str)]) -> Self {
+        let before = terminal.settings();
+        let mut command = app.command("hsupctl");
+        command.arg("top").env("TERM", "xterm");
+        command.envs(variables.iter().copied());
+        let top = Self {
+            program: terminal.begin(app, command),
+            terminal,
+            before,
+        };
+        top.draws("worker.1", 0);
+        top
+    }
+
+    /// Waits until this is drawn, beyond the first `seen` bytes.
+    fn draws(&self, text: &str, seen: usize) {
+        self.program
+            .wait_for(&format!("{text:?} on the screen"), || {
+                self.terminal
+                    .shown()
+                    .get(seen..)?
+                    .contains(text)
+                    .then_some(())
+            });
+    }
+
+    fn seen(&self) -> usize {
+        self.terminal.shown().len()
+    }
+
+    /// Waits for its end; the terminal is as before.
+    fn ends(mut self, code: i32) {
+        let status = self.program.end();
+        assert_eq!(status.code(), Some(code), "{}", self.terminal.shown());
+        assert_eq!(
+            self.terminal.settings(),
+            self.before,
+            "the settings are restored"
+        );
+        self.draws(LEFT, 0);
+        self.program.leave();
+    }
+}
+
+/// An hsup whose `worker.1` is up.
+fn started(app: &App) -> Running<'_> {
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    hsup
+}
+
+#[test]
+fn keys_drive_the_dynos() {
+    let app = App::procfile("worker: echo at-work; sleep 1000\n");
+    let hsup = started(&app);
+    let terminal = Terminal::open(24, 80);
+    let top = Top::begin(&terminal, &app, &[]);
+    top.draws("at-work", 0);
+    terminal.press(b"+");
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    top.draws("worker.2", 0);
+    // What takes something away is asked about, and `n` is no.
+    let seen = top.seen();
+    terminal.press(b"-");
+    top.draws("fewer?", seen);
+    terminal.press(b"n-y");
+    hsup.wait_up(&["worker.1"]);
+    terminal.press(b"sy");
+    hsup.wait_for("worker.1 down", || {
+        (hsup.dynos()[0]["state"] == "down").then_some(())
+    });
+    terminal.press(b"q");
+    top.ends(0);
+    hsup.interrupt();
+}
+
+#[test]
+fn a_screen_of_another_size_is_drawn_anew() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app);
+    let terminal = Terminal::open(24, 80);
+    let top = Top::begin(&terminal, &app, &[("NO_COLOR", "1")]);
+    for (rows, columns) in [(10, 40), (50, 132)] {
+        let seen = top.seen();
+        terminal.resize(rows, columns);
+        top.draws("worker.1", seen);
+    }
+    assert!(
+        !terminal.shown().contains("\x1b[38;"),
+        "there are no colours"
+    );
+    top.program.signal(Signal::SIGTERM);
+    top.ends(128 + 15);
+    hsup.interrupt();
+}
+
+#[test]
+fn an_hsup_that_went_away_is_waited_for() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app);
+    let terminal = Terminal::open(24, 80);
+    let top = Top::begin(&terminal, &app, &[]);
+    hsup.interrupt_beside_others();
+    top.draws("away", 0);
+    let hsup = started(&app);
+    // Pressed until it acts: only one who looks can know that hsup is back.
+    hsup.wait_for("worker.2", || {
+        terminal.press(b"+");
+        (hsup.dynos().len() > 1).then_some(())
+    });
+    terminal.press(b"q");
+    top.ends(0);
+    hsup.interrupt();
+}
+
+#[test]
+fn without_a_terminal_there_is_something_else_to_use() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app);
+    let output = app.ctl(&["top"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("top needs a terminal"), "{said}");
+    hsup.interrupt();
+}
