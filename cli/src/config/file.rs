@@ -119,6 +119,23 @@ mod tests {
     }
 
     #[test]
+    fn the_packages_file_says_nothing_and_what_it_offers_is_taken() {
+        let text = include_str!("../../../packaging/hsup.toml");
+        assert_eq!(read(text, Whose::Operators), Ok(Vec::new()));
+        let is_offer = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+        let offers: Vec<_> = text.lines().filter(is_offer).collect();
+        let entries = read(&offers.join("\n").replace('#', ""), Whose::Operators).unwrap();
+        assert_eq!(entries.len(), offers.len());
+        let defaults = all();
+        for entry in entries {
+            let key = defaults.iter().find(|key| key.name == entry.key).unwrap();
+            if let (Given::Values(values), Some(default)) = (&entry.given, &key.default) {
+                assert_eq!(values, std::slice::from_ref(default), "{}", entry.key);
+            }
+        }
+    }
+
+    #[test]
     fn each_kind_is_taken_as_people_write_it() {
         let text = "# mine\ngrace = 10\nboot-timeout = '2m'\n\noneshot = false\nbind = ['/a', '/b']\nlog-to = 'x'\nstart-number = 1_000\n";
         let mut entries = read(text, Whose::Operators).unwrap();

@@ -192,7 +192,7 @@ Without an option that says where releases come from, the app is the one in this
   hsup export systemd shop -C /srv/shop --to /etc/systemd/system
   systemctl daemon-reload && systemctl enable --now hsup-shop
 
-The unit reads variables from /etc/hsup/NAME.env. Where lines are sent to belongs there, as
+The unit reads variables from /etc/hsup/apps/NAME.env. Where lines are sent to belongs there, as
 LOGPLEX_URL and HSUP_LOG_TO, for everybody may read a unit. See docs/systemd.md.")]
     Systemd(SystemdArgs),
 }

@@ -47,7 +47,7 @@ pub(super) enum ExportError {
     NoApp(PathBuf),
     /// Everybody may read a unit.
     #[error(
-        "--{option} may hold a token, and everybody may read a unit: write {variable}=… into /etc/hsup/{name}.env"
+        "--{option} may hold a token, and everybody may read a unit: write {variable}=… into /etc/hsup/apps/{name}.env"
     )]
     Secret {
         option: &'static str,
@@ -351,7 +351,7 @@ mod tests {
     #[test_case("hsup export systemd driver-x -a x", "unit is called"; "a name of the package's")]
     #[test_case("hsup export systemd x -a x --user a%b", "name of a user"; "a user that is none")]
     #[test_case("hsup export systemd x -a x --logplex-url https://t:s3cret@h", "LOGPLEX_URL"; "a token")]
-    #[test_case("hsup export systemd x -a x --log-to https://t:s3cret@h", "/etc/hsup/x.env"; "another token")]
+    #[test_case("hsup export systemd x -a x --log-to https://t:s3cret@h", "/etc/hsup/apps/x.env"; "another token")]
     #[test_case("hsup export systemd x -a x -s /x.sock", "/run/hsup/x.sock"; "a socket")]
     #[test_case("hsup export systemd x", "no Procfile"; "no app")]
     fn what_no_unit_can_say_is_refused(line: &str, why: &str) {

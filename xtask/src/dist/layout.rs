@@ -98,10 +98,16 @@ pub(super) fn entries(
         0o644,
         read("packaging/hsup-driver-libcontainer.default")?,
     ));
+    files.push(Entry::file(
+        "etc/hsup/hsup.toml",
+        0o644,
+        read("packaging/hsup.toml")?,
+    ));
+    files.push(Entry::folder("etc/hsup/hsup.d"));
     // The variables of apps have secrets in them.
     files.push(Entry {
         mode: 0o700,
-        ..Entry::folder("etc/hsup")
+        ..Entry::folder("etc/hsup/apps")
     });
     let example = read("packaging/app.env.example")?;
     files.push(Entry::file(
