@@ -9,7 +9,7 @@ mod ssh;
 use std::{
     error,
     fmt::{self, Debug},
-    fs, io,
+    fs, io, iter,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     pin::Pin,
@@ -181,6 +181,13 @@ impl Caller {
 
 /// What became of a call. A connection that cannot be made is told in the words of who tried.
 fn failure(error: legacy::Error) -> Error {
+    let mut causes = iter::successors(error::Error::source(&error), |cause| cause.source());
+    if let Some(ended) = causes.find_map(|cause| {
+        let cause: &io::Error = cause.downcast_ref()?;
+        cause.get_ref()?.downcast_ref::<ssh::Ended>()
+    }) {
+        return io::Error::other(ended.to_string()).into();
+    }
     let cause = error::Error::source(&error).and_then(<dyn error::Error>::downcast_ref);
     match cause {
         Some(cause) if error.is_connect() => {

@@ -1,19 +1,36 @@
 //! A connection to an engine by way of `ssh`, as the `docker` command makes one.
 
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     process::Stdio,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use futures_util::future::BoxFuture;
+use thiserror::Error;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Join, ReadBuf, join},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader, Join, ReadBuf,
+        join,
+    },
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    time::timeout,
 };
 
 use super::Duplex;
 use crate::context::Ssh;
+
+/// How long an ssh that has ended may take to say why: what it left running may hold its stderr.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+/// How much of a line that it says is read.
+const LINE: u64 = 1024;
+
+/// There is no connection, for ssh made none; why, in its own words.
+#[derive(Debug, Error)]
+#[error("ssh ended: {0}")]
+pub(super) struct Ended(String);
 
 /// Runs `docker system dial-stdio` on the other machine, which passes on bytes.
 pub(super) fn dial(to: &Ssh) -> io::Result<Box<dyn Duplex>> {
@@ -34,22 +51,57 @@ pub(super) fn dial(to: &Ssh) -> io::Result<Box<dyn Duplex>> {
     let mut child = ssh
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("failed to start ssh: {error}")))?;
     let ends = child.stdout.take().zip(child.stdin.take());
-    let (reads, writes) = ends.ok_or_else(|| io::Error::other("ssh has no pipes"))?;
+    let ends = ends.zip(child.stderr.take());
+    let ((reads, writes), says) = ends.ok_or_else(|| io::Error::other("ssh has no pipes"))?;
+    // It is read all the time: an ssh that says much must not be held up.
+    let said = tokio::spawn(last_line(says));
     Ok(Box::new(Dialled {
         streams: join(reads, writes),
+        last_words: Some(Box::pin(async {
+            let said = timeout(LAST_WORDS_WITHIN, said).await;
+            let said = said.ok().and_then(Result::ok).and_then(Result::ok);
+            said.filter(|said| !said.is_empty())
+                .unwrap_or_else(|| "it did not say why".to_owned())
+        })),
         _ssh: child,
     }))
 }
 
+/// The last thing that it says.
+async fn last_line(says: ChildStderr) -> io::Result<String> {
+    let mut says = BufReader::new(says);
+    let mut last = String::new();
+    loop {
+        let mut line = Vec::new();
+        if (&mut says).take(LINE).read_until(b'\n', &mut line).await? == 0 {
+            return Ok(last);
+        }
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim();
+        if !line.is_empty() {
+            tracing::debug!(line, "ssh says");
+            last = line.to_owned();
+        }
+    }
+}
+
 /// The streams of an `ssh`, which ends with them.
-#[derive(Debug)]
 struct Dialled {
     streams: Join<ChildStdout, ChildStdin>,
+    /// Why there is no connection; `None` once there is one.
+    last_words: Option<BoxFuture<'static, String>>,
     _ssh: Child,
+}
+
+impl fmt::Debug for Dialled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialled").finish_non_exhaustive()
+    }
 }
 
 impl AsyncRead for Dialled {
@@ -58,7 +110,18 @@ impl AsyncRead for Dialled {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.streams).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.streams).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            self.last_words = None;
+        }
+        // The end of a connection that never was.
+        if let Some(last_words) = &mut self.last_words {
+            let last_words = ready!(last_words.as_mut().poll(cx));
+            self.last_words = None;
+            return Poll::Ready(Err(io::Error::other(Ended(last_words))));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

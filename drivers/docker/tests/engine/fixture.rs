@@ -34,7 +34,7 @@ const IMAGE: &str = "hsup-test/busybox:1";
 const SUPERVISOR: &str = "sup-1";
 
 #[expect(clippy::disallowed_methods, reason = "tools, and what is under test")]
-fn command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command

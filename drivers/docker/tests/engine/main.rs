@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what helps a test fails like one")]
 
 mod door;
+mod far;
 mod fixture;
 mod images;
 mod life;

@@ -1,6 +1,6 @@
 //! The ways to an engine that is not on this machine: for the tests it is, behind them.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use hsup_proto::driver::exit_status::How;
 use rcgen::{
@@ -94,7 +94,7 @@ fn with_tls(folder: &TempDir) -> Vec<(&'static str, String)> {
 }
 
 /// A dyno with an input of its own, so that its streams go the same way as the calls.
-async fn runs_a_dyno(engine: &Engine, driver: &Driver) {
+pub(crate) async fn runs_a_dyno(engine: &Engine, driver: &Driver) {
     let mut client = driver.client().await;
     let dyno = Dyno::with_input(engine, "d-far", "read -r word; echo \"$word\"; exit 3");
     dyno.start(&mut client).await;
@@ -137,27 +137,4 @@ async fn an_engine_that_nobody_vouches_for_is_none() {
         let info = driver.info(|info| !info.ready).await;
         assert!(info.message.contains(expected), "{}", info.message);
     }
-}
-
-#[tokio::test]
-#[ignore = "needs root and dockerd"]
-async fn an_engine_over_ssh_runs_dynos() {
-    let engine = Engine::start().await;
-    let folder = TempDir::with_prefix("hsup").unwrap();
-    let path = folder.path().join("ssh");
-    // In the place of ssh and the other machine: it must be called as ssh is, and `docker` does
-    // there what it does here.
-    let script = format!(
-        "#!/bin/sh\n[ \"$*\" = \"-T -o BatchMode=yes -o ConnectTimeout=30 -l me -p 2222 -- box docker \
-         system dial-stdio\" ] || {{ echo \"called with $*\" >&2; exit 9; }}\n\
-         exec docker --host {} system dial-stdio\n",
-        engine.host()
-    );
-    #[expect(clippy::disallowed_methods, reason = "nobody reads it yet")]
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let before = std::env::var("PATH").unwrap();
-    let env = vec![("PATH", format!("{}:{before}", folder.path().display()))];
-    let driver = Driver::reaching("ssh://me@box:2222", env);
-    runs_a_dyno(&engine, &driver).await;
 }
