@@ -36,8 +36,8 @@ const LOG_FILES: &str = "5";
 /// What the engine adds to every environment, and what runs its containers adds to that.
 const ADDED: [&str; 3] = ["PATH", "HOSTNAME", "TERM"];
 const ADDED_LATER: [&str; 2] = ["HOME", "container"];
-/// `hsup-init` in an image of a slug, and where it says how the command ended when its own exit
-/// status, which is all that the engine knows, does not.
+/// `hsup-init` in an image of a slug, and where it says how the command ended: the engine knows its
+/// own exit status, and that not always.
 pub(crate) const INIT: &str = "/.hsup/init";
 pub(crate) const STATUS: &str = "/.hsup/status";
 

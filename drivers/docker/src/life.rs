@@ -24,6 +24,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Why an exit status is not to be believed.
 const RESTARTED: &str = "the engine was restarted while the dyno ran, and killed it";
+const FORGOTTEN: &str = "it ended while the engine was away, which does not know how";
+
+/// What engines say that do not know how a container ended.
+/// <https://github.com/moby/moby/blob/v26.1.5/daemon/daemon.go>, `restore`
+const UNKNOWN: i64 = 255;
 
 /// How much is read of the archive of a few bytes that `hsup-init` has written.
 const ARCHIVE: usize = 16 << 10;
@@ -42,13 +47,13 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
             Ok(found) => {
                 let state = found.state;
                 if !is_running(&state) {
-                    let doubt = (interrupted && !traits.live_restore).then_some(RESTARTED);
+                    let doubt = doubt(&state, interrupted, traits.live_restore);
                     let mut status = exit_status(&state, doubt);
                     let is_slug = matches!(kind, Kind::Slug { .. });
-                    if is_slug && matches!(status.how, Some(How::Signal(_))) {
+                    if is_slug && is_vague(&status) {
                         match init_says(&docker, id).await {
                             Ok(None) => {}
-                            Ok(Some(code)) => status.how = Some(How::Code(code)),
+                            Ok(known) => status.how = known,
                             Err(error) if engine::code(&error).is_none() => {
                                 engine.suspect();
                                 time::sleep(PAUSE).await;
@@ -90,18 +95,41 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
     }
 }
 
-/// The code that a command ended with, where `hsup-init` says that it was none of a signal's.
-async fn init_says(docker: &Docker, id: &str) -> Result<Option<i32>, Error> {
-    let archive = download::archive_of(docker, id, config::STATUS, ARCHIVE).await?;
-    let said = download::first_file(&archive).unwrap_or_default();
-    Ok(code_in(&said))
+/// Why what the engine says of an end is not to be believed; `interrupted`: it was away meanwhile.
+fn doubt(state: &State, interrupted: bool, live_restore: bool) -> Option<&'static str> {
+    match (interrupted, live_restore, state.exit_code) {
+        (true, false, _) => Some(RESTARTED),
+        // Its containerd, which went with it, cleans up what it finds ended.
+        (true, true, Some(UNKNOWN)) => Some(FORGOTTEN),
+        _ => None,
+    }
 }
 
-/// The code in the wait status that `hsup-init` has written down.
-fn code_in(said: &[u8]) -> Option<i32> {
+/// Whether `hsup-init` knows better how it ended: the engine has one number for a signal and a
+/// code, one for 255 and what it does not know, and none where it is doubted.
+fn is_vague(status: &ExitStatus) -> bool {
+    match &status.how {
+        Some(How::Code(code)) => i64::from(*code) == UNKNOWN,
+        Some(How::Signal(_) | How::Lost(_)) | None => true,
+    }
+}
+
+/// How a command ended, where `hsup-init` has written it down.
+async fn init_says(docker: &Docker, id: &str) -> Result<Option<How>, Error> {
+    let archive = download::archive_of(docker, id, config::STATUS, ARCHIVE).await?;
+    let said = download::first_file(&archive).unwrap_or_default();
+    Ok(how_in(&said))
+}
+
+/// What the wait status says that `hsup-init` has written down.
+fn how_in(said: &[u8]) -> Option<How> {
     let status = i32::from_ne_bytes(*said.first_chunk()?);
-    match WaitStatus::from_raw(Pid::from_raw(1), status) {
-        Ok(WaitStatus::Exited(_, code)) => Some(code),
+    match WaitStatus::from_raw(Pid::from_raw(1), status).ok()? {
+        WaitStatus::Exited(_, code) => Some(How::Code(code)),
+        WaitStatus::Signaled(_, signal, _) => {
+            let signal = Signal::from_number(signal as i32)?;
+            Some(How::Signal(signal.to_string()))
+        }
         _ => None,
     }
 }
@@ -190,12 +218,42 @@ mod tests {
         }
     }
 
-    #[test_case(&[0, 137, 0, 0], Some(137); "a code")]
-    #[test_case(&[9, 0, 0, 0], None; "a signal")]
+    #[test_case(&[0, 137, 0, 0], Some(How::Code(137)); "a code")]
+    #[test_case(&[9, 0, 0, 0], Some(How::Signal("SIGKILL".to_owned())); "a signal")]
     #[test_case(&[0, 137], None; "cut short")]
     #[test_case(&[], None; "nothing was said")]
-    fn init_knows_a_code_from_a_signal(content: &[u8], expected: Option<i32>) {
-        assert_eq!(code_in(content), expected);
+    fn init_knows_a_code_from_a_signal(content: &[u8], expected: Option<How>) {
+        assert_eq!(how_in(content), expected);
+    }
+
+    #[test_case(7, true, true, None; "an engine that lets them run knows it")]
+    #[test_case(255, true, true, Some(FORGOTTEN); "or says a number for not")]
+    #[test_case(255, false, true, None; "which is a code where it was there")]
+    #[test_case(137, true, false, Some(RESTARTED); "another engine has killed it")]
+    #[test_case(137, false, false, None; "if it was away")]
+    fn an_engine_that_was_away_is_doubted(
+        code: i64,
+        interrupted: bool,
+        live_restore: bool,
+        expected: Option<&str>,
+    ) {
+        assert_eq!(
+            doubt(&state(Some(code)), interrupted, live_restore),
+            expected
+        );
+    }
+
+    #[test_case(Some(7), None, false)]
+    #[test_case(Some(255), None, true)]
+    #[test_case(Some(143), None, true)]
+    #[test_case(Some(7), Some(RESTARTED), true)]
+    #[test_case(None, None, true)]
+    fn init_is_asked_where_the_engine_is_vague(
+        code: Option<i64>,
+        doubt: Option<&str>,
+        expected: bool,
+    ) {
+        assert_eq!(is_vague(&exit_status(&state(code), doubt)), expected);
     }
 
     #[test]

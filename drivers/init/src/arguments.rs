@@ -29,8 +29,7 @@ pub(crate) struct Init {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Descriptor(RawFd),
-    /// A file that is there. It gets the status only where that cannot be told from this
-    /// process's own: a code that looks like a signal.
+    /// A file that is there.
     File(CString),
 }
 

@@ -63,7 +63,6 @@ enum Told {
 fn tell(told: Told, outcome: Outcome) -> io::Result<()> {
     let mut file = match told {
         Told::Pipe(pipe) => pipe,
-        Told::File(_) if !outcome.is_ambiguous() => return Ok(()),
         Told::File(path) => {
             let path = OsStr::from_bytes(path.as_bytes());
             let mut how = OpenOptions::new();

@@ -4,8 +4,8 @@
 //! `hsup-init STATUS TTY_FD ROWS COLUMNS UNSET… FILE=TEXT… -- COMMAND…` is PID 1 of the dyno
 //! (`init`): the dyno's uid, no capabilities. It starts the command in a session of its own,
 //! without the variables `UNSET`, hands every signal on, and reaps. The files are there, and get
-//! their texts first. How the command ended it says on the descriptor `STATUS`, or in the file,
-//! where its own exit status says less. `TTY_FD` is a socket that a terminal's master is sent to,
+//! their texts first. How the command ended it says on the descriptor `STATUS`, or in the file: its
+//! own exit status says less. `TTY_FD` is a socket that a terminal's master is sent to,
 //! 0 where standard input is the terminal, -1 for none.
 //!
 //! `hsup-wait INIT_PID STATUS_FD LIFE_FD DIR_FD OOM_FD… -- SWEEP_FD SWEEP…` waits for it outside

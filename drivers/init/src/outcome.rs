@@ -32,11 +32,6 @@ impl Outcome {
         }
     }
 
-    /// Whether it cannot be told from how a shell says another one.
-    pub(crate) fn is_ambiguous(self) -> bool {
-        matches!(self, Self::Code(code) if code > 0x80)
-    }
-
     /// As a shell says it.
     pub(crate) fn to_exit_code(self) -> ExitCode {
         ExitCode::from(match self {

@@ -179,6 +179,10 @@ impl Engine {
     }
 
     /// The containers that there are.
+    pub(crate) fn version(&self) -> String {
+        output(&mut self.docker(&["version", "--format", "{{.Server.Version}}"]))
+    }
+
     pub(crate) fn containers(&self) -> String {
         output(&mut self.docker(&["ps", "--all", "--quiet"]))
     }
@@ -300,12 +304,29 @@ impl Driver {
 
     /// Has it find an image, or pull it; what dynos are started from.
     pub(crate) async fn build(&self, image: &str) -> Result<String, Status> {
+        self.build_release(Release {
+            image: image.to_owned(),
+            ..Release::default()
+        })
+        .await
+    }
+
+    /// Has it put what is in a folder onto the tests' image.
+    pub(crate) async fn build_slug(&self, folder: &Path) -> Result<String, Status> {
+        self.build_release(Release {
+            slug_url: format!("file://{}/", folder.display()),
+            stack: IMAGE.to_owned(),
+            ..Release::default()
+        })
+        .await
+    }
+
+    async fn build_release(&self, release: Release) -> Result<String, Status> {
         let request = BuildRequest {
             release: Some(Release {
                 app: "shop".to_owned(),
                 version: 1,
-                image: image.to_owned(),
-                ..Release::default()
+                ..release
             }),
             ..BuildRequest::default()
         };

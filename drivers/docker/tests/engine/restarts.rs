@@ -1,6 +1,10 @@
 //! The driver is killed, and the engine, or the way between them ends.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
 use hsup_proto::driver::{Bind, Durability, exit_status::How};
 use tempfile::TempDir;
@@ -145,36 +149,75 @@ async fn a_dyno_outlives_an_engine_that_lets_it() {
     let counts = Dyno::new(&engine, "d-counts", COUNT);
     let shared = TempDir::with_prefix("hsup").unwrap();
     let at = |name: &str| shared.path().join(name);
-    // It ends while the engine is away.
-    let line = "echo up; until [ -e /shared/go ]; do sleep 0.05; done; echo >/shared/gone; exit 7";
-    let mut ends = Dyno::new(&engine, "d-ends", line);
-    ends.request.binds = vec![Bind {
-        host_path: shared.path().to_str().unwrap().to_owned(),
-        dyno_path: "/shared".to_owned(),
-        writable: true,
-    }];
-    for dyno in [&counts, &ends] {
-        dyno.start(&mut client).await;
+    // They end while the engine is away.
+    let ending = |id: &str, how: &str| {
+        let line = format!(
+            "echo up; until [ -e /shared/go ]; do sleep 0.05; done; echo >/shared/{id}; {how}"
+        );
+        let mut dyno = Dyno::new(&engine, id, &line);
+        dyno.request.binds = vec![Bind {
+            host_path: shared.path().to_str().unwrap().to_owned(),
+            dyno_path: "/shared".to_owned(),
+            writable: true,
+        }];
+        dyno
+    };
+    // A slug's dyno is not root.
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(at("slug")).unwrap();
+    let slug = driver.build_slug(&at("slug")).await.unwrap();
+    let image = ending("d-image", "exit 7");
+    let mut slugs = [
+        (ending("d-code", "exit 7"), How::Code(7)),
+        (ending("d-255", "exit 255"), How::Code(255)),
+        (
+            ending("d-signal", "kill -USR1 $$"),
+            How::Signal("SIGUSR1".to_owned()),
+        ),
+    ];
+    for (dyno, _) in &mut slugs {
+        dyno.request.artifact.clone_from(&slug);
     }
-    let (mut counted, mut said) = (Vec::new(), Vec::new());
+    let end: Vec<_> = slugs.iter().map(|(dyno, _)| dyno).chain([&image]).collect();
+    counts.start(&mut client).await;
+    let mut counted = Vec::new();
+    for dyno in &end {
+        dyno.start(&mut client).await;
+        let mut said = Vec::new();
+        dyno.read(&mut said, 3).await;
+        assert_eq!(said, b"up\n");
+    }
     counts.read(&mut counted, 300).await;
-    ends.read(&mut said, 3).await;
     engine.kill();
     driver.info(|info| !info.ready).await;
     File::create(at("go")).unwrap();
-    is_there(&at("gone")).await;
+    for dyno in &end {
+        is_there(&at(&dyno.request.dyno_id)).await;
+    }
     engine.start_again();
     engine.answers().await;
     driver.info(|info| info.ready).await;
-    assert_eq!(ends.wait(&mut client).await.how, Some(How::Code(7)));
-    said.extend(ends.rest());
-    assert_eq!(said, b"up\n");
+    for (dyno, how) in &slugs {
+        let id = &dyno.request.dyno_id;
+        assert_eq!(dyno.wait(&mut client).await.how.as_ref(), Some(how), "{id}");
+    }
+    // The init of an image's dyno is the engine's, which writes nothing down.
+    let how = image.wait(&mut client).await.how;
+    if engine.version().starts_with("20.") {
+        assert_eq!(how, Some(How::Code(7)));
+    } else {
+        let lost = "it ended while the engine was away, which does not know how";
+        assert_eq!(how, Some(How::Lost(lost.to_owned())));
+    }
+    for dyno in &end {
+        assert_eq!(dyno.rest(), b"", "{}", dyno.request.dyno_id);
+    }
     counts.read(&mut counted, numbers().len()).await;
     assert_eq!(counts.wait(&mut client).await.how, Some(How::Code(42)));
     counted.extend(counts.rest());
     let text = String::from_utf8_lossy(&counted);
     assert!(counted == numbers(), "{text}");
-    for dyno in [&counts, &ends] {
+    for dyno in end.into_iter().chain([&counts]) {
         dyno.remove(&mut client).await;
     }
     assert_eq!(engine.containers(), "");
