@@ -115,7 +115,11 @@ pub(crate) fn resolve(
     let mut command = Cli::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
-    if matches!(cli.command, Command::Schema { .. }) {
+    // What is written the same whatever is configured.
+    if matches!(
+        cli.command,
+        Command::Schema { .. } | Command::Completions { .. }
+    ) {
         return Ok(Resolved {
             cli,
             settings: Vec::new(),

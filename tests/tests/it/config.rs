@@ -111,6 +111,18 @@ fn secrets_are_not_shown() {
 }
 
 #[test]
+fn what_is_the_same_for_everybody_does_not_wait_for_a_file_to_be_mended() {
+    let app = App::empty();
+    app.write("hsup.toml", "grace = ");
+    for arguments in [["schema", "config"], ["completions", "bash"]] {
+        let output = app.run(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(app.run(&["config", "show"]).status.code(), Some(1));
+}
+
+#[test]
 fn schemas_are_json() {
     let app = App::empty();
     for (what, key) in [("config", "grace"), ("control", "Processes")] {
