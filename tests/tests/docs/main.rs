@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod compare;
+mod links;
 mod page;
 mod section;
 
@@ -31,7 +32,14 @@ fn repository() -> PathBuf {
 /// The pages, by their path from the repository's top.
 fn pages() -> BTreeMap<String, String> {
     let top = repository();
-    let mut left = vec![top.join("README.md"), top.join("docs")];
+    let names = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "docs",
+    ];
+    let mut left: Vec<_> = names.iter().map(|name| top.join(name)).collect();
     let mut pages = BTreeMap::new();
     while let Some(path) = left.pop() {
         if path.is_dir() {
@@ -127,12 +135,28 @@ fn the_contents_list_every_page_once() {
         .map(|link| format!("docs/{link}"))
         .collect();
     listed.sort();
-    let others = ["README.md", "docs/SUMMARY.md"];
     let pages = pages().into_keys();
     let expected: Vec<_> = pages
-        .filter(|page| !others.contains(&page.as_str()))
+        .filter(|page| page.starts_with("docs/") && page != "docs/SUMMARY.md")
         .collect();
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let top = repository();
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for (page, text) in pages() {
+        for (line, link) in links::links(&text) {
+            seen += 1;
+            if let Some(fault) = links::fault(&top, &page, &text, link) {
+                faults.push(format!("{page}:{line}: {link}: {fault}"));
+            }
+        }
+    }
+    assert!(seen > 99, "the links were not found: {seen}");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
