@@ -9,6 +9,7 @@ mod dist;
 mod golden;
 #[cfg(test)]
 mod lint;
+mod reference;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use anyhow::bail;
 
 const USAGE: &str = "\
 usage: cargo xtask codegen            generate the Rust code of the protos
+       cargo xtask reference          write docs/protocol.md from the protos' comments
        cargo xtask golden             promise for ever what the protos have now
        cargo xtask deny               look for licences, crates and sources that may not come into the build
        cargo xtask dist               make what is installed: an archive and a Debian package, in target/dist
@@ -35,6 +37,7 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
     match words[..] {
         ["codegen"] => codegen::run(),
+        ["reference"] => reference::run(),
         ["golden"] => golden::run(),
         ["deny"] => deny::run(),
         ["dist", ref words @ ..] => dist::run(words),
