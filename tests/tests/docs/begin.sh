@@ -4,6 +4,8 @@ set -e
 # Nothing of this machine is changed but what is in memory.
 mount -o remount,bind,ro /
 ip link set lo up
+# nginx makes folders there when it is first run on a machine.
+[ ! -d /var/lib/nginx ] || mount -t tmpfs tmpfs /var/lib/nginx
 mount -t tmpfs tmpfs "$1"
 mkdir -p "$1"/{home,rt,out,bin,here/target}
 mount --bind "$2" "$1/bin"
