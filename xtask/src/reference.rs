@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use protox::prost_reflect::prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
-    ServiceDescriptorProto, field_descriptor_proto::Type,
+    MessageOptions, ServiceDescriptorProto, field_descriptor_proto::Type,
 };
 
 use crate::codegen;
@@ -244,7 +244,7 @@ fn cell(row: String, comment: &str) -> String {
 
 fn is_map(message: &DescriptorProto) -> bool {
     let options = message.options.as_ref();
-    options.is_some_and(|options| options.map_entry())
+    options.is_some_and(MessageOptions::map_entry)
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ pub(crate) fn fault(top: &Path, page: &str, text: &str, link: &str) -> Option<St
     }
     let found = top.join(&target);
     // The repository shows what is in a folder, the book does not.
-    if !found.is_file() && !(found.is_dir() && !page.starts_with("docs/")) {
+    let is_shown = found.is_file() || (found.is_dir() && !page.starts_with("docs/"));
+    if !is_shown {
         return Some("there is no such file".to_owned());
     }
     if heading.is_empty() {
