@@ -218,12 +218,12 @@ mod tests {
         }
     }
 
-    #[test_case(&[0, 137, 0, 0], Some(How::Code(137)); "a code")]
-    #[test_case(&[9, 0, 0, 0], Some(How::Signal("SIGKILL".to_owned())); "a signal")]
+    #[test_case(&[0, 137, 0, 0], Some(&How::Code(137)); "a code")]
+    #[test_case(&[9, 0, 0, 0], Some(&How::Signal("SIGKILL".to_owned())); "a signal")]
     #[test_case(&[0, 137], None; "cut short")]
     #[test_case(&[], None; "nothing was said")]
-    fn init_knows_a_code_from_a_signal(content: &[u8], expected: Option<How>) {
-        assert_eq!(how_in(content), expected);
+    fn init_knows_a_code_from_a_signal(content: &[u8], expected: Option<&How>) {
+        assert_eq!(how_in(content).as_ref(), expected);
     }
 
     #[test_case(7, true, true, None; "an engine that lets them run knows it")]
