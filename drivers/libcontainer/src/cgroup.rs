@@ -1,8 +1,9 @@
 //! The cgroups of dynos: where they are, what they say, and how they go.
 //!
 //! libcontainer makes them. It knows version 2 and, hierarchy by hierarchy, version 1; what it
-//! leaves to others is done here: keeping a group from swapping, reading what a dyno uses, killing
-//! what is left, and removing a group with its empty parent. (cgroups(7))
+//! leaves to others is done here: having the controllers below a container's root, keeping a group
+//! from swapping, reading what a dyno uses, killing what is left, and removing a group with its
+//! empty parent. (cgroups(7))
 
 use std::{
     fs,
@@ -32,15 +33,33 @@ const ENTERED: &str = "pids";
 const SWAP: &str = "memory.swap.max";
 const MEMORY_AND_SWAP: &str = "memory.memsw.limit_in_bytes";
 /// What a dyno's container needs of the host.
-const WANTED: &[&str] = &["memory", ENTERED, "cpu"];
+const WANTED: [&str; 3] = ["memory", ENTERED, "cpu"];
+/// Where the processes of a container go that are in its root: the name that others give it, too.
+const LEAF: &str = "init";
+/// How often that is begun anew: somebody may come while others are moved.
+const EVACUATIONS: usize = 10;
 
 /// The hierarchies of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hierarchies {
     /// Version 2 alone.
     pub(crate) unified: bool,
-    /// Where each is mounted, and its controllers.
-    mounts: Vec<(PathBuf, Vec<String>)>,
+    mounts: Vec<Mount>,
+}
+
+/// A hierarchy that is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mount {
+    at: PathBuf,
+    /// Which of its groups is seen there: in a container, it may be the container's own.
+    root: PathBuf,
+    controllers: Vec<String>,
+}
+
+impl Mount {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|name| name == controller)
+    }
 }
 
 /// There is no cgroup file system to make groups in.
@@ -57,6 +76,14 @@ pub(crate) enum CgroupError {
          line, or mount it"
     )]
     Missing { controller: &'static str },
+    #[error("failed to hand down the cgroup controllers below `{}`", path.display())]
+    HandDown { path: PathBuf, source: io::Error },
+    #[error(
+        "the cgroup `{}` has processes of another pid namespace, so its controllers cannot be \
+         handed down: start the container with a cgroup namespace of its own (--cgroupns=private)",
+        .0.display()
+    )]
+    Strangers(PathBuf),
 }
 
 impl Hierarchies {
@@ -65,11 +92,11 @@ impl Hierarchies {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
         let mut found = Self::parse(&mounts)?;
         if found.unified {
-            for (path, controllers) in &mut found.mounts {
-                let file = path.join("cgroup.controllers");
+            for mount in &mut found.mounts {
+                let file = mount.at.join("cgroup.controllers");
                 let text = fs::read_to_string(&file)
                     .map_err(|source| CgroupError::Controllers { path: file, source })?;
-                *controllers = text.split_ascii_whitespace().map(str::to_owned).collect();
+                mount.controllers = text.split_ascii_whitespace().map(str::to_owned).collect();
             }
         }
         found.complete()
@@ -92,16 +119,22 @@ impl Hierarchies {
             let Some((mount, kind)) = line.split_once(" - ") else {
                 continue;
             };
-            let Some(path) = mount.split(' ').nth(4) else {
+            let mut mount = mount.split(' ').skip(3);
+            let (Some(root), Some(at)) = (mount.next(), mount.next()) else {
                 continue;
+            };
+            let mount = |controllers| Mount {
+                at: at.into(),
+                root: root.into(),
+                controllers,
             };
             let mut kind = kind.split(' ');
             match (kind.next(), kind.nth(1)) {
                 (Some("cgroup"), Some(options)) => {
                     let controllers = options.split(',').map(str::to_owned).collect();
-                    first.push((PathBuf::from(path), controllers));
+                    first.push(mount(controllers));
                 }
-                (Some("cgroup2"), _) => second.push((PathBuf::from(path), Vec::new())),
+                (Some("cgroup2"), _) => second.push(mount(Vec::new())),
                 _ => {}
             }
         }
@@ -114,9 +147,19 @@ impl Hierarchies {
     }
 
     fn has(&self, controller: &str) -> bool {
-        self.mounts
-            .iter()
-            .any(|(_, controllers)| controllers.iter().any(|name| name == controller))
+        self.mounts.iter().any(|mount| mount.has(controller))
+    }
+
+    /// Has the controllers in the groups below the root, where that is a container's; how many
+    /// processes had to leave it for that.
+    pub(crate) fn hand_down(&self) -> Result<usize, CgroupError> {
+        match self.mounts.first() {
+            // The host's root alone has no type.
+            Some(mount) if self.unified && mount.at.join("cgroup.type").exists() => {
+                hand_down(&mount.at, &WANTED)
+            }
+            _ => Ok(0),
+        }
     }
 
     /// The folder of `group` in each hierarchy. Not all of them need be there.
@@ -125,7 +168,7 @@ impl Hierarchies {
         let mut folders: Vec<_> = self
             .mounts
             .iter()
-            .map(|(mount, _)| mount.join(group))
+            .map(|mount| mount.at.join(group))
             .collect();
         folders.sort();
         folders.dedup();
@@ -134,11 +177,14 @@ impl Hierarchies {
 
     /// A file of `group`, in the hierarchy of `controller`.
     pub(crate) fn file(&self, group: &str, controller: &str, name: &str) -> Option<PathBuf> {
-        let of = |(_, controllers): &&(PathBuf, Vec<String>)| {
-            self.unified || controllers.iter().any(|name| name == controller)
-        };
-        let (mount, _) = self.mounts.iter().find(of)?;
-        Some(mount.join(group.trim_start_matches('/')).join(name))
+        let mount = self.of(controller)?;
+        Some(mount.at.join(group.trim_start_matches('/')).join(name))
+    }
+
+    fn of(&self, controller: &str) -> Option<&Mount> {
+        self.mounts
+            .iter()
+            .find(|mount| self.unified || mount.has(controller))
     }
 
     /// The file that counts how often the kernel killed something of `group` for its memory.
@@ -223,10 +269,17 @@ impl Hierarchies {
             };
             is_it.then_some(group)
         });
-        let file = group.and_then(|group| self.file(group, ENTERED, "cgroup.procs"));
+        let file = group.and_then(|group| self.seen(Path::new(group), "cgroup.procs"));
         let file = file.ok_or(io::ErrorKind::NotFound)?;
-        let mut file = fs::File::options().write(true).open(file)?;
-        file.write_all(pid.to_string().as_bytes())
+        write(&file, &pid.to_string())
+    }
+
+    /// A file of the group that `/proc/PID/cgroup` tells, in the hierarchy in which processes are
+    /// moved: what is mounted of it may begin below its root.
+    fn seen(&self, told: &Path, name: &str) -> Option<PathBuf> {
+        let mount = self.of(ENTERED)?;
+        let group = told.strip_prefix(&mount.root).ok()?;
+        Some(mount.at.join(group).join(name))
     }
 
     /// Whether entering a cgroup takes an RCU grace period, some ten to twenty milliseconds, and
@@ -257,12 +310,75 @@ impl SwapLimit {
     /// Sets it on a group that has its limit of memory. A kernel that does not count swap has no
     /// such file, which is said when the driver begins.
     pub(crate) fn set(&self) -> io::Result<()> {
-        match fs::File::options().write(true).open(&self.file) {
-            Ok(mut file) => file.write_all(self.value.to_string().as_bytes()),
+        match write(&self.file, &self.value.to_string()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            written => written,
         }
     }
+}
+
+/// Says a word to a file of a cgroup, in one write.
+fn write(file: &Path, word: &str) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).open(file)?;
+    file.write_all(word.as_bytes())
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EBUSY as i32)
+}
+
+/// Hands controllers of version 2 down to the groups below `root`. Any group but the host's root
+/// either does that or has processes in it, and a container's begin in its root: they go to a group
+/// of their own, in which they are no less the container's. ("No Internal Process Constraint" in
+/// the kernel's Documentation/admin-guide/cgroup-v2.rst)
+fn hand_down(root: &Path, controllers: &[&str]) -> Result<usize, CgroupError> {
+    let failed = |source| CgroupError::HandDown {
+        path: root.to_owned(),
+        source,
+    };
+    let file = root.join("cgroup.subtree_control");
+    let handed = fs::read_to_string(&file).map_err(failed)?;
+    let is_handed = |wanted: &&str| handed.split_ascii_whitespace().any(|one| one == *wanted);
+    if controllers.iter().all(is_handed) {
+        return Ok(0);
+    }
+    let wanted: Vec<_> = controllers.iter().map(|name| format!("+{name}")).collect();
+    let wanted = wanted.join(" ");
+    let mut moved = 0;
+    for _ in 0..EVACUATIONS {
+        match write(&file, &wanted) {
+            Err(error) if is_busy(&error) => moved += evacuate(root)?,
+            written => return written.map(|()| moved).map_err(failed),
+        }
+    }
+    write(&file, &wanted).map(|()| moved).map_err(failed)
+}
+
+/// Moves the processes in the root of a container's groups to a group of their own; how many.
+fn evacuate(root: &Path) -> Result<usize, CgroupError> {
+    let failed = |source| CgroupError::HandDown {
+        path: root.to_owned(),
+        source,
+    };
+    let leaf = root.join(LEAF);
+    match fs::create_dir(&leaf) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let text = fs::read_to_string(root.join("cgroup.procs")).map_err(failed)?;
+    let mut moved = 0;
+    for pid in text.lines() {
+        if pid == "0" {
+            return Err(CgroupError::Strangers(root.to_owned()));
+        }
+        match write(&leaf.join("cgroup.procs"), pid) {
+            Ok(()) => moved += 1,
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(moved)
 }
 
 /// What a dyno uses; `None` is not measured.
@@ -307,10 +423,7 @@ pub(crate) fn remove(folders: &[PathBuf]) -> io::Result<()> {
             }
             match remove_tree(folder) {
                 Ok(()) => break,
-                Err(error)
-                    if error.raw_os_error() == Some(Errno::EBUSY as i32)
-                        && Instant::now() < end =>
-                {
+                Err(error) if is_busy(&error) && Instant::now() < end => {
                     thread::sleep(PAUSE);
                 }
                 Err(error) => return Err(error),
@@ -327,7 +440,7 @@ pub(crate) fn remove(folders: &[PathBuf]) -> io::Result<()> {
 /// Removes a group and those below it, which a dyno's own programs may have made.
 fn remove_tree(folder: &Path) -> io::Result<()> {
     match fs::remove_dir(folder) {
-        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {}
+        Err(error) if is_busy(&error) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => return other,
     }
@@ -380,6 +493,19 @@ mod tests {
             host.oom_file("/hsup/x").unwrap(),
             Path::new("/sys/fs/cgroup/hsup/x/memory.events")
         );
+    }
+
+    /// In a container of Docker's with version 1, what is mounted is the container's own.
+    #[test]
+    fn a_mount_may_begin_at_the_group_of_a_container() {
+        let text = "31 30 0:25 /docker/4f /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
+        let host = Hierarchies::parse(text).unwrap();
+        let file = |told| host.seen(Path::new(told), "cgroup.procs");
+        let there = Path::new("/sys/fs/cgroup/pids/init/cgroup.procs");
+        assert_eq!(file("/docker/4f/init").as_deref(), Some(there));
+        let there = Path::new("/sys/fs/cgroup/pids/cgroup.procs");
+        assert_eq!(file("/docker/4f").as_deref(), Some(there));
+        assert_eq!(file("/docker/5e"), None);
     }
 
     #[test]
@@ -437,6 +563,54 @@ mod tests {
         let hierarchies = Hierarchies::detect().unwrap();
         hierarchies.begin_to_enter(Pid::this()).unwrap();
         assert_eq!(own(), before);
+    }
+
+    /// Whichever controller of version 2 this host has: what is told of it holds of each that is
+    /// no matter of threads.
+    #[test]
+    #[ignore = "needs root: it makes cgroups"]
+    fn who_is_in_the_root_of_a_container_makes_way_for_dynos() {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut fields = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
+        let mount = fields.next().unwrap().split(' ').nth(4).unwrap();
+        let words = |file: PathBuf| fs::read_to_string(file).unwrap();
+        let all = words(Path::new(mount).join("cgroup.controllers"));
+        let controller = all
+            .split_ascii_whitespace()
+            .find(|name| ["memory", "hugetlb", "io"].contains(name));
+        let controller = controller.unwrap();
+        // The host's own root may have processes in it and hand down what it likes.
+        let of_host = Path::new(mount).join("cgroup.subtree_control");
+        let was_handed = words(of_host.clone()).contains(controller);
+        write(&of_host, &format!("+{controller}")).unwrap();
+        let root = Path::new(mount).join(format!("hsup-root-{}", std::process::id()));
+        fs::create_dir(&root).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "it is nobody's dyno")]
+        let mut first = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let pid = first.id().to_string();
+        write(&root.join("cgroup.procs"), &pid).unwrap();
+
+        let moved = hand_down(&root, &[controller]);
+        let in_root = words(root.join("cgroup.procs"));
+        let in_leaf = words(root.join(LEAF).join("cgroup.procs"));
+        let handed = words(root.join("cgroup.subtree_control"));
+        // Who has the controllers already moves nobody.
+        let again = hand_down(&root, &[controller]);
+
+        first.kill().unwrap();
+        first.wait().unwrap();
+        fs::remove_dir(root.join(LEAF)).unwrap();
+        fs::remove_dir(&root).unwrap();
+        if !was_handed {
+            write(&of_host, &format!("-{controller}")).unwrap();
+        }
+        assert_eq!(moved.unwrap(), 1);
+        assert_eq!((in_root.as_str(), in_leaf.trim()), ("", pid.as_str()));
+        assert_eq!(handed.trim(), controller);
+        assert_eq!(again.unwrap(), 0);
     }
 
     #[test]

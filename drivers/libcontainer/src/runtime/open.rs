@@ -90,6 +90,13 @@ impl Libcontainer {
         uids.check(callers, &named)?;
         let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
         let hierarchies = Arc::new(Hierarchies::detect()?);
+        let moved = hierarchies.hand_down()?;
+        if moved > 0 {
+            tracing::info!(
+                moved,
+                "the processes of this container are in a cgroup of their own, beside dynos'"
+            );
+        }
         let work_dir = WorkDir::open(&settings.work_dir)?;
         let run_dir = settings.run_dir.clone();
         let run_dir = run_dir.unwrap_or_else(dirs::default_run_dir);
