@@ -1,10 +1,12 @@
-//! `cargo xtask dist`: what an operator installs, as an archive and as a Debian package.
+//! `cargo xtask dist`: what an operator installs, as an archive, as a Debian package, and as what
+//! an image of Docker's is built from.
 //!
 //! The same programs and the same `SOURCE_DATE_EPOCH` make the same bytes: entries are sorted,
 //! and nothing in them is of the machine that packs.
 
 mod archive;
 mod deb;
+mod image;
 mod layout;
 mod licences;
 mod manual;
@@ -99,7 +101,13 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
     write(
         &folder.join(format!("hsup_{version}-{revision}_{debian}.deb")),
         &package,
-    )
+    )?;
+    let context = folder.join("docker");
+    fs::create_dir_all(&context)
+        .with_context(|| format!("failed to make `{}`", context.display()))?;
+    let programs = archive::pack(&image::entries(&entries), "", release.epoch, release.size)?;
+    write(&context.join(image::ARCHIVE), &programs)?;
+    write(&context.join("Dockerfile"), image::DOCKERFILE.as_bytes())
 }
 
 fn how<'a>(words: &[&'a str]) -> anyhow::Result<How<'a>> {
