@@ -22,9 +22,23 @@ use crate::{
 /// How long a failed call is not repeated.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Why an exit status is not to be believed.
-const RESTARTED: &str = "the engine was restarted while the dyno ran, and killed it";
-const FORGOTTEN: &str = "it ended while the engine was away, which does not know how";
+/// Why what the engine says of an end is not to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// It ended the dyno, however the dyno took that.
+    Restarted,
+    /// It was away when the dyno ended.
+    Forgotten,
+}
+
+impl Doubt {
+    const fn why(self) -> &'static str {
+        match self {
+            Self::Restarted => "the engine was restarted while the dyno ran, and killed it",
+            Self::Forgotten => "it ended while the engine was away, which does not know how",
+        }
+    }
+}
 
 /// What engines say that do not know how a container ended.
 /// <https://github.com/moby/moby/blob/v26.1.5/daemon/daemon.go>, `restore`
@@ -48,9 +62,9 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
                 let state = found.state;
                 if !is_running(&state) {
                     let doubt = doubt(&state, interrupted, traits.live_restore);
-                    let mut status = exit_status(&state, doubt);
+                    let mut status = exit_status(&state, doubt.map(Doubt::why));
                     let is_slug = matches!(kind, Kind::Slug { .. });
-                    if is_slug && is_vague(&status) {
+                    if is_slug && is_vague(&status, doubt) {
                         match init_says(&docker, id).await {
                             Ok(None) => {}
                             Ok(known) => status.how = known,
@@ -96,18 +110,22 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
 }
 
 /// Why what the engine says of an end is not to be believed; `interrupted`: it was away meanwhile.
-fn doubt(state: &State, interrupted: bool, live_restore: bool) -> Option<&'static str> {
+fn doubt(state: &State, interrupted: bool, live_restore: bool) -> Option<Doubt> {
     match (interrupted, live_restore, state.exit_code) {
-        (true, false, _) => Some(RESTARTED),
+        (true, false, _) => Some(Doubt::Restarted),
         // Its containerd, which went with it, cleans up what it finds ended.
-        (true, true, Some(UNKNOWN)) => Some(FORGOTTEN),
+        (true, true, Some(UNKNOWN)) => Some(Doubt::Forgotten),
         _ => None,
     }
 }
 
 /// Whether `hsup-init` knows better how it ended: the engine has one number for a signal and a
-/// code, one for 255 and what it does not know, and none where it is doubted.
-fn is_vague(status: &ExitStatus) -> bool {
+/// code, and one for 255 and what it does not know. What a dyno made of the engine's own SIGTERM
+/// is no end of its own.
+fn is_vague(status: &ExitStatus, doubt: Option<Doubt>) -> bool {
+    if doubt == Some(Doubt::Restarted) {
+        return false;
+    }
     match &status.how {
         Some(How::Code(code)) => i64::from(*code) == UNKNOWN,
         Some(How::Signal(_) | How::Lost(_)) | None => true,
@@ -212,8 +230,8 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_lost() {
-        for (code, doubt) in [(None, None), (Some(137), Some(RESTARTED))] {
-            let status = exit_status(&state(code), doubt);
+        for (code, doubt) in [(None, None), (Some(137), Some(Doubt::Restarted))] {
+            let status = exit_status(&state(code), doubt.map(Doubt::why));
             assert!(matches!(status.how, Some(How::Lost(_))), "{status:?}");
         }
     }
@@ -227,15 +245,15 @@ mod tests {
     }
 
     #[test_case(7, true, true, None; "an engine that lets them run knows it")]
-    #[test_case(255, true, true, Some(FORGOTTEN); "or says a number for not")]
+    #[test_case(255, true, true, Some(Doubt::Forgotten); "or says a number for not")]
     #[test_case(255, false, true, None; "which is a code where it was there")]
-    #[test_case(137, true, false, Some(RESTARTED); "another engine has killed it")]
+    #[test_case(137, true, false, Some(Doubt::Restarted); "another engine has killed it")]
     #[test_case(137, false, false, None; "if it was away")]
     fn an_engine_that_was_away_is_doubted(
         code: i64,
         interrupted: bool,
         live_restore: bool,
-        expected: Option<&str>,
+        expected: Option<Doubt>,
     ) {
         assert_eq!(
             doubt(&state(Some(code)), interrupted, live_restore),
@@ -246,14 +264,16 @@ mod tests {
     #[test_case(Some(7), None, false)]
     #[test_case(Some(255), None, true)]
     #[test_case(Some(143), None, true)]
-    #[test_case(Some(7), Some(RESTARTED), true)]
+    #[test_case(Some(255), Some(Doubt::Forgotten), true)]
+    #[test_case(Some(143), Some(Doubt::Restarted), false)]
     #[test_case(None, None, true)]
     fn init_is_asked_where_the_engine_is_vague(
         code: Option<i64>,
-        doubt: Option<&str>,
+        doubt: Option<Doubt>,
         expected: bool,
     ) {
-        assert_eq!(is_vague(&exit_status(&state(code), doubt)), expected);
+        let status = exit_status(&state(code), doubt.map(Doubt::why));
+        assert_eq!(is_vague(&status, doubt), expected);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Duplex;
 use crate::context::Ssh;
@@ -59,9 +60,10 @@ pub(super) fn dial(to: &Ssh) -> io::Result<Box<dyn Duplex>> {
     let ends = ends.zip(child.stderr.take());
     let ((reads, writes), says) = ends.ok_or_else(|| io::Error::other("ssh has no pipes"))?;
     // It is read all the time: an ssh that says much must not be held up.
-    let said = tokio::spawn(last_line(says));
+    let said = AbortOnDropHandle::new(tokio::spawn(last_line(says)));
     Ok(Box::new(Dialled {
         streams: join(reads, writes),
+        is_connected: false,
         last_words: Some(Box::pin(async {
             let said = timeout(LAST_WORDS_WITHIN, said).await;
             let said = said.ok().and_then(Result::ok).and_then(Result::ok);
@@ -93,9 +95,24 @@ async fn last_line(says: ChildStderr) -> io::Result<String> {
 /// The streams of an `ssh`, which ends with them.
 struct Dialled {
     streams: Join<ChildStdout, ChildStdin>,
-    /// Why there is no connection; `None` once there is one.
+    /// Whether the other machine has said anything.
+    is_connected: bool,
+    /// Until they are told.
     last_words: Option<BoxFuture<'static, String>>,
     _ssh: Child,
+}
+
+impl Dialled {
+    /// Why a connection ended that never was one.
+    fn ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Error>> {
+        let last_words = self.last_words.as_mut().filter(|_| !self.is_connected);
+        let Some(last_words) = last_words else {
+            return Poll::Ready(None);
+        };
+        let last_words = ready!(last_words.as_mut().poll(cx));
+        self.last_words = None;
+        Poll::Ready(Some(io::Error::other(Ended(last_words))))
+    }
 }
 
 impl fmt::Debug for Dialled {
@@ -113,15 +130,10 @@ impl AsyncRead for Dialled {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.streams).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            self.last_words = None;
+            self.is_connected = true;
+            return Poll::Ready(Ok(()));
         }
-        // The end of a connection that never was.
-        if let Some(last_words) = &mut self.last_words {
-            let last_words = ready!(last_words.as_mut().poll(cx));
-            self.last_words = None;
-            return Poll::Ready(Err(io::Error::other(Ended(last_words))));
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(ready!(self.ended(cx)).map_or(Ok(()), Err))
     }
 }
 
@@ -131,7 +143,13 @@ impl AsyncWrite for Dialled {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.streams).poll_write(cx, bytes)
+        match ready!(Pin::new(&mut self.streams).poll_write(cx, bytes)) {
+            // It may end before it was written to.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Poll::Ready(Err(ready!(self.ended(cx)).unwrap_or(error)))
+            }
+            written => Poll::Ready(written),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

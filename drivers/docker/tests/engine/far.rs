@@ -119,6 +119,7 @@ fn serve(caller: TcpStream, config: &Path, log: &Path) {
     tokio::task::spawn_blocking(move || sshd.wait().unwrap());
 }
 
+// sshd lets nobody in whose password is locked with a `!`; root's is not on Debian.
 #[tokio::test]
 #[ignore = "needs root, dockerd and sshd"]
 async fn an_engine_over_ssh_runs_dynos() {

@@ -178,11 +178,12 @@ impl Engine {
         docker
     }
 
-    /// The containers that there are.
+    /// The engine's.
     pub(crate) fn version(&self) -> String {
         output(&mut self.docker(&["version", "--format", "{{.Server.Version}}"]))
     }
 
+    /// The containers that there are.
     pub(crate) fn containers(&self) -> String {
         output(&mut self.docker(&["ps", "--all", "--quiet"]))
     }
