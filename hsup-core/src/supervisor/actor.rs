@@ -288,6 +288,10 @@ impl Actor {
         let has_survivors = !self.survivors.is_empty();
         if let Some(how) = told {
             self.take_over_to_stop(how);
+            // Of whose release nothing is known any more: they are nobody's, and to stop as well.
+            if self.dynos.is_empty() {
+                reconcile::sweep(&self.shared).await;
+            }
         } else {
             self.adopt_survivors();
         }
