@@ -76,7 +76,11 @@ pub(crate) enum CgroupError {
          line, or mount it"
     )]
     Missing { controller: &'static str },
-    #[error("failed to hand down the cgroup controllers below `{}`", path.display())]
+    #[error(
+        "failed to hand down the cgroup controllers below `{}`: in a container, that takes one \
+         whose cgroups can be written to (--privileged)",
+        path.display()
+    )]
     HandDown { path: PathBuf, source: io::Error },
     #[error(
         "the cgroup `{}` has processes of another pid namespace, so its controllers cannot be \
@@ -572,13 +576,14 @@ mod tests {
     fn who_is_in_the_root_of_a_container_makes_way_for_dynos() {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mut fields = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
-        let mount = fields.next().unwrap().split(' ').nth(4).unwrap();
+        let mount = fields.next().expect("a mount of cgroup version 2");
+        let mount = mount.split(' ').nth(4).unwrap();
         let words = |file: PathBuf| fs::read_to_string(file).unwrap();
         let all = words(Path::new(mount).join("cgroup.controllers"));
         let controller = all
             .split_ascii_whitespace()
             .find(|name| ["memory", "hugetlb", "io"].contains(name));
-        let controller = controller.unwrap();
+        let controller = controller.expect("a controller in version 2");
         // The host's own root may have processes in it and hand down what it likes.
         let of_host = Path::new(mount).join("cgroup.subtree_control");
         let was_handed = words(of_host.clone()).contains(controller);
@@ -594,6 +599,8 @@ mod tests {
         write(&root.join("cgroup.procs"), &pid).unwrap();
 
         let moved = hand_down(&root, &[controller]);
+        // What is not there fails below, once all is cleared away.
+        let words = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
         let in_root = words(root.join("cgroup.procs"));
         let in_leaf = words(root.join(LEAF).join("cgroup.procs"));
         let handed = words(root.join("cgroup.subtree_control"));
@@ -602,15 +609,22 @@ mod tests {
 
         first.kill().unwrap();
         first.wait().unwrap();
-        fs::remove_dir(root.join(LEAF)).unwrap();
-        fs::remove_dir(&root).unwrap();
-        if !was_handed {
-            write(&of_host, &format!("-{controller}")).unwrap();
-        }
+        let cleared = [
+            fs::remove_dir(root.join(LEAF)),
+            fs::remove_dir(&root),
+            if was_handed {
+                Ok(())
+            } else {
+                write(&of_host, &format!("-{controller}"))
+            },
+        ];
         assert_eq!(moved.unwrap(), 1);
         assert_eq!((in_root.as_str(), in_leaf.trim()), ("", pid.as_str()));
         assert_eq!(handed.trim(), controller);
         assert_eq!(again.unwrap(), 0);
+        for cleared in cleared {
+            cleared.unwrap();
+        }
     }
 
     #[test]
