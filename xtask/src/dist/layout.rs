@@ -69,7 +69,13 @@ const TEXTS: [&str; 4] = [
 ];
 
 /// And folders of them, each without those in it.
-const FOLDERS: [&str; 4] = ["docs", "docs/howto", "docs/schemas", "examples/hello"];
+const FOLDERS: [&str; 5] = [
+    "docs",
+    "docs/howto",
+    "docs/pictures",
+    "docs/schemas",
+    "examples/hello",
+];
 
 /// All of it, folders before what is in them; `helps` are those of programs whose pages are made
 /// of that.
@@ -238,6 +244,20 @@ mod tests {
             if let Some((_, link)) = line.split_once("](") {
                 let path = format!("{DOC}/docs/{}", link.trim_end_matches(')'));
                 assert!(has(&path), "{path}");
+            }
+        }
+        // A page's pictures.
+        for entry in entries.iter().filter(|entry| entry.path.ends_with(".md")) {
+            let Content::File(bytes) = &entry.content else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(bytes);
+            let folder = Path::new(&entry.path).parent().unwrap();
+            for after in text.split("![").skip(1) {
+                let (_, link) = after.split_once("](").unwrap();
+                let (link, _) = link.split_once(')').unwrap();
+                let path = folder.join(link);
+                assert!(has(path.to_str().unwrap()), "{}: {link}", entry.path);
             }
         }
         let conffiles = include_str!("../../../packaging/debian/conffiles");
