@@ -224,9 +224,10 @@ impl Libcontainer {
             own,
             known,
         } = self.take(dir, port(&request)).await?;
-        // The files are made beside it.
+        // The files are made beside it. When they cannot be, it is waited for all the same: rules
+        // that it makes after what was taken is given back would stay.
         let network = self.network().create(&lease);
-        skeleton(
+        let made = skeleton(
             dir,
             &stack_root,
             slug.as_ref().map(|slug| slug.path.as_path()),
@@ -234,8 +235,10 @@ impl Libcontainer {
             self.network().resolv_conf().text,
             &request,
             &binds,
-        )?;
-        own_folder(&own)?;
+        )
+        .and_then(|()| Ok(own_folder(&own)?));
+        let network = network.await;
+        made?;
         let (stdin, stdout, stderr) = match stdio {
             Some(fifos) => {
                 kept.extend([fifos.kept_stdout, fifos.kept_stderr]);
@@ -244,7 +247,7 @@ impl Libcontainer {
             None => (null()?, null()?, null()?),
         };
         let size = WindowSize::wanted(&request);
-        let network = network.await.map_err(|error| net_status(&error))?;
+        let network = network.map_err(|error| net_status(&error))?;
         let order = Order {
             id,
             stack: stack_root.clone(),
