@@ -247,7 +247,11 @@ mod tests {
             }
         }
         // A page's pictures.
-        for entry in entries.iter().filter(|entry| entry.path.ends_with(".md")) {
+        let is_page = |path: &Path| path.extension().is_some_and(|kind| kind == "md");
+        for entry in entries
+            .iter()
+            .filter(|entry| is_page(Path::new(&entry.path)))
+        {
             let Content::File(bytes) = &entry.content else {
                 continue;
             };
