@@ -213,7 +213,7 @@ async fn what_a_crash_left_goes() {
             env.store.collect().await.unwrap();
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(60), collected).await;
+    let in_time = tokio::time::timeout(Duration::from_mins(1), collected).await;
     in_time.expect("what nobody holds is collected");
     env.assert_empty();
 }
