@@ -113,7 +113,7 @@ fn secrets_are_not_shown() {
 #[test]
 fn what_is_the_same_for_everybody_does_not_wait_for_a_file_to_be_mended() {
     let app = App::procfile("web: true\n");
-    app.write("hsup.toml", "grace = ");
+    app.write("app/hsup.toml", "grace = ");
     for arguments in [["schema", "config"], ["completions", "bash"]] {
         let output = app.run(&arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
