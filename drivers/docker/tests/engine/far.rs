@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    fixture::{Driver, Engine, command, output},
+    fixture::{Driver, Engine, command, output, write},
     ways::runs_a_dyno,
 };
 
@@ -94,11 +94,6 @@ impl Machine {
         let before = std::env::var("PATH").unwrap();
         vec![("PATH", format!("{}:{before}", self.folder.path().display()))]
     }
-}
-
-fn write(path: &Path, text: &str) {
-    #[expect(clippy::disallowed_methods, reason = "nobody reads it yet")]
-    fs::write(path, text).unwrap();
 }
 
 /// Has an sshd serve one caller, with whom it ends.

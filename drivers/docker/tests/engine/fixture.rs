@@ -48,6 +48,12 @@ pub(crate) fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// Writes a file for whoever is started later.
+pub(crate) fn write(path: &Path, text: &str) {
+    #[expect(clippy::disallowed_methods, reason = "nobody reads it yet")]
+    fs::write(path, text).unwrap();
+}
+
 /// Ends a child, and everything that is its own.
 pub(crate) fn end(child: &mut Child, signal: Signal) {
     // One that has ended already is what is wanted.

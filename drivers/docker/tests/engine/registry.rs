@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use super::fixture::{Driver, Engine, PAUSE, end, output};
+use super::fixture::{Driver, Engine, PAUSE, end, output, write};
 
 const ADDRESS: &str = "127.0.0.1:5000";
 const IMAGE: &str = "127.0.0.1:5000/shop/private:1";
@@ -97,11 +97,6 @@ impl Drop for Registry {
     fn drop(&mut self) {
         end(&mut self.child, Signal::SIGTERM);
     }
-}
-
-fn write(path: &Path, text: &str) {
-    let mut file = File::create(path).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
 }
 
 #[tokio::test]
