@@ -16,6 +16,8 @@ mod one_off;
 mod payload;
 mod report;
 
+use std::os::unix::process::CommandExt as _;
+
 use anyhow::{Context as _, Result, ensure};
 
 pub(crate) use payload::{stamp, write_lines, write_numbered};
@@ -39,48 +41,57 @@ const DOCKER: &str = "docker";
 /// Only by name, for it takes its time.
 const FLOOD: &str = "flood";
 
-/// How much is measured.
-#[derive(Clone, Copy, Debug)]
-struct Extent {
+/// What is measured, and how much of it.
+#[derive(Debug)]
+struct Choice<'a> {
+    /// Benchmarks, by name; none are all that need nothing special.
+    names: Vec<&'a str>,
     /// How often containers measure each row.
     rounds: usize,
     /// How long the flood is.
     minutes: u32,
 }
 
-/// Measures what the words name, all that needs nothing special without any.
-pub(crate) fn run(words: &[&str]) -> Result<()> {
-    let mut extent = Extent {
-        rounds: 50,
-        minutes: 10,
-    };
-    let mut names = Vec::new();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let mut number = || {
-            words
-                .next()
-                .with_context(|| format!("{word} needs a number"))
+impl<'a> Choice<'a> {
+    fn read(words: &[&'a str]) -> Result<Self> {
+        let mut choice = Self {
+            names: Vec::new(),
+            rounds: 50,
+            minutes: 10,
         };
-        match *word {
-            "--rounds" => extent.rounds = number()?.parse()?,
-            "--minutes" => extent.minutes = number()?.parse()?,
-            name => names.push(name),
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut number = || {
+                words
+                    .next()
+                    .with_context(|| format!("{word} needs a number"))
+            };
+            match *word {
+                "--rounds" => choice.rounds = number()?.parse()?,
+                "--minutes" => choice.minutes = number()?.parse()?,
+                name => choice.names.push(name),
+            }
         }
+        for name in &choice.names {
+            ensure!(
+                [CONTAINERS, DOCKER, FLOOD].contains(name)
+                    || BENCHMARKS.iter().any(|(known, _)| known == name),
+                "no benchmark `{name}`: there is {}, {FLOOD}, {CONTAINERS}, {DOCKER}",
+                BENCHMARKS.map(|(known, _)| known).join(", ")
+            );
+        }
+        ensure!(
+            choice.rounds > 0 && choice.minutes > 0,
+            "nothing done, no figures"
+        );
+        Ok(choice)
     }
-    measure(&names, extent)
 }
 
-fn measure(names: &[&str], Extent { rounds, minutes }: Extent) -> Result<()> {
-    for name in names {
-        ensure!(
-            [CONTAINERS, DOCKER, FLOOD].contains(name)
-                || BENCHMARKS.iter().any(|(known, _)| known == name),
-            "no benchmark `{name}`: there is {}, {FLOOD}, {CONTAINERS}, {DOCKER}",
-            BENCHMARKS.map(|(known, _)| known).join(", ")
-        );
-    }
-    ensure!(rounds > 0 && minutes > 0, "nothing done, no figures");
+/// Builds what the words name, and has it measured by the release build of this program: it is
+/// hsup's dynos and its Logplex, and would be slower than what it measures.
+pub(crate) fn run(words: &[&str]) -> Result<()> {
+    let Choice { names, .. } = Choice::read(words)?;
     let drivers = [
         (CONTAINERS, "hsup-driver-libcontainer"),
         (DOCKER, "hsup-driver-docker"),
@@ -91,6 +102,18 @@ fn measure(names: &[&str], Extent { rounds, minutes }: Extent) -> Result<()> {
             .filter(|(name, _)| names.contains(name))
             .map(|(_, package)| *package),
     )?;
+    let program = app::binary("xtask");
+    let error = app::command(&program).arg("measure").args(words).exec();
+    Err(error).with_context(|| format!("failed to execute {}", program.display()))
+}
+
+/// Measures what the words name, with programs that are built.
+pub(crate) fn measure(words: &[&str]) -> Result<()> {
+    let Choice {
+        names,
+        rounds,
+        minutes,
+    } = Choice::read(words)?;
     let mut rows = Vec::new();
     for (name, benchmark) in BENCHMARKS {
         if names.is_empty() || names.contains(&name) {

@@ -42,7 +42,8 @@ fn main() -> anyhow::Result<()> {
         ["deny"] => deny::run(),
         ["dist", ref words @ ..] => dist::run(words),
         ["bench", ref words @ ..] => bench::run(words),
-        // What the benchmarks run as dynos.
+        // Who measures, and what it runs as dynos.
+        ["measure", ref words @ ..] => bench::measure(words),
         ["stamp", fifo] => bench::stamp(Some(fifo.as_ref())),
         ["stamp"] => bench::stamp(None),
         ["write-lines", block, lines] => bench::write_lines(block.parse()?, lines.parse()?),
