@@ -13,8 +13,8 @@
 //! that is all it ever touched), then a quarter of each type at a time. With start-first an
 //! operator's [`Surge`] may say how large a wave is; then the next one also waits for the old
 //! dynos to have ended, so that never more run beside the quantity. When a new
-//! dyno does not become ready, everything touched so far goes back to the good
-//! release and the rollout ends with the reason. A dyno that somebody stops before it was
+//! dyno does not become ready, or ends again before the rollout does, everything touched so far
+//! goes back to the good release and the rollout ends with the reason. A dyno that somebody stops before it was
 //! ready holds nothing up, but proves nothing either: when no other one of its type gets
 //! ready, it counts as one that did not. One that is scaled away needs no proof, unless there
 //! is no other.
@@ -83,6 +83,8 @@ pub enum Event<N> {
     Ready(N),
     /// The new dyno ended, or was not ready in time.
     Failed(N),
+    /// A new dyno that was ready has ended by itself since.
+    Crashed(N),
     /// What ran before has ended.
     OldGone(N),
     /// The dyno of the new release has ended, as it was told to.
@@ -257,6 +259,11 @@ impl<N: Ord + Clone> Rollout<N> {
                     self.turn_back(actions);
                 }
             }
+            Event::Crashed(name) => {
+                if self.at(&name, Step::Done).is_some() {
+                    self.turn_back(actions);
+                }
+            }
             Event::Stopped(name) => {
                 if let Some(process_type) = self.forget(&name) {
                     self.unproven.entry(process_type).or_insert(name);
@@ -305,7 +312,7 @@ impl<N: Ord + Clone> Rollout<N> {
             Event::Stopped(name) | Event::Unwanted(name) => {
                 self.slots.remove(&name);
             }
-            Event::Ready(_) | Event::Failed(_) => {}
+            Event::Ready(_) | Event::Failed(_) | Event::Crashed(_) => {}
         }
         self.end_if_restored(actions);
     }

@@ -180,6 +180,9 @@ pub enum What {
     /// This attempt could not be started, ended, or was not ready in time. One on trial stays
     /// down.
     Failed(String),
+    /// It ended by itself after it had been ready, and is started again. Neither a loss is that,
+    /// nor a process that has done its work and left with 0.
+    Crashed(String),
     /// The driver lost this attempt before it was ready, which says nothing of its release. It
     /// is started again by itself, on trial, too; one that is lost every time has `Failed` in
     /// the end.

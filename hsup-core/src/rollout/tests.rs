@@ -58,6 +58,31 @@ fn a_release_that_never_gets_ready_is_rolled_back() {
 }
 
 #[test]
+fn a_dyno_that_was_ready_and_ends_again_turns_the_rollout_back() {
+    let web = ["web.1", "web.2"].map(|name| replace(name, Strategy::StopFirst));
+    let (mut rollout, _) = Rollout::begin(vec![web.to_vec()], None);
+    rollout.step(Event::OldGone("web.1"));
+    assert_eq!(
+        rollout.step(Event::Crashed("web.1")),
+        [],
+        "of what ran before"
+    );
+    rollout.step(Event::Ready("web.1"));
+    assert_eq!(
+        rollout.step(Event::Crashed("web.1")),
+        [Action::GivenUp, Action::RetireNew("web.1")]
+    );
+    assert_eq!(
+        rollout.step(Event::NewGone("web.1")),
+        [Action::StartGood("web.1")]
+    );
+    assert_eq!(
+        rollout.step(Event::OldGone("web.2")),
+        [Action::StartGood("web.2"), Action::RolledBack]
+    );
+}
+
+#[test]
 fn a_name_the_good_release_did_not_have_only_goes() {
     let added = Replacement {
         name: "cron.1",

@@ -15,7 +15,7 @@ use crate::{
     dyno::{self, Birth, DynoSpec, DynoStatus, Key, Report, What},
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
-    name::{DynoName, Selector},
+    name::{DynoId, DynoName, Selector},
     releases::Id,
     rollout,
     time::now_unix_ms,
@@ -146,19 +146,22 @@ impl Actor {
                 }
             }
             What::Failed(why) => {
+                let dyno_id = ended(&live.status);
                 self.restarts.failed(report.key, &name, &why);
-                let crash = live
-                    .status
-                    .crash
-                    .as_ref()
-                    .map(|crash| crash.dyno_id.clone());
-                let running = live.status.dyno_id.clone();
                 if self.is_candidate(release_id) {
-                    self.blame(&name, &why, running.or(crash).as_ref());
+                    self.blame(&name, &why, dyno_id.as_ref());
                     self.roll(rollout::Event::Failed(name));
                 } else {
                     self.successor_failed(report.key, &name, &why);
                     self.roll_good(release_id, rollout::Event::GoodFailed(name));
+                }
+            }
+            What::Crashed(why) => {
+                let dyno_id = ended(&live.status);
+                // Where there is nothing better it is started again for as long as it takes.
+                if self.is_candidate(release_id) && self.releases.good().is_some() {
+                    self.blame(&name, &why, dyno_id.as_ref());
+                    self.roll(rollout::Event::Crashed(name));
                 }
             }
             // It is started again, and what comes of that counts.
@@ -367,6 +370,13 @@ fn seen((key, live): (Key, &Live)) -> Seen {
         retiring: live.retiring,
         ready: live.status.ready,
     }
+}
+
+/// Whose end is reported: the attempt that ran as far as is known here, or the last that crashed.
+fn ended(status: &DynoStatus) -> Option<DynoId> {
+    let crash = status.crash.as_ref();
+    let running = status.dyno_id.as_ref();
+    running.or(crash.map(|crash| &crash.dyno_id)).cloned()
 }
 
 /// How many dynos, in words.

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::app::{App, page, process, web};
+use crate::app::{App, binaries, page, process, web};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -42,6 +42,50 @@ fn with_start_first_a_bad_release_takes_no_worker_down() {
     let after = hsup.wait_up(&["worker.1", "worker.2"]);
     assert!(after.iter().all(|id| !before.contains(id)));
     hsup.wait_for_line("so PORT is");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_whose_dyno_was_ready_and_ends_again_is_rolled_back() {
+    let app = App::empty();
+    app.release(1, "", &web("", "3"));
+    let hsup = app.control(&["--boot-timeout", "60s"]);
+    let before = hsup.wait_up(&["web.1", "web.2", "web.3"]);
+    let dyno = binaries().join("test-dyno");
+    let line = format!(
+        "case $DYNO in web.1) {dyno} serve & until [ -e ../die ]; do sleep 0.05; done; echo alas; exit 7;; \
+         *) touch ../next; exec sleep 1000;; esac",
+        dyno = dyno.display()
+    );
+    app.release(2, "", &process("web", &line, 3));
+    hsup.wait_for("the second wave", || {
+        app.path("next").exists().then_some(())
+    });
+    app.write("die", "");
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    let rejected = &hsup.releases()[0];
+    assert_eq!(rejected["reason"], "web.1: Process exited with status 7");
+    assert!(rejected.to_string().contains("alas"), "{rejected}");
+    let after = hsup.wait_up(&["web.1", "web.2", "web.3"]);
+    assert_eq!(after[2], before[2], "it was touched");
+    hsup.interrupt();
+}
+
+/// Where there is no better one, what crashes is started again.
+#[test]
+fn a_first_release_whose_dyno_ends_again_in_its_rollout_stays() {
+    let app = App::empty();
+    let dyno = binaries().join("test-dyno");
+    let line = format!(
+        "case $DYNO in web.1) [ -e ../died ] && exec {dyno} serve; {dyno} serve & \
+         until [ -e ../next ]; do sleep 0.05; done; touch ../died; exit 7;; \
+         *) touch ../next; until [ -e ../died ]; do sleep 0.05; done; exec {dyno} serve;; esac",
+        dyno = dyno.display()
+    );
+    app.release(1, "", &process("web", &line, 2));
+    let hsup = app.control(&["--boot-timeout", "60s"]);
+    hsup.wait_up(&["web.1", "web.2"]);
+    hsup.wait_releases(&["v1 current"]);
     hsup.interrupt();
 }
 

@@ -137,8 +137,10 @@ impl Task {
             run,
             started,
             asked,
+            killed_at_boot,
             ..
         } = running;
+        let was_ready = self.trusted && !killed_at_boot;
         self.stopping = None;
         self.unanswered = None;
         self.probe = None;
@@ -181,6 +183,8 @@ impl Task {
                 self.trust();
             } else if status.is_lost() && !self.lifecycle.spoils_trial(&status) {
                 self.fail(What::Lost(status.to_string()));
+            } else if was_ready {
+                self.tell(What::Crashed(status.to_string()));
             } else {
                 self.fail(What::Failed(status.to_string()));
             }

@@ -279,6 +279,7 @@ impl World {
     /// A dyno that was ready ends, and is started again by itself.
     pub(super) fn crashes(&mut self, key: Key) {
         self.set(key, State::Starting);
+        self.report(key, What::Crashed("it crashed".to_owned()));
         self.tell_status(key, DynoState::Crashed, false);
         self.follow();
     }
