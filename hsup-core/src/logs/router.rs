@@ -366,7 +366,7 @@ impl Router {
             at_unix_us,
         };
         let mut data = &self.buffer[..carried + count];
-        if let Some(piece) = first_piece(data) {
+        while let Some(piece) = first_piece(data) {
             sink.take_unterminated(reader, &data[..piece]);
             data = &data[piece..];
         }
@@ -377,9 +377,10 @@ impl Router {
         let rest = &data[whole..];
         self.unfinished = self.unfinished - carried + rest.len();
         if self.unfinished > UNFINISHED_BYTES {
-            self.unfinished -= rest.len();
-            sink.take_unterminated(reader, rest);
-            reader.unfinished = Vec::new();
+            let piece = whole_characters(rest);
+            self.unfinished -= piece;
+            sink.take_unterminated(reader, &rest[..piece]);
+            reader.unfinished = rest[piece..].to_vec();
         } else {
             // Most streams end their lines; no room is kept for the next one that does not.
             reader.unfinished = rest.to_vec();
@@ -413,11 +414,33 @@ fn make_non_blocking(fd: &OwnedFd) -> nix::Result<()> {
 
 /// How much of the first line has to go on its own, when that is longer than a line may be.
 ///
-/// `data` is an unfinished line of at most [`LINE_BYTES`] and one read's bytes behind it,
-/// so no other line in it can be too long, and what is left is short enough to be carried.
+/// `data` is an unfinished line of at most [`LINE_BYTES`] and one read's bytes behind it, so no
+/// line behind the first one can be too long.
 fn first_piece(data: &[u8]) -> Option<usize> {
     let start = data.get(..=LINE_BYTES)?;
-    memchr::memchr(b'\n', start).is_none().then_some(LINE_BYTES)
+    let is_too_long = memchr::memchr(b'\n', start).is_none();
+    is_too_long.then(|| whole_characters(&start[..LINE_BYTES]))
+}
+
+/// How much of `text` there is before a character at its end that lacks bytes: all where none
+/// is begun there.
+fn whole_characters(text: &[u8]) -> usize {
+    let last_three = text.len().saturating_sub(3)..text.len();
+    let begins = |at: &usize| text[*at] & 0xc0 != 0x80;
+    let Some(at) = last_three.rev().find(begins) else {
+        return text.len();
+    };
+    let bytes = match text[at] {
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf4 => 4,
+        _ => 1,
+    };
+    if at + bytes > text.len() {
+        at
+    } else {
+        text.len()
+    }
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -441,6 +464,21 @@ mod tests {
             first_piece(&[b"short\n", &long[..], &long[..]].concat()),
             None
         );
+    }
+
+    #[test]
+    fn a_line_is_cut_between_characters() {
+        for character in ["x", "é", "€", "🦀"] {
+            let line = character.repeat(LINE_BYTES / character.len() + 2);
+            let piece = first_piece(line.as_bytes()).unwrap();
+            assert!(line.is_char_boundary(piece), "{character}");
+            assert!(piece > LINE_BYTES - character.len(), "{character}");
+        }
+        // What is no UTF-8 is cut where it is too long.
+        for bytes in [b"\x80", b"\xff"] {
+            let line = bytes.repeat(LINE_BYTES + 2);
+            assert_eq!(first_piece(&line), Some(LINE_BYTES));
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl RotatedFile {
             Ok(()) => Answer::Taken,
             Err(error) => {
                 self.open = None;
-                Answer::Broken(error.to_string())
+                Answer::Unwritten(error.to_string())
             }
         }
     }
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(first.deliver(&batch("a", "1111\n")), Answer::Taken);
         let refused = second.deliver(&batch("b", "2222\n"));
         let why = "another log drain of this hsup writes to it";
-        assert_eq!(refused, Answer::Broken(why.to_owned()));
+        assert_eq!(refused, Answer::Unwritten(why.to_owned()));
         assert_eq!(first.deliver(&batch("c", "3333\n")), Answer::Taken);
         drop(first);
         assert_eq!(second.deliver(&batch("b", "2222\n")), Answer::Taken);
@@ -363,7 +363,7 @@ mod tests {
         let (mut file, read) = file(&folder, 100, 1);
         fs::create_dir(folder.path().join("log")).unwrap();
         let batch = batch("a", "1111\n");
-        assert!(matches!(file.deliver(&batch), Answer::Broken(_)));
+        assert!(matches!(file.deliver(&batch), Answer::Unwritten(_)));
         fs::remove_dir(folder.path().join("log")).unwrap();
         assert_eq!(file.deliver(&batch), Answer::Taken);
         assert_eq!(read(""), "1111\n");

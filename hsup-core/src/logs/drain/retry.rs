@@ -19,6 +19,9 @@ pub(super) enum Answer {
     Status(u16, Option<Duration>),
     /// Nobody can tell what became of it; says why, without a secret.
     Broken(String),
+    /// Nothing of it is in the file; says why. A disk is made room on by whoever it belongs to,
+    /// however long that takes.
+    Unwritten(String),
 }
 
 impl Answer {
@@ -45,13 +48,15 @@ pub(super) enum Verdict {
 /// ago. `jitter` is any random number.
 ///
 /// What was refused for good is lost at once (4xx, a redirect); a server that is broken or busy
-/// (5xx, 429, 408) is asked again, and so is one that could not be reached.
+/// (5xx, 429, 408) is asked again, and so is one that could not be reached. A file is waited for
+/// without an end: its queue is bounded, and what is written in between is counted.
 pub(super) fn judge(answer: &Answer, tries: u32, elapsed: Duration, jitter: u64) -> Verdict {
     let asked = match answer {
         Answer::Taken | Answer::Status(200..=299, _) => return Verdict::Sent,
         Answer::Status(408 | 429 | 500..=599, asked) => *asked,
         Answer::Status(..) => return Verdict::Lost,
         Answer::Broken(_) => None,
+        Answer::Unwritten(_) => return Verdict::Again(backoff(tries, jitter)),
     };
     let pause = match asked {
         Some(asked) => asked.min(LONGEST_ASKED) + backoff(1, jitter),
@@ -117,6 +122,14 @@ mod tests {
         assert_eq!(first(answer), Verdict::Again(BASE / 2));
         let late = judge(answer, 20, GIVE_UP_AFTER, 0);
         assert_eq!(late, Verdict::Lost);
+    }
+
+    #[test]
+    fn a_disk_is_waited_for() {
+        let full = Answer::Unwritten(String::new());
+        assert_eq!(first(&full), Verdict::Again(BASE / 2));
+        let late = judge(&full, 1000, GIVE_UP_AFTER * 10, 0);
+        assert_eq!(late, Verdict::Again(CAP / 2));
     }
 
     #[test]

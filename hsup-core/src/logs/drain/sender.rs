@@ -216,7 +216,7 @@ impl Health {
 /// What went wrong, for people.
 fn words(answer: &Answer) -> String {
     match answer {
-        Answer::Broken(why) => why.clone(),
+        Answer::Broken(why) | Answer::Unwritten(why) => why.clone(),
         Answer::Status(status, _) => {
             let reason = StatusCode::from_u16(*status)
                 .ok()

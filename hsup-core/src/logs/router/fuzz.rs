@@ -62,13 +62,13 @@ pub fn log_lines(data: &[u8]) {
     });
     let text = all.strip_suffix(b"\n").unwrap_or(&all);
     let lines = text.split(|byte| *byte == b'\n');
-    for line in lines.filter(|_| !all.is_empty()) {
-        let pieces = line.chunks(LINE_BYTES);
-        // An empty line is one, too.
-        let pieces = pieces.chain(line.is_empty().then_some(line));
-        for piece in pieces {
+    for mut line in lines.filter(|_| !all.is_empty()) {
+        while line.len() > LINE_BYTES {
+            let piece;
+            (piece, line) = line.split_at(whole_characters(&line[..LINE_BYTES]));
             assert_eq!(kept.next().as_deref(), Some(piece));
         }
+        assert_eq!(kept.next().as_deref(), Some(line));
     }
     assert_eq!(kept.next(), None);
 }
