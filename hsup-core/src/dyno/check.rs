@@ -105,6 +105,18 @@ impl HttpCheck {
     }
 }
 
+/// What is no check may be a URL with a password or a token.
+fn without_secrets(text: &str) -> String {
+    let (before_query, query) = match text.split_once('?') {
+        Some((before, _)) => (before, "?…"),
+        None => (text, ""),
+    };
+    match before_query.rsplit_once('@') {
+        Some((_, place)) => format!("…@{place}{query}"),
+        None => format!("{before_query}{query}"),
+    }
+}
+
 impl FromStr for HttpCheck {
     type Err = ParseHttpCheckError;
 
@@ -114,7 +126,7 @@ impl FromStr for HttpCheck {
             _ => ("web", text),
         };
         let explain = || ParseHttpCheckError::Path {
-            text: text.to_owned(),
+            text: without_secrets(text),
         };
         let uri: Uri = path.parse().map_err(|_| explain())?;
         // Other schemes ask for what a dyno does not speak; a name and password are no host.
@@ -202,6 +214,15 @@ mod tests {
             "{request}"
         );
         result.err().map(|error| chain(&error))
+    }
+
+    #[test_case("http://u:hunter2@h/x", "`…@h/x`")]
+    #[test_case("web=https://u:hunter2@h/x?a=b", "`…@h/x?…`")]
+    #[test_case("https://h/x?token=hunter2", "`https://h/x?…`")]
+    fn what_is_no_check_is_shown_without_its_secrets(text: &str, shown: &str) {
+        let error = text.parse::<HttpCheck>().unwrap_err().to_string();
+        assert!(error.contains(shown), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[tokio::test]
