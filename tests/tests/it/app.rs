@@ -4,11 +4,12 @@
 use std::{
     env,
     fs::{self, File},
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
 };
 
 use hsup_tests::{
@@ -197,7 +198,15 @@ impl App {
     pub(crate) fn running(&self, mut command: Command) -> Running<'_> {
         let out = File::create(self.path("out")).unwrap();
         let err = File::create(self.path("err")).unwrap();
-        let child = command.stdout(out).stderr(err).spawn().unwrap();
+        command.stdout(out).stderr(err);
+        let child = loop {
+            match command.spawn() {
+                // A program that was just copied, and a process that another test forks: until
+                // that executes its own, it has the copy open for writing.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                child => break child.unwrap(),
+            }
+        };
         Running::of(self, child)
     }
 
