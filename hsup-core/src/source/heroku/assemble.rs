@@ -41,6 +41,16 @@ pub enum UnusableReleaseError {
         /// What is not there.
         source: ApiError,
     },
+    /// Heroku has the release, and does not say all that belongs to it.
+    #[error(
+        "v{version} cannot be read on Heroku for now, and is asked for again from time to time"
+    )]
+    Unread {
+        /// The release.
+        version: u64,
+        /// What is not said.
+        source: ApiError,
+    },
     /// It was deployed too long ago.
     #[error("the slug of v{version} was deleted on Heroku")]
     Deleted {
@@ -88,7 +98,12 @@ pub enum UnusableReleaseError {
 impl UnusableReleaseError {
     /// Whether it may be as it should later, without anybody changing the app.
     pub(super) const fn may_pass(&self) -> bool {
-        matches!(self, Self::Missing { .. })
+        matches!(self, Self::Missing { .. } | Self::Unread { .. })
+    }
+
+    /// Whether what is wrong is an answer, and not the release.
+    pub(super) const fn is_unread(&self) -> bool {
+        matches!(self, Self::Unread { .. })
     }
 }
 

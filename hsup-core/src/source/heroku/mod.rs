@@ -270,6 +270,13 @@ pub async fn load(app: &HerokuApp) -> Result<LoadedOnce, LoadHerokuError> {
     let found = loop {
         match watcher.find().await {
             Ok(Found::Same(_)) if tries < TRIES => tries += 1,
+            Ok(Found::Release {
+                result: Err(error), ..
+            }) if tries < TRIES && error.is_unread() => {
+                tracing::warn!(%error, tries, "Heroku asked again");
+                sleep(PAUSE * tries).await;
+                tries += 1;
+            }
             Ok(found) => break found,
             Err(error) if tries < TRIES && matches!(error.trouble(), Trouble::Passing { .. }) => {
                 tracing::warn!(%error, tries, "Heroku asked again");

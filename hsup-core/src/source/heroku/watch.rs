@@ -23,6 +23,8 @@ use crate::{
 const OVERTAKEN: usize = 3;
 /// So many looks at most are between two at a release that is not whole.
 const LONGEST_PAUSE: u32 = 64;
+/// And at one whose answers cannot be read: that passes by itself, as an API's failures do.
+const LONGEST_PAUSE_UNREAD: u32 = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -49,6 +51,7 @@ struct Told {
 struct Unusable {
     /// Why, without what is another each time.
     why: String,
+    is_told: bool,
     /// The formation with which it cannot.
     formation: Vec<Formation>,
     /// When it is looked at again, if time may mend it.
@@ -161,7 +164,8 @@ impl Watcher {
         }
     }
 
-    /// Fetches a release. What of it is not there makes it one that cannot be run: others can.
+    /// Fetches a release. What of it is not there, or is no good, makes it one that cannot be run:
+    /// others can, and the API as a whole has answered.
     async fn fetch(
         &self,
         release: HerokuRelease,
@@ -180,9 +184,11 @@ impl Watcher {
         };
         let (content, config) = match parts.await {
             Ok(parts) => parts,
-            Err(error) if ApiError::is_missing(&error) => {
-                let source = error;
+            Err(source) if ApiError::is_missing(&source) => {
                 return Ok(Err(UnusableReleaseError::Missing { version, source }));
+            }
+            Err(source) if ApiError::is_of_one(&source) => {
+                return Ok(Err(UnusableReleaseError::Unread { version, source }));
             }
             Err(error) => return Err(error),
         };
@@ -236,14 +242,23 @@ impl Watcher {
                     }
                     Err(error) => {
                         let why = error.to_string();
-                        if said.as_ref().is_none_or(|said| said.why != why) {
+                        // An answer that fails once is none to be told; who starts hsup looks.
+                        let is_due = !error.is_unread() || is_first || said.is_some();
+                        let is_told = |said: &Unusable| said.is_told && said.why == why;
+                        if is_due && !said.as_ref().is_some_and(is_told) {
                             news.push(refusal(&error, is_first));
                         }
                         let again = said.and_then(|said| said.again);
+                        let most = if error.is_unread() {
+                            LONGEST_PAUSE_UNREAD
+                        } else {
+                            LONGEST_PAUSE
+                        };
                         Some(Unusable {
                             why,
+                            is_told: is_due,
                             formation,
-                            again: error.may_pass().then(|| Again::after(again)),
+                            again: error.may_pass().then(|| Again::after(again, most)),
                         })
                     }
                 };
@@ -291,15 +306,17 @@ fn refusal(error: &UnusableReleaseError, is_first: bool) -> Update {
             why,
             is_final: false,
         }
+    } else if error.is_unread() {
+        Update::Warning(format!("{why}; what runs goes on"))
     } else {
         Update::Rejected { reason: why }
     }
 }
 
 impl Again {
-    /// The next wait: twice the last one.
-    fn after(last: Option<Self>) -> Self {
-        let pause = last.map_or(1, |last| (last.pause * 2).min(LONGEST_PAUSE));
+    /// The next wait: twice the last one, and `most` at most.
+    fn after(last: Option<Self>, most: u32) -> Self {
+        let pause = last.map_or(1, |last| (last.pause * 2).min(most));
         Self { pause, left: pause }
     }
 }
@@ -452,5 +469,40 @@ mod tests {
         // It may be better with another formation.
         assert_eq!(told(&mut watcher, missing(9)), [""; 0]);
         assert!(!watcher.is_told(&of_a, &formation(&[("web", 2)])));
+    }
+
+    #[tokio::test]
+    async fn a_release_that_cannot_be_read_is_told_when_that_does_not_pass() {
+        let mut watcher = watcher();
+        let unread = |id: &str| Found::Release {
+            id: id.to_owned(),
+            formation: formation(&[("web", 1)]),
+            result: Err(UnusableReleaseError::Unread {
+                version: 2,
+                source: ApiError::Redirect {
+                    what: "it".to_owned(),
+                    host: String::new(),
+                },
+            }),
+        };
+        assert_eq!(told(&mut watcher, unread("a")), ["web to 1", "empty"]);
+        assert_eq!(told(&mut watcher, unread("a")), [""; 0]);
+        assert_eq!(told(&mut watcher, release("a", 1)), ["release Kept"]);
+        assert_eq!(told(&mut watcher, unread("b")), [""; 0], "it may pass");
+        let mut waits = Vec::new();
+        for failure in 2..8 {
+            let told = told(&mut watcher, unread("b"));
+            let expected: &[&str] = if failure == 2 { &["warning"] } else { &[] };
+            assert_eq!(told, expected, "{failure}");
+            let unusable = watcher.told.as_ref().unwrap().unusable.as_ref();
+            waits.push(unusable.unwrap().again.unwrap().left);
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 16, 16]);
+        assert_eq!(
+            told(&mut watcher, unread("c")),
+            [""; 0],
+            "nor does the next"
+        );
+        assert_eq!(told(&mut watcher, release("c", 1)), ["release New"]);
     }
 }

@@ -129,6 +129,41 @@ fn a_release_that_is_not_whole_holds_up_nothing_and_may_be_whole_later() {
 }
 
 #[test]
+fn answers_of_one_release_that_cannot_be_read_slow_nothing_down() {
+    for (part, fault) in [
+        (
+            "/slugs/5100-0002",
+            Fault::Answer(200, "{\"blob\":".to_owned()),
+        ),
+        ("/slugs/5100-0002", Fault::status(503)),
+        ("000000000003/config-vars", Fault::Flood),
+    ] {
+        let shop = Shop::deployed();
+        let hsup = shop.start(&[]);
+        let before = hsup.wait_up(&["web.1"]);
+        shop.heroku.fail(part, fault);
+        shop.deploy("");
+        hsup.wait_for_line(
+            "v3 cannot be read on Heroku for now, and is asked for again from time to time: failed \
+             to",
+        );
+        for web in [2, 1, 2] {
+            shop.wait_looks(&hsup);
+            shop.heroku.scale("web", i64::try_from(web).unwrap());
+            let names = &["web.1", "web.2"][..web];
+            assert_eq!(hsup.wait_up(names)[0], before[0]);
+        }
+        // Looks of which one after another fails are fewer and fewer, and told.
+        let log = hsup.log();
+        assert_eq!(log.matches("cannot be read").count(), 1, "{log}");
+        assert!(!log.contains("answers again"), "{log}");
+        shop.deploy("");
+        hsup.wait_releases(&["v4 current", "v2 superseded"]);
+        hsup.interrupt();
+    }
+}
+
+#[test]
 fn a_redirect_is_not_followed_elsewhere() {
     let shop = Shop::deployed();
     let elsewhere = Platform::start(APP);
