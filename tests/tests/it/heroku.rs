@@ -209,11 +209,17 @@ fn a_release_that_cannot_be_run_is_refused_with_its_reason() {
     shop.heroku
         .release(|release| release.slug = Some("5100-0001".to_owned()));
     refused("the slug of v4 is empty");
+    let deleted = r#"{"blob":{"url":null},"deleted_at":"2026-02-03T18:00:42Z"}"#;
+    shop.heroku
+        .fail("/slugs/", Fault::Answer(200, deleted.to_owned()));
+    shop.heroku.release(|_| {});
+    refused("the slug of v5 was deleted on Heroku");
+    shop.heroku.heal();
     shop.heroku.deploy(&[("web", " ")]);
-    refused("the process type `web` of v5 has no command, and should run");
+    refused("the process type `web` of v6 has no command, and should run");
     // The same release, with nothing of it to run.
     shop.heroku.scale("web", 0);
-    hsup.wait_for_line("Release v5 is current");
+    hsup.wait_for_line("Release v6 is current");
     shop.deploy("");
     shop.heroku.scale("web", 1);
     hsup.wait_up(&["web.1"]);

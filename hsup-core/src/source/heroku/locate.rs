@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{api::Api, assemble::slug_id, error::Trouble};
+use super::{api::Api, assemble::slug_id, error::Trouble, model};
 use crate::{
     locate::{LocateSlugError, SlugLocator},
     release::Slug,
@@ -14,12 +14,31 @@ use crate::{
 const A_WHILE: Duration = Duration::from_mins(1);
 
 /// The slug is there, and cannot be fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 enum NoUrlError {
-    #[error("Heroku gives no URL for it")]
-    None,
-    #[error("Heroku gives a URL for it that is not https://")]
-    Scheme,
+    #[error("the slug {0} was deleted on Heroku")]
+    Deleted(String),
+    #[error("Heroku gives no URL for the slug {0}")]
+    None(String),
+    #[error("Heroku gives a URL for the slug {0} that is not https://")]
+    Scheme(String),
+}
+
+/// The URL of the slug `id`, should the answer have one that can be used.
+fn url(id: &str, answer: model::Slug, may_be_plain: bool) -> Result<Slug, NoUrlError> {
+    let id = || id.to_owned();
+    if answer.deleted_at.is_some() {
+        return Err(NoUrlError::Deleted(id()));
+    }
+    let url = answer.blob.and_then(|blob| blob.url);
+    let url = url.ok_or_else(|| NoUrlError::None(id()))?;
+    // Nobody on the way may change what is run. An API on this machine may say otherwise.
+    let is_plain = may_be_plain && url.expose().starts_with("http://");
+    if url.expose().starts_with("https://") || is_plain {
+        Ok(url)
+    } else {
+        Err(NoUrlError::Scheme(id()))
+    }
 }
 
 /// How long Heroku wants not to be asked, or is not to be.
@@ -42,19 +61,11 @@ impl SlugLocator for Api {
             leave_alone: leave_alone(error.trouble()),
             source: error.into(),
         })?;
-        let refused = |error: NoUrlError| LocateSlugError {
+        url(id, answer, self.client.is_plain()).map_err(|error| LocateSlugError {
             may_pass: false,
             leave_alone: Duration::ZERO,
             source: error.into(),
-        };
-        let url = answer.blob.ok_or(refused(NoUrlError::None))?.url;
-        // Nobody on the way may change what is run. An API on this machine may say otherwise.
-        let is_plain = self.client.is_plain() && url.expose().starts_with("http://");
-        if url.expose().starts_with("https://") || is_plain {
-            Ok(url)
-        } else {
-            Err(refused(NoUrlError::Scheme))
-        }
+        })
     }
 }
 
@@ -65,6 +76,19 @@ mod tests {
     use super::*;
 
     const SEVEN: Option<Duration> = Some(Duration::from_secs(7));
+
+    #[test_case(r#"{"blob":{"url":"https://s/x"}}"# => "https://s/x")]
+    #[test_case(r#"{"blob":{"url":"http://s/x"}}"# => "Heroku gives a URL for the slug 5100 that is not https://")]
+    #[test_case(r#"{"blob":{"url":null}}"# => "Heroku gives no URL for the slug 5100"; "a URL that is null")]
+    #[test_case(r#"{"blob":{}}"# => "Heroku gives no URL for the slug 5100"; "a blob without a URL")]
+    #[test_case("{}" => "Heroku gives no URL for the slug 5100"; "no blob")]
+    #[test_case(r#"{"blob":{"url":"https://s/x"},"deleted_at":"2026"}"# => "the slug 5100 was deleted on Heroku")]
+    fn where_a_slug_is(answer: &str) -> String {
+        match url("5100", serde_json::from_str(answer).unwrap(), false) {
+            Ok(url) => url.expose().to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
 
     #[test_case(Trouble::Passing { retry_after: None } => 0)]
     #[test_case(Trouble::Passing { retry_after: SEVEN } => 7; "who says so")]

@@ -133,9 +133,11 @@ pub(super) struct Slug {
 }
 
 /// Where a slug is right now. The URL is a secret, which its type does not show.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Blob {
-    pub(super) url: SlugUrl,
+    /// A slug that was deleted has none.
+    pub(super) url: Option<SlugUrl>,
 }
 
 /// `GET /apps/{app}/oci-images/{id}`.
@@ -235,6 +237,11 @@ mod tests {
         )
         .unwrap();
         assert!(!format!("{slug:?}").contains("hunter2"));
+        for blob in [r#"{"url":null}"#, r#"{"method":"GET"}"#, "null"] {
+            let slug = format!(r#"{{"blob":{blob},"deleted_at":"2026-02-03T18:00:42Z"}}"#);
+            let slug: Slug = serde_json::from_str(&slug).unwrap();
+            assert!(slug.blob.is_none_or(|blob| blob.url.is_none()));
+        }
         serde_json::from_str::<App>("{}").unwrap();
     }
 

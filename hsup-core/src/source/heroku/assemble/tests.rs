@@ -116,6 +116,7 @@ fn an_image_is_named_by_its_digest() {
 #[test_case(|parts| parts.content = Content::Nothing => "v7 (Deploy 2c3a0b2) has no slug"; "no slug")]
 #[test_case(|parts| parts.content = Content::Slug(slug(&json!({"size": 0}))) => "the slug of v7 is empty"; "no bytes")]
 #[test_case(|parts| parts.content = Content::Slug(slug(&json!({"deleted_at": "2026"}))) => "the slug of v7 was deleted"; "deleted")]
+#[test_case(|parts| parts.content = Content::Slug(slug(&json!({"blob": {"url": null}, "deleted_at": "2026"}))) => "the slug of v7 was deleted"; "deleted and without a URL")]
 #[test_case(|parts| parts.content = Content::Slug(slug(&json!({"checksum": "md5:1"}))) => "the slug of v7 has a checksum"; "another checksum")]
 #[test_case(|parts| parts.content = Content::Image(model::OciImage::default()) => "the OCI image of v7 has no"; "an empty image")]
 #[test_case(|parts| parts.formation[0].quantity = -1 => "the process type `worker` of v7 is wrong"; "less than none")]
