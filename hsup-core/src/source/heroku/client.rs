@@ -300,7 +300,11 @@ impl Client {
     ) -> ApiError {
         let (what, host) = (question.what.clone(), self.host.clone());
         if error.is_redirect() {
-            return ApiError::Redirect { what, host };
+            return ApiError::Redirect {
+                what,
+                host,
+                request,
+            };
         }
         let error = error.without_url();
         let mut causes = vec![error.to_string()];

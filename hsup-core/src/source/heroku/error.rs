@@ -34,13 +34,15 @@ pub enum ApiError {
     /// The API sends its callers on.
     #[error(
         "failed to get {what} from {host}: it sends on to another place, or for ever, \
-         and the token goes nowhere else"
+         and the token goes nowhere else{request}"
     )]
     Redirect {
         /// What was asked for.
         what: String,
         /// Who was asked.
         host: String,
+        /// By which Heroku knows it.
+        request: RequestId,
     },
     /// It answered that it will not.
     #[error("failed to get {what} from {host}: {refusal}")]

@@ -324,7 +324,7 @@ impl Again {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::heroku::access::Access;
+    use crate::source::heroku::{access::Access, error::RequestId};
 
     fn watcher() -> Watcher {
         let access = Access::new("http://127.0.0.1:1", "hunter2");
@@ -447,6 +447,7 @@ mod tests {
                 source: ApiError::Redirect {
                     what: format!("it, in request {request}"),
                     host: String::new(),
+                    request: RequestId::default(),
                 },
             }),
         };
@@ -482,6 +483,7 @@ mod tests {
                 source: ApiError::Redirect {
                     what: "it".to_owned(),
                     host: String::new(),
+                    request: RequestId::default(),
                 },
             }),
         };

@@ -118,6 +118,7 @@ async fn the_token_goes_to_no_other_host_and_round_in_no_circle() {
     let head = format!("302 Found\r\nLocation: http://{address}/steal");
     let problem = problem_with(vec![answer(&head, "")]).await;
     assert!(problem.contains("sends on to another place"), "{problem}");
+    assert!(problem.contains("nowhere else (request "), "{problem}");
     assert!(elsewhere.accept().is_err(), "nobody came");
 
     let head = "302 Found\r\nLocation: /apps/shop";
