@@ -53,6 +53,8 @@ pub(super) struct State {
     slugs: BTreeMap<String, Slug>,
     images: BTreeMap<String, Image>,
     formation: Vec<Process>,
+    /// How many process types a page of it has if nobody says.
+    page: usize,
     /// How many requests are left.
     remaining: u32,
     /// How many URLs were signed, and how many of them are good no more.
@@ -139,6 +141,7 @@ impl Platform {
                 slugs: BTreeMap::new(),
                 images: BTreeMap::new(),
                 formation: Vec::new(),
+                page: rules::PAGE,
                 remaining: 4500,
                 signed: 0,
                 expired: 0,
@@ -238,6 +241,11 @@ impl Platform {
         let mut formation = state.formation.iter_mut();
         let process = formation.find(|process| process.process_type == process_type);
         process.unwrap().quantity = quantity;
+    }
+
+    /// A page of the formation has so many process types from now on.
+    pub fn is_paged(&self, types: usize) {
+        self.shared.state().page = types;
     }
 
     /// Every request whose path contains `path` fails so from now on, until [`Platform::heal`].

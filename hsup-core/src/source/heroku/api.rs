@@ -13,6 +13,8 @@ use super::{
 const NEWEST: HeaderValue = HeaderValue::from_static("version ..; max=10, order=desc");
 /// How many pages of releases are looked through for it.
 const PAGES: usize = 30;
+/// How many pages a formation may have. A page has 200 process types, unless Heroku thinks better.
+const FORMATION_PAGES: usize = 20;
 
 /// The API, as far as one app goes.
 #[derive(Debug)]
@@ -70,26 +72,38 @@ impl Api {
         Ok(())
     }
 
-    /// Learns the formation.
+    /// Learns the formation, all pages of it: a type that is on none would get no dynos.
     pub(super) async fn formation(
         &self,
         known: &mut Option<Known<Vec<Formation>>>,
     ) -> Result<(), ApiError> {
-        let question = Question {
-            what: format!("the formation of {}", self.app),
-            path: &["apps", &self.app, "formation"],
-            range: None,
-            etag: known.as_ref().and_then(|known| known.etag.as_ref()),
-        };
-        match self.client.ask(question).await? {
-            Answer::Same => Ok(()),
-            Answer::New(body) => {
-                let value = body.json()?;
-                let etag = body.etag;
+        let mut range = None;
+        let mut value = Vec::new();
+        for page in 0..FORMATION_PAGES {
+            let known_tag = known.as_ref().and_then(|known| known.etag.as_ref());
+            let question = Question {
+                what: format!("the formation of {}", self.app),
+                path: &["apps", &self.app, "formation"],
+                range: range.as_ref(),
+                etag: known_tag.filter(|_| page == 0),
+            };
+            let body = match self.client.ask(question).await? {
+                Answer::Same => return Ok(()),
+                Answer::New(body) => body,
+            };
+            value.extend(body.json::<Vec<Formation>>()?);
+            if body.next_range.is_none() {
+                // What a later page has may change, and leave the first one as it is.
+                let etag = body.etag.filter(|_| page == 0);
                 *known = Some(Known { value, etag });
-                Ok(())
+                return Ok(());
             }
+            if page + 1 == FORMATION_PAGES {
+                return Err(body.malformed(format!("it has more than {FORMATION_PAGES} pages")));
+            }
+            range = body.next_range;
         }
+        Ok(())
     }
 
     /// The app.

@@ -329,12 +329,17 @@ impl Client {
 impl Body {
     /// What the text says.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        serde_json::from_slice(&self.bytes).map_err(|error| ApiError::Malformed {
+        serde_json::from_slice(&self.bytes).map_err(|error| self.malformed(problem(&error)))
+    }
+
+    /// It is not what it should be.
+    pub(super) fn malformed(&self, problem: String) -> ApiError {
+        ApiError::Malformed {
             what: self.what.clone(),
             host: self.host.clone(),
-            problem: problem(&error),
+            problem,
             request: self.request.clone(),
-        })
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// How many items a page has if nobody says.
-const PAGE: usize = 200;
+pub(super) const PAGE: usize = 200;
 
 /// Answers a request.
 pub(super) fn answer(state: &mut State, request: &Request) -> Answer {
@@ -99,7 +99,7 @@ fn resource(state: &mut State, request: &Request) -> Result<Answer, Answer> {
             let release = release.ok_or_else(|| missing("release"))?;
             Ok(found(&json!(release.config)))
         }
-        ["formation"] => Ok(found(&formation(state))),
+        ["formation"] => formation(state, request.header("range")),
         ["slugs", id] => {
             let slug = state.slugs.get(*id).ok_or_else(|| missing("slug"))?;
             state.signed += 1;
@@ -114,50 +114,82 @@ fn resource(state: &mut State, request: &Request) -> Result<Answer, Answer> {
     }
 }
 
+/// Which page of a list is wanted.
+struct Page<'a> {
+    /// The item before its first one.
+    after: Option<&'a str>,
+    max: usize,
+    is_descending: bool,
+}
+
+impl<'a> Page<'a> {
+    /// What `range` says of a list that is in the order of `field`.
+    fn of(range: Option<&'a str>, field: &str, max: usize) -> Result<Self, Answer> {
+        let bad = || {
+            failure(
+                416,
+                "requested_range_not_satisfiable",
+                "Check the Range header.",
+            )
+        };
+        let Some(range) = range else {
+            return Ok(Self {
+                after: None,
+                max,
+                is_descending: false,
+            });
+        };
+        let rest = range.trim().strip_prefix(field).ok_or_else(bad)?;
+        let (interval, options) = rest.split_once(';').unwrap_or((rest, ""));
+        let options: Vec<_> = options.split(',').map(str::trim).collect();
+        let mut all = options.iter();
+        let wanted = all.find_map(|option| option.strip_prefix("max="));
+        let after = interval.trim().strip_suffix("..").ok_or_else(bad)?;
+        Ok(Self {
+            after: match after.strip_prefix(']') {
+                None if after.is_empty() => None,
+                Some(after) => Some(after),
+                None => return Err(bad()),
+            },
+            max: wanted.map_or(Ok(max), str::parse).map_err(|_| bad())?,
+            is_descending: options.contains(&"order=desc"),
+        })
+    }
+
+    /// Of a page after which more follow: how to ask for the next one.
+    fn is_not_all(&self, answer: &mut Answer, field: &str, last: &str) {
+        answer.status = 206;
+        let order = if self.is_descending {
+            ", order=desc"
+        } else {
+            ""
+        };
+        let next = format!("{field} ]{last}..; max={}{order}", self.max);
+        answer.headers.push(("Next-Range", next));
+    }
+}
+
 /// Releases in the order of their versions, newest first where the range says so, a page of them.
 fn releases(state: &State, range: Option<&str>) -> Result<Answer, Answer> {
-    let bad = || {
-        failure(
-            416,
-            "requested_range_not_satisfiable",
-            "Check the Range header.",
-        )
-    };
-    let range = range.unwrap_or("version ..").trim();
-    let rest = range.strip_prefix("version ").ok_or_else(bad)?;
-    let (interval, options) = rest.split_once(';').unwrap_or((rest, ""));
-    let options: Vec<_> = options.split(',').map(str::trim).collect();
-    let max = options
-        .iter()
-        .find_map(|option| option.strip_prefix("max="));
-    let max: usize = max.map_or(Ok(PAGE), str::parse).map_err(|_| bad())?;
-    let is_newest_first = options.contains(&"order=desc");
-    let after = interval.trim().strip_suffix("..").ok_or_else(bad)?;
-    let after = match after.strip_prefix(']') {
-        Some(version) => Some(version.parse::<u64>().map_err(|_| bad())?),
-        None if after.is_empty() => None,
-        None => return Err(bad()),
-    };
+    let wanted = Page::of(range, "version", PAGE)?;
+    let after = wanted.after.map(|version| version.parse().unwrap_or(0));
     let mut all: Vec<&Release> = state.releases.iter().collect();
-    if is_newest_first {
+    if wanted.is_descending {
         all.reverse();
     }
     let all = all.into_iter().filter(|release| match after {
-        Some(after) if is_newest_first => release.version < after,
+        Some(after) if wanted.is_descending => release.version < after,
         Some(after) => release.version > after,
         None => true,
     });
     let all: Vec<_> = all.collect();
-    let page = &all[..all.len().min(max)];
+    let page = &all[..all.len().min(wanted.max)];
     let shown = page.iter().map(|release| release_json(state, release));
     let mut answer = found(&shown.collect());
     if page.len() < all.len()
         && let Some(last) = page.last()
     {
-        answer.status = 206;
-        let order = if is_newest_first { ", order=desc" } else { "" };
-        let next = format!("version ]{}..; max={max}{order}", last.version);
-        answer.headers.push(("Next-Range", next));
+        wanted.is_not_all(&mut answer, "version", &last.version.to_string());
     }
     Ok(answer)
 }
@@ -214,10 +246,12 @@ fn release_json(state: &State, release: &Release) -> Value {
     })
 }
 
-fn formation(state: &State) -> Value {
-    let process = |process: &super::Process| {
+/// The process types, a page of them.
+fn formation(state: &State, range: Option<&str>) -> Result<Answer, Answer> {
+    let id = |process: &super::Process| format!("f0-{}", process.process_type);
+    let shown = |process: &super::Process| {
         json!({
-            "id": format!("f0-{}", process.process_type),
+            "id": id(process),
             "app": {"id": APP_ID, "name": state.app},
             "type": process.process_type,
             "command": process.command,
@@ -226,7 +260,20 @@ fn formation(state: &State) -> Value {
             "dyno_size": {"id": "51", "name": "standard-1x"},
         })
     };
-    state.formation.iter().map(process).collect()
+    let wanted = Page::of(range, "id", state.page)?;
+    let all = &state.formation;
+    let before = wanted
+        .after
+        .map(|after| all.iter().position(|process| id(process) == after));
+    let all = &all[before.flatten().map_or(0, |before| before + 1)..];
+    let page = &all[..all.len().min(wanted.max)];
+    let mut answer = found(&page.iter().map(shown).collect());
+    if page.len() < all.len()
+        && let Some(last) = page.last()
+    {
+        wanted.is_not_all(&mut answer, "id", &id(last));
+    }
+    Ok(answer)
 }
 
 fn slug_json(id: &str, slug: &Slug, url: &str, stack: &str) -> Value {

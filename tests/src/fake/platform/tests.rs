@@ -63,6 +63,17 @@ fn who_asks_as_the_api_wants_it_is_answered_and_nobody_else() {
     fake.set_config(&[("NAME", "two")]);
     assert_eq!(status(releases, &again), "206");
 
+    let formation = "/apps/shop/formation";
+    assert_eq!(status(formation, &all), "200");
+    fake.deploy(&[("web", "true"), ("worker", "true")]);
+    fake.is_paged(1);
+    let page = asked(&fake, formation, &all);
+    assert!(page.starts_with("206"), "{page}");
+    assert!(page.contains("Next-Range: id ]f0-web..; max=1"), "{page}");
+    let rest = range("Range: id ]f0-web..; max=1");
+    assert_eq!(status(formation, &rest), "200");
+    assert_eq!(status(formation, &range("Range: type ..")), "416");
+
     fake.leave(1);
     let last = asked(&fake, "/apps/shop", &all);
     assert!(

@@ -28,6 +28,29 @@ fn scaling_touches_no_dyno_that_stays_and_makes_no_release() {
 }
 
 #[test]
+fn a_formation_of_several_pages_counts_whole() {
+    let shop = Shop::deployed();
+    shop.heroku.is_paged(1);
+    shop.heroku.scale("worker", 1);
+    let hsup = shop.start(&[]);
+    hsup.wait_up(&["web.1", "worker.1"]);
+    // The first page is as it was.
+    shop.heroku.scale("worker", 2);
+    hsup.wait_up(&["web.1", "worker.1", "worker.2"]);
+    shop.wait_looks(&hsup);
+    hsup.wait_up(&["web.1", "worker.1", "worker.2"]);
+
+    // A part of it is no formation: nothing is scaled by that.
+    let types: Vec<_> = (0..21).map(|number| format!("type{number}")).collect();
+    let more = types.iter().map(|name| (name.as_str(), "exec sleep 9"));
+    let more: Vec<_> = more.collect();
+    shop.heroku.deploy(&more);
+    hsup.wait_for_line("it has more than 20 pages");
+    hsup.wait_up(&["web.1", "worker.1", "worker.2"]);
+    hsup.interrupt();
+}
+
+#[test]
 fn what_survived_is_scaled_though_what_is_deployed_cannot_be_run() {
     let shop = Shop::deployed();
     let first = shop.start(&[]);
