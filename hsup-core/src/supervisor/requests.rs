@@ -30,6 +30,13 @@ use crate::{
     state::ReleaseRecord,
 };
 
+/// How a release comes that is not the source's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    Apply,
+    Rollback,
+}
+
 impl Actor {
     pub(super) fn request(&mut self, request: Request) {
         if self.phase != Phase::Running
@@ -368,7 +375,7 @@ impl Actor {
         let parsed = control_file::parse(json)
             .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
         let (mut release, mut warnings) = (parsed.release, parsed.warnings);
-        warnings.extend(self.lasts_until().map(str::to_owned));
+        warnings.extend(self.lasts_until(Handed::Apply).map(str::to_owned));
         if release.app.is_empty() {
             release.app.clone_from(&self.app);
         }
@@ -376,16 +383,23 @@ impl Actor {
     }
 
     /// What becomes of a release that does not come from the source. None: it stays.
-    pub(super) fn lasts_until(&self) -> Option<&'static str> {
-        match &self.source {
-            Source::Directory(_) => Some(
+    pub(super) fn lasts_until(&self, handed: Handed) -> Option<&'static str> {
+        match (&self.source, handed) {
+            (Source::Directory(_), Handed::Apply) => Some(
                 "the next start of hsup runs the Procfile again: a release that is applied lasts \
                  until then, in a control directory for good",
             ),
-            Source::Heroku(_) => {
+            (Source::Directory(_), Handed::Rollback) => Some(
+                "the next start of hsup runs the Procfile again: a rollback lasts until then, in a \
+                 control directory for good",
+            ),
+            (Source::Heroku(_), Handed::Apply) => {
                 Some("a release that is applied lasts until the next one on Heroku")
             }
-            Source::ControlDir(_) => None,
+            (Source::Heroku(_), Handed::Rollback) => {
+                Some("a rollback lasts until the next release on Heroku")
+            }
+            (Source::ControlDir(_), _) => None,
         }
     }
 

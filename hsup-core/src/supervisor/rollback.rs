@@ -1,9 +1,11 @@
 //! Going back to an earlier release: which one is meant, and taking it in again as a new one.
 
+use std::collections::BTreeSet;
+
 use hsup_proto::control::RollbackRequest;
 use thiserror::Error;
 
-use super::{actor::Actor, handle::Applied, intake::Taken};
+use super::{actor::Actor, handle::Applied, intake::Taken, requests::Handed};
 use crate::{
     control::ControlError,
     releases::Newness,
@@ -75,8 +77,11 @@ fn target(history: &[&ReleaseRecord], version: Option<u64>) -> Result<u64, Rollb
         Some(_) => RollbackError::Undecided { version },
         None => {
             let good = history.iter().filter(|record| record.state.is_good());
+            let mut seen = BTreeSet::new();
             let known: Vec<_> = good
-                .map(|record| format!("v{}", record.release.version))
+                .map(|record| record.release.version)
+                .filter(|version| seen.insert(*version))
+                .map(|version| format!("v{version}"))
                 .collect();
             let known = known.join(", ");
             RollbackError::Unknown { version, known }
@@ -107,7 +112,11 @@ impl Actor {
         }
         let is_control_dir = matches!(self.source, Source::ControlDir(_));
         let text = is_control_dir.then(|| control_file::text(&release));
-        let warnings = self.lasts_until().map(str::to_owned).into_iter().collect();
+        let warnings = self
+            .lasts_until(Handed::Rollback)
+            .map(str::to_owned)
+            .into_iter()
+            .collect();
         let origin = Origin::Rollback { version, id };
         let taken = self
             .take_in(release, text, origin, Newness::New)
@@ -119,8 +128,6 @@ impl Actor {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use test_case::test_case;
 
     use super::*;
@@ -168,6 +175,8 @@ mod tests {
     #[test_case("6 building, 4 current, 3 superseded", Some(3) => Ok(30); "past one on trial")]
     #[test_case(USUAL, Some(2) => Err("v2 never ran: it was rejected: it crashed".to_owned()))]
     #[test_case(USUAL, Some(9) => Err("no release v9: hsup remembers v4, v3, v1".to_owned()))]
+    #[test_case("2 current, 1 superseded, 2 superseded, 1 superseded", Some(7) => Err(
+        "no release v7: hsup remembers v2, v1".to_owned()); "each version once")]
     #[test_case("6 building, 4 current", Some(6) => Err(
         "v6 is still on its way: without a version hsup goes back to the good release".to_owned()))]
     #[test_case("2 rejected, 1 current", None => Err(

@@ -243,7 +243,7 @@ fn a_rollback_takes_no_number_that_heroku_gives_to_another_release() {
         "{said}"
     );
     assert!(
-        said.contains("lasts until the next one on Heroku"),
+        said.contains("a rollback lasts until the next release on Heroku"),
         "{said}"
     );
     hsup.wait_releases(&["v2 current", "v3 superseded", "v2 superseded"]);
