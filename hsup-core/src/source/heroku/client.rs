@@ -2,6 +2,7 @@
 
 use std::{
     error::Error as _,
+    io,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -306,6 +307,7 @@ impl Client {
                 request,
             };
         }
+        let is_untrusted = is_untrusted(&error);
         let error = error.without_url();
         let mut causes = vec![error.to_string()];
         let mut source = error.source();
@@ -317,10 +319,14 @@ impl Client {
         let start = causes.len().saturating_sub(2);
         let mut cause = causes.split_off(start);
         cause.dedup();
+        let cause = self.token.hide_in(&cause.join(": "));
+        if is_untrusted {
+            return ApiError::Untrusted { what, host, cause };
+        }
         ApiError::Unreachable {
             what,
             host,
-            cause: self.token.hide_in(&cause.join(": ")),
+            cause,
             request,
         }
     }
@@ -366,6 +372,21 @@ fn problem(error: &serde_json::Error) -> String {
         Category::Io => "it could not be read",
     };
     format!("{what}, at line {line} column {column}")
+}
+
+/// Whether a certificate that was refused is among the causes.
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    // An I/O error that was made of another one has the causes of that, and does not name it.
+    let wrapped = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    match wrapped {
+        Some(inner) => is_untrusted(inner),
+        None => error.source().is_some_and(is_untrusted),
+    }
 }
 
 /// Never to another host, and not for ever.

@@ -19,6 +19,19 @@ pub enum ApiError {
         /// By which Heroku knows it, should it have come so far.
         request: RequestId,
     },
+    /// The server shows a certificate that this machine does not trust.
+    #[error(
+        "failed to get {what} from {host}, which this machine does not trust: {cause}; \
+         SSL_CERT_FILE names whom it trusts"
+    )]
+    Untrusted {
+        /// What was asked for.
+        what: String,
+        /// Who was asked.
+        host: String,
+        /// What is wrong with the certificate.
+        cause: String,
+    },
     /// The answer took too long.
     #[error("failed to get {what} from {host}: no whole answer within {within:?}{request}")]
     Late {

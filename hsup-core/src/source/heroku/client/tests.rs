@@ -226,7 +226,17 @@ async fn a_certificate_that_does_not_verify_is_told_nothing() {
     let (url, heard) = self_signed();
     let client = Client::new(&Access::new(&url, "hunter2")).unwrap();
     let error = get(&client).await.unwrap_err();
-    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(matches!(error, ApiError::Untrusted { .. }), "{error:?}");
+    let error = error.to_string();
+    assert!(
+        error.contains("which this machine does not trust: "),
+        "{error}"
+    );
+    assert!(error.contains(": invalid peer certificate: "), "{error}");
+    assert!(
+        error.ends_with("; SSL_CERT_FILE names whom it trusts"),
+        "{error}"
+    );
     drop(client);
     assert_eq!(heard.join().unwrap(), None);
 }
