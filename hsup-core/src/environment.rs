@@ -106,6 +106,10 @@ fn metadata(release: &Release, dyno_id: &DynoId) -> impl Iterator<Item = (String
                 app_name
             },
         ),
+        (
+            "HEROKU_APP_DEFAULT_DOMAIN_NAME",
+            of(|known| &known.app_default_domain),
+        ),
         ("HEROKU_DYNO_ID", dyno_id.to_string()),
         ("HEROKU_RELEASE_VERSION", format!("v{version}")),
         (
@@ -221,6 +225,7 @@ mod tests {
         release.metadata = Some(Box::new(AppMetadata {
             app_id: "a-1".into(),
             app_name: "shop-production".into(),
+            app_default_domain: "shop-0123.herokuapp.com".into(),
             release_version: 42,
             release_created_at: "2015-04-02T18:00:42Z".into(),
             release_description: "Deploy 2c3a0b2".into(),
@@ -232,6 +237,7 @@ mod tests {
             assert_eq!(
                 told(base, &release),
                 [
+                    "HEROKU_APP_DEFAULT_DOMAIN_NAME=shop-0123.herokuapp.com",
                     "HEROKU_APP_ID=a-1",
                     "HEROKU_APP_NAME=mine",
                     "HEROKU_BUILD_COMMIT=2c3a0b2",

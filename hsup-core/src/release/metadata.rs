@@ -11,6 +11,8 @@ pub struct AppMetadata {
     pub app_id: String,
     /// The app's name.
     pub app_name: String,
+    /// The domain that Heroku gives it: `shop-0123456789ab.herokuapp.com`.
+    pub app_default_domain: String,
     /// The release's UUID.
     pub release_id: String,
     /// The release's number, without the `v`.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use reqwest::Url;
 use thiserror::Error;
 
 use super::{error::ApiError, model};
@@ -142,6 +143,7 @@ pub(super) fn assemble(
     let mut metadata = AppMetadata {
         app_id: app.id,
         app_name: app.name.clone(),
+        app_default_domain: host(&app.web_url),
         release_id: release.id,
         release_version: version,
         release_created_at: release.created_at,
@@ -217,6 +219,13 @@ pub(super) fn assemble(
         ..Release::default()
     };
     Ok((release, warnings))
+}
+
+/// The host of an app's own URL; empty where it has none.
+fn host(web_url: &str) -> String {
+    let url = Url::parse(web_url).ok();
+    let host = url.as_ref().and_then(Url::host_str);
+    host.unwrap_or_default().to_owned()
 }
 
 /// The id of a slug that [`assemble`] has named.

@@ -36,6 +36,8 @@ pub(super) struct App {
     pub(super) name: String,
     #[serde(deserialize_with = "or_default")]
     pub(super) stack: Reference,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) web_url: String,
 }
 
 /// One of `GET /apps/{app}/releases`.

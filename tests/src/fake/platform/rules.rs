@@ -223,6 +223,7 @@ fn app_json(state: &State) -> Value {
         "maintenance": false,
         "owner": {"id": "0e", "email": "me@example.com"},
         "space": null,
+        "web_url": format!("https://{}-0123456789ab.herokuapp.com/", state.app),
     })
 }
 

@@ -7,7 +7,8 @@ fn parts() -> Parts {
     let value = |value: Value| value;
     Parts {
         app: from_value(value(
-            json!({"id": "app-id", "name": "shop", "stack": {"name": "heroku-26"}}),
+            json!({"id": "app-id", "name": "shop", "stack": {"name": "heroku-26"},
+                "web_url": "https://shop-0123.herokuapp.com/"}),
         ))
         .unwrap(),
         release: from_value(value(json!({
@@ -83,11 +84,19 @@ fn a_release_is_what_its_slug_and_its_formation_say() {
     assert_eq!(slug_id(named), Some("slug-id"));
     let metadata = release.metadata.as_ref().unwrap();
     assert_eq!(metadata.slug_commit, "2c3a0b2");
+    assert_eq!(metadata.app_default_domain, "shop-0123.herokuapp.com");
     assert_eq!(metadata.release_description, "Deploy 2c3a0b2");
     let shown = format!("{release:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
     let kept = serde_json::to_string(&release).unwrap();
     assert!(!kept.contains("s3.example"), "{kept}");
+}
+
+#[test_case("https://shop-0123.herokuapp.com/" => "shop-0123.herokuapp.com")]
+#[test_case("" => ""; "none")]
+#[test_case("shop" => ""; "no url")]
+fn an_app_has_a_domain(web_url: &str) -> String {
+    host(web_url)
 }
 
 #[test]
