@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
-    sync::{Condvar, Mutex},
+    sync::{Condvar, Mutex, PoisonError},
     thread::available_parallelism,
     time::Duration,
 };
@@ -18,10 +18,16 @@ use hsup_tests::{
 
 /// How many suites run now, and who waits for one to end.
 static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+/// Held by who starts hundreds of dynos at once, which keeps all processors busy.
+static STORM: Mutex<()> = Mutex::new(());
 
-/// Runs a suite as soon as there is a processor for it, however many tests run at once: it has
-/// deadlines, and storms that keep a processor busy.
+/// Runs a suite as soon as there is a processor for it, and no storm beside another one, however
+/// many tests run at once: its cases have deadlines.
 fn run(config: &Config) -> Result<Report, RunError> {
+    let is_storm = |part: &String| part.contains("concurrency");
+    let has_storm = config.focus.is_empty() || config.focus.iter().any(is_storm);
+    // One that failed in its storm has said so.
+    let _alone = has_storm.then(|| STORM.lock().unwrap_or_else(PoisonError::into_inner));
     let (count, ended) = &RUNNING;
     let places = available_parallelism().unwrap().get();
     let full = |running: &mut usize| *running >= places;
