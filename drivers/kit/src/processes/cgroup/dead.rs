@@ -1,6 +1,6 @@
 //! The cgroups of drivers that ended without removing them.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path, process, time::Duration};
+use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt as _, path::Path, process, time::Duration};
 
 use nix::{errno::Errno, unistd::Pid};
 use tokio::time::sleep;
@@ -22,7 +22,11 @@ pub(crate) async fn bury(procfs: &Procfs) {
             continue;
         };
         if driver.namespace == us.namespace && driver.is_dead(procfs) {
-            let killed = kill(&path).is_ok();
+            let killed = match kill(&path) {
+                // Another user's: a driver of that user's buries it.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
+                killed => killed.is_ok(),
+            };
             let removed = remove_soon(&path).await;
             info!(path = %path.display(), killed, removed, "buried a dead driver's cgroups");
         }
