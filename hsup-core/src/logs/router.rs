@@ -376,15 +376,18 @@ impl Router {
         }
         let rest = &data[whole..];
         self.unfinished = self.unfinished - carried + rest.len();
+        let mut begun = rest;
         if self.unfinished > UNFINISHED_BYTES {
-            let piece = whole_characters(rest);
-            self.unfinished -= piece;
-            sink.take_unterminated(reader, &rest[..piece]);
-            reader.unfinished = rest[piece..].to_vec();
-        } else {
-            // Most streams end their lines; no room is kept for the next one that does not.
-            reader.unfinished = rest.to_vec();
+            let piece;
+            (piece, begun) = rest.split_at(whole_characters(rest));
+            // Of a character that lacks bytes alone there is nothing to give away.
+            if !piece.is_empty() {
+                sink.take_unterminated(reader, piece);
+                self.unfinished -= piece.len();
+            }
         }
+        // Most streams end their lines; no room is kept for the next one that does not.
+        reader.unfinished = begun.to_vec();
         Found::Bytes(count)
     }
 
@@ -505,6 +508,37 @@ mod tests {
         }
         assert!(size_of::<Option<Reader>>() <= 64);
         assert!(router.readers.capacity() <= 8);
+    }
+
+    #[test]
+    fn with_too_much_unfinished_a_line_is_given_away_up_to_a_character() {
+        let rings = Rings::new(4096, 1 << 20);
+        let shared = Arc::new(Shared::new(rings, EventFd::new().unwrap(), None));
+        let mut router = Router::new(Arc::clone(&shared), None).unwrap();
+        let (out, stdout) = std::io::pipe().unwrap();
+        let (err, _stderr) = std::io::pipe().unwrap();
+        let id: DynoId = "web-1".parse().unwrap();
+        let (run, name) = shared.lock().rings.begin("web.1", &id);
+        router.add(Dyno {
+            id: id.clone(),
+            name,
+            run,
+            stdout: out.into(),
+            stderr: err.into(),
+        });
+        // As much as others have begun.
+        router.unfinished = UNFINISHED_BYTES;
+        for text in [&b"two\xe2"[..], b"\x82", b"\xac\n", b"a line\n"] {
+            nix::unistd::write(&stdout, text).unwrap();
+            router.read_once(0);
+        }
+        assert_eq!(router.unfinished, UNFINISHED_BYTES);
+        let tail = shared.lock().rings.tail_of(&id, usize::MAX);
+        let lines = tail.chunks.into_iter().flat_map(|mut chunk| {
+            let lines = std::iter::from_fn(move || chunk.pop());
+            lines.map(|line| String::from_utf8(line.text.to_vec()).unwrap())
+        });
+        assert_eq!(lines.collect::<Vec<_>>(), ["two", "€", "a line"]);
     }
 
     #[test]
