@@ -14,9 +14,9 @@
 //! operator's [`Surge`] may say how large a wave is; then the next one also waits for the old
 //! dynos to have ended, so that never more run beside the quantity. When a new
 //! dyno does not become ready, or ends again before the rollout does, everything touched so far
-//! goes back to the good release and the rollout ends with the reason. A dyno that somebody stops before it was
-//! ready holds nothing up, but proves nothing either: when no other one of its type gets
-//! ready, it counts as one that did not. One that is scaled away needs no proof, unless there
+//! goes back to the good release and the rollout ends with the reason. A dyno that somebody stops
+//! before it was ready holds nothing up, but proves nothing either: when no other one of its type
+//! gets ready, it counts as one that did not. One that is scaled away needs no proof, unless there
 //! is no other.
 //!
 //! It knows no clock, driver or process: the supervisor tells it what happened and

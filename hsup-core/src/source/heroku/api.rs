@@ -79,31 +79,32 @@ impl Api {
     ) -> Result<(), ApiError> {
         let mut range = None;
         let mut value = Vec::new();
-        for page in 0..FORMATION_PAGES {
+        let mut pages = 0;
+        loop {
             let known_tag = known.as_ref().and_then(|known| known.etag.as_ref());
             let question = Question {
                 what: format!("the formation of {}", self.app),
                 path: &["apps", &self.app, "formation"],
                 range: range.as_ref(),
-                etag: known_tag.filter(|_| page == 0),
+                etag: known_tag.filter(|_| pages == 0),
             };
             let body = match self.client.ask(question).await? {
                 Answer::Same => return Ok(()),
                 Answer::New(body) => body,
             };
             value.extend(body.json::<Vec<Formation>>()?);
+            pages += 1;
             if body.next_range.is_none() {
                 // What a later page has may change, and leave the first one as it is.
-                let etag = body.etag.filter(|_| page == 0);
+                let etag = body.etag.filter(|_| pages == 1);
                 *known = Some(Known { value, etag });
                 return Ok(());
             }
-            if page + 1 == FORMATION_PAGES {
+            if pages == FORMATION_PAGES {
                 return Err(body.malformed(format!("it has more than {FORMATION_PAGES} pages")));
             }
             range = body.next_range;
         }
-        Ok(())
     }
 
     /// The app.
