@@ -37,7 +37,9 @@ pub fn binaries() -> &'static Path {
         }
         #[expect(clippy::disallowed_methods, reason = "cargo is no dyno")]
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--bins"])
+            // With a test program, dependencies have what tests ask of them, and nothing is built a
+            // second time without that.
+            .args(["build", "--quiet", "--workspace", "--bins", "--test", "it"])
             .status()
             .unwrap();
         assert!(built.success(), "the binaries could not be built");

@@ -50,11 +50,14 @@ fn tool(name: &str) -> Command {
 }
 
 /// The driver's program, which is also each process that fetches and checks. A test is another
-/// program, so cargo has to be asked for this one.
+/// program, so cargo has to be asked for this one, if it is not in `HSUP_BIN_DIR`.
 fn program() -> Program {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let path = PROGRAM.get_or_init(|| {
         let name = env!("CARGO_PKG_NAME");
+        if let Some(folder) = std::env::var_os("HSUP_BIN_DIR") {
+            return Path::new(&folder).join(name);
+        }
         let mut cargo = tool(env!("CARGO"));
         // What cargo says of this package to its tests would be news to build scripts of
         // others, which would be built again.
@@ -69,7 +72,9 @@ fn program() -> Program {
         }
         let built = cargo
             .args(["build", "--quiet", "--offline"])
-            .args(["--package", name, "--bin", name])
+            // With a test program, as all that needs programs of the workspace does: so that
+            // nothing is built a second time.
+            .args(["--workspace", "--bins", "--test", "it"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
