@@ -15,6 +15,7 @@ pub mod fuzz;
 pub mod lifecycle;
 pub mod locate;
 pub mod logs;
+mod loopback;
 mod memory;
 pub mod name;
 mod notify;

@@ -156,7 +156,7 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
         Command::Start { types } => {
             let (source, driver) = app(&options)?;
             let ground = Ground::lay()?;
-            let drains = drains(&options, &said)?;
+            let drains = drains(&options, &said, tell)?;
             let options = start_options(options, types, source, driver, drains, &ground)?;
             ground.carry(async {
                 run::sweep().await;

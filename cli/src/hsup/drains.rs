@@ -66,8 +66,12 @@ impl Said {
     }
 }
 
-/// The drains of `hsup start`.
-pub(super) fn drains(options: &Options, said: &Said) -> Result<Vec<DrainTarget>, DrainsError> {
+/// The drains of `hsup start`; `tell` has what is odd about them.
+pub(super) fn drains(
+    options: &Options,
+    said: &Said,
+    tell: fn(&str),
+) -> Result<Vec<DrainTarget>, DrainsError> {
     let mut drains = Vec::new();
     if let Some(url) = &options.logplex_url {
         let from = said.logplex_url();
@@ -78,6 +82,11 @@ pub(super) fn drains(options: &Options, said: &Said) -> Result<Vec<DrainTarget>,
         drains.push((named(DrainTarget::parse(url.expose()), &from)?, from));
     }
     check_files(&drains)?;
+    for (target, from) in drains.iter().filter(|(target, _)| target.bares_its_token()) {
+        tell(&format!(
+            "Warning: {from}: the token for {target} goes over the network in plain text: use https"
+        ));
+    }
     Ok(drains.into_iter().map(|(target, _)| target).collect())
 }
 

@@ -87,7 +87,12 @@ impl Drains {
         match begun? {
             Ok(drain) => {
                 self.of_release = Some(drain);
-                Some(format!("Lines are sent to {target}"))
+                let how = if target.bares_its_token() {
+                    ", and its token in plain text: use https"
+                } else {
+                    ""
+                };
+                Some(format!("Lines are sent to {target}{how}"))
             }
             Err(error) => Some(format!("Log drain {target}: {error}")),
         }

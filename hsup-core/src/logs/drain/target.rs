@@ -12,7 +12,7 @@ use std::{
 use reqwest::Url;
 use thiserror::Error;
 
-use crate::release::LogTarget;
+use crate::{loopback::is_this_machine, release::LogTarget};
 
 /// What a file may hold before it is put aside, and how many of those are kept.
 const MAX_SIZE: u64 = 100 << 20;
@@ -182,6 +182,16 @@ impl DrainTarget {
     /// Whether it is a Logplex, of which there is one.
     pub(super) const fn is_logplex(&self) -> bool {
         matches!(self.kind, Kind::Logplex(_))
+    }
+
+    /// Whether a token goes there over a network where everybody on its way can read it.
+    pub fn bares_its_token(&self) -> bool {
+        let (Kind::Logplex(Http { url, .. }) | Kind::Https(Http { url, .. })) = &self.kind else {
+            return false;
+        };
+        let has_token =
+            !url.username().is_empty() || url.password().is_some() || url.query().is_some();
+        has_token && url.scheme() == "http" && !url.host_str().is_some_and(is_this_machine)
     }
 
     /// The file that it writes to, as it is named.
@@ -412,6 +422,19 @@ mod tests {
         ] {
             assert_eq!(of(url), Err(ParseTargetError::Scheme), "{url}");
         }
+    }
+
+    #[test_case("logplex+http://token:x@logs.example/logs" => true)]
+    #[test_case("http://token@10.1.2.3/" => true; "alone")]
+    #[test_case("http://drain.example/?key=x" => true; "in a query")]
+    #[test_case("https://token:x@logs.example/logs" => false; "secret")]
+    #[test_case("http://logs.example/logs" => false; "no token")]
+    #[test_case("http://token:x@127.0.0.1:8080/logs" => false; "this machine")]
+    #[test_case("http://token:x@[::1]/logs" => false; "this machine as well")]
+    #[test_case("http://token:x@localhost/logs" => false; "by name")]
+    #[test_case("syslog://logs.example" => false; "another kind")]
+    fn a_token_in_plain_text_is_seen(text: &str) -> bool {
+        DrainTarget::parse(text).unwrap().bares_its_token()
     }
 
     #[test_case("4096" => Some(4096))]

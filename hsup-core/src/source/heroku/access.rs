@@ -10,7 +10,10 @@ use reqwest::{Url, header::HeaderValue};
 use thiserror::Error;
 
 use super::netrc;
-use crate::files::{Links, ReadFileError, read_regular};
+use crate::{
+    files::{Links, ReadFileError, read_regular},
+    loopback::is_this_machine,
+};
 
 /// The variables that a token may be in, the first one first. The second is the original's.
 const TOKENS: [&str; 2] = ["HEROKU_API_KEY", "HEROKU_ACCESS_TOKEN"];
@@ -152,10 +155,6 @@ fn api_url(host: &str) -> Result<Url, FindAccessError> {
         "http" => Err(FindAccessError::Plain),
         _ => Err(FindAccessError::Host),
     }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
 }
 
 fn from_netrc(path: &Path, machine: &str) -> Result<Option<Token>, FindAccessError> {

@@ -9,7 +9,7 @@ use super::{
     api::{Api, Known},
     assemble::{Content, Parts, UnusableReleaseError, assemble},
     error::ApiError,
-    model::{Formation, Release as HerokuRelease, Runs},
+    model::{Formation, OciImage, Release as HerokuRelease, Runs, Slug},
     quantities::Quantities,
 };
 use crate::{
@@ -21,6 +21,10 @@ use crate::{
 
 /// How often a release is fetched anew that another one overtakes meanwhile.
 const OVERTAKEN: usize = 3;
+/// So many looks in a row an answer is not believed that is older than one before: a server of
+/// Heroku's that has not heard of the newest release is soon told. An app that was made anew under
+/// its name stays so.
+const OLDER: u32 = 6;
 /// So many looks at most are between two at a release that is not whole.
 const LONGEST_PAUSE: u32 = 64;
 /// And at one whose answers cannot be read: that passes by itself, as an API's failures do.
@@ -35,6 +39,8 @@ pub(super) struct Watcher {
     told: Option<Told>,
     quantities: Quantities,
     has_told_release: bool,
+    /// How many looks in a row have found a release older than the one that was told.
+    older: u32,
 }
 
 /// What was told last.
@@ -42,6 +48,7 @@ pub(super) struct Watcher {
 struct Told {
     /// The release's id; empty if there was none.
     release: String,
+    version: u64,
     /// Why it cannot be run.
     unusable: Option<Unusable>,
 }
@@ -74,6 +81,7 @@ pub(super) enum Found {
     /// Another one.
     Release {
         id: String,
+        version: u64,
         formation: Vec<Formation>,
         result: Result<(Box<Release>, Vec<String>), UnusableReleaseError>,
     },
@@ -88,6 +96,7 @@ impl Watcher {
             told: None,
             quantities: Quantities::default(),
             has_told_release: false,
+            older: 0,
         }
     }
 
@@ -121,10 +130,10 @@ impl Watcher {
             };
             let formation = self.formation.as_ref().map(|known| known.value.clone());
             let formation = formation.unwrap_or_default();
-            if self.is_told(&release, &formation) {
+            if self.is_told(&release, &formation) || self.is_behind(release.version) {
                 return Ok(Found::Same(formation));
             }
-            let id = release.id.clone();
+            let (id, version) = (release.id.clone(), release.version);
             let result = self.fetch(release, formation.clone()).await?;
             // Else its config could be the one release's, and its formation the next one's.
             self.api.deployed(&mut self.deployed).await?;
@@ -135,6 +144,7 @@ impl Watcher {
             if now.is_some_and(|now| now.id == id) {
                 return Ok(Found::Release {
                     id,
+                    version,
                     formation,
                     result,
                 });
@@ -156,6 +166,23 @@ impl Watcher {
         })
     }
 
+    /// Whether an answer that has this release is to be taken for one that is not up to date.
+    fn is_behind(&mut self, version: u64) -> bool {
+        let told = self.told.as_ref().map_or(0, |told| told.version);
+        if version >= told {
+            self.older = 0;
+            return false;
+        }
+        self.older += 1;
+        tracing::warn!(
+            version,
+            told,
+            looks = self.older,
+            "Heroku's answer is an older one"
+        );
+        self.older <= OLDER
+    }
+
     /// A look more has gone by.
     fn wait_less(&mut self) {
         let unusable = self.told.as_mut().and_then(|told| told.unusable.as_mut());
@@ -175,8 +202,15 @@ impl Watcher {
         let version = release.version;
         let parts = async {
             let content = match release.runs() {
-                Runs::Slug(id) => Content::Slug(self.api.slug(id).await?),
-                Runs::Image(id) => Content::Image(self.api.oci_image(id).await?),
+                // Its id is what it was asked for by, whatever the answer leaves out.
+                Runs::Slug(id) => Content::Slug(Slug {
+                    id: id.to_owned(),
+                    ..self.api.slug(id).await?
+                }),
+                Runs::Image(id) => Content::Image(OciImage {
+                    id: id.to_owned(),
+                    ..self.api.oci_image(id).await?
+                }),
                 Runs::Nothing => Content::Nothing,
             };
             let config = self.api.config_vars(&release).await?;
@@ -210,6 +244,7 @@ impl Watcher {
             Found::Nothing => {
                 self.told = Some(Told {
                     release: String::new(),
+                    version: 0,
                     unusable: None,
                 });
                 let why = format!("no release of {} is deployed on Heroku", self.api.app);
@@ -221,6 +256,7 @@ impl Watcher {
             Found::Same(formation) => self.quantities.news(&formation),
             Found::Release {
                 id,
+                version,
                 formation,
                 result,
             } => {
@@ -264,6 +300,7 @@ impl Watcher {
                 };
                 self.told = Some(Told {
                     release: id,
+                    version,
                     unusable,
                 });
                 news
@@ -350,6 +387,7 @@ mod tests {
     fn release(id: &str, web: i64) -> Found {
         Found::Release {
             id: id.to_owned(),
+            version: 2,
             formation: formation(&[("web", web)]),
             result: Ok((Box::new(shop()), vec![])),
         }
@@ -360,6 +398,7 @@ mod tests {
         match release(id, web) {
             Found::Release { id, formation, .. } => Found::Release {
                 id,
+                version: 2,
                 formation,
                 result,
             },
@@ -412,6 +451,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_older_release_counts_once_it_has_been_said_for_long() {
+        let mut watcher = watcher();
+        let first = ["web to 1", "release Kept"];
+        assert_eq!(told(&mut watcher, release("a", 1)), first);
+        for _ in 0..OLDER {
+            assert!(watcher.is_behind(1));
+        }
+        assert!(!watcher.is_behind(2), "the one that was told");
+        for _ in 0..OLDER {
+            assert!(watcher.is_behind(1));
+        }
+        assert!(!watcher.is_behind(1), "it stays so");
+        assert!(!watcher.is_behind(3));
+    }
+
+    #[tokio::test]
     async fn nothing_deployed_is_told_once() {
         let mut watcher = watcher();
         assert_eq!(told(&mut watcher, Found::Nothing), ["empty"]);
@@ -426,6 +481,7 @@ mod tests {
         let of = |id: &str| match release(id, 1) {
             Found::Release { id, formation, .. } => Found::Release {
                 id,
+                version: 2,
                 formation,
                 result: Ok((Box::default(), vec![])),
             },
@@ -441,6 +497,7 @@ mod tests {
         let mut watcher = watcher();
         let missing = |request: u32| Found::Release {
             id: "a".to_owned(),
+            version: 2,
             formation: formation(&[("web", 1)]),
             result: Err(UnusableReleaseError::Missing {
                 version: 2,
@@ -477,6 +534,7 @@ mod tests {
         let mut watcher = watcher();
         let unread = |id: &str| Found::Release {
             id: id.to_owned(),
+            version: 2,
             formation: formation(&[("web", 1)]),
             result: Err(UnusableReleaseError::Unread {
                 version: 2,

@@ -1,6 +1,7 @@
 //! An API that fails, denies, lies or is away, while dynos run and while they do not.
 
-use serde_json::Value;
+use hsup_tests::fake::storage::{Authority, FakeStorage, Flaw};
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -69,6 +70,22 @@ fn requests_that_are_used_up_come_back() {
     shop.heroku.leave(60);
     hsup.wait_for_line("Heroku's API answers again");
     assert_eq!(hsup.wait_up(&["web.1"]), before);
+    hsup.interrupt();
+}
+
+#[test]
+fn an_older_release_is_taken_for_the_newest_only_when_that_does_not_pass() {
+    let shop = Shop::deployed();
+    let hsup = shop.start(&[]);
+    hsup.wait_up(&["web.1"]);
+    shop.heroku.set_config(&[("NAME", "two")]);
+    hsup.wait_releases(&["v3 current", "v2 superseded"]);
+    let looks = || shop.heroku.count("/releases ");
+    let before = looks();
+    shop.heroku.amend(3, |release| release.current = false);
+    shop.heroku.amend(2, |release| release.current = true);
+    hsup.wait_releases(&["v2 current", "v3 superseded", "v2 superseded"]);
+    assert!(looks() - before > 6, "it was believed at once");
     hsup.interrupt();
 }
 
@@ -314,4 +331,51 @@ fn a_first_release_that_cannot_be_taken_in_ends_nothing_that_survived() {
     assert!(said.contains("Taking over 2 dynos"), "{said}");
     assert!(!said.contains("SIGKILL"), "{said}");
     second.interrupt();
+}
+
+#[test]
+fn the_api_is_asked_only_where_its_certificate_verifies() {
+    let app = App::empty();
+    let trusted = app.path("ca.pem");
+    let authority = Authority::new(&trusted).unwrap();
+    let run = |flaw, trust: bool| {
+        let api = FakeStorage::start(&authority, flaw).unwrap();
+        let answer = |path: &str, answer: Value| api.put(path, answer.to_string().into());
+        let web = json!({"type": "web", "command": "exec true", "quantity": 1});
+        let release = json!({"id": "r1", "version": 1, "status": "succeeded", "current": true,
+            "slug": {"id": "5100"}});
+        answer("apps/shop", json!({"id": APP_ID, "name": APP}));
+        answer("apps/shop/formation", json!([web]));
+        answer("apps/shop/releases", json!([release]));
+        answer(
+            "apps/shop/releases/r1/config-vars",
+            json!({"NAME": "of the app"}),
+        );
+        let url = api.put("slug.tgz", b"a slug".to_vec());
+        let slug = json!({"process_types": {"web": "exec true"}, "blob": {"url": url}});
+        answer("apps/shop/slugs/5100", slug);
+        let mut command = app.command("hsup");
+        command
+            .env("HEROKU_HOST", format!("https://{}", api.host()))
+            .env("HEROKU_API_KEY", TOKEN)
+            .args(["run", "-a", APP, "echo \"$NAME\""]);
+        if trust {
+            command.env("SSL_CERT_FILE", &trusted);
+        }
+        let ran = command.output().unwrap();
+        (ran.status.code(), text(&ran.stdout), text(&ran.stderr))
+    };
+    let (code, said, error) = run(Flaw::None, true);
+    assert_eq!((code, said.as_str()), (Some(0), "of the app\n"), "{error}");
+    for (flaw, trust) in [(Flaw::None, false), (Flaw::Name, true), (Flaw::Age, true)] {
+        let (code, _, error) = run(flaw, trust);
+        assert_eq!(code, Some(1), "{flaw:?}: {error}");
+        let place = "which this machine does not trust: ";
+        assert!(error.contains(place), "{flaw:?}: {error}");
+        assert!(
+            error.contains("SSL_CERT_FILE names whom it trusts"),
+            "{flaw:?}: {error}"
+        );
+        assert!(!error.contains(TOKEN), "{flaw:?}: {error}");
+    }
 }
