@@ -16,8 +16,8 @@
 //! dyno does not become ready, or ends again before the rollout does, everything touched so far
 //! goes back to the good release and the rollout ends with the reason. A dyno that somebody stops
 //! before it was ready holds nothing up, but proves nothing either: when no other one of its type
-//! gets ready, it counts as one that did not. One that is scaled away needs no proof, unless there
-//! is no other.
+//! gets ready, it counts as one that did not. One that is scaled away needs no proof: whoever wants
+//! none of a release has it as it is.
 //!
 //! It knows no clock, driver or process: the supervisor tells it what happened and
 //! carries out what it answers.
@@ -64,8 +64,7 @@ pub enum Action<N> {
     /// Start a dyno of the good release again, unless one is there; of one that is ready that is
     /// said at once: [`Event::GoodReady`].
     StartGood(N),
-    /// It was stopped or scaled away before it was ready, and none is left to prove anything
-    /// in its place: the reason of the [`Action::GivenUp`] that follows.
+    /// It was stopped before it was ready, and none is left to prove anything in its place: the reason of the [`Action::GivenUp`] that follows.
     Unproven(N),
     /// The release will not do: what follows undoes it.
     GivenUp,
@@ -142,8 +141,6 @@ pub struct Rollout<N> {
     proven: BTreeSet<usize>,
     /// Of each type, a dyno that was stopped while the new release was tried on it.
     unproven: BTreeMap<usize, N>,
-    /// A dyno that was scaled away then.
-    unwanted: Option<N>,
 }
 
 /// A name to replace: see [`Rollout::begin`].
@@ -194,7 +191,6 @@ impl<N: Ord + Clone> Rollout<N> {
             direction: Direction::Forward,
             proven: BTreeSet::new(),
             unproven: BTreeMap::new(),
-            unwanted: None,
         };
         let mut actions = Vec::new();
         rollout.next_wave(&mut actions);
@@ -204,6 +200,13 @@ impl<N: Ord + Clone> Rollout<N> {
     /// Whether it is undoing what it did.
     pub fn is_going_back(&self) -> bool {
         self.direction == Direction::Back
+    }
+
+    /// Whether `name` is to show that the new release will do for its process type.
+    pub fn proves(&self, name: &N) -> bool {
+        self.slots
+            .get(name)
+            .is_some_and(|slot| !self.proven.contains(&slot.process_type))
     }
 
     /// Whether the new release has not reached `name` yet, or has left it again.
@@ -271,9 +274,7 @@ impl<N: Ord + Clone> Rollout<N> {
                 self.next_wave(actions);
             }
             Event::Unwanted(name) => {
-                if self.forget(&name).is_some() {
-                    self.unwanted.get_or_insert(name);
-                }
+                self.forget(&name);
                 self.next_wave(actions);
             }
             Event::NewGone(_) | Event::GoodReady(_) | Event::GoodFailed(_) => {}
@@ -359,13 +360,12 @@ impl<N: Ord + Clone> Rollout<N> {
     fn conclude(&mut self, actions: &mut Vec<Action<N>>) {
         let mut unproven = self.unproven.iter();
         let in_vain = unproven.find(|(process_type, _)| !self.proven.contains(process_type));
-        let alone = self.unwanted.as_ref().filter(|_| self.proven.is_empty());
-        match in_vain.map(|(_, name)| name).or(alone) {
+        match in_vain {
             None => {
                 self.direction = Direction::Over;
                 actions.push(Action::Succeeded);
             }
-            Some(name) => {
+            Some((_, name)) => {
                 actions.push(Action::Unproven(name.clone()));
                 self.turn_back(actions);
             }

@@ -83,6 +83,9 @@ pub struct DynoSpec {
     /// Its release has yet to prove itself: a dyno that ends before it was ready for the
     /// first time stays down, for whoever tries the release to decide.
     pub on_trial: bool,
+    /// What comes of its release depends on it, and there is a better one to go back to: a web
+    /// that accepts connections has to go on for a moment before it counts as ready for that.
+    pub proves: bool,
 }
 
 /// What all dynos of a supervisor share.

@@ -249,12 +249,7 @@ impl Task {
             return;
         };
         if !self.spec.name.process_type.is_web() {
-            let settle = self.shared.policy.settle;
-            self.probe = Some(Box::pin(async move {
-                sleep(settle).await;
-                Probed::Settled
-            }));
-            return;
+            return self.settle();
         }
         let shared = Arc::clone(&self.shared);
         let (dyno_id, port) = (running.run.dyno_id.clone(), running.run.port);
@@ -262,6 +257,15 @@ impl Task {
             let policy = &shared.policy;
             let check = policy.http_check.as_ref();
             ready::probe(&shared.link, (&dyno_id, port), policy.boot_timeout, check).await
+        }));
+    }
+
+    /// Sees whether it goes on for a moment.
+    fn settle(&mut self) {
+        let settle = self.shared.policy.settle;
+        self.probe = Some(Box::pin(async move {
+            sleep(settle).await;
+            Probed::Settled
         }));
     }
 
@@ -287,7 +291,14 @@ impl Task {
                 }
                 self.status.ip = address.ip;
                 self.status.port = address.port;
-                self.trust();
+                if self.spec.proves && !self.trusted {
+                    // Servers bind their port, and end of what they load afterwards.
+                    self.say_state();
+                    self.publish();
+                    self.settle();
+                } else {
+                    self.trust();
+                }
             }
             Probed::Settled => self.trust(),
             Probed::BootTimeout(error) => {

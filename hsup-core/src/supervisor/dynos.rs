@@ -70,6 +70,7 @@ impl Actor {
         let process = known.release.process(name.process_type.as_str())?;
         let command: Arc<str> = process.command.as_str().into();
         let is_release = name.process_type.is_release();
+        let on_trial = self.releases.good() != Some(known.id) && !is_release;
         Some(DynoSpec {
             name: name.clone(),
             release_id: known.id,
@@ -77,7 +78,8 @@ impl Actor {
             artifact: Arc::clone(known.artifact.as_ref()?),
             command,
             kind: if is_release { Kind::OneShot } else { self.kind },
-            on_trial: self.releases.good() != Some(known.id) && !is_release,
+            on_trial,
+            proves: on_trial && self.releases.good().is_some() && self.is_proof(name, known.id),
         })
     }
 

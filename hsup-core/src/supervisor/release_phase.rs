@@ -122,6 +122,7 @@ impl Actor {
             command: process.command.as_str().into(),
             kind: Kind::OneShot,
             on_trial: false,
+            proves: false,
         };
         // Before it is started, so that it is never started again.
         let saved = self.history.update(id, |record| {

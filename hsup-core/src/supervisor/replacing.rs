@@ -143,6 +143,12 @@ impl Actor {
             .is_some_and(|candidate| candidate.id == release_id)
     }
 
+    /// Whether the rollout of this release has seen no dyno of this one's type do well yet.
+    pub(super) fn is_proof(&self, name: &DynoName, release_id: Id) -> bool {
+        let mut candidate = self.candidate.iter();
+        candidate.any(|candidate| candidate.id == release_id && candidate.rollout.proves(name))
+    }
+
     /// Remembers which dyno spoiled the release, and what it wrote last.
     pub(super) fn blame(&mut self, name: &DynoName, why: &str, dyno_id: Option<&DynoId>) {
         let Some(candidate) = &mut self.candidate else {
@@ -218,7 +224,7 @@ impl Actor {
                     }
                 }
                 Action::Unproven(name) => {
-                    self.blame(&name, "stopped or scaled away before it was ready", None);
+                    self.blame(&name, "stopped before it was ready", None);
                 }
                 Action::GivenUp => {
                     let why = candidate.reason.clone();

@@ -18,6 +18,7 @@ use nix::{
 const USAGE: &str = "\
 usage: test-dyno serve [--delay MS | --never]   answer HTTP on $PORT
        test-dyno serve --once FILE              the same, with 503 until FILE exists
+       test-dyno serve --briefly                end with 3 once somebody has connected to $PORT
        test-dyno ignore-term                    print `ready`, ignore SIGTERM, SIGINT and SIGHUP
        test-dyno grandchild [--exit]            leave a grandchild behind, print both pids
        test-dyno flood BYTES                    write without a newline
@@ -35,6 +36,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         ["serve"] => serve(Duration::ZERO, None)?,
         ["serve", "--delay", ms] => serve(Duration::from_millis(ms.parse()?), None)?,
         ["serve", "--once", file] => serve(Duration::ZERO, Some(Path::new(file)))?,
+        ["serve", "--briefly"] => {
+            let port: u16 = std::env::var("PORT")?.parse()?;
+            drop(TcpListener::bind(("0.0.0.0", port))?.accept()?);
+            return Ok(ExitCode::from(3));
+        }
         ["serve", "--never"] => {
             say(&mut stdout, "not binding")?;
             forever();

@@ -71,6 +71,25 @@ fn a_release_whose_dyno_was_ready_and_ends_again_is_rolled_back() {
     hsup.interrupt();
 }
 
+/// It is no other type that keeps the rollout open until it ends.
+#[test]
+fn a_web_that_accepts_connections_and_ends_at_once_is_not_ready() {
+    let app = App::empty();
+    app.release(1, "", &web("", "1"));
+    let hsup = app.control(&[]);
+    hsup.wait_up(&["web.1"]);
+    // The first to connect is hsup.
+    app.release(2, "", &web("--briefly", "1"));
+    hsup.wait_releases(&["v2 rejected", "v1 current"]);
+    let reason = hsup.releases()[0]["reason"].to_string();
+    assert!(
+        reason.contains("web.1: Process exited with status 3"),
+        "{reason}"
+    );
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
 /// Where there is no better one, what crashes is started again.
 #[test]
 fn a_first_release_whose_dyno_ends_again_in_its_rollout_stays() {

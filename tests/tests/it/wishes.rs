@@ -75,6 +75,19 @@ fn a_stop_in_a_rollout_holds_in_the_new_release() {
 }
 
 #[test]
+fn a_release_of_which_nothing_is_wanted_any_more_is_current_all_the_same() {
+    let app = App::empty();
+    let hsup = with_v2_on_trial(&app, "1");
+    assert!(app.ctl(&["scale", "web=0"]).status.success());
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    app.write("go", "");
+    assert!(app.ctl(&["scale", "web=1"]).status.success());
+    hsup.wait_dyno_of(2);
+    hsup.wait_up(&["web.1"]);
+    hsup.interrupt();
+}
+
+#[test]
 fn a_release_whose_dyno_is_stopped_before_it_was_ready_does_not_take_the_good_ones_place() {
     let app = App::empty();
     let hsup = with_v2_on_trial(&app, "1");
@@ -82,7 +95,7 @@ fn a_release_whose_dyno_is_stopped_before_it_was_ready_does_not_take_the_good_on
     hsup.wait_releases(&["v2 rejected", "v1 current"]);
     let reason = hsup.releases()[0]["reason"].to_string();
     assert!(
-        reason.contains("web.1: stopped or scaled away before it was ready"),
+        reason.contains("web.1: stopped before it was ready"),
         "{reason}"
     );
     assert!(app.ctl(&["start", "web.1"]).status.success());
