@@ -24,8 +24,8 @@ use steps::Steps;
 
 /// A driver that builds says something at least this often (driver protocol §9).
 const SILENCE: Duration = Duration::from_secs(30);
-/// And is through within this.
-const BUILD_WITHIN: Duration = Duration::from_mins(15);
+/// And gets ahead within this: a large slug over a slow line takes its time.
+const AHEAD_WITHIN: Duration = Duration::from_mins(15);
 /// How many drivers may be lost over one build: a release that takes its driver down every
 /// time takes the dynos of the good one with it.
 const LOSSES: u32 = 3;
@@ -44,9 +44,9 @@ pub enum BuildError {
     /// The driver fell silent.
     #[error("the driver has built for {0:.0?} without a word")]
     Silent(Duration),
-    /// It took too long.
-    #[error("the build was not through after {0:.0?}")]
-    TooLong(Duration),
+    /// It got no further.
+    #[error("the driver has built for {0:.0?} and got no further")]
+    Stuck(Duration),
     /// The stream ended before the artifact.
     #[error("the driver ended the build without an artifact")]
     NoArtifact,
@@ -217,21 +217,25 @@ async fn once(
     request: BuildRequest,
     said_so: &mut impl FnMut(Saying),
 ) -> Result<String, Failure> {
-    let deadline = Instant::now() + BUILD_WITHIN;
+    let mut deadline = Instant::now() + AHEAD_WITHIN;
     // The answer may be as late as any of its messages.
     let silent = |_| Failure::Build(BuildError::Silent(SILENCE));
     let mut client = up.client();
     let answer = timeout(SILENCE, client.build(request)).await;
     let mut stream: Streaming<BuildResponse> = answer.map_err(silent)??.into_inner();
-    let (mut artifact, mut steps) = (None, Steps::default());
+    let (mut artifact, mut steps, mut reached) = (None, Steps::default(), None);
     loop {
         let message = timeout_at(deadline, timeout(SILENCE, stream.message())).await;
-        let message = message.map_err(|_| Failure::Build(BuildError::TooLong(BUILD_WITHIN)))?;
+        let message = message.map_err(|_| Failure::Build(BuildError::Stuck(AHEAD_WITHIN)))?;
         match message.map_err(silent)??.map(|message| message.event) {
             None => return artifact.ok_or(Failure::Build(BuildError::NoArtifact)),
             Some(Some(Event::Artifact(id))) => artifact = Some(id),
             Some(Some(Event::Log(bytes))) => said_so(Saying::Log(bytes)),
             Some(Some(Event::Progress(progress))) => {
+                let at = (progress.step.clone(), progress.done);
+                if reached.replace(at.clone()) != Some(at) {
+                    deadline = Instant::now() + AHEAD_WITHIN;
+                }
                 if let Some(line) = steps.line(&progress, Instant::now()) {
                     said_so(Saying::Progress(line));
                 }
@@ -311,5 +315,50 @@ mod tests {
         });
         assert_eq!(built.await.unwrap().artifact, "made");
         assert_eq!(said, ["download slug: 2.0 MB of 3.0 MB"]);
+    }
+
+    /// A driver that says something every twenty seconds, for half an hour, and may get ahead.
+    struct Crawling {
+        gets_ahead: bool,
+    }
+
+    #[tonic::async_trait]
+    impl driver::dyno_driver_server::DynoDriver for Crawling {
+        async fn build(
+            &self,
+            _: Request<BuildRequest>,
+        ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
+            let gets_ahead = self.gets_ahead;
+            let events = tokio_stream::iter(0..90).then(move |count| async move {
+                sleep(Duration::from_secs(20)).await;
+                let event = match count {
+                    89 => Event::Artifact("made".to_owned()),
+                    _ => Event::Progress(driver::Progress {
+                        step: "download slug".to_owned(),
+                        done: if gets_ahead { count } else { 1 },
+                        total: 90,
+                        unit: "bytes".to_owned(),
+                    }),
+                };
+                Ok(BuildResponse { event: Some(event) })
+            });
+            Ok(Response::new(Box::pin(events)))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_takes_as_long_as_it_gets_ahead() {
+        let release = Release::default();
+        for gets_ahead in [true, false] {
+            let mut link = fake::link(Crawling { gets_ahead }).await;
+            let order = Order::of(&release, Path::new("/"), None, true).unwrap();
+            match build(&mut link, order, |_| {}).await {
+                Ok(built) => assert_eq!((built.artifact.as_str(), gets_ahead), ("made", true)),
+                Err(error) => {
+                    let is_stuck = matches!(error, BuildError::Stuck(_));
+                    assert!(is_stuck && !gets_ahead, "{error}");
+                }
+            }
+        }
     }
 }

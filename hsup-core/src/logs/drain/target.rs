@@ -93,6 +93,10 @@ pub enum ParseTargetError {
          syslog+tls, file, json, json+tcp or json+unix"
     )]
     Scheme,
+    #[error("no Logplex has such a scheme: use https or http, and --log-to for other drains")]
+    NoLogplex,
+    #[error("no drain of a release has such a scheme: use https, http, syslog or syslog+tls")]
+    OfRelease,
     #[error("a {0} URL needs a host")]
     Host(&'static str),
     #[error("a {0} URL needs an absolute path, as in {0}:///var/log/app.log")]
@@ -157,7 +161,7 @@ impl DrainTarget {
         match &*scheme.to_ascii_lowercase() {
             "https" | "logplex+https" => http("https", rest, Kind::Logplex),
             "http" | "logplex+http" => http("http", rest, Kind::Logplex),
-            _ => Err(ParseTargetError::Scheme),
+            _ => Err(ParseTargetError::NoLogplex),
         }
     }
 
@@ -169,13 +173,13 @@ impl DrainTarget {
     pub fn of_release(target: &LogTarget) -> Result<Self, ParseTargetError> {
         let text = target.expose();
         match Self::logplex(text) {
-            Err(ParseTargetError::Scheme) => {}
+            Err(ParseTargetError::NoLogplex) => {}
             result => return result,
         }
-        let other = Self::parse(text)?;
-        match other.kind {
-            Kind::Syslog { .. } => Ok(other),
-            _ => Err(ParseTargetError::Scheme),
+        match Self::parse(text) {
+            Ok(other) if matches!(other.kind, Kind::Syslog { .. }) => Ok(other),
+            Ok(_) | Err(ParseTargetError::Scheme) => Err(ParseTargetError::OfRelease),
+            Err(error) => Err(error),
         }
     }
 
@@ -420,7 +424,7 @@ mod tests {
             "json+tcp://host:1",
             "ftp://host",
         ] {
-            assert_eq!(of(url), Err(ParseTargetError::Scheme), "{url}");
+            assert_eq!(of(url), Err(ParseTargetError::OfRelease), "{url}");
         }
     }
 

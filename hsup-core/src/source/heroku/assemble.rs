@@ -35,7 +35,7 @@ pub enum UnusableReleaseError {
         stack: String,
     },
     /// Heroku has the release, and not all that belongs to it.
-    #[error("v{version} is not whole on Heroku, and is asked for again from time to time")]
+    #[error("v{version} is not whole on Heroku")]
     Missing {
         /// The release.
         version: u64,
@@ -43,9 +43,7 @@ pub enum UnusableReleaseError {
         source: ApiError,
     },
     /// Heroku has the release, and does not say all that belongs to it.
-    #[error(
-        "v{version} cannot be read on Heroku for now, and is asked for again from time to time"
-    )]
+    #[error("v{version} cannot be read on Heroku for now")]
     Unread {
         /// The release.
         version: u64,

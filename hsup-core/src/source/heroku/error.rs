@@ -175,19 +175,14 @@ impl ApiError {
         }
     }
 
-    /// Whether it is an answer, and about this question alone as far as can be told.
-    pub fn is_answer(&self) -> bool {
-        let is_one = matches!(
+    /// Whether it is an answer, and about this question alone as far as can be told: others may be
+    /// asked for at once. Whoever wants to be left alone for some time means all of it.
+    pub fn is_of_one(&self) -> bool {
+        let is_answer = matches!(
             self,
             Self::Refused { .. } | Self::Malformed { .. } | Self::TooLong { .. }
         );
-        is_one && matches!(self.trouble(), Trouble::Passing { .. })
-    }
-
-    /// Whether it is an answer after which others may be asked for at once: whoever wants to be
-    /// left alone for some time means all of it.
-    pub fn is_of_one(&self) -> bool {
-        self.is_answer() && self.trouble() == Trouble::Passing { retry_after: None }
+        is_answer && self.trouble() == Trouble::Passing { retry_after: None }
     }
 
     /// Whether what was asked for is not there.

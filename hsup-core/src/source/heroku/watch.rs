@@ -118,7 +118,7 @@ impl Watcher {
     pub(super) async fn find(&mut self) -> Result<Found, ApiError> {
         if let Err(error) = self.api.deployed(&mut self.deployed).await {
             // The formation may be told all the same. Of who does not answer, nothing more is asked.
-            if error.is_answer() {
+            if error.is_of_one() {
                 drop(self.api.formation(&mut self.formation).await);
             }
             return Err(error);
@@ -130,7 +130,7 @@ impl Watcher {
             };
             let formation = self.formation.as_ref().map(|known| known.value.clone());
             let formation = formation.unwrap_or_default();
-            if self.is_told(&release, &formation) || self.is_behind(release.version) {
+            if self.is_old(&release, &formation) {
                 return Ok(Found::Same(formation));
             }
             let (id, version) = (release.id.clone(), release.version);
@@ -166,12 +166,16 @@ impl Watcher {
         })
     }
 
-    /// Whether an answer that has this release is to be taken for one that is not up to date.
-    fn is_behind(&mut self, version: u64) -> bool {
-        let told = self.told.as_ref().map_or(0, |told| told.version);
+    /// Whether it is no news: because it is told, or because an answer that has it is to be taken
+    /// for one that is not up to date.
+    fn is_old(&mut self, release: &HerokuRelease, formation: &[Formation]) -> bool {
+        let (version, told) = (
+            release.version,
+            self.told.as_ref().map_or(0, |told| told.version),
+        );
         if version >= told {
             self.older = 0;
-            return false;
+            return self.is_told(release, formation);
         }
         self.older += 1;
         tracing::warn!(
@@ -337,7 +341,12 @@ impl Watcher {
 
 /// How a release that cannot be run is told.
 fn refusal(error: &UnusableReleaseError, is_first: bool) -> Update {
-    let why = chain(error);
+    let again = if error.may_pass() {
+        "; it is asked for again from time to time"
+    } else {
+        ""
+    };
+    let why = format!("{}{again}", chain(error));
     if is_first {
         Update::Empty {
             why,
@@ -455,15 +464,23 @@ mod tests {
         let mut watcher = watcher();
         let first = ["web to 1", "release Kept"];
         assert_eq!(told(&mut watcher, release("a", 1)), first);
-        for _ in 0..OLDER {
-            assert!(watcher.is_behind(1));
+        let mut is_old = |id: &str, version| {
+            let release = HerokuRelease {
+                id: id.to_owned(),
+                version,
+                ..HerokuRelease::default()
+            };
+            watcher.is_old(&release, &formation(&[("web", 1)]))
+        };
+        for look in 0..OLDER {
+            assert!(is_old("z", 1), "{look}");
         }
-        assert!(!watcher.is_behind(2), "the one that was told");
-        for _ in 0..OLDER {
-            assert!(watcher.is_behind(1));
+        assert!(is_old("a", 2), "it is told");
+        for look in 0..OLDER {
+            assert!(is_old("z", 1), "{look}");
         }
-        assert!(!watcher.is_behind(1), "it stays so");
-        assert!(!watcher.is_behind(3));
+        assert!(!is_old("z", 1), "it stays so");
+        assert!(!is_old("b", 3));
     }
 
     #[tokio::test]
