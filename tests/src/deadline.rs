@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, Receiver},
     thread::{self, sleep},
@@ -51,12 +51,19 @@ pub fn try_output(command: &mut Command) -> Result<Output, String> {
 }
 
 fn try_within(patience: Duration, command: &mut Command) -> Result<Output, String> {
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     finish_within(child, patience)
+}
+
+/// Starts a program, also one that was just copied: a process that another test forks has the copy
+/// open for writing until it executes its own.
+pub fn spawn(command: &mut Command) -> Child {
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            child => return child.unwrap(),
+        }
+    }
 }
 
 /// Waits for a program's end, and for that of what it wrote to its pipes.

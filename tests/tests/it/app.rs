@@ -4,12 +4,11 @@
 use std::{
     env,
     fs::{self, File},
-    io::{ErrorKind, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    thread,
 };
 
 use hsup_tests::{
@@ -199,14 +198,7 @@ impl App {
         let out = File::create(self.path("out")).unwrap();
         let err = File::create(self.path("err")).unwrap();
         command.stdout(out).stderr(err);
-        let child = loop {
-            match command.spawn() {
-                // A program that was just copied, and a process that another test forks: until
-                // that executes its own, it has the copy open for writing.
-                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
-                child => break child.unwrap(),
-            }
-        };
+        let child = deadline::spawn(&mut command);
         Running::of(self, child)
     }
 

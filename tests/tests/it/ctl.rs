@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use hsup_tests::deadline;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -562,8 +563,7 @@ fn the_driver_is_shown_and_can_be_checked() {
     let program = app.path("bin/hsupctl");
     let check = |arguments: &[&str]| {
         let mut command = app.command(program.to_str().unwrap());
-        let output = command.args(["driver", "check"]).args(arguments).output();
-        let output = output.unwrap();
+        let output = deadline::output(command.args(["driver", "check"]).args(arguments));
         (
             output.status.code(),
             String::from_utf8(output.stdout).unwrap(),
