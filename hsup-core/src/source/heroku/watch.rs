@@ -169,10 +169,8 @@ impl Watcher {
     /// Whether it is no news: because it is told, or because an answer that has it is to be taken
     /// for one that is not up to date.
     fn is_old(&mut self, release: &HerokuRelease, formation: &[Formation]) -> bool {
-        let (version, told) = (
-            release.version,
-            self.told.as_ref().map_or(0, |told| told.version),
-        );
+        let version = release.version;
+        let told = self.told.as_ref().map_or(0, |told| told.version);
         if version >= told {
             self.older = 0;
             return self.is_told(release, formation);
