@@ -486,20 +486,7 @@ mod tests {
 
     #[test]
     fn a_stream_holds_a_line_without_an_end_and_else_nothing() {
-        let rings = Rings::new(4096, 1 << 20);
-        let shared = Arc::new(Shared::new(rings, EventFd::new().unwrap(), None));
-        let mut router = Router::new(Arc::clone(&shared), None).unwrap();
-        let (out, stdout) = std::io::pipe().unwrap();
-        let (err, _stderr) = std::io::pipe().unwrap();
-        let id: DynoId = "web-1".parse().unwrap();
-        let (run, name) = shared.lock().rings.begin("web.1", &id);
-        router.add(Dyno {
-            id,
-            name,
-            run,
-            stdout: out.into(),
-            stderr: err.into(),
-        });
+        let (mut router, _shared, _, (stdout, _stderr)) = fuzz::wired(Rings::new(4096, 1 << 20));
         let held = |router: &Router| router.readers[0].as_ref().unwrap().unfinished.capacity();
         for (text, expected) in [(&b"one\ntw"[..], 2), (b"o", 3), (b"\n", 0)] {
             nix::unistd::write(&stdout, text).unwrap();
@@ -512,20 +499,7 @@ mod tests {
 
     #[test]
     fn with_too_much_unfinished_a_line_is_given_away_up_to_a_character() {
-        let rings = Rings::new(4096, 1 << 20);
-        let shared = Arc::new(Shared::new(rings, EventFd::new().unwrap(), None));
-        let mut router = Router::new(Arc::clone(&shared), None).unwrap();
-        let (out, stdout) = std::io::pipe().unwrap();
-        let (err, _stderr) = std::io::pipe().unwrap();
-        let id: DynoId = "web-1".parse().unwrap();
-        let (run, name) = shared.lock().rings.begin("web.1", &id);
-        router.add(Dyno {
-            id: id.clone(),
-            name,
-            run,
-            stdout: out.into(),
-            stderr: err.into(),
-        });
+        let (mut router, shared, id, (stdout, _stderr)) = fuzz::wired(Rings::new(4096, 1 << 20));
         // As much as others have begun.
         router.unfinished = UNFINISHED_BYTES;
         for text in [&b"two\xe2"[..], b"\x82", b"\xac\n", b"a line\n"] {

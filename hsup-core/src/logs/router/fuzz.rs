@@ -1,6 +1,6 @@
 //! Whether what is kept of a stream is its lines, however it comes.
 
-use std::io::Write as _;
+use std::io::{PipeWriter, Write as _};
 
 use nix::sys::eventfd::EventFd;
 
@@ -12,16 +12,12 @@ const KEPT: usize = 16 << 20;
 /// As much as a pipe takes without waiting.
 const WRITTEN: usize = 32 << 10;
 
-/// What a dyno writes. Bytes below 0x80 are its text; 0x80 is where the router reads, and others
-/// are a thousand letters and more: a line must be long to be cut.
-pub fn log_lines(data: &[u8]) {
-    let shared = Arc::new(Shared::new(
-        Rings::new(KEPT, KEPT),
-        EventFd::new().expect("an event"),
-        None,
-    ));
+/// A router that reads one dyno, and what the dyno writes to.
+pub(super) fn wired(rings: Rings) -> (Router, Arc<Shared>, DynoId, (PipeWriter, PipeWriter)) {
+    let event = EventFd::new().expect("an event");
+    let shared = Arc::new(Shared::new(rings, event, None));
     let mut router = Router::new(Arc::clone(&shared), None).expect("a router");
-    let (out, mut stdout) = std::io::pipe().expect("a pipe");
+    let (out, stdout) = std::io::pipe().expect("a pipe");
     let (err, stderr) = std::io::pipe().expect("a pipe");
     let id: DynoId = "web-1".parse().expect("an id");
     let (run, name) = shared.lock().rings.begin("web.1", &id);
@@ -32,6 +28,13 @@ pub fn log_lines(data: &[u8]) {
         stdout: out.into(),
         stderr: err.into(),
     });
+    (router, shared, id, (stdout, stderr))
+}
+
+/// What a dyno writes. Bytes below 0x80 are its text; 0x80 is where the router reads, and others
+/// are a thousand letters and more: a line must be long to be cut.
+pub fn log_lines(data: &[u8]) {
+    let (mut router, shared, id, (mut stdout, stderr)) = wired(Rings::new(KEPT, KEPT));
     let mut all = Vec::new();
     let mut unread = Vec::new();
     for byte in data.iter().take(64).chain(&[READ]) {

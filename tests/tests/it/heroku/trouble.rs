@@ -127,6 +127,7 @@ fn a_release_that_is_not_whole_holds_up_nothing_and_may_be_whole_later() {
         hsup.wait_for_line(
             "Release rejected, v2 keeps running: v3 is not whole on Heroku: failed to get",
         );
+        hsup.wait_for_line("; it is asked for again from time to time");
         shop.heroku.scale("web", 2);
         assert_eq!(hsup.wait_up(&["web.1", "web.2"])[0], before[0]);
         shop.wait_looks(&hsup);
@@ -159,6 +160,7 @@ fn answers_of_one_release_that_cannot_be_read_slow_nothing_down() {
         let before = hsup.wait_up(&["web.1"]);
         shop.heroku.fail(part, fault);
         shop.deploy("");
+        hsup.wait_for_line("v3 cannot be read on Heroku for now: failed to");
         hsup.wait_for_line("; it is asked for again from time to time; what runs goes on");
         for web in [2, 1, 2] {
             shop.wait_looks(&hsup);
