@@ -12,7 +12,10 @@ use hyper::{HeaderMap, Request, StatusCode};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use tokio::time;
 
-use crate::connect::{Caller, TIMEOUT};
+use crate::{
+    connect::{Caller, TIMEOUT},
+    swarm::{Node, Task},
+};
 
 /// Longer than any answer.
 const LONGEST: usize = 64 << 20;
@@ -124,6 +127,18 @@ impl Api {
         Ok(found.into_iter().map(|container| container.id).collect())
     }
 
+    /// The tasks of a Swarm whose services have a label with this value.
+    pub(crate) async fn tasks(&self, label: &str, value: &str) -> Result<Vec<Task>, Error> {
+        let filters = serde_json::json!({ "label": [format!("{label}={value}")] });
+        let filters = encode(&filters.to_string());
+        self.get(&format!("/tasks?filters={filters}")).await
+    }
+
+    /// The nodes of a Swarm.
+    pub(crate) async fn nodes(&self) -> Result<Vec<Node>, Error> {
+        self.get("/nodes").await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let (_, body) = get(&self.caller, &format!("/v{}{path}", self.version)).await?;
         Ok(serde_json::from_slice(&body)?)
@@ -184,7 +199,9 @@ fn broken(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
 }
 
 /// Go's word for an empty map is `null`.
-fn or_none<'a, D: Deserializer<'a>, T: Default + Deserialize<'a>>(from: D) -> Result<T, D::Error> {
+pub(crate) fn or_none<'a, D: Deserializer<'a>, T: Default + Deserialize<'a>>(
+    from: D,
+) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 

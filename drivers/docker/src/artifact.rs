@@ -1,14 +1,18 @@
 //! The name of what a Build made: an image in the engine, and how a command is run in it.
 //!
-//! `slug:UID:GID:sha256:HEX`, `image:sha256:HEX` or `cnb:sha256:HEX`. It says all that a Start
+//! `slug:UID:GID:sha256:HEX`, `image:sha256:HEX` or `cnb:sha256:HEX`, with a `REPOSITORY@` before
+//! the digest of an image that is in a registry. It says all that a Start
 //! needs, so nothing has to be remembered of a Build.
 
 use std::{fmt, str::FromStr};
 
+use crate::images::is_reference;
+
 /// What a dyno runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Artifact {
-    /// The image, by its id: `sha256:` and 64 hexadecimal digits.
+    /// The image, by its id: `sha256:` and 64 hexadecimal digits; or, in a registry, by its
+    /// repository, an `@` and its digest, which looks the same.
     pub(crate) image: String,
     pub(crate) kind: Kind,
 }
@@ -53,7 +57,14 @@ impl FromStr for Artifact {
             }
             _ => return Err(NotAnArtifact),
         };
-        let digits = image.strip_prefix("sha256:").ok_or(NotAnArtifact)?;
+        let (repository, digest) = match image.split_once('@') {
+            Some((repository, digest)) => (Some(repository), digest),
+            None => (None, image),
+        };
+        if repository.is_some_and(|name| !is_reference(name)) {
+            return Err(NotAnArtifact);
+        }
+        let digits = digest.strip_prefix("sha256:").ok_or(NotAnArtifact)?;
         let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         if digits.len() != 64 || !digits.bytes().all(is_hex) {
             return Err(NotAnArtifact);
@@ -77,12 +88,15 @@ mod tests {
 
     #[test]
     fn a_name_is_read_as_it_was_written() {
-        let image = format!("sha256:{}", "a5".repeat(32));
+        let digest = format!("sha256:{}", "a5".repeat(32));
         for kind in ["slug:1000:1001", "image", "cnb"] {
-            let text = format!("{kind}:{image}");
-            let artifact: Artifact = text.parse().unwrap();
-            assert_eq!(artifact.to_string(), text);
-            assert_eq!(artifact.image, image);
+            for repository in ["", "10.0.0.1:5000/hsup/shop@"] {
+                let image = format!("{repository}{digest}");
+                let text = format!("{kind}:{image}");
+                let artifact: Artifact = text.parse().unwrap();
+                assert_eq!(artifact.to_string(), text);
+                assert_eq!(artifact.image, image);
+            }
         }
     }
 
@@ -98,6 +112,9 @@ mod tests {
             &format!("dir:sha256:{digits}"),
             &format!("slug:1000:sha256:{digits}"),
             &format!("slug:+1:1:sha256:{digits}"),
+            &format!("image:@sha256:{digits}"),
+            &format!("image:a/../b@sha256:{digits}"),
+            &format!("image:a@b@sha256:{digits}"),
             &format!("slug:-1:1:sha256:{digits}"),
         ] {
             assert_eq!(text.parse::<Artifact>(), Err(NotAnArtifact), "{text}");

@@ -25,6 +25,11 @@ pub(crate) const IO_DIR: &str = "hsup.io_dir";
 pub(crate) const UID: &str = "hsup.uid";
 /// The port that it was given, if it is one to be reached.
 pub(crate) const PORT: &str = "hsup.port";
+/// Whose it is, as people call it.
+pub(crate) const APP: &str = "hsup.app";
+/// What a Swarm puts on the container of a service's task.
+pub(crate) const SERVICE: &str = "com.docker.swarm.service.id";
+pub(crate) const TYPE: &str = "hsup.process_type";
 /// What it runs on.
 pub(crate) const ARTIFACT: &str = "hsup.artifact";
 
@@ -214,9 +219,9 @@ fn labels(order: &Order<'_>) -> HashMap<String, String> {
         // For people, and for `docker ps --filter`.
         ("hsup.dyno_id", request.dyno_id.clone()),
         ("hsup.supervisor_id", request.supervisor_id.clone()),
-        ("hsup.app", request.app.clone()),
+        (APP, request.app.clone()),
         ("hsup.release", request.release.to_string()),
-        ("hsup.process_type", request.process_type.clone()),
+        (TYPE, request.process_type.clone()),
         ("hsup.process_number", request.process_number.to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
@@ -294,4 +299,4 @@ fn some(limit: u64) -> Option<i64> {
 
 #[cfg(test)]
 #[path = "config_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@ use test_case::test_case;
 use super::*;
 
 /// The record of a dyno, as the service would make it.
-fn record() -> Record {
+pub(crate) fn record() -> Record {
     // Format 1, of nobody, with a hash.
     let mut bytes = vec![0x08, 1, 0x1a, 2, b'd', b'1', 0x22, 2, b's', b'1', 0x7a, 32];
     bytes.extend([7; 32]);

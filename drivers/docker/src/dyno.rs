@@ -2,10 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -24,7 +21,7 @@ use hsup_driver_kit::{
     proto::{ExitStatus, IpInfoResponse, StatsResponse},
     service::Dyno,
 };
-use tokio::{sync::watch, task::JoinSet, time};
+use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,13 +29,10 @@ use crate::{
     cursor::Cursors,
     engine::{self, Engine},
     life,
-    logs::Copy,
+    logs::{Copy, Copying},
     terminal::Remote,
 };
 
-/// How long a FIFO that nobody reads holds back the news that a stopped dyno has ended. The end of
-/// any other dyno is held back until the FIFO is read, as if the dyno itself waited for that.
-const UNREAD: Duration = Duration::from_secs(2);
 /// How long a failed call is not repeated.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long Remove waits for an engine that is away: callers wait 5 s.
@@ -93,9 +87,11 @@ impl Contained {
             passed,
             kept,
         } = writing;
+        let ended = CancellationToken::new();
+        let copying = Copying::begin(copies, passed, &ended);
         let dyno = Self(Arc::new(Inner {
             parts,
-            ended: CancellationToken::new(),
+            ended,
             stopped: CancellationToken::new(),
             gone,
             status: watch::Sender::new(None),
@@ -104,42 +100,22 @@ impl Contained {
         let watched = dyno.clone();
         tokio::spawn(async move {
             let gone = watched.0.gone.clone();
-            gone.run_until_cancelled(watched.until_ended(copies, passed))
-                .await
+            gone.run_until_cancelled(watched.until_ended(copying)).await
         });
         dyno
     }
 
-    async fn until_ended(&self, copies: Vec<Copy>, passed: Arc<AtomicU64>) {
+    async fn until_ended(&self, mut copying: Copying) {
         let Inner { parts, ended, .. } = &*self.0;
-        let mut copying = JoinSet::new();
-        for copy in copies {
-            copying.spawn(copy.run(ended.clone()));
-        }
         let ending = life::ended(&parts.engine, &parts.id, parts.kind);
         let status = Box::pin(ending).await;
         ended.cancel();
-        let mut before = passed.load(Ordering::Relaxed);
-        while !copying.is_empty() {
-            let unread = async {
-                self.0.stopped.cancelled().await;
-                time::sleep(UNREAD).await;
-            };
-            tokio::select! {
-                _ = copying.join_next() => continue,
-                () = unread => {}
-            }
-            let now = passed.load(Ordering::Relaxed);
-            if now == before {
-                let container = &parts.id;
-                tracing::info!(container, "a dyno has ended, and what it wrote is not read");
-                break;
-            }
-            before = now;
+        if !copying.settle(&self.0.stopped).await {
+            let container = &parts.id;
+            tracing::info!(container, "a dyno has ended, and what it wrote is not read");
         }
         self.0.status.send_replace(Some(status));
-        // What is left waits for a reader as long as the dyno is known.
-        while copying.join_next().await.is_some() {}
+        copying.rest().await;
     }
 
     /// Sends a signal to the container's first process.

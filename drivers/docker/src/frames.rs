@@ -108,6 +108,11 @@ impl Reader {
     /// What is to be passed on of the next frame; none if all of it was.
     pub(crate) fn rest<'a>(&mut self, at: i64, data: &'a [u8]) -> Option<Rest<'a>> {
         let mut begun = 0;
+        // A Swarm begins a log anew, in the same answer, when it hears of a node again.
+        if self.caught_up && at < self.cursor.at {
+            self.caught_up = false;
+            self.passed_over = 0;
+        }
         if !self.caught_up {
             if at < self.cursor.at {
                 return None;
@@ -174,6 +179,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_log_that_begins_anew_is_passed_over_until_where_it_was() {
+        let mut reader = Reader::new(Cursor::default());
+        let first = [(1, "a\n"), (2, "b\n"), (2, "c\n")];
+        let again = [first.as_slice(), &[(2, "d\n"), (3, "e\n")]].concat();
+        let mut passed = String::new();
+        for (at, text) in first.into_iter().chain(again) {
+            if let Some(rest) = reader.rest(at, text.as_bytes()) {
+                passed.push_str(str::from_utf8(rest.data).unwrap());
+                reader.wrote(rest.data.len());
+                reader.finished(text.as_bytes());
+            }
+        }
+        assert_eq!(passed, "a\nb\nc\nd\ne\n");
+    }
 
     #[test]
     fn a_frame_is_a_time_and_bytes() {

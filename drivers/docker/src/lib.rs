@@ -12,9 +12,13 @@
 //!             client library is not asked for (api.rs), and whether it answers
 //! ```
 //!
+//! With `--swarm`, or for requests that ask for it, a dyno is a service of a Docker Swarm instead
+//! (swarm/), and any.rs is either.
+//!
 //! The engine holds all that must outlive this process: containers with labels that say whose
 //! they are, what they wrote, how they ended. Only how far that was passed on is kept in files.
 
+mod any;
 mod api;
 mod artifact;
 mod attach;
@@ -35,17 +39,28 @@ mod logs;
 mod recover;
 mod runtime;
 mod start;
+mod swarm;
 mod terminal;
 mod undo;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{
+    ffi::{OsStr, OsString},
+    process::ExitCode,
+};
 
 use hsup_driver_kit::Program;
 
-use self::runtime::DockerDriver;
+use self::{
+    runtime::{DockerDriver, OpenError},
+    swarm::Wish,
+};
 
 /// Where the engine is, whatever the environment and the Docker context say.
 const HOST: &str = "--host";
+
+/// Dynos on a Swarm, and how images come to its nodes.
+const SWARM: &str = "--swarm";
+const REGISTRY: &str = "--registry";
 
 /// Runs the driver until it is told to end. `args` begin with the program's name.
 ///
@@ -66,7 +81,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
              [DOCKER_HOST, or the current Docker context;\n\
              default: unix:///var/run/docker.sock]",
         )
+        .flag(
+            SWARM,
+            "Runs dynos as services of the Docker Swarm whose manager the engine is;\n\
+             also dyno by dyno, with the option `swarm=true` of a request",
+        )
+        .value(
+            REGISTRY,
+            "HOST:PORT",
+            "Through which registry images come to the nodes of the Swarm",
+        )
         .main(args.into_iter().skip(1), async |given| {
-            DockerDriver::open(given.value(HOST), given.socket()).await
+            let registry = given.value(REGISTRY).map(OsStr::to_string_lossy);
+            let wish = Wish::of_driver(given.has(SWARM), registry.as_deref());
+            let wish = wish.map_err(OpenError::from)?;
+            DockerDriver::open(given.value(HOST), given.socket(), wish).await
         })
 }

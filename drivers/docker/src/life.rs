@@ -173,19 +173,20 @@ pub(crate) fn exit_status(state: &State, doubt: Option<&str>) -> ExitStatus {
     ExitStatus {
         how: Some(how),
         oom_killed: state.oom_killed,
-        exited_at_unix_ms: state
-            .finished_at
-            .as_deref()
-            .and_then(|text| text.parse::<jiff::Timestamp>().ok())
-            .map(jiff::Timestamp::as_millisecond)
-            // The engine's zero is long ago.
-            .filter(|at| *at > 0)
-            .unwrap_or_else(now_unix_ms),
+        exited_at_unix_ms: at(state.finished_at.as_deref().unwrap_or_default()),
     }
 }
 
+/// A time that the engine says, in milliseconds; now where it says none.
+pub(crate) fn at(text: &str) -> i64 {
+    let at = text.parse::<jiff::Timestamp>().ok();
+    // The engine's zero is long ago.
+    let at = at.map(jiff::Timestamp::as_millisecond).filter(|at| *at > 0);
+    at.unwrap_or_else(now_unix_ms)
+}
+
 /// An init ends with 128 and the number of the signal that its child was ended by.
-fn how(code: i64) -> How {
+pub(crate) fn how(code: i64) -> How {
     let signal = i32::try_from(code - 128).ok().and_then(Signal::from_number);
     match (signal, i32::try_from(code)) {
         (Some(signal), _) => How::Signal(signal.to_string()),

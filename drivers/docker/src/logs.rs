@@ -13,8 +13,12 @@ use std::{
     time::Duration,
 };
 
-use bollard::{Docker, container::LogOutput, query_parameters::LogsOptionsBuilder};
-use futures_util::StreamExt as _;
+use bollard::{
+    Docker,
+    container::LogOutput,
+    query_parameters::{LogsOptions, LogsOptionsBuilder},
+};
+use futures_util::{StreamExt as _, stream::BoxStream};
 use hsup_driver_kit::errors;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -23,6 +27,7 @@ use nix::{
 use thiserror::Error;
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    task::JoinSet,
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -31,10 +36,51 @@ use crate::{
     cursor::CursorFile,
     engine::{self, Engine},
     frames::{self, Cursor, Reader},
+    swarm::Cluster,
 };
 
+/// How long a FIFO that nobody reads holds back the news that a stopped dyno has ended. The end of
+/// any other dyno is held back until the FIFO is read, as if the dyno itself waited for that.
+const UNREAD: Duration = Duration::from_secs(2);
 /// How soon a log that broke off is read again, at first and at last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Whose log it is. By its id.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Container(String),
+    /// A service of one task.
+    Service(String, Cluster),
+}
+
+impl Source {
+    /// The engine's id of it.
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::Container(id) | Self::Service(id, _) => id,
+        }
+    }
+
+    /// Waits until whoever has it is away: what is read meanwhile would come twice when it is back.
+    async fn until_away(&self) {
+        match self {
+            // The engine's connection breaks.
+            Self::Container(_) => std::future::pending().await,
+            Self::Service(id, cluster) => cluster.until_away(id).await,
+        }
+    }
+
+    fn logs(
+        &self,
+        docker: &Docker,
+        options: LogsOptions,
+    ) -> BoxStream<'static, Result<LogOutput, bollard::errors::Error>> {
+        match self {
+            Self::Container(id) => docker.logs(id, Some(options)).boxed(),
+            Self::Service(id, _) => docker.service_logs(id, Some(options)).boxed(),
+        }
+    }
+}
 
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +115,7 @@ pub(crate) enum CopyError {
 #[derive(Debug)]
 pub(crate) struct Copy {
     engine: Engine,
-    id: String,
+    source: Source,
     output: Output,
     fifo: AsyncFd<OwnedFd>,
     file: CursorFile,
@@ -81,7 +127,7 @@ pub(crate) struct Copy {
 impl Copy {
     pub(crate) fn new(
         engine: Engine,
-        id: String,
+        source: Source,
         output: Output,
         fifo: OwnedFd,
         (file, cursor): (CursorFile, Cursor),
@@ -89,7 +135,7 @@ impl Copy {
     ) -> io::Result<Self> {
         Ok(Self {
             engine,
-            id,
+            source,
             output,
             fifo: non_blocking(fifo, Interest::WRITABLE)?,
             file,
@@ -106,11 +152,17 @@ impl Copy {
             // What is read after its end is all there will be.
             let is_last = ended.is_cancelled();
             let before = self.passed.load(Ordering::Relaxed);
-            let reading = self.read(&up.docker, !is_last);
             let read = if is_last {
-                reading.await
+                self.read(&up.docker, false).await
             } else {
-                // Podman goes on for seconds to wait for more.
+                let source = self.source.clone();
+                let reading = async {
+                    tokio::select! {
+                        read = self.read(&up.docker, true) => read,
+                        () = source.until_away() => Ok(()),
+                    }
+                };
+                // Podman goes on for seconds to wait for more, and a Swarm for ever.
                 let read = ended.run_until_cancelled(reading).await;
                 read.unwrap_or(Ok(()))
             };
@@ -152,7 +204,7 @@ impl Copy {
             .since(self.cursor.since())
             .timestamps(true)
             .build();
-        let mut log = std::pin::pin!(docker.logs(&self.id, Some(options)));
+        let mut log = self.source.logs(docker, options);
         while let Some(frame) = log.next().await {
             let bytes = match frame.map_err(CopyError::Read)? {
                 LogOutput::StdOut { message } | LogOutput::StdErr { message } => message,
@@ -196,6 +248,59 @@ impl Copy {
                 return written;
             }
         }
+    }
+}
+
+/// The outputs of a dyno, being passed on. They go no further once this is dropped.
+#[derive(Debug)]
+pub(crate) struct Copying {
+    copies: JoinSet<()>,
+    passed: Arc<AtomicU64>,
+}
+
+impl Copying {
+    /// Passes on what the dyno writes until it `ended`, and then what is left. `passed` is what
+    /// they count in.
+    pub(crate) fn begin(
+        copies: Vec<Copy>,
+        passed: Arc<AtomicU64>,
+        ended: &CancellationToken,
+    ) -> Self {
+        let mut begun = JoinSet::new();
+        for copy in copies {
+            begun.spawn(copy.run(ended.clone()));
+        }
+        Self {
+            copies: begun,
+            passed,
+        }
+    }
+
+    /// Waits, after the end of the dyno, until all that it wrote was passed on. `false` if nobody
+    /// reads it, and the dyno was `stopped`.
+    pub(crate) async fn settle(&mut self, stopped: &CancellationToken) -> bool {
+        let mut before = self.passed.load(Ordering::Relaxed);
+        while !self.copies.is_empty() {
+            let unread = async {
+                stopped.cancelled().await;
+                time::sleep(UNREAD).await;
+            };
+            tokio::select! {
+                _ = self.copies.join_next() => continue,
+                () = unread => {}
+            }
+            let now = self.passed.load(Ordering::Relaxed);
+            if now == before {
+                return false;
+            }
+            before = now;
+        }
+        true
+    }
+
+    /// Waits for a reader of what is left, as long as the dyno is known.
+    pub(crate) async fn rest(&mut self) {
+        while self.copies.join_next().await.is_some() {}
     }
 }
 

@@ -9,12 +9,14 @@ use hsup_driver_kit::{
 use thiserror::Error;
 
 use crate::{
+    any::AnyDyno,
     api::Container,
     artifact::{Artifact, Kind},
     attach::{self, Streams},
     config,
     dyno::{Contained, Parts, Writing},
     engine, life,
+    logs::Source,
     runtime::DockerDriver,
     start,
     terminal::Remote,
@@ -33,7 +35,7 @@ enum FindError {
 
 impl DockerDriver {
     /// Every dyno that this driver has started and nobody has removed.
-    pub(crate) async fn find_dynos(&self) -> Result<Vec<Recovered<Contained>>, RecoverError> {
+    pub(crate) async fn find_dynos(&self) -> Result<Vec<Recovered<AnyDyno>>, RecoverError> {
         let up = match self.engine().now() {
             Ok(up) => up,
             // Without an engine nothing can have been started, unless it was there before.
@@ -44,11 +46,28 @@ impl DockerDriver {
         let mut dynos = Vec::new();
         for id in ids.map_err(FindError::List)? {
             match up.api.inspect(&id).await {
-                Ok(found) => dynos.extend(self.found(id, &found).await),
+                // A task of a service: the service is the dyno.
+                Ok(found) if found.config.labels.contains_key(config::SERVICE) => {}
+                Ok(found) => {
+                    let found = self.found(id, &found).await;
+                    dynos.extend(found.map(|Recovered { record, dyno }| Recovered {
+                        record,
+                        dyno: AnyDyno::Contained(dyno),
+                    }));
+                }
                 Err(error) if engine::is_unknown(&error) => {}
                 Err(source) => return Err(FindError::Inspect { id, source }.into()),
             }
         }
+        let placed = self.find_services(&up).await?;
+        dynos.extend(
+            placed
+                .into_iter()
+                .map(|Recovered { record, dyno }| Recovered {
+                    record,
+                    dyno: AnyDyno::Placed(dyno),
+                }),
+        );
         Ok(dynos)
     }
 
@@ -96,8 +115,9 @@ impl DockerDriver {
         if !is_tty {
             let uid = label(config::UID).parse().unwrap_or(u32::MAX);
             let reopened = start::reopen(label(config::IO_DIR), uid);
+            let source = Source::Container(id.clone());
             let reopened =
-                reopened.and_then(|(outputs, reading)| self.writing(&id, outputs, reading));
+                reopened.and_then(|(outputs, reading)| self.writing(&source, outputs, reading));
             match reopened {
                 Ok(found) => writing = found,
                 Err(status) => {

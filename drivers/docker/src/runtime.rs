@@ -20,13 +20,14 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::{
+    any::AnyDyno,
     artifact::Artifact,
     connect::TlsError,
     context::{Host, HostError},
     cursor::Cursors,
-    dyno::Contained,
     engine::Engine,
     images,
+    swarm::{self, Cluster, Networks, Wish, wish::WishError},
 };
 
 /// How many dynos are started at a time.
@@ -41,6 +42,8 @@ pub(crate) enum OpenError {
     Tls(#[source] TlsError),
     #[error(transparent)]
     Images(#[from] images::settings::SettingsError),
+    #[error(transparent)]
+    Swarm(#[from] WishError),
     #[error("failed to make a folder for how far logs were passed on")]
     Cursors(#[source] io::Error),
 }
@@ -59,6 +62,10 @@ struct Inner {
     /// Whether that is the same the next time.
     is_found_again: bool,
     durability: Durability,
+    /// What is so for every request that says nothing else.
+    wish: Wish,
+    cluster: Cluster,
+    networks: Networks,
     /// An engine starts no more dynos in the same time when it is asked for all at once, and
     /// everything else waits.
     turns: Semaphore,
@@ -72,6 +79,7 @@ impl DockerDriver {
     pub(crate) async fn open(
         host: Option<&OsStr>,
         socket: Option<&Path>,
+        wish: Wish,
     ) -> Result<Self, OpenError> {
         let variable = |name: &str| std::env::var(name).ok();
         let given = host.map(OsStr::to_string_lossy);
@@ -81,7 +89,14 @@ impl DockerDriver {
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
         let cursors = Cursors::open(runtime_dir.as_deref().map(Path::new), &home);
         let is_exact = engine.now().is_ok_and(|up| up.traits.live_restore);
+        let cluster = Cluster::new(engine.clone(), home.clone());
+        if wish.swarm {
+            cluster.begin();
+        }
         Ok(Self(Arc::new(Inner {
+            wish,
+            cluster,
+            networks: Networks::default(),
             cursors: cursors.map_err(OpenError::Cursors)?,
             engine,
             images: images::Settings::new(variable)?,
@@ -105,6 +120,23 @@ impl DockerDriver {
         &self.0.cursors
     }
 
+    pub(crate) fn images(&self) -> &images::Settings {
+        &self.0.images
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.0.cluster
+    }
+
+    pub(crate) fn networks(&self) -> &Networks {
+        &self.0.networks
+    }
+
+    /// Whether its dynos run on a Swarm unless a request says otherwise.
+    pub(crate) fn is_on_swarm(&self) -> bool {
+        self.0.wish.swarm
+    }
+
     pub(crate) fn home(&self) -> &str {
         &self.0.home
     }
@@ -123,7 +155,7 @@ impl DockerDriver {
 }
 
 impl Runtime for DockerDriver {
-    type Dyno = Contained;
+    type Dyno = AnyDyno;
 
     fn identity(&self) -> Identity {
         Identity {
@@ -139,17 +171,18 @@ impl Runtime for DockerDriver {
                 Capability::Limits,
             ],
             durability: self.0.durability,
-            options: &[],
+            options: swarm::wish::KEYS,
             images: true,
             names: Names::Any,
         }
     }
 
     fn ready(&self) -> Result<(), String> {
-        self.engine().ready()
+        self.engine().ready()?;
+        self.0.cluster.ready()
     }
 
-    async fn recover(&self) -> Result<Vec<Recovered<Contained>>, RecoverError> {
+    async fn recover(&self) -> Result<Vec<Recovered<AnyDyno>>, RecoverError> {
         if !self.0.is_found_again {
             return Ok(Vec::new());
         }
@@ -162,8 +195,21 @@ impl Runtime for DockerDriver {
         request: BuildRequest,
         log: BuildLog,
     ) -> Result<String, Status> {
-        let docker = self.engine().now()?.docker;
-        let built = images::build(&docker, &self.0.images, peer, request, &log).await?;
+        let wish = self.0.wish.with(&request.options).map_err(Status::from)?;
+        let up = self.engine().now()?;
+        let release = request.release.unwrap_or_default();
+        if wish.swarm {
+            // Before anything is fetched for nobody.
+            swarm::manager(&up).await?;
+            self.cluster().begin();
+        }
+        let (docker, settings) = (&up.docker, &self.0.images);
+        let mut built = images::build(docker, settings, peer, &release, &log).await?;
+        if wish.swarm {
+            let (registry, uid) = (wish.registry.as_deref(), peer.uid.as_raw());
+            let published = images::publish(docker, settings, registry, uid, &release, built, &log);
+            built = published.await?;
+        }
         let artifact = built.to_string();
         self.missing().remove(&artifact);
         Ok(artifact)
@@ -189,10 +235,16 @@ impl Runtime for DockerDriver {
         request: StartRequest,
         record: Record,
         cancelled: CancellationToken,
-    ) -> Result<Contained, Status> {
+    ) -> Result<AnyDyno, Status> {
+        let wish = self.0.wish.with(&request.options).map_err(Status::from)?;
+        if wish.swarm && !swarm::stays(&request) {
+            let started = self.start_service(&wish, peer, request, record, cancelled);
+            return started.await.map(AnyDyno::Placed);
+        }
         // It is never closed.
         let _turn = self.0.turns.acquire().await.ok();
-        self.start_dyno(peer, request, record, cancelled).await
+        let started = self.start_dyno(peer, request, record, cancelled);
+        started.await.map(AnyDyno::Contained)
     }
 
     async fn end(&self) {

@@ -32,16 +32,16 @@ use crate::{
     config::{self, Order, Stdin},
     dyno::{Contained, Parts, Writing},
     engine::{self, Up},
-    logs::{Copy, Output},
+    logs::{Copy, Output, Source},
     runtime::DockerDriver,
     terminal::Remote,
 };
 
 /// What a dyno reads and writes, opened.
-struct Opened {
+pub(crate) struct Opened {
     stdin: Option<OwnedFd>,
-    outputs: [OwnedFd; 2],
-    kept: [OwnedFd; 2],
+    pub(crate) outputs: [OwnedFd; 2],
+    pub(crate) kept: [OwnedFd; 2],
 }
 
 impl DockerDriver {
@@ -94,7 +94,7 @@ impl DockerDriver {
     }
 
     /// The names of the variables that the image sets.
-    async fn image_env(
+    pub(crate) async fn image_env(
         &self,
         docker: &Docker,
         request: &StartRequest,
@@ -189,7 +189,11 @@ impl DockerDriver {
             }
         };
         let writing = match opened {
-            Some(opened) => self.writing(id, opened.outputs, opened.kept)?,
+            Some(opened) => self.writing(
+                &Source::Container(id.to_owned()),
+                opened.outputs,
+                opened.kept,
+            )?,
             None => Writing::default(),
         };
         let options = None::<StartContainerOptions>;
@@ -232,10 +236,10 @@ impl DockerDriver {
         Ok(Contained::watch(parts, writing, guard.disarm()))
     }
 
-    /// What passes on the two outputs of a container.
+    /// What passes on the two outputs of a dyno.
     pub(crate) fn writing(
         &self,
-        id: &str,
+        source: &Source,
         [stdout, stderr]: [OwnedFd; 2],
         kept: [OwnedFd; 2],
     ) -> Result<Writing, Status> {
@@ -243,11 +247,11 @@ impl DockerDriver {
             |error: io::Error| errors::internal("prepare to pass on what a dyno writes", &error);
         let passed = Arc::default();
         let copy = |output: Output, fifo| {
-            let cursor = self.cursors().file(id, output.name())?;
+            let cursor = self.cursors().file(source.id(), output.name())?;
             let engine = self.engine().clone();
             Copy::new(
                 engine,
-                id.to_owned(),
+                source.clone(),
                 output,
                 fifo,
                 cursor,
@@ -263,13 +267,13 @@ impl DockerDriver {
         })
     }
 
-    fn failed(&self, operation: &str, error: &Error) -> Status {
+    pub(crate) fn failed(&self, operation: &str, error: &Error) -> Status {
         self.engine().suspect();
         engine::status(operation, error)
     }
 }
 
-fn unknown(request: &StartRequest) -> Status {
+pub(crate) fn unknown(request: &StartRequest) -> Status {
     Status::not_found(format!(
         "artifact `{}` is not in the engine",
         request.artifact
@@ -277,7 +281,7 @@ fn unknown(request: &StartRequest) -> Status {
 }
 
 /// What the engine would not refuse.
-fn check(request: &StartRequest, peer: Peer, kind: Kind) -> Result<(), Status> {
+pub(crate) fn check(request: &StartRequest, peer: Peer, kind: Kind) -> Result<(), Status> {
     let is_ours = peer.uid.is_root() || peer.uid == Uid::effective();
     if !request.binds.is_empty() && !is_ours {
         return Err(Status::permission_denied(
@@ -295,7 +299,7 @@ fn check(request: &StartRequest, peer: Peer, kind: Kind) -> Result<(), Status> {
 }
 
 /// Opens a dyno's FIFOs; those for the engine's log are ours alone.
-fn open(io_dir: &str, uid: u32) -> Result<Opened, Status> {
+pub(crate) fn open(io_dir: &str, uid: u32) -> Result<Opened, Status> {
     let Fifos {
         stdin,
         stdout,

@@ -19,6 +19,24 @@ pub(crate) enum ImageError {
          `docker load` bring it too"
     )]
     Pull { image: String, source: EngineError },
+    #[error(
+        "failed to push the image `{image}`; is the registry there, and reached from the engine? \
+         one without TLS stands in the engine's `insecure-registries`, a private one takes a \
+         `docker login`"
+    )]
+    Push { image: String, source: EngineError },
+    #[error("the engine pushed `{0}`, and did not say under which digest")]
+    NoDigest(String),
+    #[error(
+        "on a Swarm the image of a slug comes to the nodes through a registry: name one, with the \
+         option `registry=HOST:PORT` or the driver's `--registry HOST:PORT`"
+    )]
+    NoRegistry,
+    #[error(
+        "the image `{0}` is on this engine alone: push it, and name it as it is in its registry; \
+         or name a registry to hsup, with the option `registry=HOST:PORT`"
+    )]
+    OnlyHere(String),
     #[error("the engine failed to {operation} `{of}`")]
     Engine {
         operation: &'static str,
@@ -119,13 +137,15 @@ impl From<ImageError> for Status {
                 Self::failed_precondition(format!("slug_url is refused: {text}"))
             }
             ImageError::Slug(error) if error.is_callers() => Self::failed_precondition(text),
-            ImageError::Pull { source, .. } => match fault(source) {
-                Fault::Full => Self::resource_exhausted(text),
-                Fault::Missing | Fault::Malformed => Self::failed_precondition(text),
-                _ if is_refusal(source) => Self::failed_precondition(text),
-                // A registry, or what is between, may be there again later.
-                Fault::Conflict | Fault::Away | Fault::Other => Self::unavailable(text),
-            },
+            ImageError::Pull { source, .. } | ImageError::Push { source, .. } => {
+                match fault(source) {
+                    Fault::Full => Self::resource_exhausted(text),
+                    Fault::Missing | Fault::Malformed => Self::failed_precondition(text),
+                    _ if is_refusal(source) => Self::failed_precondition(text),
+                    // A registry, or what is between, may be there again later.
+                    Fault::Conflict | Fault::Away | Fault::Other => Self::unavailable(text),
+                }
+            }
             ImageError::Engine { source, .. } => match fault(source) {
                 Fault::Full => Self::resource_exhausted(text),
                 Fault::Away => Self::unavailable(text),
@@ -135,13 +155,16 @@ impl From<ImageError> for Status {
                 Fault::Other => Self::internal(text),
             },
             ImageError::Reference(_)
+            | ImageError::NoRegistry
+            | ImageError::OnlyHere(_)
             | ImageError::Volume { .. }
             | ImageError::User { .. }
             | ImageError::File { .. } => Self::failed_precondition(text),
             ImageError::Part => Self::unavailable(text),
-            ImageError::Slug(_) | ImageError::Id { .. } | ImageError::Ground(_) => {
-                Self::internal(text)
-            }
+            ImageError::Slug(_)
+            | ImageError::NoDigest(_)
+            | ImageError::Id { .. }
+            | ImageError::Ground(_) => Self::internal(text),
         }
     }
 }

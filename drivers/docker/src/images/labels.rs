@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use bollard::models::ImageInspect;
+
 pub(super) const APP: &str = "io.hsup.app";
 pub(super) const RELEASE: &str = "io.hsup.release";
 pub(super) const CHECKSUM: &str = "io.hsup.checksum";
@@ -76,21 +78,26 @@ impl Origin {
         .into()
     }
 
-    /// What people see it by: `hsup/APP` and `vN`.
+    /// What people see it by.
     pub(super) fn name(&self) -> (String, String) {
-        let fitting = |character: char| match character.to_ascii_lowercase() {
-            fits @ ('a'..='z' | '0'..='9') => fits,
-            _ => '-',
-        };
-        let app: String = self.app.chars().take(100).map(fitting).collect();
-        // A dash must be between others, and alone.
-        let words: Vec<_> = app.split('-').filter(|word| !word.is_empty()).collect();
-        let app = match words.as_slice() {
-            [] => "app".to_owned(),
-            words => words.join("-"),
-        };
-        (format!("hsup/{app}"), format!("v{}", self.release))
+        name(&self.app, self.release)
     }
+}
+
+/// What the image of a release is called: `hsup/APP` and `vN`.
+pub(super) fn name(app: &str, release: u64) -> (String, String) {
+    let fitting = |character: char| match character.to_ascii_lowercase() {
+        fits @ ('a'..='z' | '0'..='9') => fits,
+        _ => '-',
+    };
+    let app: String = app.chars().take(100).map(fitting).collect();
+    // A dash must be between others, and alone.
+    let words: Vec<_> = app.split('-').filter(|word| !word.is_empty()).collect();
+    let app = match words.as_slice() {
+        [] => "app".to_owned(),
+        words => words.join("-"),
+    };
+    (format!("hsup/{app}"), format!("v{release}"))
 }
 
 fn filter(labels: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
@@ -100,6 +107,27 @@ fn filter(labels: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
         .collect();
     filter.sort();
     filter
+}
+
+/// The names that an image has from being pushed: its own ones with a registry before them. Tags
+/// first, since what is left after them goes by its digest.
+pub(super) fn names_in_registries(image: &ImageInspect) -> Vec<String> {
+    let tags = image.repo_tags.iter().flatten();
+    let digests = image.repo_digests.iter().flatten();
+    let repository = |name: &str| match name.split_once('@') {
+        Some((repository, _)) => repository.to_owned(),
+        None => name
+            .rsplit_once(':')
+            .map_or(name, |(name, _)| name)
+            .to_owned(),
+    };
+    let own = tags.clone().map(|tag| repository(tag));
+    let own: HashSet<String> = own.filter(|name| name.starts_with("hsup/")).collect();
+    let is_pushed = |name: &&String| {
+        let name = repository(name);
+        own.iter().any(|own| name.ends_with(&format!("/{own}")))
+    };
+    tags.chain(digests).filter(is_pushed).cloned().collect()
 }
 
 /// An image of an app, as far as it matters for how long it is kept.
@@ -184,6 +212,20 @@ mod tests {
     #[test_case("", "hsup/app"; "none")]
     fn names(app: &str, repository: &str) {
         assert_eq!(origin(app).name(), (repository.to_owned(), "v7".to_owned()));
+    }
+
+    #[test]
+    fn a_pushed_image_has_names_that_go_first() {
+        let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+        let digest = "10.0.0.1:5000/hsup/app@sha256:a5";
+        let image = ImageInspect {
+            repo_tags: names(&["hsup/app:v7", "10.0.0.1:5000/hsup/app:v7", "mine:1"]),
+            repo_digests: names(&[digest]),
+            ..ImageInspect::default()
+        };
+        let pushed = ["10.0.0.1:5000/hsup/app:v7", digest];
+        assert_eq!(names_in_registries(&image), pushed);
+        assert!(names_in_registries(&ImageInspect::default()).is_empty());
     }
 
     #[test]

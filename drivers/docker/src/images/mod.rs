@@ -11,6 +11,7 @@
 //! engine knows it, also one that was just started. A release that is an image itself is only
 //! looked up, or pulled.
 
+mod collect;
 mod credentials;
 mod error;
 mod find;
@@ -18,6 +19,7 @@ mod find;
 pub(crate) mod fuzz;
 mod labels;
 mod prune;
+mod publish;
 mod reference;
 pub(crate) mod settings;
 mod slug;
@@ -31,14 +33,11 @@ mod engine_tests;
 use std::path::Path;
 
 use bollard::{Docker, query_parameters::RemoveImageOptionsBuilder};
-use hsup_driver_kit::{
-    Status,
-    proto::{BuildRequest, Release},
-    serve::Peer,
-    service::BuildLog,
-};
+use hsup_driver_kit::{Status, proto::Release, serve::Peer, service::BuildLog};
 
-pub(crate) use self::{error::ImageError, settings::Settings};
+pub(crate) use self::{
+    error::ImageError, publish::publish, reference::is_reference, settings::Settings,
+};
 use self::{
     error::{Fault, fault},
     told::Listener,
@@ -53,12 +52,11 @@ pub(crate) async fn build(
     engine: &Docker,
     settings: &Settings,
     peer: Peer,
-    request: BuildRequest,
+    release: &Release,
     log: &BuildLog,
 ) -> Result<Artifact, Status> {
-    let release = request.release.unwrap_or_default();
     let user = (peer.uid.as_raw(), peer.gid.as_raw());
-    Ok(build_release(engine, settings, user, &release, log).await?)
+    Ok(build_release(engine, settings, user, release, log).await?)
 }
 
 async fn build_release(
@@ -114,6 +112,17 @@ pub(crate) async fn remove(engine: &Docker, artifact: &Artifact) -> Result<(), I
 
 /// Removes an image unless something uses it; one that is not there is removed.
 async fn remove_unused(engine: &Docker, id: &str) -> Result<(), ImageError> {
+    let Some(image) = find::find(engine, id).await? else {
+        return Ok(());
+    };
+    // The engine removes no image by its id that has names in two repositories.
+    for name in labels::names_in_registries(&image.inspect) {
+        remove_name(engine, &name).await?;
+    }
+    remove_name(engine, id).await
+}
+
+async fn remove_name(engine: &Docker, id: &str) -> Result<(), ImageError> {
     // Without force: it would take an image from a container that does not run just now.
     let options = RemoveImageOptionsBuilder::new().force(false).build();
     match engine.remove_image(id, Some(options), None).await {

@@ -52,6 +52,11 @@ pub(super) fn checked(reference: &str) -> Result<String, ReferenceError> {
     Err(ReferenceError::Malformed(shown.escape_debug().to_string()))
 }
 
+/// Whether a text is the name of a repository.
+pub(crate) fn is_reference(text: &str) -> bool {
+    !text.contains('@') && checked(text).is_ok()
+}
+
 /// What is asked for to pull an image: its repository and its tag. Without a tag the engine
 /// would pull all that there are; a digest stands for itself.
 pub(super) fn to_pull(reference: &str) -> (&str, Option<&str>) {

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use bollard::auth::DockerCredentials;
+use hsup_driver_kit::errors;
 use hsup_slug::{Limits, Program};
 use nix::unistd::geteuid;
 
+use super::credentials;
 use crate::docker_files;
 
 /// As in the original hsup: when set, an image is built once for each release.
@@ -78,6 +81,21 @@ impl Settings {
     pub(super) fn logins_for(&self, uid: u32) -> Option<&Path> {
         let is_ours = uid == 0 || uid == geteuid().as_raw();
         self.logins.as_deref().filter(|_| is_ours)
+    }
+}
+
+impl Settings {
+    /// What a registry is shown for this user's images, if there is anything.
+    pub(crate) async fn login(&self, uid: u32, reference: &str) -> Option<DockerCredentials> {
+        let folder = self.logins_for(uid)?;
+        match credentials::find(folder, reference).await {
+            Ok(found) => found,
+            Err(error) => {
+                let error = errors::chain(&error);
+                tracing::warn!(error, "asking a registry without credentials");
+                None
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bollard::models::CreateImageInfo;
+use bollard::models::{CreateImageInfo, PushImageInfo};
 use hsup_driver_kit::{proto::Progress, service::BuildLog};
 use hsup_slug::Step;
 
@@ -62,6 +62,29 @@ impl Pulled {
         self.layers.insert(layer.clone(), (current, total));
         let sum = |(done, all), (more, of): &(u64, u64)| (done + more, all + of);
         Some(self.layers.values().fold((0, 0), sum))
+    }
+}
+
+/// How far a push is: the sum of its layers, as far as the engine has begun with them. The client
+/// library leaves out which layer it is about; their sizes tell them apart.
+#[derive(Debug, Default)]
+pub(super) struct Pushed {
+    layers: HashMap<u64, u64>,
+}
+
+impl Pushed {
+    /// The same as of a pull.
+    pub(super) fn hear(&mut self, said: &PushImageInfo) -> Option<(u64, u64)> {
+        if said.status.as_deref() != Some("Pushing") {
+            return None;
+        }
+        let detail = said.progress_detail.as_ref()?;
+        let number = |number: Option<i64>| u64::try_from(number?).ok();
+        let (current, total) = number(detail.current).zip(number(detail.total))?;
+        // What is packed may be larger in the end.
+        self.layers.insert(total, current.min(total));
+        let done = self.layers.values().sum();
+        Some((done, self.layers.keys().sum()))
     }
 }
 

@@ -1,0 +1,146 @@
+//! Images in a registry, through which they come to the nodes of a Swarm.
+
+use bollard::{
+    Docker,
+    auth::DockerCredentials,
+    models::PushImageInfo,
+    query_parameters::{PushImageOptionsBuilder, TagImageOptionsBuilder},
+};
+use futures_util::StreamExt as _;
+use hsup_driver_kit::{errors, proto::Release, service::BuildLog};
+
+use super::{
+    collect::{self, Collection},
+    error::ImageError,
+    find, labels, reference,
+    settings::Settings,
+    told::{Listener, Pushed},
+};
+use crate::artifact::{Artifact, Kind};
+
+const STEP: &str = "push image";
+
+/// Brings an image that was built, or found, into a registry, and gives it by the name that it has
+/// there on every node: its repository and its digest.
+pub(crate) async fn publish(
+    engine: &Docker,
+    settings: &Settings,
+    registry: Option<&str>,
+    uid: u32,
+    release: &Release,
+    built: Artifact,
+    log: &BuildLog,
+) -> Result<Artifact, ImageError> {
+    let listener: &dyn Listener = log;
+    let Some(registry) = registry else {
+        let is_slug = matches!(built.kind, Kind::Slug { .. });
+        if is_slug {
+            return Err(ImageError::NoRegistry);
+        }
+        return pinned(engine, &release.image, built).await;
+    };
+    let (path, tag) = labels::name(&release.app, release.version);
+    let repository = format!("{registry}/{path}");
+    let login = settings.login(uid, &repository).await;
+    let digest = push(
+        engine,
+        &built.image,
+        &repository,
+        &tag,
+        login.clone(),
+        listener,
+    )
+    .await?;
+    let collection = Collection {
+        engine,
+        registry,
+        path: &path,
+        login,
+        keep: settings.keep,
+        current: release.version,
+    };
+    match collect::collect(&collection).await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(repository, removed, "releases removed from the registry"),
+        // The image is there whatever became of others.
+        Err(error) => {
+            let error = errors::chain(&error);
+            listener.line(&format!("old releases stay in the registry: {error}"));
+        }
+    }
+    Ok(Artifact {
+        image: format!("{repository}@{digest}"),
+        kind: built.kind,
+    })
+}
+
+/// An image that came from a registry, by its digest there.
+async fn pinned(engine: &Docker, name: &str, built: Artifact) -> Result<Artifact, ImageError> {
+    if name.contains('@') {
+        let image = name.to_owned();
+        return Ok(Artifact { image, ..built });
+    }
+    let found = find::find(engine, &built.image).await?;
+    let digests = found.and_then(|image| image.inspect.repo_digests);
+    let (repository, _) = reference::to_pull(name);
+    let is_its = |digest: &String| digest.split('@').next() == Some(repository);
+    match digests.into_iter().flatten().find(is_its) {
+        Some(image) => Ok(Artifact { image, ..built }),
+        None => Err(ImageError::OnlyHere(name.to_owned())),
+    }
+}
+
+/// Pushes an image, and gives the digest that the registry knows it by.
+async fn push(
+    engine: &Docker,
+    image: &str,
+    repository: &str,
+    tag: &str,
+    login: Option<DockerCredentials>,
+    listener: &dyn Listener,
+) -> Result<String, ImageError> {
+    let options = TagImageOptionsBuilder::new().repo(repository).tag(tag);
+    let tagged = engine.tag_image(image, Some(options.build())).await;
+    tagged.map_err(ImageError::engine("name the image", image))?;
+    listener.line(&format!("pushing the image {repository}:{tag}"));
+    let options = PushImageOptionsBuilder::new().tag(tag).build();
+    let mut push = std::pin::pin!(engine.push_image(repository, Some(options), login));
+    let mut pushed = Pushed::default();
+    let mut digest = None;
+    while let Some(said) = push.next().await {
+        let said = said.map_err(|source| ImageError::Push {
+            image: format!("{repository}:{tag}"),
+            source,
+        })?;
+        digest = digest_in(&said).or(digest);
+        if let Some((done, total)) = pushed.hear(&said) {
+            listener.progress(STEP, done, total);
+        }
+    }
+    digest.ok_or_else(|| ImageError::NoDigest(format!("{repository}:{tag}")))
+}
+
+/// `v7: digest: sha256:HEX size: 528`, as the engine says at the end.
+fn digest_in(said: &PushImageInfo) -> Option<String> {
+    let (_, rest) = said.status.as_deref()?.split_once("digest: ")?;
+    let digest = rest.split_whitespace().next()?;
+    find::is_image_id(digest).then(|| digest.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_what_the_engine_says_last() {
+        let said = |status: &str| PushImageInfo {
+            status: Some(status.to_owned()),
+            ..PushImageInfo::default()
+        };
+        let digest = format!("sha256:{}", "a5".repeat(32));
+        let last = said(&format!("v7: digest: {digest} size: 528"));
+        assert_eq!(digest_in(&last), Some(digest));
+        assert_eq!(digest_in(&said("Pushing")), None);
+        assert_eq!(digest_in(&said("v7: digest: sha256:a5 size: 1")), None);
+    }
+}

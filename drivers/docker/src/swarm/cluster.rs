@@ -1,0 +1,386 @@
+//! One look at everything that this driver has on the Swarm, again and again.
+//!
+//! A Swarm tells nobody when a task ends: its stream of events has none for tasks. So all tasks
+//! of the driver are asked for in one call, whatever their number, and each dyno finds its own.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Once, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bollard::errors::Error;
+use hsup_driver_kit::{Status, errors};
+use thiserror::Error as ThisError;
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
+
+use super::task::{self, Fate, Node, Task};
+use crate::{
+    config,
+    engine::{self, Engine, Up},
+};
+
+/// How often it is looked while nothing is awaited, and while something is.
+const LOOK: Duration = Duration::from_secs(1);
+const HASTE: Duration = Duration::from_millis(250);
+/// How many tasks of a service the Swarm must keep: the one that has ended, and the one that waits
+/// in vain.
+const HISTORY: i64 = 2;
+/// How long a manager may take to answer: one without a quorum may never.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The Swarm, as its manager tells of it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    home: String,
+    begun: Once,
+    views: watch::Sender<Arc<View>>,
+    /// Why the last look came to nothing.
+    trouble: RwLock<Option<String>>,
+    /// How many wait for something that is about to be.
+    hasty: AtomicUsize,
+    hurried: Notify,
+}
+
+/// What was there at one look.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    dynos: HashMap<String, Seen>,
+    nodes: HashMap<String, Node>,
+}
+
+/// A dyno, by its service.
+#[derive(Clone, Debug)]
+struct Seen {
+    task: Task,
+    /// Its node was away since it was last seen to run: how it ended may be anything.
+    is_doubted: bool,
+}
+
+/// The Swarm cannot be looked at.
+#[derive(Debug, ThisError)]
+pub(crate) enum LookError {
+    #[error("the Swarm's manager does not answer")]
+    Call(#[source] Error),
+    #[error("the Swarm's manager did not answer within {} s", PATIENCE.as_secs())]
+    Late,
+    #[error(
+        "the engine is no manager of a Swarm: make it one with `docker swarm init` or \
+         `docker swarm join`, or name one that is, with DOCKER_HOST or --host"
+    )]
+    NoManager,
+    #[error(
+        "the Swarm forgets tasks as soon as they have ended, and how: have it keep some, with \
+         `docker swarm update --task-history-limit 5`"
+    )]
+    NoHistory,
+}
+
+impl View {
+    /// How far the dyno is whose service this is; `None` where there is no such service, or not yet.
+    pub(crate) fn fate(&self, service: &str) -> Option<Fate> {
+        let Seen { task, is_doubted } = self.dynos.get(service)?;
+        Some(task::fate(task, self.nodes.get(&task.node_id), *is_doubted))
+    }
+
+    /// The node that a dyno was placed on.
+    pub(crate) fn node(&self, service: &str) -> Option<&Node> {
+        self.nodes.get(&self.dynos.get(service)?.task.node_id)
+    }
+
+    /// The port of its node that leads to the dyno.
+    pub(crate) fn port(&self, service: &str) -> Option<u16> {
+        let ports = &self.dynos.get(service)?.task.status.port_status.ports;
+        ports.first().map(|port| port.published_port)
+    }
+
+    /// What a look after this one found. `was_away`: the manager was, between the two.
+    fn next(&self, tasks: Vec<Task>, nodes: Vec<Node>, was_away: bool, own_node: &str) -> Self {
+        let nodes: HashMap<_, _> = nodes
+            .into_iter()
+            .map(|node| (node.id.clone(), node))
+            .collect();
+        let seen = |(service, task): (String, Task)| {
+            let is_away = nodes
+                .get(&task.node_id)
+                .is_some_and(|node| !node.is_ready());
+            let is_doubted = if task.status.state == "running" {
+                is_away
+            } else {
+                let before = self.dynos.get(&service);
+                before.is_some_and(|before| before.is_doubted)
+                    || is_away
+                    || (was_away && task.node_id == own_node)
+            };
+            (service, Seen { task, is_doubted })
+        };
+        let dynos = task::first(tasks).into_iter().map(seen).collect();
+        Self { dynos, nodes }
+    }
+}
+
+/// Has the Swarm looked at more often, as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Haste(Arc<Inner>);
+
+impl Drop for Haste {
+    fn drop(&mut self) {
+        self.0.hasty.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Cluster {
+    /// A Swarm that nobody has asked for yet.
+    pub(crate) fn new(engine: Engine, home: String) -> Self {
+        Self(Arc::new(Inner {
+            engine,
+            home,
+            begun: Once::new(),
+            views: watch::Sender::new(Arc::default()),
+            trouble: RwLock::default(),
+            hasty: AtomicUsize::new(0),
+            hurried: Notify::new(),
+        }))
+    }
+
+    /// Has it looked at from now on.
+    pub(crate) fn begin(&self) {
+        let cluster = self.clone();
+        self.0
+            .begun
+            .call_once(|| drop(tokio::spawn(async move { cluster.look_always().await })));
+    }
+
+    /// Whether it is looked at.
+    fn is_begun(&self) -> bool {
+        self.0.begun.is_completed()
+    }
+
+    /// Whether it can run dynos, as far as anybody asked for it.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        if !self.is_begun() {
+            return Ok(());
+        }
+        match self.trouble() {
+            Some(trouble) => Err(trouble),
+            None => Ok(()),
+        }
+    }
+
+    /// What each look finds, from the last one on.
+    pub(crate) fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.0.views.subscribe()
+    }
+
+    /// What the last look found.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.0.views.borrow())
+    }
+
+    /// Something is about to be that somebody waits for.
+    pub(crate) fn hurry(&self) -> Haste {
+        self.0.hasty.fetch_add(1, Ordering::Relaxed);
+        self.0.hurried.notify_one();
+        Haste(Arc::clone(&self.0))
+    }
+
+    /// Waits until the node of a service is not heard of.
+    pub(crate) async fn until_away(&self, service: &str) {
+        let mut views = self.views();
+        loop {
+            let view = Arc::clone(&views.borrow_and_update());
+            let is_away = view.node(service).is_some_and(|node| !node.is_ready());
+            if is_away || views.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let trouble = self.0.trouble.read();
+        trouble.map_or(None, |trouble| trouble.clone())
+    }
+
+    async fn look_always(&self) {
+        let inner = &self.0;
+        let mut own_node = None;
+        let mut was_away = false;
+        loop {
+            was_away |= inner.engine.now().is_err();
+            let up = inner.engine.up().await;
+            match self.look(&up, &mut own_node, was_away).await {
+                Ok(view) => {
+                    if self.tell(None).is_some() {
+                        tracing::info!("the Swarm's manager answers");
+                    }
+                    was_away = false;
+                    inner.views.send_replace(Arc::new(view));
+                }
+                Err(error) => {
+                    if matches!(&error, LookError::Call(error) if engine::code(error).is_none()) {
+                        inner.engine.suspect();
+                        was_away = true;
+                    }
+                    own_node = None;
+                    let text = errors::chain(&error);
+                    if self.tell(Some(text.clone())).as_ref() != Some(&text) {
+                        tracing::warn!(error = text, "the Swarm cannot be looked at");
+                    }
+                }
+            }
+            let is_hasty = inner.hasty.load(Ordering::Relaxed) > 0;
+            if is_hasty {
+                time::sleep(HASTE).await;
+            } else {
+                tokio::select! {
+                    () = time::sleep(LOOK) => {}
+                    () = inner.hurried.notified() => {}
+                }
+            }
+        }
+    }
+
+    /// Keeps what is wrong, and gives what was wrong before.
+    fn tell(&self, trouble: Option<String>) -> Option<String> {
+        match self.0.trouble.write() {
+            Ok(mut kept) => std::mem::replace(&mut kept, trouble),
+            Err(_) => None,
+        }
+    }
+
+    async fn look(
+        &self,
+        up: &Up,
+        own_node: &mut Option<String>,
+        was_away: bool,
+    ) -> Result<View, LookError> {
+        let looking = async {
+            if own_node.is_none() {
+                *own_node = Some(manager(up).await?);
+            }
+            let tasks = up.api.tasks(config::DRIVER, &self.0.home);
+            let (tasks, nodes) = tokio::join!(tasks, up.api.nodes());
+            Ok((
+                tasks.map_err(LookError::Call)?,
+                nodes.map_err(LookError::Call)?,
+            ))
+        };
+        let looked = time::timeout(PATIENCE, looking).await;
+        let (mut tasks, nodes) = looked.map_err(|_| LookError::Late)??;
+        // Whatever the manager made of what it was asked for.
+        let home = Some(&self.0.home);
+        tasks.retain(|task: &Task| task.spec.container_spec.labels.get(config::DRIVER) == home);
+        let own_node = own_node.as_deref().unwrap_or_default();
+        Ok(self.view().next(tasks, nodes, was_away, own_node))
+    }
+}
+
+/// The node that the engine is, if it is a manager of a Swarm.
+pub(crate) async fn manager(up: &Up) -> Result<String, LookError> {
+    let info = up.docker.info().await.map_err(LookError::Call)?;
+    let swarm = info.swarm.unwrap_or_default();
+    let id = match swarm.node_id {
+        Some(id) if swarm.control_available == Some(true) && !id.is_empty() => id,
+        _ => return Err(LookError::NoManager),
+    };
+    let swarm = up.docker.inspect_swarm().await.map_err(LookError::Call)?;
+    let orchestration = swarm.spec.and_then(|spec| spec.orchestration);
+    let kept = orchestration.and_then(|kept| kept.task_history_retention_limit);
+    match kept {
+        Some(kept) if kept < HISTORY => Err(LookError::NoHistory),
+        _ => Ok(id),
+    }
+}
+
+impl From<LookError> for Status {
+    fn from(error: LookError) -> Self {
+        let text = errors::chain(&error);
+        match error {
+            LookError::NoManager | LookError::NoHistory => Self::failed_precondition(text),
+            LookError::Call(_) | LookError::Late => Self::unavailable(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_driver_kit::proto::exit_status::How;
+
+    use super::*;
+
+    fn task(state: &str) -> Task {
+        let answer = serde_json::json!({
+            "ServiceID": "s", "NodeID": "n",
+            "Status": {"State": state, "ContainerStatus": {"ContainerID": "c", "ExitCode": 137}},
+        });
+        serde_json::from_value(answer).unwrap()
+    }
+
+    fn node(state: &str) -> Node {
+        let answer = serde_json::json!({"ID": "n", "Status": {"State": state}});
+        serde_json::from_value(answer).unwrap()
+    }
+
+    /// What is known of an end after looks at which the task and its node were in these states,
+    /// the manager away before some.
+    fn after(looks: &[(&str, &str, bool)], own_node: &str) -> How {
+        let mut view = View::default();
+        for (state, of_node, was_away) in looks {
+            view = view.next(vec![task(state)], vec![node(of_node)], *was_away, own_node);
+        }
+        match view.fate("s") {
+            Some(Fate::Ended(status)) => status.how.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_end_is_believed_where_the_node_was_there() {
+        let killed = How::Signal("SIGKILL".to_owned());
+        let ready = |state| (state, "ready", false);
+        assert_eq!(after(&[ready("running"), ready("failed")], "n"), killed);
+        // It was away, and the dyno was seen to run since.
+        let back = [
+            ("running", "disconnected", false),
+            ready("running"),
+            ready("failed"),
+        ];
+        assert_eq!(after(&back, "n"), killed);
+        // A manager that was away is another machine.
+        let other = [ready("running"), ("failed", "ready", true)];
+        assert_eq!(after(&other, "m"), killed);
+    }
+
+    #[test]
+    fn an_engine_that_was_away_is_doubted() {
+        let away = [
+            ("running", "disconnected", false),
+            ("failed", "ready", false),
+        ];
+        assert!(matches!(after(&away, "m"), How::Lost(_)));
+        let restarted = [("running", "ready", false), ("failed", "ready", true)];
+        assert!(matches!(after(&restarted, "n"), How::Lost(_)));
+    }
+
+    #[test]
+    fn a_service_that_is_not_there_has_no_fate() {
+        let view = View::default().next(vec![task("running")], Vec::new(), false, "n");
+        assert_eq!(view.fate("s"), Some(Fate::Running));
+        assert_eq!(view.fate("t"), None);
+        assert!(
+            view.next(Vec::new(), Vec::new(), false, "n")
+                .fate("s")
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! The overlay network of each app: its dynos reach each other on every node, and nobody else does.
+
+use std::{collections::HashMap, time::Duration};
+
+use bollard::{
+    Docker,
+    errors::Error,
+    models::NetworkCreateRequest,
+    query_parameters::{InspectNetworkOptions, ListNetworksOptionsBuilder},
+};
+use tokio::{sync::Mutex, time};
+
+use crate::{
+    config,
+    engine::{self, Engine},
+};
+
+/// How often it is tried to remove a network that the Swarm still takes to be in use, and how long
+/// is waited in between.
+const TRIES: usize = 60;
+const PAUSE: Duration = Duration::from_secs(2);
+/// Longer than any name that people read.
+const LONGEST_APP: usize = 32;
+
+/// The networks of this driver's apps. They are there as long as a dyno is.
+#[derive(Debug, Default)]
+pub(crate) struct Networks {
+    /// How many dynos an app has, by its network. Held while one is made or removed.
+    dynos: Mutex<HashMap<String, usize>>,
+}
+
+/// What the network of an app is called; `home` tells it from that of another driver.
+pub(crate) fn name(app: &str, home: &str) -> String {
+    let fits = |one: char| {
+        if one.is_ascii_alphanumeric() {
+            one
+        } else {
+            '-'
+        }
+    };
+    let app: String = app.chars().take(LONGEST_APP).map(fits).collect();
+    let home: String = home.chars().take(8).collect();
+    format!("hsup-{app}-{home}")
+}
+
+impl Networks {
+    /// Counts a dyno in, and makes the network if there is none.
+    pub(super) async fn enter(&self, docker: &Docker, name: &str, home: &str) -> Result<(), Error> {
+        let mut dynos = self.dynos.lock().await;
+        let count = dynos.entry(name.to_owned()).or_default();
+        if *count == 0 {
+            make(docker, name, home).await?;
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    /// Counts in a dyno that was found again.
+    pub(super) async fn found(&self, name: &str) {
+        *self.dynos.lock().await.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// Counts a dyno out; with the last one the network goes.
+    pub(super) async fn leave(&self, engine: &Engine, name: &str) {
+        if let Some(count) = self.dynos.lock().await.get_mut(name) {
+            *count = count.saturating_sub(1);
+        }
+        // The Swarm takes it to be in use until the last task's container is gone.
+        for _ in 0..TRIES {
+            let docker = engine.up().await.docker;
+            let mut dynos = self.dynos.lock().await;
+            if dynos.get(name) != Some(&0) {
+                return;
+            }
+            match docker.remove_network(name).await {
+                Err(error) if !engine::is_unknown(&error) => {
+                    tracing::debug!(network = name, %error, "a network is still in use");
+                }
+                _ => {
+                    dynos.remove(name);
+                    return;
+                }
+            }
+            drop(dynos);
+            time::sleep(PAUSE).await;
+        }
+        tracing::warn!(network = name, "the network of an app was left behind");
+    }
+
+    /// Removes the networks that no dyno is left of, but for those of dynos that were found again.
+    pub(super) async fn clear(&self, docker: &Docker, home: &str) -> Result<(), Error> {
+        let dynos = self.dynos.lock().await;
+        let label = format!("{}={home}", config::DRIVER);
+        let filters = [("label", vec![label])].into();
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        for network in docker.list_networks(Some(options)).await? {
+            if let Some(name) = network.name
+                && !dynos.contains_key(&name)
+                && let Err(error) = docker.remove_network(&name).await
+            {
+                tracing::warn!(network = name, %error, "the network of an app was left behind");
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn make(docker: &Docker, name: &str, home: &str) -> Result<(), Error> {
+    match docker
+        .inspect_network(name, None::<InspectNetworkOptions>)
+        .await
+    {
+        Err(error) if engine::is_unknown(&error) => {}
+        found => return found.map(drop),
+    }
+    let request = NetworkCreateRequest {
+        name: name.to_owned(),
+        driver: Some("overlay".to_owned()),
+        // For people who look for what is wrong: `docker run --network`.
+        attachable: Some(true),
+        labels: Some([(config::DRIVER.to_owned(), home.to_owned())].into()),
+        ..NetworkCreateRequest::default()
+    };
+    match docker.create_network(request).await {
+        // Somebody was faster.
+        Err(error) if engine::code(&error) == Some(409) => Ok(()),
+        made => made.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_for_the_engine() {
+        assert_eq!(name("shop", "0123456789abcdef"), "hsup-shop-01234567");
+        assert_eq!(name("My app/2", "01"), "hsup-My-app-2-01");
+        assert_eq!(name(&"a".repeat(99), "01").len(), 5 + 32 + 3);
+    }
+}

@@ -1,0 +1,202 @@
+//! Starting a dyno on the Swarm: its service, and the wait for its task.
+
+use std::sync::Arc;
+
+use hsup_driver_kit::{
+    CancellationToken, Status, proto::StartRequest, serve::Peer, service::Record,
+};
+
+use super::{
+    dyno::{Parts, Placed},
+    network, spec, stop,
+    task::Fate,
+    wish::Wish,
+};
+use crate::{
+    artifact::{Artifact, Kind},
+    config::{self, Order, Stdin},
+    engine::{self, Up},
+    logs::Source,
+    runtime::DockerDriver,
+    start,
+};
+
+/// How many looks at the Swarm a port may take to be known once its dyno runs.
+const PORT_LOOKS: usize = 40;
+
+/// Whether a dyno stays on the driver's own engine: people talk with a one-off dyno through its
+/// stdin and terminal, and a Swarm has neither.
+pub(crate) fn stays(request: &StartRequest) -> bool {
+    request.tty || config::is_one_off(request)
+}
+
+impl DockerDriver {
+    /// Starts a dyno on the Swarm; what goes wrong leaves no service.
+    pub(crate) async fn start_service(
+        &self,
+        wish: &Wish,
+        peer: Peer,
+        request: StartRequest,
+        record: Record,
+        cancelled: CancellationToken,
+    ) -> Result<Placed, Status> {
+        let artifact: Artifact = request
+            .artifact
+            .parse()
+            .map_err(|_| start::unknown(&request))?;
+        start::check(&request, peer, artifact.kind)?;
+        let up = self.engine().now()?;
+        self.cluster().begin();
+        let _haste = self.cluster().hurry();
+        let opened = start::open(&request.io_dir, peer.uid.as_raw())?;
+        let image_env = match artifact.kind {
+            Kind::Slug { .. } => Vec::new(),
+            Kind::Plain | Kind::Cnb => self.image_env(&up.docker, &request, &artifact).await?,
+        };
+        let order = Order {
+            request: &request,
+            artifact: &artifact,
+            record: &record,
+            home: self.home(),
+            uid: peer.uid.as_raw(),
+            stdin: Stdin::Nothing,
+            image_env: &image_env,
+            traits: up.traits,
+        };
+        let network = network::name(&request.app, self.home());
+        let entered = self.networks().enter(&up.docker, &network, self.home());
+        let entered = entered.await;
+        entered.map_err(|error| self.failed("make the network of an app", &error))?;
+        let made = self.make_service(&up, &order, wish, &network).await;
+        let service = match made {
+            Ok(service) => service,
+            Err(status) => {
+                self.leave_network(network);
+                return Err(status);
+            }
+        };
+        let starting = self.until_it_runs(&service, &request);
+        let started = match cancelled.run_until_cancelled(starting).await {
+            Some(started) => started,
+            None => Err(Status::aborted("the dyno is to be stopped already")),
+        };
+        let writing = started.and_then(|()| {
+            let source = Source::Service(service.clone(), self.cluster().clone());
+            self.writing(&source, opened.outputs, opened.kept)
+        });
+        match writing {
+            Ok(writing) => Ok(Placed::watch(
+                Parts {
+                    driver: self.clone(),
+                    service,
+                    network,
+                    has_port: spec::port(&request).is_some(),
+                },
+                writing,
+            )),
+            Err(status) => {
+                self.cursors().forget(&service);
+                let driver = self.clone();
+                // Whoever asked is told why meanwhile.
+                let retired = tokio::spawn(async move {
+                    stop::retire(driver.engine(), driver.cluster(), &service).await;
+                    driver.networks().leave(driver.engine(), &network).await;
+                });
+                drop(retired);
+                Err(status)
+            }
+        }
+    }
+
+    /// Makes the service, in the place of what an earlier Start may have left.
+    async fn make_service(
+        &self,
+        up: &Up,
+        order: &Order<'_>,
+        wish: &Wish,
+        network: &str,
+    ) -> Result<String, Status> {
+        let image = &order.artifact.image;
+        let login = self.images().login(order.uid, image).await;
+        let mut is_first = true;
+        loop {
+            let service = spec::service(order, wish, network);
+            match up.docker.create_service(service, login.clone()).await {
+                Ok(made) => return Ok(made.id.unwrap_or_default()),
+                // Its name says whose it is and what for: nobody else made it.
+                Err(error) if engine::code(&error) == Some(409) && is_first => {
+                    is_first = false;
+                    let name = spec::name(order.home, order.uid, &order.request.dyno_id);
+                    let removed = stop::remove(&up.docker, &name).await;
+                    removed.map_err(|error| self.failed("remove a service", &error))?;
+                }
+                Err(error) => return Err(self.failed("make a service", &error)),
+            }
+        }
+    }
+
+    /// Waits for the first process of a dyno, and for its port.
+    async fn until_it_runs(&self, service: &str, request: &StartRequest) -> Result<(), Status> {
+        let mut views = self.cluster().views();
+        let has_port = spec::port(request).is_some();
+        let mut looks = 0;
+        loop {
+            let view = Arc::clone(&views.borrow_and_update());
+            match view.fate(service) {
+                None => {}
+                Some(Fate::Coming { why, is_placed }) if !is_placed && !why.is_empty() => {
+                    return Err(Status::resource_exhausted(format!(
+                        "the Swarm has no node for the dyno: {why}; what its nodes have to spare \
+                         shows `docker node ls`, what the dyno asks for are its limits and the \
+                         option `constraints`"
+                    )));
+                }
+                Some(Fate::Coming { .. }) => {}
+                Some(Fate::Running) => {
+                    if !has_port || view.port(service).is_some() || looks > PORT_LOOKS {
+                        return Ok(());
+                    }
+                    looks += 1;
+                }
+                Some(Fate::Ended(_)) => return Ok(()),
+                Some(Fate::Refused(why)) => return Err(self.refused(request, &view, service, &why)),
+            }
+            if let Err(trouble) = self.cluster().ready() {
+                return Err(Status::unavailable(trouble));
+            }
+            if views.changed().await.is_err() {
+                return Err(Status::internal("nobody looks at the Swarm any more"));
+            }
+        }
+    }
+
+    /// A node could not run it.
+    fn refused(
+        &self,
+        request: &StartRequest,
+        view: &super::cluster::View,
+        service: &str,
+        why: &str,
+    ) -> Status {
+        let node = view
+            .node(service)
+            .map_or("of the Swarm", |node| node.name());
+        if why.contains("No such image") || why.contains("manifest unknown") {
+            // hsup has it built anew, and pushed.
+            self.is_missing(&request.artifact);
+            return Status::not_found(format!(
+                "artifact `{}` does not come to the node {node}: {why}; is its registry reached \
+                 from there, and the image still in it?",
+                request.artifact
+            ));
+        }
+        Status::unavailable(format!("the node {node} cannot run the dyno: {why}"))
+    }
+
+    pub(super) fn leave_network(&self, network: String) {
+        let driver = self.clone();
+        drop(tokio::spawn(async move {
+            driver.networks().leave(driver.engine(), &network).await;
+        }));
+    }
+}

@@ -1,0 +1,233 @@
+//! What is wished for of a Swarm: on the driver's command line, or with a request.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hsup_driver_kit::Status;
+use thiserror::Error;
+
+use crate::images;
+
+/// The keys of a request's options.
+pub(crate) const KEYS: &[&str] = &[SWARM, REGISTRY, CONSTRAINTS, SPREAD, STOP_GRACE];
+
+const SWARM: &str = "swarm";
+const REGISTRY: &str = "registry";
+const CONSTRAINTS: &str = "constraints";
+const SPREAD: &str = "spread";
+const STOP_GRACE: &str = "stop-grace";
+
+/// How long a dyno has to end, as hsup gives it if nobody says otherwise.
+const GRACE: Duration = Duration::from_secs(30);
+/// Longer than anybody waits for a dyno to end.
+const LONGEST_GRACE: u64 = 24 * 60 * 60;
+
+/// Where dynos run, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// On the Swarm, and not on the engine alone.
+    pub(crate) swarm: bool,
+    /// Through which images come to the nodes: `HOST:PORT`, with a path or without.
+    pub(crate) registry: Option<String>,
+    /// What a node must be: `node.labels.zone==a`.
+    pub(crate) constraints: Vec<String>,
+    /// What tells the places apart over which dynos are spread: `node.labels.rack`.
+    pub(crate) spread: Vec<String>,
+    /// How long a dyno has to end. A Swarm takes that only when the dyno starts.
+    pub(crate) grace: Duration,
+}
+
+/// It cannot be wished for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum WishError {
+    #[error("option `{SWARM}` is `{0}`: it must be `true` or `false`")]
+    Swarm(String),
+    #[error("option `{0}` is for a Swarm: give `{SWARM}=true` with it, or the driver `--swarm`")]
+    NoSwarm(String),
+    #[error(
+        "the registry `{0}` is none: it must be HOST:PORT, or HOST.DOMAIN, with a path behind it \
+         or without"
+    )]
+    Registry(String),
+    #[error(
+        "option `{CONSTRAINTS}` has `{0}`: a constraint is `KEY==VALUE` or `KEY!=VALUE`, as \
+         `node.labels.zone==a`, with commas between several"
+    )]
+    Constraint(String),
+    #[error(
+        "option `{SPREAD}` has `{0}`: it must be `node.labels.NAME` or `engine.labels.NAME`, with \
+         commas between several"
+    )]
+    Spread(String),
+    #[error("option `{STOP_GRACE}` is `{0}`: it must be a number of seconds, at least 1")]
+    Grace(String),
+}
+
+impl From<WishError> for Status {
+    fn from(error: WishError) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self {
+            swarm: false,
+            registry: None,
+            constraints: Vec::new(),
+            spread: Vec::new(),
+            grace: GRACE,
+        }
+    }
+}
+
+impl Wish {
+    /// What the driver's command line says, for requests that say nothing else.
+    pub(crate) fn of_driver(swarm: bool, registry: Option<&str>) -> Result<Self, WishError> {
+        let registry = registry.map(checked_registry).transpose()?;
+        if registry.is_some() && !swarm {
+            return Err(WishError::NoSwarm(REGISTRY.to_owned()));
+        }
+        Ok(Self {
+            swarm,
+            registry,
+            ..Self::default()
+        })
+    }
+
+    /// The same, with what a request says besides.
+    pub(crate) fn with(&self, options: &BTreeMap<String, String>) -> Result<Self, WishError> {
+        let mut wish = self.clone();
+        for (key, value) in options {
+            match key.as_str() {
+                SWARM => {
+                    wish.swarm = match value.as_str() {
+                        "true" => true,
+                        "false" => false,
+                        _ => return Err(WishError::Swarm(value.clone())),
+                    }
+                }
+                REGISTRY => wish.registry = Some(checked_registry(value)?),
+                CONSTRAINTS => {
+                    wish.constraints = list(value, is_constraint, WishError::Constraint)?;
+                }
+                SPREAD => wish.spread = list(value, is_label, WishError::Spread)?,
+                STOP_GRACE => {
+                    wish.grace = match value.parse() {
+                        Ok(seconds @ 1..=LONGEST_GRACE) => Duration::from_secs(seconds),
+                        _ => return Err(WishError::Grace(value.clone())),
+                    }
+                }
+                // The service refuses what is not in `KEYS`.
+                _ => {}
+            }
+        }
+        let other = options.keys().find(|key| *key != SWARM);
+        match other {
+            Some(key) if !wish.swarm => Err(WishError::NoSwarm(key.clone())),
+            _ => Ok(wish),
+        }
+    }
+}
+
+fn checked_registry(text: &str) -> Result<String, WishError> {
+    let host = text.split('/').next().unwrap_or_default();
+    // Without one of these it would be the name of a user of Docker Hub.
+    let is_host = host == "localhost" || host.contains(['.', ':']);
+    let fits = !text.contains('@') && images::is_reference(&format!("{text}/app"));
+    if is_host && fits {
+        Ok(text.to_owned())
+    } else {
+        Err(WishError::Registry(text.to_owned()))
+    }
+}
+
+fn list(
+    text: &str,
+    fits: fn(&str) -> bool,
+    error: fn(String) -> WishError,
+) -> Result<Vec<String>, WishError> {
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let part = part.to_owned();
+            if fits(&part) {
+                Ok(part)
+            } else {
+                Err(error(part))
+            }
+        })
+        .collect()
+}
+
+fn is_constraint(text: &str) -> bool {
+    let sides = text.split_once("==").or_else(|| text.split_once("!="));
+    sides.is_some_and(|(key, value)| !key.trim().is_empty() && !value.trim().is_empty())
+}
+
+fn is_label(text: &str) -> bool {
+    let name = text
+        .strip_prefix("node.labels.")
+        .or_else(|| text.strip_prefix("engine.labels."));
+    name.is_some_and(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use test_case::test_case;
+
+    use super::*;
+
+    fn with(wish: &Wish, options: &[(&str, &str)]) -> Result<Wish, WishError> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        wish.with(&options.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn a_request_says_more_than_the_command_line() {
+        let driver = Wish::of_driver(true, Some("10.0.0.1:5000")).unwrap();
+        assert_eq!(with(&driver, &[]).unwrap(), driver);
+        let other = with(
+            &driver,
+            &[
+                ("registry", "registry.example/team"),
+                ("constraints", "node.role==worker, node.labels.zone!=b"),
+                ("spread", "node.labels.rack"),
+                ("stop-grace", "5"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(other.registry.as_deref(), Some("registry.example/team"));
+        assert_eq!(
+            other.constraints,
+            ["node.role==worker", "node.labels.zone!=b"]
+        );
+        assert_eq!(other.spread, ["node.labels.rack"]);
+        assert_eq!(other.grace, Duration::from_secs(5));
+        assert!(!with(&Wish::default(), &[]).unwrap().swarm);
+        assert!(with(&Wish::default(), &[("swarm", "true")]).unwrap().swarm);
+    }
+
+    #[test_case("swarm", "yes", "`true` or `false`")]
+    #[test_case("registry", "team", "HOST:PORT")]
+    #[test_case("registry", "host:5000/../x", "HOST:PORT"; "a path that leads away")]
+    #[test_case("registry", "", "HOST:PORT"; "no registry")]
+    #[test_case("constraints", "zone=a", "KEY==VALUE")]
+    #[test_case("spread", "rack", "node.labels.NAME")]
+    #[test_case("stop-grace", "0", "seconds")]
+    #[test_case("stop-grace", "soon", "seconds"; "a word for a time")]
+    fn anything_else_is_refused_with_the_way_out(key: &str, value: &str, way: &str) {
+        let swarm = Wish::of_driver(true, None).unwrap();
+        let error = with(&swarm, &[(key, value)]).unwrap_err().to_string();
+        assert!(error.contains(way), "{error}");
+    }
+
+    #[test]
+    fn what_is_for_a_swarm_is_not_passed_over_in_silence() {
+        let error = with(&Wish::default(), &[("constraints", "a==b")]).unwrap_err();
+        assert_eq!(error, WishError::NoSwarm("constraints".to_owned()));
+        assert!(Wish::of_driver(false, Some("host:5000")).is_err());
+    }
+}
