@@ -6,11 +6,14 @@ use std::{
     fs, io,
     os::unix::ffi::OsStrExt as _,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hsup_driver_kit::{
-    CancellationToken, Status, hex,
+    CancellationToken, Status, clock, hex,
     proto::{BuildRequest, Capability, Durability, StartRequest},
     serve::Peer,
     service::{BuildLog, Identity, Names, Record, RecoverError, Recovered, Runtime},
@@ -66,6 +69,8 @@ struct Inner {
     wish: Wish,
     cluster: Cluster,
     networks: Networks,
+    /// How many services it has asked for.
+    attempts: AtomicU64,
     /// An engine starts no more dynos in the same time when it is asked for all at once, and
     /// everything else waits.
     turns: Semaphore,
@@ -97,6 +102,8 @@ impl DockerDriver {
             wish,
             cluster,
             networks: Networks::default(),
+            // Not those of an earlier process.
+            attempts: AtomicU64::new(clock::now_unix_ms().unsigned_abs() << 16),
             cursors: cursors.map_err(OpenError::Cursors)?,
             engine,
             images: images::Settings::new(variable)?,
@@ -130,6 +137,11 @@ impl DockerDriver {
 
     pub(crate) fn networks(&self) -> &Networks {
         &self.0.networks
+    }
+
+    /// A number that no other call has.
+    pub(crate) fn attempt(&self) -> u64 {
+        self.0.attempts.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether its dynos run on a Swarm unless a request says otherwise.

@@ -20,7 +20,7 @@ use tokio::{
     time,
 };
 
-use super::task::{self, Fate, Node, Task};
+use super::task::{self, Besides, Fate, Node, Task};
 use crate::{
     config,
     engine::{self, Engine, Up},
@@ -63,8 +63,7 @@ pub(crate) struct View {
 #[derive(Clone, Debug)]
 struct Seen {
     task: Task,
-    /// Its node was away since it was last seen to run: how it ended may be anything.
-    is_doubted: bool,
+    besides: Besides,
 }
 
 /// The Swarm cannot be looked at.
@@ -89,8 +88,8 @@ pub(crate) enum LookError {
 impl View {
     /// How far the dyno is whose service this is; `None` where there is no such service, or not yet.
     pub(crate) fn fate(&self, service: &str) -> Option<Fate> {
-        let Seen { task, is_doubted } = self.dynos.get(service)?;
-        Some(task::fate(task, self.nodes.get(&task.node_id), *is_doubted))
+        let Seen { task, besides } = self.dynos.get(service)?;
+        Some(task::fate(task, self.nodes.get(&task.node_id), *besides))
     }
 
     /// The node that a dyno was placed on.
@@ -110,7 +109,7 @@ impl View {
             .into_iter()
             .map(|node| (node.id.clone(), node))
             .collect();
-        let seen = |(service, task): (String, Task)| {
+        let seen = |(service, (task, is_stopped)): (String, (Task, bool))| {
             let is_away = nodes
                 .get(&task.node_id)
                 .is_some_and(|node| !node.is_ready());
@@ -118,11 +117,15 @@ impl View {
                 is_away
             } else {
                 let before = self.dynos.get(&service);
-                before.is_some_and(|before| before.is_doubted)
+                before.is_some_and(|before| before.besides.is_doubted)
                     || is_away
                     || (was_away && task.node_id == own_node)
             };
-            (service, Seen { task, is_doubted })
+            let besides = Besides {
+                is_doubted,
+                is_stopped,
+            };
+            (service, Seen { task, besides })
         };
         let dynos = task::first(tasks).into_iter().map(seen).collect();
         Self { dynos, nodes }

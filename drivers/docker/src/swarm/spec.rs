@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 use super::wish::Wish;
 use crate::config::{self, Order};
 
+/// Which call made a service: of two that are to make the same one.
+pub(super) const ATTEMPT: &str = "hsup.attempt";
 /// The process type that is reached from elsewhere.
 pub(super) const WEB: &str = "web";
 /// Longer than what people tell dynos apart by.
@@ -28,13 +30,14 @@ pub(super) fn name(home: &str, uid: u32, dyno_id: &str) -> String {
 }
 
 /// The service that runs what the container would, in the network of this name.
-pub(super) fn service(order: &Order<'_>, wish: &Wish, network: &str) -> ServiceSpec {
+pub(super) fn service(order: &Order<'_>, wish: &Wish, network: &str, attempt: &str) -> ServiceSpec {
     let request = order.request;
     let body = config::container(order);
-    let labels = body.labels.clone();
+    let mut labels = body.labels.clone().unwrap_or_default();
+    labels.insert(ATTEMPT.to_owned(), attempt.to_owned());
     ServiceSpec {
         name: Some(name(order.home, order.uid, &request.dyno_id)),
-        labels,
+        labels: Some(labels),
         mode: Some(ServiceSpecMode {
             replicated: Some(ServiceSpecModeReplicated { replicas: Some(1) }),
             ..ServiceSpecMode::default()
@@ -177,7 +180,7 @@ mod tests {
             image_env: &[],
             traits: Traits::default(),
         };
-        service(&order, wish, "hsup-shop-01234567")
+        service(&order, wish, "hsup-shop-01234567", "a1")
     }
 
     #[test]

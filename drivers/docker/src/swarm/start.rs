@@ -1,10 +1,11 @@
 //! Starting a dyno on the Swarm: its service, and the wait for its task.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use hsup_driver_kit::{
     CancellationToken, Status, proto::StartRequest, serve::Peer, service::Record,
 };
+use tokio::time;
 
 use super::{
     dyno::{Parts, Placed},
@@ -24,10 +25,14 @@ use crate::{
 /// How many looks at the Swarm a port may take to be known once its dyno runs.
 const PORT_LOOKS: usize = 40;
 
-/// Whether a dyno stays on the driver's own engine: people talk with a one-off dyno through its
-/// stdin and terminal, and a Swarm has neither.
+/// How long a Start that failed waits, besides the dyno's grace, for nothing to be left of it.
+const UNDONE: Duration = Duration::from_secs(5);
+
+/// Whether a dyno stays on the driver's own engine: one with an input or a terminal, which a Swarm
+/// has no way to, and so all one-off dynos.
 pub(crate) fn stays(request: &StartRequest) -> bool {
-    request.tty || config::is_one_off(request)
+    let stdin = Path::new(&request.io_dir).join("stdin");
+    request.tty || config::is_one_off(request) || stdin.exists()
 }
 
 impl DockerDriver {
@@ -97,12 +102,12 @@ impl DockerDriver {
             Err(status) => {
                 self.cursors().forget(&service);
                 let driver = self.clone();
-                // Whoever asked is told why meanwhile.
-                let retired = tokio::spawn(async move {
+                let retiring = tokio::spawn(async move {
                     stop::retire(driver.engine(), driver.cluster(), &service).await;
-                    driver.networks().leave(driver.engine(), &network).await;
+                    driver.leave_network(network);
                 });
-                drop(retired);
+                // Whoever is told starts another one. A manager that is away is not waited for.
+                drop(time::timeout(wish.grace + UNDONE, retiring).await);
                 Err(status)
             }
         }
@@ -118,19 +123,29 @@ impl DockerDriver {
     ) -> Result<String, Status> {
         let image = &order.artifact.image;
         let login = self.images().login(order.uid, image).await;
+        let name = spec::name(order.home, order.uid, &order.request.dyno_id);
         let mut is_first = true;
         loop {
-            let service = spec::service(order, wish, network);
+            let attempt = format!("{:016x}", self.attempt());
+            let service = spec::service(order, wish, network, &attempt);
             match up.docker.create_service(service, login.clone()).await {
                 Ok(made) => return Ok(made.id.unwrap_or_default()),
                 // Its name says whose it is and what for: nobody else made it.
                 Err(error) if engine::code(&error) == Some(409) && is_first => {
                     is_first = false;
-                    let name = spec::name(order.home, order.uid, &order.request.dyno_id);
-                    let removed = stop::remove(&up.docker, &name).await;
-                    removed.map_err(|error| self.failed("remove a service", &error))?;
+                    stop::retire_named(self.engine(), self.cluster(), &name).await;
                 }
-                Err(error) => return Err(self.failed("make a service", &error)),
+                Err(error) => {
+                    let is_refusal = engine::code(&error).is_some_and(|code| code < 500);
+                    if !is_refusal {
+                        let driver = self.clone();
+                        drop(tokio::spawn(async move {
+                            let (engine, cluster) = (driver.engine(), driver.cluster());
+                            stop::undo(engine, cluster, &name, &attempt).await;
+                        }));
+                    }
+                    return Err(self.failed("make a service", &error));
+                }
             }
         }
     }

@@ -11,11 +11,13 @@ use bollard::{
 use hsup_driver_kit::errors;
 use tokio::time;
 
-use super::{cluster::Cluster, task::Fate};
+use super::{cluster::Cluster, spec::ATTEMPT, task::Fate};
 use crate::engine::{self, Engine};
 
 /// How long a failed call is not repeated.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a Swarm is left alone that has lost its leader.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// What no node is.
 const NOWHERE: &str = "node.id==none";
 /// How often a change is tried that somebody else's change came before.
@@ -111,6 +113,38 @@ pub(super) async fn retire(engine: &Engine, cluster: &Cluster, service: &str) {
         }
     }
     until(engine, service, Change::Remove).await;
+}
+
+/// The same for the service of this name, if there is one.
+pub(super) async fn retire_named(engine: &Engine, cluster: &Cluster, name: &str) {
+    let docker = engine.up().await.docker;
+    let found = docker.inspect_service(name, None::<InspectServiceOptions>);
+    if let Ok(found) = found.await {
+        retire(engine, cluster, &found.id.unwrap_or_default()).await;
+    }
+}
+
+/// Looks for what a call to make a service of this name left that was not answered: the Swarm may
+/// carry it out when nobody waits for it any more. `attempt` is what the call wrote on it.
+pub(super) async fn undo(engine: &Engine, cluster: &Cluster, name: &str, attempt: &str) {
+    loop {
+        let docker = engine.up().await.docker;
+        let found = docker.inspect_service(name, None::<InspectServiceOptions>);
+        match found.await {
+            Ok(found) => {
+                let labels = found.spec.and_then(|spec| spec.labels).unwrap_or_default();
+                if labels.get(ATTEMPT).is_some_and(|label| label == attempt) {
+                    retire(engine, cluster, &found.id.unwrap_or_default()).await;
+                }
+                return;
+            }
+            // A manager that says so has the others behind it.
+            Err(error) if engine::is_unknown(&error) => return,
+            Err(error) if engine::code(&error).is_none() => engine.suspect(),
+            Err(_) => {}
+        }
+        time::sleep(LONG_PAUSE).await;
+    }
 }
 
 /// What is done to a service.

@@ -2,12 +2,15 @@
 //!
 //! The states of a task: <https://docs.docker.com/engine/swarm/how-swarm-mode-works/swarm-task-states/>
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use hsup_driver_kit::proto::{ExitStatus, exit_status::How};
 use serde::Deserialize;
 
 use crate::{api::or_none, life};
+
+/// What a node says of a task whose container it could not start.
+const STARTING: &str = "starting";
 
 /// A task, as far as it matters here.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -29,6 +32,8 @@ pub(crate) struct Task {
 pub(crate) struct TaskStatus {
     pub(crate) timestamp: String,
     pub(crate) state: String,
+    /// What its node did last.
+    pub(crate) message: String,
     pub(crate) err: String,
     #[serde(deserialize_with = "or_none")]
     pub(crate) container_status: ContainerStatus,
@@ -160,37 +165,56 @@ impl Fate {
     }
 }
 
-/// What became of the dyno whose task this is. `is_doubted`: its node was away meanwhile.
-pub(crate) fn fate(task: &Task, node: Option<&Node>, is_doubted: bool) -> Fate {
-    let status = &task.status;
-    let has_run = !status.container_status.container_id.is_empty();
-    if let Some(node) = node.filter(|node| node.is_down()) {
-        let is_settled = matches!(
-            status.state.as_str(),
-            "complete" | "failed" | "shutdown" | "rejected"
-        );
-        if !is_settled {
-            return lost(task, format!("its node {} is down", node.name()));
-        }
+/// What is known of a dyno besides its task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Besides {
+    /// Its node was away since it was last seen to run: how it ended may be anything.
+    pub(crate) is_doubted: bool,
+    /// This driver had it stopped: its service is for no node any more.
+    pub(crate) is_stopped: bool,
+}
+
+/// What became of the dyno whose task this is.
+pub(crate) fn fate(task: &Task, node: Option<&Node>, besides: Besides) -> Fate {
+    let TaskStatus {
+        state,
+        message,
+        err,
+        container_status,
+        ..
+    } = &task.status;
+    let name = node.map_or("of the Swarm", Node::name);
+    let code = container_status.exit_code;
+    let has_run = !container_status.container_id.is_empty();
+    let is_end = matches!(
+        state.as_str(),
+        "complete" | "failed" | "shutdown" | "remove"
+    );
+    if node.is_some_and(Node::is_down) && !is_end && state != "rejected" {
+        return lost(task, format!("its node {name} is down"));
     }
-    match status.state.as_str() {
+    if is_end && besides.is_doubted && has_run {
+        return lost(task, format!("its node {name} was away when it ended"));
+    }
+    match state.as_str() {
         "running" => Fate::Running,
-        "complete" | "failed" | "shutdown" | "remove" if is_doubted && has_run => {
-            let node = node.map_or("of the Swarm", Node::name);
-            lost(task, format!("its node {node} was away when it ended"))
-        }
-        "complete" => ended(task, 0),
-        "failed" if status.container_status.exit_code != 0 => {
-            ended(task, status.container_status.exit_code)
-        }
-        "failed" if has_run => lost(task, format!("it failed: {}", status.err)),
-        "shutdown" | "remove" if has_run => ended(task, status.container_status.exit_code),
+        "complete" => ended(task, code),
+        // The command cannot be executed.
+        "failed" if matches!(code, 126 | 127) => ended(task, code),
+        "failed" if message == STARTING || !has_run => Fate::Refused(err.clone()),
+        // Also where the node failed to clear away what was around it.
+        "failed" => ended(task, code),
+        "rejected" => Fate::Refused(err.clone()),
+        "shutdown" | "remove" if !besides.is_stopped => lost(
+            task,
+            format!("the Swarm ended it: its node {name} was drained, or its service changed"),
+        ),
+        "shutdown" | "remove" if has_run => ended(task, code),
         "shutdown" | "remove" => lost(task, "it was stopped before it ran".to_owned()),
-        "failed" | "rejected" => Fate::Refused(status.err.clone()),
         "orphaned" => lost(task, "its node is gone".to_owned()),
         _ => Fate::Coming {
             is_placed: !task.node_id.is_empty(),
-            why: status.err.clone(),
+            why: err.clone(),
         },
     }
 }
@@ -212,15 +236,23 @@ fn exit(task: &Task, how: How) -> Fate {
     })
 }
 
-/// Of the tasks of a service the one that its dyno is: the only one that a node was found for. The
-/// other one waits in vain, since the dyno was stopped.
-pub(crate) fn first(tasks: impl IntoIterator<Item = Task>) -> HashMap<String, Task> {
-    let mut found: HashMap<String, Task> = HashMap::new();
+/// Of the tasks of each service the one that its dyno is: the only one that a node was found for.
+/// The other one waits in vain, since the dyno was stopped; whether there is one is said, too.
+pub(crate) fn first(tasks: impl IntoIterator<Item = Task>) -> HashMap<String, (Task, bool)> {
+    let mut found: HashMap<String, (Task, bool)> = HashMap::new();
     for task in tasks {
         let rank = |task: &Task| (task.node_id.is_empty(), task.created_at.clone());
-        match found.get(&task.service_id) {
-            Some(other) if rank(other) <= rank(&task) => {}
-            _ => drop(found.insert(task.service_id.clone(), task)),
+        match found.entry(task.service_id.clone()) {
+            Entry::Vacant(place) => {
+                place.insert((task, false));
+            }
+            Entry::Occupied(mut place) => {
+                let (first, has_other) = place.get_mut();
+                if rank(&task) < rank(first) {
+                    *first = task;
+                }
+                *has_other = true;
+            }
         }
     }
     found
@@ -259,32 +291,49 @@ mod tests {
         }
     }
 
+    const DOUBTED: Besides = Besides {
+        is_doubted: true,
+        is_stopped: false,
+    };
+    const STOPPED: Besides = Besides {
+        is_doubted: false,
+        is_stopped: true,
+    };
+
     #[test_case("complete", 0, "", How::Code(0))]
+    #[test_case("failed", 0, "error while removing network", How::Code(0); "and its node's trouble after it")]
     #[test_case("failed", 3, "task: non-zero exit (3)", How::Code(3))]
     #[test_case("failed", 137, "task: non-zero exit (137)", How::Signal("SIGKILL".to_owned()))]
     #[test_case("shutdown", 0, "", How::Code(0); "stopped, and ended in order")]
     #[test_case("shutdown", 143, "", How::Signal("SIGTERM".to_owned()); "stopped")]
     fn an_end_is_the_tasks(state: &str, code: i64, err: &str, expected: How) {
-        let found = fate(&task(state, code, err), Some(&node("ready")), false);
+        let found = fate(&task(state, code, err), Some(&node("ready")), STOPPED);
         assert_eq!(how(found), Some(expected));
         // The same of a node that has gone down since.
-        let found = fate(&task(state, code, err), Some(&node("down")), false);
-        assert!(matches!(found, Fate::Ended(_)));
+        let found = fate(&task(state, code, err), Some(&node("down")), STOPPED);
+        assert!(matches!(
+            found,
+            Fate::Ended(ExitStatus {
+                how: Some(How::Code(_) | How::Signal(_)),
+                ..
+            })
+        ));
     }
 
-    #[test_case("running", "down", false)]
-    #[test_case("preparing", "down", false; "on its way")]
-    #[test_case("failed", "ready", true; "an end while its node was away")]
-    #[test_case("orphaned", "ready", false; "a node that is gone")]
-    fn what_nobody_knows_is_lost(state: &str, node_state: &str, is_doubted: bool) {
-        let found = fate(&task(state, 0, ""), Some(&node(node_state)), is_doubted);
+    #[test_case("running", "down", Besides::default())]
+    #[test_case("preparing", "down", Besides::default(); "on its way")]
+    #[test_case("failed", "ready", DOUBTED; "an end while its node was away")]
+    #[test_case("shutdown", "ready", Besides::default(); "a node that is drained")]
+    #[test_case("orphaned", "ready", Besides::default(); "a node that is gone")]
+    fn what_nobody_knows_is_lost(state: &str, node_state: &str, besides: Besides) {
+        let found = fate(&task(state, 0, ""), Some(&node(node_state)), besides);
         assert!(matches!(how(found), Some(How::Lost(_))));
     }
 
     #[test]
     fn a_node_that_is_not_heard_of_is_given_time() {
         for state in ["unknown", "disconnected"] {
-            let found = fate(&task("running", 0, ""), Some(&node(state)), true);
+            let found = fate(&task("running", 0, ""), Some(&node(state)), DOUBTED);
             assert_eq!(found, Fate::Running);
         }
     }
@@ -293,8 +342,12 @@ mod tests {
     fn what_never_ran_is_refused() {
         let mut rejected = task("rejected", 0, "No such image: a");
         rejected.status.container_status = ContainerStatus::default();
-        let found = fate(&rejected, Some(&node("ready")), false);
-        assert_eq!(found, Fate::Refused("No such image: a".to_owned()));
+        let mut failed = task("failed", 0, "No such image: a");
+        failed.status.message = STARTING.to_owned();
+        for task in [rejected, failed] {
+            let found = fate(&task, Some(&node("ready")), Besides::default());
+            assert_eq!(found, Fate::Refused("No such image: a".to_owned()));
+        }
     }
 
     #[test]
@@ -304,7 +357,9 @@ mod tests {
         waits.node_id = String::new();
         waits.created_at = "2026-11-29T09:00:00Z".to_owned();
         for tasks in [[on_node.clone(), waits.clone()], [waits, on_node]] {
-            assert_eq!(first(tasks)["s"].status.state, "shutdown");
+            let (first, is_stopped) = &first(tasks)["s"];
+            assert_eq!(first.status.state, "shutdown");
+            assert!(is_stopped);
         }
     }
 
