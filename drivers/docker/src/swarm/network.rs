@@ -8,6 +8,8 @@ use bollard::{
     models::NetworkCreateRequest,
     query_parameters::{InspectNetworkOptions, ListNetworksOptionsBuilder},
 };
+use hsup_driver_kit::hex;
+use sha2::{Digest as _, Sha256};
 use tokio::{sync::Mutex, time};
 
 use crate::{
@@ -29,8 +31,9 @@ pub(crate) struct Networks {
     dynos: Mutex<HashMap<String, usize>>,
 }
 
-/// What the network of an app is called; `home` tells it from that of another driver.
-pub(crate) fn name(app: &str, home: &str) -> String {
+/// What the network of an app is called: of two drivers' or users' apps of the same name, too.
+pub(super) fn name(home: &str, uid: u32, app: &str) -> String {
+    let hash = Sha256::digest(format!("{home} {uid} {app}"));
     let fits = |one: char| {
         if one.is_ascii_alphanumeric() {
             one
@@ -39,8 +42,7 @@ pub(crate) fn name(app: &str, home: &str) -> String {
         }
     };
     let app: String = app.chars().take(LONGEST_APP).map(fits).collect();
-    let home: String = home.chars().take(8).collect();
-    format!("hsup-{app}-{home}")
+    format!("hsup-{app}-{}", hex::encode(&hash[..4]))
 }
 
 impl Networks {
@@ -134,8 +136,9 @@ mod tests {
 
     #[test]
     fn a_name_is_one_for_the_engine() {
-        assert_eq!(name("shop", "0123456789abcdef"), "hsup-shop-01234567");
-        assert_eq!(name("My app/2", "01"), "hsup-My-app-2-01");
-        assert_eq!(name(&"a".repeat(99), "01").len(), 5 + 32 + 3);
+        assert!(name("home", 7, "My app/2").starts_with("hsup-My-app-2-"));
+        assert_eq!(name("home", 7, &"a".repeat(99)).len(), 5 + 32 + 9);
+        assert_ne!(name("home", 7, "a/b"), name("home", 7, "a-b"));
+        assert_ne!(name("home", 7, "shop"), name("home", 8, "shop"));
     }
 }

@@ -75,7 +75,8 @@ impl DockerDriver {
         labels: &HashMap<String, String>,
     ) -> Option<Recovered<Placed>> {
         let label = |name: &str| labels.get(name).map_or("", String::as_str);
-        let network = network::name(label(config::APP), self.home());
+        let uid = label(config::UID).parse().unwrap_or(u32::MAX);
+        let network = network::name(self.home(), uid, label(config::APP));
         self.networks().found(&network).await;
         let record = hex::decode(label(config::RECORD)).map(|bytes| Record::from_bytes(&bytes));
         let fate = self.cluster().view().fate(&service);
@@ -92,7 +93,6 @@ impl DockerDriver {
                 return None;
             }
         };
-        let uid = label(config::UID).parse().unwrap_or(u32::MAX);
         let source = Source::Service(service.clone(), self.cluster().clone());
         let reopened = start::reopen(label(config::IO_DIR), uid);
         let writing = reopened.and_then(|(outputs, kept)| self.writing(&source, outputs, kept));

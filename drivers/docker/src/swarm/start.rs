@@ -68,7 +68,7 @@ impl DockerDriver {
             image_env: &image_env,
             traits: up.traits,
         };
-        let network = network::name(&request.app, self.home());
+        let network = network::name(self.home(), peer.uid.as_raw(), &request.app);
         let entered = self.networks().enter(&up.docker, &network, self.home());
         let entered = entered.await;
         entered.map_err(|error| self.failed("make the network of an app", &error))?;
