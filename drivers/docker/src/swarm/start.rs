@@ -205,7 +205,11 @@ impl DockerDriver {
                 request.artifact
             ));
         }
-        Status::unavailable(format!("the node {node} cannot run the dyno: {why}"))
+        let text = format!("the node {node} cannot run the dyno: {why}");
+        if why.contains("invalid mount config") {
+            return Status::failed_precondition(text);
+        }
+        Status::unavailable(text)
     }
 
     pub(super) fn leave_network(&self, network: String) {
