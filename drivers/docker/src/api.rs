@@ -127,7 +127,7 @@ impl Api {
         Ok(found.into_iter().map(|container| container.id).collect())
     }
 
-    /// The tasks of a Swarm whose services have a label with this value.
+    /// The tasks of a Swarm that have a label with this value.
     pub(crate) async fn tasks(&self, label: &str, value: &str) -> Result<Vec<Task>, Error> {
         let filters = serde_json::json!({ "label": [format!("{label}={value}")] });
         let filters = encode(&filters.to_string());

@@ -14,6 +14,9 @@ use nix::unistd::Uid;
 
 use crate::frames::Cursor;
 
+/// How long the id of a container is.
+const CONTAINER_ID: usize = 64;
+
 /// Where the cursors of this driver's dynos are.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursors(PathBuf);
@@ -65,6 +68,13 @@ impl Cursors {
     /// Whether any dyno is known.
     pub(crate) fn has_any(&self) -> bool {
         std::fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Whether any dyno of a Swarm is, whose ids are shorter than those of containers.
+    pub(crate) fn has_services(&self) -> bool {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let mut lengths = entries.map(|entry| entry.file_name().len());
+        lengths.any(|length| length < CONTAINER_ID)
     }
 
     /// Forgets a dyno.

@@ -9,7 +9,10 @@
 //! share a time, and a line has one otherwise: so where another time follows an open line, the
 //! line feed belongs between them. At the end of all nobody can tell.
 
-use std::str;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    str,
+};
 
 /// A second.
 const SECOND: i64 = 1_000_000_000;
@@ -90,6 +93,10 @@ pub(crate) struct Reader {
     passed_over: u64,
     /// Everything from here on is new.
     caught_up: bool,
+    /// The log may begin anew in the same answer.
+    replays: bool,
+    /// When that answer's first frame was, and what it was if it was a whole line.
+    first: Option<(i64, Option<u64>)>,
 }
 
 impl Reader {
@@ -98,7 +105,17 @@ impl Reader {
             cursor,
             passed_over: 0,
             caught_up: false,
+            replays: false,
+            first: None,
         }
+    }
+
+    /// The same of a log that may begin anew in the same answer: a Swarm's does when a node is
+    /// heard of again. It begins with the frame that the answer began with.
+    pub(crate) const fn replaying(cursor: Cursor) -> Self {
+        let mut reader = Self::new(cursor);
+        reader.replays = true;
+        reader
     }
 
     pub(crate) const fn cursor(&self) -> Cursor {
@@ -108,8 +125,7 @@ impl Reader {
     /// What is to be passed on of the next frame; none if all of it was.
     pub(crate) fn rest<'a>(&mut self, at: i64, data: &'a [u8]) -> Option<Rest<'a>> {
         let mut begun = 0;
-        // A Swarm begins a log anew, in the same answer, when it hears of a node again.
-        if self.caught_up && at < self.cursor.at {
+        if self.replays && self.begins_anew(at, data) {
             self.caught_up = false;
             self.passed_over = 0;
         }
@@ -148,6 +164,25 @@ impl Reader {
         })
     }
 
+    /// Whether this frame is the one that the answer began with. Times may go back with the clock,
+    /// and pieces of a line share one; whole lines that are the same share none.
+    fn begins_anew(&mut self, at: i64, data: &[u8]) -> bool {
+        let line = data.ends_with(b"\n").then(|| {
+            let mut hasher = DefaultHasher::new();
+            data.hash(&mut hasher);
+            hasher.finish()
+        });
+        match self.first {
+            None => {
+                self.first = Some((at, line));
+                false
+            }
+            Some((first, first_line)) => {
+                first == at && (at < self.cursor.at || (line.is_some() && line == first_line))
+            }
+        }
+    }
+
     /// So many bytes of the frame were passed on.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         self.cursor.bytes += bytes as u64;
@@ -180,20 +215,42 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_log_that_begins_anew_is_passed_over_until_where_it_was() {
-        let mut reader = Reader::new(Cursor::default());
-        let first = [(1, "a\n"), (2, "b\n"), (2, "c\n")];
-        let again = [first.as_slice(), &[(2, "d\n"), (3, "e\n")]].concat();
+    /// What is passed on of these frames.
+    fn passed(mut reader: Reader, frames: &[(i64, &str)]) -> String {
         let mut passed = String::new();
-        for (at, text) in first.into_iter().chain(again) {
-            if let Some(rest) = reader.rest(at, text.as_bytes()) {
+        for (at, text) in frames {
+            if let Some(rest) = reader.rest(*at, text.as_bytes()) {
                 passed.push_str(str::from_utf8(rest.data).unwrap());
                 reader.wrote(rest.data.len());
                 reader.finished(text.as_bytes());
             }
         }
-        assert_eq!(passed, "a\nb\nc\nd\ne\n");
+        passed
+    }
+
+    #[test]
+    fn a_log_that_begins_anew_is_passed_over_until_where_it_was() {
+        let log = [(1, "a\n"), (2, "b\n"), (2, "c\n"), (2, "d\n"), (3, "e\n")];
+        for first in 1..log.len() {
+            let frames = [&log[..first], &log].concat();
+            let reader = Reader::replaying(Cursor::default());
+            assert_eq!(passed(reader, &frames), "a\nb\nc\nd\ne\n", "{first}");
+        }
+        // Pieces of a line, which are the same.
+        let pieces = [(1, "aa"), (1, "aa"), (1, "a\n")];
+        let reader = Reader::replaying(Cursor::default());
+        assert_eq!(passed(reader, &pieces), "aaaaa\n");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_takes_no_line_along() {
+        let frames = [(5, "a\n"), (7, "b\n"), (6, "c\n"), (7, "d\n")];
+        for reader in [
+            Reader::new(Cursor::default()),
+            Reader::replaying(Cursor::default()),
+        ] {
+            assert_eq!(passed(reader, &frames), "a\nb\nc\nd\n");
+        }
     }
 
     #[test]

@@ -107,6 +107,9 @@ pub(crate) enum CopyError {
     Said(String),
     #[error("failed to write to a dyno's FIFO")]
     Write(#[source] io::Error),
+    /// It is not read for so long that the log is not to wait for it.
+    #[error("a dyno's FIFO is full")]
+    Full,
     #[error("failed to keep how far a dyno's log was passed on")]
     Keep(#[source] io::Error),
 }
@@ -170,6 +173,13 @@ impl Copy {
                 Ok(()) if is_last => return,
                 Err(CopyError::Read(error)) if engine::is_unknown(&error) => return,
                 Ok(()) => {}
+                // Once there is room, the log is read again from where it was.
+                Err(CopyError::Full) => {
+                    if let Err(error) = self.fifo.writable().await {
+                        tracing::warn!(%error, "failed to wait for a dyno's FIFO");
+                    }
+                    continue;
+                }
                 Err(CopyError::Read(error)) => {
                     tracing::debug!(error = errors::chain(&error), "a dyno's log broke off");
                     self.engine.suspect();
@@ -196,7 +206,10 @@ impl Copy {
 
     /// Reads the log from the cursor on: to its end, or as it grows.
     async fn read(&mut self, docker: &Docker, follow: bool) -> Result<(), CopyError> {
-        let mut reader = Reader::new(self.cursor);
+        let mut reader = match self.source {
+            Source::Container(_) => Reader::new(self.cursor),
+            Source::Service(..) => Reader::replaying(self.cursor),
+        };
         let options = LogsOptionsBuilder::new()
             .follow(follow)
             .stdout(self.output == Output::Stdout)
@@ -210,7 +223,10 @@ impl Copy {
                 LogOutput::StdOut { message } | LogOutput::StdErr { message } => message,
                 // Not a dyno's.
                 LogOutput::Console { message } | LogOutput::StdIn { message } => {
-                    let said = String::from_utf8_lossy(&message).trim().to_owned();
+                    // Behind the head of a frame of a kind that the client library does not know.
+                    let text = message.get(8..).filter(|_| message[0] < b' ');
+                    let said = String::from_utf8_lossy(text.unwrap_or(&message));
+                    let said = said.trim().to_owned();
                     return Err(CopyError::Said(said));
                 }
             };
@@ -222,7 +238,7 @@ impl Copy {
             };
             for mut bytes in [rest.before, rest.data] {
                 while !bytes.is_empty() {
-                    let length = self.write(bytes).await.map_err(CopyError::Write)?;
+                    let length = self.write_in_time(bytes).await?;
                     bytes = &bytes[length..];
                     reader.wrote(length);
                     self.keep(&reader)?;
@@ -238,6 +254,20 @@ impl Copy {
     fn keep(&mut self, reader: &Reader) -> Result<(), CopyError> {
         self.cursor = reader.cursor();
         self.file.write(self.cursor).map_err(CopyError::Keep)
+    }
+
+    /// The engine's log of a container waits on its disk. That of a service waits in the memory of
+    /// the Swarm's manager, and is let go instead.
+    async fn write_in_time(&self, bytes: &[u8]) -> Result<usize, CopyError> {
+        let writing = self.write(bytes);
+        let written = match self.source {
+            Source::Container(_) => writing.await,
+            Source::Service(..) => match time::timeout(UNREAD, writing).await {
+                Ok(written) => written,
+                Err(_) => return Err(CopyError::Full),
+            },
+        };
+        written.map_err(CopyError::Write)
     }
 
     /// Writes as much as there is room for, once there is any.

@@ -38,6 +38,7 @@ impl DockerDriver {
     pub(crate) async fn find_dynos(&self) -> Result<Vec<Recovered<AnyDyno>>, RecoverError> {
         let up = match self.engine().now() {
             Ok(up) => up,
+            Err(_) if self.is_on_swarm() => self.engine().up().await,
             // Without an engine nothing can have been started, unless it was there before.
             Err(_) if !self.cursors().has_any() => return Ok(Vec::new()),
             Err(status) => return Err(FindError::Away(status.message().to_owned()).into()),
@@ -59,7 +60,7 @@ impl DockerDriver {
                 Err(source) => return Err(FindError::Inspect { id, source }.into()),
             }
         }
-        let placed = self.find_services(&up).await?;
+        let placed = self.find_services().await;
         dynos.extend(
             placed
                 .into_iter()

@@ -218,8 +218,10 @@ impl Runtime for DockerDriver {
         let (docker, settings) = (&up.docker, &self.0.images);
         let mut built = images::build(docker, settings, peer, &release, &log).await?;
         if wish.swarm {
-            let (registry, uid) = (wish.registry.as_deref(), peer.uid.as_raw());
-            let published = images::publish(docker, settings, registry, uid, &release, built, &log);
+            let registry = wish.registry.as_deref();
+            let whose = (self.home(), peer.uid.as_raw());
+            let published =
+                images::publish(docker, settings, registry, whose, &release, built, &log);
             built = published.await?;
         }
         let artifact = built.to_string();

@@ -68,20 +68,8 @@ pub(super) async fn collect(collection: &Collection<'_>) -> Result<usize, Collec
         current,
         ..
     } = *collection;
-    let (host, prefix) = registry.split_once('/').unwrap_or((registry, ""));
-    let config = engine.info().await?.registry_config.unwrap_or_default();
-    let scheme = if is_insecure(&config, host) {
-        "http"
-    } else {
-        "https"
-    };
-    let slash = if prefix.is_empty() { "" } else { "/" };
-    let client = hsup_slug::web::client().timeout(PATIENCE).build()?;
-    let repository = Repository {
-        client,
-        base: format!("{scheme}://{host}/v2/{prefix}{slash}{}", collection.path),
-        login: collection.login.as_ref(),
-    };
+    let name = format!("{registry}/{}", collection.path);
+    let repository = Repository::open(engine, &name, collection.login.as_ref()).await?;
     let mut releases = BTreeMap::new();
     for tag in repository.tags().await? {
         let number = tag.strip_prefix('v').and_then(|number| number.parse().ok());
@@ -168,7 +156,40 @@ struct Repository<'a> {
     login: Option<&'a DockerCredentials>,
 }
 
-impl Repository<'_> {
+/// Whether a registry says that it has no such image, `REPOSITORY@DIGEST`.
+pub(super) async fn is_gone(
+    engine: &Docker,
+    image: &str,
+    login: Option<&DockerCredentials>,
+) -> Result<bool, CollectError> {
+    let Some((name, digest)) = image.split_once('@') else {
+        return Ok(false);
+    };
+    let repository = Repository::open(engine, name, login).await?;
+    Ok(repository.digest(digest).await?.is_none())
+}
+
+impl<'a> Repository<'a> {
+    /// That of this name, `HOST/PATH`.
+    async fn open(
+        engine: &Docker,
+        name: &str,
+        login: Option<&'a DockerCredentials>,
+    ) -> Result<Self, CollectError> {
+        let (host, path) = name.split_once('/').unwrap_or((name, ""));
+        let config = engine.info().await?.registry_config.unwrap_or_default();
+        let scheme = if is_insecure(&config, host) {
+            "http"
+        } else {
+            "https"
+        };
+        Ok(Self {
+            client: hsup_slug::web::client().timeout(PATIENCE).build()?,
+            base: format!("{scheme}://{host}/v2/{path}"),
+            login,
+        })
+    }
+
     fn ask(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
         let login = self

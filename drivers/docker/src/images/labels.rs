@@ -125,6 +125,8 @@ pub(super) fn names_in_registries(image: &ImageInspect) -> Vec<String> {
     let own: HashSet<String> = own.filter(|name| name.starts_with("hsup/")).collect();
     let is_pushed = |name: &&String| {
         let name = repository(name);
+        // Behind its own name stands whose app it is.
+        let (name, _) = name.rsplit_once('-').unwrap_or_default();
         own.iter().any(|own| name.ends_with(&format!("/{own}")))
     };
     tags.chain(digests).filter(is_pushed).cloned().collect()
@@ -217,13 +219,17 @@ mod tests {
     #[test]
     fn a_pushed_image_has_names_that_go_first() {
         let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
-        let digest = "10.0.0.1:5000/hsup/app@sha256:a5";
+        let digest = "10.0.0.1:5000/hsup/app-01234567@sha256:a5";
         let image = ImageInspect {
-            repo_tags: names(&["hsup/app:v7", "10.0.0.1:5000/hsup/app:v7", "mine:1"]),
+            repo_tags: names(&[
+                "hsup/app:v7",
+                "10.0.0.1:5000/hsup/app-01234567:v7",
+                "mine:1",
+            ]),
             repo_digests: names(&[digest]),
             ..ImageInspect::default()
         };
-        let pushed = ["10.0.0.1:5000/hsup/app:v7", digest];
+        let pushed = ["10.0.0.1:5000/hsup/app-01234567:v7", digest];
         assert_eq!(names_in_registries(&image), pushed);
         assert!(names_in_registries(&ImageInspect::default()).is_empty());
     }

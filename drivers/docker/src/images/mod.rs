@@ -94,6 +94,19 @@ async fn image(
     })
 }
 
+/// Whether the registry of an image, `REPOSITORY@DIGEST`, says that it does not have it.
+pub(crate) async fn is_gone(engine: &Docker, settings: &Settings, uid: u32, image: &str) -> bool {
+    let login = settings.login(uid, image).await;
+    match collect::is_gone(engine, image, login.as_ref()).await {
+        Ok(is_gone) => is_gone,
+        Err(error) => {
+            let error = hsup_driver_kit::errors::chain(&error);
+            tracing::debug!(error, "failed to ask a registry for an image");
+            false
+        }
+    }
+}
+
 /// Removes an image that a Build made of a slug, if no container uses it. Others are not ours.
 pub(crate) async fn remove(engine: &Docker, artifact: &Artifact) -> Result<(), ImageError> {
     if !matches!(artifact.kind, Kind::Slug { .. }) {

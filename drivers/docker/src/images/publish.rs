@@ -7,7 +7,8 @@ use bollard::{
     query_parameters::{PushImageOptionsBuilder, TagImageOptionsBuilder},
 };
 use futures_util::StreamExt as _;
-use hsup_driver_kit::{errors, proto::Release, service::BuildLog};
+use hsup_driver_kit::{errors, hex, proto::Release, service::BuildLog};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     collect::{self, Collection},
@@ -21,25 +22,29 @@ use crate::artifact::{Artifact, Kind};
 const STEP: &str = "push image";
 
 /// Brings an image that was built, or found, into a registry, and gives it by the name that it has
-/// there on every node: its repository and its digest.
+/// there on every node: its repository and its digest. The repository is that of one app of one
+/// user of the driver that is called `home`: another's releases have numbers of their own.
 pub(crate) async fn publish(
     engine: &Docker,
     settings: &Settings,
     registry: Option<&str>,
-    uid: u32,
+    (home, uid): (&str, u32),
     release: &Release,
     built: Artifact,
     log: &BuildLog,
 ) -> Result<Artifact, ImageError> {
     let listener: &dyn Listener = log;
-    let Some(registry) = registry else {
-        let is_slug = matches!(built.kind, Kind::Slug { .. });
-        if is_slug {
-            return Err(ImageError::NoRegistry);
+    if !matches!(built.kind, Kind::Slug { .. }) {
+        match pinned(engine, &release.image, &built).await? {
+            Some(image) => return Ok(Artifact { image, ..built }),
+            None if registry.is_none() => return Err(ImageError::OnlyHere(release.image.clone())),
+            None => {}
         }
-        return pinned(engine, &release.image, built).await;
-    };
-    let (path, tag) = labels::name(&release.app, release.version);
+    }
+    let registry = registry.ok_or(ImageError::NoRegistry)?;
+    let (name, tag) = labels::name(&release.app, release.version);
+    let whose = Sha256::digest(format!("{home} {uid} {}", release.app));
+    let path = format!("{name}-{}", hex::encode(&whose[..4]));
     let repository = format!("{registry}/{path}");
     let login = settings.login(uid, &repository).await;
     let digest = push(
@@ -74,20 +79,23 @@ pub(crate) async fn publish(
     })
 }
 
-/// An image that came from a registry, by its digest there.
-async fn pinned(engine: &Docker, name: &str, built: Artifact) -> Result<Artifact, ImageError> {
+/// The name of an image that came from a registry, by its digest there.
+async fn pinned(
+    engine: &Docker,
+    name: &str,
+    built: &Artifact,
+) -> Result<Option<String>, ImageError> {
     if name.contains('@') {
-        let image = name.to_owned();
-        return Ok(Artifact { image, ..built });
+        return Ok(Some(name.to_owned()));
     }
     let found = find::find(engine, &built.image).await?;
     let digests = found.and_then(|image| image.inspect.repo_digests);
     let (repository, _) = reference::to_pull(name);
-    let is_its = |digest: &String| digest.split('@').next() == Some(repository);
-    match digests.into_iter().flatten().find(is_its) {
-        Some(image) => Ok(Artifact { image, ..built }),
-        None => Err(ImageError::OnlyHere(name.to_owned())),
-    }
+    let is_its = |digest: &String| {
+        let of = digest.split('@').next().unwrap_or_default();
+        reference::familiar(of) == reference::familiar(repository)
+    };
+    Ok(digests.into_iter().flatten().find(is_its))
 }
 
 /// Pushes an image, and gives the digest that the registry knows it by.

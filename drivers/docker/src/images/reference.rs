@@ -57,6 +57,14 @@ pub(crate) fn is_reference(text: &str) -> bool {
     !text.contains('@') && checked(text).is_ok()
 }
 
+/// A repository without what the engine itself leaves out: Docker Hub, and its library.
+pub(super) fn familiar(repository: &str) -> &str {
+    let hub = ["docker.io/", "index.docker.io/"];
+    let rest = hub.iter().find_map(|hub| repository.strip_prefix(hub));
+    let rest = rest.unwrap_or(repository);
+    rest.strip_prefix("library/").unwrap_or(rest)
+}
+
 /// What is asked for to pull an image: its repository and its tag. Without a tag the engine
 /// would pull all that there are; a digest stands for itself.
 pub(super) fn to_pull(reference: &str) -> (&str, Option<&str>) {
@@ -118,6 +126,15 @@ mod tests {
     #[test_case("debian@sha256:0123", ("debian@sha256:0123", None))]
     fn pulled(reference: &str, expected: (&str, Option<&str>)) {
         assert_eq!(to_pull(reference), expected);
+    }
+
+    #[test_case("nginx", "nginx")]
+    #[test_case("library/nginx", "nginx"; "the library's")]
+    #[test_case("docker.io/library/nginx", "nginx"; "the whole name")]
+    #[test_case("docker.io/me/nginx", "me/nginx"; "somebody's")]
+    #[test_case("host:5000/library/nginx", "host:5000/library/nginx"; "another registry's")]
+    fn a_name_is_shown_as_the_engine_shows_it(repository: &str, expected: &str) {
+        assert_eq!(familiar(repository), expected);
     }
 
     #[test]

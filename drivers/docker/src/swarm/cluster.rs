@@ -118,7 +118,6 @@ impl View {
             } else {
                 let before = self.dynos.get(&service);
                 before.is_some_and(|before| before.besides.is_doubted)
-                    || is_away
                     || (was_away && task.node_id == own_node)
             };
             let besides = Besides {
@@ -239,6 +238,8 @@ impl Cluster {
                     if self.tell(Some(text.clone())).as_ref() != Some(&text) {
                         tracing::warn!(error = text, "the Swarm cannot be looked at");
                     }
+                    // Whoever waits is to see that.
+                    inner.views.send_modify(|_| {});
                 }
             }
             let is_hasty = inner.hasty.load(Ordering::Relaxed) > 0;
@@ -288,21 +289,25 @@ impl Cluster {
     }
 }
 
-/// The node that the engine is, if it is a manager of a Swarm.
+/// The node that the engine is, if it is a manager of a Swarm that hsup can use.
 pub(crate) async fn manager(up: &Up) -> Result<String, LookError> {
-    let info = up.docker.info().await.map_err(LookError::Call)?;
-    let swarm = info.swarm.unwrap_or_default();
-    let id = match swarm.node_id {
-        Some(id) if swarm.control_available == Some(true) && !id.is_empty() => id,
-        _ => return Err(LookError::NoManager),
+    let asking = async {
+        let info = up.docker.info().await.map_err(LookError::Call)?;
+        let swarm = info.swarm.unwrap_or_default();
+        let id = match swarm.node_id {
+            Some(id) if swarm.control_available == Some(true) && !id.is_empty() => id,
+            _ => return Err(LookError::NoManager),
+        };
+        let swarm = up.docker.inspect_swarm().await.map_err(LookError::Call)?;
+        let orchestration = swarm.spec.and_then(|spec| spec.orchestration);
+        let kept = orchestration.and_then(|kept| kept.task_history_retention_limit);
+        match kept {
+            Some(kept) if kept < HISTORY => Err(LookError::NoHistory),
+            _ => Ok(id),
+        }
     };
-    let swarm = up.docker.inspect_swarm().await.map_err(LookError::Call)?;
-    let orchestration = swarm.spec.and_then(|spec| spec.orchestration);
-    let kept = orchestration.and_then(|kept| kept.task_history_retention_limit);
-    match kept {
-        Some(kept) if kept < HISTORY => Err(LookError::NoHistory),
-        _ => Ok(id),
-    }
+    let asked = time::timeout(PATIENCE, asking).await;
+    asked.map_err(|_| LookError::Late)?
 }
 
 impl From<LookError> for Status {
@@ -362,6 +367,13 @@ mod tests {
         // A manager that was away is another machine.
         let other = [ready("running"), ("failed", "ready", true)];
         assert_eq!(after(&other, "m"), killed);
+    }
+
+    #[test]
+    fn an_end_that_was_told_is_known_whatever_becomes_of_the_node() {
+        let gone = [("running", "ready", false), ("failed", "down", false)];
+        let killed = How::Signal("SIGKILL".to_owned());
+        assert_eq!(after(&gone, "m"), killed);
     }
 
     #[test]

@@ -114,17 +114,14 @@ impl Placed {
             driver, service, ..
         } = &self.0.parts;
         let mut views = driver.cluster().views();
-        let mut was_seen = false;
         loop {
             let fate = views.borrow_and_update().fate(service);
             match fate {
                 Some(Fate::Ended(status)) => return status,
                 Some(Fate::Refused(why)) => return life::lost(&why),
-                Some(Fate::Coming { .. } | Fate::Running) => was_seen = true,
-                None if was_seen => {
-                    return life::lost("its service was removed by somebody else");
-                }
-                None => {}
+                Some(Fate::Coming { .. } | Fate::Running) => {}
+                // It was there when it started, or was found again.
+                None => return life::lost("its service was removed by somebody else"),
             }
             if views.changed().await.is_err() {
                 return life::lost("nobody looks at the Swarm any more");
@@ -155,7 +152,13 @@ impl Placed {
         let Parts {
             driver, service, ..
         } = &self.0.parts;
-        let _haste = driver.cluster().hurry();
+        let haste = driver.cluster().hurry();
+        let ended = self.0.ended.clone();
+        let gone = self.0.gone.clone();
+        drop(tokio::spawn(async move {
+            let _until_then = haste;
+            gone.run_until_cancelled(ended.cancelled()).await
+        }));
         let stopping = stop::until(driver.engine(), service, Change::Stop);
         self.0.ended.run_until_cancelled(stopping).await;
     }
@@ -201,7 +204,6 @@ impl Dyno for Placed {
     async fn kill(&self) {
         self.stop().await;
         // It may be killed only when its grace is over.
-        let _haste = self.0.parts.driver.cluster().hurry();
         self.0.ended.cancelled().await;
     }
 

@@ -1,4 +1,5 @@
-//! The overlay network of each app: its dynos reach each other on every node, and nobody else does.
+//! The overlay network of each app: its dynos reach each other on every node, and those of other
+//! apps do not.
 
 use std::{collections::HashMap, time::Duration};
 

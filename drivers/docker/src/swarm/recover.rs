@@ -1,71 +1,76 @@
 //! Finding the dynos of an earlier driver on the Swarm.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use bollard::{errors::Error, query_parameters::ListServicesOptionsBuilder};
+use bollard::{errors::Error, models::Service, query_parameters::ListServicesOptionsBuilder};
 use hsup_driver_kit::{
-    hex,
+    errors, hex,
     service::{Record, Recovered},
 };
-use thiserror::Error as ThisError;
+use tokio::time;
 
 use super::{
-    cluster::{self, LookError},
     dyno::{Parts, Placed},
     network, spec, stop,
     task::Fate,
 };
 use crate::{config, dyno::Writing, engine::Up, logs::Source, runtime::DockerDriver, start};
 
-/// The dynos on the Swarm cannot be found.
-#[derive(Debug, ThisError)]
-pub(crate) enum FindError {
-    #[error("an earlier driver left dynos on a Swarm, which cannot be looked at")]
-    Look(#[from] LookError),
-    #[error("failed to list services")]
-    List(#[source] Error),
-}
+/// How long a Swarm is left alone that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long is waited for a start that was cut off to be gone.
+const LONGEST: Duration = Duration::from_mins(1);
 
 impl DockerDriver {
     /// Every dyno that this driver has started on the Swarm and nobody has removed.
-    pub(crate) async fn find_services(&self, up: &Up) -> Result<Vec<Recovered<Placed>>, FindError> {
-        match cluster::manager(up).await {
-            Ok(_) => {}
-            // There may be none, and never have been one.
-            Err(LookError::NoManager) if !self.cursors().has_any() => return Ok(Vec::new()),
-            Err(LookError::NoManager) if !self.is_on_swarm() => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+    ///
+    /// They go on while the manager is away, or has no quorum: a driver that knows of any waits for
+    /// it, since whatever else it said would have them started a second time.
+    pub(crate) async fn find_services(&self) -> Vec<Recovered<Placed>> {
+        let is_expected = self.is_on_swarm() || self.cursors().has_services();
+        let mut is_told = false;
+        let services = loop {
+            let up = self.engine().up().await;
+            match self.services(&up).await {
+                Ok(services) => break services,
+                Err(_) if !is_expected => return Vec::new(),
+                Err(error) => {
+                    if !is_told {
+                        let error = errors::chain(&error);
+                        tracing::warn!(error, "waiting for the Swarm, to find its dynos again");
+                        is_told = true;
+                    }
+                    self.engine().suspect();
+                    time::sleep(PAUSE).await;
+                }
+            }
+        };
+        let mut dynos = Vec::new();
+        if !services.is_empty() {
+            self.cluster().begin();
+            let mut views = self.cluster().views();
+            // The first look that finds anything.
+            while views.changed().await.is_ok() && self.cluster().ready().is_err() {}
+            for service in services {
+                let labels = service.spec.and_then(|spec| spec.labels);
+                let id = service.id.unwrap_or_default();
+                dynos.extend(self.found_service(id, &labels.unwrap_or_default()).await);
+            }
         }
+        let docker = self.engine().up().await.docker;
+        if let Err(error) = self.networks().clear(&docker, self.home()).await {
+            let error = errors::chain(&error);
+            tracing::debug!(error, "failed to look for networks that were left behind");
+        }
+        dynos
+    }
+
+    /// The services that this driver has made.
+    async fn services(&self, up: &Up) -> Result<Vec<Service>, Error> {
         let label = format!("{}={}", config::DRIVER, self.home());
         let filters = [("label", vec![label])].into();
         let options = ListServicesOptionsBuilder::new().filters(&filters).build();
-        let services = up.docker.list_services(Some(options)).await;
-        let services = services.map_err(FindError::List)?;
-        if services.is_empty() {
-            let cleared = self.networks().clear(&up.docker, self.home()).await;
-            cleared.map_err(FindError::List)?;
-            return Ok(Vec::new());
-        }
-        self.cluster().begin();
-        // The first look that finds anything.
-        let mut views = self.cluster().views();
-        while views.changed().await.is_ok() {
-            if self.cluster().ready().is_ok() {
-                break;
-            }
-        }
-        let mut dynos = Vec::new();
-        for service in services {
-            let labels = service
-                .spec
-                .and_then(|spec| spec.labels)
-                .unwrap_or_default();
-            let id = service.id.unwrap_or_default();
-            dynos.extend(self.found_service(id, &labels).await);
-        }
-        let cleared = self.networks().clear(&up.docker, self.home()).await;
-        cleared.map_err(FindError::List)?;
-        Ok(dynos)
+        up.docker.list_services(Some(options)).await
     }
 
     /// One of them, if it is one: a service that has not run is what a Start left that was cut off.
@@ -84,12 +89,12 @@ impl DockerDriver {
             (Some(Ok(record)), Some(Fate::Running | Fate::Ended(_))) => record,
             (Some(Ok(_)), _) => {
                 tracing::info!(service, "removing what a start left that was cut off");
-                self.give_up(service, network);
+                self.give_up(service, network).await;
                 return None;
             }
             (Some(Err(_)) | None, _) => {
                 tracing::error!(service, "removing a dyno whose record cannot be read");
-                self.give_up(service, network);
+                self.give_up(service, network).await;
                 return None;
             }
         };
@@ -113,12 +118,14 @@ impl DockerDriver {
         })
     }
 
-    fn give_up(&self, service: String, network: String) {
+    async fn give_up(&self, service: String, network: String) {
         let driver = self.clone();
-        drop(tokio::spawn(async move {
+        let retiring = tokio::spawn(async move {
             stop::retire(driver.engine(), driver.cluster(), &service).await;
             driver.cursors().forget(&service);
-            driver.networks().leave(driver.engine(), &network).await;
-        }));
+            driver.leave_network(network);
+        });
+        // Nobody knows of it, and another one is started at once.
+        drop(time::timeout(LONGEST, retiring).await);
     }
 }

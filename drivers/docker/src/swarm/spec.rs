@@ -2,7 +2,7 @@
 
 use bollard::models::{
     ContainerCreateBody, EndpointPortConfig, EndpointPortConfigProtocolEnum,
-    EndpointPortConfigPublishModeEnum, EndpointSpec, EndpointSpecModeEnum, Limit,
+    EndpointPortConfigPublishModeEnum, EndpointSpec, EndpointSpecModeEnum, Limit, Mount,
     NetworkAttachmentConfig, ResourceObject, ServiceSpec, ServiceSpecMode,
     ServiceSpecModeReplicated, TaskSpec, TaskSpecContainerSpec, TaskSpecLogDriver,
     TaskSpecPlacement, TaskSpecPlacementPreferences, TaskSpecPlacementSpread, TaskSpecResources,
@@ -61,10 +61,14 @@ fn task(request: &StartRequest, body: ContainerCreateBody, wish: &Wish, network:
             labels: body.labels,
             command: body.entrypoint,
             args: body.cmd,
-            env: body.env,
+            env: body
+                .env
+                .map(|env| env.iter().map(|text| literal(text)).collect()),
             dir: body.working_dir,
             user: body.user,
-            mounts: host.mounts,
+            mounts: host
+                .mounts
+                .map(|mounts| mounts.into_iter().map(untouched).collect()),
             init: host.init,
             stop_grace_period: Some(grace),
             ..TaskSpecContainerSpec::default()
@@ -100,6 +104,20 @@ fn task(request: &StartRequest, body: ContainerCreateBody, wish: &Wish, network:
         }]),
         log_driver: log,
         ..TaskSpec::default()
+    }
+}
+
+/// A text as the Swarm leaves it, which takes it for a template of Go's.
+/// <https://docs.docker.com/reference/cli/docker/service/create/#create-services-using-templates>
+fn literal(text: &str) -> String {
+    text.replace("{{", r#"{{"{{"}}"#)
+}
+
+fn untouched(mount: Mount) -> Mount {
+    Mount {
+        source: mount.source.as_deref().map(literal),
+        target: mount.target.as_deref().map(literal),
+        ..mount
     }
 }
 
@@ -204,6 +222,17 @@ mod tests {
                 .all(|labels| labels[config::DRIVER] == "0123456789abcdef")
         );
         assert_eq!(task.log_driver.unwrap().name.as_deref(), Some("local"));
+    }
+
+    #[test]
+    fn a_config_var_is_no_template() {
+        let mut request = request();
+        let value = "Dear {{name}} {{{".to_owned();
+        request.env.insert("LETTER".to_owned(), value);
+        let task = made(&request, &Wish::default()).task_template.unwrap();
+        let env = task.container_spec.unwrap().env.unwrap();
+        let escaped = r#"LETTER=Dear {{"{{"}}name}} {{"{{"}}{"#.to_owned();
+        assert!(env.contains(&escaped), "{env:?}");
     }
 
     #[test]

@@ -8,15 +8,17 @@ use hsup_driver_kit::{
 use tokio::time;
 
 use super::{
+    cluster::View,
     dyno::{Parts, Placed},
     network, spec, stop,
-    task::Fate,
+    task::{Fate, Node},
     wish::Wish,
 };
 use crate::{
     artifact::{Artifact, Kind},
     config::{self, Order, Stdin},
     engine::{self, Up},
+    images,
     logs::Source,
     runtime::DockerDriver,
     start,
@@ -52,6 +54,7 @@ impl DockerDriver {
         start::check(&request, peer, artifact.kind)?;
         let up = self.engine().now()?;
         self.cluster().begin();
+        self.cluster().ready().map_err(Status::unavailable)?;
         let _haste = self.cluster().hurry();
         let opened = start::open(&request.io_dir, peer.uid.as_raw())?;
         let image_env = match artifact.kind {
@@ -80,7 +83,7 @@ impl DockerDriver {
                 return Err(status);
             }
         };
-        let starting = self.until_it_runs(&service, &request);
+        let starting = self.until_it_runs(&service, peer.uid.as_raw(), &request);
         let started = match cancelled.run_until_cancelled(starting).await {
             Some(started) => started,
             None => Err(Status::aborted("the dyno is to be stopped already")),
@@ -133,7 +136,18 @@ impl DockerDriver {
                 // Its name says whose it is and what for: nobody else made it.
                 Err(error) if engine::code(&error) == Some(409) && is_first => {
                     is_first = false;
-                    stop::retire_named(self.engine(), self.cluster(), &name).await;
+                    let retiring = stop::retire_named(self.engine(), self.cluster(), &name);
+                    let retired = time::timeout(wish.grace + UNDONE, retiring).await;
+                    let still = || Status::unavailable("what an earlier Start left still runs");
+                    let retired = retired.map_err(|_| still())?;
+                    retired.map_err(|error| self.failed("remove a service", &error))?;
+                }
+                // It names the variable with its value.
+                Err(error) if error.to_string().contains("expanding") => {
+                    return Err(Status::invalid_argument(
+                        "the Swarm takes the dyno's environment or a bind for a template, and \
+                         cannot make anything of it",
+                    ));
                 }
                 Err(error) => {
                     let is_refusal = engine::code(&error).is_some_and(|code| code < 500);
@@ -151,7 +165,12 @@ impl DockerDriver {
     }
 
     /// Waits for the first process of a dyno, and for its port.
-    async fn until_it_runs(&self, service: &str, request: &StartRequest) -> Result<(), Status> {
+    async fn until_it_runs(
+        &self,
+        service: &str,
+        uid: u32,
+        request: &StartRequest,
+    ) -> Result<(), Status> {
         let mut views = self.cluster().views();
         let has_port = spec::port(request).is_some();
         let mut looks = 0;
@@ -161,9 +180,9 @@ impl DockerDriver {
                 None => {}
                 Some(Fate::Coming { why, is_placed }) if !is_placed && !why.is_empty() => {
                     return Err(Status::resource_exhausted(format!(
-                        "the Swarm has no node for the dyno: {why}; what its nodes have to spare \
-                         shows `docker node ls`, what the dyno asks for are its limits and the \
-                         option `constraints`"
+                        "the Swarm has no node for the dyno: {why}; it needs one that has the dyno's \
+                         limits to spare, and that fits the option `constraints` \
+                         (`docker node inspect NODE`)"
                     )));
                 }
                 Some(Fate::Coming { .. }) => {}
@@ -174,7 +193,9 @@ impl DockerDriver {
                     looks += 1;
                 }
                 Some(Fate::Ended(_)) => return Ok(()),
-                Some(Fate::Refused(why)) => return Err(self.refused(request, &view, service, &why)),
+                Some(Fate::Refused(why)) => {
+                    return Err(self.refused(request, uid, &view, service, &why).await);
+                }
             }
             if let Err(trouble) = self.cluster().ready() {
                 return Err(Status::unavailable(trouble));
@@ -186,30 +207,35 @@ impl DockerDriver {
     }
 
     /// A node could not run it.
-    fn refused(
+    async fn refused(
         &self,
         request: &StartRequest,
-        view: &super::cluster::View,
+        uid: u32,
+        view: &View,
         service: &str,
         why: &str,
     ) -> Status {
-        let node = view
-            .node(service)
-            .map_or("of the Swarm", |node| node.name());
-        if why.contains("No such image") || why.contains("manifest unknown") {
-            // hsup has it built anew, and pushed.
-            self.is_missing(&request.artifact);
-            return Status::not_found(format!(
-                "artifact `{}` does not come to the node {node}: {why}; is its registry reached \
-                 from there, and the image still in it?",
-                request.artifact
-            ));
-        }
+        let node = view.node(service).map_or("of the Swarm", Node::name);
         let text = format!("the node {node} cannot run the dyno: {why}");
         if why.contains("invalid mount config") {
             return Status::failed_precondition(text);
         }
-        Status::unavailable(text)
+        // So it says whatever went wrong with the registry.
+        if !why.contains("No such image") {
+            return Status::unavailable(text);
+        }
+        let artifact = request.artifact.parse::<Artifact>().map(|one| one.image);
+        let docker = self.engine().up().await.docker;
+        let image = artifact.unwrap_or_default();
+        if images::is_gone(&docker, self.images(), uid, &image).await {
+            // hsup has it built anew, and pushed.
+            self.is_missing(&request.artifact);
+            return Status::not_found(format!(
+                "artifact `{}` is not in its registry any more",
+                request.artifact
+            ));
+        }
+        Status::unavailable(format!("{text}; is its registry reached from there?"))
     }
 
     pub(super) fn leave_network(&self, network: String) {

@@ -18,6 +18,9 @@ use crate::engine::{self, Engine};
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a Swarm is left alone that has lost its leader.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked for what an unanswered call left, with that pause: a manager finds out
+/// within twenty seconds that it is alone.
+const UNDO_LOOKS: usize = 60;
 /// What no node is.
 const NOWHERE: &str = "node.id==none";
 /// How often a change is tried that somebody else's change came before.
@@ -101,6 +104,9 @@ pub(super) async fn retire(engine: &Engine, cluster: &Cluster, service: &str) {
     // One that began before it was stopped does not count.
     let mut looks = 0;
     while views.changed().await.is_ok() {
+        if cluster.ready().is_err() {
+            continue;
+        }
         looks += 1;
         let fate = views.borrow_and_update().fate(service);
         let is_nowhere = match fate {
@@ -116,17 +122,25 @@ pub(super) async fn retire(engine: &Engine, cluster: &Cluster, service: &str) {
 }
 
 /// The same for the service of this name, if there is one.
-pub(super) async fn retire_named(engine: &Engine, cluster: &Cluster, name: &str) {
+pub(super) async fn retire_named(
+    engine: &Engine,
+    cluster: &Cluster,
+    name: &str,
+) -> Result<(), Error> {
     let docker = engine.up().await.docker;
     let found = docker.inspect_service(name, None::<InspectServiceOptions>);
-    if let Ok(found) = found.await {
-        retire(engine, cluster, &found.id.unwrap_or_default()).await;
+    match found.await {
+        Ok(found) => retire(engine, cluster, &found.id.unwrap_or_default()).await,
+        Err(error) if engine::is_unknown(&error) => {}
+        Err(error) => return Err(error),
     }
+    Ok(())
 }
 
 /// Looks for what a call to make a service of this name left that was not answered: the Swarm may
 /// carry it out when nobody waits for it any more. `attempt` is what the call wrote on it.
 pub(super) async fn undo(engine: &Engine, cluster: &Cluster, name: &str, attempt: &str) {
+    let mut looks = 0..UNDO_LOOKS;
     loop {
         let docker = engine.up().await.docker;
         let found = docker.inspect_service(name, None::<InspectServiceOptions>);
@@ -138,8 +152,12 @@ pub(super) async fn undo(engine: &Engine, cluster: &Cluster, name: &str, attempt
                 }
                 return;
             }
-            // A manager that says so has the others behind it.
-            Err(error) if engine::is_unknown(&error) => return,
+            // A manager that does not know yet that it leads no more says so, too.
+            Err(error) if engine::is_unknown(&error) => {
+                if looks.next().is_none() {
+                    return;
+                }
+            }
             Err(error) if engine::code(&error).is_none() => engine.suspect(),
             Err(_) => {}
         }
@@ -177,7 +195,7 @@ pub(super) async fn until(engine: &Engine, service: &str, change: Change) {
             engine.suspect();
         }
         if !is_told {
-            let (error, change) = (errors::chain(&error), change.name());
+            let (error, change) = (&errors::chain(&error), change.name());
             tracing::warn!(
                 service,
                 error,
@@ -185,7 +203,9 @@ pub(super) async fn until(engine: &Engine, service: &str, change: Change) {
             );
             is_told = true;
         }
-        time::sleep(PAUSE).await;
+        // A Swarm without a leader has enough to do.
+        let is_answer = engine::code(&error).is_some();
+        time::sleep(if is_answer { LONG_PAUSE } else { PAUSE }).await;
     }
 }
 
