@@ -140,6 +140,7 @@ faults! {
     a_running_dyno_is_removed: "removes-running", "list and remove: a running dyno";
     stopped_too_late_for_list: "list-lacks-state", "list and remove: an exited dyno stays listed";
     a_dyno_is_not_where_it_is_said_to_be: "address-elsewhere", "ip info: what listens on PORT";
+    a_port_that_is_none: "address-of-nothing", "ip info: a dyno without PORT";
     the_end_of_stdin_never_comes: "stdin-read-write", "stdio: stdin arrives";
     output_breaks_with_its_reader: "output-write-only", "stdio: a dyno outlives its reader";
     last_words_go_with_the_dyno: "forgets-last-words", "stdio: what a dyno wrote before its end";

@@ -30,6 +30,8 @@ pub struct DynoReport {
     pub memory_bytes: Option<u64>,
     pub pids: Option<u32>,
     pub pid: Option<u32>,
+    /// Which machine it is on; none: the driver's own, or not known.
+    pub node: Option<String>,
     pub crash: Option<ExitReport>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
@@ -77,6 +79,7 @@ impl From<control::Dyno> for DynoReport {
             memory_bytes: dyno.memory_bytes,
             pids: dyno.pids,
             pid: dyno.pid,
+            node: given(dyno.node),
             crash: dyno.crash.map(Into::into),
             last_lines: dyno.last_lines,
             crash_lines: dyno.crash_lines,
@@ -297,7 +300,7 @@ pub(super) mod tests {
         let json = serde_json::to_value(DynoReport::from(crashed())).unwrap();
         let names: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         let expected = "name process_type number state since ready release command restarts \
-            last_exit retry_at crashes_in_a_row dyno_id ip port cpu_ns memory_bytes pids pid crash";
+            last_exit retry_at crashes_in_a_row dyno_id ip port cpu_ns memory_bytes pids pid node crash";
         assert_eq!(names.join(" "), expected);
         assert_eq!(json["last_exit"]["code"], 1);
         assert_eq!(json["last_exit"]["at"], "2026-11-23T19:42:07.000Z");

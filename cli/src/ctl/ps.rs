@@ -200,7 +200,9 @@ impl Report for Wide<'_> {
         let header = COLUMNS.map(|(name, _)| Cell::from(name));
         let mut rows = vec![header.to_vec()];
         rows.extend(self.0.dynos.iter().map(|dyno| row(dyno, look)));
-        let kept = fitting(&widths(&rows), look.width);
+        let has_nodes = self.0.dynos.iter().any(|dyno| dyno.node.is_some());
+        let shown = (0..COLUMNS.len()).filter(|column| has_nodes || *column != NODE);
+        let kept = fitting(shown.collect(), &widths(&rows), look.width);
         for row in &mut rows {
             let mut column = 0..;
             row.retain(|_| column.next().is_some_and(|column| kept.contains(&column)));
@@ -211,23 +213,25 @@ impl Report for Wide<'_> {
 
 /// The columns of [`Wide`], and when a terminal that is too narrow goes without them: the
 /// highest number first, and never without 0.
-const COLUMNS: [(&str, u8); 11] = [
+const COLUMNS: [(&str, u8); 12] = [
     ("NAME", 0),
     ("STATE", 0),
-    ("READY", 9),
-    ("PID", 7),
-    ("RELEASE", 8),
+    ("READY", 10),
+    ("PID", 8),
+    ("RELEASE", 9),
     ("AGE", 1),
     ("RESTARTS", 2),
     ("LAST-EXIT", 3),
     ("CPU", 5),
     ("MEM", 4),
-    ("PORT", 6),
+    ("PORT", 7),
+    ("NODE", 6),
 ];
+/// The one that is there where a driver has several machines.
+const NODE: usize = COLUMNS.len() - 1;
 
-/// Which columns of these widths fit in `width`.
-fn fitting(widths: &[usize], width: Option<usize>) -> Vec<usize> {
-    let mut kept: Vec<usize> = (0..widths.len()).collect();
+/// Which of the columns `kept`, of all that have these widths, fit in `width`.
+fn fitting(mut kept: Vec<usize>, widths: &[usize], width: Option<usize>) -> Vec<usize> {
     let importance = |column: &usize| COLUMNS[*column].1;
     while let Some(width) = width
         && kept
@@ -261,6 +265,7 @@ fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
         or_dash(dyno.cpu_ns.map(cpu)),
         or_dash(dyno.memory_bytes.map(bytes)),
         or_dash(dyno.port.map(|port| address(dyno.ip.as_deref(), port))),
+        or_dash(dyno.node.as_deref().map(one_line)),
     ]
 }
 
@@ -376,6 +381,30 @@ mod tests {
              web.2     crashed, again in 12s  no     -     v7       3s   3         1          -     -      5001\n\
              worker.1  up                     yes    4711  v7       1h   0         -          2.1s  12.5M  -\n"
         );
+    }
+
+    #[test]
+    fn nodes_are_shown_where_there_is_one() {
+        let on = |dyno: Dyno, node: &str| Dyno {
+            node: node.to_owned(),
+            ..dyno
+        };
+        let dynos = [on(web(1), "swarm-2"), crashed(), on(worker(), "a\nb")];
+        let report = PsReport {
+            dynos: dynos.map(Into::into).to_vec(),
+        };
+        let text = Wide(&report).show(&plain()).to_string();
+        let last = text.lines().map(|line| line.rsplit_once("  ").unwrap());
+        let (rest, nodes): (Vec<_>, Vec<_>) = last.unzip();
+        assert_eq!(nodes, ["NODE", "swarm-2", "-", "a\\nb"]);
+        assert!(rest[0].ends_with("PORT"), "{text}");
+        let narrow = Look {
+            width: Some(60),
+            ..plain()
+        };
+        let text = Wide(&report).show(&narrow).to_string();
+        let header = text.lines().next().unwrap();
+        assert!(!header.contains("NODE") && header.contains("AGE"), "{text}");
     }
 
     fn wide(look: &Look) -> String {

@@ -135,6 +135,9 @@ impl Report for DynoScreen<'_> {
                 None => field(f, "Port", port)?,
             }
         }
+        if let Some(node) = &dyno.node {
+            field(f, "Node", one_line(node))?;
+        }
         if let Some(pid) = dyno.pid {
             field(f, "Main PID", pid)?;
         }
@@ -299,6 +302,17 @@ mod tests {
              \x20    Driver: simple\n\
              \n\
              \x20   Listening on 5000\n"
+        );
+    }
+
+    #[test]
+    fn a_dyno_on_another_machine_has_its_node() {
+        let mut dyno = web(1);
+        dyno.node = "swarm-2".to_owned();
+        let text = screen(dyno);
+        assert!(
+            text.contains("     Port: 127.0.0.1:5000\n       Node: swarm-2\n"),
+            "{text}"
         );
     }
 

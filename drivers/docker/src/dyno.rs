@@ -241,6 +241,7 @@ impl Dyno for Contained {
             Ok((ip, port)) => Ok(IpInfoResponse {
                 ip: ip.clone(),
                 port: (*port).into(),
+                node: String::new(),
             }),
             Err(reason) => Err(Status::failed_precondition(reason.clone())),
         }

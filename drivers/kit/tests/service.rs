@@ -57,7 +57,7 @@ struct Fake {
 #[derive(Clone)]
 struct Nothing {
     ended: watch::Sender<Option<Signal>>,
-    /// What it cannot do.
+    /// What it cannot do: its id.
     fails: String,
 }
 
@@ -149,7 +149,17 @@ impl Dyno for Nothing {
     }
 
     fn ip_info(&self) -> Result<IpInfoResponse, Status> {
-        Ok(IpInfoResponse::default())
+        Ok(IpInfoResponse {
+            ip: "127.0.0.1".into(),
+            port: match self.fails.as_str() {
+                "portless" | "elsewhere" => 0,
+                _ => 5000,
+            },
+            node: match self.fails.as_str() {
+                "elsewhere" => "node-2".into(),
+                _ => String::new(),
+            },
+        })
     }
 
     async fn stats(&self) -> Result<StatsResponse, Status> {
@@ -439,6 +449,20 @@ async fn calls_are_answered_during_a_long_stop_which_may_be_hurried() {
         wait(&client, "a").await.unwrap(),
         How::Signal("SIGKILL".into())
     );
+}
+
+#[tokio::test]
+async fn port_0_is_told_of_a_dyno_whose_node_is_known_alone() {
+    let served = served();
+    let mut client = served.client().await;
+    served.fake.start_gate.add_permits(2);
+    let ip = |id: &str| IpInfoRequest { dyno_id: id.into() };
+    client.start(start("portless")).await.unwrap();
+    let status = client.ip_info(ip("portless")).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    client.start(start("elsewhere")).await.unwrap();
+    let info = client.ip_info(ip("elsewhere")).await.unwrap().into_inner();
+    assert_eq!((info.port, info.node.as_str()), (0, "node-2"));
 }
 
 #[tokio::test]

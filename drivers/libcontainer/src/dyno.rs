@@ -215,6 +215,7 @@ impl Dyno for Contained {
         Ok(IpInfoResponse {
             ip: self.0.known.ip.to_string(),
             port: port.into(),
+            node: String::new(),
         })
     }
 

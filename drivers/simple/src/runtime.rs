@@ -162,6 +162,7 @@ pub(crate) fn address(port: Result<u16, &'static str>) -> Result<IpInfoResponse,
     Ok(IpInfoResponse {
         ip: "127.0.0.1".into(),
         port: port.map_err(Status::failed_precondition)?.into(),
+        node: String::new(),
     })
 }
 

@@ -103,7 +103,8 @@ const calls = {
   IPInfo({ dyno_id }) {
     const dyno = find(dyno_id);
     require_(!dyno.status, WRONG_STATE, "the dyno has exited");
-    return { ip: "127.0.0.1", port: Number(dyno.request.env.PORT ?? 0) };
+    require_(dyno.request.env.PORT, WRONG_STATE, "the dyno has no PORT");
+    return { ip: "127.0.0.1", port: Number(dyno.request.env.PORT) };
   },
   List({ supervisor_id }, connection) {
     connection.add(supervisor_id);

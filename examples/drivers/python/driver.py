@@ -101,7 +101,8 @@ class Driver:
     async def IPInfo(self, request, connection):
         dyno = self.dynos.get(request.dyno_id) or refuse(MISSING, "there is no such dyno")
         require(not dyno.gone.is_set(), WRONG_STATE, "the dyno has exited")
-        return pb.IPInfoResponse(ip="127.0.0.1", port=int(dyno.request.env.get("PORT", 0)))
+        port = dyno.request.env.get("PORT") or refuse(WRONG_STATE, "the dyno has no PORT")
+        return pb.IPInfoResponse(ip="127.0.0.1", port=int(port))
 
     async def List(self, request, connection):
         connection.add(request.supervisor_id)

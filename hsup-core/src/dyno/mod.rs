@@ -17,6 +17,7 @@ mod inbox;
 mod io;
 mod ledger;
 mod ready;
+mod node;
 mod starting;
 mod task;
 mod tasks;
@@ -40,6 +41,7 @@ pub use io::{FdBudget, IoDir, IoDirError, clear as clear_io};
 pub use ledger::Ledger;
 pub(crate) use starting::Starting;
 pub use task::spawn;
+pub(crate) use node::node;
 pub use tasks::Tasks;
 pub(crate) use waiting::Waiting;
 
@@ -225,6 +227,8 @@ pub struct DynoStatus {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Crash {
     /// How it ended.
+    /// Which machine it is on; empty: the driver's own, or not known.
+    pub node: String,
     pub status: ExitStatus,
     /// Which attempt it was.
     pub dyno_id: DynoId,

@@ -203,6 +203,7 @@ mod tests {
             Ok(Response::new(IpInfoResponse {
                 ip: "127.0.0.1".to_owned(),
                 port: self.port.into(),
+                node: String::new(),
             }))
         }
     }

@@ -16,6 +16,7 @@ use super::{
     attempt::Run,
     inbox::{Inbox, inbox},
     io::FdShare,
+    node::node,
     ready::{self, Probed},
 };
 use crate::{
@@ -56,6 +57,7 @@ pub fn spawn(
         running: None,
         process: None,
         probe: None,
+        locating: None,
         stopping: None,
         backoff: None,
         unanswered: None,
@@ -74,6 +76,7 @@ pub fn spawn(
             dyno_id: None,
             ip: String::new(),
             port: 0,
+            node: String::new(),
         },
     };
     owner.tasks.spawn(task.run(birth));
@@ -119,6 +122,7 @@ enum Woken {
     Command(Option<Command>),
     Process(Progress),
     Probe(Probed),
+    Located(Option<String>),
     Stopped(Result<(), String>),
     BackoffElapsed,
     Unanswered,
@@ -141,6 +145,8 @@ struct Task {
     running: Option<Running>,
     process: Pending<Progress>,
     probe: Pending<Probed>,
+    /// Until the driver tells which machine it is on.
+    locating: Pending<Option<String>>,
     stopping: Pending<Result<(), String>>,
     backoff: Option<Pin<Box<Sleep>>>,
     /// Until it is said that the driver does not answer a Stop.
@@ -171,6 +177,7 @@ impl Task {
                 Woken::Process(Progress::Started) => self.started(),
                 Woken::Process(Progress::Ended(status)) => self.ended(status).await,
                 Woken::Probe(probed) => self.probed(probed),
+                Woken::Located(node) => self.located(node),
                 Woken::Stopped(result) => self.stopped(result),
                 Woken::BackoffElapsed => self.apply(Event::Elapsed),
                 Woken::Unanswered => self.not_answered(),
@@ -184,6 +191,7 @@ impl Task {
             command = self.inbox.take() => Woken::Command(command),
             progress = pending(&mut self.process) => Woken::Process(progress),
             probed = pending(&mut self.probe) => Woken::Probe(probed),
+            node = pending(&mut self.locating) => Woken::Located(node),
             result = pending(&mut self.stopping) => Woken::Stopped(result),
             () = timer(&mut self.backoff) => Woken::BackoffElapsed,
             () = timer(&mut self.unanswered) => Woken::Unanswered,
@@ -191,6 +199,7 @@ impl Task {
         match woken {
             Woken::Process(_) => self.process = None,
             Woken::Probe(_) => self.probe = None,
+            Woken::Located(_) => self.locating = None,
             Woken::Stopped(_) => self.stopping = None,
             Woken::BackoffElapsed => self.backoff = None,
             Woken::Unanswered => self.unanswered = None,
@@ -279,6 +288,23 @@ impl Task {
         self.probe = Some(Box::pin(async move {
             Probed::Accepts(ready::locate(&shared.link, &dyno_id).await)
         }));
+    }
+
+    /// Has the driver tell which machine the process is on.
+    fn begin_locating(&mut self) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let link = self.shared.link.clone();
+        let dyno_id = running.run.dyno_id.clone();
+        self.locating = Some(Box::pin(async move { node(link, &dyno_id).await }));
+    }
+
+    fn located(&mut self, node: Option<String>) {
+        if let Some(node) = node {
+            self.status.node = node;
+            self.publish();
+        }
     }
 
     fn probed(&mut self, probed: Probed) {

@@ -141,6 +141,7 @@ impl OneOff {
             dyno_id,
             ip,
             port: shown.port.into(),
+            node: standing.node.clone(),
             ..Dyno::default()
         }
     }

@@ -352,7 +352,12 @@ impl Command {
             Begun::Signalled(code) => Ok(code),
             Begun::Running(up) => {
                 self.progress.up(&up);
-                self.accompany(link, up, dyno_id, streams).await
+                let is_shown = self.options.control_socket.is_some();
+                let locating = self.progress.clone().locate(link.watch(), dyno_id);
+                tokio::select! {
+                    code = self.accompany(link, up, dyno_id, streams) => code,
+                    never = locating, if is_shown => match never {},
+                }
             }
         }
     }

@@ -1,11 +1,17 @@
 //! How far a command is, for whoever looks at it through the control socket.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use hsup_proto::control::DynoState;
 use tokio::sync::watch;
 
-use crate::{driver::Up, exit::ExitStatus, time::now_unix_ms};
+use crate::{
+    driver::{Link, Up},
+    dyno::node,
+    exit::ExitStatus,
+    name::DynoId,
+    time::now_unix_ms,
+};
 
 /// How far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +51,12 @@ pub(super) struct Standing {
     pub(super) since_unix_ms: i64,
     /// The driver that runs it; none while nothing runs.
     pub(super) on: Option<Arc<Up>>,
+    /// Which machine it runs on; empty: the driver's own, or not known.
+    pub(super) node: String,
 }
 
 /// What the command's own task tells of itself; everybody else watches.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress(watch::Sender<Standing>);
 
 impl Progress {
@@ -57,6 +65,7 @@ impl Progress {
             phase: Phase::Starting,
             since_unix_ms: now_unix_ms(),
             on: None,
+            node: String::new(),
         }))
     }
 
@@ -80,6 +89,14 @@ impl Progress {
         });
     }
 
+    /// Has the driver tell which machine it runs on; goes on for as long as somebody looks.
+    pub(super) async fn locate(self, link: watch::Receiver<Link>, dyno_id: &DynoId) -> Infallible {
+        if let Some(node) = node(link, dyno_id).await {
+            self.0.send_modify(|standing| standing.node = node);
+        }
+        std::future::pending().await
+    }
+
     /// Somebody wants it to end.
     pub(super) fn stopping(&self) {
         self.enter(Phase::Stopping, |_| ());
@@ -87,7 +104,10 @@ impl Progress {
 
     /// It has ended.
     pub(super) fn complete(&self, status: Option<ExitStatus>) {
-        self.enter(Phase::Complete(status), |standing| standing.on = None);
+        self.enter(Phase::Complete(status), |standing| {
+            standing.on = None;
+            standing.node.clear();
+        });
     }
 
     /// What has ended stays so, and so does how; what is said twice is no news.

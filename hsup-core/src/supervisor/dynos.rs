@@ -43,6 +43,7 @@ impl Actor {
             dyno_id: None,
             ip: String::new(),
             port: 0,
+            node: String::new(),
         };
         let inherited = past.map_or_else(dyno::Past::default, |past| dyno::Past {
             last_exit: past.status.last_exit,

@@ -77,6 +77,7 @@ fn from_parts(
         memory_bytes: None,
         pids: None,
         pid: None,
+        node: status.node.clone(),
         last_lines: Vec::new(),
         crash: status.crash.as_ref().map(|crash| (&crash.status).into()),
         crash_lines: Vec::new(),

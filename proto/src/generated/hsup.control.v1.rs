@@ -86,6 +86,9 @@ pub struct Dyno {
     /// of its first process; absent: nothing runs, or the driver does not tell; only when stats asks
     #[prost(uint32, optional, tag = "22")]
     pub pid: ::core::option::Option<u32>,
+    /// which machine it is on, as the driver names it; empty: the driver's own, or not known
+    #[prost(string, tag = "23")]
+    pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Process {

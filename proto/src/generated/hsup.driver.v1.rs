@@ -230,8 +230,12 @@ pub struct IpInfoRequest {
 pub struct IpInfoResponse {
     #[prost(string, tag = "1")]
     pub ip: ::prost::alloc::string::String,
+    /// 0: it cannot be reached by one, and only its node is known
     #[prost(uint32, tag = "2")]
     pub port: u32,
+    /// which machine the dyno is on, as the driver names it; empty: the driver's own
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
 }
 /// small on purpose: no env, so a List of thousands stays under 4 MiB
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -167,7 +167,7 @@ impl<R: Runtime> DynoDriver for Service<R> {
         let (key, live) = self.find(uid, &request.into_inner().dyno_id)?;
         let view = self.state().table.view(&key);
         match (view, live.dyno.get()) {
-            (Some(View::Running), Some(dyno)) => Ok(Response::new(dyno.ip_info()?)),
+            (Some(View::Running), Some(dyno)) => located(dyno.ip_info()?).map(Response::new),
             (Some(View::Exited(_)), _) => Err(has_exited(&key)),
             (None, _) => Err(unknown(&key.id)),
             _ => Err(Status::unavailable(format!(
@@ -475,6 +475,14 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
 
 fn charge<T>(request: &Request<T>) -> Result<Charge, Status> {
     request.extensions().get().cloned().ok_or_else(broken)
+}
+
+/// Neither an address nor a node is no answer.
+fn located(info: IpInfoResponse) -> Result<IpInfoResponse, Status> {
+    if info.port == 0 && info.node.is_empty() {
+        return Err(Status::failed_precondition("the dyno has no port"));
+    }
+    Ok(info)
 }
 
 fn unknown(id: &str) -> Status {

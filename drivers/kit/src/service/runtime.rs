@@ -214,7 +214,8 @@ pub trait Dyno: Clone + Send + Sync + 'static {
     /// Kills every process of the dyno.
     fn kill(&self) -> impl Future<Output = ()> + Send;
 
-    /// Where the dyno is reached. Must not block.
+    /// Where the dyno is reached. Must not block. Port 0 is for one of which only the node is
+    /// known, the machine that it is on.
     fn ip_info(&self) -> Result<IpInfoResponse, Status>;
 
     /// What the dyno uses.

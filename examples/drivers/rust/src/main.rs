@@ -131,6 +131,7 @@ impl Dyno for Running {
         Ok(IpInfoResponse {
             ip: "127.0.0.1".to_owned(),
             port: self.port.ok_or_else(none)?,
+            node: String::new(),
         })
     }
 

@@ -260,6 +260,7 @@ impl Task {
         });
         self.said = self.shown_when_started();
         self.watch_process();
+        self.begin_locating();
         self.apply(Event::Adopt(attempt));
         self.status.since_unix_ms = adopted.started_at_unix_ms;
         if adopted.was_ready && !self.lifecycle.is_on_trial() {
@@ -293,6 +294,7 @@ impl Task {
             }
         }
         self.begin_probe();
+        self.begin_locating();
         self.apply(Event::StartOk(attempt));
     }
 

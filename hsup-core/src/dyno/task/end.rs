@@ -144,6 +144,7 @@ impl Task {
         self.stopping = None;
         self.unanswered = None;
         self.probe = None;
+        self.locating = None;
         if let Some(asked) = asked
             // Most often the end is seen before the Stop is answered.
             && let took = asked.took.unwrap_or_else(|| asked.at.elapsed())
@@ -193,6 +194,7 @@ impl Task {
         self.status.dyno_id = None;
         self.status.ip.clear();
         self.status.port = 0;
+        self.status.node.clear();
         self.clean_up(run, &status);
         self.apply(Event::Ended {
             attempt,

@@ -291,6 +291,7 @@ impl Dyno for Kept {
             Some(port) => Ok(IpInfoResponse {
                 ip: "127.0.0.1".into(),
                 port,
+                node: String::new(),
             }),
             None => Err(Status::failed_precondition("the dyno has no PORT")),
         }

@@ -184,6 +184,9 @@ impl DynoDriver for Driver {
     ) -> Result<Response<IpInfoResponse>, Status> {
         let dyno = self.running(&request.into_inner().dyno_id)?;
         let port = dyno.request.env.get("PORT").and_then(|p| p.parse().ok());
+        if port.is_none() && !self.has(Fault::AddressOfNothing) {
+            return Err(Status::failed_precondition("the dyno has no PORT"));
+        }
         let ip = if self.has(Fault::AddressElsewhere) {
             // One of those that are for documentation.
             "203.0.113.9".to_owned()
@@ -196,6 +199,7 @@ impl DynoDriver for Driver {
         Ok(Response::new(IpInfoResponse {
             ip,
             port: port.unwrap_or(0),
+            node: String::new(),
         }))
     }
 

@@ -35,6 +35,8 @@ enum Extra {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Fault {
     AddressElsewhere,
+    /// Port 0, and no node.
+    AddressOfNothing,
     AnswersUnknown,
     ArgvThroughShell,
     BindsAreIgnored,

@@ -11,7 +11,7 @@ use tokio::{
 use tonic::Code;
 
 use super::super::{
-    calls::Problem,
+    calls::{Answer, Problem},
     case::{Case, Failure, Need, NotPassed, case, check, check_eq},
     context::Context,
     requests::{ONE_SECOND, code, env},
@@ -34,6 +34,12 @@ pub(crate) const CASES: &[Case] = &[
         "§13: IPInfo reachable",
         reachable,
         &[Need::Output]
+    ),
+    case!(
+        IP_INFO,
+        "a dyno without PORT has no address, or port 0 and a node",
+        "§6 IPInfoResponse: port 0 comes with a node alone; §9: wrong state → FAILED_PRECONDITION",
+        portless
     ),
     case!(
         IP_INFO,
@@ -68,6 +74,11 @@ async fn running(cx: &Context) -> Result<(), NotPassed> {
 
 /// The address, once the backend has given one.
 pub(super) async fn assigned(cx: &Context, id: &str) -> Result<IpInfoResponse, Failure> {
+    settled(cx, id).await?.ok()
+}
+
+/// The answer, once it is another than that there is none yet.
+async fn settled(cx: &Context, id: &str) -> Result<Answer<IpInfoResponse>, Failure> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let dyno_id = id.to_owned();
@@ -79,7 +90,7 @@ pub(super) async fn assigned(cx: &Context, id: &str) -> Result<IpInfoResponse, F
             {
                 sleep(Duration::from_millis(100)).await;
             }
-            _ => return answer.ok(),
+            _ => return Ok(answer),
         }
     }
 }
@@ -164,6 +175,27 @@ async fn reachable(cx: &Context) -> Result<(), NotPassed> {
     let on = format!("a connection to {}, port {}", info.ip, info.port);
     let read = read.await.map_err(|error| error.to_string());
     check_eq(on, &read, &Ok(dyno.id().to_owned()))?;
+    Ok(())
+}
+
+/// A port that the driver knows all the same, from an image, say, is one.
+async fn portless(cx: &Context) -> Result<(), NotPassed> {
+    let mut request = cx.request(cx.hold()).await?;
+    "worker".clone_into(&mut request.process_type);
+    request.env.remove("PORT");
+    let mut dyno = cx.with_stdio(request, true)?;
+    cx.launch(&mut dyno).await?;
+    let answer = settled(cx, dyno.id()).await?;
+    if let Ok(info) = &answer.result {
+        check(
+            info.port != 0 || !info.node.is_empty(),
+            format_args!("IPInfo of {}, which has no PORT", dyno.id()),
+            "FAILED_PRECONDITION, a port, or port 0 and a node",
+            format_args!("{info:?}"),
+        )?;
+        return Ok(());
+    }
+    answer.refused(&[Code::FailedPrecondition])?;
     Ok(())
 }
 
