@@ -32,6 +32,16 @@ fn property(key: &Key) -> Value {
         Kind::List => json!({
             "anyOf": [{ "type": text }, { "type": "array", "items": { "type": text } }]
         }),
+        Kind::Pairs => json!({
+            "anyOf": [
+                { "type": "string" },
+                { "type": "array", "items": { "type": "string" } },
+                {
+                    "type": "object",
+                    "additionalProperties": { "type": ["string", "number", "boolean"] }
+                }
+            ]
+        }),
     };
     property["description"] = key
         .help

@@ -11,7 +11,7 @@ use tokio::{
 use tonic::{Code, Status, Streaming};
 
 use crate::{
-    driver::{Link, Pause, Up, Verdict, ready, said, verdict},
+    driver::{DriverOptions, Link, Pause, Up, Verdict, ready, said, verdict},
     errors::chain,
     locate::{LocateSlugError, SlugLocator},
     release::{Release, Slug, SlugPathError},
@@ -73,25 +73,28 @@ pub enum Saying {
 #[derive(Debug)]
 pub struct Order<'a> {
     request: BuildRequest,
+    options: &'a DriverOptions,
     slug: Option<&'a Slug>,
     locator: Option<&'a dyn SlugLocator>,
     insists: bool,
 }
 
 impl<'a> Order<'a> {
-    /// The order of `release`, whose slug `locator` may have to find. Whether it `insists`:
-    /// whether to ask for that again and again, where there is nothing better to do.
+    /// The order of `release` by these `options`, whose slug `locator` may have to find. Whether
+    /// it `insists`: whether to ask for that again and again, where there is nothing better to do.
     ///
     /// # Errors
     /// When the slug is a path that cannot be told to a driver.
     pub fn of(
         release: &'a Release,
+        options: &'a DriverOptions,
         base: &Path,
         locator: Option<&'a dyn SlugLocator>,
         insists: bool,
     ) -> Result<Self, SlugPathError> {
         Ok(Self {
-            request: request(release, base)?,
+            request: request(release, options, base)?,
+            options,
             slug: release.slug.as_ref(),
             locator,
             insists,
@@ -113,7 +116,11 @@ impl<'a> Order<'a> {
 }
 
 /// The Build request of `release`. Config vars are no part of it: they build nothing.
-fn request(release: &Release, base: &Path) -> Result<BuildRequest, SlugPathError> {
+fn request(
+    release: &Release,
+    options: &DriverOptions,
+    base: &Path,
+) -> Result<BuildRequest, SlugPathError> {
     let slug_url = match &release.slug {
         Some(slug) => slug.url(base)?,
         None => String::new(),
@@ -128,7 +135,7 @@ fn request(release: &Release, base: &Path) -> Result<BuildRequest, SlugPathError
             image: release.image.clone().unwrap_or_default(),
             config: std::collections::BTreeMap::new(),
         }),
-        options: std::collections::BTreeMap::new(),
+        options: options.to_wire(),
     })
 }
 
@@ -163,6 +170,7 @@ pub async fn build(
             Ok(artifact) => {
                 return Ok(Artifact {
                     driver: up.info.name.clone(),
+                    options: order.options.clone(),
                     artifact,
                 });
             }
@@ -270,8 +278,8 @@ mod tests {
     async fn a_build_that_never_answers_is_silent() {
         let mut link = fake::link(Mute).await;
         let begun = Instant::now();
-        let release = Release::default();
-        let order = Order::of(&release, Path::new("/"), None, true).unwrap();
+        let (release, options) = (Release::default(), DriverOptions::default());
+        let order = Order::of(&release, &options, Path::new("/"), None, true).unwrap();
         let error = build(&mut link, order, |_| {}).await.unwrap_err();
         assert!(matches!(error, BuildError::Silent(_)), "{error}");
         assert_eq!(begun.elapsed().as_secs(), SILENCE.as_secs());
@@ -306,8 +314,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_download_is_told() {
         let mut link = fake::link(Slow).await;
-        let release = Release::default();
-        let order = Order::of(&release, Path::new("/"), None, true).unwrap();
+        let (release, options) = (Release::default(), DriverOptions::default());
+        let order = Order::of(&release, &options, Path::new("/"), None, true).unwrap();
         let mut said = Vec::new();
         let built = build(&mut link, order, |saying| match saying {
             Saying::Progress(line) => said.push(line),
@@ -348,10 +356,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_build_takes_as_long_as_it_gets_ahead() {
-        let release = Release::default();
+        let (release, options) = (Release::default(), DriverOptions::default());
         for gets_ahead in [true, false] {
             let mut link = fake::link(Crawling { gets_ahead }).await;
-            let order = Order::of(&release, Path::new("/"), None, true).unwrap();
+            let order = Order::of(&release, &options, Path::new("/"), None, true).unwrap();
             match build(&mut link, order, |_| {}).await {
                 Ok(built) => assert_eq!((built.artifact.as_str(), gets_ahead), ("made", true)),
                 Err(error) => {

@@ -25,9 +25,10 @@ use crate::{
     control::{self, BindError, Control as _, ControlListener, ServeError},
     diagnostics::Diagnostics,
     driver::{
-        self, DriverLink, DriverNote, DriverSpec, FindDriverError, Link, LinkSettings, Lives,
+        self, DriverLink, DriverNote, DriverOptions, DriverSpec, FindDriverError, Link,
+        LinkSettings, Lives,
     },
-    dyno::{DynoPolicy, FdBudget, Ledger, Shared, Tasks, clear_io},
+    dyno::{Built, DynoPolicy, FdBudget, Ledger, Shared, Tasks, clear_io},
     environment::Base,
     exit::ExitStatus,
     files,
@@ -66,6 +67,8 @@ pub struct StartOptions {
     pub source: SourceSpec,
     /// What runs dynos.
     pub driver: DriverSpec,
+    /// What it is told with each Build and Start.
+    pub driver_options: DriverOptions,
     /// hsup's own program, which acts as the simple driver.
     pub own_program: PathBuf,
     /// Only these process types, each with its quantity.
@@ -170,6 +173,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let StartOptions {
         source,
         driver,
+        driver_options,
         own_program,
         explicit,
         one_shot,
@@ -281,6 +285,8 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         host_base: base,
         host_vars: std::env::vars_os().collect(),
         binds,
+        driver_options,
+        built: Built::default(),
         locator: match &source {
             Source::Heroku(heroku) => Some(heroku.locator()),
             Source::Directory(_) | Source::ControlDir(_) => None,

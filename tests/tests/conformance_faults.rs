@@ -336,6 +336,18 @@ fn a_good_driver_with_logs_passes() {
 }
 
 #[test]
+fn a_dyno_of_which_the_node_alone_is_known_passes() {
+    let mut config = lasting("--node swarm-2");
+    config.focus = vec!["ip info".to_owned()];
+    let report = run(&config).unwrap();
+    assert!(report.passed(), "{}", report.summary());
+    let mut results = report.results.iter();
+    let judged = results.find(|case| case.name.starts_with("a dyno without PORT"));
+    let judged = judged.unwrap();
+    assert_eq!(judged.verdict, Verdict::Passed);
+}
+
+#[test]
 fn a_capability_that_came_later_is_warned_of_and_fails_nobody() {
     let report = check("--fault declares-unknown", &["identity:"]);
     assert!(report.passed(), "{}", report.summary());

@@ -83,19 +83,37 @@ const fn expected(kind: Kind) -> &'static str {
         Kind::Switch => "true or false",
         Kind::Value => "a string or a number",
         Kind::List => "a string or a list of strings",
+        Kind::Pairs => "a table of strings, numbers, true and false, or a list of KEY=VALUE",
     }
 }
 
 fn given(kind: Kind, value: &Spanned<DeValue<'_>>, text: &str) -> Option<Given> {
     match (kind, value.get_ref()) {
         (Kind::Switch, DeValue::Boolean(on)) => Some(Given::Switch(*on)),
-        (Kind::List, DeValue::Array(items)) => {
+        (Kind::Pairs, DeValue::Table(pairs)) => {
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| pair(key.get_ref(), value, text));
+            Some(Given::Values(pairs.collect::<Option<_>>()?))
+        }
+        (Kind::List | Kind::Pairs, DeValue::Array(items)) => {
             let items = items.iter().map(|item| scalar(item, text));
             Some(Given::Values(items.collect::<Option<_>>()?))
         }
-        (Kind::Value | Kind::List, _) => Some(Given::Values(vec![scalar(value, text)?])),
+        (Kind::Value | Kind::List | Kind::Pairs, _) => {
+            Some(Given::Values(vec![scalar(value, text)?]))
+        }
         (Kind::Switch, _) => None,
     }
+}
+
+/// `KEY=VALUE`, as one would type it.
+fn pair(key: &str, value: &Spanned<DeValue<'_>>, text: &str) -> Option<String> {
+    let value = match value.get_ref() {
+        DeValue::Boolean(is_so) => is_so.to_string(),
+        _ => scalar(value, text)?,
+    };
+    Some(format!("{key}={value}"))
 }
 
 /// A string, or a number as it stands there.
@@ -159,6 +177,28 @@ mod tests {
         );
     }
 
+    #[test_case("[driver-option]\nswarm = true\nreplicas = 1_0\nnetwork = 'shop net'" => vec![
+        "network=shop net", "replicas=10", "swarm=true"]; "a table")]
+    #[test_case("driver-option = { swarm = true }" => vec!["swarm=true"]; "a table in a line")]
+    #[test_case("driver-option = ['swarm=true', 'a=b=c']" => vec!["a=b=c", "swarm=true"]; "a list")]
+    #[test_case("driver-option = 'swarm=true'" => vec!["swarm=true"]; "one alone")]
+    fn options_of_the_driver_are_a_table_or_a_list(text: &str) -> Vec<String> {
+        match &read(text, Whose::Operators).unwrap()[..] {
+            [
+                Entry {
+                    given: Given::Values(values),
+                    ..
+                },
+            ] => {
+                let mut values = values.clone();
+                // A table has no order.
+                values.sort();
+                values
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test_case(
         "\ngrac = 1",
         "/etc/x.toml:2: unknown key `grac`: did you mean `grace`?"
@@ -175,6 +215,10 @@ mod tests {
     #[test_case(
         "bind = [true]",
         "/etc/x.toml:1: bind: expected a string or a list of strings, found array"
+    )]
+    #[test_case(
+        "[driver-option]\na = ['b']",
+        "/etc/x.toml:1: driver-option: expected a table of strings, numbers, true and false, or a list of KEY=VALUE, found table"
     )]
     fn what_will_not_do_is_told_with_its_place(text: &str, expected: &str) {
         assert_eq!(read(text, Whose::Operators).unwrap_err(), expected);

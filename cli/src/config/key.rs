@@ -3,6 +3,7 @@
 use std::any::TypeId;
 
 use clap::{Arg, ArgAction, Command};
+use hsup_core::driver::DriverOption;
 
 use crate::hsup::args::SecretUrl;
 
@@ -37,6 +38,8 @@ pub(crate) enum Kind {
     Switch,
     Value,
     List,
+    /// A list of `KEY=VALUE`, which a file may have as a table.
+    Pairs,
 }
 
 /// The keys, in the order of the help.
@@ -46,9 +49,11 @@ pub(crate) fn keys(command: &Command) -> Vec<Key> {
 
 fn key(option: &Arg) -> Option<Key> {
     let name = option.get_long()?;
+    let parsed = option.get_value_parser().type_id();
     let kind = match option.get_action() {
         ArgAction::SetTrue => Kind::Switch,
         ArgAction::Set => Kind::Value,
+        ArgAction::Append if parsed == TypeId::of::<DriverOption>() => Kind::Pairs,
         ArgAction::Append => Kind::List,
         // Help and version.
         _ => return None,
@@ -60,7 +65,7 @@ fn key(option: &Arg) -> Option<Key> {
     let default = defaults.map(|value| value.to_string_lossy().into_owned());
     Some(Key {
         variable: variable(name),
-        secret: option.get_value_parser().type_id() == TypeId::of::<SecretUrl>(),
+        secret: parsed == TypeId::of::<SecretUrl>(),
         default: default.filter(|_| kind != Kind::Switch),
         help: option
             .get_help()
@@ -117,6 +122,7 @@ pub(super) mod tests {
         assert_eq!(grace.default.as_deref(), Some("30s"));
         assert_eq!(of("oneshot").kind, Kind::Switch);
         assert_eq!(of("bind").kind, Kind::List);
+        assert_eq!(of("driver-option").kind, Kind::Pairs);
         let secrets: Vec<_> = all().into_iter().filter(|key| key.secret).collect();
         let secrets: Vec<_> = secrets.iter().map(|key| &*key.variable).collect();
         assert_eq!(secrets, ["LOGPLEX_URL", "HSUP_LOG_TO"]);

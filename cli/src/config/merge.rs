@@ -119,7 +119,7 @@ fn said(
     Ok(Said {
         given: match key.kind {
             Kind::Switch => Some(Given::Switch(false)),
-            Kind::Value | Kind::List => {
+            Kind::Value | Kind::List | Kind::Pairs => {
                 let default = key.default.clone();
                 default.map(|value| Given::Values(vec![value]))
             }
@@ -151,7 +151,9 @@ fn is_outdone(name: &str, ranks: &HashMap<String, usize>) -> bool {
 fn of_variable(key: &Key, text: String) -> Result<Given, ConfigError> {
     Ok(match key.kind {
         Kind::Value => Given::Values(vec![text]),
-        Kind::List => Given::Values(text.split_whitespace().map(str::to_owned).collect()),
+        Kind::List | Kind::Pairs => {
+            Given::Values(text.split_whitespace().map(str::to_owned).collect())
+        }
         Kind::Switch => match text.to_lowercase().as_str() {
             "1" | "true" | "yes" | "on" => Given::Switch(true),
             "0" | "false" | "no" | "off" => Given::Switch(false),
@@ -271,6 +273,14 @@ mod tests {
         let list = Given::Values(vec!["/a".to_owned(), "/b".to_owned()]);
         let (given, _) = counts("bind", &[], &[("HSUP_BIND", "/a  /b")], &[]);
         assert_eq!(given, Some(list));
+        let pairs = Given::Values(vec!["a=1".to_owned(), "b=x,y".to_owned()]);
+        let (given, _) = counts(
+            "driver-option",
+            &[],
+            &[("HSUP_DRIVER_OPTION", "a=1 b=x,y")],
+            &[],
+        );
+        assert_eq!(given, Some(pairs));
     }
 
     #[test]

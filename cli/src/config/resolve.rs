@@ -180,7 +180,7 @@ fn flags(keys: &[Key], matches: &ArgMatches) -> Flags {
             }
             let given = match key.kind {
                 Kind::Switch => Given::Switch(matches.get_flag(&key.id)),
-                Kind::Value | Kind::List => {
+                Kind::Value | Kind::List | Kind::Pairs => {
                     let values = matches.get_raw(&key.id).into_iter().flatten();
                     Given::Values(values.map(|v| v.to_string_lossy().into_owned()).collect())
                 }

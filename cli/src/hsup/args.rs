@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hsup_core::{
     backoff::Policy,
+    driver::DriverOption,
     dyno::HttpCheck,
     name::{MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
     rollout::{StrategyArg, Surge},
@@ -247,6 +248,11 @@ pub struct Options {
     /// The socket of a driver that runs already
     #[arg(long, value_name = "PATH", global = true, help_heading = DYNOS)]
     pub driver_socket: Option<PathBuf>,
+
+    /// An option of the driver itself, for all that it builds and starts; it refuses a KEY that
+    /// it does not know (can be repeated)
+    #[arg(long = "driver-option", value_name = "KEY=VALUE", global = true, help_heading = DYNOS)]
+    pub driver_options: Vec<DriverOption>,
 
     /// Start nothing again; end when every dyno has ended, with the largest of their codes
     #[arg(long, global = true, help_heading = DYNOS)]
@@ -530,6 +536,17 @@ mod tests {
             .collect();
         assert_eq!(paths, [("/a", "/b"), ("/c", "/c")]);
         assert!(Cli::try_parse_from(["hsup", "start", "--bind", "a"]).is_err());
+    }
+
+    #[test]
+    fn an_option_of_the_driver_has_a_key_and_a_value() {
+        let cli = parse("hsup run --driver-option a=1 --driver-option b=x=y true");
+        let expected = ["a=1", "b=x=y"].map(|text| text.parse().unwrap());
+        assert_eq!(cli.options.driver_options, expected);
+        for bad in ["swarm", "=true", "a/b=1"] {
+            let line = ["hsup", "start", "--driver-option", bad];
+            assert!(Cli::try_parse_from(line).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -178,8 +178,16 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
             let ground = Ground::lay()?;
             ground.print_diagnostics()?;
             let state_dir = options.state_dir.as_deref();
-            let work =
-                run::build_only(&source, state_dir, driver, ground.own_program.clone(), tell);
+            let own_program = ground.own_program.clone();
+            let driver_options = options.driver_options.into_iter().collect();
+            let work = run::build_only(
+                &source,
+                state_dir,
+                driver,
+                &driver_options,
+                own_program,
+                tell,
+            );
             match ground.carry(work)? {
                 Built::Artifact(artifact) => show(format!("{artifact}\n").as_bytes()),
                 Built::Ended(code) => Ok(code),
@@ -333,6 +341,7 @@ fn start_options(
     terminal.colour = colour_wanted();
     Ok(StartOptions {
         driver,
+        driver_options: options.driver_options.into_iter().collect(),
         own_program: ground.own_program.clone(),
         explicit: explicit(types)?,
         one_shot: options.oneshot,
@@ -371,6 +380,7 @@ fn run_options(
 ) -> RunOptions {
     RunOptions {
         driver,
+        driver_options: options.driver_options.into_iter().collect(),
         own_program: ground.own_program.clone(),
         words,
         number: options.start_number,

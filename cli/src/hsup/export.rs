@@ -311,12 +311,14 @@ mod tests {
     fn the_unit_has_the_options_that_were_given_and_no_others() {
         let units = exported(
             "hsup export systemd shop -C /srv/shop --grace 5s --strategy web=stop-first --strategy \
-             start-first --cycle -d docker",
+             start-first --cycle -d docker --driver-option swarm=true --driver-option \
+             constraint=node.role!=manager",
         )
         .unwrap();
         assert_eq!(
             command(&units),
-            "--directory /srv/shop --driver docker --grace 5s --strategy web=stop-first \
+            "--directory /srv/shop --driver docker --driver-option swarm=true --driver-option \
+             \"constraint=node.role!=manager\" --grace 5s --strategy web=stop-first \
              --strategy start-first --cycle --linger 5m --state-dir %S/hsup/state/shop $HSUP_OPTIONS"
         );
         assert!(units.contains("# /etc/systemd/system/hsup-shop.socket\n"));

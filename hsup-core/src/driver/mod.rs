@@ -5,6 +5,7 @@ pub mod demands;
 #[cfg(test)]
 pub(crate) mod fake;
 mod link;
+mod options;
 mod orphans;
 mod previous;
 mod spec;
@@ -12,6 +13,7 @@ mod up;
 
 pub(crate) use calls::{Pause, Verdict, said, verdict};
 pub use link::{DriverLink, LinkSettings, Lives, NOT_YET};
+pub use options::{DriverOption, DriverOptions, ParseDriverOptionError};
 pub(crate) use orphans::clear;
 pub use previous::{DriverNote, Previous};
 pub use spec::{DriverSpec, FindDriverError, Found, find};

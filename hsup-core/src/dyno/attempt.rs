@@ -3,7 +3,7 @@
 //! Every call may outlive the connection it was made on. Start, Wait, Stop and Remove can be
 //! made again with the same id, so a lost connection only means: on the next one, again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hsup_proto::driver::StartRequest;
 use tokio::sync::{Notify, watch};
@@ -46,8 +46,9 @@ pub(super) async fn start(
         dyno_id: &run.dyno_id,
         kind: spec.kind,
         release: &spec.release,
+        options: &shared.driver_options,
         locator: shared.locator.as_deref(),
-        artifact: Arc::clone(&spec.artifact),
+        artifact: shared.built.last(spec),
         request: &|up, artifact| request(shared, spec, run, up, artifact),
         turns: &shared.starts,
         within,
@@ -97,7 +98,7 @@ fn request(
         tty: false,
         limits: demands::limits(&up.info, &spec.release.limits),
         binds: shared.binds.clone(),
-        options: BTreeMap::new(),
+        options: shared.driver_options.to_wire(),
         shell_line: spec.command.to_string(),
         linger_ms: u32::try_from(linger).unwrap_or(u32::MAX),
         tty_rows: 0,

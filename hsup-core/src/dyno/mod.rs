@@ -12,12 +12,13 @@
 //! fail because the connection ended are made again on the next one.
 
 mod attempt;
+mod built;
 mod check;
 mod inbox;
 mod io;
 mod ledger;
-mod ready;
 mod node;
+mod ready;
 mod starting;
 mod task;
 mod tasks;
@@ -36,18 +37,19 @@ use std::{
 use hsup_proto::{control, driver};
 use tokio::sync::{Semaphore, watch};
 
+pub use built::Built;
 pub use check::{HttpCheck, ParseHttpCheckError};
 pub use io::{FdBudget, IoDir, IoDirError, clear as clear_io};
 pub use ledger::Ledger;
+pub(crate) use node::node;
 pub(crate) use starting::Starting;
 pub use task::spawn;
-pub(crate) use node::node;
 pub use tasks::Tasks;
 pub(crate) use waiting::Waiting;
 
 use crate::{
     backoff::Policy,
-    driver::Link,
+    driver::{DriverOptions, Link},
     environment::Base,
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
@@ -122,6 +124,10 @@ pub struct Shared {
     pub host_vars: Vec<(OsString, OsString)>,
     /// Paths bound into dynos.
     pub binds: Vec<driver::Bind>,
+    /// What the driver is told with each Build and Start.
+    pub driver_options: DriverOptions,
+    /// What the driver has made of releases in this life.
+    pub built: Built,
     /// Who knows where slugs are that the source names and does not say.
     pub locator: Option<Arc<dyn SlugLocator>>,
     /// The operator's choices.
@@ -221,14 +227,14 @@ pub struct DynoStatus {
     pub ip: String,
     /// Its PORT; 0 when it has none now.
     pub port: u16,
+    /// Which machine it is on; empty: the driver's own, or not known.
+    pub node: String,
 }
 
 /// See [`DynoStatus::crash`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Crash {
     /// How it ended.
-    /// Which machine it is on; empty: the driver's own, or not known.
-    pub node: String,
     pub status: ExitStatus,
     /// Which attempt it was.
     pub dyno_id: DynoId,

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::{
     build::{self, Order},
-    driver::{Link, Pause, Up, Verdict, ready, said, up_again, verdict},
+    driver::{DriverOptions, Link, Pause, Up, Verdict, ready, said, up_again, verdict},
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     locate::SlugLocator,
@@ -38,6 +38,8 @@ pub(crate) struct Starting<'a> {
     pub(crate) kind: Kind,
     /// What the artifact is of, should the driver have lost it.
     pub(crate) release: &'a Release,
+    /// And what else the driver made it of.
+    pub(crate) options: &'a DriverOptions,
     /// Who knows where its slug is then.
     pub(crate) locator: Option<&'a dyn SlugLocator>,
     pub(crate) artifact: Arc<str>,
@@ -232,7 +234,7 @@ impl Starting<'_> {
         let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         let base = std::env::current_dir().unwrap_or_default();
         // A dyno has a backoff of its own.
-        let order = Order::of(self.release, &base, self.locator, false);
+        let order = Order::of(self.release, self.options, &base, self.locator, false);
         let order = order.map_err(|e| explain(&e))?;
         let built = build::build(link, order, |_| {}).await;
         Ok(built.map_err(|e| explain(&e))?.artifact.into())
@@ -313,6 +315,7 @@ mod tests {
             dyno_id: &dyno_id,
             kind: Kind::Kept,
             release: &Release::default(),
+            options: &DriverOptions::default(),
             locator: None,
             artifact: "a".into(),
             request: &|_, artifact| {

@@ -11,7 +11,7 @@ use tokio::{
 use super::{RunCommandError, progress::Progress, release::Loaded, signals::Signals};
 use crate::{
     build::{self, Order},
-    driver::{DriverLink, Link, STOP_BEYOND_GRACE, Up, demands, ready},
+    driver::{DriverLink, DriverOptions, Link, STOP_BEYOND_GRACE, Up, demands, ready},
     dyno::Starting,
     exit::{Ending, ExitStatus},
     lifecycle::{Kind, Stop},
@@ -19,18 +19,20 @@ use crate::{
     time::{now_unix_ms, reached},
 };
 
-/// Waits for the driver and has it build for a dyno that is shown `binds`; answers the driver
-/// and the artifact.
+/// Waits for the driver and has it build, by these `options`, for a dyno that is shown `binds`;
+/// answers the driver and the artifact.
 pub(super) async fn prepare(
     link: &DriverLink,
     loaded: &Loaded,
+    options: &DriverOptions,
     binds: &[Bind],
     tell: fn(&str),
 ) -> Result<(Arc<Up>, String), RunCommandError> {
     let up = first_up(link, tell).await?;
     demands::check_binds(&up.info, binds)?;
     let base = std::env::current_dir().unwrap_or_default();
-    let order = Order::of(&loaded.release, &base, loaded.locator.as_deref(), true)
+    let locator = loaded.locator.as_deref();
+    let order = Order::of(&loaded.release, options, &base, locator, true)
         .map_err(|error| RunCommandError::Driver(error.to_string()))?;
     let mut state = link.watch();
     let built = build::build(&mut state, order, |saying| match saying {
@@ -87,6 +89,7 @@ pub(super) async fn start(
     link: &DriverLink,
     request: StartRequest,
     loaded: &Loaded,
+    options: &DriverOptions,
     signals: &mut Signals,
     progress: &Progress,
     tell: fn(&str),
@@ -99,6 +102,7 @@ pub(super) async fn start(
         dyno_id: &dyno_id,
         kind: Kind::OneShot,
         release: &loaded.release,
+        options,
         locator: loaded.locator.as_deref(),
         artifact: request.artifact.as_str().into(),
         request: &|_, artifact| {

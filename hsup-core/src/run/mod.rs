@@ -52,7 +52,7 @@ use crate::{
     build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, lead_to, serve},
-    driver::{DriverLink, DriverSpec, LinkSettings, Up, demands::NoBindsError},
+    driver::{DriverLink, DriverOptions, DriverSpec, LinkSettings, Up, demands::NoBindsError},
     dyno::IoDirError,
     environment,
     exit::{Ending, ExitStatus},
@@ -71,6 +71,8 @@ pub struct RunOptions {
     pub source: SourceSpec,
     /// What runs the dyno.
     pub driver: DriverSpec,
+    /// What it is told with each Build and Start.
+    pub driver_options: DriverOptions,
     /// hsup's own program, which acts as the simple driver.
     pub own_program: PathBuf,
     /// The command: one word is a shell line, several are words.
@@ -198,6 +200,7 @@ pub async fn build_only(
     source: &SourceSpec,
     state_dir: Option<&Path>,
     driver: DriverSpec,
+    driver_options: &DriverOptions,
     own_program: PathBuf,
     tell: fn(&str),
 ) -> Result<Built, RunCommandError> {
@@ -211,7 +214,7 @@ pub async fn build_only(
         Ok(ground) => ground?,
         Err(code) => return Ok(Built::Ended(code)),
     };
-    let work = prepare(&ground.link, &loaded, &[], tell);
+    let work = prepare(&ground.link, &loaded, driver_options, &[], tell);
     let result = signals.unless(work).await;
     ground.clear().await;
     match result {
@@ -338,7 +341,8 @@ impl Command {
             Streams::Pipes(Pipes::lay(&self.run_dir)?)
         };
         let (loaded, tell) = (&self.loaded, self.options.tell);
-        let work = prepare(link, loaded, &self.options.binds, tell);
+        let options = &self.options.driver_options;
+        let work = prepare(link, loaded, options, &self.options.binds, tell);
         let (up, artifact) = match self.signals.unless(work).await {
             Ok(prepared) => prepared?,
             Err(code) => return Ok(code),
@@ -348,7 +352,7 @@ impl Command {
         }
         let request = self.start_request(name, dyno_id, &artifact, &up, &streams)?;
         let (signals, progress) = (&mut self.signals, &self.progress);
-        match start(link, request, loaded, signals, progress, tell).await? {
+        match start(link, request, loaded, options, signals, progress, tell).await? {
             Begun::Signalled(code) => Ok(code),
             Begun::Running(up) => {
                 self.progress.up(&up);
@@ -440,7 +444,7 @@ impl Command {
             tty: matches!(streams, Streams::Terminal(_)),
             limits: None,
             binds: self.options.binds.clone(),
-            options: std::collections::BTreeMap::new(),
+            options: self.options.driver_options.to_wire(),
             shell_line: self.line.clone(),
             linger_ms: u32::try_from(self.options.linger.as_millis()).unwrap_or(u32::MAX),
             tty_rows,

@@ -16,7 +16,7 @@ use super::{
     Damage,
     json::{JsonFile, LoadError, SaveError},
 };
-use crate::{name::ProcessType, release::Release, source::ControlText};
+use crate::{driver::DriverOptions, name::ProcessType, release::Release, source::ControlText};
 
 /// How many releases are remembered. The last good one is, however many follow it.
 pub const KEEP: usize = 20;
@@ -77,6 +77,9 @@ pub enum ReleasePhase {
 pub struct Artifact {
     /// The name of the driver, for an artifact means nothing to another.
     pub driver: String,
+    /// What it was told for it, which may have made it what it is.
+    #[serde(default, skip_serializing_if = "DriverOptions::is_empty")]
+    pub options: DriverOptions,
     /// Its word for it, opaque to us.
     pub artifact: String,
 }

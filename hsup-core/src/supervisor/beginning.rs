@@ -1,7 +1,7 @@
 //! The beginning: where the history says that an earlier life of hsup ended, and the dynos
 //! that it left running.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     RunError,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     dyno::{Adopted, Birth, IoDir, Key},
     lifecycle::Stop,
-    releases::{Releases, Resume},
+    releases::{Id, Releases, Resume},
     source::Source,
     state::LiveDyno,
     time::now_unix_ms,
@@ -85,6 +85,7 @@ impl Actor {
         self.known = known.into_iter().map(|known| (known.id, known)).collect();
         self.expect_names(&self.formation());
         self.adopt_each(survivors);
+        self.unlearn_other_options();
         if self.good().is_some_and(|good| self.may_be_a_slip(good)) {
             return;
         }
@@ -102,6 +103,22 @@ impl Actor {
             self.decide(decisions);
         }
         self.converge();
+    }
+
+    /// What the driver made by other options than it is told now is good for the dynos that run
+    /// on it, and for no others: such a release is built again.
+    fn unlearn_other_options(&mut self) {
+        let is_other = |id: Id| {
+            let artifact = self.history.get(id)?.artifact.as_ref()?;
+            Some(!self.is_as_built_now(artifact))
+        };
+        let ids = self.known.keys().copied();
+        let others: BTreeSet<Id> = ids.filter(|id| is_other(*id) == Some(true)).collect();
+        for (id, known) in &mut self.known {
+            if others.contains(id) {
+                known.artifact = None;
+            }
+        }
     }
 
     /// Takes over the dynos that an earlier life of hsup left running, for no more than their

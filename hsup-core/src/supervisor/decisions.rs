@@ -149,6 +149,7 @@ impl Actor {
         let mut link = self.shared.link.clone();
         let base = self.base.clone();
         let locator = self.shared.locator.clone();
+        let options = self.shared.driver_options.clone();
         // Without its URL the driver may still have what it made of it.
         let insists = self.artifact_of_before(id).is_none();
         let built = self.built_to.clone();
@@ -162,9 +163,10 @@ impl Actor {
             let result = match kept {
                 Some(artifact) => Ok(Artifact {
                     driver: driver.info.name.clone(),
+                    options,
                     artifact: artifact.to_string(),
                 }),
-                None => match Order::of(&release, &base, locator.as_deref(), insists) {
+                None => match Order::of(&release, &options, &base, locator.as_deref(), insists) {
                     Err(error) => Err(NotBuilt {
                         why: chain(&error),
                         no_room: false,
@@ -210,8 +212,10 @@ impl Actor {
     fn is_built(&mut self, id: Id, artifact: Artifact) {
         self.build_backoff.reset();
         self.build_said.remove(&id);
+        let made: Arc<str> = artifact.artifact.as_str().into();
+        self.shared.built.put(id, Arc::clone(&made));
         if let Some(known) = self.known.get_mut(&id) {
-            known.artifact = Some(artifact.artifact.as_str().into());
+            known.artifact = Some(made);
         }
         let saved = self
             .history
@@ -269,14 +273,22 @@ impl Actor {
             return None;
         }
         let artifact = self.history.get(id)?.artifact.clone()?;
-        self.is_of_this_driver(&artifact).then_some(artifact)
+        self.is_as_built_now(&artifact).then_some(artifact)
     }
 
     /// What this driver made of the release that this one repeats. Should it have lost it, that
     /// is seen when a dyno is started, and it is built then.
     fn artifact_repeated(&self, id: Id) -> Option<Arc<str>> {
         let earlier = self.history.get(id)?.repeats?;
-        self.remembered(earlier)?.artifact
+        let artifact = self.history.get(earlier)?.artifact.as_ref()?;
+        let holds = self.is_as_built_now(artifact);
+        holds.then(|| artifact.artifact.as_str().into())
+    }
+
+    /// Whether a Build would make the same of it now: what other options would have made of it,
+    /// the driver alone knows.
+    pub(super) fn is_as_built_now(&self, artifact: &Artifact) -> bool {
+        artifact.options == self.shared.driver_options && self.is_of_this_driver(artifact)
     }
 
     /// An artifact means nothing to another driver than the one that made it.
@@ -430,6 +442,9 @@ impl Actor {
 
     /// Has the driver remove what nobody will start again.
     pub(super) fn forget_artifacts(&self, forgotten: &[ReleaseRecord]) {
+        for record in forgotten {
+            self.shared.built.forget(record.id);
+        }
         let kept: BTreeSet<_> = self
             .history
             .iter()

@@ -15,6 +15,7 @@ mod day;
 mod doctor;
 mod drain_faults;
 mod drains;
+mod driver_options;
 mod fault_driver;
 mod faults;
 mod follow;

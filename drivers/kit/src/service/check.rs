@@ -82,15 +82,22 @@ pub(super) fn artifact(value: &str, names: Names) -> Result<(), Status> {
     name("artifact", value, names, ":@+=")
 }
 
-/// Checks that no option is one the driver does not know.
-pub(super) fn options(given: &BTreeMap<String, String>, known: &[&str]) -> Result<(), Status> {
-    match given.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(Status::invalid_argument(format!(
-            "unknown option `{}`",
-            shown(key)
-        ))),
-        None => Ok(()),
-    }
+/// Checks that no option is one the driver does not know. The message reaches whoever wrote it,
+/// and says what there is instead.
+pub(super) fn options(given: &BTreeMap<String, String>, identity: &Identity) -> Result<(), Status> {
+    let known = identity.options;
+    let Some(key) = given.keys().find(|key| !known.contains(&key.as_str())) else {
+        return Ok(());
+    };
+    let there_is = match known {
+        [] => "none".to_owned(),
+        known => format!("`{}`", known.join("`, `")),
+    };
+    Err(Status::invalid_argument(format!(
+        "unknown option `{}`: the {} driver has {there_is}",
+        shown(key),
+        identity.name
+    )))
 }
 
 /// Checks a Build request, and gives its release.
@@ -99,7 +106,7 @@ pub(super) fn build<'a>(
     identity: &Identity,
 ) -> Result<&'a Release, Status> {
     let names = identity.names;
-    options(&request.options, identity.options)?;
+    options(&request.options, identity)?;
     let release = request
         .release
         .as_ref()
@@ -141,7 +148,7 @@ pub(super) fn start(request: &StartRequest, identity: &Identity) -> Result<(), S
     let invalid = |message: &'static str| Err(Status::invalid_argument(message));
     id("dyno_id", &request.dyno_id)?;
     id("supervisor_id", &request.supervisor_id)?;
-    options(&request.options, identity.options)?;
+    options(&request.options, identity)?;
     artifact(&request.artifact, identity.names)?;
     for (field, value) in [
         ("app", &request.app),
@@ -335,6 +342,21 @@ mod tests {
         });
         assert!(refused(&limited, &[Capability::Binds]).contains("LIMITS"));
         start(&limited, &identity(&[Capability::Limits])).unwrap();
+    }
+
+    #[test]
+    fn an_option_that_is_unknown_is_told_with_those_that_are_known() {
+        let mut request = good();
+        request.options = BTreeMap::from([("swarn".to_owned(), "true".to_owned())]);
+        let told = "unknown option `swarn`: the test driver has none";
+        assert_eq!(refused(&request, &[]), told);
+        let able = Identity {
+            options: &["network", "swarm"],
+            ..identity(&[])
+        };
+        let status = start(&request, &able).unwrap_err();
+        let told = "unknown option `swarn`: the test driver has `network`, `swarm`";
+        assert_eq!(status.message(), told);
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn the_history_outlives_hsup_and_is_private() {
             record.reason = "web.1 did not come up".into();
             record.artifact = Some(Artifact {
                 driver: "simple".into(),
+                options: ["swarm=true".parse().unwrap()].into_iter().collect(),
                 artifact: "a-1".into(),
             });
         })

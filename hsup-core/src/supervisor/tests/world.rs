@@ -26,8 +26,10 @@ use super::super::{
 };
 use crate::{
     backoff,
-    driver::{DriverLink, Link, fake},
-    dyno::{Crash, DynoPolicy, DynoStatus, FdBudget, Key, Ledger, Report, Shared, Tasks, What},
+    driver::{DriverLink, DriverOptions, Link, fake},
+    dyno::{
+        self, Crash, DynoPolicy, DynoStatus, FdBudget, Key, Ledger, Report, Shared, Tasks, What,
+    },
     environment::Base,
     exit::ExitStatus,
     lifecycle::Kind,
@@ -294,6 +296,7 @@ impl World {
         };
         let artifact = Artifact {
             driver: "fake".to_owned(),
+            options: DriverOptions::default(),
             artifact: format!("of {id}"),
         };
         let result = result.map(|()| artifact).map_err(|no_room| NotBuilt {
@@ -420,6 +423,8 @@ fn actor(disk: &TempDir, policy: &Policy, survivors: Vec<LiveDyno>) -> Actor {
         host_base: Base::Login,
         host_vars: Vec::new(),
         binds: Vec::new(),
+        driver_options: DriverOptions::default(),
+        built: dyno::Built::default(),
         locator: None,
         policy: DynoPolicy {
             backoff: backoff::Policy::default(),

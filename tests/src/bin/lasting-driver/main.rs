@@ -9,16 +9,18 @@
 //! ```
 //!
 //! A shim and its dyno outlive the driver. What is kept is beside the driver's socket, in a folder
-//! of its name. `--fault` breaks one rule, for a case of the suite to find.
+//! of its name: the options of each Build in `builds`, of each Start and what it
+//! is of in the dyno's `order`.
+//! `--fault` breaks one rule, for a case of the suite to find.
 
 mod runtime;
 mod shim;
 
-use std::{env, process::ExitCode};
+use std::{env, ffi::OsStr, process::ExitCode};
 
 use hsup_driver_kit::Program;
 
-use self::runtime::Lasting;
+use self::runtime::{Lasting, Ways};
 
 /// What the driver does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,16 @@ fn main() -> ExitCode {
     Program::new("lasting-driver", env!("CARGO_PKG_VERSION"), about)
         .value("--fault", "NAME", "Break this rule")
         .flag("--binds", "Declare BINDS, and bind nothing")
+        .value(
+            "--option",
+            "KEY",
+            "Know this option, and write down what it is given",
+        )
+        .value(
+            "--node",
+            "NAME",
+            "Be on this machine, where web dynos alone have a port",
+        )
         .main(args, async |given| {
             let name = given.value("--fault").map(|name| name.to_string_lossy());
             let fault = match &name {
@@ -70,7 +82,12 @@ fn main() -> ExitCode {
             };
             let socket = given.socket().ok_or("the socket has no name")?;
             let state = socket.with_extension("state");
-            Lasting::new(state, fault.zip(name), given.has("--binds"))
-                .map_err(|error| error.to_string())
+            let text = |value: &OsStr| value.to_string_lossy().into_owned();
+            let ways = Ways {
+                binds: given.has("--binds"),
+                options: given.values("--option").map(text).collect(),
+                node: given.value("--node").map(text).unwrap_or_default(),
+            };
+            Lasting::new(state, fault.zip(name), ways).map_err(|error| error.to_string())
         })
 }

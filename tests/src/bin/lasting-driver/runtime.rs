@@ -1,10 +1,12 @@
 //! The driver itself: what it keeps of each dyno, and how it finds that again.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     fs::{self, OpenOptions},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, Read as _, Write as _},
+    mem,
     os::unix::fs::{OpenOptionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -48,12 +50,25 @@ pub(crate) struct Lasting {
     fault_name: Option<String>,
     starts: Arc<Semaphore>,
     binds: bool,
+    options: &'static [&'static str],
+    node: String,
+}
+
+/// What it can do, and where it is.
+#[derive(Debug)]
+pub(crate) struct Ways {
+    pub(crate) binds: bool,
+    /// The keys of those that it knows.
+    pub(crate) options: Vec<String>,
+    /// Empty: the only machine that there is.
+    pub(crate) node: String,
 }
 
 /// A dyno, by what is kept of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     dir: PathBuf,
+    node: String,
     fault: Option<Fault>,
 }
 
@@ -61,7 +76,7 @@ impl Lasting {
     pub(crate) fn new(
         state: PathBuf,
         fault: Option<(Fault, impl Into<String>)>,
-        binds: bool,
+        ways: Ways,
     ) -> io::Result<Self> {
         fs::create_dir_all(state.join(ARTIFACTS))?;
         fs::create_dir_all(state.join(DYNOS))?;
@@ -71,7 +86,10 @@ impl Lasting {
             fault,
             fault_name,
             starts: Arc::new(Semaphore::new(STARTS)),
-            binds,
+            binds: ways.binds,
+            // An identity is for as long as the process.
+            options: Vec::leak(ways.options.into_iter().map(|key| &*key.leak()).collect()),
+            node: ways.node,
         })
     }
 
@@ -81,8 +99,11 @@ impl Lasting {
     }
 
     fn dyno(&self, dir: PathBuf) -> Kept {
-        let fault = self.fault;
-        Kept { dir, fault }
+        Kept {
+            dir,
+            node: self.node.clone(),
+            fault: self.fault,
+        }
     }
 
     /// Starts a shim, and says what it says of the start.
@@ -134,7 +155,7 @@ impl Runtime for Lasting {
                 &[Capability::StdioFifo, Capability::Signal]
             },
             durability: Durability::Exact,
-            options: &[],
+            options: self.options,
             images: false,
             names: Names::Strict,
         }
@@ -173,13 +194,16 @@ impl Runtime for Lasting {
         request: BuildRequest,
         _: BuildLog,
     ) -> Result<String, Status> {
+        let options = shown(&request.options);
         let release = request.release.unwrap_or_default();
         let path = file_url::path(&release.slug_url)
             .ok_or_else(|| Status::failed_precondition("the slug is no directory"))?;
         look_as(peer.uid, &path)
             .map_err(|error| Status::failed_precondition(format!("the slug: {error}")))?;
         let mut hash = DefaultHasher::new();
-        (&release.app, &path).hash(&mut hash);
+        (&release.app, &path, &options).hash(&mut hash);
+        note(&self.state.join("builds"), &options)
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         let artifact = format!("{:016x}", hash.finish());
         match symlink(path, self.artifact(peer.uid, &artifact)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -218,14 +242,18 @@ impl Runtime for Lasting {
         let cwd = fs::read_link(self.artifact(peer.uid, &request.artifact));
         let cwd = cwd.map_err(|error| Status::not_found(format!("artifact: {error}")))?;
         let mut request = request;
-        request.artifact = cwd.display().to_string();
+        let artifact = mem::replace(&mut request.artifact, cwd.display().to_string());
         let (driver, at) = (self.clone(), dir.clone());
         let _turn = self.starts.acquire().await;
         let launched = spawn_blocking(move || {
             fs::create_dir(&at)?;
             put(&at, "record", &record.to_bytes())?;
-            let port = request.env.get("PORT").cloned().unwrap_or_default();
+            let port = request.env.get("PORT");
+            let has_port = driver.node.is_empty() || request.process_type == "web";
+            let port = port.filter(|_| has_port).map_or("", String::as_str);
             put(&at, "port", port.as_bytes())?;
+            let of = [&artifact, " by ", &shown(&request.options)].concat();
+            put(&at, "order", of.as_bytes())?;
             driver.launch(&at, &request, peer.uid.as_raw())
         });
         let failed = match launched.await {
@@ -287,14 +315,15 @@ impl Dyno for Kept {
 
     fn ip_info(&self) -> Result<IpInfoResponse, Status> {
         let port = fs::read_to_string(self.dir.join("port"));
-        match port.ok().and_then(|port| port.parse().ok()) {
-            Some(port) => Ok(IpInfoResponse {
-                ip: "127.0.0.1".into(),
-                port,
-                node: String::new(),
-            }),
-            None => Err(Status::failed_precondition("the dyno has no PORT")),
+        let port = port.ok().and_then(|port| port.parse().ok());
+        if port.is_none() && self.node.is_empty() {
+            return Err(Status::failed_precondition("the dyno has no PORT"));
         }
+        Ok(IpInfoResponse {
+            ip: "127.0.0.1".into(),
+            port: port.unwrap_or_default(),
+            node: self.node.clone(),
+        })
     }
 
     async fn stats(&self) -> Result<StatsResponse, Status> {
@@ -323,6 +352,18 @@ fn reading(path: &Path) -> io::Result<fs::File> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
+}
+
+/// `a=1 b=2`, in the order of the keys.
+fn shown(options: &BTreeMap<String, String>) -> String {
+    let pairs = options.iter().map(|(key, value)| format!("{key}={value}"));
+    pairs.collect::<Vec<_>>().join(" ")
+}
+
+/// Adds a line to a file.
+fn note(file: &Path, line: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).open(file)?;
+    writeln!(file, "{line}")
 }
 
 /// Puts a whole file in its place.
