@@ -222,6 +222,7 @@ impl Dyno for Placed {
         Ok(IpInfoResponse {
             ip: node.address().to_owned(),
             port: port.unwrap_or_default().into(),
+            node: node.name().to_owned(),
         })
     }
 
