@@ -608,7 +608,8 @@ fn a_driver_of_an_earlier_life_that_hangs_gets_no_second_one_beside_it() {
 #[test]
 fn a_driver_that_does_not_tell_the_address_is_no_boot_timeout_of_the_web() {
     let app = App::procfile(&format!("web: {}\n", serve()));
-    app.faults("once ip hang\n");
+    // It is asked where the dyno is reached, and, for people, which machine it is on.
+    app.faults("2 times ip hang\n");
     let hsup = started(&app, &["--boot-timeout", "1s"]);
     hsup.wait_for_line(
         "The driver did not tell within 1 seconds where the process can be reached: no answer",
