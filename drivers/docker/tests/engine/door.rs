@@ -29,7 +29,7 @@ impl Door {
     pub(crate) async fn of(engine: &Engine) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let socket = engine.dir.path().join("engine");
+        let socket = engine.socket();
         let way = Arc::new(watch::Sender::new(Way::Open));
         let ours = Arc::clone(&way);
         tokio::spawn(async move {

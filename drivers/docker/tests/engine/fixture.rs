@@ -1,12 +1,12 @@
 //! An engine, a driver of it, and dynos whose output can be read.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, symlink},
+    ops::{Deref, DerefMut},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -27,26 +27,14 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
+use super::shared::{self, Namespaces};
+pub(crate) use super::shared::{command, output};
+
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 const IMAGE: &str = "hsup-test/busybox:1";
 const SUPERVISOR: &str = "sup-1";
-
-#[expect(clippy::disallowed_methods, reason = "tools, and what is under test")]
-pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(program);
-    command.stdin(Stdio::null());
-    command
-}
-
-/// What a command that must succeed prints.
-pub(crate) fn output(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
 
 /// Writes a file for whoever is started later.
 pub(crate) fn write(path: &Path, text: &str) {
@@ -61,13 +49,9 @@ pub(crate) fn end(child: &mut Child, signal: Signal) {
     child.wait().unwrap();
 }
 
-/// An engine in network and mount namespaces of its own: what it makes there goes with them.
+/// An engine with an image to run dynos on.
 pub(crate) struct Engine {
-    pub(crate) dir: TempDir,
-    /// What the namespaces stay for while the engine is away.
-    holder: Child,
-    daemon: Child,
-    options: &'static [&'static str],
+    engine: shared::Engine,
     pub(crate) artifact: String,
 }
 
@@ -77,15 +61,10 @@ impl Engine {
     }
 
     /// One with these options besides.
-    pub(crate) async fn start_with(options: &'static [&'static str]) -> Self {
-        let dir = TempDir::with_prefix("hsup").unwrap();
-        let holder = Self::hold();
-        let daemon = Self::spawn(&holder, dir.path(), options);
+    pub(crate) async fn start_with(options: &[&str]) -> Self {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut engine = Self {
-            dir,
-            holder,
-            daemon,
-            options,
+            engine: shared::Engine::begin(Namespaces::new(), options),
             artifact: String::new(),
         };
         engine.answers().await;
@@ -93,95 +72,20 @@ impl Engine {
         engine
     }
 
-    /// Makes the namespaces.
-    fn hold() -> Child {
-        let mut holder = command("unshare")
-            .args(["--net", "--mount", "sh", "-c"])
-            .arg("ip link set lo up && echo && exec cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = [0];
-        let stdout = holder.stdout.as_mut().unwrap();
-        stdout.read_exact(&mut line).unwrap();
-        holder
-    }
-
-    fn spawn(holder: &Child, dir: &Path, options: &[&str]) -> Child {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(dir.join("engine.log"))
-            .unwrap();
-        command("nsenter")
-            .arg("--target")
-            .arg(holder.id().to_string())
-            .args(["--net", "--mount", "dockerd", "--host"])
-            .arg(format!("unix://{}", dir.join("engine").display()))
-            .arg("--data-root")
-            .arg(dir.join("data"))
-            .arg("--exec-root")
-            .arg(dir.join("exec"))
-            .arg("--pidfile")
-            .arg(dir.join("pid"))
-            .args(options)
-            // Asked by dockerd, which found it slow, containerd writes what its threads do there.
-            .env("TMPDIR", dir)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
-    }
-
     /// Waits until it does.
     pub(crate) async fn answers(&self) {
         let answering = async {
-            while !self.docker(&["version"]).output().unwrap().status.success() {
+            while !self.is_up() {
                 sleep(PAUSE).await;
             }
         };
-        let log = || fs::read_to_string(self.dir.path().join("engine.log")).unwrap();
         let in_time = timeout(PATIENCE, answering).await.is_ok();
-        assert!(in_time, "dockerd does not serve; it said:\n{}", log());
-    }
-
-    /// Makes an image of busybox, of what `add` puts into its root, and of these instructions; its
-    /// id.
-    pub(crate) fn import(&self, name: &str, add: impl FnOnce(&Path), changes: &[&str]) -> String {
-        let root = TempDir::with_prefix("hsup").unwrap();
-        fs::create_dir(root.path().join("bin")).unwrap();
-        fs::copy("/bin/busybox", root.path().join("bin/busybox")).unwrap();
-        for name in ["sh", "sleep", "nc", "echo", "grep", "stty"] {
-            symlink("busybox", root.path().join("bin").join(name)).unwrap();
-        }
-        add(root.path());
-        let archive = root.path().with_extension("tar");
-        let mut tar = command("tar");
-        tar.arg("-C").arg(root.path()).arg("-cf").arg(&archive);
-        output(tar.arg("."));
-        let mut import = self.docker(&["import"]);
-        for change in changes {
-            import.args(["--change", change]);
-        }
-        let id = output(import.arg(&archive).arg(name));
-        fs::remove_file(archive).unwrap();
-        id
+        assert!(in_time, "dockerd does not serve; it said:\n{}", self.log());
     }
 
     /// The id of the image that dynos run on.
     pub(crate) fn image_id(&self) -> &str {
         self.artifact.trim_start_matches("image:")
-    }
-
-    pub(crate) fn host(&self) -> String {
-        format!("unix://{}", self.dir.path().join("engine").display())
-    }
-
-    pub(crate) fn docker(&self, args: &[&str]) -> Command {
-        let mut docker = command("docker");
-        docker.arg("--host").arg(self.host()).args(args);
-        docker
     }
 
     /// The engine's.
@@ -196,36 +100,21 @@ impl Engine {
 
     /// A command in the engine's network.
     pub(crate) fn inside(&self, program: &str) -> Command {
-        let mut nsenter = command("nsenter");
-        nsenter
-            .arg("--target")
-            .arg(self.holder.id().to_string())
-            .args(["--net", program]);
-        nsenter
-    }
-
-    pub(crate) fn kill(&mut self) {
-        end(&mut self.daemon, Signal::SIGKILL);
-    }
-
-    pub(crate) fn start_again(&mut self) {
-        // The numbers in them may be those of other processes, or of ones that nobody has reaped.
-        for file in ["pid", "exec/containerd/containerd.pid"] {
-            drop(fs::remove_file(self.dir.path().join(file)));
-        }
-        self.daemon = Self::spawn(&self.holder, self.dir.path(), self.options);
+        self.namespaces.in_network(program)
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let containers = self.docker(&["ps", "--all", "--quiet"]).output();
-        let containers = containers.map(|output| output.stdout).unwrap_or_default();
-        for id in String::from_utf8_lossy(&containers).lines() {
-            drop(self.docker(&["rm", "--force", id]).output());
-        }
-        end(&mut self.daemon, Signal::SIGTERM);
-        end(&mut self.holder, Signal::SIGKILL);
+impl Deref for Engine {
+    type Target = shared::Engine;
+
+    fn deref(&self) -> &Self::Target {
+        &self.engine
+    }
+}
+
+impl DerefMut for Engine {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.engine
     }
 }
 

@@ -9,4 +9,6 @@ mod images;
 mod life;
 mod registry;
 mod restarts;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod ways;

@@ -58,7 +58,7 @@ async fn serve(engine: &Engine, by: &Issuer) -> String {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let socket = engine.dir.path().join("engine");
+    let socket = engine.socket();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let (acceptor, socket) = (acceptor.clone(), socket.clone());

@@ -1,0 +1,85 @@
+//! The registry that all machines get their images from.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+    process::Child,
+};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::{
+    network::{Network, SWITCH},
+    shared::signal,
+};
+
+/// A registry at the switch. It ends with the test.
+pub(crate) struct Registry {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Registry {
+    /// Begins one, which everybody may write to.
+    pub(crate) fn begin(network: &Network) -> Self {
+        let folder = TempDir::with_prefix("hsup").unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let config = format!(
+            "version: 0.1\n\
+             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
+             http: {{addr: '{}'}}\n",
+            at("data").display(),
+            address()
+        );
+        let mut file = File::create(at("config.yml")).unwrap();
+        file.write_all(config.as_bytes()).unwrap();
+        Self {
+            child: spawn(network, folder.path()),
+            folder,
+        }
+    }
+
+    /// Has it forget all images, as a disk that was lost.
+    pub(crate) fn forget(&self) {
+        fs::remove_dir_all(self.folder.path().join("data/docker")).unwrap();
+    }
+
+    /// Starts it again with the images that it had.
+    pub(crate) fn start_again(&mut self, network: &Network) {
+        self.child = spawn(network, self.folder.path());
+    }
+
+    pub(crate) fn stop(&mut self) {
+        signal(&mut self.child, Signal::SIGKILL);
+        drop(self.child.wait());
+    }
+}
+
+fn spawn(network: &Network, folder: &Path) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .unwrap();
+    network
+        .command("docker-registry")
+        .arg("serve")
+        .arg(folder.join("config.yml"))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// As it stands in the names of images.
+pub(crate) fn address() -> String {
+    format!("{SWITCH}:5000")
+}
