@@ -118,6 +118,8 @@ fn what_was_cut_off_ends_when_it_is_back() {
     let (cluster, app) = begin(1);
     let watch = cluster.watch();
     let there = cluster.running(1);
+    // What nobody saw before is not known to have been there.
+    cluster.wait_for("a look at it", || watch.has_seen(1).then_some(()));
     watch.is_cut_off(1);
     cluster.network.cut(1);
     cluster.wait_state(0, 1, "down");

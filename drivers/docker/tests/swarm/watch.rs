@@ -196,6 +196,12 @@ impl Watch {
         }
     }
 
+    /// Whether anything was seen to run there.
+    pub(crate) fn has_seen(&self, engine: usize) -> bool {
+        let sightings = locked(&self.sightings);
+        sightings.0.iter().any(|sighting| sighting.engine == engine)
+    }
+
     /// From now on nobody can know what runs there now, and others may take its place.
     pub(crate) fn is_cut_off(&self, engine: usize) {
         locked(&self.sightings).is_cut_off(engine, Instant::now());
