@@ -11,4 +11,5 @@ mod registry;
 mod restarts;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod swarm;
 mod ways;

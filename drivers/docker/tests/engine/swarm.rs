@@ -1,0 +1,109 @@
+//! A Swarm of this one engine. What several machines may go through is tried in `tests/swarm`.
+
+use hsup_proto::driver::{IpInfoRequest, StopRequest, exit_status::How};
+use tokio::time::{sleep, timeout};
+
+use super::fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, output};
+
+const ADDRESS: &str = "10.99.0.1";
+
+async fn swarm() -> Engine {
+    let engine = Engine::start().await;
+    // The loopback's address is none that a Swarm advertises.
+    let address = format!("address add {ADDRESS}/24 dev swarm0");
+    for words in [
+        "link add swarm0 type veth peer name swarm1",
+        &address,
+        "link set swarm0 up",
+        "link set swarm1 up",
+    ] {
+        output(engine.inside("ip").args(words.split(' ')));
+    }
+    output(&mut engine.docker(&["swarm", "init", "--advertise-addr", ADDRESS]));
+    engine
+}
+
+fn service(engine: &Engine, id: &str, line: &str) -> Dyno {
+    let mut dyno = Dyno::new(engine, id, line);
+    let option = ("swarm".to_owned(), "true".to_owned());
+    dyno.request.options.extend([option]);
+    dyno
+}
+
+/// The services of dynos.
+fn services(engine: &Engine) -> String {
+    let list = ["service", "ls", "--filter", "label=hsup.dyno_id", "--quiet"];
+    output(&mut engine.docker(&list))
+}
+
+/// Waits until the Swarm has taken all away that belongs to a dyno.
+async fn nothing_is_left(engine: &Engine) {
+    let networks = ["network", "ls", "--filter", "name=hsup-", "--quiet"];
+    let left = || services(engine) + &engine.containers() + &output(&mut engine.docker(&networks));
+    let leaving = async {
+        while !left().is_empty() {
+            sleep(PAUSE).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, leaving).await.is_ok();
+    assert!(in_time, "left behind: {}", left());
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn every_byte_of_a_service_arrives_and_nothing_is_left() {
+    let engine = swarm().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    // Empty lines, one longer than a frame of the log, bytes that are no text, no end of the last.
+    let line = r"printf '\n\na\n\nb\n'; i=0
+                 while [ $i -lt 5000 ]; do i=$((i+1)); printf 'long line '; done
+                 printf 'end\n\0\377\r\nlast'; exit 3";
+    let dyno = service(&engine, "d-bytes", line);
+    dyno.start(&mut client).await;
+    assert_eq!(services(&engine).lines().count(), 1);
+    let mut expected = b"\n\na\n\nb\n".to_vec();
+    expected.extend("long line ".repeat(5000).into_bytes());
+    expected.extend(b"end\n\0\xff\r\nlast");
+    let mut all = Vec::new();
+    dyno.read(&mut all, expected.len()).await;
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(3)));
+    all.extend(dyno.rest());
+    assert!(all == expected, "{} of {} bytes", all.len(), expected.len());
+    dyno.remove(&mut client).await;
+    nothing_is_left(&engine).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_service_is_reached_found_again_and_stopped() {
+    let engine = swarm().await;
+    let mut driver = Driver::start(&engine);
+    let line = "nc -ll -p $PORT -e echo hello & wait";
+    let dyno = service(&engine, "d-port", line);
+    dyno.start(&mut driver.client().await).await;
+    driver.replace();
+    let mut client = driver.client().await;
+    let dyno_id = dyno.request.dyno_id.clone();
+    let info = client.ip_info(IpInfoRequest {
+        dyno_id: dyno_id.clone(),
+    });
+    let info = info.await.unwrap().into_inner();
+    assert_eq!(info.ip, ADDRESS);
+    assert_eq!(info.node, output(&mut engine.inside("hostname")));
+    let line = format!(
+        "until busybox nc {} {} </dev/null | grep hello; do sleep 0.1; done",
+        info.ip, info.port
+    );
+    let mut nc = engine.inside("timeout");
+    assert_eq!(output(nc.args(["60", "sh", "-c", &line])), "hello");
+    let stop = StopRequest {
+        dyno_id,
+        ..StopRequest::default()
+    };
+    client.stop(stop).await.unwrap();
+    let status = dyno.wait(&mut client).await;
+    assert_eq!(status.how, Some(How::Signal("SIGTERM".to_owned())));
+    dyno.remove(&mut client).await;
+    nothing_is_left(&engine).await;
+}
