@@ -18,6 +18,10 @@ use super::{
 
 /// Writes numbers, each on a line.
 const COUNT: &str = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; done; exit 42";
+/// The same, which goes on from 300 when it is told to.
+const COUNT_ON: &str = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; \
+                        if [ $i = 300 ]; then until [ -e /shared/back ]; do sleep 0.05; done; fi; \
+                        done; exit 42";
 
 fn numbers() -> Vec<u8> {
     let lines = (1..=400).map(|number| format!("{number}\n"));
@@ -155,21 +159,25 @@ async fn a_dyno_outlives_an_engine_that_lets_it() {
     let mut client = driver.client().await;
     let info = driver.info(|info| info.ready).await;
     assert_eq!(info.durability(), Durability::Exact);
-    let counts = Dyno::new(&engine, "d-counts", COUNT);
     let shared = TempDir::with_prefix("hsup").unwrap();
     let at = |name: &str| shared.path().join(name);
-    // They end while the engine is away.
-    let ending = |id: &str, how: &str| {
-        let line = format!(
-            "echo up; until [ -e /shared/go ]; do sleep 0.05; done; echo >/shared/{id}; {how}"
-        );
-        let mut dyno = Dyno::new(&engine, id, &line);
+    let sharing = |id: &str, line: &str| {
+        let mut dyno = Dyno::new(&engine, id, line);
         dyno.request.binds = vec![Bind {
             host_path: shared.path().to_str().unwrap().to_owned(),
             dyno_path: "/shared".to_owned(),
             writable: true,
         }];
         dyno
+    };
+    // It writes while the engine is away, and does not end before that is back.
+    let counts = sharing("d-counts", COUNT_ON);
+    // They end while the engine is away.
+    let ending = |id: &str, how: &str| {
+        let line = format!(
+            "echo up; until [ -e /shared/go ]; do sleep 0.05; done; echo >/shared/{id}; {how}"
+        );
+        sharing(id, &line)
     };
     // A slug's dyno is not root.
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -221,6 +229,7 @@ async fn a_dyno_outlives_an_engine_that_lets_it() {
     for dyno in &end {
         assert_eq!(dyno.rest(), b"", "{}", dyno.request.dyno_id);
     }
+    File::create(at("back")).unwrap();
     counts.read(&mut counted, numbers().len()).await;
     assert_eq!(counts.wait(&mut client).await.how, Some(How::Code(42)));
     counted.extend(counts.rest());
