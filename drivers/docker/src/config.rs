@@ -56,6 +56,8 @@ pub(crate) struct Order<'a> {
     pub(crate) home: &'a str,
     pub(crate) uid: u32,
     pub(crate) stdin: Stdin,
+    /// The engine's network for it, where it is not to be the default one.
+    pub(crate) network: Option<&'a str>,
     /// The names of the variables that the image sets.
     pub(crate) image_env: &'a [String],
     pub(crate) traits: Traits,
@@ -240,6 +242,7 @@ fn host_config(order: &Order<'_>, port: Option<String>) -> HostConfig {
     let has_init = matches!(artifact.kind, Kind::Slug { .. });
     let size = WindowSize::wanted(request);
     HostConfig {
+        network_mode: order.network.map(str::to_owned),
         // Somebody must reap what the dyno leaves, and a PID 1 has no default signal actions.
         init: Some(!has_init),
         memory,

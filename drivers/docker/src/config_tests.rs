@@ -40,6 +40,7 @@ fn make(request: &StartRequest, kind: Kind, image_env: &[&str]) -> ContainerCrea
         home: "home",
         uid: 7,
         stdin: Stdin::Nothing,
+        network: None,
         image_env: &image_env,
         traits: Traits::default(),
     })

@@ -30,6 +30,7 @@ use crate::{
     engine::{self, Engine},
     life,
     logs::{Copy, Copying},
+    swarm::Membership,
     terminal::Remote,
 };
 
@@ -67,6 +68,8 @@ pub(crate) struct Parts {
     /// Where it is reached, or why it is not.
     pub(crate) address: Result<(String, u16), String>,
     pub(crate) terminal: Option<Remote>,
+    /// Its place among the dynos that its app has on a Swarm.
+    pub(crate) membership: Option<Arc<Membership>>,
 }
 
 /// What passes on what a dyno writes.
@@ -180,7 +183,11 @@ impl Contained {
             self.0.parts.engine.suspect();
             time::sleep(PAUSE).await;
         }
-        self.0.parts.cursors.forget(&self.0.parts.id);
+        let parts = &self.0.parts;
+        parts.cursors.forget(&parts.id);
+        if let Some(membership) = &parts.membership {
+            membership.end();
+        }
     }
 }
 

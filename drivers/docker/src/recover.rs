@@ -1,5 +1,7 @@
 //! Finding dynos again: in the engine, by their labels.
 
+use std::sync::Arc;
+
 use bollard::errors::Error;
 use hsup_driver_kit::{
     CancellationToken, hex,
@@ -98,6 +100,12 @@ impl DockerDriver {
             }
         };
         let gone = CancellationToken::new();
+        let uid = label(config::UID).parse().unwrap_or(u32::MAX);
+        let networks = &found.network_settings.networks;
+        let membership = self.found_network(uid, label(config::APP), |network| {
+            networks.contains_key(network)
+        });
+        let membership = membership.await.map(Arc::new);
         let is_tty = config.tty;
         let mut terminal = None;
         if is_tty && life::is_running(state) {
@@ -114,7 +122,6 @@ impl DockerDriver {
         }
         let mut writing = Writing::default();
         if !is_tty {
-            let uid = label(config::UID).parse().unwrap_or(u32::MAX);
             let reopened = start::reopen(label(config::IO_DIR), uid);
             let source = Source::Container(id.clone());
             let reopened =
@@ -135,6 +142,7 @@ impl DockerDriver {
             kind: artifact.map_or(Kind::Plain, |artifact| artifact.kind),
             id,
             terminal,
+            membership,
         };
         let dyno = Contained::watch(parts, writing, gone);
         Some(Recovered { record, dyno })

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::{
     any::AnyDyno,
     artifact::Artifact,
+    config,
     connect::TlsError,
     context::{Host, HostError},
     cursor::Cursors,
@@ -257,8 +258,18 @@ impl Runtime for DockerDriver {
         }
         // It is never closed.
         let _turn = self.0.turns.acquire().await.ok();
-        let started = self.start_dyno(peer, request, record, cancelled);
-        started.await.map(AnyDyno::Contained)
+        let membership = if wish.swarm && config::is_one_off(&request) {
+            self.join_network(peer.uid.as_raw(), &request.app).await
+        } else {
+            None
+        };
+        let membership = membership.map(Arc::new);
+        let started = self.start_dyno(peer, request, record, cancelled, membership.clone());
+        let started = started.await;
+        if let (Err(_), Some(membership)) = (&started, &membership) {
+            membership.end();
+        }
+        started.map(AnyDyno::Contained)
     }
 
     async fn end(&self) {

@@ -34,6 +34,7 @@ use crate::{
     engine::{self, Up},
     logs::{Copy, Output, Source},
     runtime::DockerDriver,
+    swarm::Membership,
     terminal::Remote,
 };
 
@@ -52,6 +53,7 @@ impl DockerDriver {
         request: StartRequest,
         record: Record,
         cancelled: CancellationToken,
+        membership: Option<Arc<Membership>>,
     ) -> Result<Contained, Status> {
         let artifact: Artifact = request.artifact.parse().map_err(|_| unknown(&request))?;
         check(&request, peer, artifact.kind)?;
@@ -78,11 +80,12 @@ impl DockerDriver {
             home: self.home(),
             uid: peer.uid.as_raw(),
             stdin,
+            network: membership.as_deref().map(Membership::network),
             image_env: &image_env,
             traits: up.traits,
         };
         let id = self.create(&up, &order).await?;
-        let started = self.begin(&up, &id, &order, opened);
+        let started = self.begin(&up, &id, &order, opened, membership.clone());
         let result = match cancelled.run_until_cancelled(started).await {
             Some(result) => result,
             None => Err(Status::aborted("the dyno is to be stopped already")),
@@ -151,6 +154,7 @@ impl DockerDriver {
         id: &str,
         order: &Order<'_>,
         opened: Option<Opened>,
+        membership: Option<Arc<Membership>>,
     ) -> Result<Contained, Status> {
         let gone = CancellationToken::new();
         // Until this is a dyno's nobody else ends what begins here.
@@ -232,6 +236,7 @@ impl DockerDriver {
             kind: order.artifact.kind,
             address,
             terminal,
+            membership,
         };
         Ok(Contained::watch(parts, writing, guard.disarm()))
     }

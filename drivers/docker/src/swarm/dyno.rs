@@ -1,9 +1,6 @@
 //! A dyno on the Swarm, as the driver sees it: through the manager.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use hsup_driver_kit::{
     CancellationToken, Signal, Status,
@@ -14,6 +11,7 @@ use nix::sys::signal::Signal as Standard;
 use tokio::{sync::watch, time};
 
 use super::{
+    network::Membership,
     stop::{self, Change},
     task::Fate,
 };
@@ -43,7 +41,6 @@ struct Inner {
     /// Nobody will ask for it any more.
     gone: CancellationToken,
     status: watch::Sender<Option<ExitStatus>>,
-    has_left: AtomicBool,
     _kept: Option<[std::os::fd::OwnedFd; 2]>,
 }
 
@@ -53,8 +50,7 @@ pub(crate) struct Parts {
     pub(crate) driver: DockerDriver,
     /// The service's id.
     pub(crate) service: String,
-    /// The name of its app's network.
-    pub(crate) network: String,
+    pub(crate) membership: Membership,
     /// Whether its node publishes a port of it.
     pub(crate) has_port: bool,
 }
@@ -71,7 +67,6 @@ impl Placed {
             stopped: CancellationToken::new(),
             gone,
             status: watch::Sender::new(None),
-            has_left: AtomicBool::new(false),
             _kept: writing.kept,
         }));
         let watched = dyno.clone();
@@ -168,14 +163,12 @@ impl Placed {
         let Parts {
             driver,
             service,
-            network,
+            membership,
             ..
         } = &self.0.parts;
         stop::until(driver.engine(), service, Change::Remove).await;
         driver.cursors().forget(service);
-        if !self.0.has_left.swap(true, Ordering::Relaxed) {
-            driver.leave_network(network.clone());
-        }
+        membership.end();
     }
 }
 

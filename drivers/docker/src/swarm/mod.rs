@@ -29,7 +29,7 @@ pub(crate) mod wish;
 pub(crate) use self::{
     cluster::{Cluster, manager},
     dyno::Placed,
-    network::Networks,
+    network::{Membership, Networks},
     start::stays,
     task::{Node, Task},
     wish::Wish,

@@ -1,7 +1,11 @@
 //! The overlay network of each app: its dynos reach each other on every node, and those of other
 //! apps do not.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use bollard::{
     Docker,
@@ -16,6 +20,7 @@ use tokio::{sync::Mutex, time};
 use crate::{
     config,
     engine::{self, Engine},
+    runtime::DockerDriver,
 };
 
 /// How often it is tried to remove a network that the Swarm still takes to be in use, and how long
@@ -33,7 +38,7 @@ pub(crate) struct Networks {
 }
 
 /// What the network of an app is called: of two drivers' or users' apps of the same name, too.
-pub(super) fn name(home: &str, uid: u32, app: &str) -> String {
+fn name(home: &str, uid: u32, app: &str) -> String {
     let hash = Sha256::digest(format!("{home} {uid} {app}"));
     let fits = |one: char| {
         if one.is_ascii_alphanumeric() {
@@ -46,9 +51,79 @@ pub(super) fn name(home: &str, uid: u32, app: &str) -> String {
     format!("hsup-{app}-{}", hex::encode(&hash[..4]))
 }
 
+/// A dyno's place in the network of its app, which is there until the last of these has ended.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    driver: DockerDriver,
+    network: String,
+    has_ended: AtomicBool,
+}
+
+impl Membership {
+    /// The network, as the engine calls it.
+    pub(crate) fn network(&self) -> &str {
+        &self.network
+    }
+
+    /// Says that nothing of the dyno is in there any more, once or more often.
+    pub(crate) fn end(&self) {
+        if self.has_ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (driver, network) = (self.driver.clone(), self.network.clone());
+        drop(tokio::spawn(async move {
+            driver.networks().leave(driver.engine(), &network).await;
+        }));
+    }
+}
+
+impl DockerDriver {
+    /// A place in the network of this user's app, which is made if there is none.
+    pub(super) async fn enter_network(
+        &self,
+        docker: &Docker,
+        uid: u32,
+        app: &str,
+    ) -> Result<Membership, Error> {
+        let network = name(self.home(), uid, app);
+        self.networks().enter(docker, &network, self.home()).await?;
+        Ok(self.membership(network))
+    }
+
+    /// The same if another dyno has one already: alone there is nobody to be reached.
+    pub(crate) async fn join_network(&self, uid: u32, app: &str) -> Option<Membership> {
+        let network = name(self.home(), uid, app);
+        let is_there = self.networks().join(&network).await;
+        is_there.then(|| self.membership(network))
+    }
+
+    /// That of a dyno that was found again, if `is_in` it.
+    pub(crate) async fn found_network(
+        &self,
+        uid: u32,
+        app: &str,
+        is_in: impl FnOnce(&str) -> bool,
+    ) -> Option<Membership> {
+        let network = name(self.home(), uid, app);
+        if !is_in(&network) {
+            return None;
+        }
+        self.networks().found(&network).await;
+        Some(self.membership(network))
+    }
+
+    fn membership(&self, network: String) -> Membership {
+        Membership {
+            driver: self.clone(),
+            network,
+            has_ended: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Networks {
     /// Counts a dyno in, and makes the network if there is none.
-    pub(super) async fn enter(&self, docker: &Docker, name: &str, home: &str) -> Result<(), Error> {
+    async fn enter(&self, docker: &Docker, name: &str, home: &str) -> Result<(), Error> {
         let mut dynos = self.dynos.lock().await;
         let count = dynos.entry(name.to_owned()).or_default();
         if *count == 0 {
@@ -58,13 +133,24 @@ impl Networks {
         Ok(())
     }
 
+    /// Counts a dyno in if the network is there, and says whether it is.
+    async fn join(&self, name: &str) -> bool {
+        match self.dynos.lock().await.get_mut(name) {
+            Some(count) if *count > 0 => {
+                *count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Counts in a dyno that was found again.
-    pub(super) async fn found(&self, name: &str) {
+    async fn found(&self, name: &str) {
         *self.dynos.lock().await.entry(name.to_owned()).or_default() += 1;
     }
 
     /// Counts a dyno out; with the last one the network goes.
-    pub(super) async fn leave(&self, engine: &Engine, name: &str) {
+    async fn leave(&self, engine: &Engine, name: &str) {
         if let Some(count) = self.dynos.lock().await.get_mut(name) {
             *count = count.saturating_sub(1);
         }

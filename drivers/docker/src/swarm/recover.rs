@@ -11,7 +11,8 @@ use tokio::time;
 
 use super::{
     dyno::{Parts, Placed},
-    network, spec, stop,
+    network::Membership,
+    spec, stop,
     task::Fate,
 };
 use crate::{config, dyno::Writing, engine::Up, logs::Source, runtime::DockerDriver, start};
@@ -81,20 +82,20 @@ impl DockerDriver {
     ) -> Option<Recovered<Placed>> {
         let label = |name: &str| labels.get(name).map_or("", String::as_str);
         let uid = label(config::UID).parse().unwrap_or(u32::MAX);
-        let network = network::name(self.home(), uid, label(config::APP));
-        self.networks().found(&network).await;
+        let found = self.found_network(uid, label(config::APP), |_| true);
+        let membership = found.await?;
         let record = hex::decode(label(config::RECORD)).map(|bytes| Record::from_bytes(&bytes));
         let fate = self.cluster().view().fate(&service);
         let record = match (record, fate) {
             (Some(Ok(record)), Some(Fate::Running | Fate::Ended(_))) => record,
             (Some(Ok(_)), _) => {
                 tracing::info!(service, "removing what a start left that was cut off");
-                self.give_up(service, network).await;
+                self.give_up(service, membership).await;
                 return None;
             }
             (Some(Err(_)) | None, _) => {
                 tracing::error!(service, "removing a dyno whose record cannot be read");
-                self.give_up(service, network).await;
+                self.give_up(service, membership).await;
                 return None;
             }
         };
@@ -109,7 +110,7 @@ impl DockerDriver {
         let parts = Parts {
             driver: self.clone(),
             service,
-            network,
+            membership,
             has_port: label(config::TYPE) == spec::WEB && !label(config::PORT).is_empty(),
         };
         Some(Recovered {
@@ -118,12 +119,12 @@ impl DockerDriver {
         })
     }
 
-    async fn give_up(&self, service: String, network: String) {
+    async fn give_up(&self, service: String, membership: Membership) {
         let driver = self.clone();
         let retiring = tokio::spawn(async move {
             stop::retire(driver.engine(), driver.cluster(), &service).await;
             driver.cursors().forget(&service);
-            driver.leave_network(network);
+            membership.end();
         });
         // Nobody knows of it, and another one is started at once.
         drop(time::timeout(LONGEST, retiring).await);

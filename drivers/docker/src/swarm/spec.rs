@@ -195,6 +195,7 @@ mod tests {
             home: "0123456789abcdef",
             uid: 1000,
             stdin: Stdin::Nothing,
+            network: None,
             image_env: &[],
             traits: Traits::default(),
         };

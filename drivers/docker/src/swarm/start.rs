@@ -10,7 +10,7 @@ use tokio::time;
 use super::{
     cluster::View,
     dyno::{Parts, Placed},
-    network, spec, stop,
+    spec, stop,
     task::{Fate, Node},
     wish::Wish,
 };
@@ -56,7 +56,8 @@ impl DockerDriver {
         self.cluster().begin();
         self.cluster().ready().map_err(Status::unavailable)?;
         let _haste = self.cluster().hurry();
-        let opened = start::open(&request.io_dir, peer.uid.as_raw())?;
+        let uid = peer.uid.as_raw();
+        let opened = start::open(&request.io_dir, uid)?;
         let image_env = match artifact.kind {
             Kind::Slug { .. } => Vec::new(),
             Kind::Plain | Kind::Cnb => self.image_env(&up.docker, &request, &artifact).await?,
@@ -66,24 +67,25 @@ impl DockerDriver {
             artifact: &artifact,
             record: &record,
             home: self.home(),
-            uid: peer.uid.as_raw(),
+            uid,
             stdin: Stdin::Nothing,
+            network: None,
             image_env: &image_env,
             traits: up.traits,
         };
-        let network = network::name(self.home(), peer.uid.as_raw(), &request.app);
-        let entered = self.networks().enter(&up.docker, &network, self.home());
-        let entered = entered.await;
-        entered.map_err(|error| self.failed("make the network of an app", &error))?;
-        let made = self.make_service(&up, &order, wish, &network).await;
+        let entered = self.enter_network(&up.docker, uid, &request.app).await;
+        let membership =
+            entered.map_err(|error| self.failed("make the network of an app", &error))?;
+        let network = membership.network();
+        let made = self.make_service(&up, &order, wish, network).await;
         let service = match made {
             Ok(service) => service,
             Err(status) => {
-                self.leave_network(network);
+                membership.end();
                 return Err(status);
             }
         };
-        let starting = self.until_it_runs(&service, peer.uid.as_raw(), &request);
+        let starting = self.until_it_runs(&service, uid, &request);
         let started = match cancelled.run_until_cancelled(starting).await {
             Some(started) => started,
             None => Err(Status::aborted("the dyno is to be stopped already")),
@@ -97,7 +99,7 @@ impl DockerDriver {
                 Parts {
                     driver: self.clone(),
                     service,
-                    network,
+                    membership,
                     has_port: spec::port(&request).is_some(),
                 },
                 writing,
@@ -107,7 +109,7 @@ impl DockerDriver {
                 let driver = self.clone();
                 let retiring = tokio::spawn(async move {
                     stop::retire(driver.engine(), driver.cluster(), &service).await;
-                    driver.leave_network(network);
+                    membership.end();
                 });
                 // Whoever is told starts another one. A manager that is away is not waited for.
                 drop(time::timeout(wish.grace + UNDONE, retiring).await);
@@ -236,12 +238,5 @@ impl DockerDriver {
             ));
         }
         Status::unavailable(format!("{text}; is its registry reached from there?"))
-    }
-
-    pub(super) fn leave_network(&self, network: String) {
-        let driver = self.clone();
-        drop(tokio::spawn(async move {
-            driver.networks().leave(driver.engine(), &network).await;
-        }));
     }
 }

@@ -107,3 +107,35 @@ async fn a_service_is_reached_found_again_and_stopped() {
     dyno.remove(&mut client).await;
     nothing_is_left(&engine).await;
 }
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_one_off_dyno_is_on_the_engine_and_reaches_the_others() {
+    let engine = swarm().await;
+    let mut driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let web = service(&engine, "d-web", "exec nc -ll -p $PORT -e echo hello");
+    web.start(&mut client).await;
+    let line = "until nc web.1 5000 </dev/null | grep hello; do sleep 0.1; done; exec sleep 1000";
+    let mut run = Dyno::new(&engine, "d-run", line);
+    run.request.process_type = "run".to_owned();
+    run.request.options.clone_from(&web.request.options);
+    run.start(&mut client).await;
+    assert_eq!(services(&engine).lines().count(), 1);
+    let mut said = Vec::new();
+    run.read(&mut said, 6).await;
+    assert_eq!(said, b"hello\n");
+    // The network stays for the last one of them, which the next driver knows.
+    driver.replace();
+    let mut client = driver.client().await;
+    for dyno in [web, run] {
+        let stop = StopRequest {
+            dyno_id: dyno.request.dyno_id.clone(),
+            ..StopRequest::default()
+        };
+        client.stop(stop).await.unwrap();
+        dyno.wait(&mut client).await;
+        dyno.remove(&mut client).await;
+    }
+    nothing_is_left(&engine).await;
+}
