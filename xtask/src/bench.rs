@@ -38,6 +38,7 @@ const BENCHMARKS: [(&str, Benchmark); 6] = [
 /// Only by name, for they need what not every machine has.
 const CONTAINERS: &str = "containers";
 const DOCKER: &str = "docker";
+const SWARM: &str = "swarm";
 /// Only by name, for it takes its time.
 const FLOOD: &str = "flood";
 
@@ -74,9 +75,9 @@ impl<'a> Choice<'a> {
         }
         for name in &choice.names {
             ensure!(
-                [CONTAINERS, DOCKER, FLOOD].contains(name)
+                [CONTAINERS, DOCKER, SWARM, FLOOD].contains(name)
                     || BENCHMARKS.iter().any(|(known, _)| known == name),
-                "no benchmark `{name}`: there is {}, {FLOOD}, {CONTAINERS}, {DOCKER}",
+                "no benchmark `{name}`: there is {}, {FLOOD}, {CONTAINERS}, {DOCKER}, {SWARM}",
                 BENCHMARKS.map(|(known, _)| known).join(", ")
             );
         }
@@ -95,6 +96,7 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
     let drivers = [
         (CONTAINERS, "hsup-driver-libcontainer"),
         (DOCKER, "hsup-driver-docker"),
+        (SWARM, "hsup-driver-docker"),
     ];
     app::build(
         drivers
@@ -135,6 +137,11 @@ pub(crate) fn measure(words: &[&str]) -> Result<()> {
         report::say("measuring the docker driver");
         let measured = containers::docker::measure(rounds);
         rows.extend(measured.context("the benchmark `docker` failed")?);
+    }
+    if names.contains(&SWARM) {
+        report::say("measuring the docker driver on a Swarm");
+        let measured = containers::swarm::measure(rounds);
+        rows.extend(measured.context("the benchmark `swarm` failed")?);
     }
     report::print(&rows)
 }

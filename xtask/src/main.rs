@@ -28,8 +28,8 @@ usage: cargo xtask codegen            generate the Rust code of the protos
              --revision N             the package's own part of its version, 1 by default
              --debug                  of a debug build, to try a package out
        cargo xtask bench [NAME]...    measure hsup: one-off, many, lines, logs, crash, idle; all by default;
-                                      containers, which needs root, Docker and runc, and flood only by name
-             --rounds N               the containers so many times, 50 by default
+                                      flood, and what needs root and Docker, only by name: containers, docker, swarm
+             --rounds N               what needs root so many times, 50 by default
              --minutes N              the flood so long, 10 by default";
 
 fn main() -> anyhow::Result<()> {

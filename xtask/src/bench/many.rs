@@ -115,7 +115,7 @@ pub(super) fn pss_kib(pid: i32) -> Result<u64> {
         .with_context(|| format!("no Pss in {path}"))
 }
 
-fn mebibytes(kib: u64) -> String {
+pub(super) fn mebibytes(kib: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
     let mebibytes = kib as f64 / 1024.0;
     format!("{mebibytes:.1}")

@@ -1,6 +1,7 @@
 //! What the driver is compared with: Docker's engine and runc.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
@@ -150,7 +151,21 @@ impl Docker {
         format!("unix://{}", self.socket.display())
     }
 
-    fn docker(&self) -> Command {
+    /// The process that it is.
+    pub(super) fn pid(&self) -> i32 {
+        self.daemon.id().cast_signed()
+    }
+
+    /// A program in its network.
+    pub(super) fn in_network(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = app::command("nsenter");
+        command
+            .args(["--net", "--target", &self.pid().to_string(), "--"])
+            .arg(program);
+        command
+    }
+
+    pub(super) fn docker(&self) -> Command {
         let mut command = app::command("docker");
         command
             .arg("--host")
@@ -165,10 +180,7 @@ impl Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         // One that has ended already is what is wanted.
-        let _ = kill(
-            Pid::from_raw(self.daemon.id().cast_signed()),
-            Signal::SIGTERM,
-        );
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
         drop(self.daemon.wait());
         for group in &self.groups {
             // Not there, or not empty: not ours.

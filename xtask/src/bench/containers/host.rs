@@ -73,7 +73,17 @@ impl Host {
 
     /// Starts the docker driver of that engine, and waits until it serves.
     pub(super) fn docker_driver(&self, engine: &Docker) -> Result<Driver<'_>> {
-        let mut driver = app::command(app::binary("hsup-driver-docker"));
+        self.serve_docker(app::command(app::binary("hsup-driver-docker")), engine)
+    }
+
+    /// The same for the Swarm that the engine is, with a registry in its network.
+    pub(super) fn swarm_driver(&self, engine: &Docker, registry: &str) -> Result<Driver<'_>> {
+        let mut driver = engine.in_network(app::binary("hsup-driver-docker"));
+        driver.args(["--swarm", "--registry", registry]);
+        self.serve_docker(driver, engine)
+    }
+
+    fn serve_docker(&self, mut driver: Command, engine: &Docker) -> Result<Driver<'_>> {
         driver
             .arg("--host")
             .arg(engine.host())

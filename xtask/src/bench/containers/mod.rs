@@ -13,6 +13,7 @@ mod host;
 mod memory;
 mod rcu;
 mod stack;
+pub(super) mod swarm;
 
 use std::{process::Command, thread, time::Duration};
 
