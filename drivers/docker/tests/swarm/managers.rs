@@ -109,3 +109,41 @@ fn without_a_quorum_dynos_go_on() {
     watch.no_twins();
     app.interrupt();
 }
+
+#[test]
+#[ignore = "needs root, dockerd and docker-registry"]
+fn what_a_leader_without_a_quorum_took_in_has_no_twin() {
+    let cluster = Cluster::start(3);
+    let watch = cluster.watch();
+    let app = App::start(&cluster, 0);
+    app.release(1, &PROCESSES);
+    app.wait_up(1, 6);
+    assert_eq!(cluster.leader(0), Some(name(0)));
+    for number in [1, 2] {
+        watch.is_cut_off(number);
+        cluster.network.cut(number);
+    }
+    // It does not know yet that it leads nobody, and writes down what it cannot answer for.
+    app.ctl_says(&["scale", "worker=9"]);
+    app.wait_for("a driver that is not ready", || {
+        (!app.is_driver_ready()).then_some(())
+    });
+    // Most of them are not wanted any more when it can.
+    app.ctl_says(&["scale", "worker=4"]);
+    // With one of the others it leads again, for that one knows less.
+    cluster.network.mend(1);
+    cluster.wait_for("the leader of before", || {
+        (cluster.leader(0)? == name(0)).then_some(())
+    });
+    cluster.network.mend(2);
+    cluster.wait_state(0, 2, "ready");
+    app.wait_up(1, 7);
+    cluster.wait_for("a service for each dyno and no more", || {
+        (cluster.services(0)?.lines().count() == 7).then_some(())
+    });
+    cluster.wait_for("seven dynos and no more", || {
+        (cluster.spread().iter().sum::<usize>() == 7).then_some(())
+    });
+    watch.no_twins();
+    app.interrupt();
+}
