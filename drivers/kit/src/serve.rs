@@ -42,6 +42,10 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// How long a driver that ends gives its connections to take their last answers.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long callers wait for the dynos of an earlier process to be found, before they are told that
+/// this takes longer.
+const RECOVERY: Duration = Duration::from_secs(5);
+
 /// So much longer than another idle one waits a driver for its first connection.
 const FIRST_CALLER: u32 = 4;
 
@@ -115,7 +119,8 @@ impl Default for Options {
 /// Serves `runtime` on `listener` until SIGTERM (SIGINT, at a terminal), or until idle if the options say so.
 ///
 /// First the runtime finds the dynos again that an earlier process left, if they outlive it; who
-/// connects meanwhile waits. On SIGTERM no connection is taken any more; the dynos are stopped,
+/// connects meanwhile waits. Where that takes long, because what the runtime asks is away, callers
+/// are told that the driver is not ready, and UNAVAILABLE of all dynos. On SIGTERM no connection is taken any more; the dynos are stopped,
 /// unless they outlive the driver; callers that wait for them still get their answer.
 ///
 /// # Errors
@@ -140,11 +145,17 @@ pub async fn serve<R: Runtime>(
         }
     };
     let _hangup = signal(SignalKind::hangup())?;
+    let mut recovering = pin!(service.recover());
+    let mut is_recovered = false;
     tokio::select! {
         // What is there at once is not given up for a signal.
         biased;
-        recovered = service.recover() => recovered.map_err(ServeError::Recover)?,
+        recovered = &mut recovering => {
+            recovered.map_err(ServeError::Recover)?;
+            is_recovered = true;
+        }
         () = told_to_end() => return Ok(()),
+        () = time::sleep(RECOVERY) => {}
     }
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
@@ -157,10 +168,16 @@ pub async fn serve<R: Runtime>(
             &closing
         ));
         let mut idle = pin!(idle(&service, options.end));
-        tokio::select! {
-            () = &mut accepting => {}
-            () = &mut idle => {}
-            () = told_to_end() => {}
+        loop {
+            tokio::select! {
+                recovered = &mut recovering, if !is_recovered => {
+                    recovered.map_err(ServeError::Recover)?;
+                    is_recovered = true;
+                }
+                () = &mut accepting => break,
+                () = &mut idle => break,
+                () = told_to_end() => break,
+            }
         }
     }
     // The name goes first, so that nobody connects to a driver that is going.

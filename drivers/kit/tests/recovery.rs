@@ -18,9 +18,9 @@ use hsup_driver_kit::{
     client::{Client, Connection},
     listen::Listener,
     proto::{
-        BuildRequest, Capability, Durability, Dyno as Listed, ExitStatus, IpInfoResponse,
-        ListRequest, RemoveRequest, StartRequest, State, StatsResponse, StopRequest, WaitRequest,
-        exit_status::How, remove_request::What,
+        BuildRequest, Capability, Durability, Dyno as Listed, ExitStatus, GetInfoRequest,
+        IpInfoResponse, ListRequest, RemoveRequest, StartRequest, State, StatsResponse,
+        StopRequest, WaitRequest, exit_status::How, remove_request::What,
     },
     serve::{Options, Peer, serve},
     service::{BuildLog, Dyno, Identity, Names, Record, RecoverError, Recovered, Runtime},
@@ -45,6 +45,7 @@ type Field = fn(&mut StartRequest) -> &mut String;
 struct Keeper {
     kept: Arc<Mutex<Vec<Kept>>>,
     broken: Arc<AtomicBool>,
+    away: watch::Sender<bool>,
 }
 
 /// A dyno of no process, which has a driver or not.
@@ -70,7 +71,16 @@ impl Runtime for Keeper {
         }
     }
 
+    fn ready(&self) -> Result<(), String> {
+        let is_away = *self.away.borrow();
+        (!is_away)
+            .then_some(())
+            .ok_or_else(|| "the disk is away".to_owned())
+    }
+
     async fn recover(&self) -> Result<Vec<Recovered<Lasting>>, RecoverError> {
+        let mut away = self.away.subscribe();
+        away.wait_for(|is_away| !is_away).await?;
         if self.broken.load(Ordering::SeqCst) {
             return Err("the disk is gone".into());
         }
@@ -416,4 +426,47 @@ async fn a_strict_driver_takes_no_name_that_could_do_harm() {
     good.artifact = "cedar-14@v1:0a+b=".into();
     good.app = "My_app-1.x".into();
     client.clone().start(good).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_said_of_dynos_that_are_not_found_yet() {
+    let keeper = Keeper::default();
+    let first = keeper.serve();
+    first.client().await.start(start("runs")).await.unwrap();
+    drop(first);
+
+    keeper.away.send_replace(true);
+    let second = keeper.serve();
+    let mut client = second.client().await;
+    let info = client.get_info(GetInfoRequest::default()).await.unwrap();
+    let info = info.into_inner();
+    assert!(!info.ready);
+    assert_eq!(info.message, "the disk is away");
+    for refused in [
+        client.list(ListRequest::default()).await.err(),
+        client.start(start("new")).await.err(),
+        wait(&client, "runs").await.err(),
+    ] {
+        let refused = refused.expect("an answer to what nobody knows");
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().ends_with("the disk is away"));
+    }
+    assert_eq!(keeper.ids(), ["runs"]);
+
+    keeper.away.send_replace(false);
+    let found = async {
+        while !client
+            .get_info(GetInfoRequest::default())
+            .await
+            .is_ok_and(|info| info.get_ref().ready)
+        {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, found).await.expect("its dynos");
+    let dynos = list(&client).await;
+    assert_eq!(dynos.len(), 1);
+    assert_eq!(dynos[0].state(), State::Running);
+    keeper.end("runs", 3);
+    assert_eq!(wait(&client, "runs").await.unwrap(), Some(How::Code(3)));
 }

@@ -33,6 +33,9 @@ use crate::service::{Runtime, Service};
 /// The largest message either way (driver protocol §12, R9).
 pub(super) const MAX_MESSAGE: usize = 4 << 20;
 
+/// The call that is answered before the dynos of an earlier process are known.
+const GET_INFO: &str = "/hsup.driver.v1.DynoDriver/GetInfo";
+
 /// Whether the service was asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked(Arc<AtomicBool>);
@@ -47,6 +50,7 @@ impl Asked {
 /// The generated server behind hyper's idea of a service, which says who calls.
 #[derive(Debug)]
 pub(crate) struct Calls<R: Runtime> {
+    service: Service<R>,
     server: DynoDriverServer<Service<R>>,
     peer: Peer,
     /// How many may be in flight.
@@ -85,6 +89,7 @@ impl http_body::Body for InFlight {
 impl<R: Runtime> Calls<R> {
     pub(crate) fn new(service: Service<R>, peer: Peer, quota: Quota, bytes: Quota) -> Self {
         Self {
+            service: service.clone(),
             server: DynoDriverServer::new(service)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
@@ -114,6 +119,14 @@ where
             let refused = Status::resource_exhausted(text).into_http();
             return Box::pin(std::future::ready(Ok(refused)));
         };
+        // Whatever was said of a dyno now would have it started a second time.
+        if request.uri().path() != GET_INFO
+            && let Some(why) = self.service.is_looking()
+        {
+            let text = format!("its dynos are not known yet: {why}");
+            let refused = Status::unavailable(text).into_http();
+            return Box::pin(std::future::ready(Ok(refused)));
+        }
         let asked = Asked::default();
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(asked.clone());

@@ -43,7 +43,10 @@ impl<R: Runtime> DynoDriver for Service<R> {
         _request: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
         let identity = self.0.identity;
-        let ready = self.0.runtime.ready();
+        let ready = match self.is_looking() {
+            Some(reason) => Err(reason),
+            None => self.0.runtime.ready(),
+        };
         Ok(Response::new(GetInfoResponse {
             name: identity.name.into(),
             version: identity.version.into(),

@@ -70,6 +70,8 @@ struct Inner<R: Runtime> {
     state: Mutex<State<R::Dyno>>,
     /// Something happened that may make the driver idle, or not idle any more.
     stirred: Notify,
+    /// The dynos of an earlier process are being looked for.
+    looking: AtomicBool,
 }
 
 struct State<D> {
@@ -170,6 +172,7 @@ impl<R: Runtime> Service<R> {
                 ending: false,
             }),
             stirred: Notify::new(),
+            looking: AtomicBool::new(false),
         })))
     }
 

@@ -1,7 +1,11 @@
 //! What becomes of dynos that outlive the driver (durability SURVIVES and EXACT): left alone when
 //! it ends, and found again when it begins.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::{self, Instant};
 
@@ -15,9 +19,25 @@ impl<R: Runtime> Service<R> {
     /// When the runtime cannot find them again: nothing may be answered then, or a supervisor
     /// would take dynos that run for lost, and start them twice.
     pub(crate) async fn recover(&self) -> Result<(), RecoverError> {
+        self.0.looking.store(true, Ordering::Release);
         let recovered = guarded("find its dynos again", self.0.runtime.recover()).await??;
+        self.take_over(recovered);
+        self.0.looking.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether that is under way, and why it takes so long: nothing is known of any dyno.
+    pub(crate) fn is_looking(&self) -> Option<String> {
+        let is_looking = self.0.looking.load(Ordering::Acquire);
+        is_looking.then(|| match self.0.runtime.ready() {
+            Ok(()) => "it is looking for the dynos of an earlier process".to_owned(),
+            Err(reason) => reason,
+        })
+    }
+
+    fn take_over(&self, recovered: Vec<Recovered<R::Dyno>>) {
         if recovered.is_empty() {
-            return Ok(());
+            return;
         }
         tracing::info!(dynos = recovered.len(), "found dynos again");
         let now = Instant::now();
@@ -44,7 +64,6 @@ impl<R: Runtime> Service<R> {
             links.expected(uid, &supervisor, now);
             self.begin_to_linger(table, uid, &supervisor, now);
         }
-        Ok(())
     }
 
     /// Leaves the dynos running, once those that are being started have been, or `grace` is over:
