@@ -1,4 +1,5 @@
-//! The streams of a container that are not read from its log: what it reads, and its terminal.
+//! The streams of a container that are not read from its log: what it reads, its terminal, and what
+//! it writes where that is to lose nothing.
 //!
 //! The engine answers a call with the bytes themselves, both ways, on the same connection. The
 //! client library reads them as lines, which the bytes of a terminal are not.
@@ -25,6 +26,8 @@ const PIECE: usize = 16 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Streams {
     Stdin,
+    Stdout,
+    Stderr,
     Terminal,
 }
 
@@ -37,11 +40,13 @@ pub(crate) async fn attach(
     id: &str,
     what: Streams,
 ) -> io::Result<(Reads, Writes)> {
-    let output = match what {
-        Streams::Stdin => "",
-        Streams::Terminal => "&stdout=1&stderr=1",
+    let streams = match what {
+        Streams::Stdin => "stdin=1",
+        Streams::Stdout => "stdout=1",
+        Streams::Stderr => "stderr=1",
+        Streams::Terminal => "stdin=1&stdout=1&stderr=1",
     };
-    let path = format!("/containers/{id}/attach?stream=1&stdin=1{output}");
+    let path = format!("/containers/{id}/attach?stream=1&{streams}");
     let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
     // The latter is an older engine's.
     let connection = post(connector, &path, upgrade, &["101", "200"]).await?;

@@ -3,7 +3,7 @@
 //! All that the driver must know of a dyno again stands in labels, so that the engine's list is
 //! the one truth about what runs. Nothing secret is in them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding,
@@ -33,8 +33,6 @@ pub(crate) const TYPE: &str = "hsup.process_type";
 /// What it runs on.
 pub(crate) const ARTIFACT: &str = "hsup.artifact";
 
-/// Where ports are published: on this host alone, since Docker goes around its firewalls.
-pub(crate) const LOOPBACK: &str = "127.0.0.1";
 /// Of each container's log, as the engine keeps it.
 const LOG_SIZE: &str = "20m";
 const LOG_FILES: &str = "5";
@@ -56,6 +54,8 @@ pub(crate) struct Order<'a> {
     pub(crate) home: &'a str,
     pub(crate) uid: u32,
     pub(crate) stdin: Stdin,
+    /// At which address of the engine's machine its port is published.
+    pub(crate) publish: IpAddr,
     /// The engine's network for it, where it is not to be the default one.
     pub(crate) network: Option<&'a str>,
     /// The names of the variables that the image sets.
@@ -254,7 +254,7 @@ fn host_config(order: &Order<'_>, port: Option<String>) -> HostConfig {
         mounts: Some(mounts(request)),
         port_bindings: port.map(|port| {
             let binding = PortBinding {
-                host_ip: Some(LOOPBACK.to_owned()),
+                host_ip: Some(order.publish.to_string()),
                 host_port: Some(String::new()),
             };
             [(port, Some(vec![binding]))].into()

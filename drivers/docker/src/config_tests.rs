@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use hsup_driver_kit::proto::{Bind, Limits};
 use test_case::test_case;
@@ -40,6 +40,7 @@ fn make(request: &StartRequest, kind: Kind, image_env: &[&str]) -> ContainerCrea
         home: "home",
         uid: 7,
         stdin: Stdin::Nothing,
+        publish: Ipv4Addr::LOCALHOST.into(),
         network: None,
         image_env: &image_env,
         traits: Traits::default(),

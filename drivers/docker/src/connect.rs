@@ -329,6 +329,11 @@ fn tls(directory: &Path) -> Result<ClientConfig, TlsError> {
     config.with_client_auth_cert(chain, key).map_err(useless)
 }
 
+/// The name of a machine that is reached by `ssh`.
+pub(crate) async fn machine(to: &crate::context::Ssh) -> io::Result<String> {
+    ssh::machine(to).await
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;

@@ -65,11 +65,6 @@ impl Cursors {
         private(&self.folder(container))
     }
 
-    /// Whether any dyno is known.
-    pub(crate) fn has_any(&self) -> bool {
-        std::fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_some())
-    }
-
     /// Whether any dyno of a Swarm is, whose ids are shorter than those of containers.
     pub(crate) fn has_services(&self) -> bool {
         let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     artifact::Kind,
+    attach::Reads,
     cursor::Cursors,
     engine::{self, Engine},
     life,
@@ -75,7 +76,7 @@ pub(crate) struct Parts {
 /// What passes on what a dyno writes.
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
-    pub(crate) copies: Vec<Copy>,
+    pub(crate) copies: Vec<(Copy, Option<Reads>)>,
     /// How many bytes they have passed on.
     pub(crate) passed: Arc<AtomicU64>,
     /// Reading ends of the FIFOs, so that what was passed on is there as long as the dyno is.

@@ -53,6 +53,8 @@ struct Inner {
     state: watch::Sender<Result<Up, String>>,
     /// Somebody saw it fail.
     suspected: Notify,
+    /// How often anybody did.
+    suspicions: watch::Sender<u64>,
 }
 
 impl Engine {
@@ -68,6 +70,7 @@ impl Engine {
             connector,
             state: watch::Sender::new(first),
             suspected: Notify::new(),
+            suspicions: watch::Sender::new(0),
         }));
         tokio::spawn(look(Arc::downgrade(&engine.0)));
         Ok(engine)
@@ -107,7 +110,20 @@ impl Engine {
 
     /// A call did not come through: it is asked at once, unless it is known to be down.
     pub(crate) fn suspect(&self) {
+        self.0.suspicions.send_modify(|count| *count += 1);
         self.0.suspected.notify_one();
+    }
+
+    /// How often a call did not come through.
+    pub(crate) fn suspicions(&self) -> u64 {
+        *self.0.suspicions.borrow()
+    }
+
+    /// Waits until that is more often than `before`.
+    pub(crate) async fn until_suspected(&self, before: u64) {
+        let mut suspicions = self.0.suspicions.subscribe();
+        // We ourselves hold the sender.
+        drop(suspicions.wait_for(|count| *count > before).await);
     }
 }
 

@@ -14,17 +14,29 @@ use std::{
     str,
 };
 
+use hsup_driver_kit::clock::now_unix_ms;
+
 /// A second.
 const SECOND: i64 = 1_000_000_000;
+
+/// The time of a cursor that counts all that was passed on, since what the engine streams has no
+/// times.
+const STREAMED: i64 = i64::MIN;
+/// What an engine takes up in its log for a line besides the line, at most.
+const LINE: u64 = 64;
+/// How much one output may have written for the log to be whole, which has five files of 20 MB for
+/// both.
+const WHOLE: u64 = 40_000_000;
 
 /// How far an output was passed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cursor {
     /// The time of the frame that was begun last, in nanoseconds since 1970.
     at: i64,
-    /// How many frames of that time were passed on.
+    /// How many frames of that time were passed on. How many lines at all, if `STREAMED`.
     frames: u64,
-    /// How many bytes of the next one were, its line feed in front included.
+    /// How many bytes of the next one were, its line feed in front included. How many at all, if
+    /// `STREAMED`.
     bytes: u64,
     line: Line,
 }
@@ -51,8 +63,40 @@ pub(crate) struct Rest<'a> {
 impl Cursor {
     pub(crate) const SIZE: usize = 25;
 
+    /// The end of a log, as far as that can be told without it.
+    pub(crate) fn now() -> Self {
+        Self {
+            at: now_unix_ms().saturating_mul(1_000_000),
+            ..Self::default()
+        }
+    }
+
+    /// The next one, of an output that is streamed from its beginning on, when `bytes` more were
+    /// passed on.
+    pub(crate) fn streamed(self, bytes: &[u8]) -> Self {
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+        Self {
+            at: STREAMED,
+            frames: self.frames + lines as u64,
+            bytes: self.bytes + bytes.len() as u64,
+            line: Line::Ended,
+        }
+    }
+
+    fn is_streamed(self) -> bool {
+        self.at == STREAMED
+    }
+
+    /// Whether the log may have lost what it is to be passed over by.
+    pub(crate) fn is_beyond_log(self) -> bool {
+        self.is_streamed() && self.bytes.saturating_add(self.frames.saturating_mul(LINE)) > WHOLE
+    }
+
     /// The second from which the log is to be read again: the engine's clients have no finer one.
     pub(crate) fn since(self) -> i32 {
+        if self.is_streamed() {
+            return 0;
+        }
         i32::try_from(self.at / SECOND).unwrap_or(i32::MAX)
     }
 
@@ -91,6 +135,10 @@ pub(crate) struct Reader {
     cursor: Cursor,
     /// How many frames of the cursor's time have gone by.
     passed_over: u64,
+    /// How many bytes the log has yet that were streamed.
+    streamed: u64,
+    /// The cursor until then.
+    before: Cursor,
     /// Everything from here on is new.
     caught_up: bool,
     /// The log may begin anew in the same answer.
@@ -100,9 +148,16 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) const fn new(cursor: Cursor) -> Self {
+    pub(crate) fn new(cursor: Cursor) -> Self {
+        let (from, streamed) = if cursor.is_streamed() {
+            (Cursor::default(), cursor.bytes)
+        } else {
+            (cursor, 0)
+        };
         Self {
-            cursor,
+            cursor: from,
+            streamed,
+            before: cursor,
             passed_over: 0,
             caught_up: false,
             replays: false,
@@ -112,14 +167,18 @@ impl Reader {
 
     /// The same of a log that may begin anew in the same answer: a Swarm's does when a node is
     /// heard of again. It begins with the frame that the answer began with.
-    pub(crate) const fn replaying(cursor: Cursor) -> Self {
+    pub(crate) fn replaying(cursor: Cursor) -> Self {
         let mut reader = Self::new(cursor);
         reader.replays = true;
         reader
     }
 
     pub(crate) const fn cursor(&self) -> Cursor {
-        self.cursor
+        if self.streamed > 0 {
+            self.before
+        } else {
+            self.cursor
+        }
     }
 
     /// What is to be passed on of the next frame; none if all of it was.
@@ -159,9 +218,18 @@ impl Reader {
         };
         let in_data = begun.saturating_sub(before.len());
         Some(Rest {
-            before: before.get(begun..).unwrap_or_default(),
-            data: data.get(in_data..).unwrap_or_default(),
+            before: self.unstreamed(before.get(begun..).unwrap_or_default()),
+            data: self.unstreamed(data.get(in_data..).unwrap_or_default()),
         })
+    }
+
+    /// What is left of these bytes without what was streamed.
+    fn unstreamed<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let known = usize::try_from(self.streamed).unwrap_or(usize::MAX);
+        let (over, rest) = bytes.split_at(known.min(bytes.len()));
+        self.streamed -= over.len() as u64;
+        self.wrote(over.len());
+        rest
     }
 
     /// Whether this frame is the one that the answer began with. Times may go back with the clock,
@@ -352,6 +420,14 @@ mod tests {
                 cursor = write(&frames, cursor, budget, &mut written);
             }
             prop_assert_eq!(&written, &all);
+            // Nor where the first ones were streamed: the log is read on behind them.
+            let streamed = all.len() - written.len().min(all.len() / 2);
+            let mut rest = all[..streamed].to_vec();
+            let mut cursor = Cursor::default().streamed(&all[..streamed]);
+            for budget in [1, 2, usize::MAX] {
+                cursor = write(&frames, cursor, budget, &mut rest);
+            }
+            prop_assert_eq!(&rest, &all);
             // Nothing but line feeds was added.
             let given = frames.iter().map(|(_, data)| data.len()).sum::<usize>();
             prop_assert!(all.len() >= given && all.len() <= given + frames.len());

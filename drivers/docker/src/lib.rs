@@ -6,7 +6,7 @@
 //!                 ▼
 //!             dyno.rs ── life.rs   waits for the container's end
 //!                 │  ├── logs.rs   the engine's log ──▶ the dyno's FIFOs (frames.rs, cursor.rs)
-//!                 │  └── attach.rs stdin, and a terminal (terminal.rs)
+//!                 │  └── attach.rs stdin, a terminal (terminal.rs), and what `hsup run` writes
 //!                 ▼
 //!             engine.rs: where it is (context.rs), how it is reached (connect.rs), what the
 //!             client library is not asked for (api.rs), and whether it answers
@@ -36,6 +36,7 @@ pub mod fuzz;
 mod images;
 mod life;
 mod logs;
+mod place;
 mod recover;
 mod runtime;
 mod start;

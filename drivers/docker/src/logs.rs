@@ -1,7 +1,10 @@
-//! Passing on what a dyno writes: from the engine's log to the dyno's FIFO.
+//! Passing on what a dyno writes: from the engine to the dyno's FIFO.
 //!
 //! The engine keeps what was written, and its log is read again from where it broke off. A FIFO
-//! that nobody reads holds up only the reading of the log: the rest waits in the engine.
+//! that nobody reads holds up only the reading of the log: the rest waits in the engine, which
+//! keeps the last of it. A dyno to whose outputs the driver is attached is held up instead.
+
+mod stream;
 
 use std::{
     io,
@@ -33,6 +36,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    attach::Reads,
     cursor::CursorFile,
     engine::{self, Engine},
     frames::{self, Cursor, Reader},
@@ -147,8 +151,15 @@ impl Copy {
         })
     }
 
-    /// Passes on all that the dyno writes, until it `ended`, and then what is left.
-    pub(crate) async fn run(mut self, ended: CancellationToken) {
+    /// Passes on all that the dyno writes, until it `ended`, and then what is left. `stream` is what
+    /// the engine streams, where the driver was attached before the dyno began.
+    pub(crate) async fn run(mut self, stream: Option<Reads>, ended: CancellationToken) {
+        if let Some(stream) = stream
+            && self.follow(stream, &ended).await
+        {
+            return;
+        }
+        self.go_on_in_log();
         let mut backoff = BACKOFF.0;
         loop {
             let up = self.engine.up().await;
@@ -241,19 +252,27 @@ impl Copy {
                     let length = self.write_in_time(bytes).await?;
                     bytes = &bytes[length..];
                     reader.wrote(length);
-                    self.keep(&reader)?;
-                    self.passed.fetch_add(length as u64, Ordering::Relaxed);
+                    self.reached(&reader)?;
+                    self.count(length);
                 }
             }
             reader.finished(data);
-            self.keep(&reader)?;
+            self.reached(&reader)?;
         }
         Ok(())
     }
 
-    fn keep(&mut self, reader: &Reader) -> Result<(), CopyError> {
+    fn reached(&mut self, reader: &Reader) -> Result<(), CopyError> {
         self.cursor = reader.cursor();
-        self.file.write(self.cursor).map_err(CopyError::Keep)
+        self.keep(self.cursor)
+    }
+
+    fn keep(&self, cursor: Cursor) -> Result<(), CopyError> {
+        self.file.write(cursor).map_err(CopyError::Keep)
+    }
+
+    fn count(&self, length: usize) {
+        self.passed.fetch_add(length as u64, Ordering::Relaxed);
     }
 
     /// The engine's log of a container waits on its disk. That of a service waits in the memory of
@@ -292,13 +311,13 @@ impl Copying {
     /// Passes on what the dyno writes until it `ended`, and then what is left. `passed` is what
     /// they count in.
     pub(crate) fn begin(
-        copies: Vec<Copy>,
+        copies: Vec<(Copy, Option<Reads>)>,
         passed: Arc<AtomicU64>,
         ended: &CancellationToken,
     ) -> Self {
         let mut begun = JoinSet::new();
-        for copy in copies {
-            begun.spawn(copy.run(ended.clone()));
+        for (copy, stream) in copies {
+            begun.spawn(copy.run(stream, ended.clone()));
         }
         Self {
             copies: begun,

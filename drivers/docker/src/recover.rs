@@ -1,14 +1,15 @@
 //! Finding dynos again: in the engine, by their labels.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bollard::errors::Error;
 use hsup_driver_kit::{
-    CancellationToken, hex,
+    CancellationToken, errors, hex,
     pty::WindowSize,
     service::{Record, RecoverError, Recovered},
 };
 use thiserror::Error;
+use tokio::time;
 
 use crate::{
     any::AnyDyno,
@@ -17,50 +18,65 @@ use crate::{
     attach::{self, Streams},
     config,
     dyno::{Contained, Parts, Writing},
-    engine, life,
+    engine::{self, Up},
+    life,
     logs::Source,
     runtime::DockerDriver,
     start,
     terminal::Remote,
 };
 
+/// How long an engine is left alone that did not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The dynos of an earlier driver cannot be found.
 #[derive(Debug, Error)]
 enum FindError {
-    #[error("an earlier driver left dynos, and they cannot be found: {0}")]
-    Away(String),
     #[error("failed to list containers")]
     List(#[source] Error),
     #[error("failed to look at the container {id}")]
     Inspect { id: String, source: Error },
 }
 
-impl DockerDriver {
-    /// Every dyno that this driver has started and nobody has removed.
-    pub(crate) async fn find_dynos(&self) -> Result<Vec<Recovered<AnyDyno>>, RecoverError> {
-        let up = match self.engine().now() {
-            Ok(up) => up,
-            Err(_) if self.is_on_swarm() => self.engine().up().await,
-            // Without an engine nothing can have been started, unless it was there before.
-            Err(_) if !self.cursors().has_any() => return Ok(Vec::new()),
-            Err(status) => return Err(FindError::Away(status.message().to_owned()).into()),
-        };
-        let ids = up.api.labelled(config::DRIVER, self.home()).await;
-        let mut dynos = Vec::new();
-        for id in ids.map_err(FindError::List)? {
-            match up.api.inspect(&id).await {
-                // A task of a service: the service is the dyno.
-                Ok(found) if found.config.labels.contains_key(config::SERVICE) => {}
-                Ok(found) => {
-                    let found = self.found(id, &found).await;
-                    dynos.extend(found.map(|Recovered { record, dyno }| Recovered {
-                        record,
-                        dyno: AnyDyno::Contained(dyno),
-                    }));
-                }
-                Err(error) if engine::is_unknown(&error) => {}
-                Err(source) => return Err(FindError::Inspect { id, source }.into()),
+impl FindError {
+    /// The engine did not answer.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::List(error) | Self::Inspect { source: error, .. } => {
+                engine::code(error).is_none()
             }
+        }
+    }
+}
+
+async fn list_containers(up: &Up, home: &str) -> Result<Vec<(String, Container)>, FindError> {
+    let ids = up.api.labelled(config::DRIVER, home).await;
+    let mut containers = Vec::new();
+    for id in ids.map_err(FindError::List)? {
+        match up.api.inspect(&id).await {
+            Ok(found) => containers.push((id, found)),
+            Err(error) if engine::is_unknown(&error) => {}
+            Err(source) => return Err(FindError::Inspect { id, source }),
+        }
+    }
+    Ok(containers)
+}
+
+impl DockerDriver {
+    /// Every dyno that this driver has started and nobody has removed. An engine that is away is
+    /// waited for: it may have some that run.
+    pub(crate) async fn find_dynos(&self) -> Result<Vec<Recovered<AnyDyno>>, RecoverError> {
+        let mut dynos = Vec::new();
+        for (id, found) in self.find_containers().await? {
+            // A task of a service: the service is the dyno.
+            if found.config.labels.contains_key(config::SERVICE) {
+                continue;
+            }
+            let found = self.found(id, &found).await;
+            dynos.extend(found.map(|Recovered { record, dyno }| Recovered {
+                record,
+                dyno: AnyDyno::Contained(dyno),
+            }));
         }
         let placed = self.find_services().await;
         dynos.extend(
@@ -72,6 +88,22 @@ impl DockerDriver {
                 }),
         );
         Ok(dynos)
+    }
+
+    /// What the engine has with this driver's label.
+    async fn find_containers(&self) -> Result<Vec<(String, Container)>, FindError> {
+        loop {
+            let up = self.engine().up().await;
+            match list_containers(&up, self.home()).await {
+                Err(error) if error.is_away() => {
+                    let error = errors::chain(&error);
+                    tracing::debug!(error, "waiting for the engine, to find its dynos again");
+                    self.engine().suspect();
+                    time::sleep(PAUSE).await;
+                }
+                found => return found,
+            }
+        }
     }
 
     /// One of them, if it is one: a container that never ran is what a start left that was cut
@@ -138,7 +170,10 @@ impl DockerDriver {
         let parts = Parts {
             engine: self.engine().clone(),
             cursors: self.cursors().clone(),
-            address: start::address(found, Some(label(config::PORT))),
+            address: match self.places().find().await {
+                Ok(place) => start::address(found, Some(label(config::PORT)), place),
+                Err(error) => Err(errors::chain(&error)),
+            },
             kind: artifact.map_or(Kind::Plain, |artifact| artifact.kind),
             id,
             terminal,

@@ -31,6 +31,7 @@ use crate::{
     cursor::Cursors,
     engine::Engine,
     images,
+    place::{PlaceError, Places},
     swarm::{self, Cluster, Networks, Wish, wish::WishError},
 };
 
@@ -47,6 +48,8 @@ pub(crate) enum OpenError {
     #[error(transparent)]
     Images(#[from] images::settings::SettingsError),
     #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
     Swarm(#[from] WishError),
     #[error("failed to make a folder for how far logs were passed on")]
     Cursors(#[source] io::Error),
@@ -60,6 +63,7 @@ pub(crate) struct DockerDriver(Arc<Inner>);
 struct Inner {
     engine: Engine,
     images: images::Settings,
+    places: Places,
     cursors: Cursors,
     /// What this driver is called among others on the engine: what its dynos are known by.
     home: String,
@@ -90,6 +94,7 @@ impl DockerDriver {
         let variable = |name: &str| std::env::var(name).ok();
         let given = host.map(OsStr::to_string_lossy);
         let host = Host::find(given.as_deref(), variable)?;
+        let places = Places::new(host.clone(), variable)?;
         let engine = Engine::open(host).await.map_err(OpenError::Tls)?;
         let home = home(socket);
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
@@ -108,6 +113,7 @@ impl DockerDriver {
             cursors: cursors.map_err(OpenError::Cursors)?,
             engine,
             images: images::Settings::new(variable)?,
+            places,
             home,
             is_found_again: socket.is_some(),
             durability: if is_exact {
@@ -130,6 +136,11 @@ impl DockerDriver {
 
     pub(crate) fn images(&self) -> &images::Settings {
         &self.0.images
+    }
+
+    /// Where dynos are reached.
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

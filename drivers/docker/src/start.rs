@@ -33,10 +33,14 @@ use crate::{
     dyno::{Contained, Parts, Writing},
     engine::{self, Up},
     logs::{Copy, Output, Source},
+    place::Place,
     runtime::DockerDriver,
     swarm::Membership,
     terminal::Remote,
 };
+
+/// The streams of the two outputs, in the order of their copies.
+const OUTPUTS: [Streams; 2] = [Streams::Stdout, Streams::Stderr];
 
 /// What a dyno reads and writes, opened.
 pub(crate) struct Opened {
@@ -73,6 +77,11 @@ impl DockerDriver {
             Some(Opened { stdin: Some(_), .. }) => Stdin::Fifo,
             Some(_) => Stdin::Nothing,
         };
+        let place = match config::published(&request) {
+            Some(_) => self.places().find().await,
+            None => Ok(Place::LOOPBACK),
+        };
+        let place = place.map_err(|error| Status::failed_precondition(errors::chain(&error)))?;
         let order = Order {
             request: &request,
             artifact: &artifact,
@@ -80,12 +89,13 @@ impl DockerDriver {
             home: self.home(),
             uid: peer.uid.as_raw(),
             stdin,
+            publish: place.publish,
             network: membership.as_deref().map(Membership::network),
             image_env: &image_env,
             traits: up.traits,
         };
         let id = self.create(&up, &order).await?;
-        let started = self.begin(&up, &id, &order, opened, membership.clone());
+        let started = self.begin(&up, &id, &order, place, opened, membership.clone());
         let result = match cancelled.run_until_cancelled(started).await {
             Some(result) => result,
             None => Err(Status::aborted("the dyno is to be stopped already")),
@@ -153,6 +163,7 @@ impl DockerDriver {
         up: &Up,
         id: &str,
         order: &Order<'_>,
+        place: Place,
         opened: Option<Opened>,
         membership: Option<Arc<Membership>>,
     ) -> Result<Contained, Status> {
@@ -192,12 +203,21 @@ impl DockerDriver {
                 Some(opened)
             }
         };
+        let is_asked = stdin.is_some() || config::is_one_off(order.request);
         let writing = match opened {
-            Some(opened) => self.writing(
-                &Source::Container(id.to_owned()),
-                opened.outputs,
-                opened.kept,
-            )?,
+            Some(opened) => {
+                let source = Source::Container(id.to_owned());
+                let mut writing = self.writing(&source, opened.outputs, opened.kept)?;
+                // Somebody waits for all that it writes. Podman sends each stream to whoever is
+                // attached to any.
+                if is_asked && !up.traits.is_podman {
+                    for ((_, stream), what) in writing.copies.iter_mut().zip(OUTPUTS) {
+                        let (reads, _) = attach(what).await?;
+                        *stream = Some(reads);
+                    }
+                }
+                writing
+            }
             None => Writing::default(),
         };
         let options = None::<StartContainerOptions>;
@@ -227,7 +247,7 @@ impl DockerDriver {
         } else {
             let found = up.api.inspect(id).await;
             let found = found.map_err(|error| self.failed("look at a container", &error))?;
-            address(&found, config::published(order.request))
+            address(&found, config::published(order.request), place)
         };
         let parts = Parts {
             engine: engine.clone(),
@@ -266,7 +286,7 @@ impl DockerDriver {
         let stdout = copy(Output::Stdout, stdout).map_err(failed)?;
         let stderr = copy(Output::Stderr, stderr).map_err(failed)?;
         Ok(Writing {
-            copies: vec![stdout, stderr],
+            copies: vec![(stdout, None), (stderr, None)],
             passed,
             kept: Some(kept),
         })
@@ -330,7 +350,11 @@ pub(crate) fn reopen(io_dir: &str, uid: u32) -> Result<([OwnedFd; 2], [OwnedFd; 
 }
 
 /// Where a container is reached that was given this port, or why it is not.
-pub(crate) fn address(found: &Container, given: Option<&str>) -> Result<(String, u16), String> {
+pub(crate) fn address(
+    found: &Container,
+    given: Option<&str>,
+    place: Place,
+) -> Result<(String, u16), String> {
     let port = config::port(given).ok_or_else(|| {
         "PORT in the dyno's environment is missing, or no number from 1 to 65535".to_owned()
     })?;
@@ -340,11 +364,7 @@ pub(crate) fn address(found: &Container, given: Option<&str>) -> Result<(String,
     if let Some(binding) = published
         && let Some(host_port) = config::port(Some(&binding.host_port))
     {
-        let ip = match binding.host_ip.as_str() {
-            "" | "0.0.0.0" => config::LOOPBACK,
-            ip => ip,
-        };
-        return Ok((ip.to_owned(), host_port));
+        return Ok((place.reached(&binding.host_ip), host_port));
     }
     // A network without published ports, where it has an address of its own.
     let mut addresses = networks.values().map(|endpoint| &endpoint.ip_address);

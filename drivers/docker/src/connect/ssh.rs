@@ -74,6 +74,21 @@ pub(super) fn dial(to: &Ssh) -> io::Result<Box<dyn Duplex>> {
     }))
 }
 
+/// What the machine's name is, which ssh may know by another one (`HostName` of `ssh_config(5)`).
+pub(super) async fn machine(to: &Ssh) -> io::Result<String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a program of this machine, and no dyno"
+    )]
+    let mut ssh = Command::new("ssh");
+    let asked = ssh.args(["-G", "--", &to.host]).stdin(Stdio::null());
+    let said = asked.kill_on_drop(true).output().await?.stdout;
+    let said = String::from_utf8_lossy(&said);
+    let name = said.lines().find_map(|line| line.strip_prefix("hostname "));
+    name.map(str::to_owned)
+        .ok_or_else(|| io::Error::other("ssh does not know its name"))
+}
+
 /// The last thing that it says.
 async fn last_line(says: ChildStderr) -> io::Result<String> {
     let mut says = BufReader::new(says);

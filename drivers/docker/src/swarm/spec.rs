@@ -160,6 +160,8 @@ fn endpoint(request: &StartRequest) -> EndpointSpec {
 mod tests {
     use hsup_driver_kit::proto::Limits;
 
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::{
         artifact::Artifact,
@@ -195,6 +197,7 @@ mod tests {
             home: "0123456789abcdef",
             uid: 1000,
             stdin: Stdin::Nothing,
+            publish: Ipv4Addr::UNSPECIFIED.into(),
             network: None,
             image_env: &[],
             traits: Traits::default(),

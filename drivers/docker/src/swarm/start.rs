@@ -1,6 +1,6 @@
 //! Starting a dyno on the Swarm: its service, and the wait for its task.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use hsup_driver_kit::{
     CancellationToken, Status, proto::StartRequest, serve::Peer, service::Record,
@@ -69,6 +69,8 @@ impl DockerDriver {
             home: self.home(),
             uid,
             stdin: Stdin::Nothing,
+            // The node's own affair.
+            publish: Ipv4Addr::UNSPECIFIED.into(),
             network: None,
             image_env: &image_env,
             traits: up.traits,

@@ -13,10 +13,10 @@ use std::{
 use hsup_driver_kit::client::{Client, Connection};
 use hsup_proto::driver::{
     BuildRequest, ExitStatus, GetInfoRequest, GetInfoResponse, Release, RemoveRequest,
-    StartRequest, WaitRequest, build_response::Event, remove_request::What,
+    StartRequest, StopRequest, WaitRequest, build_response::Event, remove_request::What,
 };
 use nix::{
-    fcntl::OFlag,
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         signal::{Signal, kill},
         stat::Mode,
@@ -27,8 +27,8 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
-use super::shared::{self, Namespaces};
-pub(crate) use super::shared::{command, output};
+use super::shared;
+pub(crate) use super::shared::{Namespaces, command, output};
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -62,9 +62,14 @@ impl Engine {
 
     /// One with these options besides.
     pub(crate) async fn start_with(options: &[&str]) -> Self {
+        Self::on(Namespaces::new(), options).await
+    }
+
+    /// One of that machine.
+    pub(crate) async fn on(machine: Namespaces, options: &[&str]) -> Self {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut engine = Self {
-            engine: shared::Engine::begin(Namespaces::new(), options),
+            engine: shared::Engine::begin(machine, options),
             artifact: String::new(),
         };
         engine.answers().await;
@@ -124,6 +129,8 @@ pub(crate) struct Driver {
     child: Child,
     host: String,
     env: Vec<(&'static str, String)>,
+    /// The machine on which it is, if it is another one.
+    machine: Option<Namespaces>,
 }
 
 impl Driver {
@@ -133,24 +140,41 @@ impl Driver {
 
     /// One that finds its engine there, with these variables.
     pub(crate) fn reaching(host: &str, env: Vec<(&'static str, String)>) -> Self {
+        Self::on(None, host, env)
+    }
+
+    /// The same on that machine.
+    pub(crate) fn on(
+        machine: Option<Namespaces>,
+        host: &str,
+        env: Vec<(&'static str, String)>,
+    ) -> Self {
         let dir = TempDir::with_prefix("hsup").unwrap();
         let host = host.to_owned();
-        let child = Self::spawn(dir.path(), &host, &env);
+        let child = Self::spawn(machine.as_ref(), dir.path(), &host, &env);
         Self {
             dir,
             child,
             host,
             env,
+            machine,
         }
     }
 
-    fn spawn(dir: &Path, host: &str, env: &[(&'static str, String)]) -> Child {
+    fn spawn(
+        machine: Option<&Namespaces>,
+        dir: &Path,
+        host: &str,
+        env: &[(&'static str, String)],
+    ) -> Child {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(dir.join("log"))
             .unwrap();
-        command(env!("CARGO_BIN_EXE_hsup-driver-docker"))
+        let program = env!("CARGO_BIN_EXE_hsup-driver-docker");
+        machine
+            .map_or_else(|| command(program), |machine| machine.in_network(program))
             .arg("--socket")
             .arg(dir.join("drv.sock"))
             .args(["--host", host])
@@ -163,8 +187,30 @@ impl Driver {
 
     /// Kills it, and starts another in its place.
     pub(crate) fn replace(&mut self) {
+        self.stop();
+        self.start_again();
+    }
+
+    /// Kills it.
+    pub(crate) fn stop(&mut self) {
         end(&mut self.child, Signal::SIGKILL);
-        self.child = Self::spawn(self.dir.path(), &self.host, &self.env);
+    }
+
+    /// What it has kept is gone.
+    pub(crate) fn forget(&self) {
+        fs::remove_dir_all(self.dir.path().join("hsup-docker")).unwrap();
+    }
+
+    /// Starts another in its place.
+    pub(crate) fn start_again(&mut self) {
+        let machine = self.machine.as_ref();
+        self.child = Self::spawn(machine, self.dir.path(), &self.host, &self.env);
+    }
+
+    /// A command in its network.
+    pub(crate) fn inside(&self, program: &str) -> Command {
+        let machine = self.machine.as_ref();
+        machine.map_or_else(|| command(program), |machine| machine.in_network(program))
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -336,6 +382,11 @@ impl Dyno {
         );
     }
 
+    /// Has its output come in larger pieces.
+    pub(crate) fn widen(&self) {
+        fcntl(&self.stdout, FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
+    }
+
     /// What is in the FIFO now.
     pub(crate) fn rest(&self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -352,6 +403,17 @@ impl Dyno {
         let waiting = timeout(PATIENCE, client.wait(request)).await;
         let answer = waiting.expect("the dyno never ended").unwrap();
         answer.into_inner().status.unwrap()
+    }
+
+    /// Ends it at once.
+    pub(crate) async fn kill(&self, client: &mut Client) {
+        let stop = StopRequest {
+            dyno_id: self.request.dyno_id.clone(),
+            force: true,
+            ..StopRequest::default()
+        };
+        client.stop(stop).await.unwrap();
+        self.wait(client).await;
     }
 
     pub(crate) async fn remove(&self, client: &mut Client) {

@@ -6,8 +6,9 @@ use std::{
     path::Path,
 };
 
-use hsup_proto::driver::{Bind, Durability, exit_status::How};
+use hsup_proto::driver::{Bind, Durability, ListRequest, State, exit_status::How};
 use tempfile::TempDir;
+use test_case::test_case;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
@@ -28,12 +29,15 @@ fn numbers() -> Vec<u8> {
     lines.collect::<String>().into_bytes()
 }
 
+#[test_case("web"; "whose log is read")]
+#[test_case("run"; "that is attached to")]
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
-async fn a_driver_that_was_killed_goes_on_where_it_was() {
+async fn a_driver_that_was_killed_goes_on_with_a_dyno(process_type: &str) {
     let engine = Engine::start().await;
     let mut driver = Driver::start(&engine);
-    let dyno = Dyno::new(&engine, "d-killed", COUNT);
+    let mut dyno = Dyno::new(&engine, "d-killed", COUNT);
+    dyno.request.process_type = process_type.to_owned();
     dyno.start(&mut driver.client().await).await;
     let mut all = Vec::new();
     dyno.read(&mut all, 300).await;
@@ -171,7 +175,11 @@ async fn a_dyno_outlives_an_engine_that_lets_it() {
         dyno
     };
     // It writes while the engine is away, and does not end before that is back.
-    let counts = sharing("d-counts", COUNT_ON);
+    let mut counts = ["web", "run"].map(|process_type| {
+        let mut dyno = sharing(&format!("d-counts-{process_type}"), COUNT_ON);
+        dyno.request.process_type = process_type.to_owned();
+        (dyno, Vec::new())
+    });
     // They end while the engine is away.
     let ending = |id: &str, how: &str| {
         let line = format!(
@@ -196,15 +204,18 @@ async fn a_dyno_outlives_an_engine_that_lets_it() {
         dyno.request.artifact.clone_from(&slug);
     }
     let end: Vec<_> = slugs.iter().map(|(dyno, _)| dyno).chain([&image]).collect();
-    counts.start(&mut client).await;
-    let mut counted = Vec::new();
+    for (dyno, _) in &counts {
+        dyno.start(&mut client).await;
+    }
     for dyno in &end {
         dyno.start(&mut client).await;
         let mut said = Vec::new();
         dyno.read(&mut said, 3).await;
         assert_eq!(said, b"up\n");
     }
-    counts.read(&mut counted, 300).await;
+    for (dyno, counted) in &mut counts {
+        dyno.read(counted, 300).await;
+    }
     engine.kill();
     driver.info(|info| !info.ready).await;
     File::create(at("go")).unwrap();
@@ -230,13 +241,73 @@ async fn a_dyno_outlives_an_engine_that_lets_it() {
         assert_eq!(dyno.rest(), b"", "{}", dyno.request.dyno_id);
     }
     File::create(at("back")).unwrap();
-    counts.read(&mut counted, numbers().len()).await;
-    assert_eq!(counts.wait(&mut client).await.how, Some(How::Code(42)));
-    counted.extend(counts.rest());
-    let text = String::from_utf8_lossy(&counted);
-    assert!(counted == numbers(), "{text}");
-    for dyno in end.into_iter().chain([&counts]) {
+    for (dyno, counted) in &mut counts {
+        dyno.read(counted, numbers().len()).await;
+        assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(42)));
+        counted.extend(dyno.rest());
+        let text = String::from_utf8_lossy(counted);
+        assert!(*counted == numbers(), "{text}");
+    }
+    let counts = counts.iter().map(|(dyno, _)| dyno);
+    for dyno in end.into_iter().chain(counts) {
         dyno.remove(&mut client).await;
     }
+    assert_eq!(engine.containers(), "");
+}
+
+/// More than an engine keeps in its log.
+const FLOOD: usize = 128 << 20;
+/// How much of that comes while a test is patient.
+const PART: usize = 4 << 20;
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_flood_of_a_one_off_dyno_comes_whole() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let line = format!("yes 0123456 | head -c {FLOOD}; echo end >&2; exit 3");
+    let mut dyno = Dyno::new(&engine, "d-flood", &line);
+    dyno.request.process_type = "run".to_owned();
+    dyno.start(&mut client).await;
+    dyno.widen();
+    let mut all = Vec::with_capacity(FLOOD);
+    while all.len() < FLOOD {
+        let next = (all.len() + PART).min(FLOOD);
+        dyno.read(&mut all, next).await;
+    }
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(3)));
+    assert_eq!(dyno.rest(), b"");
+    assert!(all.chunks(8).all(|line| line == b"0123456\n"));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+/// A driver that has lost what it kept, as in a reboot of its machine, and begins before the engine.
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_driver_that_begins_before_its_engine_finds_its_dynos() {
+    let mut engine = Engine::start_with(&["--live-restore"]).await;
+    let mut driver = Driver::start(&engine);
+    let dyno = Dyno::new(&engine, "d-early", "exec sleep 1000");
+    dyno.start(&mut driver.client().await).await;
+    driver.stop();
+    driver.forget();
+    engine.kill();
+    driver.start_again();
+    let info = driver.info(|info| !info.ready).await;
+    assert!(info.message.contains("does not answer"), "{}", info.message);
+    let mut client = driver.client().await;
+    let list = ListRequest::default();
+    let refused = client.list(list.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    engine.start_again();
+    engine.answers().await;
+    driver.info(|info| info.ready).await;
+    let found = client.list(list).await.unwrap().into_inner().dynos;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].state(), State::Running);
+    dyno.kill(&mut client).await;
+    dyno.remove(&mut client).await;
     assert_eq!(engine.containers(), "");
 }

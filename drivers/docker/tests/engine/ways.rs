@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use hsup_proto::driver::exit_status::How;
+use hsup_proto::driver::{IpInfoRequest, exit_status::How};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType,
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::fixture::{Driver, Dyno, Engine};
+use super::fixture::{Driver, Dyno, Engine, Namespaces, output};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -137,4 +137,40 @@ async fn an_engine_that_nobody_vouches_for_is_none() {
         let info = driver.info(|info| !info.ready).await;
         assert!(info.message.contains(expected), "{}", info.message);
     }
+}
+
+const NEAR: &str = "10.98.0.1";
+const FAR: &str = "10.98.0.2";
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_dyno_of_another_machine_is_reached_there() {
+    let [near, far] = [Namespaces::new(), Namespaces::new()];
+    let cable = format!("link add eth0 type veth peer name eth0 netns {}", far.first);
+    output(near.in_network("ip").args(cable.split(' ')));
+    for (machine, address) in [(&near, NEAR), (&far, FAR)] {
+        let address = format!("address add {address}/24 dev eth0");
+        for line in [&address, "link set eth0 up"] {
+            output(machine.in_network("ip").args(line.split(' ')));
+        }
+    }
+    let listens = format!("--host=tcp://{FAR}:2375");
+    let engine = Engine::on(far, &[&listens, "--tls=false"]).await;
+    let driver = Driver::on(Some(near), &format!("tcp://{FAR}"), Vec::new());
+    let mut client = driver.client().await;
+    let dyno = Dyno::new(&engine, "d-far", "exec nc -ll -p $PORT -e echo hello");
+    dyno.start(&mut client).await;
+    let dyno_id = dyno.request.dyno_id.clone();
+    let info = client.ip_info(IpInfoRequest { dyno_id });
+    let info = info.await.unwrap().into_inner();
+    assert_eq!(info.ip, FAR);
+    let line = format!(
+        "until busybox nc {FAR} {} </dev/null | grep hello; do sleep 0.1; done",
+        info.port
+    );
+    let mut nc = driver.inside("timeout");
+    assert_eq!(output(nc.args(["60", "sh", "-c", &line])), "hello");
+    dyno.kill(&mut client).await;
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
 }
