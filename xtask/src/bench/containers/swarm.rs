@@ -159,7 +159,7 @@ fn until_running(engine: &Docker, quantity: usize) -> Result<()> {
     let mut waited = Duration::ZERO;
     loop {
         let list = engine.docker().args(["ps", "--quiet"]).output()?;
-        let running = list.stdout.iter().filter(|byte| **byte == b'\n').count();
+        let running = String::from_utf8_lossy(&list.stdout).lines().count();
         if running == quantity {
             return Ok(());
         }
