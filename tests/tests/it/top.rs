@@ -97,6 +97,26 @@ fn keys_drive_the_dynos() {
 }
 
 #[test]
+fn a_dyno_that_writes_little_has_its_lines_beside_one_that_writes_much() {
+    let much = "seq -f 'much-%g' 3000; sleep 1000";
+    let app = App::procfile(&format!("quiet: echo little; sleep 1000\nworker: {much}\n"));
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["quiet.1", "worker.1"]);
+    hsup.wait_for_line("much-3000");
+    let terminal = Terminal::open(24, 80);
+    let top = Top::begin(&terminal, &app, &[]);
+    top.draws("little", 0);
+    for (key, line) in [(b"G", "much-3000"), (b"g", "little")] {
+        let seen = top.seen();
+        terminal.press(key);
+        top.draws(line, seen);
+    }
+    terminal.press(b"q");
+    top.ends(0);
+    hsup.interrupt();
+}
+
+#[test]
 fn a_screen_of_another_size_is_drawn_anew() {
     let app = App::procfile("worker: sleep 1000\n");
     let hsup = started(&app);

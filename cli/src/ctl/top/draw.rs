@@ -11,7 +11,8 @@ use ratatui::{
 
 use super::{
     feed::Ask,
-    state::{App, Line, Mode, State},
+    log::Line,
+    state::{App, Mode, State},
 };
 use crate::{
     ctl::dyno::{DynoReport, ExitReport},

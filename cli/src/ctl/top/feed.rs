@@ -1,20 +1,21 @@
 //! What hsup says, for as long as `top` runs: a task that asks for the status whenever
-//! something has happened and once a second, follows the log, and connects anew when hsup
-//! was away.
+//! something has happened and once a second, follows the log of all dynos and that of the
+//! selected one, and connects anew when hsup was away.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use hsup_core::errors;
 use hsup_proto::control::{
-    EventsRequest, GetStatusRequest, GetStatusResponse, LogLine, LogsRequest, RestartRequest,
-    ScaleRequest, StartRequest, StopRequest,
+    EventsRequest, GetStatusRequest, GetStatusResponse, LogLine, LogsRequest, LogsResponse,
+    RestartRequest, ScaleRequest, StartRequest, StopRequest,
     scale_request::{Change, change::How},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
 };
+use tonic::{Status, Streaming};
 
 use super::super::{
     args::TargetArgs,
@@ -29,7 +30,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(50);
 /// How long to wait before an hsup that is away is looked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How many lines there are at the beginning.
+/// How many lines of a log there are at its beginning.
 const LINES: u32 = 500;
 /// Updates that `top` has not taken in yet; a log that is faster waits in hsup, which counts
 /// what has no room there.
@@ -39,13 +40,20 @@ const QUEUE: usize = 256;
 #[derive(Debug)]
 pub(super) enum Update {
     Status(Box<GetStatusResponse>),
-    Lines(Vec<LogLine>),
-    /// The log begins anew, with what hsup remembers.
-    Anew,
+    Lines(Whose, Vec<LogLine>),
+    /// A log begins anew, with what hsup remembers.
+    Anew(Whose),
     /// hsup does not answer; why.
     Away(String),
     /// What became of a wish.
     Said(Result<String, String>),
+}
+
+/// Whose lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    All,
+    Dyno(String),
 }
 
 /// What is to be done to a dyno or its process type.
@@ -62,6 +70,7 @@ pub(super) enum Ask {
 pub(super) struct Feed {
     pub(super) updates: mpsc::Receiver<Update>,
     wishes: mpsc::UnboundedSender<Ask>,
+    selected: watch::Sender<Option<String>>,
     task: JoinHandle<()>,
 }
 
@@ -70,14 +79,17 @@ impl Feed {
     pub(super) fn start(supervisor: Supervisor, target: TargetArgs) -> Self {
         let (tell, updates) = mpsc::channel(QUEUE);
         let (wishes, asked) = mpsc::unbounded_channel();
+        let (selected, wanted) = watch::channel(None);
         let worker = Worker {
             target,
             tell,
             wishes: asked,
+            selected: wanted,
         };
         Self {
             updates,
             wishes,
+            selected,
             task: tokio::spawn(worker.work(supervisor)),
         }
     }
@@ -86,6 +98,17 @@ impl Feed {
     pub(super) fn ask(&self, ask: Ask) {
         // The task lives as long as this.
         drop(self.wishes.send(ask));
+    }
+
+    /// Has it follow this dyno's lines besides those of all.
+    pub(super) fn follow(&self, dyno: Option<&str>) {
+        self.selected.send_if_modified(|selected| {
+            let is_other = selected.as_deref() != dyno;
+            if is_other {
+                *selected = dyno.map(str::to_owned);
+            }
+            is_other
+        });
     }
 }
 
@@ -99,6 +122,7 @@ struct Worker {
     target: TargetArgs,
     tell: mpsc::Sender<Update>,
     wishes: mpsc::UnboundedReceiver<Ask>,
+    selected: watch::Receiver<Option<String>>,
 }
 
 impl Worker {
@@ -135,13 +159,10 @@ impl Worker {
     /// Until its end, which is no error, or until it does not answer.
     async fn follow(&mut self, mut client: Client) -> Result<(), CtlError> {
         let mut events = promptly(client.events(EventsRequest {})).await?;
-        let mut log = promptly(client.logs(LogsRequest {
-            follow: true,
-            lines: Some(LINES),
-            ..LogsRequest::default()
-        }))
-        .await?;
-        self.say(Update::Anew).await;
+        let mut log = promptly(client.logs(lines_of(Vec::new()))).await?;
+        self.say(Update::Anew(Whose::All)).await;
+        let mut own: Option<Own> = None;
+        self.selected.mark_changed();
         let mut clock = interval(EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_due = false;
@@ -157,8 +178,14 @@ impl Worker {
                     }
                 }
                 lines = log.message() => match lines? {
-                    Some(answer) => self.say(Update::Lines(answer.lines)).await,
+                    Some(answer) => self.say(Update::Lines(Whose::All, answer.lines)).await,
                     None => return Ok(()),
+                },
+                Ok(()) = self.selected.changed() => own = self.own(&mut client).await?,
+                (whose, lines) = next_of(&mut own) => match lines? {
+                    Some(answer) => self.say(Update::Lines(whose, answer.lines)).await,
+                    // Whether hsup ends says the log of all.
+                    None => own = None,
                 },
                 Some(ask) = self.wishes.recv() => {
                     let (client, tell) = (client.clone(), self.tell.clone());
@@ -175,6 +202,23 @@ impl Worker {
         }
     }
 
+    /// Begins with the lines of the selected dyno.
+    async fn own(&mut self, client: &mut Client) -> Result<Option<Own>, CtlError> {
+        let Some(dyno) = self.selected.borrow_and_update().clone() else {
+            return Ok(None);
+        };
+        match promptly(client.logs(lines_of(vec![dyno.clone()]))).await {
+            Ok(lines) => {
+                let whose = Whose::Dyno(dyno);
+                self.say(Update::Anew(whose.clone())).await;
+                Ok(Some(Own { whose, lines }))
+            }
+            // It has gone meanwhile, and will not stay selected.
+            Err(CtlError::NotFound(_) | CtlError::Invalid(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn status(&self, client: &mut Client) -> Result<(), CtlError> {
         let request = GetStatusRequest {
             stats: true,
@@ -183,6 +227,30 @@ impl Worker {
         let status = promptly(client.get_status(request)).await?;
         self.say(Update::Status(Box::new(status))).await;
         Ok(())
+    }
+}
+
+/// The lines of one dyno.
+struct Own {
+    whose: Whose,
+    lines: Streaming<LogsResponse>,
+}
+
+/// Never where nobody's are followed.
+async fn next_of(own: &mut Option<Own>) -> (Whose, Result<Option<LogsResponse>, Status>) {
+    match own {
+        Some(own) => (own.whose.clone(), own.lines.message().await),
+        None => pending().await,
+    }
+}
+
+/// The last lines of these, and what follows; of all where nobody is named.
+fn lines_of(select: Vec<String>) -> LogsRequest {
+    LogsRequest {
+        follow: true,
+        lines: Some(LINES),
+        select,
+        ..LogsRequest::default()
     }
 }
 

@@ -7,11 +7,12 @@
 //! ```
 //!
 //! [`state`] is what is known and what a key means, [`draw`] what that looks like; both are
-//! pure. [`feed`] talks to hsup and comes back when hsup does. What is here holds the
+//! pure, as is [`log`]. [`feed`] talks to hsup and comes back when hsup does. What is here holds the
 //! terminal, and gives it back whatever happens.
 
 mod draw;
 mod feed;
+mod log;
 mod state;
 
 use std::{
@@ -75,6 +76,7 @@ async fn show(
     let mut state = State::default();
     let mut updates = Vec::new();
     loop {
+        feed.follow(state.selected());
         look.now_ms = hsup_core::time::now_unix_ms();
         terminal
             .draw(|frame| draw(frame, &mut state, &look))

@@ -1,15 +1,15 @@
 //! What `top` knows, and what a key means. Pure: the clock comes with each update.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
-use hsup_proto::control::{GetStatusResponse, LogLine};
+use hsup_proto::control::GetStatusResponse;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::feed::{Ask, Update};
+use super::{
+    feed::{Ask, Update, Whose},
+    log::{Line, Log},
+};
 use crate::{ctl::dyno::DynoReport, look::one_line};
-
-/// How many lines are kept.
-const KEPT: usize = 2000;
 
 /// The whole of it.
 #[derive(Debug, Default)]
@@ -19,7 +19,10 @@ pub(super) struct State {
     pub(super) dynos: Vec<DynoReport>,
     /// The dyno that keys are about. By name: others come and go around it.
     selected: Option<String>,
-    pub(super) lines: VecDeque<Line>,
+    /// The lines of all dynos.
+    all: Log,
+    /// Those of the selected one: among all, a dyno that writes little is soon forgotten.
+    own: Log,
     pub(super) mode: Mode,
     /// Why hsup does not answer, when it does not.
     pub(super) away: Option<String>,
@@ -40,14 +43,6 @@ pub(super) struct App {
     pub(super) driver: String,
     /// Why the driver is not ready, when it is not.
     pub(super) driver_trouble: Option<String>,
-}
-
-/// A line of the log, fit for a screen.
-#[derive(Debug)]
-pub(super) struct Line {
-    pub(super) at_us: i64,
-    pub(super) dyno: String,
-    pub(super) text: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,25 +102,47 @@ impl State {
                 self.away = None;
                 self.take(*status, now_ms);
             }
-            Update::Lines(lines) => {
+            Update::Lines(whose, lines) => {
                 let new = lines.len();
-                self.lines.extend(lines.into_iter().map(Line::from));
-                let surplus = self.lines.len().saturating_sub(KEPT);
-                self.lines.drain(..surplus);
-                // Who reads further up goes on to read there.
-                if let Mode::Log {
-                    back: back @ 1.., ..
-                } = &mut self.mode
-                {
-                    *back += new;
+                let Some(log) = self.log_of(&whose) else {
+                    return;
+                };
+                log.extend(lines);
+                let furthest = log.furthest();
+                // Who reads further up goes on to read there, for as long as it is kept.
+                if let Some(back @ 1..) = self.back_in(&whose) {
+                    *back = (*back + new).min(furthest);
                 }
             }
-            Update::Anew => self.lines.clear(),
+            Update::Anew(whose) => {
+                if let Some(log) = self.log_of(&whose) {
+                    log.clear();
+                    if let Some(back) = self.back_in(&whose) {
+                        *back = 0;
+                    }
+                }
+            }
             Update::Away(why) => self.away = Some(one_line(&why)),
             Update::Said(said) => {
                 let fit = |text: String| one_line(&text);
                 self.said = Some(said.map(fit).map_err(|why| one_line(&why)));
             }
+        }
+    }
+
+    /// None: somebody else is selected by now.
+    fn log_of(&mut self, whose: &Whose) -> Option<&mut Log> {
+        match whose {
+            Whose::All => Some(&mut self.all),
+            Whose::Dyno(name) => (self.selected.as_ref() == Some(name)).then_some(&mut self.own),
+        }
+    }
+
+    /// How far up this log is read, where it is the one that is read.
+    fn back_in(&mut self, whose: &Whose) -> Option<&mut usize> {
+        match &mut self.mode {
+            Mode::Log { back, all } if *all == (*whose == Whose::All) => Some(back),
+            _ => None,
         }
     }
 
@@ -176,21 +193,30 @@ impl State {
         self.dynos.get(self.selected_place()?)
     }
 
+    /// Whose lines are wanted besides those of all.
+    pub(super) fn selected(&self) -> Option<&str> {
+        self.selected.as_deref()
+    }
+
     fn select(&mut self, place: usize) {
-        self.selected = self.dynos.get(place).map(|dyno| dyno.name.clone());
+        let selected = self.dynos.get(place).map(|dyno| dyno.name.clone());
+        if selected == self.selected {
+            return;
+        }
+        self.selected = selected;
+        self.own.clear();
+        if let Mode::Log { back, all: false } = &mut self.mode {
+            *back = 0;
+        }
     }
 
     /// The last so many lines, above the last `back`, of the selected dyno or of all.
     pub(super) fn last_lines(&self, count: usize, back: usize, all: bool) -> Vec<&Line> {
-        let selected = self.selected.as_deref();
-        let wanted = self
-            .lines
-            .iter()
-            .rev()
-            .filter(|line| all || selected == Some(line.dyno.as_str()));
-        let mut last: Vec<_> = wanted.skip(back).take(count).collect();
-        last.reverse();
-        last
+        self.log(all).last(count, back)
+    }
+
+    fn log(&self, all: bool) -> &Log {
+        if all { &self.all } else { &self.own }
     }
 
     /// What a key means. Anything else, such as another size, is seen when it is drawn.
@@ -263,7 +289,7 @@ impl State {
 
     fn key_of_log(&mut self, key: KeyCode, back: usize, all: bool) -> Act {
         let to = |back| Mode::Log { back, all };
-        let oldest = self.last_lines(usize::MAX, 0, all).len().saturating_sub(1);
+        let oldest = self.log(all).furthest();
         self.mode = match key {
             KeyCode::Char('q' | 'l') | KeyCode::Esc | KeyCode::Enter => Mode::Dynos,
             KeyCode::Char('a') => Mode::Log { back: 0, all: !all },
@@ -291,35 +317,6 @@ impl State {
             None => Act::Nothing,
         }
     }
-}
-
-impl From<LogLine> for Line {
-    fn from(line: LogLine) -> Self {
-        Self {
-            at_us: line.at_unix_us,
-            dyno: line.dyno,
-            text: fit(&String::from_utf8_lossy(&line.line)),
-        }
-    }
-}
-
-/// Without the colours that a program gave it: what a terminal would do with them is not
-/// known here.
-fn fit(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text.trim_end_matches('\r').chars().peekable();
-    while let Some(character) = rest.next() {
-        match character {
-            '\x1b' if rest.peek() == Some(&'[') => {
-                // To the letter that ends the sequence.
-                rest.next();
-                while rest.next().is_some_and(|c| !('\x40'..='\x7e').contains(&c)) {}
-            }
-            '\t' => plain.push_str("    "),
-            other => plain.push(other),
-        }
-    }
-    one_line(&plain)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     ctl::top::{
         feed::Update,
-        state::tests::{lines, press, status, with},
+        state::tests::{press, status, with, write},
     },
     look::tests::{NOW, plain},
 };
@@ -71,8 +71,8 @@ fn both() -> State {
         ..web()
     };
     state.update(status(vec![later, crashed()]), NOW);
-    state.update(lines("web.1", &["Listening on 5000", "GET /"]), NOW);
-    state.update(lines("worker.1", &["KeyError"]), NOW);
+    write(&mut state, "web.1", &["Listening on 5000", "GET /"]);
+    write(&mut state, "worker.1", &["KeyError"]);
     state
 }
 
@@ -99,6 +99,7 @@ fn a_screen_of_eighty_columns() {
 fn a_dyno_that_crashed_says_why() {
     let mut state = both();
     press(&mut state, KeyCode::Down);
+    write(&mut state, "worker.1", &["KeyError"]);
     let shown = text(&mut state, 80, 10);
     assert!(
         shown[4]

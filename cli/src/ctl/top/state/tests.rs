@@ -1,8 +1,8 @@
-use hsup_proto::control::{Dyno, DynoState, Process, Release};
+use hsup_proto::control::{Dyno, DynoState, LogLine, Process, Release};
 use test_case::test_case;
 
 use super::*;
-use crate::look::tests::NOW;
+use crate::{ctl::top::log::KEPT, look::tests::NOW};
 
 fn dyno(name: &str) -> Dyno {
     let (process_type, _) = name.split_once('.').unwrap();
@@ -44,7 +44,8 @@ pub(in crate::ctl::top) fn with(names: &[&str]) -> State {
     state
 }
 
-pub(in crate::ctl::top) fn lines(dyno: &str, texts: &[&str]) -> Update {
+/// Lines of this dyno, among those of all or as its own.
+pub(in crate::ctl::top) fn lines_as(whose: Whose, dyno: &str, texts: &[&str]) -> Update {
     let line = |text: &&str| LogLine {
         at_unix_us: NOW * 1000,
         source: "app".to_owned(),
@@ -52,7 +53,14 @@ pub(in crate::ctl::top) fn lines(dyno: &str, texts: &[&str]) -> Update {
         line: text.as_bytes().to_vec(),
         stderr: false,
     };
-    Update::Lines(texts.iter().map(line).collect())
+    Update::Lines(whose, texts.iter().map(line).collect())
+}
+
+/// What hsup sends of a dyno's lines: of the selected one, they come twice.
+pub(in crate::ctl::top) fn write(state: &mut State, dyno: &str, texts: &[&str]) {
+    for whose in [Whose::All, Whose::Dyno(dyno.to_owned())] {
+        state.update(lines_as(whose, dyno, texts), NOW);
+    }
 }
 
 pub(in crate::ctl::top) fn press(state: &mut State, code: KeyCode) -> Act {
@@ -173,54 +181,85 @@ fn processor_time_becomes_a_share() {
     assert_eq!(used(2500, 20, "b"), None, "the clock was set back");
 }
 
+/// What two rows show of the log that is read.
+fn shown(state: &State) -> Vec<String> {
+    let Mode::Log { back, all } = state.mode else {
+        panic!("{:?}", state.mode)
+    };
+    let lines = state.last_lines(2, back, all);
+    lines.iter().map(|line| line.text.clone()).collect()
+}
+
 #[test]
 fn the_log_is_scrolled_and_stays_where_it_is_read() {
     let mut state = with(&["web.1", "web.2"]);
-    state.update(lines("web.1", &["a", "b", "c", "d"]), NOW);
-    state.update(lines("web.2", &["x"]), NOW);
-    let texts = |state: &State, all| {
-        let Mode::Log { back, .. } = state.mode else {
-            panic!("{:?}", state.mode)
-        };
-        let lines = state.last_lines(2, back, all);
-        lines
-            .iter()
-            .map(|line| line.text.clone())
-            .collect::<Vec<_>>()
-    };
+    write(&mut state, "web.1", &["a", "b", "c", "d"]);
+    write(&mut state, "web.2", &["x"]);
     typed(&mut state, "l");
-    assert_eq!(texts(&state, false), ["c", "d"]);
+    assert_eq!(shown(&state), ["c", "d"]);
     typed(&mut state, "k");
-    assert_eq!(texts(&state, false), ["b", "c"]);
-    state.update(lines("web.1", &["e"]), NOW);
-    assert_eq!(texts(&state, false), ["b", "c"]);
+    assert_eq!(shown(&state), ["b", "c"]);
+    write(&mut state, "web.1", &["e"]);
+    assert_eq!(shown(&state), ["b", "c"]);
     typed(&mut state, "G");
-    assert_eq!(texts(&state, false), ["d", "e"]);
+    assert_eq!(shown(&state), ["d", "e"]);
     typed(&mut state, "g");
-    assert_eq!(texts(&state, false), ["a"]);
+    assert_eq!(shown(&state), ["a"]);
     typed(&mut state, "a");
-    assert_eq!(texts(&state, true), ["x", "e"]);
+    assert_eq!(shown(&state), ["x", "e"]);
 }
 
 #[test]
-fn the_log_is_bounded_and_begins_anew() {
-    let mut state = with(&["web.1"]);
-    let many = vec!["x"; KEPT];
-    state.update(lines("web.1", &many), NOW);
-    state.update(lines("web.1", &["last"]), NOW);
-    assert_eq!(state.lines.len(), KEPT);
-    assert_eq!(state.lines.back().unwrap().text, "last");
-    state.update(Update::Anew, NOW);
-    assert!(state.lines.is_empty());
+fn a_log_that_is_read_further_up_is_not_moved_by_others() {
+    let mut state = with(&["web.1", "web.2"]);
+    write(&mut state, "web.1", &["a", "b", "c"]);
+    typed(&mut state, "lk");
+    write(&mut state, "web.2", &["x"; 80]);
+    assert_eq!(shown(&state), ["a", "b"]);
+    typed(&mut state, "qak");
+    write(&mut state, "web.2", &["y"]);
+    assert_eq!(
+        shown(&state),
+        ["x", "x"],
+        "all that is new counts among all"
+    );
 }
 
-#[test_case("plain", "plain")]
-#[test_case("\x1b[31mred\x1b[0m", "red")]
-#[test_case("a\tb\r", "a    b")]
-#[test_case("\x1b]0;title\x07", "\\u{1b}]0;title\\u{7}"; "what moves more than colours is shown")]
-#[test_case("\x1b[", "")]
-fn a_line_is_fit_for_a_screen(text: &str, expected: &str) {
-    assert_eq!(fit(text), expected);
+#[test]
+fn where_the_oldest_lines_went_the_oldest_that_are_kept_are_read() {
+    let mut state = with(&["web.1"]);
+    write(&mut state, "web.1", &["a", "b"]);
+    typed(&mut state, "lk");
+    let many = vec!["x"; KEPT];
+    write(&mut state, "web.1", &many);
+    assert_eq!(shown(&state), ["x"]);
+}
+
+#[test]
+fn a_dyno_that_is_selected_has_its_lines_and_none_of_others() {
+    let mut state = with(&["web.1", "web.2"]);
+    write(&mut state, "web.1", &["a", "b"]);
+    typed(&mut state, "lkqjl");
+    assert_eq!(state.selected(), Some("web.2"));
+    assert_eq!(shown(&state), [""; 0]);
+    // They were on their way.
+    write(&mut state, "web.1", &["late"]);
+    assert_eq!(shown(&state), [""; 0]);
+    write(&mut state, "web.2", &["x"]);
+    assert_eq!(shown(&state), ["x"]);
+}
+
+#[test]
+fn a_log_that_begins_anew_is_read_at_its_end() {
+    for (keys, whose) in [("lk", Whose::Dyno("web.1".to_owned())), ("ak", Whose::All)] {
+        let mut state = with(&["web.1"]);
+        write(&mut state, "web.1", &["a", "b", "c"]);
+        typed(&mut state, keys);
+        state.update(Update::Anew(whose), NOW);
+        assert_eq!(shown(&state), [""; 0], "{keys}");
+        write(&mut state, "web.1", &["d", "e"]);
+        assert_eq!(shown(&state), ["d", "e"], "{keys}");
+    }
 }
 
 #[test]
