@@ -25,6 +25,9 @@ use crate::control::Control;
 
 /// Changes that follow each other faster than this are told as one.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What hsup takes for its end beyond the grace of dynos: a driver that is slow to answer, log
+/// drains. Whoever takes longer hangs.
+const END_WITHIN: Duration = Duration::from_secs(30);
 /// The longest text of a status: a driver's words may be many.
 const STATUS_MAX: usize = 200;
 
@@ -33,8 +36,9 @@ const STATUS_MAX: usize = 200;
 pub(crate) enum News<'a> {
     /// The control socket is answered.
     Ready,
-    /// hsup is about to end.
-    Stopping,
+    /// hsup is about to end, once its dynos have, which have so much time. The manager's own
+    /// limit is a unit's, which knows nothing of that.
+    Stopping { grace: Duration },
     /// The supervisor answers: a manager that hears nothing for too long ends hsup.
     Alive,
     /// What runs, in a line for people.
@@ -45,7 +49,11 @@ impl News<'_> {
     fn text(self) -> Cow<'static, str> {
         match self {
             Self::Ready => "READY=1".into(),
-            Self::Stopping => "STOPPING=1".into(),
+            Self::Stopping { grace } => {
+                let limit = grace.saturating_add(END_WITHIN).as_micros();
+                // It takes effect where it is beyond the unit's own TimeoutStopSec=.
+                format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={limit}").into()
+            }
             Self::Alive => "WATCHDOG=1".into(),
             Self::Status(line) => format!("STATUS={line}").into(),
         }
@@ -188,8 +196,12 @@ mod tests {
         let name = format!("hsup-notify-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
-        send(OsStr::new(&format!("@{name}")), News::Stopping).unwrap();
-        assert_eq!(received(&manager), "STOPPING=1");
+        let grace = Duration::from_mins(5);
+        send(OsStr::new(&format!("@{name}")), News::Stopping { grace }).unwrap();
+        assert_eq!(
+            received(&manager),
+            "STOPPING=1\nEXTEND_TIMEOUT_USEC=330000000"
+        );
     }
 
     #[test]

@@ -252,6 +252,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     clear_io(&folders.io, |id| {
         survivors.iter().any(|dyno| dyno.dyno_id.as_str() == id)
     });
+    let grace = policy.grace;
     let link = DriverLink::start(LinkSettings {
         spec: driver,
         own_program,
@@ -260,7 +261,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
             previous,
             note,
             supervisor_id: state.supervisor_id().as_str().to_owned(),
-            grace: policy.grace,
+            grace,
         }),
     })
     .map_err(|source| StartError::System {
@@ -332,7 +333,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
             signal = signals.next() => match signal {
                 Received::Stop(number) => {
                     let again = received.replace(number).is_some();
-                    notify::tell(News::Stopping);
+                    notify::tell(News::Stopping { grace });
                     shut_down(&handle, again);
                 }
                 // What is being stopped is not left, also before the supervisor has heard of it.
@@ -342,10 +343,11 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
                     if matches!(may, Ok(Err(_))) {
                         continue;
                     }
-                    notify::tell(News::Stopping);
+                    notify::tell(News::Stopping { grace: Duration::ZERO });
                     // Whoever has changed their mind, or has sent both at once, is still heard.
                     if let Ok(number) = timeout(SECOND_THOUGHTS, signals.stop()).await {
                         received = Some(number);
+                        notify::tell(News::Stopping { grace });
                         shut_down(&handle, false);
                         continue;
                     }

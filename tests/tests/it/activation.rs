@@ -171,6 +171,13 @@ fn status(path: &Path) -> io::Result<String> {
     Ok(answer)
 }
 
+/// What a manager hears of an hsup that stops dynos with so many seconds of grace: it is to wait
+/// that long, and for the end of hsup.
+fn stopping(grace: u64) -> String {
+    let limit = (grace + 30) * 1_000_000;
+    format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={limit}")
+}
+
 #[test]
 fn who_connects_while_hsup_is_away_is_answered_by_the_next_one() {
     let app = App::procfile("worker: sleep 1000\n");
@@ -191,7 +198,7 @@ fn who_connects_while_hsup_is_away_is_answered_by_the_next_one() {
     }
     assert_eq!(second.wait_up(&["worker.1"]), before);
     second.interrupt();
-    assert_eq!(activator.told(), "STOPPING=1");
+    assert_eq!(activator.told(), stopping(30));
     assert!(activator.path().exists(), "it was not hsup's to remove");
 }
 
@@ -218,7 +225,7 @@ fn of_several_sockets_the_one_named_control_is_served_and_the_flag_goes_first() 
 fn the_manager_hears_what_runs_and_that_hsup_is_alive() {
     let app = App::procfile("worker: sleep 1000\n");
     let activator = Activator::of(&app);
-    let hsup = app.start_as(&[], |command| {
+    let hsup = app.start_as(&["--grace", "5m"], |command| {
         activator.prepare(command);
         command.env("WATCHDOG_USEC", "2000000");
     });
@@ -229,5 +236,7 @@ fn the_manager_hears_what_runs_and_that_hsup_is_alive() {
         activator.told_until(|text| text == "WATCHDOG=1");
     }
     hsup.interrupt();
-    activator.told_until(|text| text == "STOPPING=1");
+    // Its own limit for a stop is a minute.
+    let stopping = stopping(5 * 60);
+    activator.told_until(|text| text == stopping);
 }
