@@ -324,6 +324,7 @@ mod tests {
         assert!(units.contains("# /etc/systemd/system/hsup-shop.socket\n"));
         assert!(units.contains("\nRequires=hsup-shop.socket\n"));
         assert!(units.contains("\nListenStream=%t/hsup/shop.sock\n"));
+        assert!(units.contains("\nLogsDirectory=hsup/shop\n"), "{units}");
         assert!(units.contains("\nStartLimitIntervalSec=0\n"), "{units}");
         assert!(!units.contains("%i") && !units.contains("hsup@"), "{units}");
     }
