@@ -71,6 +71,11 @@ impl Control for Fake {
         }
         let mut dynos = vec![web(1), crashed()];
         dynos.retain(selected);
+        for dyno in &mut dynos {
+            if request.last_lines > 0 && dyno.crash.is_some() {
+                dyno.crash_lines = (1..=6).map(|number| format!("frame {number}")).collect();
+            }
+        }
         Ok(GetStatusResponse {
             app: self.app.to_owned(),
             all_up: dynos.iter().all(|dyno| dyno.state() == DynoState::Up),
@@ -485,6 +490,19 @@ async fn the_exit_status_says_whether_all_is_up() {
         assert!(error.to_string().starts_with(said), "{error}");
         assert_eq!(error.exit_code(), 4);
     }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn the_apps_screen_has_the_last_lines_of_who_crashed() {
+    let machine = Machine::new();
+    let served = machine.serve("shop");
+    let supervisor = machine.connect(None).await.unwrap();
+    let status = status::run(supervisor, Vec::new(), &plain()).await.unwrap();
+    let (_, crash) = status.text.split_once("× web.2: ").unwrap();
+    let (_, lines) = crash.split_once('\n').unwrap();
+    let expected: Vec<_> = (2..=6).map(|n| format!("        frame {n}\n")).collect();
+    assert_eq!(lines, expected.concat(), "{}", status.text);
     served.end().await;
 }
 

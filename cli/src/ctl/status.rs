@@ -14,8 +14,12 @@ use super::{
 };
 use crate::look::{Colour, Look, Report, bytes, cpu, one_line};
 
-/// How many last lines a screen shows.
+/// How many last lines a dyno's screen shows.
 const LAST_LINES: u32 = 10;
+/// Of how many dynos that crashed the app's screen shows last lines, and how many of each: all
+/// of it is to be one screen.
+const CRASHES_SHOWN: usize = 3;
+const CRASH_LINES: usize = 5;
 
 /// The app's screen.
 #[derive(Debug)]
@@ -53,7 +57,7 @@ pub async fn run(
         let text = no_dynos(&select, &answer.app);
         return Ok(Outcome::new(text, code(true)));
     }
-    let dynos: Vec<_> = std::mem::take(&mut answer.dynos)
+    let mut dynos: Vec<_> = std::mem::take(&mut answer.dynos)
         .into_iter()
         .map(DynoReport::from)
         .collect();
@@ -67,10 +71,39 @@ pub async fn run(
         // Whoever asks for a dyno asks whether it runs, not whether it is meant to.
         (screens.join("\n"), !dynos.iter().any(DynoReport::is_down))
     } else {
+        add_crash_lines(&mut supervisor, &mut dynos).await;
         let report = AppReport { answer, dynos };
         (report.show(look).to_string(), report.is_active())
     };
     Ok(Outcome::new(text, code(is_active)))
+}
+
+/// Asks for what the first dynos that crashed wrote last. They are asked for by name: to have
+/// lines of all dynos, of which most are well, would cost hsup more than it is worth.
+async fn add_crash_lines(supervisor: &mut Supervisor, dynos: &mut [DynoReport]) {
+    let crashed = dynos.iter().filter(|dyno| dyno.state == "crashed");
+    let select: Vec<_> = crashed
+        .take(CRASHES_SHOWN)
+        .map(|dyno| dyno.name.clone())
+        .collect();
+    if select.is_empty() {
+        return;
+    }
+    let request = GetStatusRequest {
+        select,
+        last_lines: LAST_LINES,
+        ..GetStatusRequest::default()
+    };
+    // One of them may be gone by now; the rest of the screen is true without their lines.
+    let Ok(answer) = promptly(supervisor.client.get_status(request)).await else {
+        return;
+    };
+    for mut asked in answer.dynos {
+        if let Some(dyno) = dynos.iter_mut().find(|dyno| dyno.name == asked.name) {
+            let surplus = asked.crash_lines.len().saturating_sub(CRASH_LINES);
+            dyno.crash_lines = asked.crash_lines.split_off(surplus);
+        }
+    }
 }
 
 fn driver(answer: &GetStatusResponse, look: &Look) -> String {
@@ -99,7 +132,7 @@ fn field(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fm
 }
 
 /// Indented; a colour that a line leaves on ends with it.
-fn lines(f: &mut fmt::Formatter<'_>, lines: &[String], look: &Look) -> fmt::Result {
+fn lines(f: &mut fmt::Formatter<'_>, lines: &[String], indent: usize, look: &Look) -> fmt::Result {
     for line in lines {
         let line = line.trim_end_matches('\r');
         let reset = if look.colour && line.contains('\x1b') {
@@ -107,7 +140,7 @@ fn lines(f: &mut fmt::Formatter<'_>, lines: &[String], look: &Look) -> fmt::Resu
         } else {
             ""
         };
-        writeln!(f, "    {line}{reset}")?;
+        writeln!(f, "{:indent$}{line}{reset}", "")?;
     }
     Ok(())
 }
@@ -158,7 +191,7 @@ impl Report for DynoScreen<'_> {
         field(f, "Driver", &self.driver)?;
         if !dyno.last_lines.is_empty() {
             writeln!(f)?;
-            lines(f, &dyno.last_lines, look)?;
+            lines(f, &dyno.last_lines, 4, look)?;
         }
         let Some(crash) = &dyno.crash else {
             return Ok(());
@@ -172,7 +205,7 @@ impl Report for DynoScreen<'_> {
             look.time(crash.at_ms),
             crash.systemd()
         )?;
-        lines(f, &dyno.crash_lines, look)
+        lines(f, &dyno.crash_lines, 4, look)
     }
 }
 
@@ -242,6 +275,7 @@ impl Report for AppReport {
                 dyno.name,
                 one_line(&trouble)
             )?;
+            lines(f, &dyno.crash_lines, 8, look)?;
         }
         Ok(())
     }
@@ -382,8 +416,12 @@ mod tests {
             quantity,
             command: String::new(),
         };
+        let crashed = hsup_proto::control::Dyno {
+            crash_lines: vec!["Traceback".to_owned(), "KeyError: 'x'".to_owned()],
+            ..crashed()
+        };
         let report = AppReport {
-            dynos: vec![web(1).into(), crashed().into(), web(3).into()],
+            dynos: vec![web(1).into(), crashed.into(), web(3).into()],
             answer: GetStatusResponse {
                 app: "shop".to_owned(),
                 release: Some(Release {
@@ -411,7 +449,9 @@ mod tests {
              \x20    Driver: simple (not ready: out of disk)\n\
              \x20      hsup: 0.2.0, process 12, since 2026/11/23 19:40:10 +0000 (~ 2m ago)\n\
              \n\
-             \x20   × web.2: exited with code 1, starting again in 12s (4th crash)\n"
+             \x20   × web.2: exited with code 1, starting again in 12s (4th crash)\n\
+             \x20       Traceback\n\
+             \x20       KeyError: 'x'\n"
         );
     }
 }
