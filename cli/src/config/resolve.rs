@@ -300,8 +300,15 @@ impl<'a> Reader<'a> {
 
     fn read_usual(&mut self, places: &Places) -> Result<(), ConfigError> {
         self.read_if_there(places.etc.join(FILE), Whose::Operators)?;
-        for path in folder(&places.etc.join(FOLDER))? {
-            self.read_if_there(path, Whose::Operators)?;
+        let path = places.etc.join(FOLDER);
+        match folder(&path)? {
+            Some(files) => {
+                for file in files {
+                    self.read_if_there(file, Whose::Operators)?;
+                }
+            }
+            // How many files would count nobody can tell.
+            None => self.files.push((path, Reading::Forbidden)),
         }
         if let Some(user) = &places.user {
             self.read_if_there(user.join(FILE), Whose::Operators)?;
@@ -355,18 +362,13 @@ fn is_forbidden(error: &ReadFileError) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// The files of a folder of configuration, in their order.
-fn folder(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+/// The files of a folder of configuration, in their order; none where the folder is not for this
+/// user, and no files where there is none.
+fn folder(path: &Path) -> Result<Option<Vec<PathBuf>>, ConfigError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-            ) =>
-        {
-            return Ok(Vec::new());
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Vec::new())),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
         Err(source) => {
             let path = path.to_owned();
             return Err(ConfigError::List { path, source });
@@ -381,7 +383,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         })
         .collect();
     files.sort();
-    Ok(files)
+    Ok(Some(files))
 }
 
 #[cfg(test)]
