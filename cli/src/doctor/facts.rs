@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use hsup_core::run::Introduction;
 
+use super::judge::Wanted;
+
 /// The whole of it.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -13,7 +15,9 @@ pub struct Facts {
     /// The directory for sockets and FIFOs, or why there is none.
     pub runtime_dir: Result<PathBuf, String>,
     pub control_sockets: Vec<(PathBuf, Answer)>,
-    pub drivers: Vec<(String, Health)>,
+    pub drivers: Vec<Driver>,
+    /// hsup's package is installed: there is no source to build anything from.
+    pub packaged: bool,
     pub stacks: Stacks,
     pub limits: Limits,
     /// The ports that dynos get first, and whether they are free.
@@ -76,11 +80,34 @@ pub struct User {
 /// What there is at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
+    /// An hsup listens, or systemd does so for it.
     Listens,
     /// Nobody listens any more.
     LeftBehind,
     /// It may not be connected to.
     Forbidden,
+}
+
+/// A driver that was asked.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    /// What it is shown as: its name, or whatever it was named by.
+    pub name: String,
+    /// Which one it is, as far as it said so.
+    pub kind: Wanted,
+    pub way: Way,
+    pub health: Health,
+}
+
+/// How a driver is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// hsup starts it.
+    Child,
+    /// At a socket: somebody else starts it.
+    Socket,
+    /// At the socket of the package's unit, which starts it when it is asked.
+    PackagedSocket,
 }
 
 /// How a driver does.

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::facts::{
-    Answer, Cgroups, Facts, Health, Kernel, Layout, Limits, Presence, Stacks, Unread, User,
+    Answer, Cgroups, Driver, Facts, Health, Kernel, Layout, Limits, Presence, Stacks, Unread, User,
+    Way,
 };
 
 /// Below that `hsup start` has room for a few dynos only.
@@ -22,7 +23,7 @@ pub enum Wanted {
     Simple,
     Docker,
     Libcontainer,
-    /// A program, or somebody's socket: what it needs is its own affair.
+    /// Somebody's program: what it needs is its own affair.
     Other(String),
 }
 
@@ -118,7 +119,7 @@ pub fn judge(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
         facts
             .drivers
             .iter()
-            .map(|(name, health)| driver(name, health, wanted)),
+            .map(|asked| driver(asked, facts.packaged, wanted)),
     );
     findings.push(stacks(&facts.stacks, wanted));
     findings.extend(limits(&facts.limits));
@@ -292,7 +293,7 @@ fn sockets(facts: &Facts) -> Vec<Finding> {
     for (path, answer) in &facts.control_sockets {
         let found = |what: &str| Finding::ok(AREA, "control", format!("{} {what}", path.display()));
         findings.push(match answer {
-            Answer::Listens => found("answers"),
+            Answer::Listens => found("has a listener"),
             Answer::LeftBehind => found("was left behind").but(
                 Verdict::Note,
                 "the next hsup of that app replaces it; else remove it",
@@ -304,47 +305,65 @@ fn sockets(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn driver(name: &str, health: &Health, wanted: &Wanted) -> Finding {
-    let verdict = if name == wanted.name() {
+fn driver(driver: &Driver, packaged: bool, wanted: &Wanted) -> Finding {
+    let verdict = if driver.kind == *wanted {
         Verdict::Wrong
     } else {
         Verdict::Note
     };
-    let finding = |found: String| Finding::ok("drivers", name, found);
-    match health {
-        Health::Answers(driver) => {
-            let version = format!("{} {}", driver.name, driver.version);
-            match &driver.fitness {
+    let finding = |found: String| Finding::ok("drivers", &driver.name, found);
+    match &driver.health {
+        Health::Answers(introduction) => {
+            let version = format!("{} {}", introduction.name, introduction.version);
+            match &introduction.fitness {
                 Ok(()) => finding(format!("{version}, ready")),
-                Err(why) => {
-                    finding(format!("{version}, not ready: {why}")).but(verdict, unready(name))
-                }
+                Err(why) => finding(format!("{version}, not ready: {why}"))
+                    .but(verdict, unready(driver, packaged)),
             }
         }
         Health::NotInstalled => finding("not installed".to_owned()).but(
             verdict,
-            "install it beside hsup or on PATH; `cargo build --workspace` makes all drivers",
+            if packaged {
+                "hsup's package brings its own drivers to /usr/bin: install it again; install \
+                 another one beside them, or on PATH"
+            } else {
+                "install it beside hsup or on PATH; `cargo build --workspace` makes all drivers"
+            },
         ),
-        Health::Silent(why) => finding(why.clone()).but(verdict, unanswered(name)),
+        Health::Silent(why) => finding(why.clone()).but(verdict, unanswered(driver, packaged)),
     }
 }
 
-fn unready(name: &str) -> &'static str {
-    match name {
+fn unready(driver: &Driver, packaged: bool) -> &'static str {
+    match driver.kind {
         // It says so when it is there, and cannot reach its engine.
-        "docker" => unanswered(name),
+        Wanted::Docker => unanswered(driver, packaged),
         _ => "it tries again by itself; dynos start once it is ready",
     }
 }
 
-fn unanswered(name: &str) -> &'static str {
-    match name {
-        "docker" => "is there an engine, and may you use it? DOCKER_HOST says where it is",
-        "libcontainer" => {
+fn unanswered(driver: &Driver, packaged: bool) -> &'static str {
+    match (&driver.kind, driver.way) {
+        (Wanted::Docker, _) => {
+            "is there an engine, and may you use it? DOCKER_HOST says where it is"
+        }
+        (Wanted::Libcontainer, Way::PackagedSocket) => {
+            "it answers root and the group hsup, once root has said `systemctl enable --now \
+             hsup-driver-libcontainer.socket`; `journalctl -u hsup-driver-libcontainer` has what \
+             it says"
+        }
+        (Wanted::Libcontainer, Way::Child) if packaged => {
+            "have root say `systemctl enable --now hsup-driver-libcontainer.socket`, and use \
+             --driver-socket /run/hsup-driver-libcontainer.sock"
+        }
+        (Wanted::Libcontainer, Way::Child) => {
             "start hsup as root, or have root start `hsup-driver-libcontainer --socket PATH \
              --allow-uid N` and use --driver-socket PATH"
         }
-        _ => "start it by hand to see what it says",
+        (_, Way::Socket | Way::PackagedSocket) => {
+            "is it running, and may you connect to it? Start it by hand to see what it says"
+        }
+        (_, Way::Child) => "start it by hand to see what it says",
     }
 }
 

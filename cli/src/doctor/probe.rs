@@ -14,7 +14,7 @@ use hsup_core::{
     driver::{DriverSpec, FindDriverError, find},
     errors::chain,
     paths::Paths,
-    ports::{DEFAULT_BASE, is_free},
+    ports::is_free,
     run::{Introduced, introduce},
 };
 use nix::{
@@ -26,9 +26,19 @@ use nix::{
 };
 
 use super::{
-    facts::{Answer, Cgroups, Facts, Health, Kernel, Layout, Limits, Stacks, Unread, User},
+    Asked,
+    facts::{Answer, Cgroups, Driver, Facts, Health, Kernel, Layout, Limits, Stacks, Unread, User},
+    listeners::Listeners,
     presence::Sources,
 };
+
+/// What the package installs, where distributions have it.
+const PACKAGED_UNITS: [&str; 2] = [
+    "/usr/lib/systemd/system/hsup-driver-libcontainer.socket",
+    "/lib/systemd/system/hsup-driver-libcontainer.socket",
+];
+/// How far the first ports of two process types are apart.
+const STRIDE: u16 = 100;
 
 /// What came of looking.
 pub(super) enum Seen {
@@ -37,14 +47,20 @@ pub(super) enum Seen {
     Ended(u8),
 }
 
-/// Looks at everything, and asks these drivers, by the name under which they are shown.
-pub(super) async fn look(drivers: &[(String, DriverSpec)], own_program: &Path) -> Seen {
-    let mut asked = Vec::new();
-    for (name, spec) in drivers {
-        match health(spec, own_program).await {
-            Ok(health) => asked.push((name.clone(), health)),
+/// Looks at everything, and asks these drivers.
+pub(super) async fn look(asked: Vec<Asked>, first_port: u16, own_program: &Path) -> Seen {
+    let mut drivers = Vec::new();
+    for asked in asked {
+        let health = match health(&asked.spec, own_program).await {
+            Ok(health) => health,
             Err(code) => return Seen::Ended(code),
-        }
+        };
+        drivers.push(Driver {
+            kind: asked.kind(&health),
+            name: asked.name,
+            way: asked.way,
+            health,
+        });
     }
     let paths = Paths::from_env();
     Seen::Facts(Box::new(Facts {
@@ -53,13 +69,16 @@ pub(super) async fn look(drivers: &[(String, DriverSpec)], own_program: &Path) -
         user: user(),
         runtime_dir: paths.runtime_dir().map_err(|error| chain(&error)),
         control_sockets: control_sockets(&paths),
-        drivers: asked,
+        drivers,
+        packaged: PACKAGED_UNITS.iter().any(|unit| Path::new(unit).exists()),
         stacks: stacks(),
         limits: limits(),
         // The first dynos of the first two process types.
-        ports: [DEFAULT_BASE, DEFAULT_BASE + 100]
+        ports: [Some(first_port), first_port.checked_add(STRIDE)]
+            .into_iter()
+            .flatten()
             .map(|port| (port, is_free(port)))
-            .into(),
+            .collect(),
     }))
 }
 
@@ -170,7 +189,19 @@ fn user() -> User {
 
 fn control_sockets(paths: &Paths) -> Vec<(PathBuf, Answer)> {
     let sockets = paths.find_sockets().into_iter();
+    let table = text("/proc/net/unix");
+    let listeners = Listeners::new(&table);
     let asked = sockets.filter_map(|path| {
+        if listeners.are_at(&path) {
+            let may = access(&path, AccessFlags::W_OK).is_ok();
+            let answer = if may {
+                Answer::Listens
+            } else {
+                Answer::Forbidden
+            };
+            return Some((path, answer));
+        }
+        // Nobody does, or somebody in another network namespace.
         let answer = match UnixStream::connect(&path) {
             Ok(_) => Answer::Listens,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Answer::Forbidden,

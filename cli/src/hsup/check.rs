@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use hsup_core::{
     files::{Links, read_regular},
+    ports,
     release::Release,
     source::{SourceSpec, control_file, directory, heroku},
 };
@@ -24,6 +25,16 @@ pub(super) fn check(source: &SourceSpec) -> anyhow::Result<u8> {
         .write_all(report(&release).as_bytes())
         .context("failed to write the formation")?;
     Ok(0)
+}
+
+/// The port of the first `web` dyno of an app whose files are here; none where they are not, or
+/// are wrong.
+pub(super) fn first_port(source: &SourceSpec) -> Option<u16> {
+    if matches!(source, SourceSpec::Heroku(_)) {
+        return None;
+    }
+    let (release, _) = load(source).ok()?;
+    ports::base(&release.config).ok()
 }
 
 fn load(source: &SourceSpec) -> anyhow::Result<(Release, Vec<String>)> {

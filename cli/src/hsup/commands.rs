@@ -18,6 +18,7 @@ use hsup_core::{
     errors::chain,
     logs::{DrainTarget, Format, TerminalSettings},
     name::ProcessType,
+    ports::DEFAULT_BASE,
     rollout,
     run::{self, Built, RunOptions},
     secrecy,
@@ -139,7 +140,13 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
             };
             show(json(&schema).context(NOT_JSON)?.as_bytes())
         }
-        Command::Doctor { output } => doctor(named_driver(&options)?, output),
+        Command::Doctor { output } => {
+            let driver = named_driver(&options)?;
+            // A machine can be looked at before there is an app.
+            let source = source(&options, resolved.control_dir.as_deref(), current_dir).ok();
+            let first_port = source.as_ref().and_then(check::first_port);
+            doctor(driver, first_port.unwrap_or(DEFAULT_BASE), output)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "hsup", &mut script);
@@ -297,10 +304,11 @@ fn named_driver(options: &Options) -> Result<Option<DriverSpec>, TwoDrivers> {
     }
 }
 
-fn doctor(driver: Option<DriverSpec>, output: Output) -> anyhow::Result<u8> {
+fn doctor(driver: Option<DriverSpec>, first_port: u16, output: Output) -> anyhow::Result<u8> {
     let ground = Ground::lay()?;
     let question = Question {
         driver,
+        first_port,
         json: output == Output::Json,
     };
     let own_program = ground.own_program.clone();

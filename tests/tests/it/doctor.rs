@@ -1,6 +1,10 @@
 //! `hsup doctor`: what it says of the machine that it is run on, and its exit code.
 
-use std::os::unix::net::UnixListener;
+use std::{
+    fs::DirBuilder,
+    io::ErrorKind,
+    os::unix::{fs::DirBuilderExt as _, net::UnixListener},
+};
 
 use serde_json::Value;
 
@@ -87,7 +91,7 @@ fn control_sockets_are_tried() {
     let (found, _) = doctor(&app, &["-d", "simple"]);
     let (verdict, said) = of(&found, "sockets", "control");
     assert_eq!(verdict, "ok");
-    assert!(said.ends_with(".sock answers"), "{said}");
+    assert!(said.ends_with(".sock has a listener"), "{said}");
     hsup.interrupt();
 
     drop(UnixListener::bind(app.path("rt/hsup/dead.sock")).unwrap());
@@ -95,4 +99,36 @@ fn control_sockets_are_tried() {
     let (verdict, said) = of(&found, "sockets", "control");
     assert_eq!((verdict.as_str(), code), ("note", Some(0)));
     assert!(said.ends_with("dead.sock was left behind"), "{said}");
+}
+
+/// systemd starts the app that a socket belongs to when somebody connects.
+#[test]
+fn a_control_socket_is_looked_at_without_a_connection() {
+    let app = App::empty();
+    let folder = app.path("rt/hsup");
+    DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    let listener = UnixListener::bind(folder.join("shop.sock")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (found, _) = doctor(&app, &["-d", "simple"]);
+    let (verdict, said) = of(&found, "sockets", "control");
+    assert_eq!(verdict, "ok");
+    assert!(said.ends_with("shop.sock has a listener"), "{said}");
+    let connected = listener.accept().map_err(|error| error.kind());
+    assert_eq!(connected.unwrap_err(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_driver_at_a_socket_is_judged_by_what_it_says_it_is() {
+    let app = App::procfile("web: sleep 1000\n");
+    app.write("app/.env", "PORT=7000\n");
+    let path = app.path("driver.sock");
+    let socket = path.to_str().unwrap();
+    let mut command = app.command("hsup-driver-simple");
+    command.args(["--socket", socket]);
+    let driver = app.running(command);
+    driver.wait_for("the driver's socket", || path.exists().then_some(()));
+    let (found, code) = doctor(&app, &["--driver-socket", socket]);
+    assert_eq!((&found["driver"], code), (&Value::from("simple"), Some(0)));
+    of(&found, "ports", "7000");
+    driver.kill();
 }

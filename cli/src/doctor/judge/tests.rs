@@ -30,8 +30,14 @@ fn well() -> Facts {
         runtime_dir: Ok("/run/user/1000/hsup".into()),
         control_sockets: vec![("/run/user/1000/hsup/shop.sock".into(), Answer::Listens)],
         drivers: ["simple", "docker", "libcontainer"]
-            .map(|name| (name.to_owned(), answers(Ok(()))))
+            .map(|name| Driver {
+                name: name.to_owned(),
+                kind: Wanted::named(name),
+                way: Way::Child,
+                health: answers(Ok(())),
+            })
             .into(),
+        packaged: false,
         stacks: Stacks {
             folder: "/var/lib/hsup/stacks".into(),
             names: Ok(vec!["debian-12".to_owned()]),
@@ -111,7 +117,7 @@ fn where_all_is_well_nothing_is_said() {
 #[test_case("controllers", |facts| { facts.cgroups.controllers.remove("memory"); })]
 #[test_case("libcontainer", |facts| facts.stacks.names = Ok(Vec::new()); "no stack")]
 #[test_case("libcontainer", |facts| facts.stacks.names = Err(Unread::Missing); "no folder of stacks")]
-#[test_case("libcontainer", |facts| facts.drivers[2].1 = answers(Err("no route".to_owned())); "not ready")]
+#[test_case("libcontainer", |facts| facts.drivers[2].health = answers(Err("no route".to_owned())); "not ready")]
 fn what_only_containers_need_is_a_note_for_others(what: &str, harm: fn(&mut Facts)) {
     is_said(what, harm, wrong_for("libcontainer"));
 }
@@ -160,10 +166,46 @@ fn a_driver_that_does_not_answer_is_wrong_where_it_is_wanted(place: usize, name:
         answers(Err("no engine".to_owned())),
     ] {
         let mut facts = well();
-        facts.drivers[place].1 = health;
+        facts.drivers[place].health = health;
         for wanted in ALL {
             let verdict = wrong_for(name)(&wanted);
             assert_eq!(complaints(&facts, &wanted), [format!("{verdict} {name}")]);
         }
     }
+}
+
+/// The advice about a libcontainer driver that does not answer.
+fn advice(way: Way, packaged: bool, health: Health) -> String {
+    let mut facts = well();
+    facts.packaged = packaged;
+    facts.drivers[2].way = way;
+    facts.drivers[2].health = health;
+    let found = judge(&facts, &Wanted::Libcontainer);
+    let mut wrong = found.into_iter().filter(|f| f.verdict == Verdict::Wrong);
+    wrong.next().unwrap().advice.unwrap()
+}
+
+#[test]
+fn where_the_package_is_nobody_is_sent_to_the_source() {
+    const ENABLE: &str = "systemctl enable --now hsup-driver-libcontainer.socket";
+    let silent = || Health::Silent("not root".to_owned());
+    assert!(advice(Way::Child, false, silent()).contains("start hsup as root"));
+    assert!(advice(Way::Child, true, silent()).contains(ENABLE));
+    assert!(advice(Way::PackagedSocket, true, silent()).contains("journalctl"));
+    assert!(advice(Way::Child, false, Health::NotInstalled).contains("cargo"));
+    assert!(!advice(Way::Child, true, Health::NotInstalled).contains("cargo"));
+}
+
+#[test]
+fn what_containers_need_is_wrong_for_a_driver_at_a_socket_too() {
+    let mut facts = well();
+    facts.drivers = vec![Driver {
+        name: "/run/it.sock".to_owned(),
+        kind: Wanted::Libcontainer,
+        way: Way::Socket,
+        health: answers(Err("no route".to_owned())),
+    }];
+    facts.stacks.names = Ok(Vec::new());
+    let expected = ["wrong /run/it.sock", "wrong libcontainer"];
+    assert_eq!(complaints(&facts, &Wanted::Libcontainer), expected);
 }
