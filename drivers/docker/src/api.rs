@@ -14,6 +14,7 @@ use tokio::time;
 
 use crate::{
     connect::{Caller, TIMEOUT},
+    engine,
     swarm::{Node, Task},
 };
 
@@ -56,6 +57,7 @@ pub(crate) struct State {
     #[serde(rename = "OOMKilled")]
     pub(crate) oom_killed: bool,
     pub(crate) exit_code: Option<i64>,
+    pub(crate) started_at: Option<String>,
     pub(crate) finished_at: Option<String>,
 }
 
@@ -100,6 +102,13 @@ struct Refusal {
     message: String,
 }
 
+/// A network of the engine.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Made {
+    created: Option<String>,
+}
+
 /// One of a list.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -125,6 +134,17 @@ impl Api {
         let path = format!("/containers/json?all=1&filters={filters}");
         let found: Vec<Listed> = self.get(&path).await?;
         Ok(found.into_iter().map(|container| container.id).collect())
+    }
+
+    /// When the engine began, by its own clock, if there is a sign of it: each time it makes the
+    /// network anew that containers have by default, but where some outlived the one before. It has
+    /// no word for it. One without that network has none, and Podman has another.
+    pub(crate) async fn began(&self) -> Result<Option<String>, Error> {
+        match self.get::<Made>("/networks/bridge").await {
+            Ok(network) => Ok(network.created),
+            Err(error) if engine::is_unknown(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The tasks of a Swarm that have a label with this value.

@@ -1,6 +1,8 @@
 //! How far a dyno's outputs were passed on, in files that outlive this process.
 //!
-//! A folder per dyno, two small files in it, each written in place after each write to a FIFO.
+//! A folder per dyno, two small files in it, each written in place after each write to a FIFO. A
+//! third, which is empty, is there once the engine has said how the dyno ended and nothing spoke
+//! against it: an engine that was restarted later is still right.
 //! They are in memory: with the machine's the FIFOs' contents are gone, too.
 
 use std::{
@@ -16,6 +18,8 @@ use crate::frames::Cursor;
 
 /// How long the id of a container is.
 const CONTAINER_ID: usize = 64;
+
+const ENDED: &str = "ended";
 
 /// Where the cursors of this driver's dynos are.
 #[derive(Clone, Debug)]
@@ -63,6 +67,28 @@ impl Cursors {
     /// Remembers that there is such a container.
     pub(crate) fn know(&self, container: &str) -> io::Result<()> {
         private(&self.folder(container))
+    }
+
+    /// Remembers that what the engine says of a container's end is so.
+    pub(crate) fn note_end(&self, container: &str) {
+        let file = self.folder(container).join(ENDED);
+        let made = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(file);
+        match made {
+            // It was removed just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(container, %error, "failed to note that a dyno has ended"),
+            Ok(_) => {}
+        }
+    }
+
+    /// Whether that was noted.
+    pub(crate) fn has_ended(&self, container: &str) -> bool {
+        self.folder(container).join(ENDED).exists()
     }
 
     /// Whether any dyno of a Swarm is, whose ids are shorter than those of containers.
@@ -135,7 +161,12 @@ mod tests {
         let again = Cursors::open(Some(base.path()), "home").unwrap();
         assert_eq!(again.file("c0ffee", "stdout").unwrap().1, reader.cursor());
         assert_eq!(again.file("c0ffee", "stderr").unwrap().1, Cursor::default());
+        assert!(!again.has_ended("c0ffee"));
+        cursors.note_end("c0ffee");
+        assert!(again.has_ended("c0ffee"));
         again.forget("c0ffee");
+        // Nothing comes back of what is forgotten.
+        again.note_end("c0ffee");
         again.close();
         assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
     }

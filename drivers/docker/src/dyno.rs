@@ -18,7 +18,7 @@ use hsup_driver_kit::{
     Signal, Status,
     clock::now_unix_ms,
     errors,
-    proto::{ExitStatus, IpInfoResponse, StatsResponse},
+    proto::{ExitStatus, IpInfoResponse, StatsResponse, exit_status::How},
     service::Dyno,
 };
 use tokio::{sync::watch, time};
@@ -29,7 +29,7 @@ use crate::{
     attach::Reads,
     cursor::Cursors,
     engine::{self, Engine},
-    life,
+    life::{self, Known},
     logs::{Copy, Copying},
     swarm::Membership,
     terminal::Remote,
@@ -66,6 +66,7 @@ pub(crate) struct Parts {
     /// The container's id.
     pub(crate) id: String,
     pub(crate) kind: Kind,
+    pub(crate) known: Known,
     /// Where it is reached, or why it is not.
     pub(crate) address: Result<(String, u16), String>,
     pub(crate) terminal: Option<Remote>,
@@ -111,8 +112,11 @@ impl Contained {
 
     async fn until_ended(&self, mut copying: Copying) {
         let Inner { parts, ended, .. } = &*self.0;
-        let ending = life::ended(&parts.engine, &parts.id, parts.kind);
+        let ending = life::ended(&parts.engine, &parts.id, parts.kind, parts.known);
         let status = Box::pin(ending).await;
+        if !matches!(status.how, Some(How::Lost(_))) {
+            parts.cursors.note_end(&parts.id);
+        }
         ended.cancel();
         if !copying.settle(&self.0.stopped).await {
             let container = &parts.id;

@@ -13,7 +13,7 @@ use nix::{sys::wait::WaitStatus, unistd::Pid};
 use tokio::time;
 
 use crate::{
-    api::State,
+    api::{Api, State},
     artifact::Kind,
     config, download,
     engine::{self, Engine, Up},
@@ -40,6 +40,20 @@ impl Doubt {
     }
 }
 
+/// Since when this process knows of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// From its start on.
+    FromStart,
+    /// It was found again, and what the engine says of it was not doubted when it ended.
+    SinceItsEnd,
+    /// It was found again, and nobody has seen it end.
+    Unseen,
+}
+
+/// What is said of a dyno whose container is not there any more.
+const REMOVED: &str = "its container was removed by somebody else";
+
 /// What engines say that do not know how a container ended.
 /// <https://github.com/moby/moby/blob/v26.1.5/daemon/daemon.go>, `restore`
 const UNKNOWN: i64 = 255;
@@ -48,43 +62,33 @@ const UNKNOWN: i64 = 255;
 const ARCHIVE: usize = 16 << 10;
 
 /// Waits until a container has ended.
-pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
+pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind, known: Known) -> ExitStatus {
     // The engine was away while the container was known to run.
     let mut interrupted = false;
+    // Whether it was away before that is for its own clock to say.
+    let mut is_unseen = known == Known::Unseen;
     loop {
-        let Up {
-            docker,
-            api,
-            traits,
-        } = engine.up().await;
-        match api.inspect(id).await {
-            Ok(found) => {
-                let state = found.state;
-                if !is_running(&state) {
-                    let doubt = doubt(&state, interrupted, traits.live_restore);
-                    let mut status = exit_status(&state, doubt.map(Doubt::why));
-                    let is_slug = matches!(kind, Kind::Slug { .. });
-                    if is_slug && is_vague(&status, doubt) {
-                        match init_says(&docker, id).await {
-                            Ok(None) => {}
-                            Ok(known) => status.how = known,
-                            Err(error) if engine::code(&error).is_none() => {
-                                engine.suspect();
-                                time::sleep(PAUSE).await;
-                                continue;
-                            }
-                            Err(error) => {
-                                tracing::debug!(%error, "no word of hsup-init on a container's end");
-                            }
-                        }
-                    }
-                    return status;
-                }
+        let up = engine.up().await;
+        match up.api.inspect(id).await {
+            Ok(found) if is_running(&found.state) => {
                 interrupted = false;
+                is_unseen = false;
             }
-            Err(error) if engine::is_unknown(&error) => {
-                return lost("its container was removed by somebody else");
+            Ok(found) => {
+                let asking = async {
+                    let interrupted =
+                        interrupted || (is_unseen && outlived(&up, &found.state).await?);
+                    how_it_ended(&up, id, kind, &found.state, interrupted).await
+                };
+                match asking.await {
+                    Ok(status) => return status,
+                    Err(error) => tracing::debug!(%error, "failed to ask how a container ended"),
+                }
+                engine.suspect();
+                time::sleep(PAUSE).await;
+                continue;
             }
+            Err(error) if engine::is_unknown(&error) => return lost(REMOVED),
             Err(error) => {
                 tracing::debug!(%error, "failed to look at a container");
                 interrupted |= engine::code(&error).is_none();
@@ -94,7 +98,7 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
             }
         }
         let options = None::<WaitContainerOptions>;
-        match docker.wait_container(id, options).next().await {
+        match up.docker.wait_container(id, options).next().await {
             Some(
                 Ok(_) | Err(Error::DockerContainerWaitError { .. } | Error::RequestTimeoutError),
             ) => {}
@@ -107,6 +111,47 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind) -> ExitStatus {
             }
         }
     }
+}
+
+/// Whether the engine was restarted after a container's start. Fails only where it does not answer.
+async fn outlived(up: &Up, state: &State) -> Result<bool, Error> {
+    match up.api.began().await {
+        Ok(began) => Ok(is_older(state, began.as_deref())),
+        Err(error) if engine::code(&error).is_none() => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "no word on since when the engine runs");
+            Ok(false)
+        }
+    }
+}
+
+/// How a container ended, from whoever knows best. Fails only where the engine does not answer.
+async fn how_it_ended(
+    up: &Up,
+    id: &str,
+    kind: Kind,
+    state: &State,
+    interrupted: bool,
+) -> Result<ExitStatus, Error> {
+    if is_going(state) {
+        return Ok(lost(REMOVED));
+    }
+    let doubt = doubt(state, interrupted, up.traits.live_restore);
+    let mut status = exit_status(state, doubt.map(Doubt::why));
+    let is_slug = matches!(kind, Kind::Slug { .. });
+    if !is_slug || !is_vague(&status, doubt) {
+        return Ok(status);
+    }
+    match init_says(&up.docker, id).await {
+        Ok(None) => {}
+        Ok(known) => status.how = known,
+        Err(error) if engine::code(&error).is_none() => return Err(error),
+        Err(error) if engine::is_unknown(&error) && is_gone(&up.api, id).await => {
+            return Ok(lost(REMOVED));
+        }
+        Err(error) => tracing::debug!(%error, "no word of hsup-init on a container's end"),
+    }
+    Ok(status)
 }
 
 /// Why what the engine says of an end is not to be believed; `interrupted`: it was away meanwhile.
@@ -161,6 +206,27 @@ pub(crate) fn is_running(state: &State) -> bool {
 pub(crate) fn is_new(state: &State) -> bool {
     // The others are Podman's words.
     ["created", "configured", "initialized"].contains(&state.status.as_str())
+}
+
+/// Whether it is being removed, which kills it first: what it ended with is not its own doing.
+fn is_going(state: &State) -> bool {
+    // The other is what a removal leaves that failed.
+    ["removing", "dead"].contains(&state.status.as_str())
+}
+
+/// Whether the engine has no such container: it says the same of a file that is not in one.
+async fn is_gone(api: &Api, id: &str) -> bool {
+    let found = api.inspect(id).await;
+    found.is_err_and(|error| engine::is_unknown(&error))
+}
+
+/// Whether a container was started before the engine `began`. By the engine's clock alone.
+fn is_older(state: &State, began: Option<&str>) -> bool {
+    let time = |text: Option<&str>| text?.parse::<jiff::Timestamp>().ok();
+    let started = time(state.started_at.as_deref());
+    started
+        .zip(time(began))
+        .is_some_and(|(started, began)| started < began)
 }
 
 /// What the engine says of a container that has ended; `doubt` is why that is not to be believed.
@@ -275,6 +341,30 @@ mod tests {
     ) {
         let status = exit_status(&state(code), doubt.map(Doubt::why));
         assert_eq!(is_vague(&status, doubt), expected);
+    }
+
+    #[test_case("exited", false)]
+    #[test_case("removing", true; "somebody removes it")]
+    #[test_case("dead", true; "somebody has tried to")]
+    fn a_container_that_goes_has_not_ended_by_itself(status: &str, expected: bool) {
+        let state = State {
+            status: status.to_owned(),
+            ..state(Some(137))
+        };
+        assert_eq!(is_going(&state), expected);
+    }
+
+    #[test_case(Some("2026-11-28T10:59:59Z"), false; "the engine was there first")]
+    #[test_case(Some("2026-11-28T12:00:00.5+01:00"), true; "the dyno was")]
+    #[test_case(None, false; "nobody knows")]
+    #[test_case(Some("soon"), false; "that is no time")]
+    fn a_dyno_may_be_older_than_the_engine(began: Option<&str>, expected: bool) {
+        let state = State {
+            started_at: Some("2026-11-28T11:00:00.25Z".to_owned()),
+            ..state(Some(0))
+        };
+        assert_eq!(is_older(&state, began), expected);
+        assert!(!is_older(&State::default(), began));
     }
 
     #[test]

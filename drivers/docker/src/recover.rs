@@ -19,7 +19,7 @@ use crate::{
     config,
     dyno::{Contained, Parts, Writing},
     engine::{self, Up},
-    life,
+    life::{self, Known},
     logs::Source,
     runtime::DockerDriver,
     start,
@@ -175,6 +175,11 @@ impl DockerDriver {
                 Err(error) => Err(errors::chain(&error)),
             },
             kind: artifact.map_or(Kind::Plain, |artifact| artifact.kind),
+            known: if self.cursors().has_ended(&id) {
+                Known::SinceItsEnd
+            } else {
+                Known::Unseen
+            },
             id,
             terminal,
             membership,

@@ -98,6 +98,17 @@ impl Engine {
         output(&mut self.docker(&["version", "--format", "{{.Server.Version}}"]))
     }
 
+    /// Waits until a container has.
+    pub(crate) async fn has_exited(&self) {
+        let exited = ["ps", "--all", "--quiet", "--filter", "status=exited"];
+        let looking = async {
+            while output(&mut self.docker(&exited)).is_empty() {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(PATIENCE, looking).await.expect("none has ended");
+    }
+
     /// The containers that there are.
     pub(crate) fn containers(&self) -> String {
         output(&mut self.docker(&["ps", "--all", "--quiet"]))
@@ -187,12 +198,12 @@ impl Driver {
 
     /// Kills it, and starts another in its place.
     pub(crate) fn replace(&mut self) {
-        self.stop();
+        self.kill();
         self.start_again();
     }
 
     /// Kills it.
-    pub(crate) fn stop(&mut self) {
+    pub(crate) fn kill(&mut self) {
         end(&mut self.child, Signal::SIGKILL);
     }
 
@@ -264,21 +275,7 @@ impl Driver {
     }
 
     async fn build_release(&self, release: Release) -> Result<String, Status> {
-        let request = BuildRequest {
-            release: Some(Release {
-                app: "shop".to_owned(),
-                version: 1,
-                ..release
-            }),
-            ..BuildRequest::default()
-        };
-        let mut answers = self.client().await.build(request).await?.into_inner();
-        while let Some(answer) = answers.message().await? {
-            if let Some(Event::Artifact(artifact)) = answer.event {
-                return Ok(artifact);
-            }
-        }
-        panic!("the build came to nothing");
+        build_release(self.client().await, release).await
     }
 
     /// What it leaves in its runtime folder.
@@ -289,6 +286,24 @@ impl Driver {
             .map(|home| fs::read_dir(home.unwrap().path()).unwrap().count())
             .sum()
     }
+}
+
+async fn build_release(mut client: Client, release: Release) -> Result<String, Status> {
+    let request = BuildRequest {
+        release: Some(Release {
+            app: "shop".to_owned(),
+            version: 1,
+            ..release
+        }),
+        ..BuildRequest::default()
+    };
+    let mut answers = client.build(request).await?.into_inner();
+    while let Some(answer) = answers.message().await? {
+        if let Some(Event::Artifact(artifact)) = answer.event {
+            return Ok(artifact);
+        }
+    }
+    panic!("the build came to nothing");
 }
 
 impl Drop for Driver {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use hsup_proto::driver::{Bind, Durability, ListRequest, State, exit_status::How};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use test_case::test_case;
 use tokio::time::{sleep, timeout};
@@ -144,6 +145,80 @@ async fn a_start_whose_answer_is_lost_has_no_twin() {
     let said = "its container was removed by somebody else";
     assert_eq!(how, How::Lost(said.to_owned()));
     dyno.remove(&mut client).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_dyno_that_somebody_removes_is_lost() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let slug = TempDir::with_prefix("hsup").unwrap();
+    let slug = driver.build_slug(slug.path()).await.unwrap();
+    // It is killed first, and there for a while with that end.
+    for number in 0..10 {
+        let mut dyno = Dyno::new(
+            &engine,
+            &format!("d-removed-{number}"),
+            "echo up; sleep 600",
+        );
+        dyno.request.artifact.clone_from(&slug);
+        dyno.start(&mut client).await;
+        let mut all = Vec::new();
+        dyno.read(&mut all, 3).await;
+        output(&mut engine.docker(&["rm", "--force", &engine.containers()]));
+        let said = "its container was removed by somebody else";
+        let how = dyno.wait(&mut client).await.how;
+        assert_eq!(how, Some(How::Lost(said.to_owned())), "{number}");
+        dyno.remove(&mut client).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn what_an_engine_ended_while_the_driver_was_away_is_lost() {
+    let mut engine = Engine::start().await;
+    let mut driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let slug = TempDir::with_prefix("hsup").unwrap();
+    let slug = driver.build_slug(slug.path()).await.unwrap();
+    // The driver knows how this one ended.
+    let over = Dyno::new(&engine, "d-over", "exit 7");
+    let line = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    let image = Dyno::new(&engine, "d-image", line);
+    let mut of_slug = Dyno::new(&engine, "d-slug", line);
+    of_slug.request.artifact = slug;
+    over.start(&mut client).await;
+    assert_eq!(over.wait(&mut client).await.how, Some(How::Code(7)));
+    for dyno in [&image, &of_slug] {
+        dyno.start(&mut client).await;
+        dyno.read(&mut Vec::new(), 3).await;
+    }
+    driver.kill();
+    engine.end(Signal::SIGTERM);
+    engine.start_again();
+    engine.answers().await;
+    driver.start_again();
+    let mut client = driver.client().await;
+    for dyno in [&image, &of_slug] {
+        let status = dyno.wait(&mut client).await;
+        assert!(matches!(status.how, Some(How::Lost(_))), "{status:?}");
+    }
+    assert_eq!(over.wait(&mut client).await.how, Some(How::Code(7)));
+    for dyno in [&over, &image, &of_slug] {
+        dyno.remove(&mut client).await;
+    }
+    // One that ends while only the driver is away is known.
+    let line = "echo up; sleep 1; exit 7";
+    let alone = Dyno::new(&engine, "d-alone", line);
+    alone.start(&mut client).await;
+    driver.kill();
+    engine.has_exited().await;
+    driver.start_again();
+    let mut client = driver.client().await;
+    assert_eq!(alone.wait(&mut client).await.how, Some(How::Code(7)));
+    alone.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
 }
 
 async fn is_there(path: &Path) {
@@ -291,7 +366,7 @@ async fn a_driver_that_begins_before_its_engine_finds_its_dynos() {
     let mut driver = Driver::start(&engine);
     let dyno = Dyno::new(&engine, "d-early", "exec sleep 1000");
     dyno.start(&mut driver.client().await).await;
-    driver.stop();
+    driver.kill();
     driver.forget();
     engine.kill();
     driver.start_again();

@@ -86,7 +86,12 @@ impl Engine {
 
     /// Ends the engine as the kernel does; its containers run on.
     pub(crate) fn kill(&mut self) {
-        signal(&mut self.daemon, Signal::SIGKILL);
+        self.end(Signal::SIGKILL);
+    }
+
+    /// Ends it with a signal. At SIGTERM it ends its containers first.
+    pub(crate) fn end(&mut self, with: Signal) {
+        signal(&mut self.daemon, with);
         self.daemon.wait().unwrap();
     }
 
