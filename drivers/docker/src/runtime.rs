@@ -104,6 +104,8 @@ impl DockerDriver {
         if wish.swarm {
             cluster.begin();
         }
+        let images = images::Settings::new(&home, variable)?;
+        tokio::spawn(images.workshops.clone().begin(engine.clone()));
         Ok(Self(Arc::new(Inner {
             wish,
             cluster,
@@ -112,7 +114,7 @@ impl DockerDriver {
             attempts: AtomicU64::new(clock::now_unix_ms().unsigned_abs() << 16),
             cursors: cursors.map_err(OpenError::Cursors)?,
             engine,
-            images: images::Settings::new(variable)?,
+            images,
             places,
             home,
             is_found_again: socket.is_some(),

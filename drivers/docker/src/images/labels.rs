@@ -17,6 +17,9 @@ pub(super) const INIT: &str = "io.hsup.init";
 pub(super) const ROLE: &str = "io.hsup.role";
 pub(super) const SLUG: &str = "slug";
 pub(super) const WORKSHOP: &str = "workshop";
+/// Whose workshop it is, and which of those.
+pub(super) const DRIVER: &str = "io.hsup.driver";
+pub(super) const NAME: &str = "io.hsup.workshop";
 
 /// The checksum of a release without a slug.
 const NO_SLUG: &str = "none";

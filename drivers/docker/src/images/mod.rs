@@ -26,6 +26,7 @@ mod slug;
 mod told;
 mod user;
 mod workshop;
+mod workshops;
 
 #[cfg(test)]
 mod engine_tests;

@@ -11,7 +11,7 @@ use bollard::{
 use super::{
     error::{Fault, ImageError, fault},
     labels::{self, Kept, Origin, RELEASE},
-    remove_unused, workshop,
+    remove_unused,
 };
 
 /// Removes what nobody needs any more of an app; `current` is needed. Gives how many went.
@@ -21,7 +21,6 @@ pub(super) async fn prune(
     keep: usize,
     current: &str,
 ) -> Result<usize, ImageError> {
-    workshop::remove_old(engine).await?;
     let images = labelled(engine, &origin.same_app()).await?;
     let images = images.into_iter().map(|image| Kept {
         release: image

@@ -7,7 +7,7 @@ use hsup_driver_kit::errors;
 use hsup_slug::{Limits, Program};
 use nix::unistd::geteuid;
 
-use super::credentials;
+use super::{credentials, workshops::Workshops};
 use crate::docker_files;
 
 /// As in the original hsup: when set, an image is built once for each release.
@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) logins: Option<PathBuf>,
     /// What a slug may at most be.
     pub(crate) limits: Limits,
+    /// In which they are made.
+    pub(crate) workshops: Workshops,
 }
 
 /// A variable has a value that it cannot have.
@@ -57,8 +59,11 @@ pub(crate) struct Settings {
 pub(crate) struct SettingsError(String);
 
 impl Settings {
-    /// As the environment says.
-    pub(crate) fn new(variable: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+    /// As the environment says, for the driver that is called `home` among others.
+    pub(crate) fn new(
+        home: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
         let keep = match variable(KEEP_VARIABLE).as_deref() {
             None | Some("") => KEEP,
             Some(text) => match text.parse() {
@@ -72,6 +77,7 @@ impl Settings {
             keep,
             program: Program::default(),
             limits: Limits::default(),
+            workshops: Workshops::new(home),
         })
     }
 }
@@ -121,7 +127,7 @@ mod tests {
     #[test_case(Some("few"), None; "a word")]
     fn kept(text: Option<&str>, keep: Option<usize>) {
         let variable = |name: &str| text.filter(|_| name == KEEP_VARIABLE).map(str::to_owned);
-        let settings = Settings::new(variable);
+        let settings = Settings::new("home", variable);
         assert_eq!(settings.ok().map(|settings| settings.keep), keep);
     }
 
@@ -129,7 +135,7 @@ mod tests {
     fn logins_are_those_of_the_drivers_user() {
         let of = |name: &str, value: &str| {
             let set = |asked: &str| (asked == name).then(|| value.to_owned());
-            Settings::new(set).unwrap()
+            Settings::new("home", set).unwrap()
         };
         let own = geteuid().as_raw();
         let home = of("HOME", "/home/me");

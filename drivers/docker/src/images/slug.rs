@@ -1,6 +1,6 @@
 //! A slug on a stack, as an image.
 
-use std::{io, sync::LazyLock};
+use std::{io, pin::pin, sync::LazyLock, time::Duration};
 
 use bollard::{Docker, models::ContainerConfig};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use hsup_slug::{Fetch, LayerError, Layering, Peer, SlugError, SlugId};
 use nix::unistd::{getegid, geteuid};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
-use tokio::{join, sync::mpsc};
+use tokio::{select, sync::mpsc, time::timeout};
 
 use super::{
     error::ImageError,
@@ -38,6 +38,8 @@ const APP: &str = "/app";
 const NOBODY: u32 = 65_534;
 /// How many pieces of a slug wait for the engine.
 const AHEAD: usize = 8;
+/// How long a slug may take to fail by itself when the engine takes no more of it.
+const OWN_REASON: Duration = Duration::from_secs(5);
 /// How often a slug that changes all the time is read.
 const READINGS: usize = 5;
 
@@ -214,9 +216,13 @@ impl Making<'_> {
     }
 
     async fn make(&self, slug: Option<&Fetch>) -> Result<Artifact, ImageError> {
-        let workshop = Workshop::open(self.engine, &self.stack.id).await?;
+        let workshops = &self.settings.workshops;
+        let workshop = Workshop::open(self.engine, workshops, &self.stack.id).await?;
         let made = self.make_in(&workshop, slug).await;
-        let closed = workshop.close().await;
+        let closed = workshop
+            .close()
+            .await
+            .and(workshops.sweep(self.engine).await);
         let artifact = made?;
         let pruned = prune(
             self.engine,
@@ -297,8 +303,21 @@ impl Making<'_> {
         });
         let layering = self.layering((user.uid, user.gid));
         let told = Told(self.listener);
-        let layer = hsup_slug::layer(&layering, slug, taker, &told);
-        match join!(layer, workshop.put(archive)) {
+        let mut layer = pin!(hsup_slug::layer(&layering, slug, taker, &told));
+        let mut put = pin!(workshop.put(archive));
+        let ends = select! {
+            layer = &mut layer => (layer, put.await),
+            put = &mut put => match put {
+                Ok(()) => (layer.await, Ok(())),
+                // A slug that is cut is a reason of its own, and an engine that is away is one not
+                // to fetch any more.
+                Err(error) => match timeout(OWN_REASON, layer).await {
+                    Ok(layer) => (layer, Err(error)),
+                    Err(_) => return Err(error),
+                },
+            },
+        };
+        match ends {
             (Err(LayerError::Slug(error)), _) => Err(error.into()),
             (_, Err(error)) => Err(error),
             (Err(LayerError::NotTaken), Ok(())) => Err(ImageError::Part),

@@ -3,32 +3,30 @@
 //! It is never started. Putting an archive into it and committing it writes everything twice. The
 //! engine's builder with a COPY would write it three times, and need room of ours.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::Duration;
 
 use bollard::{
     Docker,
     models::{ContainerConfig, ContainerCreateBody},
     query_parameters::{
-        CommitContainerOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder,
-        RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+        CommitContainerOptionsBuilder, CreateContainerOptions, RemoveContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
 use futures_util::Stream;
+use tokio::time;
 
 use super::{
     error::{Fault, ImageError, fault},
-    labels::{ROLE, WORKSHOP},
+    workshops::{Name, Workshops},
 };
 use crate::download;
 
 /// How long the engine may take for one call: a slug is downloaded meanwhile.
 const LONGEST: Duration = Duration::from_hours(3);
-/// One that is older than this is nobody's any more.
-const OLD: Duration = Duration::from_hours(6);
+/// How soon a removal that failed is tried again, at first and at last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Larger than any file that is read here.
 const LONGEST_FILE: usize = 4 << 20;
 
@@ -39,18 +37,25 @@ pub(super) struct Workshop {
     image: String,
     /// None once it is removed.
     id: Option<String>,
+    /// None once it is on its way out.
+    name: Option<Name>,
 }
 
 impl Workshop {
     /// On top of an image.
-    pub(super) async fn open(engine: &Docker, image: &str) -> Result<Self, ImageError> {
+    pub(super) async fn open(
+        engine: &Docker,
+        workshops: &Workshops,
+        image: &str,
+    ) -> Result<Self, ImageError> {
+        let name = workshops.name();
         let engine = engine.clone().with_timeout(LONGEST);
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             // It is not run, but an image without a command makes no container.
             cmd: Some(vec!["hsup".to_owned()]),
             entrypoint: Some(Vec::new()),
-            labels: Some([(ROLE.to_owned(), WORKSHOP.to_owned())].into()),
+            labels: Some(name.labels()),
             ..ContainerCreateBody::default()
         };
         let made = engine
@@ -61,6 +66,7 @@ impl Workshop {
             engine,
             image: image.to_owned(),
             id: Some(made.id),
+            name: Some(name),
         })
     }
 
@@ -120,31 +126,47 @@ impl Workshop {
         })
     }
 
-    /// Leaves nothing of it.
+    /// Leaves nothing of it, if the engine does not fail; else that is tried again.
     pub(super) async fn close(mut self) -> Result<(), ImageError> {
-        let Some(id) = self.id.take() else {
-            return Ok(());
-        };
-        remove(&self.engine, &id).await
+        remove(&self.engine, self.id()).await?;
+        self.id = None;
+        Ok(())
     }
 }
 
 impl Drop for Workshop {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
+        let name = self.name.take();
         let engine = self.engine.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Err(error) = remove(&engine, &id).await {
-                    let error = hsup_driver_kit::errors::chain(&error);
-                    tracing::warn!(id, error, "a container was left behind");
-                }
+                until_removed(&engine, &id).await;
+                drop(name);
             });
         }
     }
 }
 
-async fn remove(engine: &Docker, id: &str) -> Result<(), ImageError> {
+/// Removes a container, also when the engine is away for now. Where it refuses, the next Build
+/// tries again.
+async fn until_removed(engine: &Docker, id: &str) {
+    let mut backoff = BACKOFF.0;
+    while let Err(error) = remove(engine, id).await {
+        let is_away =
+            matches!(&error, ImageError::Engine { source, .. } if fault(source) == Fault::Away);
+        let error = hsup_driver_kit::errors::chain(&error);
+        if !is_away {
+            tracing::warn!(container = id, error, "a container was left behind");
+            return;
+        }
+        tracing::debug!(container = id, error, "a container is removed later");
+        time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+pub(super) async fn remove(engine: &Docker, id: &str) -> Result<(), ImageError> {
     // With the volumes that the image declares.
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
     match engine.remove_container(id, Some(options.build())).await {
@@ -153,28 +175,6 @@ async fn remove(engine: &Docker, id: &str) -> Result<(), ImageError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Removes those that a driver left which was killed.
-pub(super) async fn remove_old(engine: &Docker) -> Result<(), ImageError> {
-    let label = format!("{ROLE}={WORKSHOP}");
-    let filters: HashMap<_, _> = [("label", vec![label.as_str()])].into();
-    let options = ListContainersOptionsBuilder::new()
-        .all(true)
-        .filters(&filters);
-    let found = engine.list_containers(Some(options.build())).await;
-    let found = found.map_err(ImageError::engine("list the containers of", WORKSHOP))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let before = now.unwrap_or_default().saturating_sub(OLD).as_secs();
-    for container in found {
-        let created = u64::try_from(container.created.unwrap_or_default()).unwrap_or(0);
-        if let Some(id) = container.id
-            && created < before
-        {
-            remove(engine, &id).await?;
-        }
-    }
-    Ok(())
 }
 
 /// What an image is found again by, as instructions: Podman takes nothing else. They have no way

@@ -24,7 +24,10 @@ use nix::{
     unistd::{Pid, mkfifo},
 };
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tonic::Status;
 
 use super::shared;
@@ -96,6 +99,16 @@ impl Engine {
     /// The engine's.
     pub(crate) fn version(&self) -> String {
         output(&mut self.docker(&["version", "--format", "{{.Server.Version}}"]))
+    }
+
+    /// Waits until there are containers that this is so of.
+    pub(crate) async fn has_containers(&self, so: impl Fn(&str) -> bool) {
+        let looking = async {
+            while !so(&self.containers()) {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(PATIENCE, looking).await.expect("it never was so");
     }
 
     /// Waits until a container has.
@@ -272,6 +285,19 @@ impl Driver {
             ..Release::default()
         })
         .await
+    }
+
+    /// Has it put what is at a URL onto the tests' image, for as long as that takes.
+    pub(crate) async fn begin_build(&self, url: String) -> JoinHandle<Result<String, Status>> {
+        let client = self.client().await;
+        tokio::spawn(build_release(
+            client,
+            Release {
+                slug_url: url,
+                stack: IMAGE.to_owned(),
+                ..Release::default()
+            },
+        ))
     }
 
     async fn build_release(&self, release: Release) -> Result<String, Status> {

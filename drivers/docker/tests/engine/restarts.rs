@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::Path,
 };
@@ -219,6 +220,30 @@ async fn what_an_engine_ended_while_the_driver_was_away_is_lost() {
     assert_eq!(alone.wait(&mut client).await.how, Some(How::Code(7)));
     alone.remove(&mut client).await;
     assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_build_that_is_cut_off_leaves_nothing() {
+    let mut engine = Engine::start().await;
+    let mut driver = Driver::start(&engine);
+    // Whoever asks for the slug waits.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/slug.tgz", listener.local_addr().unwrap());
+    let building = driver.begin_build(url.clone()).await;
+    engine.has_containers(|ids| !ids.is_empty()).await;
+    driver.replace();
+    building.await.unwrap().unwrap_err();
+    engine.has_containers(str::is_empty).await;
+
+    let building = driver.begin_build(url).await;
+    engine.has_containers(|ids| !ids.is_empty()).await;
+    engine.kill();
+    // Nobody waits for the slug any more.
+    building.await.unwrap().unwrap_err();
+    engine.start_again();
+    engine.answers().await;
+    engine.has_containers(str::is_empty).await;
 }
 
 async fn is_there(path: &Path) {
