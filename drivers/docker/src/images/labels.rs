@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bollard::models::ImageInspect;
 
+use super::reference;
+
 pub(super) const APP: &str = "io.hsup.app";
 pub(super) const RELEASE: &str = "io.hsup.release";
 pub(super) const CHECKSUM: &str = "io.hsup.checksum";
@@ -135,16 +137,52 @@ pub(super) fn names_in_registries(image: &ImageInspect) -> Vec<String> {
     tags.chain(digests).filter(is_pushed).cloned().collect()
 }
 
+/// The release that a name of an image says, if it is one of this app.
+fn release_in(app: &str, name: &str) -> Option<u64> {
+    // Podman puts a registry before each name that has none, or Docker Hub.
+    let name = reference::familiar(name);
+    let name = name.strip_prefix("localhost/").unwrap_or(name);
+    let (repository, tag) = name.rsplit_once(':')?;
+    let number = tag.strip_prefix('v')?.parse().ok()?;
+    (self::name(app, number) == (repository.to_owned(), tag.to_owned())).then_some(number)
+}
+
+/// The newest release that an image is of, by its names: it was made for its first.
+pub(super) fn newest_release(app: &str, names: &[String]) -> Option<u64> {
+    let releases = names.iter().filter_map(|name| release_in(app, name));
+    releases.max()
+}
+
+/// Whether an image has the name of a release.
+pub(super) fn has_release(image: &ImageInspect, origin: &Origin) -> bool {
+    let names = image.repo_tags.iter().flatten();
+    let mut releases = names.filter_map(|name| release_in(&origin.app, name));
+    releases.any(|release| release == origin.release)
+}
+
+/// The names `hsup/APP:vN` that an image has, the newest release's last.
+pub(super) fn names_of_releases(image: &ImageInspect) -> Vec<String> {
+    let config = image.config.as_ref();
+    let labels = config.and_then(|config| config.labels.as_ref());
+    let app = labels.and_then(|labels| labels.get(APP));
+    let names = image.repo_tags.iter().flatten();
+    let releases = names.filter_map(|name| Some((release_in(app?, name)?, name.clone())));
+    let sorted: BTreeMap<_, _> = releases.collect();
+    sorted.into_values().collect()
+}
+
 /// An image of an app, as far as it matters for how long it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) id: String,
+    /// The newest one that it is of.
     pub(super) release: u64,
+    /// Whether it has that one's name: another may have got it later.
+    pub(super) is_named: bool,
     pub(super) created: i64,
 }
 
-/// The images of an app that nobody needs: neither the newest of one of the `keep` newest
-/// releases, nor `current`, nor used by a container.
+/// The images of an app that nobody needs: neither that of one of the `keep` newest releases, nor `current`, nor used by a container.
 pub(super) fn surplus(
     images: Vec<Kept>,
     keep: usize,
@@ -154,7 +192,8 @@ pub(super) fn surplus(
     let mut releases: BTreeMap<u64, &Kept> = BTreeMap::new();
     for image in &images {
         let newest = releases.entry(image.release).or_insert(image);
-        if newest.created < image.created {
+        let order = |image: &Kept| (image.is_named, image.created);
+        if order(newest) < order(image) {
             *newest = image;
         }
     }
@@ -238,16 +277,51 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_of_each_release_that_it_is_named_after() {
+        let names = [
+            "hsup/my-app:v4",
+            "localhost/hsup/my-app:v10",
+            "docker.io/hsup/my-app:v9",
+            "10.0.0.1:5000/hsup/my-app-01234567:v30",
+            "hsup/my-app:v05",
+            "hsup/other:v40",
+            "<none>:<none>",
+        ]
+        .map(str::to_owned);
+        assert_eq!(newest_release("my.app", &names), Some(10));
+        assert_eq!(newest_release("mine", &names), None);
+        let of = |release| Origin {
+            release,
+            ..origin("my.app")
+        };
+        let image = ImageInspect {
+            repo_tags: Some(names.to_vec()),
+            config: Some(bollard::models::ImageConfig {
+                labels: Some([(APP.to_owned(), "my.app".to_owned())].into()),
+                ..bollard::models::ImageConfig::default()
+            }),
+            ..ImageInspect::default()
+        };
+        assert!(has_release(&image, &of(9)) && !has_release(&image, &of(5)));
+        let releases = [0, 2, 1].map(|number| &names[number]);
+        assert_eq!(
+            names_of_releases(&image).iter().collect::<Vec<_>>(),
+            releases
+        );
+    }
+
+    #[test]
     fn the_newest_releases_and_what_is_used_are_kept() {
         let image = |id: &str, release, created| Kept {
             id: id.to_owned(),
             release,
+            is_named: id != "3 old",
             created,
         };
         let images = vec![
             image("1", 1, 10),
             image("2", 2, 20),
-            image("3 old", 3, 30),
+            image("3 old", 3, 32),
             image("3", 3, 31),
             image("10", 10, 40),
             image("4", 4, 50),

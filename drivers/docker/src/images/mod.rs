@@ -129,8 +129,13 @@ async fn remove_unused(engine: &Docker, id: &str) -> Result<(), ImageError> {
     let Some(image) = find::find(engine, id).await? else {
         return Ok(());
     };
-    // The engine removes no image by its id that has names in two repositories.
-    for name in labels::names_in_registries(&image.inspect) {
+    // The engine removes no image by its id that has more than one name.
+    let mut names = labels::names_in_registries(&image.inspect);
+    let mut releases = labels::names_of_releases(&image.inspect);
+    // By that it stays known, should something use it.
+    releases.pop();
+    names.append(&mut releases);
+    for name in names {
         remove_name(engine, &name).await?;
     }
     remove_name(engine, id).await

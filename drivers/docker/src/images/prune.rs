@@ -22,14 +22,16 @@ pub(super) async fn prune(
     current: &str,
 ) -> Result<usize, ImageError> {
     let images = labelled(engine, &origin.same_app()).await?;
-    let images = images.into_iter().map(|image| Kept {
-        release: image
-            .labels
-            .get(RELEASE)
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(0),
-        created: image.created,
-        id: image.id,
+    let images = images.into_iter().map(|image| {
+        let named = labels::newest_release(&origin.app, &image.repo_tags);
+        let first = image.labels.get(RELEASE);
+        let first = first.and_then(|number| number.parse().ok());
+        Kept {
+            release: named.or(first).unwrap_or(0),
+            is_named: named.is_some(),
+            created: image.created,
+            id: image.id,
+        }
     });
     let used = used(engine).await?;
     let mut removed = 0;

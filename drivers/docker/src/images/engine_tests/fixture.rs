@@ -1,6 +1,7 @@
 //! A stack of the test's own in the engine, slugs, and a server that gives them out.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
@@ -189,7 +190,9 @@ impl Case {
     pub(super) fn images(&self) -> Vec<String> {
         let label = format!("label={}={}", labels::APP, self.app);
         let images = docker(&["images", "--quiet", "--no-trunc", "--filter", &label]);
-        images.lines().map(str::to_owned).collect()
+        // One that has two names is there twice.
+        let images: BTreeSet<_> = images.lines().map(str::to_owned).collect();
+        images.into_iter().collect()
     }
 
     pub(super) fn assert_no_workshop(&self) {

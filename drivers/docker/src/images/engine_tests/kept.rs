@@ -54,6 +54,30 @@ async fn the_newest_releases_and_those_in_use_are_kept() {
 
 #[tokio::test]
 #[ignore = "needs a Docker engine"]
+async fn an_image_counts_as_its_newest_releases() {
+    let case = Case::new("newest", &[]);
+    let mut settings = case.settings();
+    settings.keep = 3;
+    let mut made = Vec::new();
+    // The fourth is a rollback to the first.
+    for (version, content) in (1..).zip(["a", "b", "c", "a", "d", "e"]) {
+        let content = slug(&[("app/content", 0o644, content)]);
+        let release = case.release(version, &content);
+        made.push(case.build_with(&settings, &release).await.unwrap());
+    }
+    assert_eq!(made[3], made[0]);
+    let mut there = Vec::new();
+    for artifact in &made[1..] {
+        there.push(is_there(&case, artifact).await);
+    }
+    assert_eq!(there, [false, false, true, true, true]);
+    // It has two names.
+    remove(&case.engine, &made[0]).await.unwrap();
+    assert!(!is_there(&case, &made[0]).await);
+}
+
+#[tokio::test]
+#[ignore = "needs a Docker engine"]
 async fn a_release_may_be_an_image() {
     let case = Case::new("plain", &[]);
     let cnb = Case::new("cnb", &["LABEL io.buildpacks.build.metadata={}"]);
