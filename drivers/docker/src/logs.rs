@@ -48,6 +48,9 @@ use crate::{
 const UNREAD: Duration = Duration::from_secs(2);
 /// How soon a log that broke off is read again, at first and at last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often an engine that answers may fail to read what is left after a dyno's end: a record of
+/// its log that is torn stays so, and the dyno's end is told only after its log.
+const TRIES: u32 = 8;
 
 /// Whose log it is. By its id.
 #[derive(Clone, Debug)]
@@ -118,6 +121,17 @@ pub(crate) enum CopyError {
     Keep(#[source] io::Error),
 }
 
+impl CopyError {
+    /// Whether an engine that answers cannot do better.
+    fn is_engines(&self) -> bool {
+        match self {
+            Self::Read(error) => engine::code(error).is_some(),
+            Self::Said(_) => true,
+            Self::Write(_) | Self::Full | Self::Keep(_) => false,
+        }
+    }
+}
+
 /// One output of a dyno, on its way.
 #[derive(Debug)]
 pub(crate) struct Copy {
@@ -161,6 +175,7 @@ impl Copy {
         }
         self.go_on_in_log();
         let mut backoff = BACKOFF.0;
+        let mut failed = 0;
         loop {
             let up = self.engine.up().await;
             // What is read after its end is all there will be.
@@ -180,6 +195,9 @@ impl Copy {
                 let read = ended.run_until_cancelled(reading).await;
                 read.unwrap_or(Ok(()))
             };
+            // A Swarm reads it when the node is back.
+            let is_here = matches!(self.source, Source::Container(_));
+            let is_refused = is_here && read.as_ref().is_err_and(CopyError::is_engines);
             match read {
                 Ok(()) if is_last => return,
                 Err(CopyError::Read(error)) if engine::is_unknown(&error) => return,
@@ -199,8 +217,23 @@ impl Copy {
                     tracing::warn!(error = errors::chain(&error), "a dyno's log broke off");
                 }
             }
-            if before != self.passed.load(Ordering::Relaxed) {
+            let passed = self.passed.load(Ordering::Relaxed);
+            if before != passed {
                 backoff = BACKOFF.0;
+                failed = 0;
+            }
+            if is_last && is_refused {
+                failed += 1;
+            }
+            if failed == TRIES {
+                let (container, output) = (self.source.id(), self.output.name());
+                tracing::error!(
+                    container,
+                    output,
+                    since = self.cursor.since(),
+                    "the end of a dyno's log cannot be read: what it wrote later is not known"
+                );
+                return;
             }
             let pause = time::sleep(backoff);
             backoff = (backoff * 2).min(BACKOFF.1);
