@@ -133,6 +133,24 @@ impl Docker {
         Ok(())
     }
 
+    /// `docker build` of what is in a folder, whatever was built before. By the builder that is in the
+    /// engine: another is a package of its own.
+    pub(super) fn build(&self, image: &str, context: &Path) -> Command {
+        let mut command = self.docker();
+        command
+            .args(["build", "--no-cache", "--quiet", "--tag", image])
+            .arg(context)
+            .env("DOCKER_BUILDKIT", "0");
+        command
+    }
+
+    /// Removes what was built before, and has no name any more.
+    pub(super) fn prune(&self) -> Result<()> {
+        let pruned = self.docker().args(["image", "prune", "--force"]).output()?;
+        ensure!(pruned.status.success(), "docker image prune failed");
+        Ok(())
+    }
+
     /// Removes every container.
     pub(super) fn clear(&self) -> Result<()> {
         let list = self.docker().args(["ps", "--all", "--quiet"]).output()?;

@@ -13,6 +13,7 @@ use super::{
     },
     SMALL,
     baselines::Docker,
+    builds,
     driver::{Dynos, PROGRAM, Slug},
     host::Host,
     show, time,
@@ -22,7 +23,7 @@ use super::{
 const TOGETHER: usize = 20;
 /// Between rounds: what has ended is cleared away by engine and kernel.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
-const STACK: &str = "heroku/heroku:26";
+pub(super) const STACK: &str = "heroku/heroku:26";
 /// What the dynos listen on, if they are given a port.
 const PORT: &str = "5000";
 /// What hsup calls the image of the app of [`Host`].
@@ -38,7 +39,12 @@ pub(in super::super) fn measure(rounds: usize) -> Result<Vec<Row>> {
     let engine = Docker::start(host.disk(), host.memory(), &host.stack())?;
     engine.is_stack(STACK)?;
     let mut rows = runs(&host, &engine, rounds)?;
-    rows.extend(starts(&host, &engine, rounds)?);
+    let driver = host.docker_driver(&engine)?;
+    let mut dynos = Dynos::connect(&host, &driver)?;
+    say("measuring builds");
+    rows.push(builds::measure(&host, &engine, &dynos, rounds)?);
+    say("measuring twenty dynos");
+    rows.extend(starts(&host, &engine, &mut dynos, rounds)?);
     Ok(rows)
 }
 
@@ -71,10 +77,7 @@ fn runs(host: &Host, engine: &Docker, rounds: usize) -> Result<Vec<Row>> {
 
 /// Many at once, until all have answered. A dyno's first words are not waited for: the engine's
 /// log keeps them until their line ends.
-fn starts(host: &Host, engine: &Docker, rounds: usize) -> Result<Vec<Row>> {
-    say("measuring twenty dynos");
-    let driver = host.docker_driver(engine)?;
-    let mut dynos = Dynos::connect(host, &driver)?;
+fn starts(host: &Host, engine: &Docker, dynos: &mut Dynos, rounds: usize) -> Result<Vec<Row>> {
     let artifact = dynos.build(&Slug::make(host.disk(), "small", SMALL)?)?;
     let together = Together {
         engine,
@@ -83,13 +86,13 @@ fn starts(host: &Host, engine: &Docker, rounds: usize) -> Result<Vec<Row>> {
         artifact: &artifact,
     };
     let bare = together.measure(
-        &mut dynos,
+        dynos,
         &[],
         "20 Starts at once, until all have answered; 20 `docker run -d` of the same image at once",
     )?;
     dynos.give(PORT);
     let reached = together.measure(
-        &mut dynos,
+        dynos,
         &["--publish", &format!("127.0.0.1::{PORT}")],
         "the same, each with a port of the host's",
     )?;

@@ -8,7 +8,7 @@ use std::{
     process::id,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use hsup_driver_kit::{
     client::{Client, Connection},
     proto::{
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    super::{clock, payload::Stamps},
+    super::{app, clock, payload::Stamps},
     host::{Driver, Host},
 };
 
@@ -34,11 +34,15 @@ pub(super) const PROGRAM: [&str; 2] = ["/bin/xtask", "stamp"];
 /// The size of the files in a slug.
 const FILE: usize = 64 << 10;
 
-/// A folder that is a slug of a given size.
+/// A slug: a folder, or an archive of one with its checksum.
 #[derive(Debug)]
-pub(super) struct Slug(String);
+pub(super) struct Slug {
+    url: String,
+    checksum: String,
+}
 
 impl Slug {
+    /// A folder of a given size.
     pub(super) fn make(folder: &Path, name: &str, size: usize) -> Result<Self> {
         let folder = folder.join(name);
         fs::create_dir(&folder)?;
@@ -51,7 +55,29 @@ impl Slug {
             fs::create_dir_all(&folder)?;
             File::create(folder.join(number.to_string()))?.write_all(&bytes)?;
         }
-        Ok(Self(format!("file://{}/", folder.display())))
+        Ok(Self {
+            url: format!("file://{}/", folder.display()),
+            checksum: String::new(),
+        })
+    }
+
+    /// What is in `name` of a folder, packed.
+    pub(super) fn pack(folder: &Path, name: &str, archive: &Path) -> Result<Self> {
+        let packed = app::command("tar")
+            .args(["--use-compress-program", "gzip -1", "-cf"])
+            .arg(archive)
+            .arg("-C")
+            .arg(folder)
+            .arg(format!("./{name}"))
+            .status()?;
+        ensure!(packed.success(), "tar failed");
+        let summed = app::command("sha256sum").arg(archive).output()?;
+        let summed = String::from_utf8(summed.stdout)?;
+        let sum = summed.split(' ').next().unwrap_or_default();
+        Ok(Self {
+            url: format!("file://{}", archive.display()),
+            checksum: format!("SHA256:{sum}"),
+        })
     }
 }
 
@@ -108,7 +134,8 @@ impl Dynos {
             release: Some(Release {
                 app: "bench".to_owned(),
                 version: 1,
-                slug_url: slug.0.clone(),
+                slug_url: slug.url.clone(),
+                slug_checksum: slug.checksum.clone(),
                 ..Release::default()
             }),
             ..BuildRequest::default()

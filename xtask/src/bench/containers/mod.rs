@@ -7,6 +7,7 @@
 //! measured beside everything else.
 
 mod baselines;
+mod builds;
 pub(super) mod docker;
 mod driver;
 mod host;
