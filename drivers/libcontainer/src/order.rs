@@ -2,7 +2,8 @@
 //!
 //! The order is a file in memory, for it holds the dyno's environment, which belongs neither on
 //! a disk nor in an argument list; it goes over a socket together with the descriptors that it
-//! speaks of. The answer is one line, in which the driver finds what it needs to know the dyno.
+//! speaks of. The answer is one line, in which the driver finds what it needs to know the dyno. A
+//! shim that copies a slug says before that, again and again, that it still does.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,11 @@ use crate::{cgroup::SwapLimit, spec::Limits};
 
 /// The most descriptors that go in one message; the kernel's own limit is 253.
 const MOST: usize = 64;
+
+/// What carries descriptors.
+const HANDED: u8 = b'!';
+/// What a shim says while it copies a slug.
+const COPYING: u8 = b'.';
 
 /// What is to be made.
 #[derive(Debug, Serialize, Deserialize)]
@@ -148,12 +154,38 @@ pub(crate) fn send_fds(to: &UnixStream, fds: &[RawFd]) -> io::Result<()> {
     let rights = [ControlMessage::ScmRights(fds)];
     sendmsg::<()>(
         to.as_raw_fd(),
-        &[IoSlice::new(b"!")],
+        &[IoSlice::new(&[HANDED])],
         if fds.is_empty() { &[] } else { &rights },
         MsgFlags::MSG_NOSIGNAL,
         None,
     )?;
     Ok(())
+}
+
+/// Says that the slug is still being copied; an error where nobody listens any more.
+pub(crate) fn say_copying(to: &UnixStream) -> io::Result<()> {
+    let word = [IoSlice::new(&[COPYING])];
+    sendmsg::<()>(to.as_raw_fd(), &word, &[], MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+/// What a shim says before the line that is its answer.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// It copies the slug.
+    Copying,
+    /// The answer is next; these belong to it.
+    Answers(Vec<OwnedFd>),
+}
+
+/// Receives one word of a shim. No more than that is read: what follows may carry descriptors.
+pub(crate) fn receive_word(from: &impl AsRawFd) -> io::Result<Word> {
+    let (byte, fds) = receive_byte(from)?;
+    Ok(if byte == COPYING {
+        Word::Copying
+    } else {
+        Word::Answers(fds)
+    })
 }
 
 /// Receives an order.
@@ -188,8 +220,13 @@ pub(crate) fn receive(from: &UnixStream) -> io::Result<(Order, Handed)> {
 }
 
 /// Receives descriptors; none when the other end is closed.
-#[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]
 pub(crate) fn receive_fds(from: &impl AsRawFd) -> io::Result<Vec<OwnedFd>> {
+    Ok(receive_byte(from)?.1)
+}
+
+/// Receives a byte, and the descriptors that it carries.
+#[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]
+fn receive_byte(from: &impl AsRawFd) -> io::Result<(u8, Vec<OwnedFd>)> {
     let mut byte = [0];
     let mut space = cmsg_space!([RawFd; MOST]);
     let mut iov = [IoSliceMut::new(&mut byte)];
@@ -210,7 +247,7 @@ pub(crate) fn receive_fds(from: &impl AsRawFd) -> io::Result<Vec<OwnedFd>> {
             );
         }
     }
-    Ok(fds)
+    Ok((byte[0], fds))
 }
 
 #[cfg(test)]
@@ -275,6 +312,24 @@ mod tests {
         let kept: Vec<_> = handed.kept.into_iter().map(text).collect();
         assert_eq!(binds, ["bind"]);
         assert_eq!(kept, ["kept 1", "kept 2"]);
+    }
+
+    #[test]
+    fn words_that_come_at_once_are_heard_one_by_one() {
+        let (here, there) = UnixStream::pair().unwrap();
+        say_copying(&here).unwrap();
+        say_copying(&here).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        send_fds(&here, &[file.as_raw_fd()]).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(receive_word(&there).unwrap(), Word::Copying));
+        }
+        let Word::Answers(fds) = receive_word(&there).unwrap() else {
+            panic!("it copies no more");
+        };
+        assert_eq!(fds.len(), 1);
+        drop(there);
+        assert!(say_copying(&here).is_err(), "nobody listens");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use libcontainer::{
@@ -41,12 +42,13 @@ use nix::{
     unistd::{Gid, pipe2, setgroups},
 };
 use thiserror::Error;
+use tokio::time::Instant;
 
 pub(crate) use self::executor::write_filters;
 use self::{executor::ExecInit, waiter::Started};
 use crate::{
     binds::Bind,
-    mounts::{self, Mapped, MountError, Slug},
+    mounts::{self, App, Mapped, MountError, Slug},
     order::{self, Answer, Handed, Life, Order},
     spec, sweep,
 };
@@ -55,6 +57,8 @@ use crate::{
 pub(crate) const ROLE: &str = "shim";
 /// In a dyno's directory: how the dyno is known, once it is.
 pub(crate) const LIFE: &str = "life.json";
+/// How often it is said that a slug is still being copied.
+const SAYS_EVERY: Duration = Duration::from_secs(1);
 
 /// The container could not be made or started.
 #[derive(Debug, Error)]
@@ -183,7 +187,14 @@ fn begin(dir: &Path, driver: &UnixStream) -> Result<(Started, Answer), ShimError
         path: &slug.path,
         owner: slug.owner,
     });
-    let mapped = mounts::app(slug, &order.own, &places.slug, &places.app, order.uid)?;
+    let app = App {
+        slug,
+        own: &order.own,
+        lower: &places.slug,
+        at: &places.app,
+        uid: order.uid,
+    };
+    let mapped = mounts::app(&app, &mut says_copying(driver))?;
     let mut binds = Vec::new();
     for (number, (dyno_path, writable)) in order.binds.iter().enumerate() {
         let source = places.bind(number);
@@ -217,6 +228,19 @@ fn begin(dir: &Path, driver: &UnixStream) -> Result<(Started, Answer), ShimError
     .spec()?;
     spec.save(dir.join("config.json"))?;
     create(dir, driver, order, handed, mapped)
+}
+
+/// Tells the driver that the slug is still being copied, and finds out when it is gone: then nobody
+/// wants the copy.
+fn says_copying(driver: &UnixStream) -> impl FnMut() -> io::Result<()> {
+    let mut said: Option<Instant> = None;
+    move || {
+        if said.is_some_and(|said| said.elapsed() < SAYS_EVERY) {
+            return Ok(());
+        }
+        said = Some(Instant::now());
+        order::say_copying(driver)
+    }
 }
 
 /// Makes the container and starts it.

@@ -50,7 +50,8 @@ use crate::{
 
 /// In a dyno's directory: what the kit wants to know again.
 pub(crate) const RECORD: &str = "record";
-/// How long a shim may take: it waits for the kernel alone.
+/// How long a shim may take: it waits for the kernel alone. One that copies a slug may take as long
+/// as that takes, but not be silent for longer.
 const SHIM_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A dyno could not be started.
@@ -70,6 +71,14 @@ pub(crate) enum StartError {
     Container { text: String, errno: Option<i32> },
     #[error("the shim of a dyno took longer than {} s", SHIM_PATIENCE.as_secs())]
     Hung,
+    #[error(
+        "the copy of the slug has stood still for {} s: look at the disk of the work directory, or \
+         have one that needs no copy (Linux 5.19 or newer, on ext4, xfs or btrfs)",
+        SHIM_PATIENCE.as_secs()
+    )]
+    CopyHung,
+    #[error("the dyno is to be stopped already: its slug is not copied any further")]
+    Unwanted,
     #[error("failed to take over a dyno that was started")]
     TakeOver(#[source] io::Error),
 }
@@ -90,6 +99,7 @@ impl From<StartError> for Status {
             } if errors::is_exhaustion(&io::Error::from_raw_os_error(*errno)) => {
                 Self::resource_exhausted(text)
             }
+            StartError::Unwanted => Self::aborted(text),
             _ => Self::internal(text),
         }
     }
@@ -190,7 +200,7 @@ impl Libcontainer {
             stdio,
             kept,
         };
-        let started = self.start_in(&dir, request, parts).await;
+        let started = self.start_in(&dir, request, parts, cancelled).await;
         if started.is_err() {
             // Before the answer, or a repeat would find the directory. It talks to the kernel for
             // milliseconds.
@@ -204,6 +214,7 @@ impl Libcontainer {
         dir: &Path,
         request: StartRequest,
         parts: Parts,
+        cancelled: &CancellationToken,
     ) -> Result<Contained, Status> {
         let Parts {
             limits,
@@ -283,11 +294,12 @@ impl Libcontainer {
         };
         order::send(&shim.socket, &order, &handed).map_err(StartError::Shim)?;
         drop(handed);
-        let (life_of, terminal) = shim.answer_within(SHIM_PATIENCE).await?;
+        let (life_of, terminal) = shim.answer(SHIM_PATIENCE, cancelled).await?;
         if life_of.copied {
             tracing::warn!(
                 dyno_id = %order.hostname,
-                "the slug was copied: this kernel or file system has no id-mapped mounts"
+                "the slug was copied: this kernel or file system has no id-mapped mounts that an \
+                 overlay takes"
             );
         }
         let watches = Watches { life, left };
