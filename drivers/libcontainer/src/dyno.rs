@@ -286,13 +286,18 @@ fn first_process(life: &Life, watches: &Watches) -> io::Result<Option<OwnedFd>> 
 /// A copy of the waiter's descriptor of the terminal; none if the dyno has ended meanwhile.
 #[expect(unsafe_code, reason = "pidfd_getfd(2) has no wrapper")]
 fn take_terminal(waiter: i32, fd: RawFd, watches: &Watches) -> io::Result<Option<pty::Terminal>> {
-    let waiter = pidfd_open(waiter)?;
-    if !watches.life.is_held() {
-        return Ok(None);
+    let taken = pidfd_open(waiter).and_then(|waiter| {
+        if !watches.life.is_held() {
+            return Ok(None);
+        }
+        // SAFETY: it takes three numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, waiter.as_raw_fd(), fd, 0) };
+        pty::Terminal::from_master(owned(fd)?).map(Some)
+    });
+    match taken {
+        Err(_) if !watches.life.is_held() => Ok(None),
+        taken => taken,
     }
-    // SAFETY: it takes three numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, waiter.as_raw_fd(), fd, 0) };
-    pty::Terminal::from_master(owned(fd)?).map(Some)
 }
 
 #[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]

@@ -119,7 +119,7 @@ impl Away {
         now: Instant,
         driver: &Libcontainer,
     ) -> Result<(), RecoverError> {
-        let dyno = life::was_started(dir)
+        let dyno = life::was_started(dir)?
             .then(|| Contained::found(dir.to_owned(), driver.hierarchies()))
             .transpose()?;
         let found = match &dyno {

@@ -77,9 +77,9 @@ impl Watch {
     }
 }
 
-/// Whether the dyno of this directory came to run.
-pub(crate) fn was_started(dir: &Path) -> bool {
-    dir.join(shim::LIFE).exists()
+/// Whether the dyno of this directory came to run. What cannot be looked at may have.
+pub(crate) fn was_started(dir: &Path) -> io::Result<bool> {
+    dir.join(shim::LIFE).try_exists()
 }
 
 /// Of a dyno that has ended, and is being freed: tells when nothing is left of it.

@@ -137,6 +137,16 @@ impl Host {
         self.run.path().join("run")
     }
 
+    /// Where the driver keeps its dynos, when it is the first one there.
+    pub(crate) fn dynos(&self) -> PathBuf {
+        let only = |folder: &Path| {
+            let mut entries = fs::read_dir(folder).unwrap().flatten();
+            let folders = entries.find(|entry| entry.path().is_dir());
+            folders.unwrap().path()
+        };
+        only(&only(&self.run_dir())).join("d")
+    }
+
     /// Starts the driver for the operator; `change` may add to its command.
     pub(crate) fn driver_with(&self, change: impl FnOnce(&mut Command)) -> Driver<'_> {
         self.driver_at(&self.socket(), change)
@@ -168,11 +178,18 @@ impl Host {
 
     /// What a driver says that cannot begin.
     pub(crate) fn driver_fails(&self, change: impl FnOnce(&mut Command)) -> String {
-        let mut command = self.driver_command();
         // In a folder where the operator may make one, too.
-        command
-            .arg("--socket")
-            .arg(self.path("operator/rt/lc.sock"));
+        self.driver_fails_at(&self.path("operator/rt/lc.sock"), change)
+    }
+
+    /// The same, at another socket.
+    pub(crate) fn driver_fails_at(
+        &self,
+        socket: &Path,
+        change: impl FnOnce(&mut Command),
+    ) -> String {
+        let mut command = self.driver_command();
+        command.arg("--socket").arg(socket);
         change(&mut command);
         let output = deadline::output(&mut command);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

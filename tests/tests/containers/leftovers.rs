@@ -1,10 +1,6 @@
 //! What was cut off in the middle is in nobody's way.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, io::Write as _, path::Path};
 
 use hsup_tests::deadline::poll;
 
@@ -12,16 +8,6 @@ use crate::{
     caller::{Caller, how},
     host::Host,
 };
-
-/// Where the driver of this host keeps its dynos.
-fn dynos(host: &Host) -> PathBuf {
-    let only = |folder: &Path| {
-        let mut entries = fs::read_dir(folder).unwrap().flatten();
-        let folders = entries.find(|entry| entry.path().is_dir());
-        folders.unwrap().path()
-    };
-    only(&only(&host.run_dir())).join("d")
-}
 
 fn write(path: &Path, bytes: &[u8]) {
     let mut file = fs::File::create(path).unwrap();
@@ -33,7 +19,7 @@ fn write(path: &Path, bytes: &[u8]) {
 fn a_start_that_was_cut_off_while_it_wrote_keeps_neither_user_nor_address() {
     let host = Host::new();
     let driver = host.driver();
-    let dir = dynos(&host).join("0.cut");
+    let dir = host.dynos().join("0.cut");
     driver.kill();
     fs::create_dir(&dir).unwrap();
     write(&dir.join("held.json"), b"");

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::{Seek as _, SeekFrom, Write as _},
+    os::unix::process::CommandExt as _,
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -12,7 +15,10 @@ use std::{
 use hsup_proto::driver::State;
 use hsup_tests::deadline::poll;
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 
@@ -77,6 +83,77 @@ fn what_ended_while_no_driver_ran_is_told_by_the_next_one() {
     assert_eq!(how(&caller.wait("code")), "42");
     assert_eq!(how(&caller.wait("signal")), "SIGUSR1");
     caller.remove_all();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn dynos_that_a_driver_has_no_descriptors_for_go_on() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let ids: Vec<_> = (10..22).map(|number| format!("a-{number}")).collect();
+    let mut dynos: Vec<_> = ids
+        .iter()
+        .map(|id| caller.start(id, "read _; exit 3"))
+        .collect();
+    driver.kill();
+    // Enough to begin with.
+    let said = host.driver_fails_at(&host.socket(), |command| with_open_files(command, 60));
+    assert!(said.contains("LimitNOFILE"), "{said}");
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let running = caller.list();
+    assert_eq!(caller.ids(), ids);
+    let all_run = running.iter().all(|dyno| dyno.state() == State::Running);
+    assert!(all_run, "{running:?}");
+    for dyno in &mut dynos {
+        dyno.close();
+    }
+    for id in &ids {
+        assert_eq!(how(&caller.wait(id)), "3");
+    }
+    caller.remove_all();
+    driver.end();
+    host.is_clean();
+}
+
+#[expect(unsafe_code, reason = "a limit is set between fork and exec")]
+fn with_open_files(command: &mut Command, most: u64) {
+    let limit = move || Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?);
+    // SAFETY: setrlimit(2) may be called there.
+    unsafe { command.pre_exec(limit) };
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_dyno_of_a_driver_that_wrote_in_another_format_goes_on() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let mut dyno = caller.start("a", "read _; exit 3");
+    driver.kill();
+    let record = host.dynos().join("0.a/record");
+    let kept = fs::read(&record).unwrap();
+    // The first field, as protobuf has it.
+    let of_format = |format: u8| {
+        let mut file = fs::File::options().write(true).open(&record).unwrap();
+        file.seek(SeekFrom::Start(1)).unwrap();
+        file.write_all(&[format]).unwrap();
+    };
+    of_format(kept[1] + 1);
+    let said = host.driver_fails_at(&host.socket(), |_| ());
+    assert!(said.contains("the version that started it"), "{said}");
+    let waiting = waiter(&host);
+    assert!(said.contains("kill -9"), "{said}");
+    of_format(kept[1]);
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    assert_eq!(waiter(&host), waiting);
+    dyno.close();
+    assert_eq!(how(&caller.wait("a")), "3");
+    caller.remove("a");
     driver.end();
     host.is_clean();
 }

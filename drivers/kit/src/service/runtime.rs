@@ -142,7 +142,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// and were not removed. Called once, before the first call is answered. A driver of
     /// durability NONE has none.
     ///
-    /// A dyno whose record cannot be read is nobody's: the driver stops it, and says so.
+    /// A dyno whose record cannot be read is nobody's: the driver stops it, and says so. Or it
+    /// fails, and says what is to be done; then it ends, and the dynos go on.
     fn recover(
         &self,
     ) -> impl Future<Output = Result<Vec<Recovered<Self::Dyno>>, RecoverError>> + Send {
