@@ -41,6 +41,11 @@ pub enum NetError {
         /// What lets them through.
         command: String,
     },
+    /// A program that changes the rules of the older iptables does not end.
+    #[error(
+        "somebody has held the lock of iptables-legacy for seconds: find out who (`fuser -v /run/xtables.lock`) and end it"
+    )]
+    Locked,
     /// There is a link of this name that no dyno of ours had.
     #[error("there is an interface {interface} that is not a dyno's of this work directory")]
     Taken {
@@ -108,6 +113,7 @@ impl NetError {
             | Self::NoRules(_)
             | Self::NoRoom { .. }
             | Self::Closed { .. }
+            | Self::Locked
             | Self::Taken { .. }
             | Self::NoParent { .. }
             | Self::NoIpvlan(_) => Fault::Host,

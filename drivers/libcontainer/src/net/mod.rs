@@ -301,7 +301,7 @@ impl Shared {
         }
         if legacy == Way::Docker {
             tracing::info!("opening DOCKER-USER of iptables-legacy for dynos");
-            legacy::open_docker(&self.names).map_err(failed("run iptables-legacy"))?;
+            legacy::open_docker(&self.names)?;
         }
         Ok(())
     }
@@ -309,7 +309,7 @@ impl Shared {
     /// What other firewalls do: those of `nf_tables`, and the older ones.
     fn ways(&self) -> Result<(Way, Way), NetError> {
         let way = forward::way(&self.names).map_err(failed("list the chains of nf_tables"))?;
-        let legacy = legacy::way(&self.names).map_err(failed("run iptables-legacy"))?;
+        let legacy = legacy::way(&self.names)?;
         Ok((way, legacy))
     }
 
@@ -373,7 +373,7 @@ pub fn remove_table(table: &str) -> Result<(), NetError> {
 
 fn remove_shared(names: &Names) -> Result<(), NetError> {
     let closed = forward::close_docker(names).map_err(failed("remove rules from DOCKER-USER"));
-    let legacy = legacy::close_docker(names).map_err(failed("run iptables-legacy"));
+    let legacy = legacy::close_docker(names).map_err(NetError::from);
     let removed = rules::remove(names).map_err(failed("remove the rules of nf_tables"));
     closed.and(legacy).and(removed)
 }
