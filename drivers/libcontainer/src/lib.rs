@@ -26,6 +26,7 @@ mod forsaken;
 pub mod fuzz;
 pub mod lease;
 mod life;
+mod locked;
 mod mounted;
 mod mounts;
 pub mod net;

@@ -9,15 +9,18 @@ use std::{
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use tokio::time::Instant;
 
 use super::{DirsError, WorkDir, key, make, ours, plain};
-use crate::mounts;
+use crate::{locked::is_at, mounts};
 
-/// How long somebody who only looks whether a home is free may hold its lock, and how often we try
-/// meanwhile.
-const LOOKED_AT: Duration = Duration::from_secs(2);
+/// How long somebody who only looks at a home may hold its lock, and how often we try meanwhile. Who
+/// clears away there what is overdue (`forsaken.rs`) removes what dynos have written.
+const LOOKED_AT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The home of one driver: its dynos are here.
@@ -38,6 +41,15 @@ impl Home {
         work_dir: &WorkDir,
         socket: Option<&Path>,
     ) -> Result<Self, DirsError> {
+        Self::open_within(run_dir, work_dir, socket, LOOKED_AT)
+    }
+
+    fn open_within(
+        run_dir: &Path,
+        work_dir: &WorkDir,
+        socket: Option<&Path>,
+        patience: Duration,
+    ) -> Result<Self, DirsError> {
         plain(run_dir)?;
         make(run_dir, 0o700)?;
         let run_dir = ours(run_dir)?;
@@ -50,7 +62,7 @@ impl Home {
             None => format!("nameless-{}", std::process::id()),
         };
         let path = homes.join(&name);
-        let end = Instant::now() + LOOKED_AT;
+        let end = Instant::now() + patience;
         let lock = loop {
             if let Some(lock) = lock(&path)? {
                 break lock;
@@ -196,18 +208,38 @@ fn forsaken(homes: &Path, own: &str) -> Result<Vec<(PathBuf, Flock<File>)>, Dirs
 
 /// Takes the lock of a home; `None` if somebody has it.
 fn lock(home: &Path) -> Result<Option<Flock<File>>, DirsError> {
-    make(home, 0o700)?;
     let path = home.join("lock");
     let failed = |source| DirsError::Lock {
         path: path.clone(),
         source,
     };
-    let file = File::create(&path).map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(failed(errno.into())),
+    loop {
+        match make(home, 0o700) {
+            // It was there, and was gone when it was looked at.
+            Err(DirsError::Make { source, .. })
+                if source.kind() == io::ErrorKind::AlreadyExists && !is_no_folder(home) =>
+            {
+                continue;
+            }
+            made => made?,
+        }
+        let file = match File::create(&path) {
+            // Its driver ended, and took it away just then.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            made => made.map_err(failed)?,
+        };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Who had it may have removed the file since.
+            Ok(lock) if is_at(&lock, &path).map_err(failed)? => return Ok(Some(lock)),
+            Ok(_on_nothing) => {}
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(failed(errno.into())),
+        }
     }
+}
+
+fn is_no_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
 }
 
 #[cfg(test)]
@@ -216,7 +248,8 @@ mod tests {
 
     fn open(folder: &Path, socket: Option<&Path>) -> Result<Home, DirsError> {
         let work_dir = WorkDir::open(&folder.join("work")).unwrap();
-        Home::open(&folder.join("run"), &work_dir, socket)
+        let patience = Duration::from_millis(20);
+        Home::open_within(&folder.join("run"), &work_dir, socket, patience)
     }
 
     #[test]
@@ -230,6 +263,34 @@ mod tests {
         drop(home);
         let home = open(folder.path(), Some(&socket)).unwrap();
         assert_eq!(home.dynos().unwrap(), [home.dyno(1000, "web-1")]);
+    }
+
+    #[test]
+    fn who_takes_a_home_from_drivers_that_end_has_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        let served = std::sync::Mutex::new(());
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let lock = loop {
+                            if let Some(lock) = lock(&home).unwrap() {
+                                break lock;
+                            }
+                        };
+                        let alone = served.try_lock();
+                        assert!(alone.is_ok(), "two have it");
+                        thread::yield_now();
+                        drop(alone);
+                        // As a driver that ends tidies up.
+                        fs::remove_file(home.join("lock")).unwrap();
+                        drop(fs::remove_dir(&home));
+                        drop(lock);
+                    }
+                });
+            }
+        });
     }
 
     #[test]
