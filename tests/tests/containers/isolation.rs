@@ -4,15 +4,20 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    },
+    process::Command,
 };
 
 use hsup_tests::deadline::poll;
+use nix::unistd::{Gid, setgroups};
 
 use crate::{
     caller::{Caller, how},
     host::Host,
-    machine::Link,
+    machine::{Link, left_out},
 };
 
 #[test]
@@ -53,7 +58,8 @@ fn a_dyno_has_no_right_and_nothing_that_it_was_not_given() {
     // Root's, with the bit that makes whoever runs it root.
     let program = stack.join("bin/test-escape");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).unwrap();
-    let driver = host.driver();
+    // As a root that logs in may have them.
+    let driver = host.driver_with(|command| with_groups(command, [0, 4, 27]));
     let status = host.says("cat /proc/self/status");
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name));
@@ -78,6 +84,107 @@ fn a_dyno_has_no_right_and_nothing_that_it_was_not_given() {
     assert_eq!(host.says("yes | head -n 1"), "y\n");
     driver.end();
     host.is_clean();
+}
+
+#[expect(unsafe_code, reason = "the groups are the process's own")]
+fn with_groups(command: &mut Command, groups: [u32; 3]) {
+    let groups = groups.map(Gid::from_raw);
+    // SAFETY: setgroups(2) is all that is called after the fork.
+    unsafe { command.pre_exec(move || Ok(setgroups(&groups)?)) };
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn descriptors_that_the_driver_was_handed_reach_no_dyno() {
+    let host = Host::new();
+    host.write("handed", "");
+    let handed = fs::File::open(host.path("handed")).unwrap();
+    let driver = host.driver_with(|command| {
+        command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "a:b");
+        with_descriptors(command, &handed);
+    });
+    let has_it = |pid: String| {
+        let folder = format!("/proc/{pid}/fd");
+        let entries = fs::read_dir(&folder).unwrap().flatten();
+        let mut targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.any(|target| target == host.path("handed"))
+    };
+    assert!(has_it(driver.pid().to_string()), "it was not handed");
+    let caller = Caller::new(&host.socket());
+    let mut dyno = caller.start("a", "env; echo up; read _");
+    dyno.wait_for("up");
+    assert!(!dyno.said().contains("LISTEN_"), "{}", dyno.said());
+    let command = caller.stats("a").pid.unwrap();
+    let first = parent(command);
+    let waiting = poll(|| host.processes("hsup-wait").first().copied()).unwrap();
+    assert!(!has_it(command.to_string()), "the command");
+    assert!(!has_it(first), "the first process");
+    assert!(!has_it(waiting.to_string()), "who waits for it");
+    dyno.end();
+    driver.end();
+    host.is_clean();
+}
+
+/// Has a file at the places where a service manager puts sockets.
+#[expect(unsafe_code, reason = "descriptors are placed between fork and exec")]
+fn with_descriptors(command: &mut Command, file: &fs::File) {
+    let file = file.as_raw_fd();
+    let place = move || {
+        // SAFETY: fcntl(2) and dup2(2) may be called there, and who is at these places is gone with
+        // the exec.
+        let placed = unsafe {
+            // It may be at one of them itself.
+            let file = libc::fcntl(file, libc::F_DUPFD_CLOEXEC, 10);
+            [libc::dup2(file, 3), libc::dup2(file, 4)]
+        };
+        if placed == [3, 4] {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    };
+    // SAFETY: as it says above.
+    unsafe { command.pre_exec(place) };
+}
+
+/// The process whose child it is.
+fn parent(pid: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.unwrap().trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn short_of_memory_the_kernel_takes_the_dyno_and_not_who_waits_for_it() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let mut dyno = caller.start("a", "echo up; read _");
+    dyno.wait_for("up");
+    let score = |pid: String| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    let command = caller.stats("a").pid.unwrap();
+    let waiting = poll(|| host.processes("hsup-wait").first().copied()).unwrap();
+    assert_eq!(score(command.to_string()), "0\n");
+    assert_eq!(score(parent(command)), "0\n");
+    if may_spare() {
+        assert_eq!(score(waiting.to_string()), "-900\n");
+    } else {
+        left_out("whom the kernel spares: this machine gives root no CAP_SYS_RESOURCE");
+    }
+    dyno.end();
+    driver.end();
+    host.is_clean();
+}
+
+/// Whether root may have the kernel spare a process, as it may but in some containers.
+fn may_spare() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = u64::from_str_radix(effective.unwrap().trim(), 16).unwrap();
+    effective >> CAP_SYS_RESOURCE & 1 == 1
 }
 
 #[test]
