@@ -7,7 +7,8 @@
 //! - `<!-- beside: COMMAND -->`: while this runs, which the reader has in another terminal
 //! - `<!-- first: COMMAND -->`: after this, which the text asks for in words
 //!
-//! Before a block of another kind, `<!-- file: PATH -->` has it written there first.
+//! Before a block of another kind, `<!-- file: PATH -->` has it written there first. A prompt in one
+//! of these is a mistake: nobody would run what stands there.
 
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +53,8 @@ impl Step {
 fn serves(command: &str) -> bool {
     let words: Vec<&str> = command.split_whitespace().collect();
     let mut words = words.iter().skip_while(|word| word.contains('='));
-    words.next() == Some(&"hsup")
+    let program = words.next().and_then(|word| word.rsplit('/').next());
+    program == Some("hsup")
         && words.next() == Some(&"start")
         && !command.contains(" --oneshot")
         && !command.contains(" --help")
@@ -75,12 +77,21 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block>, String> {
             let inside = lines.by_ref().take_while(|(line, _)| *line != "```");
             let shown = steps(inside)?;
             blocks.push(block(section, &std::mem::take(&mut comments), shown)?);
-        } else if line.starts_with("```") {
-            let inside = lines.by_ref().take_while(|(line, _)| *line != "```");
-            let text: String = inside.flat_map(|(line, _)| [line, "\n"]).collect();
+        } else if line.trim_start().starts_with("```") {
+            // In a list, too, where a block of commands would not be seen.
+            if line.trim_start().starts_with("```console") {
+                return Err(format!("{number}: a block of commands begins its line"));
+            }
+            let end = |(line, _): &(&str, usize)| line.trim_start() != "```";
+            let inside: Vec<_> = lines.by_ref().take_while(end).collect();
             if let Some((number, (_, path))) = comments.pop_if(|(_, (word, _))| *word == "file") {
+                let text: String = inside.iter().flat_map(|(line, _)| [line, "\n"]).collect();
                 let file = vec![file(number, path, &text)];
                 blocks.push(block(section, &std::mem::take(&mut comments), file)?);
+            } else if let Some((_, number)) = inside.iter().find(|(line, _)| is_prompt(line)) {
+                return Err(format!(
+                    "{number}: a command stands in a block of another kind: make it ```console"
+                ));
             }
         } else if line.starts_with('#') {
             section += 1;
@@ -91,6 +102,12 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block>, String> {
         }
     }
     Ok(blocks)
+}
+
+/// Whether a line shows a command, and is no comment of a configuration.
+fn is_prompt(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("$ ") || line.starts_with("# hsup")
 }
 
 /// A comment that means something here.
@@ -180,7 +197,7 @@ $ LOGPLEX_URL=x hsup start -s b     # serves
 $ hsup start --oneshot
 ```
 ```
-$ not a command
+not a command
 ```
 ## B
 <!-- not run: no engine -->
@@ -224,6 +241,37 @@ $ docker ps
             },
         ];
         assert_eq!(blocks(page).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_service_is_known_wherever_its_program_is() {
+        for (command, is_service) in [
+            ("hsup start", true),
+            ("A=1 target/debug/hsup start -d ./driver", true),
+            ("hsup start --oneshot", false),
+            ("hsup-shim start", false),
+            ("ls hsup start", false),
+        ] {
+            assert_eq!(serves(command), is_service, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_nobody_would_run_is_a_mistake() {
+        for page in ["$ ls\n", "# hsup doctor\n", "a\n$ hsup ps\n"] {
+            let line = page.lines().count() + 1;
+            let error =
+                format!("{line}: a command stands in a block of another kind: make it ```console");
+            for fence in ["```", "  ```sh"] {
+                let end = fence.trim_end_matches("sh");
+                let page = format!("{fence}\n{page}{end}\n");
+                assert_eq!(blocks(&page).unwrap_err(), error, "{page}");
+            }
+        }
+        let page = "- a\n  ```console\n  $ ls\n  ```\n";
+        let error = "2: a block of commands begins its line";
+        assert_eq!(blocks(page).unwrap_err(), error);
+        assert_eq!(blocks("```toml\n# a comment\n```\n"), Ok(Vec::new()));
     }
 
     #[test]
