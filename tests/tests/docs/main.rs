@@ -7,9 +7,10 @@ mod compare;
 mod links;
 mod page;
 mod section;
+mod words;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     fs::{self, File},
     io::Write as _,
@@ -157,6 +158,37 @@ fn every_link_leads_somewhere() {
     }
     assert!(seen > 99, "the links were not found: {seen}");
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_page_of_logs_has_every_line_that_hsup_writes() {
+    let top = repository();
+    let mut left = vec![top.join("hsup-core/src"), top.join("cli/src/ctl/logs.rs")];
+    let (mut all, mut lines) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(path) = left.pop() {
+        let name = path.file_stem().unwrap();
+        // `hsup run` has no log.
+        if ["tests", "fake", "fuzz", "run"]
+            .iter()
+            .any(|other| name == *other)
+        {
+            continue;
+        }
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            left.extend(entries.map(|entry| entry.unwrap().path()));
+        } else {
+            let said = words::of_source(&fs::read_to_string(&path).unwrap());
+            all.extend(said.all);
+            lines.extend(said.lines);
+        }
+    }
+    let page = words::of_page(&fs::read_to_string(top.join("docs/logs.md")).unwrap());
+    assert!(page.len() > 50, "the lines were not found: {page:?}");
+    let missing: Vec<_> = lines.difference(&page).collect();
+    assert!(missing.is_empty(), "docs/logs.md has no {missing:#?}");
+    let unknown: Vec<_> = page.difference(&all).collect();
+    assert!(unknown.is_empty(), "hsup does not say {unknown:#?}");
 }
 
 #[test]
