@@ -6,6 +6,7 @@
 mod compare;
 mod links;
 mod page;
+mod schema;
 mod section;
 mod words;
 
@@ -17,6 +18,8 @@ use std::{
     path::{Path, PathBuf},
     thread,
 };
+
+use serde_json::Value;
 
 use crate::{
     page::{Block, Plan},
@@ -189,6 +192,40 @@ fn the_page_of_logs_has_every_line_that_hsup_writes() {
     assert!(missing.is_empty(), "docs/logs.md has no {missing:#?}");
     let unknown: Vec<_> = page.difference(&all).collect();
     assert!(unknown.is_empty(), "hsup does not say {unknown:#?}");
+}
+
+#[test]
+fn every_control_file_that_is_shown_is_one_by_the_schema() {
+    let top = repository();
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    let schema = read(&top.join("docs/schemas/control.json"));
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let mut texts: Vec<(String, String)> = Vec::new();
+    for example in fs::read_dir(top.join("examples/control-directory")).unwrap() {
+        let path = example.unwrap().path();
+        texts.push((path.display().to_string(), read(&path)));
+    }
+    for (page, text) in pages() {
+        // What a page has `cat` write, and what it has written in a block of its own.
+        let files = text
+            .split("<<'END'\n")
+            .skip(1)
+            .map(|text| text.split("\nEND").next());
+        let blocks = text
+            .split("```json\n")
+            .skip(1)
+            .map(|text| text.split("\n```").next());
+        let shown = files.chain(blocks).flatten();
+        let shown = shown.filter(|text| text.contains("\"Processes\": ["));
+        texts.extend(shown.map(|text| (page.clone(), text.to_owned())));
+    }
+    assert!(texts.len() > 5, "the files were not found: {texts:?}");
+    for (place, text) in texts {
+        let file: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{place}: {error}: {text}"));
+        let faults = schema::faults(&schema, &file, &place);
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
 }
 
 #[test]
