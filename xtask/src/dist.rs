@@ -294,4 +294,20 @@ mod tests {
             assert!(how(bad).is_err(), "{bad:?}");
         }
     }
+
+    /// What the page tells people to install is what is made.
+    #[test]
+    fn the_page_of_installing_names_this_version() {
+        let version = env!("CARGO_PKG_VERSION");
+        let page = include_str!("../../docs/install.md");
+        let is_file = |word: &&str| word.ends_with(".deb") || word.ends_with(".tar.gz");
+        let words = page.split(|char: char| char.is_whitespace() || "`/,".contains(char));
+        let named: Vec<_> = words.filter(is_file).collect();
+        let package = format!("hsup_{version}-1_amd64.deb");
+        let archive = format!("hsup-{version}-x86_64-linux-gnu.tar.gz");
+        assert!(named.contains(&&*package) && named.contains(&&*archive));
+        for name in named {
+            assert!([&package, &archive].contains(&&name.to_owned()), "{name}");
+        }
+    }
 }
