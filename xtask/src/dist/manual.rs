@@ -136,4 +136,28 @@ mod tests {
             assert!(has(path), "{path}");
         }
     }
+
+    /// The command and those within it, as they are typed.
+    fn typed(command: &Command, before: &str, all: &mut Vec<String>) {
+        let line = format!("{before}{}", command.get_name());
+        for within in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+            typed(within, &format!("{line} "), all);
+        }
+        all.push(line);
+    }
+
+    #[test]
+    fn the_page_of_commands_has_the_help_of_each() {
+        let page = include_str!("../../../docs/commands.md");
+        let mut all: Vec<_> = super::super::HELPS.map(str::to_owned).into();
+        for (_, command) in programs() {
+            typed(&command, "", &mut all);
+        }
+        assert!(all.contains(&"hsupctl driver info".to_owned()), "{all:?}");
+        let packed = super::super::PROGRAMS.map(|(_, name)| name);
+        assert!(packed.iter().all(|name| all.iter().any(|one| one == name)));
+        let is_missing = |line: &&String| !page.contains(&format!("\n$ {line} --help\n"));
+        let missing: Vec<_> = all.iter().filter(is_missing).collect();
+        assert!(missing.is_empty(), "docs/commands.md has no {missing:?}");
+    }
 }
