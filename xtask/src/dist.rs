@@ -185,14 +185,18 @@ fn help(name: &str, is_debug: bool) -> anyhow::Result<String> {
 /// Builds the programs; answers them by their names.
 fn build(is_debug: bool) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut arguments = vec!["build", "--locked", "--quiet"];
-    if !is_debug {
+    if is_debug {
+        // As everything is built that is tested: what is there already is not built once more,
+        // with what these programs alone ask of their dependencies.
+        arguments.extend(["--workspace", "--bins", "--tests"]);
+    } else {
         arguments.push("--release");
-    }
-    for (package, _) in PROGRAMS {
-        arguments.extend(["--package", package]);
-    }
-    for (_, program) in PROGRAMS {
-        arguments.extend(["--bin", program]);
+        for (package, _) in PROGRAMS {
+            arguments.extend(["--package", package]);
+        }
+        for (_, program) in PROGRAMS {
+            arguments.extend(["--bin", program]);
+        }
     }
     let mut flags: Vec<OsString> = Vec::new();
     if !is_debug {
