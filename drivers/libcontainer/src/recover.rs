@@ -50,7 +50,7 @@ impl Libcontainer {
                     tracing::info!(dir = %dir.display(), "clearing away what a start left");
                     clear(dir).await;
                 }
-                Err(error) => match fate(&*error, has_ended(&dir), is_own) {
+                Err(error) => match fate(&*error, &has_ended(&dir), is_own) {
                     Fate::Cleared => {
                         let error = errors::chain(&*error);
                         tracing::error!(
@@ -297,7 +297,7 @@ enum Fate {
     Told,
 }
 
-fn fate(error: &(dyn Error + 'static), has_ended: io::Result<bool>, is_own: bool) -> Fate {
+fn fate(error: &(dyn Error + 'static), has_ended: &io::Result<bool>, is_own: bool) -> Fate {
     // What is not there, or is something else: no kernel has refused it.
     let is_for_good = match error.downcast_ref::<io::Error>() {
         Some(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error().is_none(),
@@ -331,21 +331,21 @@ mod tests {
         RecordError::Format(format).into()
     }
 
-    #[test_case(of_format(2), Ok(false), true => Fate::Told; "it runs")]
-    #[test_case(of_format(2), Ok(true), true => Fate::Cleared; "it has ended")]
-    #[test_case(of_format(2), Err(io::ErrorKind::Other.into()), true => Fate::Told; "it may run")]
-    #[test_case(of_format(2), Ok(false), false => Fate::Stays; "nobody comes for it")]
-    #[test_case(io::Error::from(io::ErrorKind::InvalidData).into(), Ok(true), true => Fate::Cleared; "no JSON")]
-    #[test_case(os(libc::ENOENT), Ok(true), true => Fate::Cleared; "half of it was removed")]
-    #[test_case(os(libc::EMFILE), Ok(true), true => Fate::Told; "how it ended can be read later")]
-    #[test_case(os(libc::EMFILE), Ok(false), true => Fate::Told; "it runs and cannot be read")]
-    #[test_case(UnderWay.into(), Ok(false), true => Fate::Told; "it is being started")]
+    #[test_case(&*of_format(2), &Ok(false), true => Fate::Told; "it runs")]
+    #[test_case(&*of_format(2), &Ok(true), true => Fate::Cleared; "it has ended")]
+    #[test_case(&*of_format(2), &Err(io::ErrorKind::Other.into()), true => Fate::Told; "it may run")]
+    #[test_case(&*of_format(2), &Ok(false), false => Fate::Stays; "nobody comes for it")]
+    #[test_case(&io::Error::from(io::ErrorKind::InvalidData), &Ok(true), true => Fate::Cleared; "no JSON")]
+    #[test_case(&*os(libc::ENOENT), &Ok(true), true => Fate::Cleared; "half of it was removed")]
+    #[test_case(&*os(libc::EMFILE), &Ok(true), true => Fate::Told; "how it ended can be read later")]
+    #[test_case(&*os(libc::EMFILE), &Ok(false), true => Fate::Told; "it runs and cannot be read")]
+    #[test_case(&UnderWay, &Ok(false), true => Fate::Told; "it is being started")]
     fn what_becomes_of_a_dyno_that_is_not_found_again(
-        error: RecoverError,
-        has_ended: io::Result<bool>,
+        error: &(dyn Error + 'static),
+        has_ended: &io::Result<bool>,
         is_own: bool,
     ) -> Fate {
-        fate(&*error, has_ended, is_own)
+        fate(error, has_ended, is_own)
     }
 
     #[tokio::test]
@@ -361,7 +361,7 @@ mod tests {
         fs::remove_file(dir.path().join(life::LIFE)).unwrap();
         std::os::unix::fs::symlink(life::LIFE, dir.path().join(life::LIFE)).unwrap();
         let error = began(dir.path()).await.unwrap_err();
-        assert_eq!(fate(&*error, has_ended(dir.path()), true), Fate::Told);
+        assert_eq!(fate(&*error, &has_ended(dir.path()), true), Fate::Told);
     }
 
     #[tokio::test(start_paused = true)]
