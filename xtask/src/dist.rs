@@ -304,7 +304,8 @@ mod tests {
     fn the_page_of_installing_names_this_version() {
         let version = env!("CARGO_PKG_VERSION");
         let page = include_str!("../../docs/install.md");
-        let is_file = |word: &&str| word.ends_with(".deb") || word.ends_with(".tar.gz");
+        let ends = ["deb", "gz"];
+        let is_file = |word: &&str| ends.contains(&word.rsplit('.').next().unwrap_or_default());
         let words = page.split(|char: char| char.is_whitespace() || "`/,".contains(char));
         let named: Vec<_> = words.filter(is_file).collect();
         let package = format!("hsup_{version}-1_amd64.deb");
