@@ -74,7 +74,7 @@ impl Cursor {
     /// The next one, of an output that is streamed from its beginning on, when `bytes` more were
     /// passed on.
     pub(crate) fn streamed(self, bytes: &[u8]) -> Self {
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+        let lines = bytes.split(|byte| *byte == b'\n').count() - 1;
         Self {
             at: STREAMED,
             frames: self.frames + lines as u64,

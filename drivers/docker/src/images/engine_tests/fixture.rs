@@ -151,7 +151,6 @@ impl Case {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "they are the case's")]
     pub(super) fn settings(&self) -> Settings {
         let mut settings = Settings::new(&self.app, |_| None).unwrap();
         settings.program = program();
