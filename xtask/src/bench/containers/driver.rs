@@ -123,6 +123,12 @@ impl Dynos {
         })
     }
 
+    /// The same of another driver in the place of the one before.
+    pub(super) fn reconnect(&mut self, host: &Host, _driver: &Driver<'_>) -> Result<()> {
+        self.connection = self.runtime.block_on(Connection::open(&host.socket()))?;
+        Ok(())
+    }
+
     /// Gives dynos a port that is reached, from here on.
     pub(super) fn give(&mut self, port: &str) {
         self.env.insert("PORT".to_owned(), port.to_owned());

@@ -195,7 +195,9 @@ fn at_rest(
         // The same without anybody who looks.
         drop(driver.take());
         let [alone, _] = shares([engine.pid(), engine.pid()])?;
-        driver = Some(host.swarm_driver(engine, &REGISTRY.to_string())?);
+        let next = host.swarm_driver(engine, &REGISTRY.to_string())?;
+        dynos.reconnect(host, &next)?;
+        driver = Some(next);
         rows.push(Row {
             what,
             hsup: format!(
