@@ -36,13 +36,12 @@ use super::{
 /// How many dynos start at once.
 const TOGETHER: usize = 20;
 /// How many are up when the manager is looked at, and what that row is about.
-const MANY: [(usize, &str); 3] = [
+const MANY: [(usize, &str); 2] = [
     (
         100,
         "100 dynos at rest: the manager's processor, the driver's, its memory",
     ),
     (200, "200 dynos"),
-    (400, "400 dynos"),
 ];
 /// Between rounds: what has ended is cleared away by engine and kernel.
 const PAUSE: Duration = Duration::from_millis(500);
