@@ -204,7 +204,7 @@ impl DockerDriver {
                 Some(opened)
             }
         };
-        let is_asked = stdin.is_some() || config::is_one_off(order.request);
+        let is_asked = config::is_one_off(order.request);
         let writing = match opened {
             Some(opened) => {
                 let source = Source::Container(id.to_owned());
