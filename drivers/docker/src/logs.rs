@@ -297,11 +297,11 @@ impl Copy {
 
     fn reached(&mut self, reader: &Reader) -> Result<(), CopyError> {
         self.cursor = reader.cursor();
-        self.keep(self.cursor)
+        self.keep()
     }
 
-    fn keep(&self, cursor: Cursor) -> Result<(), CopyError> {
-        self.file.write(cursor).map_err(CopyError::Keep)
+    fn keep(&self) -> Result<(), CopyError> {
+        self.file.write(self.cursor).map_err(CopyError::Keep)
     }
 
     fn count(&self, length: usize) {

@@ -74,11 +74,10 @@ pub(crate) enum PlaceError {
     },
 }
 
-/// The place, which is looked up when the first dyno needs it.
+/// The place, which is looked up when the first dyno needs it, unless it was given.
 #[derive(Debug)]
 pub(crate) struct Places {
     host: Host,
-    given: Option<Place>,
     found: OnceCell<Place>,
 }
 
@@ -95,16 +94,12 @@ impl Places {
         });
         Ok(Self {
             host,
-            given: given.transpose()?,
-            found: OnceCell::new(),
+            found: OnceCell::new_with(given.transpose()?),
         })
     }
 
     /// Where dynos are published and reached. An address that is not found is looked up again.
     pub(crate) async fn find(&self) -> Result<Place, PlaceError> {
-        if let Some(given) = self.given {
-            return Ok(given);
-        }
         let found = self.found.get_or_try_init(async || self.look_up().await);
         found.await.copied()
     }

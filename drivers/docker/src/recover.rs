@@ -133,11 +133,13 @@ impl DockerDriver {
         };
         let gone = CancellationToken::new();
         let uid = label(config::UID).parse().unwrap_or(u32::MAX);
+        let app = label(config::APP);
         let networks = &found.network_settings.networks;
-        let membership = self.found_network(uid, label(config::APP), |network| {
-            networks.contains_key(network)
-        });
-        let membership = membership.await.map(Arc::new);
+        let membership = if networks.contains_key(&self.network_name(uid, app)) {
+            Some(Arc::new(self.found_network(uid, app).await))
+        } else {
+            None
+        };
         let is_tty = config.tty;
         let mut terminal = None;
         if is_tty && life::is_running(state) {

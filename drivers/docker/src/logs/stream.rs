@@ -88,7 +88,7 @@ impl Copy {
             let length = self.write(bytes).await.map_err(CopyError::Write)?;
             let (written, rest) = bytes.split_at(length);
             self.cursor = self.cursor.streamed(written);
-            self.keep(self.cursor)?;
+            self.keep()?;
             self.count(length);
             bytes = rest;
         }

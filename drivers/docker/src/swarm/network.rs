@@ -85,31 +85,28 @@ impl DockerDriver {
         uid: u32,
         app: &str,
     ) -> Result<Membership, Error> {
-        let network = name(self.home(), uid, app);
+        let network = self.network_name(uid, app);
         self.networks().enter(docker, &network, self.home()).await?;
         Ok(self.membership(network))
     }
 
     /// The same if another dyno has one already: alone there is nobody to be reached.
     pub(crate) async fn join_network(&self, uid: u32, app: &str) -> Option<Membership> {
-        let network = name(self.home(), uid, app);
+        let network = self.network_name(uid, app);
         let is_there = self.networks().join(&network).await;
         is_there.then(|| self.membership(network))
     }
 
-    /// That of a dyno that was found again, if `is_in` it.
-    pub(crate) async fn found_network(
-        &self,
-        uid: u32,
-        app: &str,
-        is_in: impl FnOnce(&str) -> bool,
-    ) -> Option<Membership> {
-        let network = name(self.home(), uid, app);
-        if !is_in(&network) {
-            return None;
-        }
+    /// That of a dyno that was found again.
+    pub(crate) async fn found_network(&self, uid: u32, app: &str) -> Membership {
+        let network = self.network_name(uid, app);
         self.networks().found(&network).await;
-        Some(self.membership(network))
+        self.membership(network)
+    }
+
+    /// What the network of this user's app is called, whether it is there or not.
+    pub(crate) fn network_name(&self, uid: u32, app: &str) -> String {
+        name(self.home(), uid, app)
     }
 
     fn membership(&self, network: String) -> Membership {

@@ -82,8 +82,7 @@ impl DockerDriver {
     ) -> Option<Recovered<Placed>> {
         let label = |name: &str| labels.get(name).map_or("", String::as_str);
         let uid = label(config::UID).parse().unwrap_or(u32::MAX);
-        let found = self.found_network(uid, label(config::APP), |_| true);
-        let membership = found.await?;
+        let membership = self.found_network(uid, label(config::APP)).await;
         let record = hex::decode(label(config::RECORD)).map(|bytes| Record::from_bytes(&bytes));
         let fate = self.cluster().view().fate(&service);
         let record = match (record, fate) {
