@@ -12,8 +12,9 @@ use std::{
 
 use hsup_driver_kit::client::{Client, Connection};
 use hsup_proto::driver::{
-    BuildRequest, ExitStatus, GetInfoRequest, GetInfoResponse, Release, RemoveRequest,
-    StartRequest, StopRequest, WaitRequest, build_response::Event, remove_request::What,
+    BuildRequest, ExitStatus, GetInfoRequest, GetInfoResponse, IpInfoRequest, IpInfoResponse,
+    Release, RemoveRequest, StartRequest, StopRequest, WaitRequest, build_response::Event,
+    remove_request::What,
 };
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -446,19 +447,45 @@ impl Dyno {
         answer.into_inner().status.unwrap()
     }
 
+    /// Where it is reached.
+    pub(crate) async fn ip_info(&self, client: &mut Client) -> IpInfoResponse {
+        let dyno_id = self.request.dyno_id.clone();
+        let info = client.ip_info(IpInfoRequest { dyno_id });
+        info.await.unwrap().into_inner()
+    }
+
+    /// Ends it in order; how it ended.
+    pub(crate) async fn stop(&self, client: &mut Client) -> ExitStatus {
+        self.stop_with(client, false).await
+    }
+
     /// Ends it at once.
     pub(crate) async fn kill(&self, client: &mut Client) {
+        self.stop_with(client, true).await;
+    }
+
+    async fn stop_with(&self, client: &mut Client, force: bool) -> ExitStatus {
         let stop = StopRequest {
             dyno_id: self.request.dyno_id.clone(),
-            force: true,
+            force,
             ..StopRequest::default()
         };
         client.stop(stop).await.unwrap();
-        self.wait(client).await;
+        self.wait(client).await
     }
 
     pub(crate) async fn remove(&self, client: &mut Client) {
         let what = Some(What::DynoId(self.request.dyno_id.clone()));
         client.remove(RemoveRequest { what }).await.unwrap();
     }
+}
+
+/// Waits for the greeting of a dyno that says `hello` to whoever comes; `timeout` runs where it is
+/// to be reached from.
+pub(crate) fn is_greeted(mut timeout: Command, info: &IpInfoResponse) {
+    let line = format!(
+        "until busybox nc {} {} </dev/null | grep hello; do sleep 0.1; done",
+        info.ip, info.port
+    );
+    assert_eq!(output(timeout.args(["60", "sh", "-c", &line])), "hello");
 }

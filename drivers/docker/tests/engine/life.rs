@@ -1,13 +1,13 @@
 //! What a dyno writes, where it is reached, and what is left of it.
 
 use hsup_proto::driver::{
-    AttachRequest, AttachResponse, IpInfoRequest, StatsRequest, StopRequest, attach_request::Event,
+    AttachRequest, AttachResponse, StatsRequest, attach_request::Event,
     attach_response::Event as Output, exit_status::How,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use super::fixture::{Driver, Dyno, Engine, output};
+use super::fixture::{Driver, Dyno, Engine, is_greeted};
 
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
@@ -46,29 +46,14 @@ async fn a_dyno_is_reached_at_the_port_that_is_told() {
     let line = "nc -ll -p $PORT -e echo hello & wait";
     let dyno = Dyno::new(&engine, "d-port", line);
     dyno.start(&mut client).await;
-    let dyno_id = dyno.request.dyno_id.clone();
-    let info = client.ip_info(IpInfoRequest {
-        dyno_id: dyno_id.clone(),
-    });
-    let info = info.await.unwrap().into_inner();
+    let info = dyno.ip_info(&mut client).await;
     assert_eq!(info.ip, "127.0.0.1");
-    let line = format!(
-        "until busybox nc {} {} </dev/null | grep hello; do sleep 0.1; done",
-        info.ip, info.port
-    );
-    let mut nc = engine.inside("timeout");
-    assert_eq!(output(nc.args(["60", "sh", "-c", &line])), "hello");
-    let stats = client.stats(StatsRequest {
-        dyno_id: dyno_id.clone(),
-    });
+    is_greeted(engine.inside("timeout"), &info);
+    let dyno_id = dyno.request.dyno_id.clone();
+    let stats = client.stats(StatsRequest { dyno_id });
     let stats = stats.await.unwrap().into_inner();
     assert!(stats.memory_bytes.unwrap() > 0 && stats.cpu_ns.unwrap() > 0);
-    let stop = StopRequest {
-        dyno_id,
-        ..StopRequest::default()
-    };
-    client.stop(stop).await.unwrap();
-    let status = dyno.wait(&mut client).await;
+    let status = dyno.stop(&mut client).await;
     assert_eq!(status.how, Some(How::Signal("SIGTERM".to_owned())));
     dyno.remove(&mut client).await;
     assert_eq!(engine.containers(), "");

@@ -1,9 +1,9 @@
 //! A Swarm of this one engine. What several machines may go through is tried in `tests/swarm`.
 
-use hsup_proto::driver::{IpInfoRequest, StopRequest, exit_status::How};
+use hsup_proto::driver::exit_status::How;
 use tokio::time::{sleep, timeout};
 
-use super::fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, output};
+use super::fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, is_greeted, output};
 
 const ADDRESS: &str = "10.99.0.1";
 
@@ -84,25 +84,11 @@ async fn a_service_is_reached_found_again_and_stopped() {
     dyno.start(&mut driver.client().await).await;
     driver.replace();
     let mut client = driver.client().await;
-    let dyno_id = dyno.request.dyno_id.clone();
-    let info = client.ip_info(IpInfoRequest {
-        dyno_id: dyno_id.clone(),
-    });
-    let info = info.await.unwrap().into_inner();
+    let info = dyno.ip_info(&mut client).await;
     assert_eq!(info.ip, ADDRESS);
     assert_eq!(info.node, output(&mut engine.inside("hostname")));
-    let line = format!(
-        "until busybox nc {} {} </dev/null | grep hello; do sleep 0.1; done",
-        info.ip, info.port
-    );
-    let mut nc = engine.inside("timeout");
-    assert_eq!(output(nc.args(["60", "sh", "-c", &line])), "hello");
-    let stop = StopRequest {
-        dyno_id,
-        ..StopRequest::default()
-    };
-    client.stop(stop).await.unwrap();
-    let status = dyno.wait(&mut client).await;
+    is_greeted(engine.inside("timeout"), &info);
+    let status = dyno.stop(&mut client).await;
     assert_eq!(status.how, Some(How::Signal("SIGTERM".to_owned())));
     dyno.remove(&mut client).await;
     nothing_is_left(&engine).await;
@@ -129,12 +115,7 @@ async fn a_one_off_dyno_is_on_the_engine_and_reaches_the_others() {
     driver.replace();
     let mut client = driver.client().await;
     for dyno in [web, run] {
-        let stop = StopRequest {
-            dyno_id: dyno.request.dyno_id.clone(),
-            ..StopRequest::default()
-        };
-        client.stop(stop).await.unwrap();
-        dyno.wait(&mut client).await;
+        dyno.stop(&mut client).await;
         dyno.remove(&mut client).await;
     }
     nothing_is_left(&engine).await;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use hsup_proto::driver::{IpInfoRequest, exit_status::How};
+use hsup_proto::driver::exit_status::How;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType,
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::fixture::{Driver, Dyno, Engine, Namespaces, output};
+use super::fixture::{Driver, Dyno, Engine, Namespaces, is_greeted, output};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -160,16 +160,9 @@ async fn a_dyno_of_another_machine_is_reached_there() {
     let mut client = driver.client().await;
     let dyno = Dyno::new(&engine, "d-far", "exec nc -ll -p $PORT -e echo hello");
     dyno.start(&mut client).await;
-    let dyno_id = dyno.request.dyno_id.clone();
-    let info = client.ip_info(IpInfoRequest { dyno_id });
-    let info = info.await.unwrap().into_inner();
+    let info = dyno.ip_info(&mut client).await;
     assert_eq!(info.ip, FAR);
-    let line = format!(
-        "until busybox nc {FAR} {} </dev/null | grep hello; do sleep 0.1; done",
-        info.port
-    );
-    let mut nc = driver.inside("timeout");
-    assert_eq!(output(nc.args(["60", "sh", "-c", &line])), "hello");
+    is_greeted(driver.inside("timeout"), &info);
     dyno.kill(&mut client).await;
     dyno.remove(&mut client).await;
     assert_eq!(engine.containers(), "");
