@@ -14,6 +14,7 @@ mod logs;
 mod many;
 mod one_off;
 mod payload;
+mod procfs;
 mod report;
 
 use std::os::unix::process::CommandExt as _;

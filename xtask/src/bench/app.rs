@@ -17,6 +17,8 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::procfs;
+
 const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -135,24 +137,11 @@ impl Running<'_> {
     /// hsup and its driver.
     pub(super) fn processes(&self) -> Result<[i32; 2]> {
         let hsup = i32::try_from(self.hsup.id())?;
-        for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            // Behind the name in parentheses: the state, then the parent (proc_pid_stat(5)).
-            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-                continue;
-            };
-            let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
-            if behind.split(' ').nth(1) == Some(&hsup.to_string()) {
-                return Ok([hsup, pid]);
-            }
-        }
-        bail!("hsup has no driver")
+        let processes = procfs::processes()?;
+        let driver = processes
+            .into_iter()
+            .find(|pid| procfs::parent(*pid) == Some(hsup));
+        Ok([hsup, driver.context("hsup has no driver")?])
     }
 }
 

@@ -1,10 +1,10 @@
 //! What the driver and its helpers take up.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::super::many::pss_kib as pss_of;
+use super::super::{many::pss_kib as pss_of, procfs};
 
 /// In KiB, shared pages by their share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,16 +59,9 @@ pub(super) fn pss_kib(driver: i32) -> Result<Pss> {
 
 fn children() -> Result<BTreeMap<i32, Vec<i32>>> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for entry in fs::read_dir("/proc").context("failed to list processes")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        // One that has ended meanwhile is none. Behind the name in parentheses: the state, then
-        // the parent (proc_pid_stat(5)).
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
-        if let Some(parent) = behind.split(' ').nth(1).and_then(|word| word.parse().ok()) {
+    for pid in procfs::processes()? {
+        // One that has ended meanwhile is none.
+        if let Some(parent) = procfs::parent(pid) {
             children.entry(parent).or_default().push(pid);
         }
     }

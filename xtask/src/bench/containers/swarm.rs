@@ -5,7 +5,7 @@
 //! what the manager does for many dynos is looked at when they are at rest.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::Write as _,
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
@@ -24,6 +24,7 @@ use super::{
     super::{
         clock::{self, Spread},
         many::{mebibytes, pss_kib},
+        procfs,
         report::{Row, say},
     },
     SMALL,
@@ -215,27 +216,19 @@ fn at_rest(
 /// How much of a processor these processes use, in hundredths.
 fn shares(processes: [i32; 2]) -> Result<[f64; 2]> {
     sleep(CALM);
-    let before = processes.map(ticks);
+    let before = processes.map(procfs::ticks);
     sleep(PERIOD);
-    let after = processes.map(ticks);
+    let after = processes.map(procfs::ticks);
     let second = sysconf(SysconfVar::CLK_TCK)?.context("a machine without ticks")?;
     let mut shares = [0.0; 2];
     for ((share, before), after) in shares.iter_mut().zip(before).zip(after) {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        let used = (after? - before?) as f64 / second as f64;
+        let used =
+            (after.zip(before)).map(|(after, before)| (after - before) as f64 / second as f64);
+        let used = used.context("a process has ended")?;
         *share = used * 100.0 / PERIOD.as_secs_f64();
     }
     Ok(shares)
-}
-
-/// What a process has used of processors, as `proc_pid_stat(5)` counts.
-fn ticks(pid: i32) -> Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
-    // The 14th and the 15th word; the first two are before that.
-    let words = behind.split(' ').skip(11).take(2);
-    let sum = words.map(str::parse::<u64>).sum::<Result<u64, _>>();
-    sum.context("a process without its times")
 }
 
 /// A registry in the engine's network.
