@@ -93,13 +93,13 @@ fn dynos_that_a_driver_has_no_descriptors_for_go_on() {
     let host = Host::new();
     let driver = host.driver();
     let caller = Caller::new(&host.socket());
-    let ids: Vec<_> = (10..22).map(|number| format!("a-{number}")).collect();
+    let ids: Vec<_> = (10..50).map(|number| format!("a-{number}")).collect();
     let mut dynos: Vec<_> = ids
         .iter()
         .map(|id| caller.start(id, "read _; exit 3"))
         .collect();
     driver.kill();
-    // Enough to begin with.
+    // Enough to begin with, and for some of the dynos: each takes two or three.
     let said = host.driver_fails_at(&host.socket(), |command| with_open_files(command, 60));
     assert!(said.contains("LimitNOFILE"), "{said}");
     let driver = host.driver();
