@@ -10,9 +10,11 @@ use tokio::sync::{Notify, watch};
 use tonic::Code;
 use tracing::{debug, warn};
 
-use super::{DynoSpec, Shared, io::IoDir, ledger::Ended, starting::Starting, waiting::Waiting};
+use super::{
+    DynoSpec, Shared, io::IoDir, ledger::Ended, request::Request, starting::Starting,
+    waiting::Waiting,
+};
 use crate::{
-    command,
     driver::{Link, Pause, Up, demands, said, up_again},
     environment,
     exit::ExitStatus,
@@ -72,37 +74,24 @@ fn request(
         .path()
         .to_str()
         .ok_or("the runtime folder's path is not UTF-8")?;
-    let base = if up.has_own_network() {
-        environment::Base::Container
-    } else {
-        shared.host_base
-    };
-    let host = shared.host_vars.iter().cloned();
     let dyno = environment::Dyno {
         name: &spec.name,
         id: &run.dyno_id,
         port: run.port,
     };
-    let linger = shared.policy.linger.as_millis();
+    let request = Request {
+        supervisor_id: &shared.supervisor_id,
+        dyno,
+        release: &spec.release,
+        line: &spec.command,
+        host_base: shared.host_base,
+        binds: &shared.binds,
+        options: &shared.driver_options,
+        linger: shared.policy.linger,
+    };
     Ok(StartRequest {
-        dyno_id: run.dyno_id.to_string(),
-        supervisor_id: shared.supervisor_id.as_str().to_owned(),
-        artifact: artifact.to_owned(),
-        app: spec.release.app.clone(),
-        release: spec.release.version,
-        process_type: spec.name.process_type.to_string(),
-        process_number: spec.name.number.get(),
-        argv: command::argv(&spec.command),
-        env: environment::dyno_environment(base, host, &spec.release, dyno),
         io_dir: io_dir.to_owned(),
-        tty: false,
-        limits: demands::limits(&up.info, &spec.release.limits),
-        binds: shared.binds.clone(),
-        options: shared.driver_options.to_wire(),
-        shell_line: spec.command.to_string(),
-        linger_ms: u32::try_from(linger).unwrap_or(u32::MAX),
-        tty_rows: 0,
-        tty_columns: 0,
+        ..request.to(up, artifact, shared.host_vars.iter().cloned())
     })
 }
 

@@ -52,8 +52,11 @@ use crate::{
     build::BuildError,
     command::{self, ShellLineError},
     control::{BindError, ControlListener, lead_to, serve},
-    driver::{DriverLink, DriverOptions, DriverSpec, LinkSettings, Up, demands::NoBindsError},
-    dyno::IoDirError,
+    driver::{
+        DriverLink, DriverOptions, DriverSpec, LinkSettings, Up,
+        demands::{self, NoBindsError},
+    },
+    dyno::{IoDirError, Request},
     environment,
     exit::{Ending, ExitStatus},
     files,
@@ -347,6 +350,9 @@ impl Command {
             Ok(prepared) => prepared?,
             Err(code) => return Ok(code),
         };
+        if let Some(unmet) = demands::unmet(&up.info, &loaded.release) {
+            tell(&format!("Warning: {unmet}"));
+        }
         if matches!(streams, Streams::Terminal(_)) && !up.capabilities.has(Capability::Attach) {
             streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);
         }
@@ -403,53 +409,38 @@ impl Command {
         streams: &Streams,
     ) -> Result<StartRequest, RunCommandError> {
         let release = &self.loaded.release;
-        let port = ports::base(&release.config)?;
-        let base = if up.has_own_network() {
-            environment::Base::Container
-        } else {
-            self.loaded.base
-        };
-        let host = std::env::vars_os();
         let dyno = environment::Dyno {
             name,
             id: dyno_id,
-            port,
+            port: ports::base(&release.config)?,
         };
-        let mut env = environment::dyno_environment(base, host, release, dyno);
-        let (mut io_dir, mut window) = (String::new(), None);
+        let request = Request {
+            supervisor_id: &self.id,
+            dyno,
+            release,
+            line: &self.line,
+            host_base: self.loaded.base,
+            binds: &self.options.binds,
+            options: &self.options.driver_options,
+            linger: self.options.linger,
+        };
+        let mut request = request.to(up, artifact, std::env::vars_os());
         match streams {
-            Streams::Pipes(pipes) => io_dir = pipes.io().path().to_string_lossy().into_owned(),
-            Streams::Terminal(of) => {
-                window = of.size();
+            Streams::Pipes(pipes) => {
+                request.io_dir = pipes.io().path().to_string_lossy().into_owned();
+            }
+            Streams::Terminal(window) => {
+                request.tty = true;
+                (request.tty_rows, request.tty_columns) = window.size().unwrap_or_default();
                 // What the terminal is, its user knows.
-                if !env.contains_key("TERM")
+                if !request.env.contains_key("TERM")
                     && let Ok(term) = std::env::var("TERM")
                 {
-                    env.insert("TERM".to_owned(), term);
+                    request.env.insert("TERM".to_owned(), term);
                 }
             }
         }
-        let (tty_rows, tty_columns) = window.unwrap_or_default();
-        Ok(StartRequest {
-            dyno_id: dyno_id.to_string(),
-            supervisor_id: self.id.as_str().to_owned(),
-            artifact: artifact.to_owned(),
-            app: release.app.clone(),
-            release: release.version,
-            process_type: name.process_type.to_string(),
-            process_number: name.number.get(),
-            argv: command::argv(&self.line),
-            env,
-            io_dir,
-            tty: matches!(streams, Streams::Terminal(_)),
-            limits: None,
-            binds: self.options.binds.clone(),
-            options: self.options.driver_options.to_wire(),
-            shell_line: self.line.clone(),
-            linger_ms: u32::try_from(self.options.linger.as_millis()).unwrap_or(u32::MAX),
-            tty_rows,
-            tty_columns,
-        })
+        Ok(request)
     }
 }
 

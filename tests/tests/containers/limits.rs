@@ -110,6 +110,26 @@ fn hsup_says_that_the_memory_was_not_enough() {
 
 #[test]
 #[ignore = "needs root: it makes containers"]
+fn a_one_off_dyno_has_the_limits_of_its_release() {
+    let host = Host::new();
+    host.install("test-escape");
+    let driver = host.driver();
+    let release = r#"{"Version":1,"Env":{"PORT":"5000"},"Stack":"test",
+        "Limits":{"MemoryBytes":67108864},
+        "Processes":[{"Type":"worker","Args":["true"],"Quantity":0}]}"#;
+    host.write("control/new", release);
+    host.give("control");
+    let control = host.path("control");
+    let output = host.run_with("exec test-escape hold 200", |command| {
+        command.arg("--control-dir").arg(&control);
+    });
+    assert_eq!(output.status.code(), Some(137), "{output:?}");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
 fn a_fork_bomb_stays_in_its_dyno() {
     let host = Host::new();
     let driver = host.driver();

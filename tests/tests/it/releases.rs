@@ -113,6 +113,11 @@ fn limits_that_the_driver_does_not_set_are_said_once_a_release() {
         assert_eq!(log.matches(&said).count(), 1, "{log}");
     }
     hsup.interrupt();
+    // To who runs a command, too.
+    let control = control.to_str().unwrap();
+    let output = app.run(&["run", "--control-dir", control, "true"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("sets no limits: those of v2"), "{said}");
 }
 
 #[test]
