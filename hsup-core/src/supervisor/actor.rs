@@ -26,7 +26,8 @@ use super::{
     gap::Gap,
     handle::{Reply, Request},
     living::Living,
-    reconcile, release_phase,
+    reconcile::Sweeper,
+    release_phase,
     replacing::Candidate,
     restarts::Restarts,
 };
@@ -134,6 +135,7 @@ pub(super) struct Actor {
     pub(super) cycle_every: Option<Duration>,
     pub(super) base: std::path::PathBuf,
     pub(super) shared: Arc<Shared>,
+    pub(super) sweeper: Arc<Sweeper>,
     pub(super) link: DriverLink,
     pub(super) link_state: watch::Receiver<Link>,
     pub(super) history: History,
@@ -220,6 +222,7 @@ impl Actor {
             release_timeout: settings.release_timeout,
             cycle_every: settings.cycle_every.filter(|_| settings.kind == Kind::Kept),
             base: settings.base,
+            sweeper: Arc::new(Sweeper::new(Arc::clone(&settings.shared))),
             shared: settings.shared,
             link_state: settings.link.watch(),
             link: settings.link,
@@ -290,7 +293,7 @@ impl Actor {
             self.take_over_to_stop(how);
             // Of whose release nothing is known any more: they are nobody's, and to stop as well.
             if self.dynos.is_empty() {
-                reconcile::sweep(&self.shared).await;
+                self.sweeper.sweep_all().await;
             }
         } else {
             self.adopt_survivors();
@@ -472,17 +475,17 @@ impl Actor {
     /// Has the driver's list compared with what we took over, and only then dynos started:
     /// what is nobody's may hold the port of one, or be its twin.
     fn first_reconcile(&self) {
-        let shared = Arc::clone(&self.shared);
+        let (shared, sweeper) = (Arc::clone(&self.shared), Arc::clone(&self.sweeper));
         tokio::spawn(async move {
-            reconcile::sweep(&shared).await;
+            sweeper.sweep_all().await;
             shared.starts.add_permits(STARTS_IN_FLIGHT);
         });
     }
 
     /// Has the driver's list compared with what we run.
     fn reconcile(&self) {
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move { reconcile::sweep(&shared).await });
+        let sweeper = Arc::clone(&self.sweeper);
+        tokio::spawn(async move { sweeper.sweep().await });
     }
 
     // ---- the end
