@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::reach::{Failure, ask};
-use super::{DriverNote, DriverSpec, Link, Previous, Up};
+use super::{DriverNote, DriverSpec, Link, Previous, Up, said};
 
 /// What is known of a driver before anything is.
 pub const NOT_YET: &str = "not connected yet";
@@ -404,7 +404,7 @@ impl Keeper {
         info!(name = up.info.name, "ending the driver of an earlier life");
         match up.list(&lives.supervisor_id).await {
             Ok(dynos) => super::clear(&up, &dynos, lives.grace).await,
-            Err(status) => warn!(code = ?status.code(), "its dynos are not known"),
+            Err(status) => warn!(said = said(&status), "its dynos are not known"),
         }
         self.terminate_previous(previous, &up).await;
     }

@@ -16,6 +16,8 @@ use crate::lifecycle::Stop;
 /// Deadlines of driver protocol §9: of calls that are answered at once, and of a Stop.
 pub(crate) const QUICK_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
+/// How long a driver may remove what it has made of a release: it may be a folder of many files.
+const ARTIFACT_WITHIN: Duration = Duration::from_mins(1);
 
 /// What hsup knows of its driver.
 #[derive(Clone, Debug)]
@@ -111,11 +113,20 @@ impl Up {
 
     /// Has the driver forget a dyno.
     pub async fn remove(&self, dyno_id: &str) -> Result<(), Status> {
-        let request = RemoveRequest {
-            what: Some(What::DynoId(dyno_id.to_owned())),
-        };
+        self.remove_this(What::DynoId(dyno_id.to_owned()), QUICK_WITHIN)
+            .await
+    }
+
+    /// Has the driver remove what it has made of a release.
+    pub async fn remove_artifact(&self, artifact: &str) -> Result<(), Status> {
+        let what = What::Artifact(artifact.to_owned());
+        self.remove_this(what, ARTIFACT_WITHIN).await
+    }
+
+    async fn remove_this(&self, what: What, within: Duration) -> Result<(), Status> {
+        let request = RemoveRequest { what: Some(what) };
         let mut client = self.client();
-        let removed = self.call(QUICK_WITHIN, client.remove(request));
+        let removed = self.call(within, client.remove(request));
         removed.await.map(|_| ())
     }
 

@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use hsup_proto::{
-    control::events_response,
-    driver::{RemoveRequest, remove_request},
-};
-use tokio::time::sleep;
-use tracing::info;
+use futures_util::future::join_all;
+use hsup_proto::control::events_response;
+use tokio::{sync::watch, time::sleep};
+use tonic::Code;
+use tracing::{info, warn};
 
 use super::{
     RunError,
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     build::{self, BuildError, Order},
-    driver::{Link, demands, ready, up},
+    driver::{Link, Pause, demands, ready, said},
     errors::chain,
     lifecycle::Kind,
     logs::API,
@@ -26,6 +25,9 @@ use crate::{
     source::{News, Source},
     state::{Artifact, ReleaseRecord, ReleaseState},
 };
+
+/// How often a driver is asked again to remove what it has made of a release.
+const REMOVE_TRIES: u32 = 5;
 
 /// What came of a build.
 #[derive(Debug)]
@@ -461,17 +463,35 @@ impl Actor {
         if gone.is_empty() {
             return;
         }
-        let mut link = self.shared.link.clone();
-        tokio::spawn(async move {
-            let up = up(&mut link).await;
-            for artifact in gone {
-                let request = RemoveRequest {
-                    what: Some(remove_request::What::Artifact(artifact)),
-                };
-                if let Err(status) = up.client().remove(request).await {
-                    tracing::warn!(code = ?status.code(), "artifact not removed");
+        let link = self.shared.link.clone();
+        tokio::spawn(join_all(gone.into_iter().map(move |artifact| {
+            let link = link.clone();
+            async move { remove_artifact(link, &artifact).await }
+        })));
+    }
+}
+
+/// Has the driver remove what it has made of a release. No list names it any more: who does not
+/// ask again now never does.
+async fn remove_artifact(mut link: watch::Receiver<Link>, artifact: &str) {
+    let mut pause = Pause::new();
+    let mut tries = 0..REMOVE_TRIES;
+    loop {
+        let driver = ready(&mut link).await;
+        let Err(status) = driver.remove_artifact(artifact).await else {
+            return;
+        };
+        match status.code() {
+            Code::NotFound => return,
+            // What it works with is away, or it is itself.
+            Code::Unavailable => {}
+            _ => {
+                warn!(artifact, said = said(&status), "artifact not removed");
+                if tries.next().is_none() {
+                    return;
                 }
             }
-        });
+        }
+        pause.wait().await;
     }
 }
