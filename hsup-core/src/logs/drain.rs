@@ -40,7 +40,7 @@ use std::{
 };
 
 use hsup_driver_kit::hex;
-use reqwest::Client;
+use reqwest::{Client, Url};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::watch,
@@ -331,7 +331,7 @@ impl Worker {
                     (Encoding::Logplex, Delivery::Http(poster))
                 }
                 (Kind::Https(http), Some(client)) => {
-                    let token = drain_token(&self.target);
+                    let token = drain_token(&http.url);
                     let poster = Poster::new(client.clone(), http.clone(), Some(token));
                     (Encoding::Https, Delivery::Http(poster))
                 }
@@ -374,9 +374,9 @@ impl Worker {
 }
 
 /// The drain token by which an HTTPS drain knows us: the same at each start, and another for each
-/// drain. It gives nothing of the URL away to who does not know that already.
-fn drain_token(target: &DrainTarget) -> String {
-    let digest = Sha256::digest(format!("{}\0{target}", own_hostname()));
+/// URL. It gives nothing of that away to who does not know it already.
+fn drain_token(url: &Url) -> String {
+    let digest = Sha256::digest(format!("{}\0{url}", own_hostname()));
     let hex = hex::encode(&digest[..16]);
     format!(
         "d.{}-{}-{}-{}-{}",
