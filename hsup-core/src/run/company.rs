@@ -173,7 +173,7 @@ async fn forget(up: &Up, supervisor_id: &SupervisorId, dyno_id: &DynoId) {
         biased;
         removed = up.remove(dyno_id.as_str()) => {
             if let Err(status) = removed {
-                tracing::warn!(code = ?status.code(), "remove failed");
+                tracing::warn!(said = said(&status), "remove failed");
             }
         }
         () = arrived => {}
@@ -230,7 +230,7 @@ fn stop(driver: Current, dyno_id: &DynoId, signal: &str, grace: Duration, doubt:
     tokio::spawn(async move {
         let mut pause = Pause::new();
         while let Err(status) = driver.get().client().stop(request.clone()).await {
-            tracing::warn!(code = ?status.code(), "stop failed");
+            tracing::warn!(said = said(&status), "stop failed");
             if verdict(&status, false) != Verdict::Again {
                 return;
             }
