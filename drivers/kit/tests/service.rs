@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    future::pending,
     path::PathBuf,
     sync::{
         Arc,
@@ -138,6 +139,9 @@ impl Dyno for Nothing {
     }
 
     async fn signal(&self, signal: Signal) {
+        if self.fails == "hangs-signal" {
+            pending::<()>().await;
+        }
         if signal != Signal::HUP {
             self.ended.send_replace(Some(signal));
         }
@@ -449,6 +453,18 @@ async fn calls_are_answered_during_a_long_stop_which_may_be_hurried() {
         wait(&client, "a").await.unwrap(),
         How::Signal("SIGKILL".into())
     );
+}
+
+#[tokio::test]
+async fn a_signal_that_hangs_takes_nothing_from_the_end_of_the_grace() {
+    let served = served();
+    let mut client = served.client().await;
+    served.fake.start_gate.add_permits(1);
+    client.start(start("hangs-signal")).await.unwrap();
+    let ended = timeout(PATIENCE, client.stop(stop("hangs-signal", 1))).await;
+    ended.expect("it ends").unwrap();
+    let how = wait(&client, "hangs-signal").await.unwrap();
+    assert_eq!(how, How::Signal("SIGKILL".into()));
 }
 
 #[tokio::test]

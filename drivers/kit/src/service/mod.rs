@@ -21,7 +21,9 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt,
+    future::pending,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::Duration,
@@ -409,23 +411,20 @@ impl<R: Runtime> Service<R> {
         let Some(stop) = self.state().table.stop_of(&key) else {
             return;
         };
-        if Instant::now() < stop.deadline {
-            // If that fails it is killed in time.
-            drop(guarded("signal a dyno", dyno.signal(stop.signal)).await);
-        }
-        loop {
-            let mut changed = pin!(live.changed.notified());
-            changed.as_mut().enable();
-            let Some(stop) = self.state().table.stop_of(&key) else {
-                return;
-            };
-            if Instant::now() >= stop.deadline {
-                break;
+        // If that fails, or takes longer than the grace, it is killed in time.
+        let signalled = async {
+            if Instant::now() < stop.deadline {
+                drop(guarded("signal a dyno", dyno.signal(stop.signal)).await);
             }
-            tokio::select! {
-                () = changed => {}
-                () = time::sleep_until(stop.deadline) => {}
-            }
+            pending::<Infallible>().await
+        };
+        let is_over = tokio::select! {
+            biased;
+            never = signalled => match never {},
+            is_over = self.grace_is_over(&key, &live) => is_over,
+        };
+        if !is_over {
+            return;
         }
         if let Err(status) = guarded("kill a dyno", dyno.kill()).await {
             // Nobody must wait for an end that does not come.
@@ -434,6 +433,25 @@ impl<R: Runtime> Service<R> {
             self.record_exit(&key, exit);
             live.changed.notify_waiters();
             self.0.stirred.notify_waiters();
+        }
+    }
+
+    /// Waits for the deadline of the stop, which may come nearer meanwhile; answers whether there is
+    /// still anything to kill then.
+    async fn grace_is_over(&self, key: &Key, live: &Live<R::Dyno>) -> bool {
+        loop {
+            let mut changed = pin!(live.changed.notified());
+            changed.as_mut().enable();
+            let Some(stop) = self.state().table.stop_of(key) else {
+                return false;
+            };
+            if Instant::now() >= stop.deadline {
+                return true;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = time::sleep_until(stop.deadline) => {}
+            }
         }
     }
 }
