@@ -11,25 +11,19 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _},
-        net::UnixStream as StdStream,
-    },
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::{
-    fcntl::{Flock, FlockArg},
-    sys::socket::{getsockopt, sockopt},
-};
+use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
 pub(crate) use self::access::group;
 pub use self::access::{Access, AccessError};
 use self::handed::Handed;
-use crate::socket;
+use crate::socket::{self, Served};
 
 /// The longest path of a driver's socket, in bytes: `sockaddr_un` holds 108 with its end.
 pub const MAX_PATH: usize = 100;
@@ -62,14 +56,18 @@ pub enum ListenError {
         path: PathBuf,
     },
     /// Another process serves the socket.
-    #[error("the socket `{}` is in use by process {pid}", path.display())]
+    #[error(
+        "the socket `{}` is in use by {}",
+        path.display(),
+        pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
     InUse {
         /// The path.
         path: PathBuf,
-        /// Who serves it.
-        pid: i32,
+        /// Who serves it, unless that does not answer.
+        pid: Option<u32>,
     },
-    /// Another process of a user we may not connect to, or one that does not answer, has it.
+    /// Another process of a user we may not connect to has it.
     #[error("failed to find out whether the socket `{}` is in use", path.display())]
     Probe {
         /// The path.
@@ -268,28 +266,28 @@ fn clear(path: &Path) -> Result<(), ListenError> {
         }
         Ok(_) => {}
     }
-    match StdStream::connect(path) {
-        Ok(stream) => {
-            let peer = getsockopt(&stream, sockopt::PeerCredentials)
-                .map_err(|errno| probe(errno.into()))?;
-            Err(ListenError::InUse {
-                path: path.to_owned(),
-                pid: peer.pid(),
-            })
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-            .map_err(|source| ListenError::Unlink {
+    match socket::served_by(path) {
+        Ok(Served::By(pid)) => Err(ListenError::InUse {
+            path: path.to_owned(),
+            pid,
+        }),
+        Ok(Served::ByNobody) => match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ListenError::Unlink {
                 path: path.to_owned(),
                 source,
             }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => Ok(()),
+        },
         Err(error) => Err(probe(error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::{fs::PermissionsExt as _, net::UnixListener as StdListener};
+    use std::os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener as StdListener, UnixStream as StdStream},
+    };
 
     use super::*;
 

@@ -1,4 +1,4 @@
-//! A listening unix socket that has its mode from the first moment.
+//! A listening unix socket that has its mode from the first moment, and whether one is stale.
 //!
 //! Decided here: how a socket comes to be reachable by nobody but who is meant to be. A
 //! `chmod` after `bind` leaves a moment for others to connect in; a `umask` before it is the
@@ -17,9 +17,13 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{AT_FDCWD, AtFlags},
     sys::{
-        socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt,
+            listen, socket, sockopt::PeerCredentials,
+        },
         stat::{Mode, fchmod},
     },
     unistd::{Gid, Uid, fchownat},
@@ -49,6 +53,39 @@ pub(crate) fn listen_for(
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     listen(&server, Backlog::MAXCONN)?;
     Ok(UnixListener::from(server))
+}
+
+/// Who accepts connections at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// Nobody: it is stale, or gone.
+    ByNobody,
+    /// Somebody: this process, where the kernel tells.
+    By(Option<u32>),
+}
+
+/// Whether anybody accepts connections at the socket `path`, found out without waiting for it.
+///
+/// # Errors
+/// What the system refuses, as to a user who may not connect.
+pub fn served_by(path: &Path) -> io::Result<Served> {
+    let client = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    match connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => {
+            let peer = getsockopt(&client, PeerCredentials).ok();
+            let pid = peer.and_then(|peer| u32::try_from(peer.pid()).ok());
+            Ok(Served::By(pid.filter(|&pid| pid != 0)))
+        }
+        // Its queue is full.
+        Err(Errno::EAGAIN) => Ok(Served::By(None)),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(Served::ByNobody),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn bind_closed(address: &UnixAddr, mode: u32) -> nix::Result<OwnedFd> {
@@ -92,6 +129,22 @@ mod tests {
         let path = dir.path().join("a.sock");
         let _server = bind_closed(&UnixAddr::new(&path).unwrap(), mode).unwrap();
         assert_eq!(mode_of(&path) & !mode, 0, "{:o}", mode_of(&path));
+    }
+
+    #[test]
+    fn who_serves_a_socket_is_found_out_of_one_that_does_not_answer_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        assert_eq!(served_by(&path).unwrap(), Served::ByNobody);
+        let server = bind_closed(&UnixAddr::new(&path).unwrap(), 0o600).unwrap();
+        assert_eq!(served_by(&path).unwrap(), Served::ByNobody);
+        // It accepts none, and one is all that may wait: the first that asks.
+        listen(&server, Backlog::new(0).unwrap()).unwrap();
+        let own = Served::By(Some(std::process::id()));
+        assert_eq!(served_by(&path).unwrap(), own);
+        assert_eq!(served_by(&path).unwrap(), Served::By(None));
+        drop(server);
+        assert_eq!(served_by(&path).unwrap(), Served::ByNobody);
     }
 
     #[test]

@@ -9,26 +9,18 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
-    os::{
-        fd::AsRawFd as _,
-        unix::{
-            fs::{FileTypeExt as _, OpenOptionsExt as _},
-            net::UnixListener,
-        },
+    os::unix::{
+        fs::{FileTypeExt as _, OpenOptionsExt as _},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
 use hsup_driver_kit::{
     listen::handed::{self, Handed, NotNamed},
-    socket,
+    socket::{self, Served},
 };
-use nix::{
-    errno::Errno,
-    sys::socket::{
-        AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, sockopt::PeerCredentials,
-    },
-};
+use nix::sys::socket::UnixAddr;
 use thiserror::Error;
 
 use crate::files;
@@ -86,11 +78,11 @@ impl ControlListener {
     /// When another process serves it, when something other than a socket is in its
     /// place, or when the system refuses.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let address = UnixAddr::new(path).map_err(|_| BindError::TooLong {
+        UnixAddr::new(path).map_err(|_| BindError::TooLong {
             path: path.to_owned(),
         })?;
-        let lock = SocketLock::take(path, &address)?;
-        make_way(path, &address)?;
+        let lock = SocketLock::take(path)?;
+        make_way(path)?;
         let bound = |source| BindError::Bind {
             path: path.to_owned(),
             source,
@@ -174,8 +166,8 @@ struct SocketLock {
 }
 
 impl SocketLock {
-    fn take(socket: &Path, address: &UnixAddr) -> Result<Self, BindError> {
-        let mut path = socket.as_os_str().to_owned();
+    fn take(at: &Path) -> Result<Self, BindError> {
+        let mut path = at.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
         let failed = |source| BindError::Lock {
@@ -191,10 +183,10 @@ impl SocketLock {
                 .mode(0o600)
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(&path);
-            let mut file = opened.map_err(|source| match served_by(address) {
+            let mut file = opened.map_err(|source| match socket::served_by(at) {
                 // Another user's hsup: the lock is its own, the socket its group's.
                 Ok(Served::By(owner)) => BindError::InUse {
-                    path: socket.to_owned(),
+                    path: at.to_owned(),
                     owner,
                 },
                 _ => failed(source),
@@ -206,7 +198,7 @@ impl SocketLock {
                     let mut text = String::new();
                     let said = file.read_to_string(&mut text);
                     return Err(BindError::InUse {
-                        path: socket.to_owned(),
+                        path: at.to_owned(),
                         owner: said.ok().and_then(|_| text.trim().parse().ok()),
                     });
                 }
@@ -232,7 +224,7 @@ impl Drop for SocketLock {
 }
 
 /// Removes a stale socket, and nothing else.
-fn make_way(path: &Path, address: &UnixAddr) -> Result<(), BindError> {
+fn make_way(path: &Path) -> Result<(), BindError> {
     let replace = |source| BindError::Replace {
         path: path.to_owned(),
         source,
@@ -247,41 +239,13 @@ fn make_way(path: &Path, address: &UnixAddr) -> Result<(), BindError> {
         }
         Ok(_) => {}
     }
-    match served_by(address) {
+    match socket::served_by(path) {
         Ok(Served::ByNobody) => fs::remove_file(path).map_err(replace),
         Ok(Served::By(owner)) => Err(BindError::InUse {
             path: path.to_owned(),
             owner,
         }),
-        Err(errno) => Err(replace(errno.into())),
-    }
-}
-
-enum Served {
-    ByNobody,
-    By(Option<u32>),
-}
-
-/// Whether anybody accepts connections there, found out without waiting for it.
-fn served_by(address: &UnixAddr) -> Result<Served, Errno> {
-    let client = nix::sys::socket::socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    match connect(client.as_raw_fd(), address) {
-        Ok(()) => {
-            let owner = getsockopt(&client, PeerCredentials)
-                .ok()
-                .and_then(|peer| u32::try_from(peer.pid()).ok())
-                .filter(|&pid| pid != 0);
-            Ok(Served::By(owner))
-        }
-        // Its queue is full.
-        Err(Errno::EAGAIN) => Ok(Served::By(None)),
-        Err(Errno::ECONNREFUSED) => Ok(Served::ByNobody),
-        Err(errno) => Err(errno),
+        Err(error) => Err(replace(error)),
     }
 }
 
@@ -370,14 +334,13 @@ mod tests {
     fn two_never_hold_the_lock_however_they_come_and_go() {
         let dir = tempdir();
         let path = dir.path().join("hsup.sock");
-        let address = UnixAddr::new(&path).unwrap();
         let holders = AtomicUsize::new(0);
         let taken = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     while taken.load(Ordering::SeqCst) < 500 {
-                        if let Ok(lock) = SocketLock::take(&path, &address) {
+                        if let Ok(lock) = SocketLock::take(&path) {
                             taken.fetch_add(1, Ordering::SeqCst);
                             assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
                             std::thread::yield_now();
