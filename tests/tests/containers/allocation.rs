@@ -1,6 +1,12 @@
 //! Users and addresses: who gets which, and what is said when there are no more.
 
+use std::{os::unix::process::CommandExt as _, process::Command};
+
 use hsup_tests::deadline::poll;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
 
 use crate::{
     caller::{Caller, is_exhausted},
@@ -133,13 +139,41 @@ fn whom_the_driver_serves_is_nobody_that_a_dyno_may_be() {
 #[test]
 #[ignore = "needs root: it makes containers"]
 fn a_driver_that_is_not_root_says_so() {
-    use std::os::unix::process::CommandExt as _;
     let host = Host::new();
     let said = host.driver_fails(|command| {
         command.uid(OPERATOR).gid(OPERATOR);
     });
     assert!(said.contains("has to be root"), "{said}");
     assert!(said.contains(&OPERATOR.to_string()), "{said}");
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_driver_without_cgroups_says_so() {
+    let host = Host::new();
+    let said = host.driver_fails(without_cgroups);
+    assert!(
+        said.contains("no cgroup file system is mounted: mount -t"),
+        "{said}"
+    );
+    host.is_clean();
+}
+
+/// Has it see none of the host's cgroup file systems.
+#[expect(
+    unsafe_code,
+    reason = "the mounts are the process's own, and tests share theirs"
+)]
+fn without_cgroups(command: &mut Command) {
+    let hide = || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+        // All that is below it goes with it.
+        Ok(umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH)?)
+    };
+    // SAFETY: these calls, with what was there before the fork, are all that is made after it.
+    unsafe { command.pre_exec(hide) };
 }
 
 #[test]
