@@ -35,7 +35,7 @@ Examples:
   hsup run bundle exec rake db:migrate    one command with the app's environment
   hsup run 'echo $PORT | wc -c'           one word is a shell line
   hsup start --driver-socket /run/hsup-lc.sock
-  hsup start --log-to file:///var/log/app.log --log-to syslog+tls://logs.example
+  hsup start --log-to \"file://$PWD/app.log\" --log-to syslog+tls://logs.example
   HSUP_CONTROL_DIR=/etc/hsup hsup start   releases arrive as files: see docs/control-directory.md
   HEROKU_API_KEY=… hsup start -a shop -d docker
                                           follow an app on Heroku: see docs/heroku.md

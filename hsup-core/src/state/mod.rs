@@ -5,7 +5,7 @@
 //! supervisor_id    who the drivers know us as, for as long as the directory lives
 //! journal          dynos that were started and have not ended   (survives kill -9)
 //! history.json     releases, with their config                  (survives a power cut)
-//! memory.json      scaling, stops, ports' order, the last driver (survives a power cut)
+//! memory.json      scaling, stops, ports' order              (survives a power cut)
 //! ```
 //!
 //! The directory is 0700 and every file in it 0600, for releases hold config vars.
