@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use bollard::errors::Error;
+use bollard::{
+    errors::Error,
+    models::{LocalNodeState, SwarmInfo},
+};
 use hsup_driver_kit::{Status, errors};
 use thiserror::Error as ThisError;
 use tokio::{
@@ -163,16 +166,15 @@ impl Cluster {
             .call_once(|| drop(tokio::spawn(async move { cluster.look_always().await })));
     }
 
-    /// Whether it is looked at.
-    fn is_begun(&self) -> bool {
-        self.0.begun.is_completed()
+    /// Keeps why it is waited for while nobody looks at it yet; a look knows that by itself.
+    pub(super) fn is_awaited(&self, trouble: Option<String>) {
+        if !self.0.begun.is_completed() {
+            self.tell(trouble);
+        }
     }
 
     /// Whether it can run dynos, as far as anybody asked for it.
     pub(crate) fn ready(&self) -> Result<(), String> {
-        if !self.is_begun() {
-            return Ok(());
-        }
         match self.trouble() {
             Some(trouble) => Err(trouble),
             None => Ok(()),
@@ -289,6 +291,35 @@ impl Cluster {
     }
 }
 
+/// What the engine is in a Swarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It is in none.
+    None,
+    Worker,
+    /// Also one that is not sure yet, is locked, or fails: it may have been a manager before.
+    Manager,
+}
+
+/// What the engine itself says of that: it needs no Swarm that answers for it.
+pub(super) async fn part(up: &Up) -> Result<Part, LookError> {
+    if up.traits.is_podman {
+        return Ok(Part::None);
+    }
+    let info = time::timeout(PATIENCE, up.docker.info()).await;
+    let info = info.map_err(|_| LookError::Late)?;
+    let swarm = info.map_err(LookError::Call)?.swarm;
+    Ok(part_in(&swarm.unwrap_or_default()))
+}
+
+fn part_in(swarm: &SwarmInfo) -> Part {
+    match swarm.local_node_state {
+        None | Some(LocalNodeState::EMPTY | LocalNodeState::INACTIVE) => Part::None,
+        Some(LocalNodeState::ACTIVE) if swarm.control_available != Some(true) => Part::Worker,
+        Some(_) => Part::Manager,
+    }
+}
+
 /// The node that the engine is, if it is a manager of a Swarm that hsup can use.
 pub(crate) async fn manager(up: &Up) -> Result<String, LookError> {
     let asking = async {
@@ -323,6 +354,7 @@ impl From<LookError> for Status {
 #[cfg(test)]
 mod tests {
     use hsup_driver_kit::proto::exit_status::How;
+    use test_case::test_case;
 
     use super::*;
 
@@ -332,6 +364,18 @@ mod tests {
             "Status": {"State": state, "ContainerStatus": {"ContainerID": "c", "ExitCode": 137}},
         });
         serde_json::from_value(answer).unwrap()
+    }
+
+    #[test_case("inactive", false, Part::None)]
+    #[test_case("active", false, Part::Worker)]
+    #[test_case("active", true, Part::Manager)]
+    #[test_case("pending", false, Part::Manager; "one that begins")]
+    #[test_case("pending", true, Part::Manager; "one that the others are away of")]
+    #[test_case("locked", false, Part::Manager)]
+    #[test_case("error", false, Part::Manager; "one that fails for now")]
+    fn only_who_is_in_no_swarm_has_nothing_there(state: &str, control: bool, expected: Part) {
+        let info = serde_json::json!({"LocalNodeState": state, "ControlAvailable": control});
+        assert_eq!(part_in(&serde_json::from_value(info).unwrap()), expected);
     }
 
     fn node(state: &str) -> Node {

@@ -10,12 +10,20 @@ use hsup_driver_kit::{
 use tokio::time;
 
 use super::{
+    cluster::{self, LookError, Part},
     dyno::{Parts, Placed},
     network::Membership,
     spec, stop,
     task::Fate,
 };
-use crate::{config, dyno::Writing, engine::Up, logs::Source, runtime::DockerDriver, start};
+use crate::{
+    config,
+    dyno::Writing,
+    engine::{self, Up},
+    logs::Source,
+    runtime::DockerDriver,
+    start,
+};
 
 /// How long a Swarm is left alone that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -24,28 +32,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 
 impl DockerDriver {
     /// Every dyno that this driver has started on the Swarm and nobody has removed.
-    ///
-    /// They go on while the manager is away, or has no quorum: a driver that knows of any waits for
-    /// it, since whatever else it said would have them started a second time.
     pub(crate) async fn find_services(&self) -> Vec<Recovered<Placed>> {
-        let is_expected = self.is_on_swarm() || self.cursors().has_services();
-        let mut is_told = false;
-        let services = loop {
-            let up = self.engine().up().await;
-            match self.services(&up).await {
-                Ok(services) => break services,
-                Err(_) if !is_expected => return Vec::new(),
-                Err(error) => {
-                    if !is_told {
-                        let error = errors::chain(&error);
-                        tracing::warn!(error, "waiting for the Swarm, to find its dynos again");
-                        is_told = true;
-                    }
-                    self.engine().suspect();
-                    time::sleep(PAUSE).await;
-                }
-            }
-        };
+        let services = self.services().await;
         let mut dynos = Vec::new();
         if !services.is_empty() {
             self.cluster().begin();
@@ -67,11 +55,39 @@ impl DockerDriver {
     }
 
     /// The services that this driver has made.
-    async fn services(&self, up: &Up) -> Result<Vec<Service>, Error> {
-        let label = format!("{}={}", config::DRIVER, self.home());
-        let filters = [("label", vec![label])].into();
-        let options = ListServicesOptionsBuilder::new().filters(&filters).build();
-        up.docker.list_services(Some(options)).await
+    ///
+    /// They go on while the manager is away, or has no quorum, and nothing here need know of them: a
+    /// reboot clears what is kept. So whatever part of a Swarm may have some is waited for, or they
+    /// would be started a second time.
+    async fn services(&self) -> Vec<Service> {
+        let is_expected = self.is_on_swarm() || self.cursors().has_services();
+        let mut is_told = false;
+        let services = loop {
+            let up = self.engine().up().await;
+            let error = match list(&up, self.home()).await {
+                Ok(services) => break services,
+                Err(error) => error,
+            };
+            if engine::code(&error).is_none() {
+                self.engine().suspect();
+            }
+            let trouble = match cluster::part(&up).await {
+                Ok(Part::None) => break Vec::new(),
+                Ok(Part::Worker) if !is_expected => break Vec::new(),
+                Ok(Part::Worker) => LookError::NoManager,
+                Ok(Part::Manager) | Err(_) => LookError::Call(error),
+            };
+            let trouble = errors::chain(&trouble);
+            if !is_told {
+                let error = &trouble;
+                tracing::warn!(error, "waiting for the Swarm, to find its dynos again");
+                is_told = true;
+            }
+            self.cluster().is_awaited(Some(trouble));
+            time::sleep(PAUSE).await;
+        };
+        self.cluster().is_awaited(None);
+        services
     }
 
     /// One of them, if it is one: a service that has not run is what a Start left that was cut off.
@@ -128,4 +144,11 @@ impl DockerDriver {
         // Nobody knows of it, and another one is started at once.
         drop(time::timeout(LONGEST, retiring).await);
     }
+}
+
+/// The services that have the label of the driver that is called `home`.
+async fn list(up: &Up, home: &str) -> Result<Vec<Service>, Error> {
+    let filters = [("label", vec![format!("{}={home}", config::DRIVER)])].into();
+    let options = ListServicesOptionsBuilder::new().filters(&filters).build();
+    up.docker.list_services(Some(options)).await
 }

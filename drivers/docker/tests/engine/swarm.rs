@@ -1,7 +1,10 @@
 //! A Swarm of this one engine. What several machines may go through is tried in `tests/swarm`.
 
-use hsup_proto::driver::exit_status::How;
+use std::{io::Write as _, process::Stdio};
+
+use hsup_proto::driver::{ListRequest, exit_status::How};
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
 use super::fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, is_greeted, output};
 
@@ -119,4 +122,57 @@ async fn a_one_off_dyno_is_on_the_engine_and_reaches_the_others() {
         dyno.remove(&mut client).await;
     }
     nothing_is_left(&engine).await;
+}
+
+/// As a machine that is rebooted: nothing is left there that tells of services, and the Swarm gives no
+/// answer yet. Here it is locked; a manager without the others says no more.
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_swarm_that_does_not_answer_yet_may_have_dynos() {
+    let mut engine = swarm().await;
+    let mut driver = Driver::start(&engine);
+    let dyno = service(&engine, "d-reboot", "exec sleep 1000");
+    dyno.start(&mut driver.client().await).await;
+    output(&mut engine.docker(&["swarm", "update", "--autolock=true"]));
+    let key = output(&mut engine.docker(&["swarm", "unlock-key", "--quiet"]));
+    driver.kill();
+    driver.forget();
+    engine.kill();
+    engine.start_again();
+    engine.answers().await;
+    driver.start_again();
+    let info = driver.info(|info| !info.message.is_empty()).await;
+    assert!(!info.ready && info.message.contains("lock"), "{info:?}");
+    let mut client = driver.client().await;
+    let refused = client.list(ListRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let mut unlock = engine.docker(&["swarm", "unlock"]);
+    let mut unlock = unlock.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = unlock.stdin.take().unwrap();
+    writeln!(stdin, "{key}").unwrap();
+    drop(stdin);
+    assert!(unlock.wait().unwrap().success());
+    driver.info(|info| info.ready).await;
+    let found = client.list(ListRequest::default()).await.unwrap();
+    assert_eq!(found.into_inner().dynos.len(), 1);
+    // The engine ended it when it began again.
+    dyno.wait(&mut client).await;
+    dyno.remove(&mut client).await;
+    nothing_is_left(&engine).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn an_engine_that_has_left_its_swarm_has_no_dynos_there() {
+    let engine = swarm().await;
+    let mut driver = Driver::start(&engine);
+    let dyno = service(&engine, "d-left", "exec sleep 1000");
+    dyno.start(&mut driver.client().await).await;
+    driver.kill();
+    output(&mut engine.docker(&["swarm", "leave", "--force"]));
+    driver.start_again();
+    driver.info(|info| info.ready).await;
+    let list = ListRequest::default();
+    let found = driver.client().await.list(list).await.unwrap();
+    assert_eq!(found.into_inner().dynos, []);
 }
