@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bollard::{errors::Error, models::Service, query_parameters::ListServicesOptionsBuilder};
+use futures_util::future::join_all;
 use hsup_driver_kit::{
     errors, hex,
     service::{Record, Recovered},
@@ -40,11 +41,13 @@ impl DockerDriver {
             let mut views = self.cluster().views();
             // The first look that finds anything.
             while views.changed().await.is_ok() && self.cluster().ready().is_err() {}
-            for service in services {
+            // What has to be ended may take its time, and is not the only one.
+            let found = services.into_iter().map(|service| async move {
                 let labels = service.spec.and_then(|spec| spec.labels);
                 let id = service.id.unwrap_or_default();
-                dynos.extend(self.found_service(id, &labels.unwrap_or_default()).await);
-            }
+                self.found_service(id, &labels.unwrap_or_default()).await
+            });
+            dynos.extend(join_all(found).await.into_iter().flatten());
         }
         let docker = self.engine().up().await.docker;
         if let Err(error) = self.networks().clear(&docker, self.home()).await {
