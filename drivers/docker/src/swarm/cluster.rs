@@ -23,7 +23,7 @@ use tokio::{
     time,
 };
 
-use super::task::{self, Besides, Fate, Node, Task};
+use super::task::{self, Besides, Fate, Node, Task, Tasks};
 use crate::{
     config,
     engine::{self, Engine, Up},
@@ -65,7 +65,7 @@ pub(crate) struct View {
 /// A dyno, by its service.
 #[derive(Clone, Debug)]
 struct Seen {
-    task: Task,
+    tasks: Tasks,
     besides: Besides,
 }
 
@@ -91,18 +91,27 @@ pub(crate) enum LookError {
 impl View {
     /// How far the dyno is whose service this is; `None` where there is no such service, or not yet.
     pub(crate) fn fate(&self, service: &str) -> Option<Fate> {
-        let Seen { task, besides } = self.dynos.get(service)?;
+        let Seen { tasks, besides } = self.dynos.get(service)?;
+        let task = &tasks.dyno;
         Some(task::fate(task, self.nodes.get(&task.node_id), *besides))
+    }
+
+    /// Whether no task of this service has a process, whoever had it begun.
+    pub(super) fn is_silent(&self, service: &str) -> bool {
+        let is_gone = |task: &Task| task::is_gone(task, self.nodes.get(&task.node_id));
+        let seen = self.dynos.get(service);
+        seen.is_none_or(|seen| seen.tasks.iter().all(is_gone))
     }
 
     /// The node that a dyno was placed on.
     pub(crate) fn node(&self, service: &str) -> Option<&Node> {
-        self.nodes.get(&self.dynos.get(service)?.task.node_id)
+        self.nodes.get(&self.dynos.get(service)?.tasks.dyno.node_id)
     }
 
     /// The port of its node that leads to the dyno.
     pub(crate) fn port(&self, service: &str) -> Option<u16> {
-        let ports = &self.dynos.get(service)?.task.status.port_status.ports;
+        let task = &self.dynos.get(service)?.tasks.dyno;
+        let ports = &task.status.port_status.ports;
         ports.first().map(|port| port.published_port)
     }
 
@@ -112,7 +121,8 @@ impl View {
             .into_iter()
             .map(|node| (node.id.clone(), node))
             .collect();
-        let seen = |(service, (task, is_stopped)): (String, (Task, bool))| {
+        let seen = |(service, tasks): (String, Tasks)| {
+            let task = &tasks.dyno;
             let is_away = nodes
                 .get(&task.node_id)
                 .is_some_and(|node| !node.is_ready());
@@ -125,11 +135,12 @@ impl View {
             };
             let besides = Besides {
                 is_doubted,
-                is_stopped,
+                is_stopped: tasks.is_stopped(),
+                is_changed: tasks.is_changed(),
             };
-            (service, Seen { task, besides })
+            (service, Seen { tasks, besides })
         };
-        let dynos = task::first(tasks).into_iter().map(seen).collect();
+        let dynos = task::by_service(tasks).into_iter().map(seen).collect();
         Self { dynos, nodes }
     }
 }

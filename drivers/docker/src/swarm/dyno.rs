@@ -115,6 +115,13 @@ impl Placed {
                 Some(Fate::Ended(status)) => return status,
                 Some(Fate::Refused(why)) => return life::lost(&why),
                 Some(Fate::Coming { .. } | Fate::Running) => {}
+                Some(Fate::Changed) => {
+                    tracing::warn!(service, "somebody else changed the service of a dyno");
+                    // What the Swarm began in its place would be the twin of what hsup starts.
+                    let silence = stop::silence(driver.engine(), driver.cluster(), service);
+                    Box::pin(silence).await;
+                    return life::lost("its service was changed by somebody else");
+                }
                 // It was there when it started, or was found again.
                 None => return life::lost("its service was removed by somebody else"),
             }

@@ -105,7 +105,7 @@ impl DockerDriver {
         let record = hex::decode(label(config::RECORD)).map(|bytes| Record::from_bytes(&bytes));
         let fate = self.cluster().view().fate(&service);
         let record = match (record, fate) {
-            (Some(Ok(record)), Some(Fate::Running | Fate::Ended(_))) => record,
+            (Some(Ok(record)), Some(Fate::Running | Fate::Ended(_) | Fate::Changed)) => record,
             (Some(Ok(_)), _) => {
                 tracing::info!(service, "removing what a start left that was cut off");
                 self.give_up(service, membership).await;

@@ -197,6 +197,11 @@ impl DockerDriver {
                     looks += 1;
                 }
                 Some(Fate::Ended(_)) => return Ok(()),
+                Some(Fate::Changed) => {
+                    return Err(Status::aborted(
+                        "somebody else changed the dyno's service while it was started",
+                    ));
+                }
                 Some(Fate::Refused(why)) => {
                     return Err(self.refused(request, uid, &view, service, &why).await);
                 }

@@ -11,7 +11,7 @@ use bollard::{
 use hsup_driver_kit::errors;
 use tokio::time;
 
-use super::{cluster::Cluster, spec::ATTEMPT, task::Fate};
+use super::{cluster::Cluster, spec::ATTEMPT, task::NOWHERE};
 use crate::engine::{self, Engine};
 
 /// How long a failed call is not repeated.
@@ -21,8 +21,6 @@ const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked for what an unanswered call left, with that pause: a manager finds out
 /// within twenty seconds that it is alone.
 const UNDO_LOOKS: usize = 60;
-/// What no node is.
-const NOWHERE: &str = "node.id==none";
 /// How often a change is tried that somebody else's change came before.
 const TRIES: usize = 20;
 
@@ -95,9 +93,8 @@ pub(super) async fn remove(docker: &Docker, service: &str) -> Result<(), Error> 
     }
 }
 
-/// Ends what a Start left that failed, and removes it once nothing of it runs: whatever is started
-/// in its place has no twin.
-pub(super) async fn retire(engine: &Engine, cluster: &Cluster, service: &str) {
+/// Ends a service, and waits until nothing of it runs, whoever had that begun.
+pub(super) async fn silence(engine: &Engine, cluster: &Cluster, service: &str) {
     let _haste = cluster.hurry();
     until(engine, service, Change::Stop).await;
     let mut views = cluster.views();
@@ -108,16 +105,16 @@ pub(super) async fn retire(engine: &Engine, cluster: &Cluster, service: &str) {
             continue;
         }
         looks += 1;
-        let fate = views.borrow_and_update().fate(service);
-        let is_nowhere = match fate {
-            None => true,
-            Some(Fate::Coming { is_placed, .. }) => !is_placed,
-            Some(fate) => fate.is_over(),
-        };
-        if is_nowhere && looks > 1 {
-            break;
+        if views.borrow_and_update().is_silent(service) && looks > 1 {
+            return;
         }
     }
+}
+
+/// Ends what a Start left that failed, and removes it once nothing of it runs: whatever is started
+/// in its place has no twin.
+pub(super) async fn retire(engine: &Engine, cluster: &Cluster, service: &str) {
+    silence(engine, cluster, service).await;
     until(engine, service, Change::Remove).await;
 }
 

@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use crate::{api::or_none, life};
 
+/// What no node is: a constraint for a service that is to end.
+pub(crate) const NOWHERE: &str = "node.id==none";
 /// What a node says of a task whose container it could not start.
 const STARTING: &str = "starting";
 
@@ -62,12 +64,21 @@ pub(crate) struct Port {
     pub(crate) published_port: u16,
 }
 
-/// Of what it was made: the labels alone.
+/// Of what it was made: whose it is, and for which nodes.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct TaskSpec {
     #[serde(deserialize_with = "or_none")]
     pub(crate) container_spec: ContainerSpec,
+    #[serde(deserialize_with = "or_none")]
+    pub(crate) placement: Placement,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Placement {
+    #[serde(deserialize_with = "or_none")]
+    pub(crate) constraints: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -109,6 +120,13 @@ pub(crate) struct NodeStatus {
 pub(crate) struct ManagerStatus {
     /// With the port of the Swarm's own protocol.
     pub(crate) addr: String,
+}
+
+impl Task {
+    fn is_for_no_node(&self) -> bool {
+        let constraints = &self.spec.placement.constraints;
+        constraints.iter().any(|constraint| constraint == NOWHERE)
+    }
 }
 
 impl Node {
@@ -156,11 +174,13 @@ pub(crate) enum Fate {
     /// It never ran.
     Refused(String),
     Ended(ExitStatus),
+    /// Somebody else changed its service, which runs another task for that, or soon will.
+    Changed,
 }
 
 impl Fate {
     /// Whether it has no process, and will have none.
-    pub(crate) const fn is_over(&self) -> bool {
+    const fn is_over(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Ended(_))
     }
 }
@@ -172,6 +192,8 @@ pub(crate) struct Besides {
     pub(crate) is_doubted: bool,
     /// This driver had it stopped: its service is for no node any more.
     pub(crate) is_stopped: bool,
+    /// Its service has a task besides that this driver had no part in.
+    pub(crate) is_changed: bool,
 }
 
 /// What became of the dyno whose task this is.
@@ -183,6 +205,9 @@ pub(crate) fn fate(task: &Task, node: Option<&Node>, besides: Besides) -> Fate {
         container_status,
         ..
     } = &task.status;
+    if besides.is_changed {
+        return Fate::Changed;
+    }
     let name = node.map_or("of the Swarm", Node::name);
     let code = container_status.exit_code;
     let has_run = !container_status.container_id.is_empty();
@@ -207,7 +232,7 @@ pub(crate) fn fate(task: &Task, node: Option<&Node>, besides: Besides) -> Fate {
         "rejected" => Fate::Refused(err.clone()),
         "shutdown" | "remove" if !besides.is_stopped => lost(
             task,
-            format!("the Swarm ended it: its node {name} was drained, or its service changed"),
+            format!("the Swarm ended it: its node {name} was drained, or does not fit any more"),
         ),
         "shutdown" | "remove" if has_run => ended(task, code),
         "shutdown" | "remove" => lost(task, "it was stopped before it ran".to_owned()),
@@ -236,23 +261,57 @@ fn exit(task: &Task, how: How) -> Fate {
     })
 }
 
-/// Of the tasks of each service the one that its dyno is: the only one that a node was found for.
-/// The other one waits in vain, since the dyno was stopped; whether there is one is said, too.
-pub(crate) fn first(tasks: impl IntoIterator<Item = Task>) -> HashMap<String, (Task, bool)> {
-    let mut found: HashMap<String, (Task, bool)> = HashMap::new();
-    for task in tasks {
+/// Whether a task has no process, and will have none unless a node is found for it.
+pub(crate) fn is_gone(task: &Task, node: Option<&Node>) -> bool {
+    task.node_id.is_empty() || fate(task, node, Besides::default()).is_over()
+}
+
+/// The tasks of a service.
+#[derive(Clone, Debug)]
+pub(crate) struct Tasks {
+    /// The one that its dyno is: the first that a node was found for.
+    pub(crate) dyno: Task,
+    pub(crate) others: Vec<Task>,
+}
+
+impl Tasks {
+    fn new(dyno: Task) -> Self {
+        let others = Vec::new();
+        Self { dyno, others }
+    }
+
+    fn add(&mut self, mut task: Task) {
         let rank = |task: &Task| (task.node_id.is_empty(), task.created_at.clone());
+        if rank(&task) < rank(&self.dyno) {
+            std::mem::swap(&mut task, &mut self.dyno);
+        }
+        self.others.push(task);
+    }
+
+    /// Whether one waits in vain, since the dyno was stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.others.iter().any(Task::is_for_no_node)
+    }
+
+    /// Whether there is one that somebody else had the Swarm begin.
+    pub(crate) fn is_changed(&self) -> bool {
+        !self.others.iter().all(Task::is_for_no_node)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.others.iter().chain([&self.dyno])
+    }
+}
+
+/// The tasks of each service.
+pub(crate) fn by_service(tasks: impl IntoIterator<Item = Task>) -> HashMap<String, Tasks> {
+    let mut found: HashMap<String, Tasks> = HashMap::new();
+    for task in tasks {
         match found.entry(task.service_id.clone()) {
             Entry::Vacant(place) => {
-                place.insert((task, false));
+                place.insert(Tasks::new(task));
             }
-            Entry::Occupied(mut place) => {
-                let (first, has_other) = place.get_mut();
-                if rank(&task) < rank(first) {
-                    *first = task;
-                }
-                *has_other = true;
-            }
+            Entry::Occupied(mut place) => place.get_mut().add(task),
         }
     }
     found
@@ -294,10 +353,12 @@ mod tests {
     const DOUBTED: Besides = Besides {
         is_doubted: true,
         is_stopped: false,
+        is_changed: false,
     };
     const STOPPED: Besides = Besides {
         is_doubted: false,
         is_stopped: true,
+        is_changed: false,
     };
 
     #[test_case("complete", 0, "", How::Code(0))]
@@ -350,17 +411,44 @@ mod tests {
         }
     }
 
+    /// One that a node is not found for yet, or never.
+    fn waiting(constraint: &str) -> Task {
+        let mut task = task("pending", 0, "no suitable node");
+        task.node_id = String::new();
+        task.created_at = "2026-11-29T09:00:00Z".to_owned();
+        task.spec.placement.constraints = vec![constraint.to_owned()];
+        task
+    }
+
     #[test]
     fn the_task_on_a_node_is_the_dyno() {
-        let on_node = task("shutdown", 0, "");
-        let mut waits = task("pending", 0, "no suitable node");
-        waits.node_id = String::new();
-        waits.created_at = "2026-11-29T09:00:00Z".to_owned();
+        let (on_node, waits) = (task("shutdown", 0, ""), waiting(NOWHERE));
         for tasks in [[on_node.clone(), waits.clone()], [waits, on_node]] {
-            let (first, is_stopped) = &first(tasks)["s"];
-            assert_eq!(first.status.state, "shutdown");
-            assert!(is_stopped);
+            let tasks = &by_service(tasks)["s"];
+            assert_eq!(tasks.dyno.status.state, "shutdown");
+            assert!(tasks.is_stopped() && !tasks.is_changed());
         }
+    }
+
+    #[test]
+    fn another_task_for_a_node_is_somebody_elses() {
+        let mut second = task("running", 0, "");
+        second.created_at = "2026-11-29T11:00:00Z".to_owned();
+        for other in [second, waiting("node.role==worker")] {
+            let tasks = &by_service([task("shutdown", 143, ""), other])["s"];
+            assert_eq!(tasks.dyno.status.state, "shutdown");
+            assert!(tasks.is_changed() && !tasks.is_stopped());
+        }
+        let changed = Besides {
+            is_changed: true,
+            ..STOPPED
+        };
+        let found = fate(&task("shutdown", 143, ""), Some(&node("ready")), changed);
+        assert_eq!(found, Fate::Changed);
+        // Whatever is there of it runs, but for what has ended and what waits.
+        assert!(!is_gone(&task("running", 0, ""), Some(&node("ready"))));
+        assert!(is_gone(&task("shutdown", 143, ""), Some(&node("ready"))));
+        assert!(is_gone(&waiting(NOWHERE), None));
     }
 
     #[test]

@@ -176,3 +176,22 @@ async fn an_engine_that_has_left_its_swarm_has_no_dynos_there() {
     let found = driver.client().await.list(list).await.unwrap();
     assert_eq!(found.into_inner().dynos, []);
 }
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn what_somebody_else_has_begun_in_a_dynos_place_is_ended_with_it() {
+    let engine = swarm().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let dyno = service(&engine, "d-changed", "exec sleep 1000");
+    dyno.start(&mut client).await;
+    let service = services(&engine);
+    let update = ["service", "update", "--detach", "--force", &service];
+    output(&mut engine.docker(&update));
+    let how = dyno.wait(&mut client).await.how;
+    let said = "its service was changed by somebody else";
+    assert_eq!(how, Some(How::Lost(said.to_owned())));
+    assert_eq!(output(&mut engine.docker(&["ps", "--quiet"])), "");
+    dyno.remove(&mut client).await;
+    nothing_is_left(&engine).await;
+}
