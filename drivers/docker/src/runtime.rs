@@ -30,7 +30,7 @@ use crate::{
     context::{Host, HostError},
     cursor::Cursors,
     engine::Engine,
-    images,
+    images::{self, Owner},
     place::{PlaceError, Places},
     swarm::{self, Cluster, Networks, Wish, wish::WishError},
 };
@@ -65,6 +65,8 @@ struct Inner {
     images: images::Settings,
     places: Places,
     cursors: Cursors,
+    /// What tells this machine from others.
+    machine: Vec<u8>,
     /// What this driver is called among others on the engine: what its dynos are known by.
     home: String,
     /// Whether that is the same the next time.
@@ -96,7 +98,9 @@ impl DockerDriver {
         let host = Host::find(given.as_deref(), variable)?;
         let places = Places::new(host.clone(), variable)?;
         let engine = Engine::open(host).await.map_err(OpenError::Tls)?;
-        let home = home(socket);
+        // Where there is none, an engine of another machine is told apart by nothing.
+        let machine = fs::read("/etc/machine-id").unwrap_or_default();
+        let home = home(&machine, socket);
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
         let cursors = Cursors::open(runtime_dir.as_deref().map(Path::new), &home);
         let is_exact = engine.now().is_ok_and(|up| up.traits.live_restore);
@@ -116,6 +120,7 @@ impl DockerDriver {
             engine,
             images,
             places,
+            machine,
             home,
             is_found_again: socket.is_some(),
             durability: if is_exact {
@@ -233,9 +238,13 @@ impl Runtime for DockerDriver {
         let mut built = images::build(docker, settings, peer, &release, &log).await?;
         if wish.swarm {
             let registry = wish.registry.as_deref();
-            let whose = (self.home(), peer.uid.as_raw());
+            let owner = Owner {
+                machine: &self.0.machine,
+                uid: peer.uid.as_raw(),
+                driver: self.home(),
+            };
             let published =
-                images::publish(docker, settings, registry, whose, &release, built, &log);
+                images::publish(docker, settings, registry, owner, &release, built, &log);
             built = published.await?;
         }
         let artifact = built.to_string();
@@ -291,10 +300,9 @@ impl Runtime for DockerDriver {
 }
 
 /// A driver is known by its socket, and by the machine: others may use the same engine.
-fn home(socket: Option<&Path>) -> String {
+fn home(machine: &[u8], socket: Option<&Path>) -> String {
     let mut hash = Sha256::new();
-    // Where there is none, an engine of another machine is told apart by nothing.
-    hash.update(fs::read("/etc/machine-id").unwrap_or_default());
+    hash.update(machine);
     match socket {
         Some(path) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.into());

@@ -3,8 +3,15 @@
 //! A registry removes by digest, and with a digest every tag that leads to it: a release whose
 //! slug is an older one's shares its image with that.
 //! <https://distribution.github.io/distribution/spec/api/#deleting-an-image>
+//!
+//! Drivers of one user have an app's images in common, and numbers of releases of their own. One
+//! that has services may start any of its newest releases again. One that has none, as that
+//! of a single `hsup run`, needs nothing that is old.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
+};
 
 use bollard::{
     Docker, auth::DockerCredentials, models::RegistryServiceConfig,
@@ -14,6 +21,10 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header::ACCE
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::config;
+
+/// How much of what a driver is called stands in a tag.
+const DRIVER: usize = 8;
 /// What a manifest may be, so that its digest is that of the one that the engine pushed.
 const MANIFESTS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -31,10 +42,45 @@ pub(super) struct Collection<'a> {
     /// Of the app in it.
     pub(super) path: &'a str,
     pub(super) login: Option<DockerCredentials>,
+    pub(super) needs: Needs<'a>,
+}
+
+/// What is needed whether it is used or not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs<'a> {
     /// How many releases are kept.
     pub(super) keep: usize,
-    /// The release that is needed.
-    pub(super) current: u64,
+    /// What the driver is called.
+    pub(super) driver: &'a str,
+    /// The digest of the image that was just pushed.
+    pub(super) current: &'a str,
+}
+
+/// What an image is called in a registry: the release, and which driver's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    release: u64,
+    /// The beginning of what that is called.
+    driver: String,
+}
+
+impl Tag {
+    pub(super) fn new(release: u64, driver: &str) -> Self {
+        let driver = driver.chars().take(DRIVER).collect();
+        Self { release, driver }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (release, driver) = text.strip_prefix('v')?.split_once('-')?;
+        let release = release.parse().ok()?;
+        Some(Self::new(release, driver)).filter(|tag| tag.to_string() == text)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}-{}", self.release, self.driver)
+    }
 }
 
 /// Old releases stay where they are.
@@ -62,58 +108,75 @@ struct Tags {
 /// Removes the releases of an app that nobody needs from the registry. Gives how many went.
 pub(super) async fn collect(collection: &Collection<'_>) -> Result<usize, CollectError> {
     let Collection {
-        engine,
-        registry,
-        keep,
-        current,
-        ..
+        engine, registry, ..
     } = *collection;
     let name = format!("{registry}/{}", collection.path);
     let repository = Repository::open(engine, &name, collection.login.as_ref()).await?;
-    let mut releases = BTreeMap::new();
-    for tag in repository.tags().await? {
-        let number = tag.strip_prefix('v').and_then(|number| number.parse().ok());
-        if let Some(release) = number
-            && let Some(digest) = repository.digest(&tag).await?
+    let mut images = Vec::new();
+    for text in repository.tags().await? {
+        if let Some(tag) = Tag::parse(&text)
+            && let Some(digest) = repository.digest(&text).await?
         {
-            releases.insert(release, digest);
+            images.push((tag, digest));
         }
     }
-    let surplus = surplus(&releases, keep, current, &used(engine).await?);
+    let surplus = surplus(&images, collection.needs, &services(engine).await?);
     for digest in &surplus {
         repository.remove(digest).await?;
     }
     Ok(surplus.len())
 }
 
-/// The digests that nobody needs: of none of the `keep` newest releases, nor of the `current` one,
-/// nor used by a service.
-fn surplus(
-    releases: &BTreeMap<u64, String>,
-    keep: usize,
-    current: u64,
-    used: &HashSet<String>,
-) -> Vec<String> {
-    let newest = releases.values().rev().take(keep);
-    let needed: HashSet<_> = newest.chain(releases.get(&current)).chain(used).collect();
-    let old: HashSet<_> = releases
-        .values()
-        .filter(|one| !needed.contains(one))
-        .collect();
-    let mut old: Vec<_> = old.into_iter().cloned().collect();
-    old.sort();
-    old
+/// What services are there.
+#[derive(Debug, Default)]
+struct Services {
+    /// The digests of their images.
+    images: HashSet<String>,
+    /// What their drivers are called.
+    drivers: HashSet<String>,
 }
 
-/// The digests of the images of all services.
-async fn used(engine: &Docker) -> Result<HashSet<String>, CollectError> {
-    let services = engine.list_services(None::<ListServicesOptions>).await?;
-    let image = |service: bollard::models::Service| {
-        let container = service.spec?.task_template?.container_spec?;
-        let image = container.image?;
-        image.split_once('@').map(|(_, digest)| digest.to_owned())
-    };
-    Ok(services.into_iter().filter_map(image).collect())
+/// The digests that nobody needs: neither the one that was just pushed, nor used by a service, nor of
+/// one of the newest releases of this driver, of any other one that has services, or of all that
+/// have none.
+fn surplus(images: &[(Tag, String)], needs: Needs<'_>, services: &Services) -> Vec<String> {
+    let own = Tag::new(0, needs.driver).driver;
+    let short = |driver: &String| Tag::new(0, driver).driver;
+    let lasting: HashSet<_> = services.drivers.iter().map(short).chain([own]).collect();
+    let mut needed: HashSet<&str> = services.images.iter().map(String::as_str).collect();
+    needed.insert(needs.current);
+    let mut releases: HashMap<Option<&str>, BTreeMap<u64, Vec<&str>>> = HashMap::new();
+    for (tag, digest) in images {
+        let driver = lasting.get(&tag.driver).map(String::as_str);
+        let releases = releases.entry(driver).or_default();
+        releases.entry(tag.release).or_default().push(digest);
+    }
+    for releases in releases.values() {
+        let newest = releases.values().rev().take(needs.keep);
+        needed.extend(newest.flatten());
+    }
+    let old = images.iter().map(|(_, digest)| digest.as_str());
+    let old: BTreeSet<_> = old.filter(|digest| !needed.contains(digest)).collect();
+    old.into_iter().map(str::to_owned).collect()
+}
+
+/// All services of the Swarm, whoever made them.
+async fn services(engine: &Docker) -> Result<Services, CollectError> {
+    let mut found = Services::default();
+    for service in engine.list_services(None::<ListServicesOptions>).await? {
+        let spec = service.spec.unwrap_or_default();
+        let driver = spec
+            .labels
+            .and_then(|mut labels| labels.remove(config::DRIVER));
+        found.drivers.extend(driver);
+        let container = spec.task_template.and_then(|task| task.container_spec);
+        let image = container.and_then(|container| container.image);
+        let digest = image.as_deref().and_then(|image| image.split_once('@'));
+        found
+            .images
+            .extend(digest.map(|(_, digest)| digest.to_owned()));
+    }
+    Ok(found)
 }
 
 /// Whether the engine speaks to a registry without TLS.
@@ -246,19 +309,81 @@ mod tests {
 
     use super::*;
 
+    const OURS: &str = "0123456789abcdef";
+
+    /// What goes of these tags, where so many are kept.
+    fn goes(images: &[(&str, &str)], keep: usize, current: &str, services: &Services) -> String {
+        let images = images.iter().map(|(tag, digest)| {
+            let driver = if tag.contains('-') { "" } else { "-01234567" };
+            let tag = Tag::parse(&format!("{tag}{driver}")).unwrap();
+            (tag, (*digest).to_owned())
+        });
+        let needs = Needs {
+            keep,
+            driver: OURS,
+            current,
+        };
+        let images: Vec<_> = images.collect();
+        surplus(&images, needs, services).join(" ")
+    }
+
     #[test]
     fn an_image_goes_when_no_release_needs_it() {
-        let releases: BTreeMap<u64, String> = [(1, "a"), (2, "b"), (3, "a"), (10, "c"), (11, "d")]
-            .map(|(release, digest)| (release, digest.to_owned()))
-            .into();
-        let none = HashSet::new();
+        let images = [
+            ("v1", "a"),
+            ("v2", "b"),
+            ("v3", "a"),
+            ("v10", "c"),
+            ("v11", "d"),
+        ];
+        let none = Services::default();
         // v1 has the image of v3.
-        assert_eq!(surplus(&releases, 3, 11, &none), ["b"]);
-        assert_eq!(surplus(&releases, 2, 11, &none), ["a", "b"]);
-        let used = HashSet::from(["a".to_owned()]);
-        assert_eq!(surplus(&releases, 1, 11, &used), ["b", "c"]);
+        assert_eq!(goes(&images, 3, "d", &none), "b");
+        assert_eq!(goes(&images, 2, "d", &none), "a b");
+        let used = Services {
+            images: ["a".to_owned()].into(),
+            ..Services::default()
+        };
+        assert_eq!(goes(&images, 1, "d", &used), "b c");
         // A rollback.
-        assert_eq!(surplus(&releases, 1, 2, &none), ["a", "c"]);
+        assert_eq!(goes(&images, 1, "b", &none), "a c");
+        // What was just pushed is not among them.
+        assert_eq!(goes(&images[..2], 1, "x", &none), "a");
+    }
+
+    #[test]
+    fn a_driver_that_has_services_keeps_its_own_releases() {
+        let images = [
+            ("v60", "a"),
+            ("v61", "b"),
+            ("v1-aaaaaaaa", "c"),
+            ("v2-aaaaaaaa", "d"),
+            ("v3-aaaaaaaa", "e"),
+        ];
+        let services = Services {
+            drivers: ["aaaaaaaa11111111".to_owned(), OURS.to_owned()].into(),
+            ..Services::default()
+        };
+        assert_eq!(goes(&images, 2, "b", &services), "c");
+        // One that has none is as the next one of its kind.
+        let runs = [
+            ("v60", "a"),
+            ("v61", "b"),
+            ("v59-aaaaaaaa", "c"),
+            ("v60-bbbbbbbb", "d"),
+            ("v61-cccccccc", "b"),
+            ("v61-dddddddd", "e"),
+        ];
+        assert_eq!(goes(&runs, 2, "b", &Services::default()), "c");
+        assert_eq!(goes(&runs, 1, "b", &Services::default()), "a c d");
+    }
+
+    #[test_case("v7-01234567", true)]
+    #[test_case("v7", false; "no driver")]
+    #[test_case("v07-01234567", false; "no number as it is written")]
+    #[test_case("latest", false)]
+    fn a_tag_says_whose_it_is(text: &str, expected: bool) {
+        assert_eq!(Tag::parse(text), expected.then(|| Tag::new(7, OURS)));
     }
 
     #[test_case("10.0.0.1:5000", true; "a network that the engine was told")]

@@ -37,7 +37,10 @@ use bollard::{Docker, query_parameters::RemoveImageOptionsBuilder};
 use hsup_driver_kit::{Status, proto::Release, serve::Peer, service::BuildLog};
 
 pub(crate) use self::{
-    error::ImageError, publish::publish, reference::is_reference, settings::Settings,
+    error::ImageError,
+    publish::{Owner, publish},
+    reference::is_reference,
+    settings::Settings,
 };
 use self::{
     error::{Fault, fault},

@@ -11,7 +11,7 @@ use hsup_driver_kit::{errors, hex, proto::Release, service::BuildLog};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    collect::{self, Collection},
+    collect::{self, Collection, Needs, Tag},
     error::ImageError,
     find, labels, reference,
     settings::Settings,
@@ -21,14 +21,35 @@ use crate::artifact::{Artifact, Kind};
 
 const STEP: &str = "push image";
 
+/// Whose images a registry is given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner<'a> {
+    /// What tells the driver's machine from others.
+    pub(crate) machine: &'a [u8],
+    /// Whose Build it is.
+    pub(crate) uid: u32,
+    /// What the driver is called among others, which may be there for a single command.
+    pub(crate) driver: &'a str,
+}
+
+impl Owner<'_> {
+    /// The repository of an app, in a registry: another machine's, or user's, app of the same name has
+    /// another one.
+    fn repository(&self, name: &str, app: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.machine);
+        hash.update(format!(" {} {app}", self.uid));
+        format!("{name}-{}", hex::encode(&hash.finalize()[..8]))
+    }
+}
+
 /// Brings an image that was built, or found, into a registry, and gives it by the name that it has
-/// there on every node: its repository and its digest. The repository is that of one app of one
-/// user of the driver that is called `home`: another's releases have numbers of their own.
+/// there on every node: its repository and its digest.
 pub(crate) async fn publish(
     engine: &Docker,
     settings: &Settings,
     registry: Option<&str>,
-    (home, uid): (&str, u32),
+    owner: Owner<'_>,
     release: &Release,
     built: Artifact,
     log: &BuildLog,
@@ -42,11 +63,11 @@ pub(crate) async fn publish(
         }
     }
     let registry = registry.ok_or(ImageError::NoRegistry)?;
-    let (name, tag) = labels::name(&release.app, release.version);
-    let whose = Sha256::digest(format!("{home} {uid} {}", release.app));
-    let path = format!("{name}-{}", hex::encode(&whose[..4]));
+    let (name, _) = labels::name(&release.app, release.version);
+    let path = owner.repository(&name, &release.app);
+    let tag = Tag::new(release.version, owner.driver).to_string();
     let repository = format!("{registry}/{path}");
-    let login = settings.login(uid, &repository).await;
+    let login = settings.login(owner.uid, &repository).await;
     let digest = push(
         engine,
         &built.image,
@@ -61,8 +82,11 @@ pub(crate) async fn publish(
         registry,
         path: &path,
         login,
-        keep: settings.keep,
-        current: release.version,
+        needs: Needs {
+            keep: settings.keep,
+            driver: owner.driver,
+            current: &digest,
+        },
     };
     match collect::collect(&collection).await {
         Ok(0) => {}
@@ -138,6 +162,26 @@ fn digest_in(said: &PushImageInfo) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_app_has_one_repository_whatever_its_drivers() {
+        let owner = |machine, uid, driver| Owner {
+            machine,
+            uid,
+            driver,
+        };
+        let of = |owner: Owner<'_>, app| owner.repository("hsup/shop", app);
+        let one = of(owner(b"m", 7, "a"), "shop");
+        assert!(one.starts_with("hsup/shop-"), "{one}");
+        assert_eq!(one, of(owner(b"m", 7, "b"), "shop"));
+        for other in [
+            of(owner(b"n", 7, "a"), "shop"),
+            of(owner(b"m", 8, "a"), "shop"),
+            of(owner(b"m", 7, "a"), "Shop"),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
 
     #[test]
     fn the_digest_is_what_the_engine_says_last() {

@@ -288,6 +288,21 @@ impl Driver {
         .await
     }
 
+    /// The same for the nodes of a Swarm, which get it through this registry.
+    pub(crate) async fn build_for_swarm(
+        &self,
+        folder: &Path,
+        registry: &str,
+    ) -> Result<String, Status> {
+        let release = Release {
+            slug_url: format!("file://{}/", folder.display()),
+            stack: IMAGE.to_owned(),
+            ..Release::default()
+        };
+        let options = [("swarm", "true"), ("registry", registry)];
+        build_release(self.client().await, release, &options).await
+    }
+
     /// Has it put what is at a URL onto the tests' image, for as long as that takes.
     pub(crate) async fn begin_build(&self, url: String) -> JoinHandle<Result<String, Status>> {
         let client = self.client().await;
@@ -298,11 +313,12 @@ impl Driver {
                 stack: IMAGE.to_owned(),
                 ..Release::default()
             },
+            &[],
         ))
     }
 
     async fn build_release(&self, release: Release) -> Result<String, Status> {
-        build_release(self.client().await, release).await
+        build_release(self.client().await, release, &[]).await
     }
 
     /// What it leaves in its runtime folder.
@@ -315,14 +331,19 @@ impl Driver {
     }
 }
 
-async fn build_release(mut client: Client, release: Release) -> Result<String, Status> {
+async fn build_release(
+    mut client: Client,
+    release: Release,
+    options: &[(&str, &str)],
+) -> Result<String, Status> {
+    let option = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let request = BuildRequest {
         release: Some(Release {
             app: "shop".to_owned(),
             version: 1,
             ..release
         }),
-        ..BuildRequest::default()
+        options: options.iter().map(option).collect(),
     };
     let mut answers = client.build(request).await?.into_inner();
     while let Some(answer) = answers.message().await? {

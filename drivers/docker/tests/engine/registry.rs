@@ -12,7 +12,10 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use super::fixture::{Driver, Engine, PAUSE, end, output, write};
+use super::{
+    fixture::{Driver, Engine, PAUSE, end, output, write},
+    swarm::swarm,
+};
 
 const ADDRESS: &str = "127.0.0.1:5000";
 const IMAGE: &str = "127.0.0.1:5000/shop/private:1";
@@ -56,6 +59,12 @@ impl Registry {
         output(registry.docker(engine).args(["push", "--quiet", IMAGE]));
         output(&mut engine.docker(&["rmi", IMAGE]));
         registry
+    }
+
+    /// A driver of somebody who is known.
+    fn driver(&self, engine: &Engine) -> Driver {
+        let config = self.logins().to_str().unwrap().to_owned();
+        Driver::reaching(&engine.host(), vec![("DOCKER_CONFIG", config)])
     }
 
     /// The `docker` of somebody who is known.
@@ -138,4 +147,19 @@ async fn a_helper_is_asked_for_a_login() {
     let driver = Driver::reaching(&engine.host(), env);
     let artifact = driver.build(IMAGE).await.unwrap();
     assert_eq!(artifact, engine.artifact);
+}
+
+#[tokio::test]
+#[ignore = "needs root, dockerd and docker-registry"]
+async fn an_app_has_one_repository_whatever_driver_builds_it() {
+    let engine = swarm().await;
+    let registry = Registry::start(&engine).await;
+    let slug = TempDir::with_prefix("hsup").unwrap();
+    let mut built = Vec::new();
+    for _ in 0..2 {
+        let driver = registry.driver(&engine);
+        built.push(driver.build_for_swarm(slug.path(), ADDRESS).await.unwrap());
+    }
+    // The image is one, too.
+    assert_eq!(built[0], built[1]);
 }

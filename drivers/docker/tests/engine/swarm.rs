@@ -10,7 +10,7 @@ use super::fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, is_greeted, output};
 
 const ADDRESS: &str = "10.99.0.1";
 
-async fn swarm() -> Engine {
+pub(crate) async fn swarm() -> Engine {
     let engine = Engine::start().await;
     // The loopback's address is none that a Swarm advertises.
     let address = format!("address add {ADDRESS}/24 dev swarm0");
