@@ -17,7 +17,10 @@ use bollard::{
     Docker, auth::DockerCredentials, models::RegistryServiceConfig,
     query_parameters::ListServicesOptions,
 };
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header::ACCEPT};
+use reqwest::{
+    Client, Method, RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, LINK},
+};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -30,6 +33,8 @@ const MANIFESTS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 const DIGEST: &str = "docker-content-digest";
+/// How many tags are asked for at a time.
+const PAGE: usize = 1_000;
 /// How long a registry may take for one answer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -264,15 +269,28 @@ impl<'a> Repository<'a> {
         }
     }
 
+    /// All of them, of which a registry gives some at a time.
     async fn tags(&self) -> Result<Vec<String>, CollectError> {
-        let answer = self.ask(Method::GET, "/tags/list?n=1000").send().await?;
-        let Some(answer) = found(answer)? else {
-            return Ok(Vec::new());
-        };
-        let body = answer.bytes().await?;
-        // What is no list has no tags.
-        let tags = serde_json::from_slice::<Tags>(&body).ok();
-        Ok(tags.and_then(|tags| tags.tags).unwrap_or_default())
+        let mut all = BTreeSet::new();
+        let mut query = format!("?n={PAGE}");
+        loop {
+            let page = self.ask(Method::GET, &format!("/tags/list{query}"));
+            let Some(answer) = found(page.send().await?)? else {
+                break;
+            };
+            let next = next(&answer);
+            let body = answer.bytes().await?;
+            // What is no list has no tags.
+            let tags = serde_json::from_slice::<Tags>(&body).ok();
+            let before = all.len();
+            all.extend(tags.and_then(|tags| tags.tags).unwrap_or_default());
+            match next {
+                // One that leads nowhere new would lead there for ever.
+                Some(next) if all.len() > before => query = next,
+                _ => break,
+            }
+        }
+        Ok(all.into_iter().collect())
     }
 
     async fn digest(&self, tag: &str) -> Result<Option<String>, CollectError> {
@@ -292,6 +310,16 @@ impl<'a> Repository<'a> {
         }
         found(answer).map(drop)
     }
+}
+
+/// What is to be asked for after this page: the query alone, for it is the same registry.
+/// <https://distribution.github.io/distribution/spec/api/#pagination>
+fn next(page: &Response) -> Option<String> {
+    let link = page.headers().get(LINK)?.to_str().ok()?;
+    let (url, relation) = link.strip_prefix('<')?.split_once('>')?;
+    let is_next = relation.replace('"', "").contains("rel=next");
+    let query = &url[url.find('?')?..];
+    is_next.then(|| query.to_owned())
 }
 
 /// An answer that is one; `None` if there is no such thing.
@@ -376,6 +404,28 @@ mod tests {
         ];
         assert_eq!(goes(&runs, 2, "b", &Services::default()), "c");
         assert_eq!(goes(&runs, 1, "b", &Services::default()), "a c d");
+    }
+
+    /// What a registry answers that has this to say of the next page.
+    fn page(link: Option<&str>) -> Response {
+        let answer = hyper::http::Response::builder();
+        let answer = match link {
+            Some(link) => answer.header(LINK, link),
+            None => answer,
+        };
+        answer.body("").unwrap().into()
+    }
+
+    #[test_case(
+        Some("</v2/hsup/a/tags/list?last=v9&n=2>; rel=\"next\""),
+        Some("?last=v9&n=2")
+    )]
+    #[test_case(Some("<https://other/v2/hsup/a/tags/list?n=2>; rel=next"), Some("?n=2"); "a whole URL")]
+    #[test_case(Some("</v2/hsup/a/tags/list?n=2>; rel=prev"), None; "the one before")]
+    #[test_case(Some("</v2/hsup/a/tags/list>; rel=next"), None; "the same again")]
+    #[test_case(None, None; "the last one")]
+    fn a_page_leads_to_the_next_one(link: Option<&str>, expected: Option<&str>) {
+        assert_eq!(next(&page(link)).as_deref(), expected);
     }
 
     #[test_case("v7-01234567", true)]
