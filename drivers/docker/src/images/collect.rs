@@ -224,19 +224,6 @@ struct Repository<'a> {
     login: Option<&'a DockerCredentials>,
 }
 
-/// Whether a registry says that it has no such image, `REPOSITORY@DIGEST`.
-pub(super) async fn is_gone(
-    engine: &Docker,
-    image: &str,
-    login: Option<&DockerCredentials>,
-) -> Result<bool, CollectError> {
-    let Some((name, digest)) = image.split_once('@') else {
-        return Ok(false);
-    };
-    let repository = Repository::open(engine, name, login).await?;
-    Ok(repository.digest(digest).await?.is_none())
-}
-
 impl<'a> Repository<'a> {
     /// That of this name, `HOST/PATH`.
     async fn open(

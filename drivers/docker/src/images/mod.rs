@@ -98,11 +98,13 @@ async fn image(
     })
 }
 
-/// Whether the registry of an image, `REPOSITORY@DIGEST`, says that it does not have it.
+/// Whether the registry of an image, `REPOSITORY@DIGEST`, says that it does not have it. The engine
+/// asks, which knows how: by which certificates, with a token or a password.
 pub(crate) async fn is_gone(engine: &Docker, settings: &Settings, uid: u32, image: &str) -> bool {
     let login = settings.login(uid, image).await;
-    match collect::is_gone(engine, image, login.as_ref()).await {
-        Ok(is_gone) => is_gone,
+    match engine.inspect_registry_image(image, login).await {
+        Ok(_) => false,
+        Err(error) if fault(&error) == Fault::Missing => true,
         Err(error) => {
             let error = hsup_driver_kit::errors::chain(&error);
             tracing::debug!(error, "failed to ask a registry for an image");

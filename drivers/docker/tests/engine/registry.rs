@@ -11,10 +11,11 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::sleep;
+use tonic::Code;
 
 use super::{
     fixture::{Driver, Engine, PAUSE, end, output, write},
-    swarm::swarm,
+    swarm::{service, swarm},
 };
 
 const ADDRESS: &str = "127.0.0.1:5000";
@@ -65,6 +66,11 @@ impl Registry {
     fn driver(&self, engine: &Engine) -> Driver {
         let config = self.logins().to_str().unwrap().to_owned();
         Driver::reaching(&engine.host(), vec![("DOCKER_CONFIG", config)])
+    }
+
+    /// Has it forget all images, as a disk that was lost.
+    fn forget(&self) {
+        fs::remove_dir_all(self.folder.path().join("data/docker")).unwrap();
     }
 
     /// The `docker` of somebody who is known.
@@ -162,4 +168,26 @@ async fn an_app_has_one_repository_whatever_driver_builds_it() {
     }
     // The image is one, too.
     assert_eq!(built[0], built[1]);
+}
+
+/// The registry is where the driver is not: the engine alone reaches it.
+#[tokio::test]
+#[ignore = "needs root, dockerd and docker-registry"]
+async fn an_image_that_its_registry_has_lost_is_to_be_built_again() {
+    let engine = swarm().await;
+    let registry = Registry::start(&engine).await;
+    let driver = registry.driver(&engine);
+    let slug = TempDir::with_prefix("hsup").unwrap();
+    let artifact = driver.build_for_swarm(slug.path(), ADDRESS).await.unwrap();
+    registry.forget();
+    let slugs = ["images", "--quiet", "--filter", "label=io.hsup.role=slug"];
+    for image in output(&mut engine.docker(&slugs)).lines() {
+        // By all of its names it is listed as often.
+        drop(engine.docker(&["rmi", "--force", image]).output());
+    }
+    let mut dyno = service(&engine, "d-lost", "exec sleep 1000");
+    dyno.request.artifact = artifact;
+    let mut client = driver.client().await;
+    let refused = client.start(dyno.request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound, "{refused}");
 }

@@ -26,7 +26,7 @@ pub(crate) async fn swarm() -> Engine {
     engine
 }
 
-fn service(engine: &Engine, id: &str, line: &str) -> Dyno {
+pub(crate) fn service(engine: &Engine, id: &str, line: &str) -> Dyno {
     let mut dyno = Dyno::new(engine, id, line);
     let option = ("swarm".to_owned(), "true".to_owned());
     dyno.request.options.extend([option]);
