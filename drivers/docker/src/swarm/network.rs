@@ -13,8 +13,9 @@ use bollard::{
     models::NetworkCreateRequest,
     query_parameters::{InspectNetworkOptions, ListNetworksOptionsBuilder},
 };
-use hsup_driver_kit::hex;
+use hsup_driver_kit::{Status, hex};
 use sha2::{Digest as _, Sha256};
+use thiserror::Error as ThisError;
 use tokio::{sync::Mutex, time};
 
 use crate::{
@@ -37,6 +38,15 @@ pub(crate) struct Networks {
     dynos: Mutex<HashMap<String, usize>>,
 }
 
+/// There is no network for an app.
+#[derive(Debug, ThisError)]
+enum NetworkError {
+    #[error(transparent)]
+    Call(Error),
+    #[error("there is a network `{0}` already, which this driver did not make: remove it")]
+    Other(String),
+}
+
 /// What the network of an app is called: of two drivers' or users' apps of the same name, too.
 fn name(home: &str, uid: u32, app: &str) -> String {
     let hash = Sha256::digest(format!("{home} {uid} {app}"));
@@ -48,7 +58,7 @@ fn name(home: &str, uid: u32, app: &str) -> String {
         }
     };
     let app: String = app.chars().take(LONGEST_APP).map(fits).collect();
-    format!("hsup-{app}-{}", hex::encode(&hash[..4]))
+    format!("hsup-{app}-{}", hex::encode(&hash[..8]))
 }
 
 /// A dyno's place in the network of its app, which is there until the last of these has ended.
@@ -84,10 +94,18 @@ impl DockerDriver {
         docker: &Docker,
         uid: u32,
         app: &str,
-    ) -> Result<Membership, Error> {
+    ) -> Result<Membership, Status> {
         let network = self.network_name(uid, app);
-        self.networks().enter(docker, &network, self.home()).await?;
-        Ok(self.membership(network))
+        let entered = self.networks().enter(docker, &network, self.home());
+        match entered.await {
+            Ok(()) => Ok(self.membership(network)),
+            Err(NetworkError::Call(error)) => {
+                Err(self.failed("make the network of an app", &error))
+            }
+            Err(error @ NetworkError::Other(_)) => {
+                Err(Status::failed_precondition(error.to_string()))
+            }
+        }
     }
 
     /// The same if another dyno has one already: alone there is nobody to be reached.
@@ -120,7 +138,7 @@ impl DockerDriver {
 
 impl Networks {
     /// Counts a dyno in, and makes the network if there is none.
-    async fn enter(&self, docker: &Docker, name: &str, home: &str) -> Result<(), Error> {
+    async fn enter(&self, docker: &Docker, name: &str, home: &str) -> Result<(), NetworkError> {
         let mut dynos = self.dynos.lock().await;
         let count = dynos.entry(name.to_owned()).or_default();
         if *count == 0 {
@@ -191,13 +209,9 @@ impl Networks {
     }
 }
 
-async fn make(docker: &Docker, name: &str, home: &str) -> Result<(), Error> {
-    match docker
-        .inspect_network(name, None::<InspectNetworkOptions>)
-        .await
-    {
-        Err(error) if engine::is_unknown(&error) => {}
-        found => return found.map(drop),
+async fn make(docker: &Docker, name: &str, home: &str) -> Result<(), NetworkError> {
+    if is_there(docker, name, home).await? {
+        return Ok(());
     }
     let request = NetworkCreateRequest {
         name: name.to_owned(),
@@ -209,8 +223,26 @@ async fn make(docker: &Docker, name: &str, home: &str) -> Result<(), Error> {
     };
     match docker.create_network(request).await {
         // Somebody was faster.
-        Err(error) if engine::code(&error) == Some(409) => Ok(()),
-        made => made.map(drop),
+        Err(error) if engine::code(&error) == Some(409) && is_there(docker, name, home).await? => {
+            Ok(())
+        }
+        made => made.map(drop).map_err(NetworkError::Call),
+    }
+}
+
+/// Whether the driver that is called `home` has made it. A name is no secret: another's network
+/// would show whoever made it all that dynos say to each other.
+async fn is_there(docker: &Docker, name: &str, home: &str) -> Result<bool, NetworkError> {
+    let found = docker.inspect_network(name, None::<InspectNetworkOptions>);
+    match found.await {
+        Ok(found) => {
+            let labels = found.labels.unwrap_or_default();
+            let is_ours = labels.get(config::DRIVER).is_some_and(|it| it == home);
+            let other = || NetworkError::Other(name.to_owned());
+            is_ours.then_some(true).ok_or_else(other)
+        }
+        Err(error) if engine::is_unknown(&error) => Ok(false),
+        Err(error) => Err(NetworkError::Call(error)),
     }
 }
 
@@ -221,7 +253,7 @@ mod tests {
     #[test]
     fn a_name_is_one_for_the_engine() {
         assert!(name("home", 7, "My app/2").starts_with("hsup-My-app-2-"));
-        assert_eq!(name("home", 7, &"a".repeat(99)).len(), 5 + 32 + 9);
+        assert_eq!(name("home", 7, &"a".repeat(99)).len(), 5 + 32 + 17);
         assert_ne!(name("home", 7, "a/b"), name("home", 7, "a-b"));
         assert_ne!(name("home", 7, "shop"), name("home", 8, "shop"));
     }

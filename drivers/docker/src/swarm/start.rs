@@ -75,9 +75,7 @@ impl DockerDriver {
             image_env: &image_env,
             traits: up.traits,
         };
-        let entered = self.enter_network(&up.docker, uid, &request.app).await;
-        let membership =
-            entered.map_err(|error| self.failed("make the network of an app", &error))?;
+        let membership = self.enter_network(&up.docker, uid, &request.app).await?;
         let network = membership.network();
         let made = self.make_service(&up, &order, wish, network).await;
         let service = match made {

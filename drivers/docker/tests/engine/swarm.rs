@@ -195,3 +195,31 @@ async fn what_somebody_else_has_begun_in_a_dynos_place_is_ended_with_it() {
     dyno.remove(&mut client).await;
     nothing_is_left(&engine).await;
 }
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_network_of_somebody_else_is_no_apps() {
+    let engine = swarm().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let dyno = service(&engine, "d-network", "exec sleep 1000");
+    dyno.start(&mut client).await;
+    let list = [
+        "network",
+        "ls",
+        "--filter",
+        "name=hsup-",
+        "--format",
+        "{{.Name}}",
+    ];
+    let name = output(&mut engine.docker(&list));
+    dyno.stop(&mut client).await;
+    dyno.remove(&mut client).await;
+    nothing_is_left(&engine).await;
+    output(&mut engine.docker(&["network", "create", "--driver", "overlay", &name]));
+    let dyno = service(&engine, "d-other", "exec sleep 1000");
+    let refused = client.start(dyno.request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains(&name), "{refused}");
+    assert_eq!(services(&engine), "");
+}
