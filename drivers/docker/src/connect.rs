@@ -34,7 +34,13 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioIo},
 };
-use nix::unistd::{Gid, Group};
+use nix::{
+    sys::socket::{
+        setsockopt,
+        sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval},
+    },
+    unistd::{Gid, Group},
+};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -55,6 +61,11 @@ pub(crate) const TIMEOUT: u64 = 55;
 const LOGIN: &str = "X-Registry-Auth";
 /// How many connections wait for the next call, where making one takes long.
 const IDLE: usize = 8;
+
+/// After how many seconds of silence the other end of a connection is asked whether it is there, and
+/// how often it may fail to answer.
+const SILENCE: u32 = 20;
+const SILENCES: u32 = 3;
 
 /// A connection, whatever it goes through.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
@@ -118,13 +129,13 @@ impl Connector {
                     .await
                     .map_err(|error| socket_error(path, &error))?,
             ),
-            Way::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+            Way::Tcp(address) => Box::new(tcp(address).await?),
             Way::Tls {
                 address,
                 name,
                 connector,
             } => {
-                let tcp = TcpStream::connect(address).await?;
+                let tcp = tcp(address).await?;
                 Box::new(connector.connect(name.clone(), tcp).await?)
             }
             Way::Ssh(to) => ssh::dial(to)?,
@@ -139,6 +150,17 @@ impl Connector {
             .build(self.clone());
         Caller(client)
     }
+}
+
+/// A connection over a network. A dyno is waited for in silence, for days: what is between must not
+/// forget the connection, and one that is gone must not be waited for.
+async fn tcp(address: &str) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    setsockopt(&tcp, KeepAlive, &true)?;
+    setsockopt(&tcp, TcpKeepIdle, &SILENCE)?;
+    setsockopt(&tcp, TcpKeepInterval, &SILENCE)?;
+    setsockopt(&tcp, TcpKeepCount, &SILENCES)?;
+    Ok(tcp)
 }
 
 impl fmt::Debug for Connector {
@@ -338,6 +360,8 @@ pub(crate) async fn machine(to: &crate::context::Ssh) -> io::Result<String> {
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use nix::sys::socket::getsockopt;
+
     use super::*;
 
     #[tokio::test]
@@ -352,6 +376,17 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let text = said().await;
         assert!(text.starts_with("nobody serves"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_looked_after() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let tcp = tcp(&address).await.unwrap();
+        assert!(getsockopt(&tcp, KeepAlive).unwrap());
+        assert_eq!(getsockopt(&tcp, TcpKeepIdle).unwrap(), SILENCE);
+        assert_eq!(getsockopt(&tcp, TcpKeepInterval).unwrap(), SILENCE);
+        assert_eq!(getsockopt(&tcp, TcpKeepCount).unwrap(), SILENCES);
     }
 
     #[test]

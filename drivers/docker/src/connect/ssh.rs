@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Duplex;
+use super::{Duplex, SILENCE, SILENCES};
 use crate::context::Ssh;
 
 /// How long an ssh that has ended may take to say why: what it left running may hold its stderr.
@@ -42,6 +42,12 @@ pub(super) fn dial(to: &Ssh) -> io::Result<Box<dyn Duplex>> {
     let mut ssh = Command::new("ssh");
     // Nobody is there to be asked.
     ssh.args(["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]);
+    for (option, value) in [
+        ("ServerAliveInterval", SILENCE),
+        ("ServerAliveCountMax", SILENCES),
+    ] {
+        ssh.arg("-o").arg(format!("{option}={value}"));
+    }
     if let Some(user) = &to.user {
         ssh.args(["-l", user]);
     }
