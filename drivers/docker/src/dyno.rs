@@ -9,9 +9,7 @@ use std::{
 use bollard::{
     errors::Error,
     exec::{CreateExecOptions, StartExecOptions},
-    query_parameters::{
-        KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StatsOptionsBuilder,
-    },
+    query_parameters::{KillContainerOptionsBuilder, StatsOptionsBuilder},
 };
 use futures_util::StreamExt as _;
 use hsup_driver_kit::{
@@ -31,6 +29,7 @@ use crate::{
     engine::{self, Engine},
     life::{self, Known},
     logs::{Copy, Copying},
+    remove,
     swarm::Membership,
     terminal::Remote,
 };
@@ -168,27 +167,10 @@ impl Contained {
         Ok(!matches!(code, None | Some(126 | 127)))
     }
 
-    async fn remove_container(&self) -> Result<(), Error> {
-        let parts = &self.0.parts;
-        let docker = parts.engine.up().await.docker;
-        // With the volumes that the image declares.
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
-        let removed = docker.remove_container(&parts.id, Some(options.build()));
-        match removed.await {
-            // It is not there, or is being removed.
-            Err(error) if matches!(engine::code(&error), Some(404 | 409)) => Ok(()),
-            result => result,
-        }
-    }
-
     /// Removes the container, however long that takes.
     async fn until_removed(&self) {
-        while let Err(error) = self.remove_container().await {
-            tracing::warn!(container = self.0.parts.id, %error, "failed to remove a container");
-            self.0.parts.engine.suspect();
-            time::sleep(PAUSE).await;
-        }
         let parts = &self.0.parts;
+        remove::until_removed(|| parts.engine.docker(), &parts.id).await;
         parts.cursors.forget(&parts.id);
         if let Some(membership) = &parts.membership {
             membership.end();

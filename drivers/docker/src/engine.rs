@@ -108,6 +108,11 @@ impl Engine {
         }
     }
 
+    /// What makes calls, once it answers.
+    pub(crate) async fn docker(&self) -> Docker {
+        self.up().await.docker
+    }
+
     /// A call did not come through: it is asked at once, unless it is known to be down.
     pub(crate) fn suspect(&self) {
         self.0.suspicions.send_modify(|count| *count += 1);

@@ -38,6 +38,7 @@ mod life;
 mod logs;
 mod place;
 mod recover;
+mod remove;
 mod runtime;
 mod start;
 mod swarm;

@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use bollard::{Docker, errors::Error, query_parameters::RemoveContainerOptionsBuilder};
-use hsup_driver_kit::errors;
+use bollard::errors::Error;
 use tokio::time;
 
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
     config,
     engine::{self, Up},
     life,
+    remove::{remove, until_removed},
     runtime::DockerDriver,
 };
 
@@ -23,35 +23,21 @@ const PAUSE: Duration = Duration::from_millis(200);
 const TRIES: u32 = 50;
 
 impl DockerDriver {
-    /// Removes what a Start left: now, or when the engine is back. By its id, for by then another
+    /// Removes what a Start left: now, or as soon as the engine can. By its id, for by then another
     /// may have its name.
     pub(crate) async fn undo(&self, id: String) {
-        if let Ok(up) = self.engine().now()
-            && self.is_undone(&up, &id).await
-        {
-            return;
+        if let Ok(up) = self.engine().now() {
+            match remove(&up.docker, &id).await {
+                Ok(()) => return self.cursors().forget(&id),
+                Err(error) if engine::code(&error).is_none() => self.engine().suspect(),
+                Err(_) => {}
+            }
         }
         let driver = self.clone();
         tokio::spawn(async move {
-            while !driver.is_undone(&driver.engine().up().await, &id).await {
-                time::sleep(PAUSE).await;
-            }
+            until_removed(|| driver.engine().docker(), &id).await;
+            driver.cursors().forget(&id);
         });
-    }
-
-    /// Whether the engine has done that, or will not.
-    async fn is_undone(&self, up: &Up, id: &str) -> bool {
-        if let Err(error) = remove(&up.docker, id).await {
-            if engine::code(&error).is_none() {
-                self.engine().suspect();
-                return false;
-            }
-            // A later Start of the dyno finds it, or the next driver.
-            let error = errors::chain(&error);
-            tracing::warn!(container = id, error, "failed to remove a container");
-        }
-        self.cursors().forget(id);
-        true
     }
 
     /// Makes room for a container of this name; `false` if what has it is somebody else's. One that
@@ -81,15 +67,5 @@ impl DockerDriver {
     fn made(&self, container: &Container) -> bool {
         let driver = container.config.labels.get(config::DRIVER);
         driver.is_some_and(|driver| driver == self.home())
-    }
-}
-
-/// Removes a container, however it is, with the volumes that its image declares.
-pub(crate) async fn remove(docker: &Docker, container: &str) -> Result<(), Error> {
-    let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
-    let removed = docker.remove_container(container, Some(options.build()));
-    match removed.await {
-        Err(error) if !engine::is_unknown(&error) => Err(error),
-        _ => Ok(()),
     }
 }

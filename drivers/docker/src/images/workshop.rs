@@ -9,24 +9,20 @@ use bollard::{
     Docker,
     models::{ContainerConfig, ContainerCreateBody},
     query_parameters::{
-        CommitContainerOptionsBuilder, CreateContainerOptions, RemoveContainerOptionsBuilder,
-        UploadToContainerOptionsBuilder,
+        CommitContainerOptionsBuilder, CreateContainerOptions, UploadToContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::time;
 
 use super::{
     error::{Fault, ImageError, fault},
     workshops::{Name, Workshops},
 };
-use crate::download;
+use crate::{download, remove};
 
 /// How long the engine may take for one call: a slug is downloaded meanwhile.
 const LONGEST: Duration = Duration::from_hours(3);
-/// How soon a removal that failed is tried again, at first and at last.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Larger than any file that is read here.
 const LONGEST_FILE: usize = 4 << 20;
 
@@ -128,7 +124,8 @@ impl Workshop {
 
     /// Leaves nothing of it, if the engine does not fail; else that is tried again.
     pub(super) async fn close(mut self) -> Result<(), ImageError> {
-        remove(&self.engine, self.id()).await?;
+        let removed = remove::remove(&self.engine, self.id()).await;
+        removed.map_err(ImageError::engine("remove the container", self.id()))?;
         self.id = None;
         Ok(())
     }
@@ -141,39 +138,10 @@ impl Drop for Workshop {
         let engine = self.engine.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                until_removed(&engine, &id).await;
+                remove::until_removed(|| std::future::ready(engine.clone()), &id).await;
                 drop(name);
             });
         }
-    }
-}
-
-/// Removes a container, also when the engine is away for now. Where it refuses, the next Build
-/// tries again.
-async fn until_removed(engine: &Docker, id: &str) {
-    let mut backoff = BACKOFF.0;
-    while let Err(error) = remove(engine, id).await {
-        let is_away =
-            matches!(&error, ImageError::Engine { source, .. } if fault(source) == Fault::Away);
-        let error = hsup_driver_kit::errors::chain(&error);
-        if !is_away {
-            tracing::warn!(container = id, error, "a container was left behind");
-            return;
-        }
-        tracing::debug!(container = id, error, "a container is removed later");
-        time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
-    }
-}
-
-pub(super) async fn remove(engine: &Docker, id: &str) -> Result<(), ImageError> {
-    // With the volumes that the image declares.
-    let options = RemoveContainerOptionsBuilder::new().force(true).v(true);
-    match engine.remove_container(id, Some(options.build())).await {
-        Err(error) if fault(&error) != Fault::Missing => {
-            Err(ImageError::engine("remove the container", id)(error))
-        }
-        _ => Ok(()),
     }
 }
 

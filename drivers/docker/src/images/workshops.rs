@@ -19,9 +19,8 @@ use hsup_driver_kit::{clock, errors};
 use super::{
     error::{Fault, ImageError, fault},
     labels::{DRIVER, NAME, ROLE, WORKSHOP},
-    workshop,
 };
-use crate::engine::Engine;
+use crate::{engine::Engine, remove};
 
 /// One of another driver that is older than this, in seconds, is nobody's any more.
 const OLD: i64 = 6 * 60 * 60;
@@ -95,10 +94,10 @@ impl Workshops {
                 continue;
             };
             tracing::info!(container = id, "removing what was left of a Build");
-            match workshop::remove(engine, &id).await {
+            match remove::remove(engine, &id).await {
                 // It is being removed already.
-                Err(ImageError::Engine { source, .. }) if fault(&source) == Fault::Conflict => {}
-                removed => removed?,
+                Err(error) if fault(&error) == Fault::Conflict => {}
+                removed => removed.map_err(ImageError::engine("remove the container", &id))?,
             }
         }
         Ok(())
