@@ -36,6 +36,7 @@ pub mod fuzz;
 mod images;
 mod life;
 mod logs;
+mod missing;
 mod place;
 mod recover;
 mod remove;

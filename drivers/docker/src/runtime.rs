@@ -1,13 +1,12 @@
 //! The driver: what it is, and what each part of it is asked for.
 
 use std::{
-    collections::BTreeSet,
     ffi::OsStr,
     fs, io,
     os::unix::ffi::OsStrExt as _,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -31,6 +30,7 @@ use crate::{
     cursor::Cursors,
     engine::Engine,
     images::{self, Owner},
+    missing::Missing,
     place::{PlaceError, Places},
     swarm::{self, Cluster, Networks, Wish, wish::WishError},
 };
@@ -81,9 +81,7 @@ struct Inner {
     /// An engine starts no more dynos in the same time when it is asked for all at once, and
     /// everything else waits.
     turns: Semaphore,
-    /// Artifacts that the engine did not have. Every other one it may have: to ask would take
-    /// long, and a Start does.
-    missing: Mutex<BTreeSet<String>>,
+    missing: Missing,
 }
 
 impl DockerDriver {
@@ -129,7 +127,7 @@ impl DockerDriver {
                 Durability::Survives
             },
             turns: Semaphore::new(AT_ONCE),
-            missing: Mutex::default(),
+            missing: Missing::default(),
         })))
     }
 
@@ -172,16 +170,9 @@ impl DockerDriver {
         &self.0.home
     }
 
-    /// The engine does not have it: it is to be built again.
-    pub(crate) fn is_missing(&self, artifact: &str) {
-        self.missing().insert(artifact.to_owned());
-    }
-
-    fn missing(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.0
-            .missing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// The artifacts that the engine does not have.
+    pub(crate) fn missing(&self) -> &Missing {
+        &self.0.missing
     }
 }
 
@@ -253,7 +244,7 @@ impl Runtime for DockerDriver {
     }
 
     fn has_artifact(&self, _peer: Peer, artifact: &str) -> bool {
-        artifact.parse::<Artifact>().is_ok() && !self.missing().contains(artifact)
+        artifact.parse::<Artifact>().is_ok() && !self.missing().has(artifact)
     }
 
     async fn remove_artifact(&self, _peer: Peer, artifact: &str) -> Result<(), Status> {
@@ -262,7 +253,7 @@ impl Runtime for DockerDriver {
         };
         let docker = self.engine().now()?.docker;
         images::remove(&docker, &parsed).await?;
-        self.is_missing(artifact);
+        self.missing().add(artifact);
         Ok(())
     }
 

@@ -121,7 +121,7 @@ impl DockerDriver {
                 Ok(env.unwrap_or_default().into_iter().map(name).collect())
             }
             Err(error) if engine::is_unknown(&error) => {
-                self.is_missing(&request.artifact);
+                self.missing().add(&request.artifact);
                 Err(unknown(request))
             }
             Err(error) => Err(self.failed("look for an image", &error)),
@@ -148,7 +148,7 @@ impl DockerDriver {
                     }
                 }
                 Err(error) if engine::is_unknown(&error) => {
-                    self.is_missing(&order.request.artifact);
+                    self.missing().add(&order.request.artifact);
                     return Err(unknown(order.request));
                 }
                 // What it may have made nevertheless has never run: a later Start of the dyno finds

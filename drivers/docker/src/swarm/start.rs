@@ -236,7 +236,7 @@ impl DockerDriver {
         let image = artifact.unwrap_or_default();
         if images::is_gone(&docker, self.images(), uid, &image).await {
             // hsup has it built anew, and pushed.
-            self.is_missing(&request.artifact);
+            self.missing().add(&request.artifact);
             return Status::not_found(format!(
                 "artifact `{}` is not in its registry any more",
                 request.artifact
