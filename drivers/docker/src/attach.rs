@@ -4,16 +4,20 @@
 //! The engine answers a call with the bytes themselves, both ways, on the same connection. The
 //! client library reads them as lines, which the bytes of a terminal are not.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Duration};
 
 use nix::unistd::read;
 use serde::Deserialize;
-use tokio::io::{
-    self, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest, ReadHalf, WriteHalf, split,
+use tokio::{
+    io::{
+        self, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest, ReadHalf, WriteHalf,
+        split,
+    },
+    time,
 };
 
 use crate::{
-    connect::{Connector, Duplex},
+    connect::{Connector, Duplex, TIMEOUT},
     logs::non_blocking,
 };
 
@@ -62,8 +66,22 @@ pub(crate) async fn initialise(connector: &Connector, id: &str) -> io::Result<()
 }
 
 /// A connection whose answer begins with one of the codes, and of which nothing is read but the
-/// head.
+/// head. An engine that gives no answer is not waited for.
 async fn post(
+    connector: &Connector,
+    path: &str,
+    headers: &str,
+    codes: &[&str],
+) -> io::Result<Box<dyn Duplex>> {
+    let asking = ask(connector, path, headers, codes);
+    let answer = time::timeout(Duration::from_secs(TIMEOUT), asking).await;
+    answer.map_err(|_| {
+        let text = format!("the engine did not answer within {TIMEOUT} s");
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    })?
+}
+
+async fn ask(
     connector: &Connector,
     path: &str,
     headers: &str,
@@ -132,7 +150,20 @@ pub(crate) async fn drain(mut container: Reads) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+    use crate::context::Host;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_says_nothing_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("engine.sock");
+        let _silent = UnixListener::bind(&path).unwrap();
+        let connector = Connector::new(&Host::Unix(path)).unwrap();
+        let attached = attach(&connector, "c0ffee", Streams::Terminal).await;
+        assert_eq!(attached.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
 
     #[tokio::test]
     async fn nothing_after_the_head_is_taken_for_it() {
