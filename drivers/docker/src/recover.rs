@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use bollard::errors::Error;
 use hsup_driver_kit::{
     CancellationToken, errors, hex,
-    pty::WindowSize,
     service::{Record, RecoverError, Recovered},
 };
 use thiserror::Error;
@@ -146,8 +145,10 @@ impl DockerDriver {
             let connector = self.engine().connector();
             match attach::attach(connector, &id, Streams::Terminal).await {
                 Ok(both) => {
-                    let size = WindowSize::default();
-                    terminal = Some(Remote::new(both, size, gone.clone()));
+                    let found = Remote::new(both, gone.clone());
+                    // Until somebody sets another one it has the one that it had.
+                    found.keep_size(self.engine().clone(), id.clone(), gone.clone());
+                    terminal = Some(found);
                 }
                 Err(error) => {
                     tracing::warn!(container = id, %error, "a dyno's terminal is lost");

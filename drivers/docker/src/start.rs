@@ -18,7 +18,7 @@ use hsup_driver_kit::{
     proto::StartRequest,
     pty::WindowSize,
     serve::Peer,
-    service::Record,
+    service::{Record, Terminal as _},
 };
 use nix::{
     sys::stat::{SFlag, fstat},
@@ -193,8 +193,7 @@ impl DockerDriver {
                 known.map_err(|error| {
                     Status::internal(format!("failed to remember a container: {error}"))
                 })?;
-                let size = WindowSize::wanted(order.request);
-                terminal = Some(Remote::new(both, size, gone.clone()));
+                terminal = Some(Remote::new(both, gone.clone()));
                 None
             }
             Some(mut opened) => {
@@ -233,6 +232,8 @@ impl DockerDriver {
         }
         if let Some(terminal) = &terminal {
             terminal.keep_size(engine.clone(), id.to_owned(), gone.clone());
+            let sized = terminal.resize(WindowSize::wanted(order.request));
+            sized.map_err(|error| errors::internal("set the size of a terminal", &error))?;
         }
         if let Some((fifo, (reads, writes))) = stdin {
             let gone = gone.clone();

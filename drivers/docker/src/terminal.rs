@@ -45,17 +45,13 @@ struct Inner {
 
 impl Remote {
     /// The terminal that these are the two directions of, until it is `gone`.
-    pub(crate) fn new(
-        (reads, writes): (Reads, Writes),
-        size: WindowSize,
-        gone: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new((reads, writes): (Reads, Writes), gone: CancellationToken) -> Self {
         let (sender, output) = mpsc::channel(PIECES);
         tokio::spawn(async move { gone.run_until_cancelled(pump(reads, sender)).await });
         Self(Arc::new(Inner {
             output: Mutex::new(output),
             input: Mutex::new(writes),
-            size: watch::Sender::new(size),
+            size: watch::Sender::new(WindowSize::default()),
             typed: StdMutex::default(),
         }))
     }
@@ -63,8 +59,6 @@ impl Remote {
     /// Keeps the window's size what it was set to last, from now on.
     pub(crate) fn keep_size(&self, engine: Engine, id: String, gone: CancellationToken) {
         let mut sizes = self.0.size.subscribe();
-        // The first one is to be set, too.
-        sizes.mark_changed();
         tokio::spawn(async move {
             let keeping = async {
                 while sizes.changed().await.is_ok() {

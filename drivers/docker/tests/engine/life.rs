@@ -1,8 +1,10 @@
 //! What a dyno writes, where it is reached, and what is left of it.
 
 use hsup_proto::driver::{
-    AttachRequest, AttachResponse, StatsRequest, attach_request::Event,
-    attach_response::Event as Output, exit_status::How,
+    AttachRequest, AttachResponse, StatsRequest,
+    attach_request::{Event, Resize},
+    attach_response::Event as Output,
+    exit_status::How,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -94,6 +96,32 @@ async fn a_terminal_has_a_size_and_passes_on_what_is_typed() {
     let all = String::from_utf8(all).unwrap();
     assert!(all.ends_with("sized\r\nhi\r\ngot hi\r\n"), "{all}");
     assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(0)));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_terminal_that_was_found_again_takes_another_size() {
+    let engine = Engine::start().await;
+    let mut driver = Driver::start(&engine);
+    let line = "until stty size | grep -q '^50 132$'; do sleep 0.05; done; exit 7";
+    let mut dyno = Dyno::new(&engine, "d-size", line);
+    dyno.request.tty = true;
+    dyno.start(&mut driver.client().await).await;
+    driver.replace();
+    let mut client = driver.client().await;
+    let (typed, typing) = tokio::sync::mpsc::channel(4);
+    let size = Resize {
+        rows: 50,
+        columns: 132,
+    };
+    for event in [Event::DynoId("d-size".to_owned()), Event::Resize(size)] {
+        let event = Some(event);
+        typed.send(AttachRequest { event }).await.unwrap();
+    }
+    let _shown = client.attach(ReceiverStream::new(typing)).await.unwrap();
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(7)));
     dyno.remove(&mut client).await;
     assert_eq!(engine.containers(), "");
 }
