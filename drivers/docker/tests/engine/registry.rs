@@ -191,3 +191,51 @@ async fn an_image_that_its_registry_has_lost_is_to_be_built_again() {
     let refused = client.start(dyno.request.clone()).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound, "{refused}");
 }
+
+/// The configuration of Debian's package, and what the page has done to it.
+const PACKAGES: &str = "/etc/docker/registry/config.yml";
+const PAGE: &str = include_str!("../../../../docs/swarm.md");
+
+/// Whether an image can be pushed to a registry with this configuration, once it answers.
+async fn takes_an_image(engine: &Engine, config: &Path, folder: &Path) -> bool {
+    let log = File::create(folder.join("log")).unwrap();
+    let mut child = engine
+        .inside("docker-registry")
+        .arg("serve")
+        .arg(config)
+        .env("REGISTRY_HTTP_ADDR", ADDRESS)
+        .env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", folder)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let url = format!("http://{ADDRESS}/v2/");
+    let answering = async {
+        let mut curl = engine.inside("curl");
+        curl.args(["--silent", "--output", "/dev/null", &url]);
+        while !curl.status().unwrap().success() {
+            assert!(child.try_wait().unwrap().is_none(), "it does not serve");
+            sleep(PAUSE).await;
+        }
+    };
+    let in_time = tokio::time::timeout(super::fixture::PATIENCE, answering).await;
+    output(&mut engine.docker(&["tag", engine.image_id(), IMAGE]));
+    let pushed = engine.docker(&["push", "--quiet", IMAGE]).output().unwrap();
+    end(&mut child, Signal::SIGTERM);
+    in_time.is_ok() && pushed.status.success()
+}
+
+#[tokio::test]
+#[ignore = "needs root, dockerd, curl, and docker-registry as Debian has it"]
+async fn debians_registry_takes_images_after_what_the_page_says() {
+    let engine = Engine::start().await;
+    let folder = TempDir::with_prefix("hsup").unwrap();
+    let config = folder.path().join("config.yml");
+    write(&config, &fs::read_to_string(PACKAGES).unwrap());
+    assert!(!takes_an_image(&engine, &config, folder.path()).await);
+    let step = PAGE.lines().find(|line| line.starts_with("# sed -i"));
+    let step = step.unwrap().trim_start_matches("# ");
+    let here = step.replace(PACKAGES, config.to_str().unwrap());
+    output(super::fixture::command("sh").args(["-c", &here]));
+    assert!(takes_an_image(&engine, &config, folder.path()).await);
+}
