@@ -58,6 +58,9 @@ fn the_dynos_of_a_drained_machine_go_on_elsewhere() {
 fn a_killed_engine_comes_back_without_its_dynos() {
     let (mut cluster, app) = begin(1);
     let watch = cluster.watch();
+    cluster.wait_for("a look at it", || watch.has_seen(1).then_some(()));
+    // Its dynos run on, and are replaced.
+    watch.is_cut_off(1);
     cluster.kill(1);
     cluster.wait_state(0, 1, "down");
     wait_elsewhere(&cluster, &app, 1);

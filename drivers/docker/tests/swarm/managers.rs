@@ -17,6 +17,9 @@ fn another_leader_finds_all_dynos() {
     let before = app.wait_up(1, 6);
     assert_eq!(cluster.leader(1), Some(name(0)));
     let on_leader = cluster.running(0);
+    // Its dynos run on, and are replaced.
+    cluster.wait_for("a look at it", || watch.has_seen(0).then_some(()));
+    watch.is_cut_off(0);
     cluster.kill(0);
     cluster.wait_for("another leader", || {
         cluster.leader(1).filter(|leader| *leader != name(0))

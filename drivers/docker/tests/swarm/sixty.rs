@@ -25,6 +25,8 @@ fn sixty_dynos_outlive_a_drain_and_a_kill() {
     watch.no_twins();
 
     cluster.make(0, 1, "active");
+    // Its dynos run on, and are replaced.
+    watch.is_cut_off(2);
     cluster.kill(2);
     cluster.wait_state(0, 2, "down");
     app.wait_for("all dynos on two other machines", || {

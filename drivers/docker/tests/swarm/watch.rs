@@ -1,10 +1,12 @@
-//! Who has twins: what the engines say of what runs, all the time.
+//! Who has twins: what the engines say of what runs, all the time, and the kernel while one is away.
 //!
 //! One look at several engines is no moment: a dyno may end here after it was looked at and begin
 //! there before it is. So each container is known to have run from the answer that first had it to
 //! the question whose answer last had it, and two are twins when these times have a moment in common.
+//! What an engine that was killed leaves runs on.
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -85,6 +87,18 @@ fn parse(answer: &[u8]) -> Option<Vec<Dyno>> {
     Some(dynos.collect())
 }
 
+/// Whether a container of this engine has a process, as the kernel says: its group is in one that is
+/// called as the engine's folder.
+fn has_process(socket: &Path, container: &str) -> bool {
+    let group = socket.parent().and_then(Path::file_name).unwrap();
+    // The former is that of a machine with the newer kind of groups alone.
+    let processes = ["", "pids"].map(|hierarchy| {
+        let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(group);
+        fs::read_to_string(group.join(container).join("cgroup.procs"))
+    });
+    processes.into_iter().flatten().any(|all| !all.is_empty())
+}
+
 /// A container, and when it ran for certain.
 #[derive(Clone, Debug)]
 struct Sighting {
@@ -141,6 +155,14 @@ impl Sightings {
         }
     }
 
+    /// The engine does not answer: what has been seen there runs if it has processes.
+    fn look_past(&mut self, engine: usize, asked: Instant, runs: impl Fn(&str) -> bool) {
+        let there = self.0.iter_mut().filter(|known| known.engine == engine);
+        for known in there.filter(|known| runs(&known.dyno.container)) {
+            known.last = asked;
+        }
+    }
+
     fn is_cut_off(&mut self, engine: usize, since: Instant) {
         let there = self
             .0
@@ -182,9 +204,17 @@ impl Watch {
             spawn(move || {
                 while !is_over.load(Ordering::Relaxed) {
                     let asked = Instant::now();
-                    if let Some(found) = running(&socket) {
-                        locked(&sightings).look(engine, asked, Instant::now(), found);
+                    let found = running(&socket);
+                    let mut sightings = locked(&sightings);
+                    if let Some(found) = found {
+                        sightings.look(engine, asked, Instant::now(), found);
+                    } else {
+                        // What it has said may be older than this.
+                        let asked = Instant::now();
+                        let runs = |container: &str| has_process(&socket, container);
+                        sightings.look_past(engine, asked, runs);
                     }
+                    drop(sightings);
                     sleep(PAUSE);
                 }
             })
@@ -235,6 +265,8 @@ fn locked(sightings: &Mutex<Sightings>) -> MutexGuard<'_, Sightings> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn dyno(name: &str, release: &str, id: &str, container: &str) -> Dyno {
@@ -279,6 +311,20 @@ mod tests {
             (1, [6, 7], &[next]),
         ];
         assert!(seen(&looks).twins().is_empty());
+    }
+
+    #[test]
+    fn what_a_killed_engine_leaves_is_a_twin() {
+        let (old, new) = (dyno("web.1", "1", "a", "c1"), dyno("web.1", "1", "b", "c2"));
+        let looks: &[(usize, [u64; 2], &[Dyno])] =
+            &[(0, [0, 1], &[old]), (1, [2, 3], from_ref(&new))];
+        let mut sightings = seen(looks);
+        let later = sightings.0[0].first + Duration::from_secs(9);
+        sightings.look(1, later, later, vec![new]);
+        sightings.look_past(0, later, |_| false);
+        assert!(sightings.twins().is_empty());
+        sightings.look_past(0, later, |container| container == "c1");
+        assert_eq!(sightings.twins().len(), 1);
     }
 
     #[test]
