@@ -104,7 +104,7 @@ async fn dispatch(cli: Cli, look: &Look) -> Result<Outcome, CtlError> {
     match cli.command {
         Command::Ps(args) => ps::run(find(&to).await?, args, look).await,
         Command::Status { names } => status::run(find(&to).await?, names, look).await,
-        Command::Top => top::run(find(&to).await?, to, look.clone()).await,
+        Command::Top => top::run(find(&to).await?, to.app, look.clone()).await,
         Command::Logs(args) => {
             while_read(async { logs::run(find(&to).await?, args, look, out).await }).await
         }

@@ -1,6 +1,8 @@
 //! `hsupctl top` at a terminal: what it shows, what its keys do, and that it gives the terminal
 //! back.
 
+use std::fs;
+
 use nix::sys::{signal::Signal, termios::Termios};
 
 use crate::{
@@ -153,6 +155,31 @@ fn an_hsup_that_went_away_is_waited_for() {
     terminal.press(b"q");
     top.ends(0);
     hsup.interrupt();
+}
+
+#[test]
+fn another_hsup_does_not_take_the_place_of_one_that_went_away() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app);
+    let terminal = Terminal::open(24, 80);
+    let top = Top::begin(&terminal, &app, &[]);
+    hsup.interrupt_beside_others();
+    top.draws("away", 0);
+    fs::create_dir(app.path("other")).unwrap();
+    app.write("other/Procfile", "other: sleep 1000\n");
+    let other = app.start(&["-C", app.path("other").to_str().unwrap()]);
+    other.wait_up(&["other.1"]);
+    // The second answer comes after it has looked once more.
+    for _ in 0..2 {
+        let seen = top.seen();
+        terminal.press(b"+");
+        top.draws("hsup is away", seen);
+    }
+    assert!(!terminal.shown().contains("other.1"));
+    other.wait_up(&["other.1"]);
+    terminal.press(b"q");
+    top.ends(0);
+    other.interrupt();
 }
 
 #[test]

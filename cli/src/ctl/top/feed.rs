@@ -2,9 +2,9 @@
 //! something has happened and once a second, follows the log of all dynos and that of the
 //! selected one, and connects anew when hsup was away.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, path::PathBuf, time::Duration};
 
-use hsup_core::errors;
+use hsup_core::{errors, paths::Paths};
 use hsup_proto::control::{
     EventsRequest, GetStatusRequest, GetStatusResponse, LogLine, LogsRequest, LogsResponse,
     RestartRequest, ScaleRequest, StartRequest, StopRequest,
@@ -18,10 +18,9 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use super::super::{
-    args::TargetArgs,
-    connect::{Client, Supervisor},
+    connect::{Client, Supervisor, connect},
     error::CtlError,
-    find, promptly,
+    promptly,
 };
 
 /// How often processor time and memory are asked for.
@@ -75,13 +74,14 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Begins with an hsup that answers.
-    pub(super) fn start(supervisor: Supervisor, target: TargetArgs) -> Self {
+    /// Begins with an hsup that answers, and with the name of its app where that was asked for.
+    pub(super) fn start(supervisor: Supervisor, app: Option<String>) -> Self {
         let (tell, updates) = mpsc::channel(QUEUE);
         let (wishes, asked) = mpsc::unbounded_channel();
         let (selected, wanted) = watch::channel(None);
         let worker = Worker {
-            target,
+            socket: supervisor.socket.clone(),
+            app,
             tell,
             wishes: asked,
             selected: wanted,
@@ -119,7 +119,10 @@ impl Drop for Feed {
 }
 
 struct Worker {
-    target: TargetArgs,
+    /// Where hsup is looked for again, and nowhere else, and the name of its app once that is known:
+    /// keys are meant for it.
+    socket: PathBuf,
+    app: Option<String>,
     tell: mpsc::Sender<Update>,
     wishes: mpsc::UnboundedReceiver<Ask>,
     selected: watch::Receiver<Option<String>>,
@@ -149,7 +152,8 @@ impl Worker {
                 drop(ask);
                 self.say(Update::Said(Err("hsup is away".to_owned()))).await;
             }
-            match find(&self.target).await {
+            let app = self.app.as_deref();
+            match connect(Some(&self.socket), app, &Paths::from_env()).await {
                 Ok(supervisor) => return supervisor,
                 Err(error) => self.say(Update::Away(errors::chain(&error))).await,
             }
@@ -219,12 +223,13 @@ impl Worker {
         }
     }
 
-    async fn status(&self, client: &mut Client) -> Result<(), CtlError> {
+    async fn status(&mut self, client: &mut Client) -> Result<(), CtlError> {
         let request = GetStatusRequest {
             stats: true,
             ..GetStatusRequest::default()
         };
         let status = promptly(client.get_status(request)).await?;
+        self.app.get_or_insert_with(|| status.app.clone());
         self.say(Update::Status(Box::new(status))).await;
         Ok(())
     }

@@ -36,7 +36,7 @@ use self::{
     feed::Feed,
     state::{Act, State},
 };
-use super::{Outcome, args::TargetArgs, connect::Supervisor, error::CtlError};
+use super::{Outcome, connect::Supervisor, error::CtlError};
 use crate::look::Look;
 
 /// How often ages and countdowns move on.
@@ -46,17 +46,18 @@ const AT_ONCE: usize = 512;
 /// Who is ended by a signal ends with this and its number.
 const SIGNALLED: u8 = 128;
 
-/// Shows the app until somebody has seen enough.
+/// Shows the app, which was asked for by its name or is the only one, until somebody has seen
+/// enough.
 pub(super) async fn run(
     supervisor: Supervisor,
-    target: TargetArgs,
+    app: Option<String>,
     look: Look,
 ) -> Result<Outcome, CtlError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(CtlError::NoTerminal);
     }
     let mut signals = Signals::new().map_err(CtlError::Terminal)?;
-    let feed = Feed::start(supervisor, target);
+    let feed = Feed::start(supervisor, app);
     // The hook for a panic is in it, too.
     let terminal = ratatui::try_init().map_err(CtlError::Terminal)?;
     let shown = show(terminal, feed, &mut signals, look).await;
