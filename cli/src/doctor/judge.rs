@@ -121,7 +121,7 @@ pub fn judge(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
             .iter()
             .map(|asked| driver(asked, facts.packaged, wanted)),
     );
-    findings.push(stacks(&facts.stacks, wanted));
+    findings.push(stacks(&facts.stacks, &facts.drivers, wanted));
     findings.extend(limits(&facts.limits));
     findings.extend(
         facts
@@ -367,16 +367,27 @@ fn unanswered(driver: &Driver, packaged: bool) -> &'static str {
     }
 }
 
-fn stacks(stacks: &Stacks, wanted: &Wanted) -> Finding {
-    const ADVICE: &str =
-        "libcontainer needs one: `hsup-driver-libcontainer stack import heroku/heroku:24`";
+fn stacks(stacks: &Stacks, drivers: &[Driver], wanted: &Wanted) -> Finding {
+    let is_elsewhere =
+        |driver: &Driver| driver.kind == Wanted::Libcontainer && !matches!(driver.way, Way::Child);
+    let (verdict, advice) = if drivers.iter().any(is_elsewhere) {
+        (
+            Verdict::Note,
+            "libcontainer needs one: `hsup-driver-libcontainer stack import heroku/heroku:24`. Where \
+             the driver at the socket has its own, it alone knows (`stack --work-dir DIR list`)",
+        )
+    } else {
+        (
+            weigh(wanted, &[Wanted::Libcontainer]),
+            "libcontainer needs one: `hsup-driver-libcontainer stack import heroku/heroku:24`",
+        )
+    };
     let folder = stacks.folder.display();
-    let verdict = weigh(wanted, &[Wanted::Libcontainer]);
     let finding = |found: String| Finding::ok("stacks", "libcontainer", found);
     match &stacks.names {
-        Ok(names) if !names.is_empty() => finding(names.join(" ")),
+        Ok(names) if !names.is_empty() => finding(format!("{} in {folder}", names.join(" "))),
         _ if stacks.manifest => finding("fetched when a release names one".to_owned()),
-        Ok(_) | Err(Unread::Missing) => finding(format!("none in {folder}")).but(verdict, ADVICE),
+        Ok(_) | Err(Unread::Missing) => finding(format!("none in {folder}")).but(verdict, advice),
         Err(Unread::Forbidden) => finding(format!("{folder} is for root to read"))
             .but(Verdict::Note, "`hsup doctor` as root says which there are"),
         Err(Unread::Failed(why)) => finding(why.clone()).but(verdict, format!("see to {folder}")),

@@ -205,7 +205,19 @@ fn what_containers_need_is_wrong_for_a_driver_at_a_socket_too() {
         way: Way::Socket,
         health: answers(Err("no route".to_owned())),
     }];
-    facts.stacks.names = Ok(Vec::new());
-    let expected = ["wrong /run/it.sock", "wrong libcontainer"];
+    facts.kernel.veth = Presence::Absent;
+    let expected = ["wrong veth", "wrong /run/it.sock"];
     assert_eq!(complaints(&facts, &Wanted::Libcontainer), expected);
+}
+
+#[test_case(Way::Child => "wrong")]
+#[test_case(Way::Socket => "note")]
+#[test_case(Way::PackagedSocket => "note")]
+fn where_a_driver_at_a_socket_has_its_stacks_nobody_else_knows(way: Way) -> String {
+    let mut facts = well();
+    facts.drivers[2].way = way;
+    facts.stacks.names = Err(Unread::Missing);
+    let said = complaints(&facts, &Wanted::Libcontainer);
+    let verdict = said[0].strip_suffix(" libcontainer").unwrap();
+    verdict.to_owned()
 }

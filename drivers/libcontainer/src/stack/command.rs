@@ -1,6 +1,7 @@
 //! The command `hsup-driver-libcontainer stack …`: what an administrator does with stacks.
 
 use std::{
+    env,
     ffi::OsString,
     fmt::Write as _,
     io::{self, Write as _},
@@ -13,10 +14,9 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Event, Listed, StackError, Stacks};
+use crate::settings::{DEFAULT_WORK_DIR, WORK_DIR, WORK_DIR_VARIABLE};
 
 const NAME: &str = "hsup-driver-libcontainer";
-/// Where the driver has its stacks, unless it is told otherwise.
-const WORK_DIR: &str = "/var/lib/hsup";
 const HELP: &str = "\
 Lists, imports and removes the stacks that dynos run on
 
@@ -29,7 +29,8 @@ pulls it if it does not have it. From then on dynos of that stack start on this 
 heroku/heroku:24 is the stack heroku-24, or what --as says.
 
 Options:
-      --work-dir DIR  Where the driver keeps what is its own [default: /var/lib/hsup]
+      --work-dir DIR  Where the driver keeps what is its own
+                      [LIBCONTAINER_WORK_DIR; default: /var/lib/hsup]
       --as NAME       The name of the imported stack
   -h, --help          Print this help
 ";
@@ -85,7 +86,7 @@ enum Failure {
 ///
 /// Ends with 0 when it is done, 1 when it is not, 2 for a bad command line.
 pub fn command(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let result = match parse(args) {
+    let result = match parse(args, env::var_os(WORK_DIR_VARIABLE)) {
         Ok(Action::Help) => print(HELP),
         Ok(Action::Do { work_dir, what }) => carry_out(&work_dir, what),
         Err(error) => {
@@ -102,8 +103,13 @@ pub fn command(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, UsageError> {
-    let mut work_dir = PathBuf::from(WORK_DIR);
+/// The `variable` says where the driver's work directory is, unless an option does.
+fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    variable: Option<OsString>,
+) -> Result<Action, UsageError> {
+    let variable = variable.filter(|path| !path.is_empty());
+    let mut work_dir = variable.map_or_else(|| DEFAULT_WORK_DIR.into(), PathBuf::from);
     let mut name = None;
     let mut words = Vec::new();
     let mut args = args.into_iter();
@@ -121,7 +127,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, UsageError>
         };
         match option {
             "-h" | "--help" if joined.is_none() => return Ok(Action::Help),
-            "--work-dir" => work_dir = value("--work-dir")?.into(),
+            WORK_DIR => work_dir = value(WORK_DIR)?.into(),
             "--as" => name = Some(value("--as")?.into_string().map_err(UsageError::Unknown)?),
             _ if text.starts_with('-') => return Err(UsageError::Unknown(arg)),
             _ => words.push(text.to_owned()),
@@ -280,7 +286,19 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Action, UsageError> {
-        parse(line.split_whitespace().map(OsString::from))
+        parse(line.split_whitespace().map(OsString::from), None)
+    }
+
+    #[test_case("list", None => "/var/lib/hsup")]
+    #[test_case("list", Some("") => "/var/lib/hsup"; "an empty variable says nothing")]
+    #[test_case("list", Some("/v") => "/v")]
+    #[test_case("list --work-dir /w", Some("/v") => "/w"; "an option outdoes the variable")]
+    fn the_work_directory_is_the_drivers(line: &str, variable: Option<&str>) -> String {
+        let words = line.split_whitespace().map(OsString::from);
+        match parse(words, variable.map(OsString::from)) {
+            Ok(Action::Do { work_dir, .. }) => work_dir.display().to_string(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -303,7 +321,7 @@ mod tests {
         assert_eq!(parsed("list --work-dir /w"), Ok(list));
         assert_eq!(parsed("import --help"), Ok(Action::Help));
         let remove = Action::Do {
-            work_dir: WORK_DIR.into(),
+            work_dir: DEFAULT_WORK_DIR.into(),
             what: What::Remove(vec!["a-1".to_owned(), "b-2".to_owned()]),
         };
         assert_eq!(parsed("remove a-1 b-2"), Ok(remove));
