@@ -348,9 +348,9 @@ fn unanswered(driver: &Driver, packaged: bool) -> &'static str {
             "is there an engine, and may you use it? DOCKER_HOST says where it is"
         }
         (Wanted::Libcontainer, Way::PackagedSocket) => {
-            "it answers root and the group hsup, once root has said `systemctl enable --now \
-             hsup-driver-libcontainer.socket`; `journalctl -u hsup-driver-libcontainer` has what \
-             it says"
+            "it answers root and the user hsup (docs/systemd.md has how another one is let in), \
+             once root has said `systemctl enable --now hsup-driver-libcontainer.socket`; \
+             `journalctl -u hsup-driver-libcontainer` has what it says"
         }
         (Wanted::Libcontainer, Way::Child) if packaged => {
             "have root say `systemctl enable --now hsup-driver-libcontainer.socket`, and use \

@@ -204,7 +204,7 @@ pub struct SystemdArgs {
     /// What the units are called (default: as the app, or its directory)
     pub name: Option<String>,
 
-    /// Who runs the app
+    /// Who runs the app. The package's libcontainer driver serves `hsup` alone (docs/systemd.md)
     #[arg(long, value_name = "USER", default_value = "hsup")]
     pub user: String,
 

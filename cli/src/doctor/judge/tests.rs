@@ -194,6 +194,11 @@ fn where_the_package_is_nobody_is_sent_to_the_source() {
     assert!(advice(Way::PackagedSocket, true, silent()).contains("journalctl"));
     assert!(advice(Way::Child, false, Health::NotInstalled).contains("cargo"));
     assert!(!advice(Way::Child, true, Health::NotInstalled).contains("cargo"));
+    // As its unit has it.
+    let unit = include_str!("../../../../packaging/hsup-driver-libcontainer.service");
+    assert!(unit.contains("driver-libcontainer --allow-uid hsup\n"));
+    let packaged = advice(Way::PackagedSocket, true, silent());
+    assert!(packaged.contains("root and the user hsup "), "{packaged}");
 }
 
 #[test]
