@@ -317,8 +317,14 @@ impl<'a> Reader<'a> {
     }
 
     /// The file that lies with the app. Whoever can put one there says which program is the
-    /// driver, so a stranger's does not count.
+    /// driver, so a stranger's does not count. An app in `/etc/hsup` has the machine's file, and
+    /// none of its own.
     fn read_apps(&mut self, path: PathBuf) -> Result<(), ConfigError> {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let own = real(&path);
+        if self.files.iter().any(|(seen, _)| real(seen) == own) {
+            return Ok(());
+        }
         if let Ok(metadata) = fs::metadata(&path)
             && ![0, geteuid().as_raw()].contains(&metadata.uid())
         {

@@ -122,6 +122,21 @@ fn an_apps_own_file_is_with_what_is_run() {
 }
 
 #[test]
+fn the_machines_file_is_no_apps() {
+    let text = "control-dir = '/srv/releases'\ngrace = 1";
+    let machine = Machine::new(&[("etc/hsup.toml", text)]);
+    let etc = machine.places.etc.to_str().unwrap();
+    for directory in [etc.to_owned(), format!("{etc}/../etc")] {
+        let variable = [("HSUP_CONTROL_DIR", directory.as_str())];
+        let resolved = machine.resolve("hsup start", &variable).unwrap();
+        assert_eq!(resolved.control_dir, Some(PathBuf::from(&directory)));
+        let read = resolved.files.iter();
+        let read = read.filter(|(_, reading)| *reading == Reading::Read);
+        assert_eq!(read.count(), 1, "{:?}", resolved.files);
+    }
+}
+
+#[test]
 fn a_value_is_refused_in_the_options_own_words() {
     let machine = Machine::new(&[("etc/hsup.toml", "\ngrace = 'soon'")]);
     let time = "`soon` is not a time: use 30, 30s, 500ms or 5m";
