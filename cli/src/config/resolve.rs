@@ -12,7 +12,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, parser::ValueSo
 use hsup_core::{
     files::{Links, ReadFileError, read_regular},
     paths::directory_in,
-    source::Place as AppPlace,
+    source::{Place as AppPlace, heroku::Access},
 };
 use nix::unistd::geteuid;
 
@@ -142,8 +142,11 @@ pub(crate) fn resolve(
         None => reader.read_usual(places)?,
     }
     let first = merge(&keys, &flags, text, &reader.entries)?;
+    // What is wrong with a token is told by who asks Heroku with it.
+    let has_token = || !matches!(Access::find(&variable), Ok(None));
     // What is wrong with a folder is told by who looks for the app in it.
-    if let Some(folder) = app_folder(&cli, &first, places).filter(|folder| folder.is_dir()) {
+    let folder = app_folder(&cli, &first, places, has_token);
+    if let Some(folder) = folder.filter(|folder| folder.is_dir()) {
         reader.read_apps(folder.join(FILE))?;
     }
     let settings = merge(&keys, &flags, text, &reader.entries)?;
@@ -203,8 +206,14 @@ fn unflagged(settings: &[Setting], key: &str) -> Option<PathBuf> {
     }
 }
 
-/// Where the app's own file is: with its Procfile or its releases. An app on Heroku has none.
-fn app_folder(cli: &Cli, settings: &[Setting], places: &Places) -> Option<PathBuf> {
+/// Where the app's own file is: with its Procfile or its releases. An app on Heroku has none; one
+/// that is named where there is no token is that of the control directory.
+fn app_folder(
+    cli: &Cli,
+    settings: &[Setting],
+    places: &Places,
+    has_token: impl FnOnce() -> bool,
+) -> Option<PathBuf> {
     let options = &cli.options;
     if let Some(folder) = options
         .directory
@@ -213,16 +222,15 @@ fn app_folder(cli: &Cli, settings: &[Setting], places: &Places) -> Option<PathBu
     {
         return Some(folder);
     }
-    if options.app.is_some() {
-        return None;
-    }
     let named = |key| unflagged(settings, key);
+    if options.app.is_some() || named("app").is_some() {
+        return named("control-dir").filter(|_| !has_token());
+    }
     if let Some(folder) = named("directory").or_else(|| named("control-dir")) {
         return Some(folder);
     }
     let here = &places.current_dir;
-    let is_app = named("app").is_none() && AppPlace::of(here) == AppPlace::App;
-    is_app.then(|| here.clone())
+    (AppPlace::of(here) == AppPlace::App).then(|| here.clone())
 }
 
 /// The settings that were not typed, as one would type them, each found to be right.

@@ -116,7 +116,14 @@ fn an_apps_own_file_is_with_what_is_run() {
     );
     let variable = [("HSUP_CONTROL_DIR", other)];
     assert_eq!(machine.grace("hsup start", &variable), 2);
-    assert_eq!(machine.grace("hsup start -a shop", &variable), 30);
+    // Of the two, whose app is run says the token.
+    assert_eq!(machine.grace("hsup start -a shop", &variable), 2);
+    let with_token = [variable[0], ("HEROKU_API_KEY", "t")];
+    assert_eq!(machine.grace("hsup start -a shop", &with_token), 30);
+    let named = [variable[0], ("HSUP_APP", "shop")];
+    assert_eq!(machine.grace("hsup start", &named), 2);
+    let named = [with_token[0], with_token[1], named[1]];
+    assert_eq!(machine.grace("hsup start", &named), 30);
     let no_folder = format!("hsup start -C {other}/hsup.toml");
     assert_eq!(machine.grace(&no_folder, &[]), 30);
 }
