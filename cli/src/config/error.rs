@@ -52,6 +52,10 @@ pub enum ConfigError {
     #[error("{place}: `{key}` says which app is meant, and an app's own file cannot")]
     NotInAppsFile { place: Place, key: String },
 
+    /// Each is a variable, or a place and a key.
+    #[error("{one} and {other} contradict each other: only one of them can count")]
+    Rivals { one: String, other: String },
+
     /// `from` is a variable, or a place and a key.
     #[error("{from}: {problem}")]
     Value { from: String, problem: String },

@@ -45,6 +45,17 @@ pub(crate) struct Setting {
     pub(crate) origin: Origin,
 }
 
+impl Setting {
+    /// Where a variable or a file says it: the variable, or the place and the key.
+    pub(super) fn place(&self) -> Option<String> {
+        match &self.origin {
+            Origin::Variable(name) => Some(name.clone()),
+            Origin::File(place) => Some(format!("{place}: {}", self.key.name)),
+            Origin::Flag | Origin::Default => None,
+        }
+    }
+}
+
 /// What the command line says, by the names of the keys.
 pub(super) type Flags = HashMap<String, Given>;
 
@@ -147,6 +158,21 @@ fn is_outdone(name: &str, ranks: &HashMap<String, usize>) -> bool {
         .any(|rival| ranks.get(*rival).is_some_and(|rank| rank > own))
 }
 
+/// Finds that no variable, and no file, says two things of which one alone can count. The command
+/// line's own contradictions are found where the others are, as wrong usage.
+pub(super) fn agree(settings: &[Setting]) -> Result<(), ConfigError> {
+    for rivals in RIVALS {
+        let is_one = |setting: &&Setting| {
+            rivals.contains(&setting.key.name.as_str()) && !is_weighed_later(setting)
+        };
+        let mut places = settings.iter().filter(is_one).filter_map(Setting::place);
+        if let (Some(one), Some(other)) = (places.next(), places.next()) {
+            return Err(ConfigError::Rivals { one, other });
+        }
+    }
+    Ok(())
+}
+
 /// A variable's text: a list has blanks between its items.
 fn of_variable(key: &Key, text: String) -> Result<Given, ConfigError> {
     Ok(match key.kind {
@@ -189,13 +215,11 @@ mod tests {
         }
     }
 
-    /// What counts for `key`, and who says so.
-    fn counts(
-        key: &str,
+    fn merged(
         flags: &[(&str, Given)],
         variables: &[(&str, &str)],
         files: &[Vec<Entry>],
-    ) -> (Option<Given>, String) {
+    ) -> Vec<Setting> {
         let flags = flags.iter().cloned();
         let flags = flags
             .map(|(name, given)| (name.to_owned(), given))
@@ -204,7 +228,17 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name)?;
             Some(found.1.to_owned())
         };
-        let settings = merge(&all(), &flags, variable, files).unwrap();
+        merge(&all(), &flags, variable, files).unwrap()
+    }
+
+    /// What counts for `key`, and who says so.
+    fn counts(
+        key: &str,
+        flags: &[(&str, Given)],
+        variables: &[(&str, &str)],
+        files: &[Vec<Entry>],
+    ) -> (Option<Given>, String) {
+        let settings = merged(flags, variables, files);
         let setting = settings.into_iter().find(|setting| setting.key.name == key);
         let setting = setting.unwrap();
         (setting.given, setting.origin.to_string())
@@ -257,6 +291,34 @@ mod tests {
         );
         let both = [vec![files[0][0].clone(), files[1][0].clone()]];
         assert_eq!(counts(outdone, &[], &[], &both).0, Some(values("x")));
+    }
+
+    #[test]
+    fn rivals_that_are_said_side_by_side_are_refused() {
+        let disagreed = |variables: &[(&str, &str)], files: &[Vec<Entry>]| {
+            let error = agree(&merged(&[], variables, files)).unwrap_err();
+            error.to_string()
+        };
+        let drivers = [vec![
+            entry("driver", values("docker"), "a"),
+            entry("driver-socket", values("/s"), "b"),
+        ]];
+        let said = "contradict each other: only one of them can count";
+        assert_eq!(
+            disagreed(&[], &drivers),
+            format!("a:1: driver and b:1: driver-socket {said}")
+        );
+        let apps = [("HSUP_APP", "shop"), ("HSUP_DIRECTORY", "/srv")];
+        assert_eq!(
+            disagreed(&apps, &[]),
+            format!("HSUP_APP and HSUP_DIRECTORY {said}")
+        );
+
+        let nearer = [("HSUP_DRIVER", "docker")];
+        let by_token = [("HSUP_APP", "shop"), ("HSUP_CONTROL_DIR", "/ctl")];
+        for settings in [merged(&[], &nearer, &drivers), merged(&[], &by_token, &[])] {
+            assert!(agree(&settings).is_ok());
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
     error::ConfigError,
     file::{Entry, Whose, parse},
     key::{Key, Kind, keys},
-    merge::{Flags, Given, Origin, Setting, merge},
+    merge::{Flags, Given, Origin, Setting, agree, merge},
 };
 use crate::hsup::args::{Cli, Command};
 
@@ -150,6 +150,7 @@ pub(crate) fn resolve(
         reader.read_apps(folder.join(FILE))?;
     }
     let settings = merge(&keys, &flags, text, &reader.entries)?;
+    agree(&settings)?;
 
     let words = words(&settings, &cli.command)?;
     let cli = if words.is_empty() {
@@ -238,10 +239,8 @@ fn words(settings: &[Setting], command: &Command) -> Result<Vec<String>, ConfigE
     let mut words = Vec::new();
     for setting in settings {
         let key = &setting.key;
-        let from = match &setting.origin {
-            Origin::Variable(name) => name.clone(),
-            Origin::File(place) => format!("{place}: {}", key.name),
-            Origin::Flag | Origin::Default => continue,
+        let Some(from) = setting.place() else {
+            continue;
         };
         let own = match &setting.given {
             None | Some(Given::Switch(false)) => Vec::new(),

@@ -87,6 +87,10 @@ fn what_is_wrong_is_told_with_its_place() {
             "cycle = 1",
             "hsup.toml:1: cycle: expected true or false, found integer",
         ),
+        (
+            "driver-socket = '/s'\ndriver = 'simple'",
+            "hsup.toml:2: driver and ",
+        ),
         ("log-to = ['gopher://x']", "URL 1 of log-to ("),
     ] {
         let file = configured(&app, text);
