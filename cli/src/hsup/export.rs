@@ -111,7 +111,7 @@ pub(super) fn systemd(
         command.push(quoted(word)?);
     }
     command.extend(state_dir);
-    let units = units(&name, &args.user, &command.join(" "));
+    let units = units(&name, &args.user, &program, &command.join(" "));
     match &args.to {
         None => Ok(shown(&units)),
         Some(folder) => write(&units, folder),
@@ -228,8 +228,10 @@ fn quoted(word: &OsStr) -> Result<String, ExportError> {
     Ok(text)
 }
 
-/// The units of the app `name`, whose service runs `command` as `user`.
-fn units(name: &str, user: &str, command: &str) -> [Unit; 2] {
+/// The units of the app `name`, whose service runs `command`, which is `program`, as `user`.
+fn units(name: &str, user: &str, program: &Path, command: &str) -> [Unit; 2] {
+    // A condition is read to the end of its line, with `%` for systemd to fill in.
+    let program = program.display().to_string().replace('%', "%%");
     let unit = |kind: &str, template: &str| {
         let from = template.find("[Unit]").unwrap_or(0);
         let text = template[from..]
@@ -243,10 +245,10 @@ fn units(name: &str, user: &str, command: &str) -> [Unit; 2] {
         } else {
             text.replace("SocketGroup=hsup\nSocketMode=0660", "SocketMode=0600")
         };
-        let begin = "ExecStart=";
-        let lines = text.lines().map(|line| match line.strip_prefix(begin) {
-            Some(_) => format!("{begin}{command} $HSUP_OPTIONS"),
-            None => line.to_owned(),
+        let lines = text.lines().map(|line| match line.split_once('=') {
+            Some((key @ "ExecStart", _)) => format!("{key}={command} $HSUP_OPTIONS"),
+            Some((key @ "ConditionFileIsExecutable", _)) => format!("{key}={program}"),
+            _ => line.to_owned(),
         });
         let lines: Vec<_> = lines.collect();
         Unit {
@@ -326,6 +328,9 @@ mod tests {
         assert!(units.contains("\nListenStream=%t/hsup/shop.sock\n"));
         assert!(units.contains("\nLogsDirectory=hsup/shop\n"), "{units}");
         assert!(units.contains("\nStartLimitIntervalSec=0\n"), "{units}");
+        let program = env::current_exe().unwrap();
+        let condition = format!("\nConditionFileIsExecutable={}\n", program.display());
+        assert_eq!(units.matches(&condition).count(), 2, "{units}");
         assert!(!units.contains("%i") && !units.contains("hsup@"), "{units}");
     }
 
