@@ -297,6 +297,26 @@ pub fn widths(rows: &[Vec<Cell>]) -> Vec<usize> {
     (0..columns).map(width).collect()
 }
 
+/// Which of the columns `kept`, of all that have these widths and a `gap` between two, fit in
+/// `width`. Of those that do not, the one of the highest rank goes first; the ones of rank 0 stay.
+pub fn fitting(
+    mut kept: Vec<usize>,
+    widths: &[usize],
+    gap: usize,
+    rank: impl Fn(usize) -> u8,
+    width: usize,
+) -> Vec<usize> {
+    let needed =
+        |kept: &[usize]| -> usize { kept.iter().map(|&column| widths[column] + gap).sum() };
+    while needed(&kept) > width + gap
+        && let Some(&last) = kept.iter().max_by_key(|column| rank(**column))
+        && rank(last) > 0
+    {
+        kept.retain(|column| *column != last);
+    }
+    kept
+}
+
 /// Left-aligned columns, nothing after the last one.
 pub fn table(rows: &[Vec<Cell>], look: &Look) -> String {
     let widths = widths(rows);

@@ -16,7 +16,7 @@ use super::{
     error::{CtlError, EXIT_UNKNOWN},
     promptly, to_json, to_json_lines,
 };
-use crate::look::{Cell, Colour, GAP, Look, Report, bytes, cpu, one_line, table, widths};
+use crate::look::{Cell, Colour, GAP, Look, Report, bytes, cpu, fitting, one_line, table, widths};
 
 /// Some wanted dyno is not up: as LSB's "not running".
 pub const EXIT_NOT_UP: u8 = 3;
@@ -202,7 +202,10 @@ impl Report for Wide<'_> {
         rows.extend(self.0.dynos.iter().map(|dyno| row(dyno, look)));
         let has_nodes = self.0.dynos.iter().any(|dyno| dyno.node.is_some());
         let shown = (0..COLUMNS.len()).filter(|column| has_nodes || *column != NODE);
-        let kept = fitting(shown.collect(), &widths(&rows), look.width);
+        let mut kept: Vec<_> = shown.collect();
+        if let Some(width) = look.width {
+            kept = fitting(kept, &widths(&rows), GAP, |column| COLUMNS[column].1, width);
+        }
         for row in &mut rows {
             let mut column = 0..;
             row.retain(|_| column.next().is_some_and(|column| kept.contains(&column)));
@@ -229,23 +232,6 @@ const COLUMNS: [(&str, u8); 12] = [
 ];
 /// The one that is there where a driver has several machines.
 const NODE: usize = COLUMNS.len() - 1;
-
-/// Which of the columns `kept`, of all that have these widths, fit in `width`.
-fn fitting(mut kept: Vec<usize>, widths: &[usize], width: Option<usize>) -> Vec<usize> {
-    let importance = |column: &usize| COLUMNS[*column].1;
-    while let Some(width) = width
-        && kept
-            .iter()
-            .map(|&column| widths[column] + GAP)
-            .sum::<usize>()
-            > width + GAP
-        && let Some(&last) = kept.iter().max_by_key(|column| importance(column))
-        && importance(&last) > 0
-    {
-        kept.retain(|column| *column != last);
-    }
-    kept
-}
 
 fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
     let or_dash = |text: Option<String>| Cell::from(text.unwrap_or_else(|| "-".to_owned()));

@@ -1,5 +1,7 @@
 //! What `top` looks like: a pure function of what it knows.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use ratatui::{
     Frame,
@@ -16,23 +18,24 @@ use super::{
 };
 use crate::{
     ctl::dyno::{DynoReport, ExitReport},
-    look::{Colour, Look, bytes},
+    look::{Colour, Look, bytes, fitting},
 };
 
-const HEADS: [&str; 9] = [
-    "NAME", "STATE", "REL", "AGE", "RESTARTS", "EXIT", "CPU", "MEM", "PORT",
+/// The columns of the list, how wide each is at least, and when a terminal that is too narrow goes
+/// without it: the highest number first, and never without 0.
+const COLUMNS: [(&str, usize, u8); 9] = [
+    ("NAME", 8, 0),
+    ("STATE", 9, 0),
+    ("REL", 5, 7),
+    ("AGE", 4, 1),
+    ("RESTARTS", 8, 2),
+    ("EXIT", 6, 3),
+    ("CPU", 6, 5),
+    ("MEM", 6, 4),
+    ("PORT", 5, 6),
 ];
-const WIDTHS: [Constraint; 9] = [
-    Constraint::Min(8),
-    Constraint::Length(9),
-    Constraint::Length(5),
-    Constraint::Length(4),
-    Constraint::Length(8),
-    Constraint::Length(6),
-    Constraint::Length(6),
-    Constraint::Length(6),
-    Constraint::Length(5),
-];
+/// How much lies between two of them.
+const GAP: u16 = 1;
 
 /// Draws the whole screen. How far the list is scrolled follows from its size.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, look: &Look) {
@@ -44,15 +47,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, look: &Look) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(self::head(state), head);
+    frame.render_widget(self::head(state, head.width), head);
     if let Some(text) = self::trouble(state) {
+        let text = cut(text, trouble.width);
         frame.render_widget(Text::styled(text, brush.bold(Colour::Red)), trouble);
     }
     match state.mode {
         Mode::Log { back, all } => brush.log(frame, body, state, back, all),
         Mode::Dynos | Mode::Sure(_) => brush.dynos(frame, body, state),
     }
-    frame.render_widget(brush.foot(state), foot);
+    frame.render_widget(brush.foot(state, foot.width), foot);
 }
 
 /// What keeps everything from being well, and who is in the way.
@@ -116,28 +120,33 @@ impl Brush<'_> {
             .skip(state.scrolled)
             .take(room);
         let rows: Vec<_> = shown
-            .map(|(place, dyno)| {
-                let row = self.row(dyno, state);
-                if Some(place) == selected {
-                    row.style(Style::new().add_modifier(Modifier::REVERSED))
-                } else {
-                    row
-                }
-            })
+            .map(|(place, dyno)| (Some(place) == selected, self.row(dyno, state)))
             .collect();
-        let head = Row::new(HEADS).style(Style::new().add_modifier(Modifier::BOLD));
-        let table = Table::new(rows, WIDTHS).header(head).column_spacing(1);
+        let columns = Columns::of(&rows, area.width);
+        let rows = rows.into_iter().map(|(is_selected, cells)| {
+            let row = Row::new(columns.fit(cells));
+            if is_selected {
+                row.style(Style::new().add_modifier(Modifier::REVERSED))
+            } else {
+                row
+            }
+        });
+        let head = COLUMNS.map(|(name, ..)| Span::raw(name));
+        let head = Row::new(columns.fit(head.to_vec()));
+        let table = Table::new(rows, columns.widths())
+            .header(head.style(Style::new().add_modifier(Modifier::BOLD)))
+            .column_spacing(GAP);
         frame.render_widget(table, area);
     }
 
-    fn row(&self, dyno: &DynoReport, state: &State) -> Row<'static> {
+    fn row(&self, dyno: &DynoReport, state: &State) -> Vec<Span<'static>> {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let state_word = match dyno.state {
             "up" if !dyno.ready => "up, wait",
             word => word,
         };
         let share = state.share(dyno);
-        Row::new(vec![
+        vec![
             Span::raw(dyno.name.clone()),
             Span::styled(state_word, self.colour(dyno.colour())),
             Span::raw(format!("v{}", dyno.release)),
@@ -149,7 +158,7 @@ impl Brush<'_> {
             Span::raw(or_none(share.map(percent))),
             Span::raw(or_none(dyno.memory_bytes.map(bytes))),
             Span::raw(or_none(dyno.port.map(|port| port.to_string()))),
-        ])
+        ]
     }
 
     fn log(&self, frame: &mut Frame<'_>, area: Rect, state: &State, back: usize, all: bool) {
@@ -167,6 +176,7 @@ impl Brush<'_> {
             count => format!(", {count} lines above the end"),
         };
         let title = crate::look::one_line(&format!("── {title}{above} "));
+        let title = cut(title, area.width);
         let filled = format!("{title:─<width$}", width = usize::from(area.width));
         let mut text = vec![Text::styled(filled, self.colour(Colour::Grey))];
         let lines = state.last_lines(room, back, all);
@@ -189,14 +199,16 @@ impl Brush<'_> {
         Text::from(spans)
     }
 
-    fn foot(&self, state: &State) -> Text<'static> {
+    fn foot(&self, state: &State, width: u16) -> Text<'static> {
         match (&state.mode, &state.said) {
             (Mode::Sure(ask), _) => Text::styled(
                 format!("{} y: yes, any other key: no", question(ask)),
                 self.bold(Colour::Yellow),
             ),
-            (_, Some(Ok(done))) => Text::styled(done.clone(), self.colour(Colour::Green)),
-            (_, Some(Err(why))) => Text::styled(why.clone(), self.bold(Colour::Red)),
+            (_, Some(Ok(done))) => {
+                Text::styled(cut(done.clone(), width), self.colour(Colour::Green))
+            }
+            (_, Some(Err(why))) => Text::styled(cut(why.clone(), width), self.bold(Colour::Red)),
             (Mode::Dynos, None) => {
                 let stop = match state.selected_dyno() {
                     Some(dyno) if dyno.is_down() => "s start",
@@ -214,8 +226,78 @@ impl Brush<'_> {
     }
 }
 
+/// The columns that a terminal has room for.
+struct Columns {
+    /// Each with its width.
+    kept: Vec<(usize, u16)>,
+}
+
+impl Columns {
+    /// As wide as what is in them; the names have what the others leave.
+    fn of(rows: &[(bool, Vec<Span<'_>>)], width: u16) -> Self {
+        let widest = |(column, (_, least, _)): (usize, &(&str, usize, u8))| {
+            let cells = rows.iter().filter_map(|(_, row)| row.get(column));
+            cells.map(Span::width).fold(*least, usize::max)
+        };
+        let widths: Vec<_> = COLUMNS.iter().enumerate().map(widest).collect();
+        let rank = |column: usize| COLUMNS[column].2;
+        let all = (0..COLUMNS.len()).collect();
+        let kept = fitting(all, &widths, GAP.into(), rank, width.into());
+        let mut left = width;
+        // From the last one, so that the first has the rest.
+        let mut kept: Vec<_> = kept
+            .into_iter()
+            .rev()
+            .map(|column| {
+                let wanted = u16::try_from(widths[column]).unwrap_or(u16::MAX);
+                let own = if column == 0 { left } else { wanted.min(left) };
+                left = left.saturating_sub(own.saturating_add(GAP));
+                (column, own)
+            })
+            .collect();
+        kept.reverse();
+        kept.retain(|(_, width)| *width > 0);
+        Self { kept }
+    }
+
+    fn widths(&self) -> Vec<Constraint> {
+        let widths = self.kept.iter();
+        widths
+            .map(|&(_, width)| Constraint::Length(width))
+            .collect()
+    }
+
+    /// What of a row there is room for.
+    fn fit<'a>(&self, cells: Vec<Span<'a>>) -> Vec<Span<'a>> {
+        let mut columns = self.kept.iter().peekable();
+        let cells = cells.into_iter().enumerate();
+        cells
+            .filter_map(|(column, cell)| {
+                let (_, width) = columns.next_if(|(kept, _)| *kept == column)?;
+                Some(Span::styled(cut(cell.content, *width), cell.style))
+            })
+            .collect()
+    }
+}
+
+/// A text for so much room, with a mark where it has more: no figure looks like another one.
+fn cut<'a>(text: impl Into<Cow<'a, str>>, width: u16) -> Cow<'a, str> {
+    let text = text.into();
+    if Span::raw(&*text).width() <= usize::from(width) {
+        return text;
+    }
+    let mut text = text.into_owned();
+    while Span::raw(text.as_str()).width() >= usize::from(width.max(1)) {
+        text.pop();
+    }
+    if width > 0 {
+        text.push('…');
+    }
+    text.into()
+}
+
 /// The app, and what is wanted of it.
-fn head(state: &State) -> Text<'static> {
+fn head(state: &State, width: u16) -> Text<'static> {
     let Some(app) = &state.app else {
         return Text::raw("waiting for hsup");
     };
@@ -235,7 +317,8 @@ fn head(state: &State) -> Text<'static> {
         app.driver,
         formation.join(" ")
     );
-    spans.push(Span::raw(rest));
+    let left = usize::from(width).saturating_sub(spans[0].width());
+    spans.push(Span::raw(cut(rest, u16::try_from(left).unwrap_or(width))));
     Text::from(spans)
 }
 

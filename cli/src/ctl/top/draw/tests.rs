@@ -96,6 +96,59 @@ fn a_screen_of_eighty_columns() {
 }
 
 #[test]
+fn a_figure_is_whole_or_marked_or_not_there() {
+    let wide = Dyno {
+        name: "a-process-type.12345".to_owned(),
+        release: 20_261_129,
+        restarts: 1_234_567_890,
+        memory_bytes: Some(1_073_700_000),
+        port: 65_535,
+        last_exit: Some(ExitStatus {
+            how: Some(How::NotStarted("no such program".to_owned())),
+            ..ExitStatus::default()
+        }),
+        ..crashed()
+    };
+    let mut state = State::default();
+    state.update(status(vec![web(), wide]), NOW);
+    let figures = [
+        "a-process-type.12345",
+        "crashed",
+        "v20261129",
+        "3s",
+        "1234567890",
+        "not-started",
+        "-",
+        "1023.9M",
+        "65535",
+    ];
+    for width in 1..=120 {
+        let shown = text(&mut state, width, 24);
+        let row: Vec<_> = shown[3].split_whitespace().collect();
+        let is_right = |figure: &&str| figures.contains(figure) || figure.ends_with('…');
+        assert!(row.iter().all(is_right), "{width}: {row:?}");
+        if width >= 100 {
+            assert_eq!(row, figures);
+        }
+        let head = shown[0].strip_prefix("shop  v3  simple  web=2");
+        assert!(
+            head.is_some() || shown[0].ends_with('…') || width < 6,
+            "{width}: {}",
+            shown[0]
+        );
+    }
+    let narrow = text(&mut state, 80, 24);
+    assert_eq!(
+        narrow[1..4],
+        [
+            "NAME                  STATE     AGE  RESTARTS   EXIT        CPU    MEM     PORT",
+            "web.1                 up        1h   0          -           -      12.5M   5000",
+            "a-process-type.12345  crashed   3s   1234567890 not-started -      1023.9M 65535",
+        ]
+    );
+}
+
+#[test]
 fn a_dyno_that_crashed_says_why() {
     let mut state = both();
     press(&mut state, KeyCode::Down);
