@@ -129,6 +129,10 @@ fn a_screen_of_another_size_is_drawn_anew() {
         terminal.resize(rows, columns);
         top.draws("worker.1", seen);
     }
+    // As Ctrl-L has it, too.
+    let seen = top.seen();
+    terminal.press(b"\x0c");
+    top.draws("worker.1", seen);
     assert!(
         !terminal.shown().contains("\x1b[38;"),
         "there are no colours"

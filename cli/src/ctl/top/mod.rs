@@ -89,6 +89,12 @@ async fn show(
                 // Nobody is at the keyboard any more.
                 None | Some(Act::Quit) => return Ok(0),
                 Some(Act::Ask(ask)) => feed.ask(ask),
+                // Not by `clear`, which asks the terminal where its cursor is: the answer comes by
+                // the keyboard, which is read elsewhere.
+                Some(Act::Repaint) => {
+                    let all = terminal.size().map(Into::into);
+                    all.and_then(|all| terminal.resize(all)).map_err(CtlError::Terminal)?;
+                }
                 Some(Act::Nothing) => {}
             },
             _ = feed.updates.recv_many(&mut updates, AT_ONCE) => {

@@ -61,6 +61,8 @@ pub(super) enum Mode {
 pub(super) enum Act {
     Nothing,
     Quit,
+    /// The screen is not what it should be, by somebody else's writing to it.
+    Repaint,
     Ask(Ask),
 }
 
@@ -228,8 +230,14 @@ impl State {
     }
 
     fn key(&mut self, key: KeyEvent) -> Act {
-        if key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL) {
-            return Act::Quit;
+        // Shift is in the character itself; with any other one it is not the key that has a meaning.
+        let others = key.modifiers - KeyModifiers::SHIFT;
+        if !others.is_empty() {
+            return match key.code {
+                KeyCode::Char('c') if others == KeyModifiers::CONTROL => Act::Quit,
+                KeyCode::Char('l') if others == KeyModifiers::CONTROL => Act::Repaint,
+                _ => Act::Nothing,
+            };
         }
         self.said = None;
         match self.mode.clone() {

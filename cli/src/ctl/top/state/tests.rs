@@ -151,14 +151,41 @@ fn what_is_stopped_can_be_started() {
     assert_eq!(typed(&mut state, "s"), Act::Ask(start));
 }
 
+fn with_control(state: &mut State, key: char) -> Act {
+    state.event(&Event::Key(KeyEvent::new(
+        KeyCode::Char(key),
+        KeyModifiers::CONTROL,
+    )))
+}
+
 #[test]
 fn control_c_quits_wherever_one_is() {
     for keys in ["", "l", "r"] {
         let mut state = with(&["web.1"]);
         typed(&mut state, keys);
-        let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(state.event(&Event::Key(key)), Act::Quit, "{keys}");
+        assert_eq!(with_control(&mut state, 'c'), Act::Quit, "{keys}");
     }
+}
+
+#[test]
+fn with_control_or_alt_a_key_does_not_do_what_it_does_alone() {
+    let mut state = State::default();
+    let down = Dyno {
+        state: DynoState::Down.into(),
+        ..dyno("web.1")
+    };
+    state.update(status(vec![down]), NOW);
+    assert_eq!(with_control(&mut state, 'l'), Act::Repaint);
+    for key in "sralq+-".chars() {
+        let with_alt = KeyEvent::new(KeyCode::Char(key), KeyModifiers::ALT);
+        assert_eq!(state.event(&Event::Key(with_alt)), Act::Nothing, "{key}");
+        if key != 'l' {
+            assert_eq!(with_control(&mut state, key), Act::Nothing, "{key}");
+        }
+        assert_eq!(state.mode, Mode::Dynos, "{key}");
+    }
+    let shifted = KeyEvent::new(KeyCode::Char('+'), KeyModifiers::SHIFT);
+    assert_eq!(state.event(&Event::Key(shifted)), Act::Ask(scale(1)));
 }
 
 #[test]
