@@ -68,13 +68,20 @@ const TEXTS: [&str; 4] = [
     "SECURITY.md",
 ];
 
-/// And folders of them, each without those in it.
-const FOLDERS: [&str; 5] = [
+/// And folders of them, and of what they name, each without those in it.
+const FOLDERS: [&str; 12] = [
     "docs",
     "docs/howto",
     "docs/pictures",
     "docs/schemas",
+    "examples/control-directory",
+    "examples/drivers/node",
+    "examples/drivers/python",
+    "examples/drivers/rust",
+    "examples/drivers/rust/src",
     "examples/hello",
+    "proto/proto/hsup/control/v1",
+    "proto/proto/hsup/driver/v1",
 ];
 
 /// All of it, folders before what is in them; `helps` are those of programs whose pages are made
@@ -239,34 +246,68 @@ mod tests {
                 }
             }
         }
-        let contents = include_str!("../../../docs/SUMMARY.md");
-        for line in contents.lines() {
-            if let Some((_, link)) = line.split_once("](") {
-                let path = format!("{DOC}/docs/{}", link.trim_end_matches(')'));
-                assert!(has(&path), "{path}");
+        let is_page = |path: &str| Path::new(path).extension().is_some_and(|kind| kind == "md");
+        let page = |entry: &Entry| match &entry.content {
+            Content::File(bytes) if is_page(&entry.path) => {
+                let text = String::from_utf8(bytes.clone()).unwrap();
+                Some((entry.path.clone(), text))
+            }
+            _ => None,
+        };
+        let pages: Vec<_> = entries.iter().filter_map(page).collect();
+        let mut seen = 0;
+        for (page, text) in &pages {
+            let leads = links(text).map(|link| beside(page, link));
+            let named = named(text).map(|path| format!("{DOC}/{path}"));
+            for path in leads.chain(named) {
+                seen += 1;
+                assert!(has(&path), "{page}: {path}");
             }
         }
-        // A page's pictures.
-        let is_page = |path: &Path| path.extension().is_some_and(|kind| kind == "md");
-        for entry in entries
-            .iter()
-            .filter(|entry| is_page(Path::new(&entry.path)))
-        {
-            let Content::File(bytes) = &entry.content else {
-                continue;
-            };
-            let text = String::from_utf8_lossy(bytes);
-            let folder = Path::new(&entry.path).parent().unwrap();
-            for after in text.split("![").skip(1) {
-                let (_, link) = after.split_once("](").unwrap();
-                let (link, _) = link.split_once(')').unwrap();
-                let path = folder.join(link);
-                assert!(has(path.to_str().unwrap()), "{}: {link}", entry.path);
-            }
-        }
+        assert!(seen > 99, "the links were not found: {seen}");
         let conffiles = include_str!("../../../packaging/debian/conffiles");
         for path in conffiles.lines() {
             assert!(has(&path[1..]), "{path}");
         }
+    }
+
+    /// The files that a page leads to, pictures among them.
+    fn links(text: &str) -> impl Iterator<Item = &str> {
+        let mut is_code = false;
+        let prose = text.lines().filter(move |line| {
+            let is_fence = line.starts_with("```");
+            is_code ^= is_fence;
+            !is_code && !is_fence
+        });
+        let links = prose.flat_map(|line| line.split("](").skip(1));
+        let paths = links.filter_map(|rest| rest.split([')', '#']).next());
+        paths.filter(|path| !path.is_empty() && !path.starts_with("https:"))
+    }
+
+    /// The examples and the protocols that a page names, in its commands and beside them.
+    fn named(text: &str) -> impl Iterator<Item = &str> {
+        let is_path = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
+        let words = text.split(move |c| !is_path(c));
+        let words = words.map(|word| word.trim_end_matches(['.', '/']));
+        words.filter(|word| {
+            ["examples/", "proto/proto/"]
+                .iter()
+                .any(|top| word.starts_with(top))
+        })
+    }
+
+    /// Where a link of a page leads to.
+    fn beside(page: &str, link: &str) -> String {
+        let mut path: Vec<_> = page.split('/').collect();
+        path.pop();
+        for part in link.trim_end_matches('/').split('/') {
+            match part {
+                ".." => {
+                    path.pop();
+                }
+                part => path.push(part),
+            }
+        }
+        path.join("/")
     }
 }
