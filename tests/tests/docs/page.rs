@@ -88,7 +88,9 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block>, String> {
                 let text: String = inside.iter().flat_map(|(line, _)| [line, "\n"]).collect();
                 let file = vec![file(number, path, &text)];
                 blocks.push(block(section, &std::mem::take(&mut comments), file)?);
-            } else if let Some((_, number)) = inside.iter().find(|(line, _)| is_prompt(line)) {
+            } else if let Some((_, number)) =
+                inside.iter().find(|(inside, _)| is_prompt(line, inside))
+            {
                 return Err(format!(
                     "{number}: a command stands in a block of another kind: make it ```console"
                 ));
@@ -104,10 +106,17 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block>, String> {
     Ok(blocks)
 }
 
-/// Whether a line shows a command, and is no comment of a configuration.
-fn is_prompt(line: &str) -> bool {
+/// Whether a line in a block that begins with `fence` shows a command, and is no comment of a
+/// configuration or a program. Where the block does not say what it is, a comment begins with no
+/// word in lower case.
+fn is_prompt(fence: &str, line: &str) -> bool {
+    let kind = fence.trim_start().trim_start_matches('`');
+    let is_plain = matches!(kind, "" | "sh" | "bash" | "shell" | "text");
     let line = line.trim_start();
-    line.starts_with("$ ") || line.starts_with("# hsup")
+    let begins = |c: char| c.is_lowercase() || c == '[';
+    let as_root =
+        |command: &str| command.starts_with("hsup") || is_plain && command.starts_with(begins);
+    line.starts_with("$ ") || line.strip_prefix("# ").is_some_and(as_root)
 }
 
 /// A comment that means something here.
@@ -258,12 +267,18 @@ $ docker ps
 
     #[test]
     fn a_command_that_nobody_would_run_is_a_mistake() {
-        for page in ["$ ls\n", "# hsup doctor\n", "a\n$ hsup ps\n"] {
+        for page in [
+            "$ ls\n",
+            "# hsup doctor\n",
+            "a\n$ hsup ps\n",
+            "# systemctl stop x\n",
+            "# [ -e x ] || touch x\n",
+        ] {
             let line = page.lines().count() + 1;
             let error =
                 format!("{line}: a command stands in a block of another kind: make it ```console");
-            for fence in ["```", "  ```sh"] {
-                let end = fence.trim_end_matches("sh");
+            for fence in ["```", "  ```sh", "```bash"] {
+                let end = fence.trim_end_matches(char::is_alphabetic);
                 let page = format!("{fence}\n{page}{end}\n");
                 assert_eq!(blocks(&page).unwrap_err(), error, "{page}");
             }
@@ -271,7 +286,9 @@ $ docker ps
         let page = "- a\n  ```console\n  $ ls\n  ```\n";
         let error = "2: a block of commands begins its line";
         assert_eq!(blocks(page).unwrap_err(), error);
-        assert_eq!(blocks("```toml\n# a comment\n```\n"), Ok(Vec::new()));
+        for page in ["```toml\n# a comment\n```\n", "```\n# /srv/Procfile\n```\n"] {
+            assert_eq!(blocks(page), Ok(Vec::new()), "{page}");
+        }
     }
 
     #[test]
