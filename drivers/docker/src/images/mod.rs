@@ -21,6 +21,7 @@ mod labels;
 mod prune;
 mod publish;
 mod reference;
+mod repository;
 pub(crate) mod settings;
 mod slug;
 mod told;
