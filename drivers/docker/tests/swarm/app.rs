@@ -68,9 +68,9 @@ impl App {
         output(tar.arg(self.path("slug.tgz")).arg("./app"));
     }
 
-    /// Has the next release another slug.
-    pub(crate) fn change_slug(&self) {
-        self.write("slug/app/another", "");
+    /// Has the next release another slug, with this in it.
+    pub(crate) fn change_slug(&self, text: &str) {
+        self.write("slug/app/another", text);
         self.pack_slug();
     }
 

@@ -59,7 +59,7 @@ fn a_release_waits_for_its_registry_and_dynos_go_on() {
     app.release(1, &[("web", WEB, 3)]);
     let good = app.wait_up(1, 3);
     cluster.registry.stop();
-    app.change_slug();
+    app.change_slug("v2");
     app.release(2, &[("web", WEB, 3)]);
     app.wait_line("It cannot be built yet: failed to push the image");
     assert_eq!(app.wait_up(1, 3), good);

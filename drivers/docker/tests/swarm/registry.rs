@@ -46,6 +46,18 @@ impl Registry {
         fs::remove_dir_all(self.folder.path().join("data/docker")).unwrap();
     }
 
+    /// The tags of all images of its only app.
+    pub(crate) fn tags(&self) -> Vec<String> {
+        let apps = self
+            .folder
+            .path()
+            .join("data/docker/registry/v2/repositories/hsup");
+        let [app] = &names(&apps)[..] else {
+            panic!("more apps than one, or none");
+        };
+        names(&apps.join(app).join("_manifests/tags"))
+    }
+
     /// Starts it again with the images that it had.
     pub(crate) fn start_again(&mut self, network: &Network) {
         self.child = spawn(network, self.folder.path());
@@ -77,6 +89,15 @@ impl Drop for Registry {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let names = entries.map(name).map(|name| name.into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
 }
 
 /// As it stands in the names of images.

@@ -36,3 +36,19 @@ fn a_release_is_rolled_out_over_all_machines() {
     watch.no_twins();
     app.interrupt();
 }
+
+#[test]
+#[ignore = "needs root, dockerd and docker-registry"]
+fn old_releases_leave_the_registry() {
+    let cluster = Cluster::start(1);
+    let app = App::start(&cluster, 0);
+    for version in 1..=5 {
+        app.change_slug(&version.to_string());
+        app.release(version, &[("worker", WORKER, 1)]);
+        app.wait_up(version, 1);
+    }
+    let tags = cluster.registry.tags();
+    let releases: Vec<_> = tags.iter().map(|tag| &tag[..3]).collect();
+    assert_eq!(releases, ["v3-", "v4-", "v5-"]);
+    app.interrupt();
+}
