@@ -74,17 +74,19 @@ pub(super) fn merge(
             origin,
             rank,
         } = said(key, flags, &variable, files)?;
-        if let Some(rank) = rank {
-            ranks.insert(key.name.clone(), rank);
-        }
-        settings.push(Setting {
+        let setting = Setting {
             key: key.clone(),
             given,
             origin,
-        });
+        };
+        // What is weighed later outdoes nobody here.
+        if let Some(rank) = rank.filter(|_| !is_weighed_later(&setting)) {
+            ranks.insert(key.name.clone(), rank);
+        }
+        settings.push(setting);
     }
     for setting in &mut settings {
-        if !is_weighed_later(setting) && is_outdone(&setting.key.name, &ranks) {
+        if is_outdone(&setting.key.name, &ranks) {
             setting.given = None;
             setting.origin = Origin::Default;
         }
@@ -324,6 +326,8 @@ mod tests {
     #[test]
     fn the_variable_of_the_control_directory_is_weighed_later() {
         let (flag, variable) = ([("app", values("shop"))], [("HSUP_CONTROL_DIR", "/ctl")]);
+        let file = [vec![entry("app", values("shop"), "a")]];
+        assert_eq!(counts("app", &[], &variable, &file).0, Some(values("shop")));
         assert_eq!(
             counts("control-dir", &flag, &variable, &[]).0,
             Some(values("/ctl"))
