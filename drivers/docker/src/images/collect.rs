@@ -6,7 +6,8 @@
 //!
 //! Drivers of one user have an app's images in common, and numbers of releases of their own. One
 //! that has services may start any of its newest releases again. One that has none, as that
-//! of a single `hsup run`, needs nothing that is old.
+//! of a single `hsup run`, needs nothing that is old, and its dynos run where the image is: of all
+//! of these together each release has one image.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -115,8 +116,8 @@ struct Services {
 }
 
 /// The digests that nobody needs: neither the one that was just pushed, nor used by a service, nor of
-/// one of the newest releases of this driver, of any other one that has services, or of all that
-/// have none.
+/// one of the newest releases of this driver, of any other one that has services, or, once each, of
+/// all that have none.
 fn surplus(images: &[(Tag, String)], needs: Needs<'_>, services: &Services) -> Vec<String> {
     let own = Tag::new(0, needs.driver).driver;
     let short = |driver: &String| Tag::new(0, driver).driver;
@@ -129,9 +130,10 @@ fn surplus(images: &[(Tag, String)], needs: Needs<'_>, services: &Services) -> V
         let releases = releases.entry(driver).or_default();
         releases.entry(tag.release).or_default().push(digest);
     }
-    for releases in releases.values() {
+    for (driver, releases) in &releases {
+        let each = if driver.is_some() { usize::MAX } else { 1 };
         let newest = releases.values().rev().take(needs.keep);
-        needed.extend(newest.flatten());
+        needed.extend(newest.flat_map(|images| images.iter().take(each)));
     }
     let old = images.iter().map(|(_, digest)| digest.as_str());
     let old: BTreeSet<_> = old.filter(|digest| !needed.contains(digest)).collect();
@@ -228,8 +230,8 @@ mod tests {
             ("v61-cccccccc", "b"),
             ("v61-dddddddd", "e"),
         ];
-        assert_eq!(goes(&runs, 2, "b", &Services::default()), "c");
-        assert_eq!(goes(&runs, 1, "b", &Services::default()), "a c d");
+        assert_eq!(goes(&runs, 2, "b", &Services::default()), "c e");
+        assert_eq!(goes(&runs, 1, "b", &Services::default()), "a c d e");
     }
 
     #[test_case("v7-01234567", true)]
