@@ -13,7 +13,7 @@ use bollard::{
     models::NetworkCreateRequest,
     query_parameters::{InspectNetworkOptions, ListNetworksOptionsBuilder},
 };
-use hsup_driver_kit::{Status, hex};
+use hsup_driver_kit::{Status, errors, hex};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error as ThisError;
 use tokio::{sync::Mutex, time};
@@ -118,7 +118,12 @@ impl DockerDriver {
     /// That of a dyno that was found again.
     pub(crate) async fn found_network(&self, uid: u32, app: &str) -> Membership {
         let network = self.network_name(uid, app);
-        self.networks().found(&network).await;
+        let docker = self.engine().up().await.docker;
+        let found = self.networks().found(&docker, &network, self.home());
+        if let Err(error) = found.await {
+            let error = errors::chain(&error);
+            tracing::warn!(network, error, "failed to look for the network of an app");
+        }
         self.membership(network)
     }
 
@@ -159,9 +164,18 @@ impl Networks {
         }
     }
 
-    /// Counts in a dyno that was found again.
-    async fn found(&self, name: &str) {
-        *self.dynos.lock().await.entry(name.to_owned()).or_default() += 1;
+    /// Counts in a dyno that was found again, if it is in there: one that another version of the
+    /// driver has started may be in one of another name.
+    async fn found(&self, docker: &Docker, name: &str, home: &str) -> Result<(), NetworkError> {
+        let mut dynos = self.dynos.lock().await;
+        match dynos.get_mut(name) {
+            Some(count) => *count += 1,
+            None if is_there(docker, name, home).await? => {
+                dynos.insert(name.to_owned(), 1);
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Counts a dyno out; with the last one the network goes.
