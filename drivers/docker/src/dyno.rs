@@ -128,7 +128,7 @@ impl Contained {
     /// Sends a signal to the container's first process.
     async fn kill_with(&self, signal: Signal) -> Result<(), Error> {
         let parts = &self.0.parts;
-        let docker = parts.engine.up().await.docker;
+        let docker = parts.engine.docker().await;
         let number = signal.number().to_string();
         let options = KillContainerOptionsBuilder::new().signal(&number).build();
         match docker.kill_container(&parts.id, Some(options)).await {
@@ -145,7 +145,7 @@ impl Contained {
     /// processes (`top`) mean nothing where the engine is not on this machine.
     async fn signal_all(&self, signal: Signal) -> Result<bool, Error> {
         let parts = &self.0.parts;
-        let docker = parts.engine.up().await.docker;
+        let docker = parts.engine.docker().await;
         let line = format!("kill -{} -1", signal.number());
         let options = CreateExecOptions {
             cmd: Some(["/bin/sh", "-c", &line].map(str::to_owned).into()),

@@ -64,7 +64,7 @@ impl Workshops {
 
     /// Removes what an earlier driver left, once the engine answers.
     pub(crate) async fn begin(self, engine: Engine) {
-        let docker = engine.up().await.docker;
+        let docker = engine.docker().await;
         if let Err(error) = self.sweep(&docker).await {
             let error = errors::chain(&error);
             tracing::warn!(

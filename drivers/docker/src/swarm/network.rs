@@ -118,7 +118,7 @@ impl DockerDriver {
     /// That of a dyno that was found again.
     pub(crate) async fn found_network(&self, uid: u32, app: &str) -> Membership {
         let network = self.network_name(uid, app);
-        let docker = self.engine().up().await.docker;
+        let docker = self.engine().docker().await;
         let found = self.networks().found(&docker, &network, self.home());
         if let Err(error) = found.await {
             let error = errors::chain(&error);
@@ -185,7 +185,7 @@ impl Networks {
         }
         // The Swarm takes it to be in use until the last task's container is gone.
         for _ in 0..TRIES {
-            let docker = engine.up().await.docker;
+            let docker = engine.docker().await;
             let mut dynos = self.dynos.lock().await;
             if dynos.get(name) != Some(&0) {
                 return;

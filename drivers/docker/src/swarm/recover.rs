@@ -49,7 +49,7 @@ impl DockerDriver {
             });
             dynos.extend(join_all(found).await.into_iter().flatten());
         }
-        let docker = self.engine().up().await.docker;
+        let docker = self.engine().docker().await;
         if let Err(error) = self.networks().clear(&docker, self.home()).await {
             let error = errors::chain(&error);
             tracing::debug!(error, "failed to look for networks that were left behind");

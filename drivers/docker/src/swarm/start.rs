@@ -232,7 +232,7 @@ impl DockerDriver {
             return Status::unavailable(text);
         }
         let artifact = request.artifact.parse::<Artifact>().map(|one| one.image);
-        let docker = self.engine().up().await.docker;
+        let docker = self.engine().docker().await;
         let image = artifact.unwrap_or_default();
         if images::is_gone(&docker, self.images(), uid, &image).await {
             // hsup has it built anew, and pushed.

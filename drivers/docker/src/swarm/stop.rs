@@ -124,7 +124,7 @@ pub(super) async fn retire_named(
     cluster: &Cluster,
     name: &str,
 ) -> Result<(), Error> {
-    let docker = engine.up().await.docker;
+    let docker = engine.docker().await;
     let found = docker.inspect_service(name, None::<InspectServiceOptions>);
     match found.await {
         Ok(found) => retire(engine, cluster, &found.id.unwrap_or_default()).await,
@@ -139,7 +139,7 @@ pub(super) async fn retire_named(
 pub(super) async fn undo(engine: &Engine, cluster: &Cluster, name: &str, attempt: &str) {
     let mut looks = 0..UNDO_LOOKS;
     loop {
-        let docker = engine.up().await.docker;
+        let docker = engine.docker().await;
         let found = docker.inspect_service(name, None::<InspectServiceOptions>);
         match found.await {
             Ok(found) => {
@@ -182,7 +182,7 @@ impl Change {
 pub(super) async fn until(engine: &Engine, service: &str, change: Change) {
     let mut is_told = false;
     loop {
-        let docker = engine.up().await.docker;
+        let docker = engine.docker().await;
         let done = match change {
             Change::Stop => stop(&docker, service).await,
             Change::Remove => remove(&docker, service).await,
