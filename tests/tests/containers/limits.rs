@@ -1,6 +1,9 @@
 //! What a dyno may use, and what becomes of one that wants more.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use hsup_proto::driver::Limits;
 
@@ -87,18 +90,26 @@ fn a_dyno_with_a_limit_of_memory_does_not_swap() {
     host.is_clean();
 }
 
+/// A control directory with a release of so many dynos, each of which wants more memory than its
+/// 64 MiB.
+fn limited(host: &Host, quantity: u32) -> PathBuf {
+    let release = format!(
+        r#"{{"Version":1,"Env":{{"PORT":"5000"}},"Stack":"test",
+        "Limits":{{"MemoryBytes":67108864}},
+        "Processes":[{{"Type":"worker","Args":["test-escape","hold","200"],"Quantity":{quantity}}}]}}"#
+    );
+    host.write("control/new", &release);
+    host.give("control");
+    host.path("control")
+}
+
 #[test]
 #[ignore = "needs root: it makes containers"]
 fn hsup_says_that_the_memory_was_not_enough() {
     let host = Host::new();
     host.install("test-escape");
     let driver = host.driver();
-    let release = r#"{"Version":1,"Env":{"PORT":"5000"},"Stack":"test",
-        "Limits":{"MemoryBytes":67108864},
-        "Processes":[{"Type":"worker","Args":["test-escape","hold","200"],"Quantity":1}]}"#;
-    host.write("control/new", release);
-    host.give("control");
-    let control = host.path("control");
+    let control = limited(&host, 1);
     let hsup = Running::start(&host, |command| {
         command.arg("--control-dir").arg(&control);
     });
@@ -114,12 +125,7 @@ fn a_one_off_dyno_has_the_limits_of_its_release() {
     let host = Host::new();
     host.install("test-escape");
     let driver = host.driver();
-    let release = r#"{"Version":1,"Env":{"PORT":"5000"},"Stack":"test",
-        "Limits":{"MemoryBytes":67108864},
-        "Processes":[{"Type":"worker","Args":["true"],"Quantity":0}]}"#;
-    host.write("control/new", release);
-    host.give("control");
-    let control = host.path("control");
+    let control = limited(&host, 0);
     let output = host.run_with("exec test-escape hold 200", |command| {
         command.arg("--control-dir").arg(&control);
     });
