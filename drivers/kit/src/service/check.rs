@@ -3,9 +3,12 @@
 //! Nothing that fails here has changed any state; the messages name the field, and never a
 //! config var's value.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path},
+};
 
-use hsup_proto::driver::{BuildRequest, Capability, Limits, Release, StartRequest};
+use hsup_proto::driver::{Bind, BuildRequest, Capability, Limits, Release, StartRequest};
 use tonic::Status;
 
 use super::{Identity, Names};
@@ -187,6 +190,7 @@ pub(super) fn start(request: &StartRequest, identity: &Identity) -> Result<(), S
     if !request.binds.is_empty() && !has(Capability::Binds) {
         return invalid("binds are given, and this driver has none (BINDS)");
     }
+    request.binds.iter().try_for_each(bind)?;
     let unlimited = Limits::default();
     if request.limits.is_some_and(|limits| limits != unlimited) && !has(Capability::Limits) {
         return invalid("limits are given, and this driver has none (LIMITS)");
@@ -195,6 +199,27 @@ pub(super) fn start(request: &StartRequest, identity: &Identity) -> Result<(), S
         return invalid("io_dir must be an absolute path");
     }
     Ok(())
+}
+
+/// Checks the paths of a bind: whose they are, and what is there, is the driver's to say.
+fn bind(bind: &Bind) -> Result<(), Status> {
+    let is_plain = |path: &str| {
+        let mut parts = Path::new(path).components();
+        let leads_back = parts.any(|part| part == Component::ParentDir);
+        path.starts_with('/') && !leads_back && !path.contains('\0')
+    };
+    // Where nothing is said of the place in the dyno, it is the same.
+    let odd = if !is_plain(&bind.host_path) {
+        &bind.host_path
+    } else if !bind.dyno_path.is_empty() && !is_plain(&bind.dyno_path) {
+        &bind.dyno_path
+    } else {
+        return Ok(());
+    };
+    Err(Status::invalid_argument(format!(
+        "the bind path `{}` is not an absolute path without `..`",
+        shown(odd)
+    )))
 }
 
 /// Reads a signal's name, `SIGTERM`; empty is `default`.
@@ -325,12 +350,37 @@ mod tests {
         }
     }
 
+    fn bound(host: &str, dyno: &str) -> StartRequest {
+        StartRequest {
+            binds: vec![Bind {
+                host_path: host.to_owned(),
+                dyno_path: dyno.to_owned(),
+                writable: false,
+            }],
+            ..good()
+        }
+    }
+
+    #[test_case("/srv/./data", ""; "the same place")]
+    #[test_case("/", "/data")]
+    fn paths_of_binds(host: &str, dyno: &str) {
+        start(&bound(host, dyno), &identity(&[Capability::Binds])).unwrap();
+    }
+
+    #[test_case("", "/data", ""; "missing")]
+    #[test_case("srv", "/data", "srv")]
+    #[test_case("/srv/../etc", "/data", "/srv/../etc")]
+    #[test_case("/a\0b", "/data", "/a\\0b")]
+    #[test_case("/srv", "data", "data")]
+    #[test_case("/srv", "/data/..", "/data/..")]
+    fn paths_of_no_binds(host: &str, dyno: &str, named: &str) {
+        let message = refused(&bound(host, dyno), &[Capability::Binds]);
+        assert!(message.contains(&format!("`{named}`")), "{message}");
+    }
+
     #[test]
     fn what_the_driver_would_ignore_is_refused() {
-        let bound = StartRequest {
-            binds: vec![hsup_proto::driver::Bind::default()],
-            ..good()
-        };
+        let bound = bound("/srv", "/data");
         assert!(refused(&bound, &[Capability::Limits]).contains("BINDS"));
         start(&bound, &identity(&[Capability::Binds])).unwrap();
         let mut limited = good();
