@@ -11,6 +11,8 @@ mkdir -p "$1"/{home,rt,out,bin,here/target}
 mount --bind "$2" "$1/bin"
 cp -r "$3/examples" "$1/here"
 for profile in release debug; do ln -s ../../bin "$1/here/target/$profile"; done
+# For scenes alone.
+cp -r "$3"/{tests/tests/docs/scenes,tests/docker/stack,docs/swarm.md} "$1/out"
 mount --rbind "$1" /tmp
 cd /tmp/here
 export HOME=/tmp/home XDG_RUNTIME_DIR=/tmp/rt XDG_STATE_HOME=/tmp/home/state TMPDIR=/tmp
@@ -19,6 +21,50 @@ export PATH=/tmp/bin:$PATH
 echo silent >"$HOME/.curlrc"
 set +e
 service=''
+# A name that nothing else on this machine has.
+own=${1##*/}
+# What runs the commands of another user, where a scene has one.
+user=()
+
+# What a block needs, each once.
+declare -A scenes
+scene() {
+    [ -z "${scenes[$1]}" ] || return 0
+    scenes[$1]=made
+    . "/tmp/out/scenes/$1.sh"
+}
+
+as_root() { eval "$1"; }
+
+as_user() {
+    [ "${#user[@]}" -gt 0 ] || { eval "$1"; return; }
+    # The user's next command finds what this one has exported, and is where it went.
+    "${user[@]}" bash -c '
+        [ ! -e /tmp/rt/terminal ] || . /tmp/rt/terminal
+        eval "$1"
+        code=$?
+        { export -p; printf "cd %q\n" "$PWD"; } >/tmp/rt/terminal
+        exit $code' bash "$1"
+}
+
+# Waits for a state, and not for ever.
+until_it() {
+    local tries
+    for tries in $(seq 900); do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.1
+    done
+    return 1
+}
+
+# A page's programs are there already.
+cargo() {
+    local program
+    [ "$1" = build ] || { echo "cargo: only \`cargo build\` is run here"; return 1; }
+    for program in hsup hsupctl hsup-shim hsup-driver-{simple,docker,libcontainer,check,example}; do
+        [ -x "/tmp/bin/$program" ] || { echo "cargo: $program is not built"; return 1; }
+    done
+}
 
 # How it ended, and what it printed.
 report() {
@@ -27,21 +73,21 @@ report() {
 }
 
 run() {
-    eval "$1" >/tmp/out/printed 2>&1 </dev/null
+    "$@" >/tmp/out/printed 2>&1 </dev/null
     report $?
 }
 
 # hsup answers, and its dynos are as they should be, or there is nothing for it to run yet.
 is_up() {
-    hsupctl ps >/dev/null 2>&1 || grep -q 'No release yet' /tmp/out/printed
+    as_user 'hsupctl ps' >/dev/null 2>&1 || grep -q 'No release yet' /tmp/out/printed
 }
 
 serve() {
     local tries code=late
     end_service
-    eval "$1" >/tmp/out/printed 2>&1 </dev/null &
+    "$@" >/tmp/out/printed 2>&1 </dev/null &
     service=$!
-    for tries in $(seq 400); do
+    for tries in $(seq 900); do
         is_up && code=up && break
         kill -0 $service 2>/dev/null || { code=ended; break; }
         sleep 0.1
@@ -53,7 +99,27 @@ serve() {
 
 end_service() {
     [ -n "$service" ] || return 0
-    hsupctl shutdown >/dev/null 2>&1
+    as_user 'hsupctl shutdown' >/dev/null 2>&1
     wait $service
     service=''
+}
+
+# Somebody speaks gRPC there, whatever he says.
+answers() {
+    curl --max-time 5 --http2-prior-knowledge --unix-socket "$1" http://localhost
+}
+
+# A driver that is a service ends with all else in here.
+drive() {
+    local tries code=late driver
+    "$@" >/tmp/out/printed 2>&1 </dev/null &
+    driver=$!
+    [[ $2 =~ --socket\ ([^ ]+) ]]
+    for tries in $(seq 900); do
+        answers "${BASH_REMATCH[1]}" >/dev/null && code=up && break
+        kill -0 $driver 2>/dev/null || { code=ended; break; }
+        sleep 0.1
+    done
+    report $code
+    rm /tmp/out/printed
 }

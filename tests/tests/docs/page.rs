@@ -6,9 +6,12 @@
 //! - `<!-- not run: WHY -->`: it is not
 //! - `<!-- beside: COMMAND -->`: while this runs, which the reader has in another terminal
 //! - `<!-- first: COMMAND -->`: after this, which the text asks for in words
+//! - `<!-- scene: NAME -->`: on a machine that has what `scenes/NAME.sh` makes, until the section ends
 //!
 //! Before a block of another kind, `<!-- file: PATH -->` has it written there first. A prompt in one
 //! of these is a mistake: nobody would run what stands there.
+//!
+//! Commands are root's, also those at `$ `, unless a scene has a user for these: `scenes/machine.sh`.
 
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,8 +37,26 @@ pub(crate) struct Step {
     pub(crate) command: String,
     /// What it prints, as the page has it; `None`: the page does not show it.
     pub(crate) prints: Option<String>,
-    /// It goes on while the next ones are run.
-    pub(crate) serves: bool,
+    pub(crate) who: Who,
+    pub(crate) lasts: Lasts,
+}
+
+/// Who types a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    Root,
+    User,
+}
+
+/// How long a command goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// The next one waits for its end.
+    Briefly,
+    /// As hsup: until the next hsup is started, or the section ends.
+    UntilTheNext,
+    /// As a driver that is a service: until the section ends.
+    ToTheEnd,
 }
 
 impl Step {
@@ -44,21 +65,33 @@ impl Step {
             line,
             command: command.to_owned(),
             prints: None,
-            serves: serves(command),
+            who: Who::User,
+            lasts: Lasts::of(command),
         }
     }
 }
 
-/// Whether a command goes on until it is told to end.
-fn serves(command: &str) -> bool {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let mut words = words.iter().skip_while(|word| word.contains('='));
-    let program = words.next().and_then(|word| word.rsplit('/').next());
-    program == Some("hsup")
-        && words.next() == Some(&"start")
-        && !command.contains(" --oneshot")
-        && !command.contains(" --help")
-        && !command.contains('|')
+impl Lasts {
+    fn of(command: &str) -> Self {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let mut words = words.iter().skip_while(|word| word.contains('='));
+        let program = words.next().and_then(|word| word.rsplit('/').next());
+        let first = words.next().copied().unwrap_or_default();
+        match program.unwrap_or_default() {
+            "hsup" if first == "start" => {}
+            "hsup-driver-check" => return Self::Briefly,
+            name if name.starts_with("hsup-driver-") && first == "--socket" => {
+                return Self::ToTheEnd;
+            }
+            _ => return Self::Briefly,
+        }
+        let ends = [" --oneshot", " --help", "|"];
+        if ends.iter().any(|end| command.contains(end)) {
+            Self::Briefly
+        } else {
+            Self::UntilTheNext
+        }
+    }
 }
 
 /// Reads a page.
@@ -123,12 +156,20 @@ fn is_prompt(fence: &str, line: &str) -> bool {
 fn comment(line: &str) -> Option<(&str, &str)> {
     let inside = line.strip_prefix("<!-- ")?.strip_suffix(" -->")?;
     let (word, rest) = inside.split_once(": ")?;
-    matches!(word, "not run" | "beside" | "first" | "file").then_some((word, rest))
+    matches!(word, "not run" | "beside" | "first" | "scene" | "file").then_some((word, rest))
 }
 
 /// What a reader is to write into a file.
 fn file(line: usize, path: &str, text: &str) -> Step {
     Step::new(line, &format!("cat >{path} <<'END'\n{text}END"))
+}
+
+/// What makes a scene: see `begin.sh`.
+fn scene(line: usize, name: &str) -> Step {
+    Step {
+        who: Who::Root,
+        ..Step::new(line, &format!("scene {name}"))
+    }
 }
 
 fn block(
@@ -145,8 +186,9 @@ fn block(
                 plan = Plan::NotRun;
                 continue;
             }
-            "beside" => step.serves = true,
-            "first" => step.serves = false,
+            "beside" => step.lasts = Lasts::UntilTheNext,
+            "first" => step.lasts = Lasts::Briefly,
+            "scene" => step = scene(*line, rest),
             _ => return Err(format!("{line}: these are commands, and no file")),
         }
         steps.push(step);
@@ -166,10 +208,14 @@ fn block(
 fn steps<'a>(lines: impl Iterator<Item = (&'a str, usize)>) -> Result<Vec<Step>, String> {
     let mut steps: Vec<Step> = Vec::new();
     for (line, number) in lines {
-        let command = line.strip_prefix("$ ").or(line.strip_prefix("# "));
+        let users = line.strip_prefix("$ ").map(|command| (Who::User, command));
+        let roots = || line.strip_prefix("# ").map(|command| (Who::Root, command));
         let last = steps.last_mut();
-        match (command, last) {
-            (Some(command), _) => steps.push(Step::new(number, command)),
+        match (users.or_else(roots), last) {
+            (Some((who, command)), _) => steps.push(Step {
+                who,
+                ..Step::new(number, command)
+            }),
             (None, Some(last)) if last.command.ends_with('\\') && last.prints.is_none() => {
                 last.command = format!("{}\n{line}", last.command);
             }
@@ -186,7 +232,10 @@ fn steps<'a>(lines: impl Iterator<Item = (&'a str, usize)>) -> Result<Vec<Step>,
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Lasts::{Briefly, ToTheEnd, UntilTheNext},
+        *,
+    };
 
     #[test]
     fn commands_have_what_they_print_and_what_goes_before() {
@@ -218,35 +267,58 @@ $ docker ps
 ```json
 {}
 ```
+# C
+<!-- scene: docker -->
+```console
+# hsup-driver-docker --socket /a
+```
 ";
-        let step = |line, command: &str, prints: Option<&str>, serves| Step {
+        let step = |line, command: &str, prints: Option<&str>, lasts| Step {
             line,
             command: command.to_owned(),
             prints: prints.map(str::to_owned),
-            serves,
+            who: Who::User,
+            lasts,
+        };
+        let by_root = |step: Step| Step {
+            who: Who::Root,
+            ..step
         };
         let expected = [
             Block {
                 section: 1,
                 plan: Plan::Run,
                 steps: vec![
-                    step(3, "hsup start", None, true),
-                    step(4, "export A=1", None, false),
-                    step(6, "hsupctl ps", Some("web\n\nworker\n"), false),
-                    step(10, "mount \\\n  tmpfs", None, false),
-                    step(12, "LOGPLEX_URL=x hsup start -s b     # serves", None, true),
-                    step(13, "hsup start --oneshot", None, false),
+                    step(3, "hsup start", None, UntilTheNext),
+                    step(4, "export A=1", None, Briefly),
+                    step(6, "hsupctl ps", Some("web\n\nworker\n"), Briefly),
+                    by_root(step(10, "mount \\\n  tmpfs", None, Briefly)),
+                    step(
+                        12,
+                        "LOGPLEX_URL=x hsup start -s b     # serves",
+                        None,
+                        UntilTheNext,
+                    ),
+                    step(13, "hsup start --oneshot", None, Briefly),
                 ],
             },
             Block {
                 section: 2,
                 plan: Plan::NotRun,
-                steps: vec![step(22, "docker ps", None, false)],
+                steps: vec![step(22, "docker ps", None, Briefly)],
             },
             Block {
                 section: 2,
                 plan: Plan::Run,
-                steps: vec![step(24, "cat >/tmp/a <<'END'\n{}\nEND", None, false)],
+                steps: vec![step(24, "cat >/tmp/a <<'END'\n{}\nEND", None, Briefly)],
+            },
+            Block {
+                section: 3,
+                plan: Plan::Run,
+                steps: vec![
+                    by_root(step(29, "scene docker", None, Briefly)),
+                    by_root(step(31, "hsup-driver-docker --socket /a", None, ToTheEnd)),
+                ],
             },
         ];
         assert_eq!(blocks(page).unwrap(), expected);
@@ -254,14 +326,17 @@ $ docker ps
 
     #[test]
     fn a_service_is_known_wherever_its_program_is() {
-        for (command, is_service) in [
-            ("hsup start", true),
-            ("A=1 target/debug/hsup start -d ./driver", true),
-            ("hsup start --oneshot", false),
-            ("hsup-shim start", false),
-            ("ls hsup start", false),
+        for (command, lasts) in [
+            ("hsup start", UntilTheNext),
+            ("A=1 target/debug/hsup start -d ./driver", UntilTheNext),
+            ("hsup start --oneshot", Briefly),
+            ("hsup-shim start", Briefly),
+            ("ls hsup start", Briefly),
+            ("target/debug/hsup-driver-simple --socket /a", ToTheEnd),
+            ("hsup-driver-simple stack list", Briefly),
+            ("hsup-driver-check --socket /a", Briefly),
         ] {
-            assert_eq!(serves(command), is_service, "{command}");
+            assert_eq!(Lasts::of(command), lasts, "{command}");
         }
     }
 

@@ -2,14 +2,14 @@
 //! what the repository shows, with hsup's programs in its PATH, and with a network, processes and a
 //! `/tmp` of its own.
 
-use std::{fmt::Write as _, path::Path, process::Command, time::Duration};
+use std::{fmt::Write as _, fs, path::Path, process::Command, thread, time::Duration};
 
 use hsup_tests::{binaries, deadline};
 use tempfile::TempDir;
 
 use crate::{
     compare::is_as_shown,
-    page::{Block, Step},
+    page::{Block, Lasts, Step, Who},
     repository,
 };
 
@@ -35,10 +35,18 @@ pub(crate) struct Outcome {
 pub(crate) fn run(page: &str, blocks: Vec<Block>) -> Result<Vec<Outcome>, String> {
     let steps: Vec<Step> = blocks.into_iter().flat_map(|block| block.steps).collect();
     let stage = TempDir::with_prefix("hsup-docs-").unwrap();
+    let _cgroups = Cgroups(stage.path());
     let output = deadline::output_within(
         PATIENCE,
         Command::new("unshare")
-            .args(["--net", "--mount", "--pid", "--fork", "--mount-proc"])
+            .args([
+                "--net",
+                "--mount",
+                "--uts",
+                "--pid",
+                "--fork",
+                "--mount-proc",
+            ])
             .args(["--kill-child", "--", "bash", "-c", &script(&steps), "bash"])
             .args([stage.path(), binaries(), &repository()].map(Path::as_os_str))
             .env_remove("HSUP_CONTROL_SOCKET"),
@@ -84,7 +92,7 @@ impl Outcome {
             code,
             printed,
         } = self;
-        if step.serves {
+        if step.lasts != Lasts::Briefly {
             return (code != "up").then(|| format!("it did not come up ({code})"));
         }
         // Only what complains on the page may fail.
@@ -101,13 +109,54 @@ impl Outcome {
     }
 }
 
+/// What a section's containers are in: cgroups are the machine's, and in no namespace that ends with
+/// the section. They are below one that has the name of its stage.
+struct Cgroups<'a>(&'a Path);
+
+impl Drop for Cgroups<'_> {
+    fn drop(&mut self) {
+        let all = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(all).into_iter().flatten().flatten();
+        let hierarchies = hierarchies.map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([all.into()]) {
+            let group = hierarchy.join(self.0.file_name().unwrap());
+            // Who was in them may be just about to end.
+            let gone = deadline::poll(|| {
+                remove(&group);
+                (!group.exists()).then_some(())
+            });
+            // A second panic would hide the first.
+            let is_known = gone.is_some() || thread::panicking();
+            assert!(is_known, "{} cannot be removed", group.display());
+        }
+    }
+}
+
+/// Removes a cgroup and those in it, if nobody is in them.
+fn remove(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    drop(fs::remove_dir(group));
+}
+
 /// The shell's script: the commands as they are.
 fn script(steps: &[Step]) -> String {
     let mut script = BEGIN.to_owned();
     for step in steps {
-        let does = if step.serves { "serve" } else { "run" };
+        let does = match step.lasts {
+            Lasts::Briefly => "run",
+            Lasts::UntilTheNext => "serve",
+            Lasts::ToTheEnd => "drive",
+        };
+        let who = match step.who {
+            Who::Root => "as_root",
+            Who::User => "as_user",
+        };
         let quoted = step.command.replace('\'', r"'\''");
-        writeln!(script, "{does} '{quoted}'").unwrap();
+        writeln!(script, "{does} {who} '{quoted}'").unwrap();
     }
     script + "end_service\n"
 }
