@@ -13,6 +13,8 @@
 //!
 //! Commands are root's, also those at `$ `, unless a scene has a user for these: `scenes/machine.sh`.
 
+const SCENE: &str = "scene ";
+
 /// A block of commands.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Block {
@@ -68,6 +70,18 @@ impl Step {
             who: Who::User,
             lasts: Lasts::of(command),
         }
+    }
+
+    /// What makes a scene: see `begin.sh`.
+    fn scene(line: usize, name: &str) -> Self {
+        Self {
+            who: Who::Root,
+            ..Self::new(line, &format!("{SCENE}{name}"))
+        }
+    }
+
+    pub(crate) fn makes_scene(&self) -> bool {
+        self.command.starts_with(SCENE)
     }
 }
 
@@ -164,14 +178,6 @@ fn file(line: usize, path: &str, text: &str) -> Step {
     Step::new(line, &format!("cat >{path} <<'END'\n{text}END"))
 }
 
-/// What makes a scene: see `begin.sh`.
-fn scene(line: usize, name: &str) -> Step {
-    Step {
-        who: Who::Root,
-        ..Step::new(line, &format!("scene {name}"))
-    }
-}
-
 fn block(
     section: usize,
     comments: &[(usize, (&str, &str))],
@@ -188,7 +194,7 @@ fn block(
             }
             "beside" => step.lasts = Lasts::UntilTheNext,
             "first" => step.lasts = Lasts::Briefly,
-            "scene" => step = scene(*line, rest),
+            "scene" => step = Step::scene(*line, rest),
             _ => return Err(format!("{line}: these are commands, and no file")),
         }
         steps.push(step);

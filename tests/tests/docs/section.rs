@@ -2,7 +2,15 @@
 //! what the repository shows, with hsup's programs in its PATH, and with a network, processes and a
 //! `/tmp` of its own.
 
-use std::{fmt::Write as _, fs, path::Path, process::Command, thread, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use hsup_tests::{binaries, deadline};
 use tempfile::TempDir;
@@ -15,6 +23,10 @@ use crate::{
 
 /// How long a section may take beside all others.
 const PATIENCE: Duration = Duration::from_mins(4);
+
+/// Whose turn it is to have a machine. Engines keep processors busy, and the other sections are about
+/// seconds: all at once, these would be late.
+static MACHINES: Mutex<()> = Mutex::new(());
 
 /// What the shell does before and after: see `script`.
 const BEGIN: &str = include_str!("begin.sh");
@@ -34,6 +46,8 @@ pub(crate) struct Outcome {
 #[expect(clippy::disallowed_methods, reason = "a shell is no dyno")]
 pub(crate) fn run(page: &str, blocks: Vec<Block>) -> Result<Vec<Outcome>, String> {
     let steps: Vec<Step> = blocks.into_iter().flat_map(|block| block.steps).collect();
+    let has_machine = steps.iter().any(Step::makes_scene);
+    let _turn = has_machine.then(|| MACHINES.lock().unwrap_or_else(PoisonError::into_inner));
     let stage = TempDir::with_prefix("hsup-docs-").unwrap();
     let _cgroups = Cgroups(stage.path());
     let output = deadline::output_within(
