@@ -25,9 +25,9 @@ chown -R 1000:1000 /tmp/home /tmp/rt /tmp/here
 chmod 700 /tmp/rt
 user=(setpriv --reuid 1000 --regid 1000 --groups "1000,$(getent group docker | cut -d: -f3)"
     env "HOME=$HOME" "XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR" "XDG_STATE_HOME=$XDG_STATE_HOME")
-# Root's are none of these.
+# Root's are none of these, and neither of them has an engine elsewhere.
 export HOME=/tmp/out/root
-unset XDG_RUNTIME_DIR XDG_STATE_HOME
+unset XDG_RUNTIME_DIR XDG_STATE_HOME DOCKER_HOST DOCKER_CONTEXT DOCKER_CONFIG
 mkdir "$HOME" && cp /tmp/home/.curlrc "$HOME" || return
 
 # Stands in for the real one, which would fetch packages: they are there.
