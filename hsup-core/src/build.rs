@@ -18,9 +18,10 @@ use crate::{
     state::Artifact,
 };
 
+mod heard;
 mod steps;
 
-use steps::Steps;
+use self::{heard::Heard, steps::Steps};
 
 /// A driver that builds says something at least this often (driver protocol §9).
 const SILENCE: Duration = Duration::from_secs(30);
@@ -61,7 +62,7 @@ pub enum BuildError {
 /// What there is to say while a driver builds.
 #[derive(Debug)]
 pub enum Saying {
-    /// A piece of the driver's log.
+    /// A piece of the driver's log; of a build that is tried again, what it has not said before.
     Log(Vec<u8>),
     /// How far a step is that takes long, now and then.
     Progress(String),
@@ -151,7 +152,9 @@ pub async fn build(
 ) -> Result<Artifact, BuildError> {
     let mut pause = Pause::new();
     let (mut told, mut losses, mut stale) = (false, 0, 0);
+    let mut heard = Heard::default();
     loop {
+        heard.begin();
         let up = ready(link).await;
         let request = match order.request().await {
             Ok(request) => request,
@@ -165,7 +168,11 @@ pub async fn build(
             }
             Err(error) => return Err(error.into()),
         };
-        let work = once(&up, request, &mut said_so);
+        let mut say = |saying| match saying {
+            Saying::Log(bytes) if !heard.is_new(&bytes) => {}
+            saying => said_so(saying),
+        };
+        let work = once(&up, request, &mut say);
         let status = match up.while_there(work).await {
             Ok(artifact) => {
                 return Ok(Artifact {
@@ -255,6 +262,8 @@ async fn once(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio_stream::StreamExt as _;
     use tonic::{Request, Response, codegen::BoxStream};
 
@@ -323,6 +332,53 @@ mod tests {
         });
         assert_eq!(built.await.unwrap().artifact, "made");
         assert_eq!(said, ["download slug: 2.0 MB of 3.0 MB"]);
+    }
+
+    /// A driver whose engine is not there yet for the first tries, of which each says the same.
+    #[derive(Default)]
+    struct Failing {
+        tries: AtomicUsize,
+    }
+
+    #[tonic::async_trait]
+    impl driver::dyno_driver_server::DynoDriver for Failing {
+        async fn build(
+            &self,
+            _: Request<BuildRequest>,
+        ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
+            let log = |line: &str| Event::Log(line.as_bytes().to_vec());
+            let mut events = vec![log("pulling"), log("pulling")];
+            let is_there = self.tries.fetch_add(1, Ordering::Relaxed) == 3;
+            if is_there {
+                events.extend([log("unpacking"), Event::Artifact("made".to_owned())]);
+            }
+            let events = events
+                .into_iter()
+                .map(|event| Ok(BuildResponse { event: Some(event) }));
+            let end = (!is_there).then(|| Err(Status::unavailable("no network")));
+            Ok(Response::new(Box::pin(tokio_stream::iter(
+                events.chain(end),
+            ))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_each_try_says_is_told_once() {
+        let mut link = fake::link(Failing::default()).await;
+        let (release, options) = (Release::default(), DriverOptions::default());
+        let order = Order::of(&release, &options, Path::new("/"), None, true).unwrap();
+        let mut said = Vec::new();
+        let built = build(&mut link, order, |saying| said.push(format!("{saying:?}")));
+        built.await.unwrap();
+        let log = |line: &str| format!("{:?}", Saying::Log(line.as_bytes().to_vec()));
+        let not_yet = format!(
+            "{:?}",
+            Saying::NotYet("no network (Unavailable)".to_owned())
+        );
+        assert_eq!(
+            said,
+            [log("pulling"), log("pulling"), not_yet, log("unpacking")]
+        );
     }
 
     /// A driver that says something every twenty seconds, for half an hour, and may get ahead.
