@@ -30,7 +30,7 @@ impl<R: Runtime> Service<R> {
     pub(crate) fn is_looking(&self) -> Option<String> {
         let is_looking = self.0.looking.load(Ordering::Acquire);
         is_looking.then(|| match self.0.runtime.ready() {
-            Ok(()) => "it is looking for the dynos of an earlier process".to_owned(),
+            Ok(()) => "it is looking for dynos that run already".to_owned(),
             Err(reason) => reason,
         })
     }
