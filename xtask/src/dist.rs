@@ -184,12 +184,13 @@ fn help(name: &str, is_debug: bool) -> anyhow::Result<String> {
 
 /// Builds the programs; answers them by their names.
 fn build(is_debug: bool) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
-    let mut arguments = vec!["build", "--locked", "--quiet"];
+    let mut arguments = vec!["build", "--locked"];
     if is_debug {
         // As everything is built that is tested: what is there already is not built once more,
         // with what these programs alone ask of their dependencies.
-        arguments.extend(["--workspace", "--bins", "--tests"]);
+        arguments.extend(["--workspace", "--bins", "--tests", "--quiet"]);
     } else {
+        // It takes minutes, and cargo says how far it is.
         arguments.push("--release");
         for (package, _) in PROGRAMS {
             arguments.extend(["--package", package]);
