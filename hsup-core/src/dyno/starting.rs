@@ -125,7 +125,9 @@ impl Starting<'_> {
         refused: &mut Option<String>,
     ) -> Result<Arc<Up>, ExitStatus> {
         let mut artifact = Arc::clone(&self.artifact);
-        let (mut pause, mut told, mut rebuilt) = (Pause::new(), false, false);
+        let (mut pause, mut rebuilt) = (Pause::new(), false);
+        // A first try that took long must not hide why there is a second one.
+        let (mut told, mut told_slow) = (false, false);
         let (mut deadline, mut losses) = (None, 0);
         loop {
             if self.kind == Kind::OneShot && asked.is_some() {
@@ -142,12 +144,14 @@ impl Starting<'_> {
                     now_unix_ms(),
                 ));
             }
-            let answer = self.call(&up, &artifact, asked, &mut deadline, &mut told);
+            let answer = self.call(&up, &artifact, asked, &mut deadline, &mut told_slow);
             let Err(status) = answer.await? else {
                 return Ok(up);
             };
             debug!(id = %self.dyno_id, code = ?status.code(), message = status.message(), "start failed");
             *refused = (!up.is_gone()).then(|| said(&status));
+            // What is said once it has answered says more.
+            told_slow |= !up.is_gone();
             match verdict(&status, up.is_gone()) {
                 Verdict::Again if up.is_gone() => {
                     // Another driver has all the time there is, but for one that takes down
@@ -335,7 +339,11 @@ mod tests {
         let waited = timeout(Duration::from_secs(90), &mut started).await;
         assert!(waited.is_err(), "nothing has answered");
         let told = || told.lock().unwrap().clone();
-        assert_eq!(told(), ["The driver has been starting it for 10s"]);
+        let expected = [
+            "The driver has been starting it for 10s",
+            "The driver cannot start it yet: no answer within 60s (DeadlineExceeded)",
+        ];
+        assert_eq!(told(), expected);
         unwanted.send_replace(Some(Stop::Gracefully {
             grace: Duration::from_secs(3),
         }));
