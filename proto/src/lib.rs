@@ -21,3 +21,13 @@ pub use generated::hsup::{control::v1 as control, driver::v1 as driver};
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/descriptor.bin");
 
 mod debug;
+
+impl driver::Bind {
+    /// Where the dyno sees it: where nothing is said of that, at the path that it has on the host.
+    pub fn place(&self) -> &str {
+        match self.dyno_path.as_str() {
+            "" => &self.host_path,
+            path => path,
+        }
+    }
+}

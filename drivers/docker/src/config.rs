@@ -287,10 +287,7 @@ fn mounts(request: &StartRequest) -> Vec<Mount> {
         .iter()
         .map(|bind| Mount {
             source: Some(bind.host_path.clone()),
-            target: Some(match bind.dyno_path.as_str() {
-                "" => bind.host_path.clone(),
-                path => path.to_owned(),
-            }),
+            target: Some(bind.place().to_owned()),
             typ: Some(MountType::BIND),
             read_only: Some(!bind.writable),
             ..Mount::default()

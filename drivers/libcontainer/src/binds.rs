@@ -139,11 +139,7 @@ pub(crate) fn allowed<'a>(
     bounds: Bounds<'_>,
 ) -> Result<(&'a Path, &'a Path), BindError> {
     let host = Path::new(&bind.host_path);
-    let dyno = if bind.dyno_path.is_empty() {
-        host
-    } else {
-        Path::new(&bind.dyno_path)
-    };
+    let dyno = Path::new(bind.place());
     if dyno == Path::new("/") || RESERVED.iter().any(|place| dyno.starts_with(place)) {
         return Err(BindError::Reserved(dyno.to_owned()));
     }

@@ -208,18 +208,16 @@ fn bind(bind: &Bind) -> Result<(), Status> {
         let leads_back = parts.any(|part| part == Component::ParentDir);
         path.starts_with('/') && !leads_back && !path.contains('\0')
     };
-    // Where nothing is said of the place in the dyno, it is the same.
-    let odd = if !is_plain(&bind.host_path) {
-        &bind.host_path
-    } else if !bind.dyno_path.is_empty() && !is_plain(&bind.dyno_path) {
-        &bind.dyno_path
-    } else {
-        return Ok(());
-    };
-    Err(Status::invalid_argument(format!(
-        "the bind path `{}` is not an absolute path without `..`",
-        shown(odd)
-    )))
+    match [bind.host_path.as_str(), bind.place()]
+        .into_iter()
+        .find(|path| !is_plain(path))
+    {
+        None => Ok(()),
+        Some(path) => Err(Status::invalid_argument(format!(
+            "the bind path `{}` is not an absolute path without `..`",
+            shown(path)
+        ))),
+    }
 }
 
 /// Reads a signal's name, `SIGTERM`; empty is `default`.
