@@ -47,13 +47,15 @@ as_user() {
         exit $code' bash "$1"
 }
 
-# Waits for a state, and not for ever.
-until_it() {
+# What came of the process $1, which goes on: `up` once the command succeeds, else `ended` or `late`.
+becomes() {
     local tries
     for tries in $(seq 900); do
-        "$@" >/dev/null 2>&1 && return
+        "${@:2}" >/dev/null 2>&1 && { echo up; return; }
+        kill -0 "$1" 2>/dev/null || { echo ended; return 1; }
         sleep 0.1
     done
+    echo late
     return 1
 }
 
@@ -79,20 +81,14 @@ run() {
 
 # hsup answers, and its dynos are as they should be, or there is nothing for it to run yet.
 is_up() {
-    as_user 'hsupctl ps' >/dev/null 2>&1 || grep -q 'No release yet' /tmp/out/printed
+    as_user 'hsupctl ps' || grep -q 'No release yet' /tmp/out/printed
 }
 
 serve() {
-    local tries code=late
     end_service
     "$@" >/tmp/out/printed 2>&1 </dev/null &
     service=$!
-    for tries in $(seq 900); do
-        is_up && code=up && break
-        kill -0 $service 2>/dev/null || { code=ended; break; }
-        sleep 0.1
-    done
-    report $code
+    report "$(becomes $service is_up)"
     # It goes on writing to what has no name any more.
     rm /tmp/out/printed
 }
@@ -111,15 +107,8 @@ answers() {
 
 # A driver that is a service ends with all else in here.
 drive() {
-    local tries code=late driver
     "$@" >/tmp/out/printed 2>&1 </dev/null &
-    driver=$!
     [[ $2 =~ --socket\ ([^ ]+) ]]
-    for tries in $(seq 900); do
-        answers "${BASH_REMATCH[1]}" >/dev/null && code=up && break
-        kill -0 $driver 2>/dev/null || { code=ended; break; }
-        sleep 0.1
-    done
-    report $code
+    report "$(becomes $! answers "${BASH_REMATCH[1]}")"
     rm /tmp/out/printed
 }

@@ -49,7 +49,7 @@ pub(crate) fn run(page: &str, blocks: Vec<Block>) -> Result<Vec<Outcome>, String
     let has_machine = steps.iter().any(Step::makes_scene);
     let _turn = has_machine.then(|| MACHINES.lock().unwrap_or_else(PoisonError::into_inner));
     let stage = TempDir::with_prefix("hsup-docs-").unwrap();
-    let _cgroups = Cgroups(stage.path());
+    let _cgroups = has_machine.then(|| Cgroups(stage.path()));
     let output = deadline::output_within(
         PATIENCE,
         Command::new("unshare")

@@ -6,7 +6,7 @@ mkdir -p /tmp/out/shop/app/bin && cp -r examples/hello/. /tmp/out/shop/app &&
     tar -C /tmp/out/shop -czf /tmp/out/shop.tgz ./app || return
 test-heroku 127.0.0.1:8000 /tmp/out/shop.tgz 'web=exec perl web.pl' >/tmp/out/heroku.log 2>&1 &
 export HEROKU_HOST=http://127.0.0.1:8000
-until_it curl "$HEROKU_HOST" || { cat /tmp/out/heroku.log; return 1; }
+becomes $! curl "$HEROKU_HOST" >/dev/null || { cat /tmp/out/heroku.log; return 1; }
 
 # Stands in for Heroku's own command, which asks the real one.
 heroku() {

@@ -57,7 +57,7 @@ systemctl() {
     esac
     eval "exec ${user:+setpriv --reuid $user --regid $user --init-groups} $command" >"/tmp/out/$unit.log" 2>&1 &
     units[$unit]=$!
-    until_it $ready || { cat "/tmp/out/$unit.log"; return 1; }
+    becomes $! $ready >/dev/null || { cat "/tmp/out/$unit.log"; return 1; }
 }
 
 # Stands in for the real one, which would fetch a distribution: of this machine's own files.
