@@ -218,7 +218,7 @@ fn build(is_debug: bool) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let programs = PROGRAMS.iter().map(|(_, program)| {
         let path = folder.join(program);
         if is_debug {
-            // What tells a debugger of the code is three times the code, and a release has none.
+            // What tells a debugger of the code is more than the code, and a release has none.
             let stripped = tempfile::NamedTempFile::new().context("failed to make a file")?;
             let to = stripped.path().display().to_string();
             output(
