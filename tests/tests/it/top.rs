@@ -1,8 +1,9 @@
 //! `hsupctl top` at a terminal: what it shows, what its keys do, and that it gives the terminal
 //! back.
 
-use std::fs;
+use std::{fs, process::Command};
 
+use hsup_tests::deadline;
 use nix::sys::{signal::Signal, termios::Termios};
 
 use crate::{
@@ -23,10 +24,15 @@ struct Top<'a> {
 impl<'a> Top<'a> {
     /// Begins, and shows the app's `worker.1`.
     fn begin(terminal: &'a Terminal, app: &'a App, variables: &[(&str, &str)]) -> Self {
-        let before = terminal.settings();
         let mut command = app.command("hsupctl");
         command.arg("top").env("TERM", "xterm");
         command.envs(variables.iter().copied());
+        Self::with(terminal, app, command)
+    }
+
+    /// Begins with a command that brings it here.
+    fn with(terminal: &'a Terminal, app: &'a App, command: Command) -> Self {
+        let before = terminal.settings();
         let top = Self {
             program: terminal.begin(app, command),
             terminal,
@@ -139,6 +145,76 @@ fn a_screen_of_another_size_is_drawn_anew() {
     );
     top.program.signal(Signal::SIGTERM);
     top.ends(128 + 15);
+    hsup.interrupt();
+}
+
+/// `hsupctl top` by ssh, at a login with the app's environment: each call has an sshd of its own.
+fn over_ssh(app: &App) -> Command {
+    let path = |name: &str| app.path(name).display().to_string();
+    for key in ["host", "caller"] {
+        let mut keygen = app.command("/usr/bin/ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]);
+        let output = deadline::output(&mut keygen);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let known = fs::read_to_string(app.path("host.pub")).unwrap();
+    app.write("known", &format!("here {known}"));
+    let hsupctl = app.command("hsupctl");
+    // None of these has a space in it.
+    let variables: Vec<_> = hsupctl
+        .get_envs()
+        .map(|(name, value)| {
+            let [name, value] = [Some(name), value].map(|word| word.unwrap().to_str().unwrap());
+            format!("{name}={value}")
+        })
+        .collect();
+    app.write(
+        "sshd_config",
+        &format!(
+            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n\
+             PasswordAuthentication no\nPrintMotd no\nPrintLastLog no\nSetEnv {}\n",
+            path("host"),
+            path("caller.pub"),
+            variables.join(" "),
+        ),
+    );
+    // Where sshd keeps those who are not known yet. Its start script makes it.
+    fs::create_dir_all("/run/sshd").unwrap();
+    let mut ssh = app.command("/usr/bin/ssh");
+    ssh.env("TERM", "xterm")
+        .args(["-t", "-F", "none", "-i", &path("caller")])
+        .args(["-o", &format!("UserKnownHostsFile={}", path("known"))])
+        .args([
+            "-o",
+            &format!(
+                "ProxyCommand=/usr/sbin/sshd -i -E {} -f {}",
+                path("sshd.log"),
+                path("sshd_config")
+            ),
+        ])
+        .arg("root@here")
+        .arg(format!("{} top", hsupctl.get_program().display()));
+    ssh
+}
+
+// sshd lets nobody in whose password is locked with a `!`; root's is not on Debian.
+#[test]
+#[ignore = "needs root and sshd"]
+fn it_is_the_same_over_ssh() {
+    let app = App::procfile("worker: echo at-work; sleep 1000\n");
+    let hsup = started(&app);
+    let terminal = Terminal::open(24, 80);
+    let top = Top::with(&terminal, &app, over_ssh(&app));
+    top.draws("at-work", 0);
+    terminal.press(b"+");
+    hsup.wait_up(&["worker.1", "worker.2"]);
+    top.draws("worker.2", 0);
+    // The size of a window goes with the keys.
+    let seen = top.seen();
+    terminal.resize(50, 132);
+    top.draws("worker.2", seen);
+    terminal.press(b"q");
+    top.ends(0);
     hsup.interrupt();
 }
 
