@@ -24,12 +24,15 @@ pub struct Facts {
     pub ports: Vec<(u16, bool)>,
 }
 
+/// What a dyno in a container has of its own.
+pub const NAMESPACES: [&str; 5] = ["cgroup", "ipc", "mnt", "net", "pid"];
+
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// `6.12.3-amd64`.
     pub release: String,
-    /// The kinds that there are: `mnt`, `net`, …
-    pub namespaces: BTreeSet<String>,
+    /// The kinds of [`NAMESPACES`] that there are.
+    pub namespaces: BTreeSet<&'static str>,
     /// What a seccomp filter may do.
     pub seccomp: BTreeSet<String>,
     pub overlay: Presence,

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::facts::{
-    Answer, Cgroups, Driver, Facts, Health, Kernel, Layout, Limits, Presence, Stacks, Unread, User,
-    Way,
+    Answer, Cgroups, Driver, Facts, Health, Kernel, Layout, Limits, NAMESPACES, Presence, Stacks,
+    Unread, User, Way,
 };
 
 /// Below that `hsup start` has room for a few dynos only.
@@ -134,13 +134,12 @@ pub fn judge(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
 
 fn kernel(kernel: &Kernel, wanted: &Wanted) -> Vec<Finding> {
     const AREA: &str = "kernel";
-    const NAMESPACES: [&str; 5] = ["cgroup", "ipc", "mnt", "net", "pid"];
     let containers = weigh(wanted, &[Wanted::Libcontainer]);
     let mut findings = vec![version(&kernel.release, containers)];
 
     let missing: Vec<_> = NAMESPACES
         .into_iter()
-        .filter(|kind| !kernel.namespaces.contains(*kind))
+        .filter(|kind| !kernel.namespaces.contains(kind))
         .collect();
     findings.push(if missing.is_empty() {
         Finding::ok(AREA, "namespaces", NAMESPACES.join(" "))

@@ -52,6 +52,17 @@ fn a_driver_that_is_ready_is_all_that_is_needed() {
 }
 
 #[test]
+fn what_only_root_may_list_is_not_missing_for_others() {
+    let app = App::empty();
+    let (found, _) = doctor(&app, &["-d", "simple"]);
+    let (verdict, said) = of(&found, "kernel", "namespaces");
+    assert_eq!(
+        (verdict.as_str(), said.as_str()),
+        ("ok", "cgroup ipc mnt net pid")
+    );
+}
+
+#[test]
 fn a_driver_that_does_not_answer_is_a_fault_where_it_is_asked_for() {
     let app = App::empty();
     let (found, code) = doctor(&app, &["-d", "/bin/false"]);

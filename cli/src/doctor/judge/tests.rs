@@ -9,7 +9,7 @@ fn well() -> Facts {
     Facts {
         kernel: Kernel {
             release: "6.12.3-amd64".to_owned(),
-            namespaces: set(&["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]),
+            namespaces: NAMESPACES.into(),
             seccomp: set(&["errno", "allow"]),
             overlay: Presence::Here,
             nf_tables: Presence::Loadable,
