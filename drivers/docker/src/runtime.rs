@@ -286,6 +286,7 @@ impl Runtime for DockerDriver {
     }
 
     async fn end(&self) {
+        self.networks().close().await;
         self.cursors().close();
     }
 }

@@ -17,6 +17,7 @@ use hsup_driver_kit::{Status, errors, hex};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error as ThisError;
 use tokio::{sync::Mutex, time};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     config,
@@ -28,6 +29,8 @@ use crate::{
 /// is waited in between.
 const TRIES: usize = 60;
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long a driver that is told to end stays for that: less than hsup gives it.
+const LAST_TRIES: Duration = Duration::from_secs(3);
 /// Longer than any name that people read.
 const LONGEST_APP: usize = 32;
 
@@ -36,6 +39,8 @@ const LONGEST_APP: usize = 32;
 pub(crate) struct Networks {
     /// How many dynos an app has, by its network. Held while one is made or removed.
     dynos: Mutex<HashMap<String, usize>>,
+    /// Those that leave.
+    leaving: TaskTracker,
 }
 
 /// There is no network for an app.
@@ -81,7 +86,8 @@ impl Membership {
             return;
         }
         let (driver, network) = (self.driver.clone(), self.network.clone());
-        drop(tokio::spawn(async move {
+        let leaving = self.driver.networks().leaving.clone();
+        drop(leaving.spawn(async move {
             driver.networks().leave(driver.engine(), &network).await;
         }));
     }
@@ -203,6 +209,13 @@ impl Networks {
             time::sleep(PAUSE).await;
         }
         tracing::warn!(network = name, "the network of an app was left behind");
+    }
+
+    /// Waits a moment for those that leave. What they leave behind nevertheless, the next driver
+    /// removes when it begins.
+    pub(crate) async fn close(&self) {
+        self.leaving.close();
+        drop(time::timeout(LAST_TRIES, self.leaving.wait()).await);
     }
 
     /// Removes the networks that no dyno is left of, but for those of dynos that were found again.
