@@ -12,13 +12,24 @@ use reqwest::{
 /// A storage that sends us on more often does not know where the file is.
 const REDIRECTS: usize = 5;
 
-/// A client in the making. It is sent on a few times at most, and never from https to http.
-pub fn client() -> ClientBuilder {
+/// A client with these settings. It is sent on a few times at most, and never from https to http.
+/// On a machine that trusts nobody it trusts nobody, and http works there as anywhere.
+///
+/// # Errors
+/// When the settings do not go together.
+pub fn client(with: impl Fn(ClientBuilder) -> ClientBuilder) -> reqwest::Result<Client> {
     // Refused where there is one already, which is the same one.
     drop(rustls::crypto::ring::default_provider().install_default());
-    Client::builder()
-        .redirect(redirects())
-        .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")))
+    let begin = || {
+        let client = Client::builder()
+            .redirect(redirects())
+            .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")));
+        with(client)
+    };
+    // It fails where there is no certificate.
+    begin()
+        .build()
+        .or_else(|_| begin().tls_certs_only([]).build())
 }
 
 fn redirects() -> Policy {

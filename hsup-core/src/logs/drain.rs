@@ -167,8 +167,8 @@ impl Drain {
         shared: Weak<Shared>,
     ) -> io::Result<Self> {
         // Here, where it can still be refused: a drain that cannot begin would lose every line.
-        let (lanes, client) = match target.kind {
-            Kind::Logplex(_) | Kind::Https(_) => (LANES, Some(http::client()?)),
+        let (lanes, client) = match &target.kind {
+            Kind::Logplex(http) | Kind::Https(http) => (LANES, Some(http::client(http)?)),
             _ => (1, None),
         };
         let queue = Arc::new(Queue::new(lanes, ROOM));

@@ -327,7 +327,18 @@ fn a_drain_that_can_trust_nobody_is_refused_before_a_line_is_lost() {
     assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
     let log = hsup.log();
     assert!(log.contains("log drain https://logs.example"), "{log}");
-    assert!(log.contains("certificate"), "{log}");
+    assert!(log.contains("SSL_CERT_FILE"), "{log}");
+}
+
+#[test]
+fn a_drain_without_tls_asks_for_nobody_to_trust() {
+    let app = writes(1);
+    let drain = FakeLogplex::start(Dialect::Drain).unwrap();
+    let mut hsup = app.start_as(&["--oneshot", "--log-to", &drain.url()], |command| {
+        command.env("SSL_CERT_FILE", app.path("missing.pem"));
+    });
+    assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
+    assert!(drain.texts("worker.1") == expected(1));
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl<'a> Repository<'a> {
             "https"
         };
         Ok(Self {
-            client: hsup_slug::web::client().timeout(PATIENCE).build()?,
+            client: hsup_slug::web::client(|client| client.timeout(PATIENCE))?,
             base: format!("{scheme}://{host}/v2/{path}"),
             login,
         })

@@ -76,10 +76,7 @@ enum TryError {
 }
 
 fn client() -> Result<Client, FetchError> {
-    web::client()
-        .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
-        .build()
+    web::client(|client| client.connect_timeout(CONNECT).read_timeout(SILENCE))
         .map_err(|error| FetchError::Client(error.into()))
 }
 

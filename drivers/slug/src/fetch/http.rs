@@ -54,10 +54,7 @@ pub(super) fn download(
         .enable_all()
         .build()
         .map_err(|error| broken(error.to_string()))?;
-    let client = web::client()
-        .no_proxy()
-        .connect_timeout(patience.connect)
-        .build()
+    let client = web::client(|client| client.no_proxy().connect_timeout(patience.connect))
         .map_err(|error| broken(cause(error, url)))?;
     let mut download = Download {
         client,

@@ -34,18 +34,26 @@ pub(super) struct Poster {
 /// The client that the lanes of a drain share.
 ///
 /// # Errors
-/// When there can be none: where no certificate is trusted, say.
-pub(super) fn client() -> io::Result<Client> {
+/// When there can be none: where no certificate is trusted, and one is needed.
+pub(super) fn client(http: &Http) -> io::Result<Client> {
     // Refused where there is one already, which is the same one.
     drop(rustls::crypto::ring::default_provider().install_default());
-    Client::builder()
+    let mut client = Client::builder();
+    if http.url.scheme() == "http" {
+        // Without asking this machine for some, which it need not have.
+        client = client.tls_certs_only([]);
+    }
+    client
         .no_proxy()
         .redirect(Policy::none())
         .connect_timeout(CONNECT_WITHIN)
         .timeout(ANSWER_WITHIN)
         .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| io::Error::other(cause(error)))
+        .map_err(|error| {
+            let cause = cause(error);
+            io::Error::other(format!("{cause}; SSL_CERT_FILE names whom to trust"))
+        })
 }
 
 impl Poster {

@@ -49,7 +49,9 @@ pub(super) struct Client {
 
 /// There is nothing to ask the API with.
 #[derive(Debug, Error)]
-#[error("failed to prepare for HTTPS")]
+#[error(
+    "failed to prepare for HTTPS; SSL_CERT_FILE names whom to trust where `ca-certificates` is missing"
+)]
 pub struct NewClientError(#[source] Option<reqwest::Error>);
 
 /// What to ask.
