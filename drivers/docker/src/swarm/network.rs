@@ -30,7 +30,7 @@ use crate::{
 const TRIES: usize = 60;
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a driver that is told to end stays for that: less than hsup gives it.
-const LAST_TRIES: Duration = Duration::from_secs(3);
+const LAST_TRIES: Duration = Duration::from_secs(2);
 /// Longer than any name that people read.
 const LONGEST_APP: usize = 32;
 

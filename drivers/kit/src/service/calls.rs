@@ -204,13 +204,13 @@ impl<R: Runtime> DynoDriver for Service<R> {
             Some(What::DynoId(id)) => {
                 check::id("dyno_id", &id)?;
                 let key = Key::new(peer.uid.as_raw(), &id);
-                let removing = tokio::spawn(self.clone().carry_out_removal(key));
+                let removing = self.0.removals.spawn(self.clone().carry_out_removal(key));
                 removing.await.map_err(|_| broken())??;
             }
             Some(What::Artifact(artifact)) => {
                 check::artifact(&artifact, self.0.identity.names)?;
                 let removal = self.begin_removal(peer.uid.as_raw(), &artifact)?;
-                let removing = tokio::spawn(async move {
+                let removing = self.0.removals.spawn(async move {
                     let runtime = &removal.service.0.runtime;
                     let removing = runtime.remove_artifact(peer, &artifact);
                     guarded("remove an artifact", removing).await.flatten()

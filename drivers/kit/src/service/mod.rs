@@ -34,7 +34,7 @@ use tokio::{
     sync::Notify,
     time::{self, Instant},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
 use self::{
@@ -58,6 +58,9 @@ use crate::{
 /// The grace period of a dyno whose supervisor did not say, or is gone.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// How long a driver that ends goes on with what it was told to remove.
+const LAST_REMOVALS: Duration = Duration::from_secs(1);
+
 /// A driver: serves the calls over a runtime. Cheap to clone.
 pub struct Service<R: Runtime>(Arc<Inner<R>>);
 
@@ -69,6 +72,8 @@ struct Inner<R: Runtime> {
     most_dynos: usize,
     /// Builds under way.
     building: Quota,
+    /// Dynos and artifacts that are being removed.
+    removals: TaskTracker,
     state: Mutex<State<R::Dyno>>,
     /// Something happened that may make the driver idle, or not idle any more.
     stirred: Notify,
@@ -165,6 +170,7 @@ impl<R: Runtime> Service<R> {
             instance_id: instance_id(),
             most_dynos,
             building: Quota::new(build::MOST_AT_ONCE),
+            removals: TaskTracker::new(),
             state: Mutex::new(State {
                 table: Table::default(),
                 links: Links::default(),
@@ -247,8 +253,10 @@ impl<R: Runtime> Service<R> {
         self.until_stirred(|state| state.table.alive() == 0).await;
     }
 
-    /// Lets the runtime clear up.
+    /// Lets the runtime clear up. A supervisor that ends waits for no removal.
     pub(crate) async fn end(&self) {
+        self.0.removals.close();
+        drop(time::timeout(LAST_REMOVALS, self.0.removals.wait()).await);
         // It has been told.
         drop(guarded("clear up", self.0.runtime.end()).await);
     }
