@@ -322,6 +322,9 @@ impl Task {
                     self.say_state();
                     self.publish();
                     self.settle();
+                } else if self.trusted {
+                    // It was taken over: where it is was all that was not known.
+                    self.publish();
                 } else {
                     self.trust();
                 }

@@ -230,6 +230,11 @@ impl<'a> Stage<'a> {
         assert_eq!(dynos(self.app), self.processes);
         let dynos = self.hsup().dynos();
         assert!(dynos.iter().all(|dyno| dyno["restarts"] == 0), "{dynos:?}");
+        // Where each is the driver is asked anew.
+        self.hsup().wait_for("addresses", || {
+            let mut dynos = self.hsup().dynos().into_iter();
+            dynos.all(|dyno| dyno["ip"] == "127.0.0.1").then_some(())
+        });
     }
 
     /// Ends it all; answers what there is of the lines that were written.

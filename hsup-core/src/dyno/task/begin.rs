@@ -263,15 +263,29 @@ impl Task {
         self.begin_locating();
         self.apply(Event::Adopt(attempt));
         self.status.since_unix_ms = adopted.started_at_unix_ms;
+        let is_web = self.spec.name.process_type.is_web();
+        if !is_web {
+            self.note_host();
+        }
         if adopted.was_ready && !self.lifecycle.is_on_trial() {
             // It has shown that it works, and what it does with its port since is its own
             // business, as it was before.
             self.trust();
-            self.locate();
+            if is_web {
+                self.locate();
+            }
         } else {
             self.begin_probe();
         }
         self.publish();
+    }
+
+    /// Where one is that is no web: on this host, or where nobody asks for.
+    fn note_host(&mut self) {
+        if !self.has_own_network() {
+            // A web's address is asked of the driver.
+            self.status.ip = Ipv4Addr::LOCALHOST.to_string();
+        }
     }
 
     pub(super) fn started(&mut self) {
@@ -288,10 +302,7 @@ impl Task {
         }
         if !self.spec.name.process_type.is_web() {
             self.ready = true;
-            if !self.has_own_network() {
-                // It shares this host; a web's address is asked of the driver.
-                self.status.ip = Ipv4Addr::LOCALHOST.to_string();
-            }
+            self.note_host();
         }
         self.begin_probe();
         self.begin_locating();
