@@ -152,32 +152,48 @@ impl Ports {
     }
 }
 
+/// What becomes of a server that is to listen on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Free,
+    /// Somebody listens there.
+    Taken,
+    /// Only who has more rights may (`CAP_NET_BIND_SERVICE`, capabilities(7)).
+    Forbidden,
+}
+
+/// Whether a server could listen on `port`; what is forbidden is for it to tell.
+pub fn is_free(port: u16) -> bool {
+    state(port) != State::Taken
+}
+
 /// Whether a server could listen on `port`, on all addresses, IPv4 and IPv6.
 ///
 /// Binds with `SO_REUSEADDR`, as servers do, so that connections that linger from an
 /// earlier dyno do not count; and does not listen, so that nobody ever connects to us.
 /// Whoever asks and then starts a server has a race, which the server's own error ends.
 /// What cannot be checked, such as IPv6 on a machine without it, counts as free.
-pub fn is_free(port: u16) -> bool {
-    !taken(AddressFamily::Inet, &SockaddrIn::new(0, 0, 0, 0, port))
-        && !taken(
-            AddressFamily::Inet6,
-            &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)),
-        )
+pub fn state(port: u16) -> State {
+    let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0);
+    let bound = try_bind(AddressFamily::Inet, &SockaddrIn::new(0, 0, 0, 0, port))
+        .and_then(|()| try_bind(AddressFamily::Inet6, &SockaddrIn6::from(any)));
+    match bound {
+        Err(Errno::EADDRINUSE) => State::Taken,
+        Err(Errno::EACCES) => State::Forbidden,
+        Ok(()) | Err(_) => State::Free,
+    }
 }
 
-fn taken<A: SockaddrLike>(family: AddressFamily, address: &A) -> bool {
+fn try_bind<A: SockaddrLike>(family: AddressFamily, address: &A) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let Ok(fd) = socket(family, SockType::Stream, flags, None) else {
-        return false;
+        return Ok(());
     };
-    if setsockopt(&fd, sockopt::ReuseAddr, &true).is_err() {
-        return false;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if family == AddressFamily::Inet6 {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    if family == AddressFamily::Inet6 && setsockopt(&fd, sockopt::Ipv6V6Only, &true).is_err() {
-        return false;
-    }
-    bind(fd.as_raw_fd(), address) == Err(Errno::EADDRINUSE)
+    bind(fd.as_raw_fd(), address)
 }
 
 #[cfg(test)]
@@ -286,6 +302,22 @@ mod tests {
             let port = listener.local_addr().unwrap().port();
             assert!(!is_free(port), "{address}");
         }
+    }
+
+    #[test]
+    fn a_port_below_those_for_everybody_is_forbidden_without_rights() {
+        let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        let first: u16 = first.unwrap().trim().parse().unwrap();
+        let forbidden = (1..first).rev().find(|port| state(*port) != State::Taken);
+        let Some(port) = forbidden else {
+            return; // Everybody may have any.
+        };
+        let expected = if nix::unistd::geteuid().is_root() {
+            State::Free
+        } else {
+            State::Forbidden
+        };
+        assert_eq!(state(port), expected);
     }
 
     proptest! {

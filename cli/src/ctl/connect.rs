@@ -1,7 +1,8 @@
 //! Which hsup is meant, and a connection to it.
 //!
 //! A socket file proves nothing: one that a killed hsup left behind does not count, and of
-//! those that answer the app's name is asked, not guessed from the file's name.
+//! those that answer the app's name is asked. The file's name counts where no app has the wanted
+//! one: that of a unit's instance need not be the app's.
 
 use std::{
     error::Error as _,
@@ -25,6 +26,8 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::access;
 
 /// The status of 10,000 dynos with their last lines must fit.
 const MESSAGE_MAX: usize = 256 << 20;
@@ -135,6 +138,10 @@ fn table(found: &[Running]) -> String {
 impl ConnectError {
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Connect { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(access::advice(path))
+            }
+            Self::NoneRuns { locked, .. } if !locked.is_empty() => Some(access::advice(&locked[0])),
             Self::Connect { .. } | Self::NoneRuns { .. } => Some(
                 "`hsup start` in a directory with a Procfile starts one; `hsupctl -s PATH` names \
                  the socket of one that is not found, such as another user's"
@@ -290,9 +297,12 @@ async fn choose(
         found.extend(unnamed);
         return Err(ConnectError::Several { found });
     };
-    let (mut wanted, others): (Vec<_>, Vec<_>) = live
-        .into_iter()
-        .partition(|(name, _)| name.as_deref() == Some(app));
+    let is_named = |(name, _): &(Option<String>, Supervisor)| name.as_deref() == Some(app);
+    let has_name = live.iter().any(is_named);
+    let (mut wanted, others): (Vec<_>, Vec<_>) = live.into_iter().partition(|one| {
+        let is_filed = || one.1.socket.file_stem() == Some(app.as_ref());
+        is_named(one) || !has_name && is_filed()
+    });
     match wanted.len() {
         1 => Ok(wanted.remove(0).1),
         0 if silent.is_empty() => Err(ConnectError::OtherApps {

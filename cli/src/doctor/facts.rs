@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use hsup_core::run::Introduction;
+use hsup_core::{ports, run::Introduction};
 
 use super::judge::Wanted;
 
@@ -20,8 +20,8 @@ pub struct Facts {
     pub packaged: bool,
     pub stacks: Stacks,
     pub limits: Limits,
-    /// The ports that dynos get first, and whether they are free.
-    pub ports: Vec<(u16, bool)>,
+    /// The ports that dynos get first.
+    pub ports: Vec<(u16, ports::State)>,
 }
 
 /// What a dyno in a container has of its own.
@@ -81,14 +81,14 @@ pub struct User {
 }
 
 /// What there is at a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// An hsup listens, or systemd does so for it.
     Listens,
     /// Nobody listens any more.
     LeftBehind,
-    /// It may not be connected to.
-    Forbidden,
+    /// It may not be connected to, but in this way.
+    Forbidden(String),
 }
 
 /// A driver that was asked.

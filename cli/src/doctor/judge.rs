@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use hsup_core::ports;
 use serde::Serialize;
 
 use super::facts::{
@@ -127,7 +128,7 @@ pub fn judge(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
         facts
             .ports
             .iter()
-            .map(|(port, free)| self::port(*port, *free)),
+            .map(|(port, state)| self::port(*port, *state, wanted)),
     );
     findings
 }
@@ -297,8 +298,9 @@ fn sockets(facts: &Facts) -> Vec<Finding> {
                 Verdict::Note,
                 "the next hsup of that app replaces it; else remove it",
             ),
-            Answer::Forbidden => found("may not be connected to")
-                .but(Verdict::Note, "its hsup is driven by its own user"),
+            Answer::Forbidden(advice) => {
+                found("may not be connected to").but(Verdict::Note, advice.clone())
+            }
         });
     }
     findings
@@ -402,13 +404,15 @@ fn limits(limits: &Limits) -> Vec<Finding> {
         "open files",
         format!("{files}, room for about {room} dynos"),
     );
-    let mut findings = vec![if files < FEW_FILES {
-        finding.but(
-            Verdict::Note,
-            "raise it with `ulimit -Hn`, or LimitNOFILE= in the unit",
-        )
-    } else {
-        finding
+    let verdict = match room {
+        0 => Some(Verdict::Wrong),
+        _ if files < FEW_FILES => Some(Verdict::Note),
+        _ => None,
+    };
+    let advice = "raise it with `ulimit -Hn`, or LimitNOFILE= in the unit";
+    let mut findings = vec![match verdict {
+        Some(verdict) => finding.but(verdict, advice),
+        None => finding,
     }];
     findings.push(match limits.processes {
         None => Finding::ok(AREA, "processes", "any number"),
@@ -434,15 +438,19 @@ fn limits(limits: &Limits) -> Vec<Finding> {
     findings
 }
 
-fn port(port: u16, free: bool) -> Finding {
+fn port(port: u16, state: ports::State, wanted: &Wanted) -> Finding {
     let finding = |found: &str| Finding::ok("ports", port.to_string(), found);
-    if free {
-        finding("free")
-    } else {
-        finding("in use").but(
+    match state {
+        ports::State::Free => finding("free"),
+        ports::State::Taken => finding("in use").but(
             Verdict::Note,
             "dynos get the next one that is free; PORT says where they begin",
-        )
+        ),
+        ports::State::Forbidden => finding("for root to listen at").but(
+            weigh(wanted, &[Wanted::Simple]),
+            "give PORT a higher one, and have a proxy listen there; net.ipv4.ip_unprivileged_port_start says from \
+             where on they are for everybody",
+        ),
     }
 }
 

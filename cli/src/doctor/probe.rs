@@ -14,7 +14,7 @@ use hsup_core::{
     driver::{DriverSpec, FindDriverError, find},
     errors::chain,
     paths::Paths,
-    ports::is_free,
+    ports,
     run::{Introduced, introduce},
 };
 use nix::{
@@ -80,7 +80,7 @@ pub(super) async fn look(asked: Vec<Asked>, first_port: u16, own_program: &Path)
         ports: [Some(first_port), first_port.checked_add(STRIDE)]
             .into_iter()
             .flatten()
-            .map(|port| (port, is_free(port)))
+            .map(|port| (port, ports::state(port)))
             .collect(),
     }))
 }
@@ -191,19 +191,16 @@ fn control_sockets(paths: &Paths) -> Vec<(PathBuf, Answer)> {
     let table = text("/proc/net/unix");
     let listeners = Listeners::new(&table);
     let asked = sockets.filter_map(|path| {
+        let forbidden = || Answer::Forbidden(crate::access::advice(&path));
         if listeners.are_at(&path) {
             let may = access(&path, AccessFlags::W_OK).is_ok();
-            let answer = if may {
-                Answer::Listens
-            } else {
-                Answer::Forbidden
-            };
+            let answer = if may { Answer::Listens } else { forbidden() };
             return Some((path, answer));
         }
         // Nobody does, or somebody in another network namespace.
         let answer = match UnixStream::connect(&path) {
             Ok(_) => Answer::Listens,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Answer::Forbidden,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => forbidden(),
             // It went while we looked.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(_) => Answer::LeftBehind,

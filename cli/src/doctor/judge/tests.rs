@@ -1,4 +1,4 @@
-use hsup_core::run::Introduction;
+use hsup_core::{ports, run::Introduction};
 use test_case::test_case;
 
 use super::*;
@@ -48,7 +48,7 @@ fn well() -> Facts {
             processes: None,
             inotify: Ok(()),
         },
-        ports: vec![(5000, true), (5100, true)],
+        ports: vec![(5000, ports::State::Free), (5100, ports::State::Free)],
     }
 }
 
@@ -125,6 +125,7 @@ fn what_only_containers_need_is_a_note_for_others(what: &str, harm: fn(&mut Fact
 /// What is wrong for everybody.
 #[test_case("Linux", |facts| facts.kernel.release = "4.19.0".to_owned())]
 #[test_case("directory", |facts| facts.runtime_dir = Err("no room".to_owned()))]
+#[test_case("open files", |facts| facts.limits.open_files = 64)]
 #[test_case("inotify", |facts| facts.limits.inotify = Err("too many".to_owned()))]
 fn what_all_need(what: &str, harm: fn(&mut Facts)) {
     is_said(what, harm, |_| "wrong");
@@ -137,11 +138,11 @@ fn what_all_need(what: &str, harm: fn(&mut Facts)) {
 #[test_case("our own", |facts| facts.cgroups.writable = false)]
 #[test_case("our own", |facts| facts.cgroups.own = None; "no cgroup of version 2")]
 #[test_case("control", |facts| facts.control_sockets[0].1 = Answer::LeftBehind)]
-#[test_case("control", |facts| facts.control_sockets[0].1 = Answer::Forbidden; "a stranger's socket")]
+#[test_case("control", |facts| facts.control_sockets[0].1 = Answer::Forbidden("it is ann's".to_owned()); "a stranger's socket")]
 #[test_case("libcontainer", |facts| facts.stacks.names = Err(Unread::Forbidden))]
 #[test_case("open files", |facts| facts.limits.open_files = 256)]
 #[test_case("processes", |facts| facts.limits.processes = Some(100))]
-#[test_case("5000", |facts| facts.ports[0].1 = false)]
+#[test_case("5000", |facts| facts.ports[0].1 = ports::State::Taken)]
 fn what_is_a_note(what: &str, harm: fn(&mut Facts)) {
     is_said(what, harm, |_| "note");
 }
