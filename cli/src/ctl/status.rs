@@ -14,6 +14,8 @@ use super::{
 };
 use crate::look::{Colour, Look, Report, bytes, cpu, one_line};
 
+/// Of how many dynos the app's screen tells what is wrong with them.
+const PROBLEMS_SHOWN: usize = 8;
 /// How many last lines a dyno's screen shows.
 const LAST_LINES: u32 = 10;
 /// Of how many dynos that crashed the app's screen shows last lines, and how many of each: all
@@ -267,17 +269,20 @@ impl Report for AppReport {
         if !problems.is_empty() {
             writeln!(f)?;
         }
-        for (dyno, trouble) in problems {
+        for (dyno, trouble) in problems.iter().take(PROBLEMS_SHOWN) {
             writeln!(
                 f,
                 "    {} {}: {}",
                 look.paint(Colour::Red, "×"),
                 dyno.name,
-                one_line(&trouble)
+                one_line(trouble)
             )?;
             lines(f, &dyno.crash_lines, 8, look)?;
         }
-        Ok(())
+        match problems.len().saturating_sub(PROBLEMS_SHOWN) {
+            0 => Ok(()),
+            more => writeln!(f, "    and {more} more: `hsupctl ps` shows all"),
+        }
     }
 }
 
@@ -407,6 +412,24 @@ mod tests {
         assert_eq!(shown(&[]), grey, "nothing is wanted of it");
         let green = ("\x1b[32m●\x1b[0m shop".to_owned(), true);
         assert_eq!(shown(&[&web(1), &stopped]), green);
+    }
+
+    #[test]
+    fn an_app_with_many_problems_has_one_screen() {
+        let dynos = (1..=60).map(|number| hsup_proto::control::Dyno {
+            name: format!("job.{number}"),
+            ..crashed()
+        });
+        let report = AppReport {
+            dynos: dynos.map(DynoReport::from).collect(),
+            answer: GetStatusResponse::default(),
+        };
+        let text = report.show(&plain()).to_string();
+        assert!(text.lines().count() < 24, "{text}");
+        assert!(
+            text.ends_with("    and 52 more: `hsupctl ps` shows all\n"),
+            "{text}"
+        );
     }
 
     #[test]

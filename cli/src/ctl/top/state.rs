@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hsup_proto::control::GetStatusResponse;
+use hsup_proto::control::{Dyno, DynoState, GetStatusResponse};
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{
@@ -166,7 +166,9 @@ impl State {
             driver_trouble: trouble,
         });
         let place = self.selected_place();
-        self.dynos = status.dynos.into_iter().map(DynoReport::from).collect();
+        let empty = empty_types(&self.app, &status.dynos);
+        let all = status.dynos.into_iter().chain(empty);
+        self.dynos = all.map(DynoReport::from).collect();
         let mut before = std::mem::take(&mut self.usage);
         for dyno in &self.dynos {
             if let (Some(id), Some(cpu_ns)) = (&dyno.dyno_id, dyno.cpu_ns) {
@@ -245,7 +247,7 @@ impl State {
             Mode::Log { back, all } => self.key_of_log(key.code, back, all),
             Mode::Sure(ask) => {
                 self.mode = Mode::Dynos;
-                if matches!(key.code, KeyCode::Char('y' | 'Y') | KeyCode::Enter) {
+                if matches!(key.code, KeyCode::Char('y' | 'Y')) {
                     return Act::Ask(ask);
                 }
                 Act::Nothing
@@ -325,6 +327,21 @@ impl State {
             None => Act::Nothing,
         }
     }
+}
+
+/// For each process type without dynos one that stands for it: what cannot be selected cannot be
+/// scaled.
+fn empty_types(app: &Option<App>, dynos: &[Dyno]) -> Vec<Dyno> {
+    let types = app.iter().flat_map(|app| &app.formation);
+    types
+        .filter(|(name, _)| dynos.iter().all(|dyno| dyno.process_type != *name))
+        .map(|(name, _)| Dyno {
+            name: name.clone(),
+            process_type: name.clone(),
+            state: DynoState::Down.into(),
+            ..Dyno::default()
+        })
+        .collect()
 }
 
 #[cfg(test)]

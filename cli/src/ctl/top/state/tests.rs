@@ -1,4 +1,4 @@
-use hsup_proto::control::{Dyno, DynoState, LogLine, Process, Release};
+use hsup_proto::control::{LogLine, Process, Release};
 use test_case::test_case;
 
 use super::*;
@@ -99,7 +99,7 @@ fn a_dyno_stays_selected_while_others_come_and_go() {
         Some("web.1"),
         "it is in its place, or nearest"
     );
-    state.update(status(Vec::new()), NOW);
+    state.update(Update::Status(Box::default()), NOW);
     assert_eq!(selected(&state), None);
     assert_eq!(
         typed(&mut state, "jrs+-lq"),
@@ -135,6 +135,21 @@ fn scale(by: i32) -> Ask {
 #[test_case("lqq" => Act::Quit)]
 fn keys(keys: &str) -> Act {
     typed(&mut with(&["web.1"]), keys)
+}
+
+#[test]
+fn enter_is_any_other_key() {
+    let mut state = with(&["web.1"]);
+    typed(&mut state, "s");
+    assert_eq!(press(&mut state, KeyCode::Enter), Act::Nothing);
+    assert_eq!(state.mode, Mode::Dynos);
+}
+
+#[test]
+fn a_process_type_without_dynos_can_be_scaled() {
+    let mut state = with(&["worker.1"]);
+    assert_eq!(typed(&mut state, "j+"), Act::Ask(scale(1)));
+    assert_eq!(selected(&state), Some("web"));
 }
 
 #[test]
