@@ -148,6 +148,22 @@ fn is_weighed_later(setting: &Setting) -> bool {
     setting.key.name == "control-dir" && matches!(setting.origin, Origin::Variable(_))
 }
 
+/// Whether it is weighed later, and there is another source then.
+pub(super) fn is_passed_over(setting: &Setting, all: &[Setting]) -> bool {
+    let is_rival = |other: &&Setting| {
+        let both = [setting, *other].map(|one| one.key.name.as_str());
+        both[0] != both[1]
+            && RIVALS
+                .iter()
+                .any(|rivals| both.iter().all(|name| rivals.contains(name)))
+    };
+    is_weighed_later(setting)
+        && all
+            .iter()
+            .filter(is_rival)
+            .any(|rival| rival.origin != Origin::Default)
+}
+
 /// Whether a rival of it is said nearer to the command line.
 fn is_outdone(name: &str, ranks: &HashMap<String, usize>) -> bool {
     let Some(own) = ranks.get(name) else {
@@ -332,6 +348,13 @@ mod tests {
             counts("control-dir", &flag, &variable, &[]).0,
             Some(values("/ctl"))
         );
+        for (settings, is_passed) in [
+            (merged(&flag, &variable, &[]), true),
+            (merged(&[], &variable, &[]), false),
+        ] {
+            let control = settings.iter().find(|one| one.key.name == "control-dir");
+            assert_eq!(is_passed_over(control.unwrap(), &settings), is_passed);
+        }
     }
 
     #[test]

@@ -391,8 +391,9 @@ fn folder(path: &Path) -> Result<Option<Vec<PathBuf>>, ConfigError> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            // Editors keep what is not saved yet in hidden ones.
+            name.ends_with(b".toml") && !name.starts_with(b".")
         })
         .collect();
     files.sort();

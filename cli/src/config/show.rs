@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use serde::Serialize;
 
 use super::{
-    merge::{Given, Origin, Setting},
+    merge::{self, Given, Origin, Setting},
     resolve::Reading,
 };
 use crate::look::{Cell, Colour, Look, Report, one_line, table};
@@ -57,13 +57,16 @@ impl Shown {
             },
         };
         Self {
-            settings: settings.iter().map(row).collect(),
+            settings: settings
+                .iter()
+                .map(|setting| row(setting, merge::is_passed_over(setting, settings)))
+                .collect(),
             files: files.iter().map(file).collect(),
         }
     }
 }
 
-fn row(setting: &Setting) -> Row {
+fn row(setting: &Setting, is_passed_over: bool) -> Row {
     let hidden = |value: &String| {
         if setting.key.secret {
             SECRET.to_owned()
@@ -78,11 +81,16 @@ fn row(setting: &Setting) -> Row {
             (_, values) => Value::Many(values.iter().map(hidden).collect()),
         },
     });
+    let origin = if is_passed_over {
+        &Origin::Default
+    } else {
+        &setting.origin
+    };
     Row {
         key: setting.key.name.clone(),
-        value,
-        origin: setting.origin.to_string(),
-        is_default: setting.origin == Origin::Default,
+        value: value.filter(|_| !is_passed_over),
+        origin: origin.to_string(),
+        is_default: *origin == Origin::Default,
     }
 }
 
