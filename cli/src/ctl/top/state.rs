@@ -177,9 +177,11 @@ impl State {
             }
         }
         if self.selected_dyno().is_none() {
-            // Whoever took its place; the last one where nobody did.
-            let place = place.unwrap_or(0).min(self.dynos.len().saturating_sub(1));
-            self.select(place);
+            // The first one of a type that had none; whoever took its place; the last one where
+            // nobody did.
+            let is_heir = |dyno: &DynoReport| Some(&dyno.process_type) == self.selected.as_ref();
+            let place = self.dynos.iter().position(is_heir).or(place).unwrap_or(0);
+            self.select(place.min(self.dynos.len().saturating_sub(1)));
         }
     }
 
@@ -333,12 +335,14 @@ impl State {
 /// scaled.
 fn empty_types(app: &Option<App>, dynos: &[Dyno]) -> Vec<Dyno> {
     let types = app.iter().flat_map(|app| &app.formation);
+    let release = app.as_ref().and_then(|app| app.release);
     types
         .filter(|(name, _)| dynos.iter().all(|dyno| dyno.process_type != *name))
         .map(|(name, _)| Dyno {
             name: name.clone(),
             process_type: name.clone(),
             state: DynoState::Down.into(),
+            release: release.unwrap_or_default(),
             ..Dyno::default()
         })
         .collect()

@@ -150,6 +150,8 @@ fn a_process_type_without_dynos_can_be_scaled() {
     let mut state = with(&["worker.1"]);
     assert_eq!(typed(&mut state, "j+"), Act::Ask(scale(1)));
     assert_eq!(selected(&state), Some("web"));
+    state.update(status(vec![dyno("web.1"), dyno("worker.1")]), NOW);
+    assert_eq!(selected(&state), Some("web.1"));
 }
 
 #[test]
