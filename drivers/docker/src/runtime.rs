@@ -222,6 +222,7 @@ impl Runtime for DockerDriver {
         let release = request.release.unwrap_or_default();
         if wish.swarm {
             // Before anything is fetched for nobody.
+            images::publishable(wish.registry.as_deref(), &release)?;
             swarm::manager(&up).await?;
             self.cluster().begin();
         }

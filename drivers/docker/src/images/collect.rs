@@ -35,6 +35,8 @@ pub(super) struct Collection<'a> {
     pub(super) path: &'a str,
     pub(super) login: Option<DockerCredentials>,
     pub(super) needs: Needs<'a>,
+    /// The digest that the tag led to before: another image of a release of that number.
+    pub(super) replaced: Option<String>,
 }
 
 /// What is needed whether it is used or not.
@@ -84,6 +86,18 @@ pub(super) enum CollectError {
     Repository(#[from] RepositoryError),
 }
 
+/// The digest that a tag leads to, if there is one and the registry says so.
+pub(super) async fn digest(
+    engine: &Docker,
+    repository: &str,
+    tag: &str,
+    login: Option<&DockerCredentials>,
+) -> Option<String> {
+    let repository = Repository::open(engine, repository, login).await.ok()?;
+    // A registry that does not answer is told of when it is collected.
+    repository.digest(tag).await.ok()?
+}
+
 /// Removes the releases of an app that nobody needs from the registry. Gives how many went.
 pub(super) async fn collect(collection: &Collection<'_>) -> Result<usize, CollectError> {
     let Collection {
@@ -99,7 +113,13 @@ pub(super) async fn collect(collection: &Collection<'_>) -> Result<usize, Collec
             images.push((tag, digest));
         }
     }
-    let surplus = surplus(&images, collection.needs, &services(engine).await?);
+    let replaced = collection.replaced.as_deref();
+    let surplus = surplus(
+        &images,
+        replaced,
+        collection.needs,
+        &services(engine).await?,
+    );
     for digest in &surplus {
         repository.remove(digest).await?;
     }
@@ -115,10 +135,15 @@ struct Services {
     drivers: HashSet<String>,
 }
 
-/// The digests that nobody needs: neither the one that was just pushed, nor used by a service, nor of
-/// one of the newest releases of this driver, of any other one that has services, or, once each, of
+/// The digests that nobody needs, of those with a tag and the one that lost its own: neither the one
+/// that was just pushed, nor used by a service, nor of one of the newest releases of this driver, of any other one that has services, or, once each, of
 /// all that have none.
-fn surplus(images: &[(Tag, String)], needs: Needs<'_>, services: &Services) -> Vec<String> {
+fn surplus(
+    images: &[(Tag, String)],
+    replaced: Option<&str>,
+    needs: Needs<'_>,
+    services: &Services,
+) -> Vec<String> {
     let own = Tag::new(0, needs.driver).driver;
     let short = |driver: &String| Tag::new(0, driver).driver;
     let lasting: HashSet<_> = services.drivers.iter().map(short).chain([own]).collect();
@@ -136,7 +161,10 @@ fn surplus(images: &[(Tag, String)], needs: Needs<'_>, services: &Services) -> V
         needed.extend(newest.flat_map(|images| images.iter().take(each)));
     }
     let old = images.iter().map(|(_, digest)| digest.as_str());
-    let old: BTreeSet<_> = old.filter(|digest| !needed.contains(digest)).collect();
+    let old: BTreeSet<_> = old
+        .chain(replaced)
+        .filter(|digest| !needed.contains(digest))
+        .collect();
     old.into_iter().map(str::to_owned).collect()
 }
 
@@ -180,7 +208,7 @@ mod tests {
             current,
         };
         let images: Vec<_> = images.collect();
-        surplus(&images, needs, services).join(" ")
+        surplus(&images, None, needs, services).join(" ")
     }
 
     #[test]
@@ -205,6 +233,26 @@ mod tests {
         assert_eq!(goes(&images, 1, "b", &none), "a c");
         // What was just pushed is not among them.
         assert_eq!(goes(&images[..2], 1, "x", &none), "a");
+    }
+
+    #[test]
+    fn an_image_that_lost_its_tag_goes_unless_another_release_has_it() {
+        let images = [(Tag::new(1, OURS), "b".to_owned())];
+        let needs = Needs {
+            keep: 3,
+            driver: OURS,
+            current: "b",
+        };
+        let goes =
+            |replaced, services: &Services| surplus(&images, Some(replaced), needs, services);
+        let none = Services::default();
+        assert_eq!(goes("a", &none), ["a"]);
+        assert_eq!(goes("b", &none), [""; 0], "the same was pushed again");
+        let used = Services {
+            images: ["a".to_owned()].into(),
+            ..none
+        };
+        assert_eq!(goes("a", &used), [""; 0]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ use hsup_driver_kit::{Status, proto::Release, serve::Peer, service::BuildLog};
 
 pub(crate) use self::{
     error::ImageError,
-    publish::{Owner, publish},
+    publish::{Owner, publish, publishable},
     reference::is_reference,
     settings::Settings,
 };

@@ -4,7 +4,9 @@ use bollard::{
     Docker,
     auth::DockerCredentials,
     models::PushImageInfo,
-    query_parameters::{PushImageOptionsBuilder, TagImageOptionsBuilder},
+    query_parameters::{
+        PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
+    },
 };
 use futures_util::StreamExt as _;
 use hsup_driver_kit::{errors, hex, proto::Release, service::BuildLog};
@@ -43,6 +45,14 @@ impl Owner<'_> {
     }
 }
 
+/// Whether a Build for a Swarm can be begun: before anything is fetched and made for nobody.
+pub(crate) fn publishable(registry: Option<&str>, release: &Release) -> Result<(), ImageError> {
+    match registry {
+        None if release.image.is_empty() => Err(ImageError::NoRegistry),
+        _ => Ok(()),
+    }
+}
+
 /// Brings an image that was built, or found, into a registry, and gives it by the name that it has
 /// there on every node: its repository and its digest.
 pub(crate) async fn publish(
@@ -68,6 +78,7 @@ pub(crate) async fn publish(
     let tag = Tag::new(release.version, owner.driver).to_string();
     let repository = format!("{registry}/{path}");
     let login = settings.login(owner.uid, &repository).await;
+    let replaced = collect::digest(engine, &repository, &tag, login.as_ref()).await;
     let digest = push(
         engine,
         &built.image,
@@ -87,6 +98,7 @@ pub(crate) async fn publish(
             driver: owner.driver,
             current: &digest,
         },
+        replaced,
     };
     match collect::collect(&collection).await {
         Ok(0) => {}
@@ -140,10 +152,16 @@ async fn push(
     let mut pushed = Pushed::default();
     let mut digest = None;
     while let Some(said) = push.next().await {
-        let said = said.map_err(|source| ImageError::Push {
-            image: format!("{repository}:{tag}"),
-            source,
-        })?;
+        let said = match said {
+            Ok(said) => said,
+            Err(source) => {
+                let image = format!("{repository}:{tag}");
+                // A name that leads nowhere, as a wrong registry's, stays with nobody.
+                let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+                drop(engine.remove_image(&image, Some(options), None).await);
+                return Err(ImageError::Push { image, source });
+            }
+        };
         digest = digest_in(&said).or(digest);
         if let Some((done, total)) = pushed.hear(&said) {
             listener.progress(STEP, done, total);
