@@ -98,6 +98,17 @@ impl Cursors {
         lengths.any(|length| length < CONTAINER_ID)
     }
 
+    /// Forgets the dynos of a Swarm but for those of these services: there are no others.
+    pub(crate) fn keep_services(&self, known: &[&str]) {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        for name in
+            names.filter(|name| name.len() < CONTAINER_ID && !known.contains(&name.as_str()))
+        {
+            self.forget(&name);
+        }
+    }
+
     /// Forgets a dyno.
     pub(crate) fn forget(&self, container: &str) {
         let folder = self.folder(container);
@@ -169,6 +180,21 @@ mod tests {
         again.note_end("c0ffee");
         again.close();
         assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn services_that_are_no_more_are_forgotten() {
+        let base = tempfile::tempdir().unwrap();
+        let cursors = Cursors::open(Some(base.path()), "home").unwrap();
+        let container = "c".repeat(CONTAINER_ID);
+        for id in ["gone", "here", &container] {
+            cursors.know(id).unwrap();
+        }
+        cursors.keep_services(&["here"]);
+        assert!(cursors.has_services());
+        cursors.keep_services(&[]);
+        assert!(!cursors.has_services());
+        assert!(cursors.folder(&container).exists());
     }
 
     #[test]

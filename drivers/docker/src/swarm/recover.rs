@@ -35,6 +35,8 @@ impl DockerDriver {
     /// Every dyno that this driver has started on the Swarm and nobody has removed.
     pub(crate) async fn find_services(&self) -> Vec<Recovered<Placed>> {
         let services = self.services().await;
+        let known = services.iter().filter_map(|service| service.id.as_deref());
+        self.cursors().keep_services(&known.collect::<Vec<_>>());
         let mut dynos = Vec::new();
         if !services.is_empty() {
             self.cluster().begin();

@@ -16,6 +16,18 @@ const CONSTRAINTS: &str = "constraints";
 const SPREAD: &str = "spread";
 const STOP_GRACE: &str = "stop-grace";
 
+/// What a constraint may be about besides labels. Of any other key the Swarm says nothing, and finds
+/// no node that fits.
+/// <https://docs.docker.com/reference/cli/docker/service/create/#constraint>
+const NODE_KEYS: [&str; 6] = [
+    "node.id",
+    "node.hostname",
+    "node.ip",
+    "node.role",
+    "node.platform.os",
+    "node.platform.arch",
+];
+
 /// How long a dyno has to end, as hsup gives it if nobody says otherwise.
 const GRACE: Duration = Duration::from_secs(30);
 /// Longer than anybody waits for a dyno to end.
@@ -45,12 +57,13 @@ pub(crate) enum WishError {
     NoSwarm(String),
     #[error(
         "the registry `{0}` is none: it must be HOST:PORT, or HOST.DOMAIN, with a path behind it \
-         or without"
+         (in small letters) or without"
     )]
     Registry(String),
     #[error(
-        "option `{CONSTRAINTS}` has `{0}`: a constraint is `KEY==VALUE` or `KEY!=VALUE`, as \
-         `node.labels.zone==a`, with commas between several"
+        "option `{CONSTRAINTS}` has `{0}`: a constraint is `KEY==VALUE` or `KEY!=VALUE`, with commas \
+         between several; keys are node.id, node.hostname, node.ip, node.role, node.platform.os, \
+         node.platform.arch, node.labels.NAME and engine.labels.NAME"
     )]
     Constraint(String),
     #[error(
@@ -133,7 +146,10 @@ fn checked_registry(text: &str) -> Result<String, WishError> {
     let host = text.split('/').next().unwrap_or_default();
     // Without one of these it would be the name of a user of Docker Hub.
     let is_host = host == "localhost" || host.contains(['.', ':']);
-    let fits = !text.contains('@') && images::is_reference(&format!("{text}/app"));
+    let path = text.strip_prefix(host).unwrap_or_default();
+    let fits = !text.contains('@')
+        && !path.contains(|one: char| one.is_ascii_uppercase())
+        && images::is_reference(&format!("{text}/app"));
     if is_host && fits {
         Ok(text.to_owned())
     } else {
@@ -164,7 +180,12 @@ fn list(
 
 fn is_constraint(text: &str) -> bool {
     let sides = text.split_once("==").or_else(|| text.split_once("!="));
-    sides.is_some_and(|(key, value)| !key.trim().is_empty() && !value.trim().is_empty())
+    sides.is_some_and(|(key, value)| {
+        let (key, value) = (key.trim(), value.trim());
+        (NODE_KEYS.contains(&key) || is_label(key))
+            && !value.is_empty()
+            && !value.contains(['=', '!'])
+    })
 }
 
 fn is_label(text: &str) -> bool {
@@ -214,7 +235,10 @@ mod tests {
     #[test_case("registry", "team", "HOST:PORT")]
     #[test_case("registry", "host:5000/../x", "HOST:PORT"; "a path that leads away")]
     #[test_case("registry", "", "HOST:PORT"; "no registry")]
+    #[test_case("registry", "host:5000/Team", "small letters")]
     #[test_case("constraints", "zone=a", "KEY==VALUE")]
+    #[test_case("constraints", "zone==a", "node.labels.NAME"; "a key that no node has")]
+    #[test_case("constraints", "node.labels.zone==a==b", "KEY==VALUE"; "two values")]
     #[test_case("spread", "rack", "node.labels.NAME")]
     #[test_case("stop-grace", "0", "seconds")]
     #[test_case("stop-grace", "soon", "seconds"; "a word for a time")]
@@ -226,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_is_for_a_swarm_is_not_passed_over_in_silence() {
-        let error = with(&Wish::default(), &[("constraints", "a==b")]).unwrap_err();
+        let error = with(&Wish::default(), &[("constraints", "node.id==b")]).unwrap_err();
         assert_eq!(error, WishError::NoSwarm("constraints".to_owned()));
         assert!(Wish::of_driver(false, Some("host:5000")).is_err());
     }
