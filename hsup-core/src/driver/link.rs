@@ -46,7 +46,7 @@ const READINESS_EVERY: Duration = Duration::from_secs(1);
 /// A driver that lived so long is started again at once when it ends.
 const STEADY: Duration = Duration::from_secs(5);
 /// How long a child driver may take to end when hsup does.
-const END_WITHIN: Duration = Duration::from_secs(5);
+const END_WITHIN: Duration = Duration::from_secs(10);
 /// How many answers a driver may miss before it is called silent.
 const MISSES: u32 = 3;
 

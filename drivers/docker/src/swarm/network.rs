@@ -27,10 +27,10 @@ use crate::{
 
 /// How often it is tried to remove a network that the Swarm still takes to be in use, and how long
 /// is waited in between.
-const TRIES: usize = 60;
-const PAUSE: Duration = Duration::from_secs(2);
+const TRIES: usize = 120;
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long a driver that is told to end stays for that: less than hsup gives it.
-const LAST_TRIES: Duration = Duration::from_secs(2);
+const LAST_TRIES: Duration = Duration::from_secs(5);
 /// Longer than any name that people read.
 const LONGEST_APP: usize = 32;
 

@@ -59,7 +59,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(30);
 
 /// How long a driver that ends goes on with what it was told to remove.
-const LAST_REMOVALS: Duration = Duration::from_secs(1);
+const LAST_REMOVALS: Duration = Duration::from_secs(3);
 
 /// A driver: serves the calls over a runtime. Cheap to clone.
 pub struct Service<R: Runtime>(Arc<Inner<R>>);
