@@ -136,8 +136,8 @@ struct Services {
 }
 
 /// The digests that nobody needs, of those with a tag and the one that lost its own: neither the one
-/// that was just pushed, nor used by a service, nor of one of the newest releases of this driver, of any other one that has services, or, once each, of
-/// all that have none.
+/// that was just pushed, nor used by a service, nor of one of the newest releases of this driver, of
+/// any other one that has services, or, once each, of all that have none.
 fn surplus(
     images: &[(Tag, String)],
     replaced: Option<&str>,

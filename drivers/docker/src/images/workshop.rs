@@ -19,10 +19,12 @@ use super::{
     error::{Fault, ImageError, fault},
     workshops::{Name, Workshops},
 };
-use crate::{download, remove};
+use crate::{download, engine, remove};
 
 /// How long the engine may take for one call: a slug is downloaded meanwhile.
 const LONGEST: Duration = Duration::from_hours(3);
+/// How long it may take to remove one, before that is tried again.
+const REMOVAL: Duration = Duration::from_secs(20);
 /// Larger than any file that is read here.
 const LONGEST_FILE: usize = 4 << 20;
 
@@ -54,10 +56,18 @@ impl Workshop {
             labels: Some(name.labels()),
             ..ContainerCreateBody::default()
         };
-        let made = engine
-            .create_container(None::<CreateContainerOptions>, body)
-            .await
-            .map_err(ImageError::engine("make a container of", image))?;
+        let made = engine.create_container(None::<CreateContainerOptions>, body);
+        let made = match made.await {
+            Ok(made) => made,
+            Err(error) => {
+                drop(name);
+                if engine::code(&error).is_none() {
+                    // It may be made, and the answer lost.
+                    workshops.sweep_later(engine.with_timeout(REMOVAL));
+                }
+                return Err(ImageError::engine("make a container of", image)(error));
+            }
+        };
         Ok(Self {
             engine,
             image: image.to_owned(),
@@ -135,7 +145,7 @@ impl Drop for Workshop {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
         let name = self.name.take();
-        let engine = self.engine.clone();
+        let engine = self.engine.clone().with_timeout(REMOVAL);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 remove::until_removed(|| std::future::ready(engine.clone()), &id).await;

@@ -11,10 +11,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bollard::{Docker, query_parameters::ListContainersOptionsBuilder};
 use hsup_driver_kit::{clock, errors};
+use tokio::time;
 
 use super::{
     error::{Fault, ImageError, fault},
@@ -24,6 +26,8 @@ use crate::{engine::Engine, remove};
 
 /// One of another driver that is older than this, in seconds, is nobody's any more.
 const OLD: i64 = 6 * 60 * 60;
+/// How long an engine is left alone that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Those of one driver. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -72,6 +76,16 @@ impl Workshops {
                 "what an earlier driver left of Builds was not removed"
             );
         }
+    }
+
+    /// Removes what is nobody's when the engine answers again.
+    pub(super) fn sweep_later(&self, engine: Docker) {
+        let workshops = self.clone();
+        drop(tokio::spawn(async move {
+            while workshops.sweep(&engine).await.is_err() {
+                time::sleep(PAUSE).await;
+            }
+        }));
     }
 
     /// Removes those that are nobody's.
