@@ -166,7 +166,7 @@ impl State {
             driver_trouble: trouble,
         });
         let place = self.selected_place();
-        let empty = empty_types(&self.app, &status.dynos);
+        let empty = empty_types(self.app.as_ref(), &status.dynos);
         let all = status.dynos.into_iter().chain(empty);
         self.dynos = all.map(DynoReport::from).collect();
         let mut before = std::mem::take(&mut self.usage);
@@ -333,9 +333,9 @@ impl State {
 
 /// For each process type without dynos one that stands for it: what cannot be selected cannot be
 /// scaled.
-fn empty_types(app: &Option<App>, dynos: &[Dyno]) -> Vec<Dyno> {
+fn empty_types(app: Option<&App>, dynos: &[Dyno]) -> Vec<Dyno> {
     let types = app.iter().flat_map(|app| &app.formation);
-    let release = app.as_ref().and_then(|app| app.release);
+    let release = app.and_then(|app| app.release);
     types
         .filter(|(name, _)| dynos.iter().all(|dyno| dyno.process_type != *name))
         .map(|(name, _)| Dyno {
