@@ -327,6 +327,7 @@ fn a_drain_that_can_trust_nobody_is_refused_before_a_line_is_lost() {
     assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
     let log = hsup.log();
     assert!(log.contains("log drain https://logs.example"), "{log}");
+    assert!(log.contains("certificate"), "{log}");
     assert!(log.contains("SSL_CERT_FILE"), "{log}");
 }
 
