@@ -91,22 +91,23 @@ impl Cursors {
         self.folder(container).join(ENDED).exists()
     }
 
-    /// Whether any dyno of a Swarm is, whose ids are shorter than those of containers.
+    /// Whether any dyno of a Swarm is.
     pub(crate) fn has_services(&self) -> bool {
-        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let mut lengths = entries.map(|entry| entry.file_name().len());
-        lengths.any(|length| length < CONTAINER_ID)
+        self.services().next().is_some()
     }
 
     /// Forgets the dynos of a Swarm but for those of these services: there are no others.
     pub(crate) fn keep_services(&self, known: &[&str]) {
+        for service in self.services().filter(|id| !known.contains(&id.as_str())) {
+            self.forget(&service);
+        }
+    }
+
+    /// The dynos of a Swarm, by their ids, which are shorter than those of containers.
+    fn services(&self) -> impl Iterator<Item = String> {
         let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        for name in
-            names.filter(|name| name.len() < CONTAINER_ID && !known.contains(&name.as_str()))
-        {
-            self.forget(&name);
-        }
+        names.filter(|name| name.len() < CONTAINER_ID)
     }
 
     /// Forgets a dyno.

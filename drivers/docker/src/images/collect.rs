@@ -14,10 +14,7 @@ use std::{
     fmt,
 };
 
-use bollard::{
-    Docker, auth::DockerCredentials, errors::Error as EngineError,
-    query_parameters::ListServicesOptions,
-};
+use bollard::{Docker, errors::Error as EngineError, query_parameters::ListServicesOptions};
 use thiserror::Error;
 
 use super::repository::{Repository, RepositoryError};
@@ -26,14 +23,9 @@ use crate::config;
 /// How much of what a driver is called stands in a tag.
 const DRIVER: usize = 8;
 /// What is collected.
-#[derive(Debug)]
 pub(super) struct Collection<'a> {
     pub(super) engine: &'a Docker,
-    /// `HOST:PORT`, with a path or without.
-    pub(super) registry: &'a str,
-    /// Of the app in it.
-    pub(super) path: &'a str,
-    pub(super) login: Option<DockerCredentials>,
+    pub(super) repository: &'a Repository<'a>,
     pub(super) needs: Needs<'a>,
     /// The digest that the tag led to before: another image of a release of that number.
     pub(super) replaced: Option<String>,
@@ -86,25 +78,11 @@ pub(super) enum CollectError {
     Repository(#[from] RepositoryError),
 }
 
-/// The digest that a tag leads to, if there is one and the registry says so.
-pub(super) async fn digest(
-    engine: &Docker,
-    repository: &str,
-    tag: &str,
-    login: Option<&DockerCredentials>,
-) -> Option<String> {
-    let repository = Repository::open(engine, repository, login).await.ok()?;
-    // A registry that does not answer is told of when it is collected.
-    repository.digest(tag).await.ok()?
-}
-
 /// Removes the releases of an app that nobody needs from the registry. Gives how many went.
 pub(super) async fn collect(collection: &Collection<'_>) -> Result<usize, CollectError> {
     let Collection {
-        engine, registry, ..
+        engine, repository, ..
     } = *collection;
-    let name = format!("{registry}/{}", collection.path);
-    let repository = Repository::open(engine, &name, collection.login.as_ref()).await?;
     let mut images = Vec::new();
     for text in repository.tags().await? {
         if let Some(tag) = Tag::parse(&text)

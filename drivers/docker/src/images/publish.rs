@@ -8,7 +8,7 @@ use bollard::{
         PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
     },
 };
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryFutureExt as _};
 use hsup_driver_kit::{errors, hex, proto::Release, service::BuildLog};
 use sha2::{Digest as _, Sha256};
 
@@ -16,6 +16,7 @@ use super::{
     collect::{self, Collection, Needs, Tag},
     error::ImageError,
     find, labels, reference,
+    repository::Repository,
     settings::Settings,
     told::{Listener, Pushed},
 };
@@ -74,11 +75,14 @@ pub(crate) async fn publish(
     }
     let registry = registry.ok_or(ImageError::NoRegistry)?;
     let (name, _) = labels::name(&release.app, release.version);
-    let path = owner.repository(&name, &release.app);
     let tag = Tag::new(release.version, owner.driver).to_string();
-    let repository = format!("{registry}/{path}");
+    let repository = format!("{registry}/{}", owner.repository(&name, &release.app));
     let login = settings.login(owner.uid, &repository).await;
-    let replaced = collect::digest(engine, &repository, &tag, login.as_ref()).await;
+    let asked = Repository::open(engine, &repository, login.as_ref()).and_then(async |asked| {
+        let replaced = asked.digest(&tag).await?;
+        Ok((asked, replaced))
+    });
+    let asked = asked.await;
     let digest = push(
         engine,
         &built.image,
@@ -88,19 +92,24 @@ pub(crate) async fn publish(
         listener,
     )
     .await?;
-    let collection = Collection {
-        engine,
-        registry,
-        path: &path,
-        login,
-        needs: Needs {
-            keep: settings.keep,
-            driver: owner.driver,
-            current: &digest,
-        },
-        replaced,
+    let needs = Needs {
+        keep: settings.keep,
+        driver: owner.driver,
+        current: &digest,
     };
-    match collect::collect(&collection).await {
+    let collected = match asked {
+        Ok((asked, replaced)) => {
+            collect::collect(&Collection {
+                engine,
+                repository: &asked,
+                needs,
+                replaced,
+            })
+            .await
+        }
+        Err(error) => Err(error.into()),
+    };
+    match collected {
         Ok(0) => {}
         Ok(removed) => tracing::info!(repository, removed, "releases removed from the registry"),
         // The image is there whatever became of others.
