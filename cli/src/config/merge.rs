@@ -54,6 +54,19 @@ impl Setting {
             Origin::Flag | Origin::Default => None,
         }
     }
+
+    /// As one would type it.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let name = &self.key.name;
+        match &self.given {
+            None | Some(Given::Switch(false)) => Vec::new(),
+            Some(Given::Switch(true)) => vec![format!("--{name}")],
+            Some(Given::Values(values)) => {
+                let word = |value| format!("--{name}={value}");
+                values.iter().map(word).collect()
+            }
+        }
+    }
 }
 
 /// What the command line says, by the names of the keys.

@@ -16,5 +16,5 @@ mod resolve;
 pub(crate) mod show;
 
 pub use error::ConfigError;
-pub(crate) use merge::Origin;
+pub(crate) use merge::{Origin, Setting};
 pub(crate) use resolve::{Places, ResolveError, Resolved, resolve};

@@ -242,14 +242,7 @@ fn words(settings: &[Setting], command: &Command) -> Result<Vec<String>, ConfigE
         let Some(from) = setting.place() else {
             continue;
         };
-        let own = match &setting.given {
-            None | Some(Given::Switch(false)) => Vec::new(),
-            Some(Given::Switch(true)) => vec![format!("--{}", key.name)],
-            Some(Given::Values(values)) => {
-                let word = |value| format!("--{}={value}", key.name);
-                values.iter().map(word).collect()
-            }
-        };
+        let own = setting.words();
         for word in &own {
             check(word).map_err(|problem| ConfigError::Value {
                 from: from.clone(),

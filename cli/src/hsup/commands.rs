@@ -153,7 +153,7 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
             show(&script)
         }
         Command::Export(Export::Systemd(args)) => {
-            let units = export::systemd(&args, &options, env::args_os())?;
+            let units = export::systemd(&args, &options, &resolved.settings, env::args_os())?;
             show(units.as_bytes())
         }
         Command::Check => {

@@ -15,6 +15,7 @@ use clap::{ArgMatches, Args as _, CommandFactory as _, parser::ValueSource};
 use thiserror::Error;
 
 use super::args::{Cli, Options, SystemdArgs};
+use crate::config::{Origin, Setting};
 
 const SERVICE: &str = include_str!("../../../packaging/hsup@.service");
 const SOCKET: &str = include_str!("../../../packaging/hsup@.socket");
@@ -75,10 +76,12 @@ struct Unit {
     text: String,
 }
 
-/// Writes the units for the command line `words`; answers what is to be shown.
+/// Writes the units for the command line `words` and what the variables say besides; answers
+/// what is to be shown.
 pub(super) fn systemd(
     args: &SystemdArgs,
     options: &Options,
+    settings: &[Setting],
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<String, ExportError> {
     let here = env::current_dir().map_err(|source| ExportError::Place {
@@ -90,11 +93,13 @@ pub(super) fn systemd(
         source,
     })?;
     // It has been read without an error once.
+    let mut words: Vec<_> = words.into_iter().collect();
+    words.splice(1..1, of_variables(settings, options));
     let matches = Cli::command().get_matches_from(words);
     let mut given = given(&matches)?;
     let name = name(args, options, &here)?;
     refuse(&matches, &name)?;
-    if options.directory.is_none() && options.control_dir.is_none() && options.app.is_none() {
+    if !is_source_named(options) && !stands(&matches, "control_dir") {
         if !here.join("Procfile").exists() {
             return Err(ExportError::NoApp(here));
         }
@@ -116,6 +121,23 @@ pub(super) fn systemd(
         None => Ok(shown(&units)),
         Some(folder) => write(&units, folder),
     }
+}
+
+fn is_source_named(options: &Options) -> bool {
+    options.directory.is_some() || options.control_dir.is_some() || options.app.is_some()
+}
+
+/// What the variables say, as one would type it: the service has other ones.
+fn of_variables(settings: &[Setting], options: &Options) -> Vec<OsString> {
+    let has_place = |setting: &&Setting| match setting.key.name.as_str() {
+        // Everybody may read a unit; and it has a socket of its own.
+        "logplex-url" | "log-to" | "control-socket" => false,
+        "control-dir" => !is_source_named(options),
+        _ => true,
+    };
+    let is_variables = |setting: &&Setting| matches!(setting.origin, Origin::Variable(_));
+    let found = settings.iter().filter(is_variables).filter(has_place);
+    found.flat_map(Setting::words).map(OsString::from).collect()
 }
 
 fn name(args: &SystemdArgs, options: &Options, here: &Path) -> Result<String, ExportError> {
@@ -144,7 +166,7 @@ fn is_plain(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && name.chars().all(is_plain)
 }
 
-/// What a file or a variable says is no business of the units: hsup finds it there again.
+/// What a file says is no business of the units: hsup finds it there again.
 fn stands(matches: &ArgMatches, option: &str) -> bool {
     matches.value_source(option) == Some(ValueSource::CommandLine)
 }
@@ -292,16 +314,32 @@ mod tests {
     use test_case::test_case;
 
     use super::*;
-    use crate::hsup::args::{Command, Export};
+    use crate::{
+        config::{Places, resolve},
+        hsup::args::{Command, Export},
+    };
 
     fn exported(line: &str) -> Result<String, ExportError> {
-        use clap::Parser as _;
-        let words = || line.split(' ').map(OsString::from);
-        let cli = Cli::try_parse_from(words()).unwrap();
-        let Command::Export(Export::Systemd(args)) = cli.command else {
+        exported_with(&[], line)
+    }
+
+    fn exported_with(variables: &[(&str, &str)], line: &str) -> Result<String, ExportError> {
+        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+        let nowhere = tempfile::tempdir().unwrap();
+        let places = Places {
+            etc: nowhere.path().to_owned(),
+            user: None,
+            current_dir: nowhere.path().to_owned(),
+        };
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name)?;
+            Some(found.1.into())
+        };
+        let resolved = resolve(&words, variable, &places).unwrap();
+        let Command::Export(Export::Systemd(args)) = resolved.cli.command else {
             panic!("{line}");
         };
-        systemd(&args, &cli.options, words())
+        systemd(&args, &resolved.cli.options, &resolved.settings, words)
     }
 
     fn command(units: &str) -> &str {
@@ -332,6 +370,38 @@ mod tests {
         let condition = format!("\nConditionFileIsExecutable={}\n", program.display());
         assert_eq!(units.matches(&condition).count(), 2, "{units}");
         assert!(!units.contains("%i") && !units.contains("hsup@"), "{units}");
+    }
+
+    #[test]
+    fn what_variables_say_is_in_the_unit() {
+        let named = |variables, line| {
+            let units = exported_with(variables, line).unwrap();
+            command(&units).to_owned()
+        };
+        assert_eq!(
+            named(
+                &[
+                    ("HSUP_DIRECTORY", "/srv/shop"),
+                    ("HSUP_DRIVER", "docker"),
+                    ("HSUP_GRACE", "7s"),
+                    ("HSUP_LINGER", "1h"),
+                    ("HSUP_STATE_DIR", "/srv/state"),
+                    ("LOGPLEX_URL", "https://t:s3cret@h"),
+                ],
+                "hsup export systemd shop --grace 5s"
+            ),
+            "--directory /srv/shop --driver docker --grace 5s --linger 1h --state-dir /srv/state \
+             $HSUP_OPTIONS"
+        );
+        let control_dir = [("HSUP_CONTROL_DIR", "/srv/ctl")];
+        assert_eq!(
+            named(&control_dir, "hsup export systemd shop"),
+            "--control-dir /srv/ctl --linger 5m --state-dir %S/hsup/state/shop $HSUP_OPTIONS"
+        );
+        assert_eq!(
+            named(&control_dir, "hsup export systemd shop -C /srv/shop"),
+            "--directory /srv/shop --linger 5m --state-dir %S/hsup/state/shop $HSUP_OPTIONS"
+        );
     }
 
     #[test]
