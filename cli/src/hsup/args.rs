@@ -283,7 +283,7 @@ pub struct Options {
     pub restart_backoff: Policy,
 
     /// How long dynos outlive an hsup that has left them or was killed: a time, or forever
-    /// (default: 10s; 5m with a control directory or an app on Heroku)
+    /// (default: 10s; `start` with a control directory or an app on Heroku: 5m)
     #[arg(long, value_name = "TIME", value_parser = parse_linger, global = true, help_heading = DYNOS)]
     pub linger: Option<Duration>,
 

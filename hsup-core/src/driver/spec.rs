@@ -61,7 +61,8 @@ pub enum FindDriverError {
     Unknown(String),
     /// The original's fourth driver.
     #[error(
-        "the abspath driver is gone: use `-d simple`, which runs commands as they stand on this machine"
+        "the abspath driver is gone: `-d docker` and `-d libcontainer` run slugs, `-d simple` runs \
+         commands where hsup was started"
     )]
     Abspath,
     /// The path cannot be executed.
