@@ -3,7 +3,8 @@
 //! The first choice is a matter of arithmetic, so that people can know it: the base (the
 //! config var `PORT`, or 5000), plus 100 for each process type before this one, plus the
 //! dyno's number less one. `web` always comes first, the others in the order in which
-//! they were first seen, which is kept across releases. A port that another dyno of hsup
+//! they were first seen, which is kept across releases; the release command, which needs none,
+//! takes no place. A port that another dyno of hsup
 //! has, or that the caller finds in use, is passed over. Beyond 65535 it goes on at the base.
 
 use std::{
@@ -65,7 +66,7 @@ pub fn base(config: &ConfigVars) -> Result<u16, BasePortError> {
 /// The ports of all dynos that share the host's network.
 #[derive(Clone, Debug, Default)]
 pub struct Ports {
-    /// All process types but `web`, in first-seen order.
+    /// All process types but `web` and `release`, in first-seen order.
     types: Vec<ProcessType>,
     /// Two dynos of one name may run beside each other while one takes the other's place.
     held: HashMap<u16, DynoName>,
@@ -89,7 +90,8 @@ impl Ports {
     /// Gives each process type that is new its place, after those that are known.
     pub fn learn<'a>(&mut self, types: impl IntoIterator<Item = &'a ProcessType>) {
         for process_type in types {
-            if !process_type.is_web() && !self.types.contains(process_type) {
+            let has_place = !process_type.is_web() && !process_type.is_release();
+            if has_place && !self.types.contains(process_type) {
                 self.types.push(process_type.clone());
             }
         }
@@ -233,6 +235,15 @@ mod tests {
         ports.learn(&types(&["clock", "web"]));
         assert_eq!(ports.first_choice(&name("worker.1"), 5000), 5100);
         assert_eq!(ports.first_choice(&name("clock.1"), 5000), 5200);
+    }
+
+    #[test]
+    fn a_release_command_takes_no_place() {
+        let mut ports = Ports::new();
+        let command = ports.allot(&name("release.1"), 5000, |_| false).unwrap();
+        ports.free(&name("release.1"), command.port);
+        let worker = ports.allot(&name("worker.1"), 5000, |_| false).unwrap();
+        assert_eq!(worker.port, 5100);
     }
 
     #[test]

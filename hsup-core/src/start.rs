@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -274,7 +274,6 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
     let shared = Arc::new(Shared {
         supervisor_id: state.supervisor_id().clone(),
         link: link.watch(),
-        own_network: AtomicBool::default(),
         logs: logs.clone(),
         ledger: Ledger::new(journal),
         tasks: Tasks::default(),

@@ -96,6 +96,7 @@ impl DriverLink {
             why: NOT_YET.to_owned(),
             hopeless: false,
             dynos_ended: false,
+            last: None,
         });
         let ending = CancellationToken::new();
         let is_child = matches!(settings.spec, DriverSpec::Child(_));
@@ -174,8 +175,8 @@ struct Keeper {
     child: Option<Child>,
     /// The driver of an earlier life, as long as it may serve.
     previous: Option<Previous>,
-    /// What becomes of the dynos of the driver that was there last; `None`: none ever was.
-    last: Option<Durability>,
+    /// What the driver that was there last said of itself; `None`: none ever was.
+    last: Option<Arc<GetInfoResponse>>,
     /// That one has ended, and its dynos with it.
     dynos_ended: bool,
 }
@@ -189,7 +190,8 @@ impl Keeper {
         }
         self.end_child().await;
         self.announce("it was ended".to_owned(), false);
-        if let Some(lives) = &self.settings.lives {
+        // One of an earlier life that still has dynos of ours is for the next life to find.
+        if let (Some(lives), None) = (&self.settings.lives, &self.previous) {
             lives.note.remove();
         }
     }
@@ -204,10 +206,7 @@ impl Keeper {
         self.terminate_child().await;
         // One that was killed before, or did not end in time, has stopped nobody.
         let cleared_up = self.child.as_ref().is_some_and(Child::has_ended_well);
-        let (never_up, dynos_die) = match self.last {
-            None => (true, true),
-            Some(durability) => (false, durability == Durability::None),
-        };
+        let (never_up, dynos_die) = (self.last.is_none(), self.dynos_end_with_it());
         if never_up || (dynos_die && !cleared_up) {
             // It did not stop its dynos, or never was a driver: what is left is nobody's.
             let killed = orphans::kill_all().await + orphans::kill_left_by(&socket).await;
@@ -255,7 +254,8 @@ impl Keeper {
             Link::Down { .. } => return,
         };
         self.terminate_previous(&previous, &up).await;
-        self.dynos_ended = previous.pid.is_some() && self.last == Some(Durability::None);
+        self.previous = None;
+        self.dynos_ended = previous.pid.is_some() && self.dynos_end_with_it();
     }
 
     async fn terminate_previous(&self, previous: &Previous, up: &Up) {
@@ -281,7 +281,7 @@ impl Keeper {
             match self.establish().await {
                 Ok(established) => {
                     let begun = Instant::now();
-                    self.last = Some(established.info.durability());
+                    self.last = Some(Arc::new(established.info.clone()));
                     let why = self.tend(established).await;
                     warn!(why, "driver gone");
                     self.bury().await;
@@ -314,6 +314,7 @@ impl Keeper {
                 why,
                 hopeless,
                 dynos_ended,
+                ..
             } = link
                 && *why == news
                 && (*hopeless, *dynos_ended) == (is_hopeless, self.dynos_ended)
@@ -324,6 +325,7 @@ impl Keeper {
                 why: news,
                 hopeless: is_hopeless,
                 dynos_ended: self.dynos_ended,
+                last: self.last.clone(),
             };
             true
         });
@@ -370,19 +372,15 @@ impl Keeper {
         let is_wanted = previous.may_be(&self.settings.spec);
         match self.greet(&previous.socket, HEALTH_WITHIN).await {
             Ok(established) if is_wanted => return Ok(Some(established)),
-            Ok(established) => self.replace(&previous, established).await,
-            // What it runs must not run twice.
+            Ok(established) => self.replace(&previous, established).await?,
             Err(failure) if (is_child || !is_wanted) && !failure.nobody => {
-                let (socket, why) = (previous.socket.display(), failure.why);
+                let why = failure.why;
                 let what = if failure.hopeless {
                     "what serves now where an earlier hsup had its driver is of no use"
                 } else {
                     "the driver of an earlier hsup runs but does not answer"
                 };
-                return Err(Failure::passing(format!(
-                    "{what}: {why}; once it has ended, or `{socket}` is removed, its dynos count \
-                     as gone"
-                )));
+                return Err(still_has_dynos(&previous, &format!("{what}: {why}")));
             }
             // It serves no more, or is asked again as the one that is wanted.
             Err(_) => {
@@ -396,17 +394,25 @@ impl Keeper {
         Ok(None)
     }
 
-    async fn replace(&self, previous: &Previous, established: Established) {
+    /// Ends the driver of an earlier life, once none of our dynos runs there.
+    async fn replace(&self, previous: &Previous, established: Established) -> Result<(), Failure> {
         let Some(lives) = &self.settings.lives else {
-            return;
+            return Ok(());
         };
         let up = self.up(established);
         info!(name = up.info.name, "ending the driver of an earlier life");
-        match up.list(&lives.supervisor_id).await {
+        let cleared = match up.list(&lives.supervisor_id).await {
             Ok(dynos) => super::clear(&up, &dynos, lives.grace).await,
-            Err(status) => warn!(said = said(&status), "its dynos are not known"),
+            Err(status) => Err(status),
+        };
+        if let Err(status) = cleared {
+            let (name, why) = (&up.info.name, said(&status));
+            let what =
+                format!("the {name} driver of an earlier hsup did not stop its dynos: {why}");
+            return Err(still_has_dynos(previous, &what));
         }
         self.terminate_previous(previous, &up).await;
+        Ok(())
     }
 
     /// Notes who is to be found by the next life.
@@ -518,7 +524,7 @@ impl Keeper {
         if !ended {
             return;
         }
-        if self.last == Some(Durability::None) {
+        if self.dynos_end_with_it() {
             let killed = orphans::kill_all().await;
             if killed > 0 {
                 info!(killed, "killed what the dead driver left");
@@ -548,9 +554,15 @@ impl Keeper {
         }
     }
 
+    /// Whether the driver that was there last has no dynos any more when it ends.
+    fn dynos_end_with_it(&self) -> bool {
+        let last = self.last.as_ref();
+        last.is_some_and(|info| info.durability() == Durability::None)
+    }
+
     /// After a driver that is not our child has ended: nobody listens where it did.
     fn bury_unseen(&mut self) {
-        self.dynos_ended |= self.last == Some(Durability::None);
+        self.dynos_ended |= self.dynos_end_with_it();
     }
 
     /// Reaps whatever has ended: the child driver, and, for a subreaper, anybody's orphans.
@@ -578,6 +590,14 @@ impl Keeper {
             }
         }
     }
+}
+
+/// What a driver of an earlier life still runs must not run twice.
+fn still_has_dynos(previous: &Previous, what: &str) -> Failure {
+    let socket = previous.socket.display();
+    Failure::passing(format!(
+        "{what}; once it has ended, or `{socket}` is removed, its dynos count as gone"
+    ))
 }
 
 /// Removes what a driver listened at. It may have done so itself.

@@ -30,9 +30,27 @@ pub enum Link {
         hopeless: bool,
         /// The driver that was there last has ended, and its dynos with it.
         dynos_ended: bool,
+        /// What the driver that was there last said of itself.
+        last: Option<Arc<GetInfoResponse>>,
     },
     /// Connected.
     Up(Arc<Up>),
+}
+
+impl Link {
+    /// What the driver says of itself; while it is away, what it said last.
+    pub fn info(&self) -> Option<&GetInfoResponse> {
+        match self {
+            Self::Up(up) => Some(&up.info),
+            Self::Down { last, .. } => last.as_deref(),
+        }
+    }
+
+    /// Whether every dyno has its own address; while the driver is away, whether it was so.
+    pub fn has_own_network(&self) -> bool {
+        self.info()
+            .is_some_and(|info| Capabilities::of(info).has(Capability::OwnNetwork))
+    }
 }
 
 /// A driver that answers.
@@ -238,6 +256,24 @@ mod tests {
 
     #[tonic::async_trait]
     impl DynoDriver for Idle {}
+
+    #[test]
+    fn what_the_driver_gives_its_dynos_is_known_while_it_is_away() {
+        let away = |capabilities: Option<&[Capability]>| Link::Down {
+            why: "the driver ended".to_owned(),
+            hopeless: false,
+            dynos_ended: false,
+            last: capabilities.map(|capabilities| {
+                Arc::new(GetInfoResponse {
+                    capabilities: capabilities.iter().map(|it| *it as i32).collect(),
+                    ..GetInfoResponse::default()
+                })
+            }),
+        };
+        assert!(away(Some(&[Capability::OwnNetwork])).has_own_network());
+        assert!(!away(Some(&[])).has_own_network());
+        assert!(!away(None).has_own_network());
+    }
 
     #[tokio::test]
     async fn a_driver_that_falls_silent_is_not_ready_whatever_it_said_last() {

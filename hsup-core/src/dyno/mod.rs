@@ -28,10 +28,7 @@ mod waiting;
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -101,8 +98,6 @@ pub struct Shared {
     pub supervisor_id: SupervisorId,
     /// The driver.
     pub link: watch::Receiver<Link>,
-    /// Whether it gave every dyno an address of its own when that was last asked.
-    pub own_network: AtomicBool,
     /// Where output goes.
     pub logs: Logs,
     /// Which dyno ids are ours, over a crash of hsup, too.
@@ -134,18 +129,6 @@ pub struct Shared {
     pub locator: Option<Arc<dyn SlugLocator>>,
     /// The operator's choices.
     pub policy: DynoPolicy,
-}
-
-impl Shared {
-    /// Whether the driver gives every dyno an address of its own; while it is away, whether it
-    /// did so last.
-    fn has_own_network(&self) -> bool {
-        if let Link::Up(up) = &*self.link.borrow() {
-            let own = up.has_own_network();
-            self.own_network.store(own, Ordering::Relaxed);
-        }
-        self.own_network.load(Ordering::Relaxed)
-    }
 }
 
 /// The operator's choices that concern every dyno.

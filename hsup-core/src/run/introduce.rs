@@ -106,6 +106,7 @@ mod tests {
             why: why.to_owned(),
             hopeless: false,
             dynos_ended: false,
+            last: None,
         }
     }
 

@@ -22,8 +22,27 @@ pub struct Remembered {
     pub quantities: BTreeMap<ProcessType, u32>,
     /// Dynos that somebody stopped, until a start, a scaling or a new release.
     pub stopped: BTreeSet<DynoName>,
+    /// What the command line named last, `hsup start web=2 worker`.
+    pub explicit: Option<BTreeMap<ProcessType, u32>>,
     /// Process types in the order in which they were first seen: their ports depend on it.
     pub types_seen: Vec<ProcessType>,
+}
+
+impl Remembered {
+    /// Takes in what the command line names. When it is something new, that is the later word:
+    /// no scaling holds any more, and no stop of what it names. The same as before, as when a
+    /// manager starts hsup again, changes nothing.
+    pub fn heed(&mut self, explicit: Option<&BTreeMap<ProcessType, u32>>) {
+        if self.explicit.as_ref() == explicit {
+            return;
+        }
+        self.explicit = explicit.cloned();
+        if let Some(named) = explicit {
+            self.quantities.clear();
+            self.stopped
+                .retain(|dyno| !named.contains_key(&dyno.process_type));
+        }
+    }
 }
 
 /// What is remembered, and the file it is in.
@@ -74,7 +93,8 @@ impl Memory {
     ) -> Result<(), SaveError> {
         self.update(|remembered| {
             for process_type in types {
-                if !remembered.types_seen.contains(process_type) {
+                let has_port = !process_type.is_release();
+                if has_port && !remembered.types_seen.contains(process_type) {
                     remembered.types_seen.push(process_type.clone());
                 }
             }
@@ -125,6 +145,38 @@ mod tests {
             load(&path).get().types_seen,
             types(&["worker", "clock", "api"])
         );
+    }
+
+    #[test]
+    fn a_command_line_is_the_later_word_once() {
+        let named = |text: &str| -> BTreeMap<ProcessType, u32> {
+            let pairs = text.split(' ').map(|pair| pair.split_once('=').unwrap());
+            pairs
+                .map(|(name, quantity)| (name.parse().unwrap(), quantity.parse().unwrap()))
+                .collect()
+        };
+        let stopped = ["web.1".parse().unwrap(), "clock.1".parse().unwrap()];
+        let asked = Remembered {
+            quantities: named("web=3"),
+            stopped: stopped.into(),
+            explicit: Some(named("web=1")),
+            types_seen: Vec::new(),
+        };
+        for same in [Some(named("web=1")), None] {
+            let mut remembered = asked.clone();
+            remembered.heed(same.as_ref());
+            assert_eq!(
+                remembered,
+                Remembered {
+                    explicit: same,
+                    ..asked.clone()
+                }
+            );
+        }
+        let mut remembered = asked;
+        remembered.heed(Some(&named("web=2")));
+        assert_eq!(remembered.quantities, BTreeMap::new());
+        assert_eq!(remembered.stopped, ["clock.1".parse().unwrap()].into());
     }
 
     #[test]

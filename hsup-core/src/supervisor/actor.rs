@@ -165,6 +165,8 @@ pub(super) struct Actor {
     pub(super) release_phase_next: Option<Id>,
     /// The last lines of one that failed, for the verdict.
     pub(super) release_lines: Vec<String>,
+    /// Of one that an earlier life has begun: why it failed, before anything was to be built.
+    pub(super) release_command_failed: Option<release_phase::Failed>,
     /// A good release whose command is to be run in this life all the same.
     pub(super) release_again: Option<Id>,
     /// When to look for dynos that have run long enough.
@@ -204,17 +206,15 @@ impl Actor {
     ) -> Self {
         let (report_to, reports) = mpsc::unbounded_channel();
         let (built_to, built) = mpsc::unbounded_channel();
-        let mut scaled = settings.memory.get().quantities.clone();
-        if settings.explicit.is_some() {
-            // The command line is the later word.
-            scaled.clear();
-        }
+        // What cannot be started leaves the file as it is: see Actor::heed_command_line.
+        let mut remembered = settings.memory.get().clone();
+        remembered.heed(settings.explicit.as_ref());
         Self {
             app: settings.app,
             source: settings.source,
             wishes: Wishes {
                 explicit: settings.explicit,
-                scaled,
+                scaled: remembered.quantities,
                 start_number: settings.start_number,
             },
             kind: settings.kind,
@@ -242,6 +242,7 @@ impl Actor {
             release_phase: None,
             release_phase_next: None,
             release_lines: Vec::new(),
+            release_command_failed: None,
             release_again: None,
             cycle_at: None,
             successors: BTreeMap::new(),
@@ -275,7 +276,7 @@ impl Actor {
             }
             return Err(error);
         }
-        self.lift_holds();
+        self.heed_command_line();
         let begins = self.await_driver().await;
         if begins.is_err() && !self.survivors.is_empty() {
             return begins.map(|_| Outcome::ShutDown);
@@ -507,6 +508,8 @@ impl Actor {
         self.phase = Phase::ShuttingDown { until };
         if let Some(running) = &mut self.release_phase {
             running.is_stopped = true;
+            // It has no more time than all else, and that is no verdict.
+            running.deadline = None;
         }
         info!(dynos = self.dynos.len(), "shutting down");
         self.retire_all(how);

@@ -170,20 +170,18 @@ impl Actor {
         }
     }
 
-    /// What the command line names is wanted: a stop in an earlier life ends here.
-    pub(super) fn lift_holds(&mut self) {
-        let Some(explicit) = &self.wishes.explicit else {
-            return;
-        };
-        let saved = self.memory.update(|memory| {
-            let stopped = &mut memory.stopped;
-            stopped.retain(|name| !explicit.contains_key(&name.process_type));
-        });
+    /// What the command line names is the later word: see [`Remembered::heed`].
+    ///
+    /// [`Remembered::heed`]: crate::state::Remembered::heed
+    pub(super) fn heed_command_line(&mut self) {
+        let explicit = self.wishes.explicit.as_ref();
+        let saved = self.memory.update(|memory| memory.heed(explicit));
         self.complain(saved);
     }
 
     fn adopt(&mut self, survivor: LiveDyno) {
-        let known = self.known.get(&survivor.release).cloned();
+        let known = self.known.get(&survivor.release);
+        let known = known.filter(|known| known.artifact.is_some()).cloned();
         let known = known.or_else(|| self.remembered(survivor.release));
         let spec = known.and_then(|known| self.spec_of(&survivor.name, &known));
         let Some(spec) = spec else {

@@ -1,6 +1,10 @@
 //! What is decided about releases, carried out: built, written to the history, told.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use hsup_proto::control::events_response;
@@ -10,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     RunError,
-    actor::{Actor, Known},
+    actor::{Actor, Known, Phase},
     formation::Wanted,
     status,
 };
@@ -201,7 +205,8 @@ impl Actor {
 
     pub(super) fn built(&mut self, built: Built) {
         let Built { id, result } = built;
-        if self.releases.building() != Some(id) {
+        // What was under way when hsup was told to end may still arrive.
+        if self.releases.building() != Some(id) || self.phase != Phase::Running {
             return;
         }
         self.build_task = None;
@@ -295,10 +300,8 @@ impl Actor {
 
     /// An artifact means nothing to another driver than the one that made it.
     fn is_of_this_driver(&self, artifact: &Artifact) -> bool {
-        match &*self.link_state.borrow() {
-            Link::Up(up) => up.info.name == artifact.driver,
-            Link::Down { .. } => false,
-        }
+        let link = self.link_state.borrow();
+        link.info().is_some_and(|info| info.name == artifact.driver)
     }
 
     /// Whether there is nobody from whom a better release could come.
@@ -319,6 +322,9 @@ impl Actor {
         let before = self.history.last_good().filter(|before| before.id != id);
         if let Some(before) = before {
             self.wishes.follow(&before.release, &release, &scaled_since);
+            // A kill before the release is marked has this decided again; after that nobody
+            // would know what it was compared with.
+            self.remember_scaling();
         }
         if is_news && !was_tried {
             self.release_holds();
@@ -328,7 +334,6 @@ impl Actor {
         if is_news {
             self.note_release(format!("Release v{} is current", release.version));
         }
-        self.remember_scaling();
         self.say_wishes();
         self.converge();
         self.tell_formation();
@@ -432,8 +437,10 @@ impl Actor {
             .processes
             .iter()
             .map(|process| &process.process_type);
-        let saved = self.memory.see_types(types);
+        let saved = self.memory.see_types(types.clone());
         self.complain(saved);
+        let ports = self.shared.ports.lock();
+        ports.unwrap_or_else(PoisonError::into_inner).learn(types);
     }
 
     /// A stop by hand holds until a new release.

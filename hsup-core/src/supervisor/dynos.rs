@@ -153,7 +153,11 @@ impl Actor {
                 self.restarts.failed(report.key, &name, &why);
                 if self.is_candidate(release_id) {
                     self.blame(&name, &why, dyno_id.as_ref());
-                    self.roll(rollout::Event::Failed(name));
+                    self.roll(rollout::Event::Failed(name.clone()));
+                    // Of one that was through, and was lost or restarted since.
+                    if self.is_candidate(release_id) && self.releases.good().is_some() {
+                        self.roll(rollout::Event::Crashed(name));
+                    }
                 } else {
                     self.successor_failed(report.key, &name, &why);
                     self.roll_good(release_id, rollout::Event::GoodFailed(name));

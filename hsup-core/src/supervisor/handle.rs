@@ -281,8 +281,7 @@ impl Control for SupervisorHandle {
         async move {
             let (response, down) = this.ask(|reply| Request::Stop(request, reply)).await?;
             if let Some(down) = down {
-                // An error means that hsup ends, and its dynos with it.
-                let _ = down.await;
+                down.await.map_err(|_| ControlError::ShuttingDown)?;
             }
             Ok(response)
         }

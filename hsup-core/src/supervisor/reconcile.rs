@@ -56,7 +56,8 @@ impl Sweeper {
             SYSTEM,
             format!("Stopping {orphans} that the driver has and hsup does not know"),
         );
-        clear(&up, &claim.dynos, shared.policy.grace).await;
+        // What is left is told in the diagnostics, and found again by the next sweep.
+        drop(clear(&up, &claim.dynos, shared.policy.grace).await);
     }
 
     /// The same, and waits for what other sweeps clear away, too.

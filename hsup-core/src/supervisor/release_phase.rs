@@ -53,6 +53,14 @@ pub(super) struct Running {
     pub(super) is_stopped: bool,
 }
 
+/// The release command of an earlier life, which failed before its release was looked at again.
+#[derive(Debug)]
+pub(super) struct Failed {
+    id: Id,
+    why: String,
+    lines: Vec<String>,
+}
+
 impl Actor {
     /// The driver has built the release: its command runs, if it has one and that has not run,
     /// and then it is tried.
@@ -65,12 +73,20 @@ impl Actor {
         let is_begun = record.is_some_and(|record| record.release_phase.is_some());
         match &self.release_phase {
             Some(running) if running.id == id => {}
-            _ if is_begun => self.release_failed(
-                id,
-                "hsup ended while its release command ran: whether it was through is not known, \
-                 and it is not run twice"
-                    .to_owned(),
-            ),
+            _ if is_begun => {
+                let early = self
+                    .release_command_failed
+                    .take_if(|failed| failed.id == id);
+                let why = if let Some(failed) = early {
+                    self.release_lines = failed.lines;
+                    failed.why
+                } else {
+                    "hsup ended while its release command ran: whether it was through is not \
+                     known, and it is not run twice"
+                        .to_owned()
+                };
+                self.release_failed(id, why);
+            }
             Some(running) => {
                 self.note_release(format!(
                     "Release v{} waits until the release command of v{} has ended",
@@ -179,14 +195,16 @@ impl Actor {
             return;
         };
         let (id, is_late) = (running.id, running.is_late);
-        let is_wanted = self.releases.building() == Some(id);
+        let is_building = self.releases.building() == Some(id);
+        // One of an earlier life may end before its release is looked at again.
+        let is_wanted = is_building || self.releases.undecided().any(|it| it == id);
         match exit {
             Some(exit) if exit.success() && !is_late => {
                 let saved = self
                     .history
                     .update(id, |record| record.release_phase = Some(ReleasePhase::Done));
                 self.complain(saved);
-                if is_wanted && self.phase == Phase::Running {
+                if is_building && self.phase == Phase::Running {
                     self.release_or_try(id);
                 }
             }
@@ -208,13 +226,19 @@ impl Actor {
                     select: vec![dyno_name(id).to_string()],
                     source: Some(LogSource::App),
                 };
-                self.release_lines = self.shared.logs.report(&filter, LAST_LINES).to_vec();
+                let lines = self.shared.logs.report(&filter, LAST_LINES).to_vec();
                 let why = match (exit, self.release_timeout) {
                     (exit, Some(timeout)) if is_late => too_late(exit, timeout),
                     (Some(exit), _) => exit.to_string(),
                     (None, _) => "it was never started".to_owned(),
                 };
-                self.release_failed(id, format!("release command failed: {why}"));
+                let why = format!("release command failed: {why}");
+                if is_building {
+                    self.release_lines = lines;
+                    self.release_failed(id, why);
+                } else {
+                    self.release_command_failed = Some(Failed { id, why, lines });
+                }
             }
         }
         if let Some(next) = self.release_phase_next.take()

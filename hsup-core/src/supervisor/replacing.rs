@@ -11,7 +11,6 @@ use super::{
     gap::Gap,
 };
 use crate::{
-    driver::Link,
     dyno::Birth,
     errors::chain,
     lifecycle::Kind,
@@ -337,7 +336,7 @@ impl Actor {
     }
 
     pub(super) fn has_own_network(&self) -> bool {
-        matches!(&*self.link_state.borrow(), Link::Up(up) if up.has_own_network())
+        self.link_state.borrow().has_own_network()
     }
 
     pub(super) fn start_deferred(&mut self, name: &DynoName) {

@@ -24,6 +24,7 @@ use self::{
 };
 use super::{actor::Actor, cycling::Due, handle::Request};
 use crate::{
+    dyno::Key,
     exit::ExitStatus,
     lifecycle::Stop,
     name::{DynoId, DynoName, ProcessType, Selector},
@@ -423,4 +424,117 @@ fn a_trial_is_undone_though_the_good_release_is_not_built_yet() {
     comes_to_rest(&mut world).unwrap();
     is_at_rest(&world).unwrap();
     assert_eq!(world.actor.releases.good(), Some(1));
+}
+
+/// One dyno of v1 runs, and v2, with a release command, is built.
+fn releasing() -> (World, Key) {
+    let mut world = World::new(&Policy::default());
+    let first = release(&world, [1, 0], false);
+    hand_in(&mut world, first);
+    comes_to_rest(&mut world).unwrap();
+    let second = release(&world, [1, 0], true);
+    hand_in(&mut world, second);
+    world.build(Ok(()));
+    let command = world.actor.release_phase.as_ref().unwrap().key;
+    (world, command)
+}
+
+#[test]
+fn a_release_command_of_an_earlier_life_that_ends_early_is_a_verdict() {
+    let runtime = undriven();
+    let _entered = runtime.enter();
+    let (mut world, _) = releasing();
+    world.is_killed_and(|world| {
+        let command = world.actor.release_phase.as_ref().unwrap().key;
+        world.ends(command, ExitStatus::code(7, 1), true);
+    });
+    world.build(Ok(()));
+    let record = world.actor.history.iter().next().unwrap();
+    assert_eq!(record.state, ReleaseState::Rejected);
+    assert_eq!(
+        record.reason,
+        "release command failed: Process exited with status 7"
+    );
+}
+
+#[test]
+fn a_release_command_of_an_earlier_life_that_is_cut_off_early_is_none() {
+    let runtime = undriven();
+    let _entered = runtime.enter();
+    let (mut world, _) = releasing();
+    world.is_killed_and_told_to_stop();
+    let command = world.actor.release_phase.as_ref().unwrap().key;
+    world.ends(command, ExitStatus::code(1, 1), false);
+    let record = world.actor.history.iter().next().unwrap();
+    assert_eq!(record.state, ReleaseState::Building);
+    assert_eq!(record.release_phase, None, "it is run again");
+}
+
+#[test]
+fn a_release_command_has_no_time_to_be_late_in_once_hsup_is_told_to_end() {
+    let runtime = undriven();
+    let _entered = runtime.enter();
+    let (mut world, _) = releasing();
+    world.act(|actor| actor.shut_down(Stop::Immediately));
+    let running = world.actor.release_phase.as_ref().unwrap();
+    assert_eq!(running.deadline, None);
+}
+
+#[test]
+fn what_survived_is_taken_over_by_a_life_that_is_told_to_end_at_once() {
+    let runtime = undriven();
+    let _entered = runtime.enter();
+    let mut world = World::new(&Policy::default());
+    let first = release(&world, [2, 1], false);
+    hand_in(&mut world, first);
+    comes_to_rest(&mut world).unwrap();
+    world.is_killed_and_told_to_stop();
+    let taken_over: Vec<_> = world.actor.dynos.iter().collect();
+    assert_eq!(taken_over.len(), 3);
+    assert!(taken_over.iter().all(|(_, live)| live.retiring));
+}
+
+#[test]
+fn a_build_that_was_through_when_hsup_was_told_to_end_starts_nothing() {
+    let runtime = undriven();
+    let _entered = runtime.enter();
+    let mut world = World::new(&Policy::default());
+    let first = release(&world, [1, 0], false);
+    hand_in(&mut world, first);
+    comes_to_rest(&mut world).unwrap();
+    let second = release(&world, [1, 1], false);
+    hand_in(&mut world, second);
+    world.act(|actor| actor.shut_down(Stop::Immediately));
+    world.was_built(Ok(()));
+    assert!(world.actor.candidate.is_none());
+    assert_eq!(world.actor.dynos.len(), 1);
+    let record = world.actor.history.iter().next().unwrap();
+    assert_eq!(record.state, ReleaseState::Building);
+}
+
+#[test]
+fn a_dyno_that_was_through_and_does_not_come_up_again_ends_the_rollout() {
+    let runtime = undriven();
+    let _entered = runtime.enter();
+    let mut world = World::new(&Policy::default());
+    let first = release(&world, [0, 2], false);
+    hand_in(&mut world, first);
+    comes_to_rest(&mut world).unwrap();
+    let next = release(&world, [0, 2], false);
+    hand_in(&mut world, next);
+    let second = world.actor.releases.building().unwrap();
+    world.build(Ok(()));
+    // The old one ends, the new one comes up, and the next one's turn has come.
+    let tried = loop {
+        let key = *world.moving().first().unwrap();
+        let is_new = world.live(key).handle.spec.release_id == second;
+        world.moves(key, Luck::Well);
+        if is_new && world.crashable().contains(&key) {
+            break key;
+        }
+    };
+    world.fails_again(tried);
+    assert!(world.actor.releases.is_going_back());
+    comes_to_rest(&mut world).unwrap();
+    assert_ne!(world.actor.releases.good(), Some(second));
 }

@@ -669,6 +669,33 @@ fn who_wants_a_stop_when_the_dynos_are_left_is_told_that_they_run_on() {
 }
 
 #[test]
+fn who_waits_for_a_stop_when_the_dynos_are_left_is_told_that_hsup_ends() {
+    let app = App::empty();
+    let go = app.path("go");
+    let line = format!(
+        "trap '' TERM; echo deaf; until [ -e {} ]; do sleep 0.05; done",
+        go.display()
+    );
+    app.write("app/Procfile", &format!("worker: {line}\n"));
+    let mut hsup = app.start(&["--linger", "60s"]);
+    hsup.wait_for_line("deaf");
+    thread::scope(|scope| {
+        let stop = scope.spawn(|| said(&app, &["stop", "worker.1"]));
+        hsup.wait_for_line("Stopping all processes with SIGTERM");
+        hsup.signal(Signal::SIGUSR2);
+        let (code, text, error) = stop.join().unwrap();
+        assert_eq!(code, Some(1), "{text}{error}");
+        assert!(error.contains("hsup is shutting down"), "{error}");
+    });
+    hsup.end();
+    hsup.leave();
+    app.write("go", "");
+    let hsup = app.start(&[]);
+    hsup.wait_for_line("Stopped before, and so until `hsupctl start`: worker.1");
+    hsup.interrupt();
+}
+
+#[test]
 fn what_follows_an_hsup_that_is_killed_lost_it() {
     let app = quiet();
     let mut hsup = app.start(&[]);

@@ -710,6 +710,56 @@ fn another_driver_waits_for_a_slow_one_of_before_to_give_up_its_dynos() {
 }
 
 #[test]
+fn another_driver_waits_for_one_of_before_to_stop_its_dynos() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let _standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    let first = app.start(&[
+        "--driver-socket",
+        socket.to_str().unwrap(),
+        "--linger",
+        "60s",
+    ]);
+    let before = first.wait_up(&["worker.1"]);
+    let dyno = sleeper(&first);
+    first.kill();
+    for fault in ["list internal no engine\n", "stop internal no engine\n"] {
+        app.faults(fault);
+        let mut second = app.start(&["--grace", "2s"]);
+        second.wait_for_line("of an earlier hsup did not stop its dynos: no engine");
+        assert!(kill(dyno, None).is_ok(), "nobody has stopped it");
+        second.signal(Signal::SIGINT);
+        second.end();
+        second.leave();
+    }
+    app.faults("");
+    let second = app.start(&["--grace", "2s"]);
+    assert_ne!(second.wait_up(&["worker.1"]), before);
+    assert!(kill(dyno, None).is_err(), "it has a twin");
+    second.interrupt();
+}
+
+#[test]
+fn a_rollback_while_the_driver_is_away_builds_nothing() {
+    let app = App::empty();
+    let mut standing = Standing::at(&app, "one.sock");
+    let socket = app.path("one.sock");
+    release(&app, 1, "one");
+    let hsup = app.control(&["--driver-socket", socket.to_str().unwrap()]);
+    hsup.wait_releases(&["v1 current"]);
+    release(&app, 2, "two");
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    let builds = app.calls("build").len();
+    standing.kill();
+    hsup.wait_for_line("The driver is gone");
+    assert!(app.ctl(&["rollback", "--no-wait", "v1"]).status.success());
+    let _standing = Standing::at(&app, "one.sock");
+    hsup.wait_releases(&["v3 current", "v2 superseded", "v1 superseded"]);
+    assert_eq!(app.calls("build").len(), builds);
+    hsup.interrupt();
+}
+
+#[test]
 fn what_serves_in_a_former_drivers_place_may_be_removed() {
     let app = App::procfile("worker: exec sleep 1000\n");
     let mut standing = Standing::at(&app, "one.sock");

@@ -149,6 +149,35 @@ fn what_was_asked_for_in_an_earlier_life_is_said_at_the_start() {
 }
 
 #[test]
+fn what_was_asked_for_outlives_a_start_with_the_same_types() {
+    let app = App::procfile("api: sleep 1000\nworker: sleep 1000\n");
+    let types = ["api=1", "worker"];
+    let hsup = app.start(&types);
+    hsup.wait_up(&["api.1", "worker.1"]);
+    assert!(app.ctl(&["scale", "api=2"]).status.success());
+    assert!(app.ctl(&["stop", "worker.1"]).status.success());
+    hsup.interrupt();
+    // As a manager does that starts hsup again.
+    let hsup = app.start(&types);
+    hsup.wait_for_line("Scaled before: api=2");
+    hsup.wait_for_line("Stopped before, and so until `hsupctl start`: worker.1");
+    hsup.interrupt();
+}
+
+#[test]
+fn a_port_is_the_same_whatever_runs_and_in_every_life() {
+    let line = "echo port=$PORT; exec sleep 1000";
+    let app = App::procfile(&format!(
+        "release: true\nweb: {line}\nclock: {line}\nworker: {line}\n"
+    ));
+    for _ in 0..2 {
+        let hsup = app.start(&["worker"]);
+        hsup.wait_for_line(&format!("port={}", app.port + 200));
+        hsup.interrupt();
+    }
+}
+
+#[test]
 fn a_type_that_there_is_not_takes_no_survivor_down() {
     let app = App::procfile("worker: sleep 1000\n");
     let hsup = app.start(&["--linger", "60s"]);

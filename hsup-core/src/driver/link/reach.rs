@@ -7,7 +7,7 @@ use hsup_driver_kit::{
     launch::{self, Child, Launch},
     orphans,
 };
-use hsup_proto::driver::{Capability, Durability, GetInfoRequest, GetInfoResponse};
+use hsup_proto::driver::{Capability, GetInfoRequest, GetInfoResponse};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
@@ -129,10 +129,7 @@ impl Keeper {
     /// Ends a child that never became a driver, and whatever it started: it never ran a
     /// dyno, so all of that is nobody's.
     pub(super) async fn give_up_child(&mut self) {
-        if self
-            .last
-            .is_none_or(|durability| durability == Durability::None)
-        {
+        if self.last.is_none() || self.dynos_end_with_it() {
             orphans::kill_all().await;
         } else {
             // Dynos that outlived the driver before may be ours by now, and are to live.

@@ -218,7 +218,7 @@ impl Task {
     }
 
     pub(super) fn has_own_network(&self) -> bool {
-        self.shared.has_own_network()
+        self.shared.link.borrow().has_own_network()
     }
 
     /// Takes over a process that runs since an earlier life of hsup.

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::Path,
-    sync::{Arc, LazyLock, Mutex, atomic::AtomicBool},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -32,7 +32,7 @@ use crate::{
     },
     environment::Base,
     exit::ExitStatus,
-    lifecycle::Kind,
+    lifecycle::{Kind, Stop},
     logs::{LogSettings, Logs},
     name::{DynoId, DynoName},
     paths::Paths,
@@ -145,15 +145,17 @@ impl World {
             policy: policy.clone(),
             disk,
         };
-        world.begin();
+        world.begin(|_| ());
         world
     }
 
-    /// As the task's loop begins, and the source's first word: nothing newer.
-    fn begin(&mut self) {
+    /// As the task's loop begins, what happens then, and the source's first word: nothing newer.
+    fn begin(&mut self, meanwhile: impl FnOnce(&mut Self)) {
         self.actor.take_up_history();
-        self.actor.lift_holds();
+        self.actor.heed_command_line();
         self.actor.adopt_survivors();
+        self.follow();
+        meanwhile(self);
         let why = "the source says nothing".to_owned();
         self.actor.update(Update::Late { why });
         self.follow();
@@ -278,6 +280,14 @@ impl World {
         self.follow();
     }
 
+    /// A dyno that had to be started again after it was ready does not come up.
+    pub(super) fn fails_again(&mut self, key: Key) {
+        self.set(key, State::Starting);
+        self.report(key, What::Lost("it is lost".to_owned()));
+        self.report(key, What::Failed("it fails".to_owned()));
+        self.follow();
+    }
+
     /// A dyno that was ready ends, and is started again by itself.
     pub(super) fn crashes(&mut self, key: Key) {
         self.set(key, State::Starting);
@@ -288,10 +298,14 @@ impl World {
 
     /// The build that is under way has come to something.
     pub(super) fn build(&mut self, result: Result<(), bool>) {
-        let (Some(id), true) = (
-            self.actor.releases.building(),
-            self.actor.build_task.is_some(),
-        ) else {
+        if self.actor.build_task.is_some() {
+            self.was_built(result);
+        }
+    }
+
+    /// The same, also of a build for which nobody waits any more.
+    pub(super) fn was_built(&mut self, result: Result<(), bool>) {
+        let Some(id) = self.actor.releases.building() else {
             return;
         };
         let artifact = Artifact {
@@ -308,6 +322,39 @@ impl World {
 
     /// hsup is killed, and the next one takes its dynos over.
     pub(super) fn is_killed(&mut self) {
+        self.is_killed_and(|_| ());
+    }
+
+    /// hsup is killed, and the next one told to end before it knows its driver.
+    pub(super) fn is_killed_and_told_to_stop(&mut self) {
+        self.leave();
+        self.act(|actor| {
+            actor.take_up_history();
+            actor.take_over_to_stop(Stop::Immediately);
+        });
+    }
+
+    /// hsup is killed, and something happens before the source of the next one has said a word.
+    pub(super) fn is_killed_and(&mut self, meanwhile: impl FnOnce(&mut Self)) {
+        let mut taken_over = self.leave();
+        self.begin(meanwhile);
+        for (key, live) in self.actor.dynos.iter() {
+            let spec = &live.handle.spec;
+            let mut taken_over_then = taken_over.iter();
+            let at = taken_over_then
+                .position(|(name, release, _)| *name == spec.name && *release == spec.release_id);
+            let Some((_, _, before)) = at.map(|at| taken_over.remove(at)) else {
+                continue;
+            };
+            // The driver goes on with a Start that was under way.
+            if before != State::Starting || !spec.name.process_type.is_web() {
+                self.dynos.get_mut(&key).unwrap().state = State::Unsaid;
+            }
+        }
+    }
+
+    /// There is another hsup, and it finds these dynos.
+    fn leave(&mut self) -> Vec<(DynoName, Id, State)> {
         let mut taken_over = Vec::new();
         let mut survivors = Vec::new();
         for (key, live) in self.actor.dynos.iter() {
@@ -329,20 +376,7 @@ impl World {
         }
         self.actor = actor(&self.disk, &self.policy, survivors);
         self.dynos.clear();
-        self.begin();
-        for (key, live) in self.actor.dynos.iter() {
-            let spec = &live.handle.spec;
-            let mut taken_over_then = taken_over.iter();
-            let at = taken_over_then
-                .position(|(name, release, _)| *name == spec.name && *release == spec.release_id);
-            let Some((_, _, before)) = at.map(|at| taken_over.remove(at)) else {
-                continue;
-            };
-            // The driver goes on with a Start that was under way.
-            if before != State::Starting || !spec.name.process_type.is_web() {
-                self.dynos.get_mut(&key).unwrap().state = State::Unsaid;
-            }
-        }
+        taken_over
     }
 
     // ---- what is seen
@@ -411,7 +445,6 @@ fn actor(disk: &TempDir, policy: &Policy, survivors: Vec<LiveDyno>) -> Actor {
     let shared = Shared {
         supervisor_id: state.supervisor_id().clone(),
         link: STAGE.link.clone(),
-        own_network: AtomicBool::default(),
         logs: STAGE.logs.clone(),
         ledger: Ledger::new(state.journal().unwrap().0),
         tasks: Tasks::default(),
