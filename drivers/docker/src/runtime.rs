@@ -211,6 +211,10 @@ impl Runtime for DockerDriver {
         self.find_dynos().await
     }
 
+    async fn slug_changed(&self, peer: Peer, path: &Path) -> Option<Vec<u8>> {
+        images::slug_changed(&self.0.images, peer, path).await
+    }
+
     async fn build(
         &self,
         peer: Peer,

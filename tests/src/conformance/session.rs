@@ -2,7 +2,7 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     hash::{BuildHasher as _, Hasher as _},
     io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -57,6 +57,20 @@ impl Slug {
         fs::set_permissions(file.path(), Permissions::from_mode(0o644))?;
         file.persist(self.0.path().join(name))?;
         Ok(())
+    }
+
+    /// Makes a directory in it.
+    pub(crate) fn make_dir(&self, name: &str) -> io::Result<()> {
+        let path = self.0.path().join(name);
+        fs::create_dir(&path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))
+    }
+
+    /// Writes to a file of it as some editors do: no directory shows that.
+    pub(crate) fn edit(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.0.path().join(name);
+        let mut file = File::options().write(true).truncate(true).open(path)?;
+        file.write_all(text.as_bytes())
     }
 
     /// Where it is.

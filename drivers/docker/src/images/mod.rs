@@ -60,8 +60,17 @@ pub(crate) async fn build(
     release: &Release,
     log: &BuildLog,
 ) -> Result<Artifact, Status> {
-    let user = (peer.uid.as_raw(), peer.gid.as_raw());
-    Ok(build_release(engine, settings, user, release, log).await?)
+    Ok(build_release(engine, settings, user(peer), release, log).await?)
+}
+
+/// What tells one state of a `file://` slug from another: a change of any file in a directory is
+/// one.
+pub(crate) async fn slug_changed(settings: &Settings, peer: Peer, path: &Path) -> Option<Vec<u8>> {
+    slug::changed(settings, user(peer), path).await
+}
+
+fn user(peer: Peer) -> (u32, u32) {
+    (peer.uid.as_raw(), peer.gid.as_raw())
 }
 
 async fn build_release(

@@ -1,12 +1,12 @@
 //! A slug on a stack, as an image.
 
-use std::{io, pin::pin, sync::LazyLock, time::Duration};
+use std::{io, path::Path, pin::pin, sync::LazyLock, time::Duration};
 
 use bollard::{Docker, models::ContainerConfig, query_parameters::TagImageOptionsBuilder};
 use bytes::Bytes;
 use futures_util::stream;
 use hsup_driver_kit::{errors, file_url, hex, identity, proto::Release};
-use hsup_slug::{Fetch, LayerError, Layering, Peer, SlugError, SlugId};
+use hsup_slug::{Fetch, LayerError, Layering, Patience, Peer, SlugError, SlugId};
 use nix::unistd::{getegid, geteuid};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -83,6 +83,18 @@ pub(super) async fn build(
     let slug = (!release.slug_url.is_empty())
         .then(|| Fetch::new(release.slug_url.clone(), checksum, reader(uid, gid)));
     making.find_or_make(slug).await
+}
+
+/// What tells one state of the file or directory of a slug from another, as its caller sees it.
+pub(super) async fn changed(
+    settings: &Settings,
+    (uid, gid): (u32, u32),
+    path: &Path,
+) -> Option<Vec<u8>> {
+    let (reader, patience) = (reader(uid, gid), Patience::default());
+    let changed = hsup_slug::changed(&settings.program, &reader, path, &patience).await;
+    // What is wrong with it is what the build will say.
+    changed.ok().map(String::into_bytes)
 }
 
 /// A driver that is root reads a file as its caller. Any other is its caller, or has root for

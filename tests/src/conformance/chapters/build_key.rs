@@ -1,5 +1,7 @@
 //! What a Build depends on, and what not: the same release is not built again, another one is.
 
+use std::io;
+
 use hsup_proto::driver::{BuildRequest, Release};
 
 use super::{
@@ -79,12 +81,18 @@ fn slug() -> Result<Slug, NotPassed> {
 }
 
 fn write(slug: &Slug, text: &str) -> Result<(), NotPassed> {
-    let written = slug.write(FILE, text);
-    written.map_err(|error| NotPassed::hindered("a file of a slug", &error))
+    slug.write(FILE, text).map_err(|error| unwritten(&error))
+}
+
+fn unwritten(error: &io::Error) -> NotPassed {
+    NotPassed::hindered("a file of a slug", error)
 }
 
 /// A file in the slug that says which it is.
 const FILE: &str = "hsup-check";
+/// A directory in a slug, and another file in that.
+const INNER: &str = "hsup-check.d";
+const INNER_FILE: &str = "hsup-check.d/file";
 
 async fn version_and_config(cx: &Context) -> Result<(), NotPassed> {
     let first = build(cx, cx.session.build_request()).await?;
@@ -137,10 +145,10 @@ async fn image(cx: &Context) -> Result<(), NotPassed> {
     Ok(())
 }
 
-/// What a dyno of `slug` finds in the slug's file; skips the case when it cannot look.
-async fn found(cx: &Context, slug: &Slug) -> Result<String, NotPassed> {
+/// What a dyno of `slug` finds in a file of the slug; skips the case when it cannot look.
+async fn found(cx: &Context, slug: &Slug, file: &str) -> Result<String, NotPassed> {
     let artifact = build(cx, with_slug(cx, slug)).await?;
-    let script = format!("[ -e {FILE} ] || exit 77; read -r l <{FILE}; echo \"$l\"");
+    let script = format!("[ -e {file} ] || exit 77; read -r l <{file}; echo \"$l\"");
     let mut request = cx.request(&script).await?;
     request.artifact = artifact;
     let mut dyno = cx.with_stdio(request, true)?;
@@ -158,16 +166,24 @@ async fn slugs_apart(cx: &Context) -> Result<(), NotPassed> {
     write(&first, "the first\n")?;
     write(&second, "the second\n")?;
     for (slug, text) in [(&first, "the first"), (&second, "the second")] {
-        check_eq(FILE, &found(cx, slug).await?.as_str(), &text)?;
+        check_eq(FILE, &found(cx, slug, FILE).await?.as_str(), &text)?;
     }
     Ok(())
 }
 
 async fn changed(cx: &Context) -> Result<(), NotPassed> {
     let slug = slug()?;
+    let made = slug.make_dir(INNER);
+    let made = made.and_then(|()| slug.write(INNER_FILE, "before\n"));
+    made.map_err(|error| unwritten(&error))?;
     for text in ["before", "and after"] {
         write(&slug, &format!("{text}\n"))?;
-        check_eq(FILE, &found(cx, &slug).await?.as_str(), &text)?;
+        check_eq(FILE, &found(cx, &slug, FILE).await?.as_str(), &text)?;
     }
+    // The size and the time of no directory change with it.
+    let edited = slug.edit(INNER_FILE, "and after\n");
+    edited.map_err(|error| unwritten(&error))?;
+    let text = found(cx, &slug, INNER_FILE).await?;
+    check_eq(INNER_FILE, &text.as_str(), &"and after")?;
     Ok(())
 }
