@@ -89,11 +89,12 @@ impl Host {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let config = docker_files::folder(variable);
         if let Some(host) = given.map(str::to_owned).or_else(|| variable("DOCKER_HOST")) {
-            let certificates = variable("DOCKER_CERT_PATH").map(PathBuf::from).or(config);
-            let certificates = match (variable("DOCKER_TLS_VERIFY"), certificates) {
-                (None, _) => None,
-                (Some(_), Some(certificates)) => Some(certificates),
-                (Some(_), None) => return Err(HostError::NoCertificates),
+            // The Go hsup took a folder of certificates alone for the wish, which the `docker`
+            // command does not: a connection without TLS is what nobody means by it.
+            let certificates = match variable("DOCKER_CERT_PATH") {
+                Some(certificates) => Some(certificates.into()),
+                None if variable("DOCKER_TLS_VERIFY").is_none() => None,
+                None => Some(config.ok_or(HostError::NoCertificates)?),
             };
             return Self::parse(&host, certificates);
         }
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_as_the_docker_command_has_it() {
+    fn tls_is_had_by_certificates_or_the_variable_that_asks_for_it() {
         let verify = ("DOCKER_TLS_VERIFY", "1");
         let tls = |address: &str, certificates: &str| Host::Tls {
             address: address.to_owned(),
@@ -303,7 +304,12 @@ mod tests {
         let found = find(&[host, verify, ("HOME", "/home/me")]).unwrap();
         assert_eq!(found, tls("box:2376", "/home/me/.docker"));
         let found = find(&[host, ("DOCKER_CERT_PATH", "/certs")]).unwrap();
+        assert_eq!(found, tls("box:2376", "/certs"));
+        let found = find(&[host, ("HOME", "/home/me")]).unwrap();
         assert_eq!(found, Host::Tcp("box:2375".to_owned()));
+        let unix = ("DOCKER_HOST", "unix:///x");
+        let found = find(&[unix, ("DOCKER_CERT_PATH", "/certs")]).unwrap();
+        assert_eq!(found, Host::Unix("/x".into()));
         // Never without it where it is asked for.
         let without = find(&[host, verify]);
         assert!(matches!(without, Err(HostError::NoCertificates)));
