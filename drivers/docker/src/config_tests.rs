@@ -17,8 +17,11 @@ fn request(argv: &[&str]) -> StartRequest {
     let env = [("PORT", "5000"), ("SECRET", "hush")];
     StartRequest {
         dyno_id: "d1".to_owned(),
+        supervisor_id: "s1".to_owned(),
         app: "shop".to_owned(),
+        release: 42,
         process_type: "web".to_owned(),
+        process_number: 3,
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         env: env
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -48,9 +51,9 @@ fn make(request: &StartRequest, kind: Kind, image_env: &[&str]) -> ContainerCrea
 }
 
 const INIT_WORDS: &str = "hsup-init /.hsup/status -1 0 0 PATH HOSTNAME TERM HOME container \
-     /etc/heroku/dyno={\"dyno\":{\"id\":\"d1\",\"name\":\"web.0\"},\
+     /etc/heroku/dyno={\"dyno\":{\"id\":\"d1\",\"name\":\"web.3\"},\
      \"app\":{\"id\":\"\",\"name\":\"shop\"},\
-     \"release\":{\"id\":0,\"commit\":\"\",\"description\":\"\"}}\n -- env";
+     \"release\":{\"id\":42,\"commit\":\"\",\"description\":\"\"}}\n -- env";
 const SLUG: Kind = Kind::Slug { uid: 1000, gid: 9 };
 
 fn words(words: Option<Vec<String>>) -> Option<String> {
@@ -136,8 +139,16 @@ fn labels_say_whose_it_is_and_nothing_secret() {
     assert_eq!(labels[DRIVER], "home");
     assert_eq!(labels[UID], "7");
     assert_eq!(labels[RECORD], hex::encode(&record().to_bytes()));
-    assert_eq!(labels["hsup.dyno_id"], "d1");
-    assert_eq!(labels["hsup.app"], "shop");
+    for (label, value) in [
+        ("hsup.dyno_id", "d1"),
+        ("hsup.supervisor_id", "s1"),
+        ("hsup.app", "shop"),
+        ("hsup.release", "42"),
+        ("hsup.process_type", "web"),
+        ("hsup.process_number", "3"),
+    ] {
+        assert_eq!(labels[label], value, "{label}");
+    }
     assert!(!labels.values().any(|value| value.contains("hush")));
 }
 

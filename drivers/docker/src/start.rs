@@ -61,7 +61,7 @@ impl DockerDriver {
         membership: Option<Arc<Membership>>,
     ) -> Result<Contained, Status> {
         let artifact: Artifact = request.artifact.parse().map_err(|_| unknown(&request))?;
-        check(&request, peer, artifact.kind)?;
+        check(&request, peer.uid, artifact.kind)?;
         let up = self.engine().now()?;
         let opened = if request.tty {
             None
@@ -309,8 +309,8 @@ pub(crate) fn unknown(request: &StartRequest) -> Status {
 }
 
 /// What the engine would not refuse.
-pub(crate) fn check(request: &StartRequest, peer: Peer, kind: Kind) -> Result<(), Status> {
-    let is_ours = peer.uid.is_root() || peer.uid == Uid::effective();
+pub(crate) fn check(request: &StartRequest, uid: Uid, kind: Kind) -> Result<(), Status> {
+    let is_ours = uid.is_root() || uid == Uid::effective();
     if !request.binds.is_empty() && !is_ours {
         return Err(Status::permission_denied(
             "binds are for the user of this driver: the engine reads every file",
@@ -375,4 +375,38 @@ pub(crate) fn address(
         .find(|ip| !ip.is_empty())
         .map(|ip| (ip.clone(), port))
         .ok_or_else(|| "the engine gives containers no network".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_driver_kit::proto::Bind;
+
+    use super::*;
+
+    #[test]
+    fn binds_are_for_the_drivers_user_and_root() {
+        let mut request = StartRequest {
+            argv: vec!["env".to_owned()],
+            ..StartRequest::default()
+        };
+        let own = Uid::effective();
+        let stranger = Uid::from_raw(own.as_raw() + 1);
+        let refused = |request: &StartRequest, uid| {
+            let refused = check(request, uid, Kind::Plain).err();
+            refused.map(|status| format!("{:?}", status.code()))
+        };
+        assert_eq!(refused(&request, stranger), None);
+        request.binds = vec![Bind {
+            host_path: "/etc".to_owned(),
+            dyno_path: "/host".to_owned(),
+            writable: false,
+        }];
+        assert_eq!(
+            refused(&request, stranger).as_deref(),
+            Some("PermissionDenied")
+        );
+        for uid in [own, Uid::from_raw(0)] {
+            assert_eq!(refused(&request, uid), None);
+        }
+    }
 }

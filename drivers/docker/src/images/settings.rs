@@ -117,8 +117,14 @@ mod tests {
     #[test_case(Some("true"), Cache::SameRelease; "a word")]
     #[test_case(Some("0"), Cache::Off)]
     #[test_case(Some("off"), Cache::Off; "off")]
+    #[test_case(Some("no"), Cache::Off; "no")]
+    #[test_case(Some("false"), Cache::Off; "false")]
     fn caches(text: Option<&str>, cache: Cache) {
-        assert_eq!(Cache::parse(text), cache);
+        let variable = |name: &str| {
+            text.filter(|_| name == "DOCKER_IMAGE_CACHE")
+                .map(str::to_owned)
+        };
+        assert_eq!(Settings::new("home", variable).unwrap().cache, cache);
     }
 
     #[test_case(None, Some(3))]

@@ -51,7 +51,7 @@ impl DockerDriver {
             .artifact
             .parse()
             .map_err(|_| start::unknown(&request))?;
-        start::check(&request, peer, artifact.kind)?;
+        start::check(&request, peer.uid, artifact.kind)?;
         let up = self.engine().now()?;
         self.cluster().begin();
         self.cluster().ready().map_err(Status::unavailable)?;
