@@ -30,8 +30,8 @@ use crate::{
     cursor::Cursors,
     engine::Engine,
     images::{self, Owner},
-    missing::Missing,
     place::{PlaceError, Places},
+    remembered::Remembered,
     swarm::{self, Cluster, Networks, Wish, wish::WishError},
 };
 
@@ -54,6 +54,9 @@ pub(crate) enum OpenError {
     #[error("failed to make a folder for how far logs were passed on")]
     Cursors(#[source] io::Error),
 }
+
+/// A user, and an artifact of which something is known.
+type OfUser = (u32, String);
 
 /// The driver. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -81,7 +84,8 @@ struct Inner {
     /// An engine starts no more dynos in the same time when it is asked for all at once, and
     /// everything else waits.
     turns: Semaphore,
-    missing: Missing,
+    missing: Remembered<OfUser>,
+    claims: Remembered<OfUser>,
 }
 
 impl DockerDriver {
@@ -127,7 +131,8 @@ impl DockerDriver {
                 Durability::Survives
             },
             turns: Semaphore::new(AT_ONCE),
-            missing: Missing::default(),
+            missing: Remembered::default(),
+            claims: Remembered::default(),
         })))
     }
 
@@ -170,9 +175,24 @@ impl DockerDriver {
         &self.0.home
     }
 
-    /// The artifacts that the engine does not have.
-    pub(crate) fn missing(&self) -> &Missing {
+    /// The artifacts that the engine did not have for a user. Every other one it may have: to ask
+    /// would take long, and a Start does.
+    pub(crate) fn missing(&self) -> &Remembered<OfUser> {
         &self.0.missing
+    }
+
+    /// The artifacts that are a user's to start dynos from.
+    pub(crate) fn claims(&self) -> &Remembered<OfUser> {
+        &self.0.claims
+    }
+
+    /// Whose the images of a user are in a registry.
+    pub(crate) fn owner(&self, uid: u32) -> Owner<'_> {
+        Owner {
+            machine: &self.0.machine,
+            uid,
+            driver: self.home(),
+        }
     }
 }
 
@@ -234,31 +254,31 @@ impl Runtime for DockerDriver {
         let mut built = images::build(docker, settings, peer, &release, &log).await?;
         if wish.swarm {
             let registry = wish.registry.as_deref();
-            let owner = Owner {
-                machine: &self.0.machine,
-                uid: peer.uid.as_raw(),
-                driver: self.home(),
-            };
+            let owner = self.owner(peer.uid.as_raw());
             let published =
                 images::publish(docker, settings, registry, owner, &release, built, &log);
             built = published.await?;
         }
         let artifact = built.to_string();
-        self.missing().remove(&artifact);
+        let key = (peer.uid.as_raw(), artifact.clone());
+        self.missing().remove(&key);
+        self.claims().add(key);
         Ok(artifact)
     }
 
-    fn has_artifact(&self, _peer: Peer, artifact: &str) -> bool {
-        artifact.parse::<Artifact>().is_ok() && !self.missing().has(artifact)
+    fn has_artifact(&self, peer: Peer, artifact: &str) -> bool {
+        let key = (peer.uid.as_raw(), artifact.to_owned());
+        artifact.parse::<Artifact>().is_ok() && !self.missing().has(&key)
     }
 
-    async fn remove_artifact(&self, _peer: Peer, artifact: &str) -> Result<(), Status> {
+    async fn remove_artifact(&self, peer: Peer, artifact: &str) -> Result<(), Status> {
         let Ok(parsed) = artifact.parse() else {
             return Ok(());
         };
         let docker = self.engine().now()?.docker;
-        images::remove(&docker, &parsed).await?;
-        self.missing().add(artifact);
+        let uid = peer.uid.as_raw();
+        images::remove(&docker, uid, &parsed).await?;
+        self.missing().add((uid, artifact.to_owned()));
         Ok(())
     }
 

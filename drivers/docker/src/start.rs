@@ -32,6 +32,7 @@ use crate::{
     config::{self, Order, Stdin},
     dyno::{Contained, Parts, Writing},
     engine::{self, Up},
+    images::{self, Claim},
     life::Known,
     logs::{Copy, Output, Source},
     place::Place,
@@ -63,15 +64,23 @@ impl DockerDriver {
         let artifact: Artifact = request.artifact.parse().map_err(|_| unknown(&request))?;
         check(&request, peer.uid, artifact.kind)?;
         let up = self.engine().now()?;
+        let uid = peer.uid.as_raw();
         let opened = if request.tty {
             None
         } else {
-            Some(open(&request.io_dir, peer.uid.as_raw())?)
+            Some(open(&request.io_dir, uid)?)
         };
         let image_env = match artifact.kind {
             // hsup-init makes the environment.
-            Kind::Slug { .. } => Vec::new(),
-            Kind::Plain | Kind::Cnb => self.image_env(&up.docker, &request, &artifact).await?,
+            Kind::Slug { .. } => match self.claim(&up.docker, uid, &request, &artifact).await? {
+                Claim::Good => Vec::new(),
+                Claim::Missing => return Err(self.missed(uid, &request)),
+                Claim::Anothers => return Err(unknown(&request)),
+            },
+            Kind::Plain | Kind::Cnb => {
+                let env = self.image_env(&up.docker, uid, &request, &artifact);
+                env.await?
+            }
         };
         let stdin = match &opened {
             None => Stdin::Terminal,
@@ -88,7 +97,7 @@ impl DockerDriver {
             artifact: &artifact,
             record: &record,
             home: self.home(),
-            uid: peer.uid.as_raw(),
+            uid,
             stdin,
             publish: place.publish,
             network: membership.as_deref().map(Membership::network),
@@ -107,23 +116,22 @@ impl DockerDriver {
         result
     }
 
-    /// The names of the variables that the image sets.
+    /// The names of the variables that the image sets, if it is the caller's.
     pub(crate) async fn image_env(
         &self,
         docker: &Docker,
+        uid: u32,
         request: &StartRequest,
         artifact: &Artifact,
     ) -> Result<Vec<String>, Status> {
         match docker.inspect_image(&artifact.image).await {
+            Ok(image) if images::is_anothers(&image, uid) => Err(unknown(request)),
             Ok(image) => {
                 let env = image.config.and_then(|config| config.env);
                 let name = |text: String| text.split('=').next().unwrap_or_default().to_owned();
                 Ok(env.unwrap_or_default().into_iter().map(name).collect())
             }
-            Err(error) if engine::is_unknown(&error) => {
-                self.missing().add(&request.artifact);
-                Err(unknown(request))
-            }
+            Err(error) if engine::is_unknown(&error) => Err(self.missed(uid, request)),
             Err(error) => Err(self.failed("look for an image", &error)),
         }
     }
@@ -148,8 +156,7 @@ impl DockerDriver {
                     }
                 }
                 Err(error) if engine::is_unknown(&error) => {
-                    self.missing().add(&order.request.artifact);
-                    return Err(unknown(order.request));
+                    return Err(self.missed(order.uid, order.request));
                 }
                 // What it may have made nevertheless has never run: a later Start of the dyno finds
                 // it, or the next driver.
@@ -293,6 +300,12 @@ impl DockerDriver {
             passed,
             kept: Some(kept),
         })
+    }
+
+    /// The engine does not have what a Start wants; hsup has it built anew.
+    fn missed(&self, uid: u32, request: &StartRequest) -> Status {
+        self.missing().add((uid, request.artifact.clone()));
+        unknown(request)
     }
 
     pub(crate) fn failed(&self, operation: &str, error: &Error) -> Status {

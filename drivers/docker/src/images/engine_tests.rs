@@ -1,5 +1,6 @@
 //! Builds in a real engine: that of `DOCKER_HOST`. They need no network.
 
+mod claims;
 mod fixture;
 mod kept;
 mod pulled;

@@ -37,6 +37,8 @@ pub(crate) enum ImageError {
          or name a registry to hsup, with the option `registry=HOST:PORT`"
     )]
     OnlyHere(String),
+    #[error("the image `{0}` is of another user's slug, and for dynos of that user alone")]
+    Anothers(String),
     #[error("the engine failed to {operation} `{of}`")]
     Engine {
         operation: &'static str,
@@ -154,6 +156,7 @@ impl From<ImageError> for Status {
                 }
                 Fault::Other => Self::internal(text),
             },
+            ImageError::Anothers(_) => Self::permission_denied(text),
             ImageError::Reference(_)
             | ImageError::NoRegistry
             | ImageError::OnlyHere(_)

@@ -1,7 +1,5 @@
 //! Finding an image in the engine, which pulls it if it does not have it.
 
-use std::path::Path;
-
 use bollard::{
     Docker,
     models::ImageInspect,
@@ -13,7 +11,8 @@ use hsup_driver_kit::errors;
 use super::{
     credentials,
     error::{Fault, ImageError, fault},
-    reference,
+    labels, reference, remove_name,
+    settings::Settings,
     told::{Listener, Pulled},
 };
 
@@ -26,22 +25,29 @@ pub(super) struct Image {
     pub(super) inspect: ImageInspect,
 }
 
-/// Finds an image, or pulls it, with the credentials that are in the folder `logins`.
+/// Finds an image that this user may have, or pulls it, with what credentials that user may use.
 pub(super) async fn find_or_pull(
     engine: &Docker,
+    settings: &Settings,
+    uid: u32,
     reference: &str,
-    logins: Option<&Path>,
     listener: &dyn Listener,
 ) -> Result<Image, ImageError> {
+    let anothers = || ImageError::Anothers(reference.to_owned());
     if let Some(image) = find(engine, reference).await? {
-        return Ok(image);
+        let is_anothers = labels::is_anothers(&image.inspect, uid);
+        return if is_anothers {
+            Err(anothers())
+        } else {
+            Ok(image)
+        };
     }
     listener.line(&format!("pulling the image {reference}"));
     let failed = |source| ImageError::Pull {
         image: reference.to_owned(),
         source,
     };
-    let login = match logins {
+    let login = match settings.logins_for(uid) {
         Some(folder) => credentials::find(folder, reference).await,
         None => Ok(None),
     };
@@ -64,7 +70,13 @@ pub(super) async fn find_or_pull(
         }
     }
     let inspect = engine.inspect_image(reference).await.map_err(failed)?;
-    known(reference, inspect)
+    let image = known(reference, inspect)?;
+    if labels::is_anothers(&image.inspect, uid) {
+        // A Build of that user would take it for an image of its own slug.
+        remove_name(engine, reference).await?;
+        return Err(anothers());
+    }
+    Ok(image)
 }
 
 /// Finds an image; `None` if the engine has none of this name or id.

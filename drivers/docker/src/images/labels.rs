@@ -160,11 +160,24 @@ pub(super) fn has_release(image: &ImageInspect, origin: &Origin) -> bool {
     releases.any(|release| release == origin.release)
 }
 
+fn label<'a>(image: &'a ImageInspect, name: &str) -> Option<&'a str> {
+    let labels = image.config.as_ref()?.labels.as_ref()?;
+    labels.get(name).map(String::as_str)
+}
+
+/// Whether an image was made of a slug.
+pub(super) fn is_of_slug(image: &ImageInspect) -> bool {
+    label(image, ROLE) == Some(SLUG)
+}
+
+/// Whether an image was made of a slug of another user than this one.
+pub(crate) fn is_anothers(image: &ImageInspect, uid: u32) -> bool {
+    is_of_slug(image) && label(image, UID) != Some(uid.to_string().as_str())
+}
+
 /// The names `hsup/APP:vN` that an image has, the newest release's last.
 pub(super) fn names_of_releases(image: &ImageInspect) -> Vec<String> {
-    let config = image.config.as_ref();
-    let labels = config.and_then(|config| config.labels.as_ref());
-    let app = labels.and_then(|labels| labels.get(APP));
+    let app = label(image, APP);
     let names = image.repo_tags.iter().flatten();
     let releases = names.filter_map(|name| Some((release_in(app?, name)?, name.clone())));
     let sorted: BTreeMap<_, _> = releases.collect();

@@ -11,6 +11,7 @@
 //! engine knows it, also one that was just started. A release that is an image itself is only
 //! looked up, or pulled.
 
+mod claim;
 mod collect;
 mod credentials;
 mod error;
@@ -38,7 +39,9 @@ use bollard::{Docker, query_parameters::RemoveImageOptionsBuilder};
 use hsup_driver_kit::{Status, proto::Release, serve::Peer, service::BuildLog};
 
 pub(crate) use self::{
+    claim::{Claim, claim},
     error::ImageError,
+    labels::is_anothers,
     publish::{Owner, publish, publishable},
     reference::is_reference,
     settings::Settings,
@@ -81,8 +84,7 @@ async fn build_release(
     listener: &dyn Listener,
 ) -> Result<Artifact, ImageError> {
     if release.slug_url.is_empty() && !release.image.is_empty() {
-        let logins = settings.logins_for(user.0);
-        return image(engine, &release.image, logins, listener).await;
+        return image(engine, settings, user.0, &release.image, listener).await;
     }
     slug::build(engine, settings, user, release, listener).await
 }
@@ -90,12 +92,13 @@ async fn build_release(
 /// A release that is an image.
 async fn image(
     engine: &Docker,
+    settings: &Settings,
+    uid: u32,
     name: &str,
-    logins: Option<&Path>,
     listener: &dyn Listener,
 ) -> Result<Artifact, ImageError> {
     let reference = reference::checked(name)?;
-    let image = find::find_or_pull(engine, &reference, logins, listener).await?;
+    let image = find::find_or_pull(engine, settings, uid, &reference, listener).await?;
     let config = image.inspect.config.unwrap_or_default();
     let labels = config.labels.unwrap_or_default();
     Ok(Artifact {
@@ -123,17 +126,21 @@ pub(crate) async fn is_gone(engine: &Docker, settings: &Settings, uid: u32, imag
     }
 }
 
-/// Removes an image that a Build made of a slug, if no container uses it. Others are not ours.
-pub(crate) async fn remove(engine: &Docker, artifact: &Artifact) -> Result<(), ImageError> {
+/// Removes an image that a Build of this user made of a slug, if no container uses it. Others are
+/// not ours.
+pub(crate) async fn remove(
+    engine: &Docker,
+    uid: u32,
+    artifact: &Artifact,
+) -> Result<(), ImageError> {
     if !matches!(artifact.kind, Kind::Slug { .. }) {
         return Ok(());
     }
     let Some(image) = find::find(engine, &artifact.image).await? else {
         return Ok(());
     };
-    let config = image.inspect.config.unwrap_or_default();
-    let labels = config.labels.unwrap_or_default();
-    if labels.get(labels::ROLE).map(String::as_str) != Some(labels::SLUG) {
+    let is_of_slug = labels::is_of_slug(&image.inspect);
+    if !is_of_slug || labels::is_anothers(&image.inspect, uid) {
         return Ok(());
     }
     remove_unused(engine, &image.id).await

@@ -44,6 +44,13 @@ impl Owner<'_> {
         hash.update(format!(" {} {app}", self.uid));
         format!("{name}-{}", hex::encode(&hash.finalize()[..8]))
     }
+
+    /// Whether an image, `REPOSITORY@DIGEST`, is of this app of the owner's, whatever the registry.
+    pub(crate) fn has(&self, image: &str, app: &str) -> bool {
+        let (name, _) = labels::name(app, 0);
+        let (repository, _) = image.split_once('@').unwrap_or_default();
+        repository.ends_with(&format!("/{}", self.repository(&name, app)))
+    }
 }
 
 /// Whether a Build for a Swarm can be begun: before anything is fetched and made for nobody.
@@ -208,6 +215,11 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
+        let image = format!("10.0.0.1:5000/{one}@sha256:a5");
+        assert!(owner(b"m", 7, "b").has(&image, "shop"));
+        assert!(!owner(b"m", 8, "a").has(&image, "shop"));
+        assert!(!owner(b"m", 7, "a").has(&image, "Shop"));
+        assert!(!owner(b"m", 7, "a").has("sha256:a5", "shop"));
     }
 
     #[test]

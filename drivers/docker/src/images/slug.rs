@@ -63,7 +63,7 @@ pub(super) async fn build(
         release.stack.clone()
     };
     let reference = reference::of_stack(&stack)?;
-    let stack = find::find_or_pull(engine, &reference, settings.logins_for(uid), listener).await?;
+    let stack = find::find_or_pull(engine, settings, uid, &reference, listener).await?;
     refuse_volume(&reference, &stack)?;
     let making = Making {
         url: &release.slug_url,

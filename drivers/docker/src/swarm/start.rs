@@ -18,7 +18,7 @@ use crate::{
     artifact::{Artifact, Kind},
     config::{self, Order, Stdin},
     engine::{self, Up},
-    images,
+    images::{self, Claim},
     logs::Source,
     runtime::DockerDriver,
     start,
@@ -59,8 +59,16 @@ impl DockerDriver {
         let uid = peer.uid.as_raw();
         let opened = start::open(&request.io_dir, uid)?;
         let image_env = match artifact.kind {
-            Kind::Slug { .. } => Vec::new(),
-            Kind::Plain | Kind::Cnb => self.image_env(&up.docker, &request, &artifact).await?,
+            Kind::Slug { .. } => match self.claim(&up.docker, uid, &request, &artifact).await? {
+                Claim::Good => Vec::new(),
+                // The nodes pull it from the registry, where its name says whose it is.
+                Claim::Missing if self.owner(uid).has(&artifact.image, &request.app) => Vec::new(),
+                Claim::Missing | Claim::Anothers => return Err(start::unknown(&request)),
+            },
+            Kind::Plain | Kind::Cnb => {
+                let env = self.image_env(&up.docker, uid, &request, &artifact);
+                env.await?
+            }
         };
         let order = Order {
             request: &request,
@@ -236,7 +244,7 @@ impl DockerDriver {
         let image = artifact.unwrap_or_default();
         if images::is_gone(&docker, self.images(), uid, &image).await {
             // hsup has it built anew, and pushed.
-            self.missing().add(&request.artifact);
+            self.missing().add((uid, request.artifact.clone()));
             return Status::not_found(format!(
                 "artifact `{}` is not in its registry any more",
                 request.artifact

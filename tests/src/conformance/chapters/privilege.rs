@@ -354,6 +354,8 @@ async fn others_artifact(cx: &Context) -> Result<(), NotPassed> {
     let slug = Slug::make().map_err(|error| NotPassed::hindered("a slug", &error))?;
     let mut build = cx.session.build_request();
     if let Some(release) = &mut build.release {
+        // Of one release a driver need not keep two.
+        release.version += 1;
         release.slug_url = slug.url();
     }
     let built = cx.control().build(build).await.ok()?;
@@ -494,6 +496,7 @@ async fn slugs(cx: &Context) -> Result<(), NotPassed> {
         let build = |url: &str| {
             let mut build = cx.session.build_request();
             if let Some(release) = &mut build.release {
+                release.version += 1;
                 url.clone_into(&mut release.slug_url);
             }
             build

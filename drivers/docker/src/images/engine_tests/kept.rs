@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use hsup_driver_kit::{Status, proto::Release};
 
-use super::fixture::{Case, docker, slug};
+use super::fixture::{Case, docker, me, slug};
 use crate::{
     artifact::{Artifact, Kind},
     images::{find, remove},
@@ -39,7 +39,7 @@ async fn the_newest_releases_and_those_in_use_are_kept() {
     }
     assert_eq!(there, [true, false, false, true, true]);
 
-    let status = Status::from(remove(&case.engine, &made[0]).await.unwrap_err());
+    let status = Status::from(remove(&case.engine, me().0, &made[0]).await.unwrap_err());
     assert_eq!(
         format!("{:?}", status.code()),
         "FailedPrecondition",
@@ -47,7 +47,7 @@ async fn the_newest_releases_and_those_in_use_are_kept() {
     );
     docker(&["rm", &case.app]);
     for _ in 0..2 {
-        remove(&case.engine, &made[0]).await.unwrap();
+        remove(&case.engine, me().0, &made[0]).await.unwrap();
         assert!(!is_there(&case, &made[0]).await);
     }
 }
@@ -72,7 +72,7 @@ async fn an_image_counts_as_its_newest_releases() {
     }
     assert_eq!(there, [false, false, true, true, true]);
     // It has two names.
-    remove(&case.engine, &made[0]).await.unwrap();
+    remove(&case.engine, me().0, &made[0]).await.unwrap();
     assert!(!is_there(&case, &made[0]).await);
 }
 
@@ -90,7 +90,7 @@ async fn a_release_may_be_an_image() {
         let image = docker(&["image", "inspect", "--format", "{{.Id}}", &case.stack]);
         assert_eq!(artifact, Artifact { image, kind });
         // It is the operator's.
-        remove(&case.engine, &artifact).await.unwrap();
+        remove(&case.engine, me().0, &artifact).await.unwrap();
         assert!(is_there(case, &artifact).await);
     }
 }

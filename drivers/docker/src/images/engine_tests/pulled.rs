@@ -10,18 +10,23 @@ use flate2::read::GzDecoder;
 use hsup_driver_kit::{hex, proto::Release};
 use sha2::{Digest as _, Sha256};
 
-use super::fixture::{Case, Content, archive, docker, noise};
+use super::{
+    fixture::{Case, Content, archive, docker, me, noise, slug},
+    labels,
+};
+use crate::images::{ImageError, prune::labelled};
 
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(&Sha256::digest(bytes)))
 }
 
-/// Serves an image of one layer, whatever its name, until the process ends; gives its host.
-fn registry(layer: Vec<u8>) -> String {
+/// Serves an image of one layer with these labels, whatever its name, until the process ends; gives
+/// its host.
+fn registry(layer: Vec<u8>, labels: &str) -> String {
     let mut tar = Vec::new();
     GzDecoder::new(&layer[..]).read_to_end(&mut tar).unwrap();
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Labels":{labels}}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
         digest(&tar)
     );
     let kind = "application/vnd.docker.distribution.manifest.v2+json";
@@ -85,7 +90,7 @@ async fn a_stack_that_is_not_there_is_pulled() {
     let case = Case::new("pulled", &[]);
     let text = noise(3_000_000);
     let layer = archive(&[Content::File("etc/noise", 0o644, &text)]);
-    let stack = format!("{}/my/stack:1", registry(layer));
+    let stack = format!("{}/my/stack:1", registry(layer, "{}"));
     let release = Release {
         app: case.app.clone(),
         stack: stack.clone(),
@@ -105,4 +110,30 @@ async fn a_stack_that_is_not_there_is_pulled() {
             .iter()
             .any(|(step, _, total)| step == "pull image" && *total > 1_000_000)
     );
+}
+
+#[tokio::test]
+#[ignore = "needs a Docker engine"]
+async fn an_image_that_says_it_is_anothers_is_not_kept() {
+    let case = Case::new("claims", &[]);
+    let labels = format!(
+        r#"{{"{}":"{}","{}":"{}","{}":"{}"}}"#,
+        labels::ROLE,
+        labels::SLUG,
+        labels::APP,
+        case.app,
+        labels::UID,
+        me().0 + 1
+    );
+    let host = registry(slug(&[("app/evil", 0o755, "x")]), &labels);
+    let release = Release {
+        image: format!("{host}/hsup/{}:v1", case.app),
+        ..Release::default()
+    };
+    let refused = case.build(&release).await.unwrap_err();
+    assert!(matches!(refused, ImageError::Anothers(_)), "{refused}");
+    // That user's Build would find it.
+    let app = format!("{}={}", labels::APP, case.app);
+    let images = labelled(&case.engine, &[app]).await.unwrap();
+    assert!(images.is_empty(), "{images:?}");
 }
