@@ -9,8 +9,17 @@ use crate::{
     runtime::DockerDriver,
 };
 
+/// A release, and the artifact that its user's dynos are started from.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claimed {
+    pub(crate) uid: u32,
+    pub(crate) app: String,
+    pub(crate) release: u64,
+    pub(crate) artifact: String,
+}
+
 impl DockerDriver {
-    /// Asks whose the image of a slug is, once.
+    /// Asks whose the image of a slug is, once for each release.
     pub(crate) async fn claim(
         &self,
         docker: &Docker,
@@ -18,17 +27,23 @@ impl DockerDriver {
         request: &StartRequest,
         artifact: &Artifact,
     ) -> Result<Claim, Status> {
-        let key = (uid, request.artifact.clone());
-        if self.claims().has(&key) {
+        let claimed = Claimed {
+            uid,
+            app: request.app.clone(),
+            release: request.release,
+            artifact: request.artifact.clone(),
+        };
+        if self.claims().has(&claimed) {
             return Ok(Claim::Good);
         }
-        let claim = images::claim(docker, uid, &artifact.image).await;
+        let release = (request.app.as_str(), request.release);
+        let claim = images::claim(docker, uid, &artifact.image, release).await;
         let claim = claim.map_err(|error| {
             self.engine().suspect();
             Status::from(error)
         })?;
         if claim == Claim::Good {
-            self.claims().add(key);
+            self.claims().add(claimed);
         }
         Ok(claim)
     }

@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::{
     any::AnyDyno,
     artifact::Artifact,
+    claim::Claimed,
     config,
     connect::TlsError,
     context::{Host, HostError},
@@ -85,7 +86,7 @@ struct Inner {
     /// everything else waits.
     turns: Semaphore,
     missing: Remembered<OfUser>,
-    claims: Remembered<OfUser>,
+    claims: Remembered<Claimed>,
 }
 
 impl DockerDriver {
@@ -181,8 +182,8 @@ impl DockerDriver {
         &self.0.missing
     }
 
-    /// The artifacts that are a user's to start dynos from.
-    pub(crate) fn claims(&self) -> &Remembered<OfUser> {
+    /// The artifacts that are a user's to start a release's dynos from.
+    pub(crate) fn claims(&self) -> &Remembered<Claimed> {
         &self.0.claims
     }
 
@@ -260,9 +261,14 @@ impl Runtime for DockerDriver {
             built = published.await?;
         }
         let artifact = built.to_string();
-        let key = (peer.uid.as_raw(), artifact.clone());
-        self.missing().remove(&key);
-        self.claims().add(key);
+        let uid = peer.uid.as_raw();
+        self.missing().remove(&(uid, artifact.clone()));
+        self.claims().add(Claimed {
+            uid,
+            app: release.app,
+            release: release.version,
+            artifact: artifact.clone(),
+        });
         Ok(artifact)
     }
 

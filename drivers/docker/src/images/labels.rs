@@ -154,10 +154,10 @@ pub(super) fn newest_release(app: &str, names: &[String]) -> Option<u64> {
 }
 
 /// Whether an image has the name of a release.
-pub(super) fn has_release(image: &ImageInspect, origin: &Origin) -> bool {
+pub(super) fn has_release(image: &ImageInspect, app: &str, release: u64) -> bool {
     let names = image.repo_tags.iter().flatten();
-    let mut releases = names.filter_map(|name| release_in(&origin.app, name));
-    releases.any(|release| release == origin.release)
+    let mut releases = names.filter_map(|name| release_in(app, name));
+    releases.any(|found| found == release)
 }
 
 fn label<'a>(image: &'a ImageInspect, name: &str) -> Option<&'a str> {
@@ -168,6 +168,11 @@ fn label<'a>(image: &'a ImageInspect, name: &str) -> Option<&'a str> {
 /// Whether an image was made of a slug.
 pub(super) fn is_of_slug(image: &ImageInspect) -> bool {
     label(image, ROLE) == Some(SLUG)
+}
+
+/// Whether an image was made of a slug of this app.
+pub(super) fn is_of_app(image: &ImageInspect, app: &str) -> bool {
+    is_of_slug(image) && label(image, APP) == Some(app)
 }
 
 /// Whether an image was made of a slug of another user than this one.
@@ -303,10 +308,6 @@ mod tests {
         .map(str::to_owned);
         assert_eq!(newest_release("my.app", &names), Some(10));
         assert_eq!(newest_release("mine", &names), None);
-        let of = |release| Origin {
-            release,
-            ..origin("my.app")
-        };
         let image = ImageInspect {
             repo_tags: Some(names.to_vec()),
             config: Some(bollard::models::ImageConfig {
@@ -315,7 +316,7 @@ mod tests {
             }),
             ..ImageInspect::default()
         };
-        assert!(has_release(&image, &of(9)) && !has_release(&image, &of(5)));
+        assert!(has_release(&image, "my.app", 9) && !has_release(&image, "my.app", 5));
         let releases = [0, 2, 1].map(|number| &names[number]);
         assert_eq!(
             names_of_releases(&image).iter().collect::<Vec<_>>(),

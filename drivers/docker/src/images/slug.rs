@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, pin::pin, sync::LazyLock, time::Duration};
 
-use bollard::{Docker, models::ContainerConfig, query_parameters::TagImageOptionsBuilder};
+use bollard::{Docker, models::ContainerConfig};
 use bytes::Bytes;
 use futures_util::stream;
 use hsup_driver_kit::{errors, file_url, hex, identity, proto::Release};
@@ -13,9 +13,10 @@ use tar::{Builder, EntryType, Header};
 use tokio::{select, sync::mpsc, time::timeout};
 
 use super::{
-    error::{Fault, ImageError, fault},
+    claim,
+    error::ImageError,
     find::{self, Image},
-    labels::{self, Origin},
+    labels::Origin,
     prune::{labelled, prune},
     reference,
     settings::{Cache, Settings},
@@ -214,7 +215,8 @@ impl Making<'_> {
         let Some(image) = find::find(self.engine, &newest.id).await? else {
             return Ok(None);
         };
-        if !self.named(&image).await? {
+        let Origin { app, release, .. } = &self.origin;
+        if !claim::named(self.engine, &image, app, *release).await? {
             return Ok(None);
         }
         let config = image.inspect.config.unwrap_or_default();
@@ -228,25 +230,6 @@ impl Making<'_> {
                 kind: Kind::Slug { uid, gid },
             }
         }))
-    }
-
-    /// Gives an image the name of this release, too: for how long it is kept goes by its names.
-    /// `false` if it has just been removed.
-    async fn named(&self, image: &Image) -> Result<bool, ImageError> {
-        if labels::has_release(&image.inspect, &self.origin) {
-            return Ok(true);
-        }
-        let (repository, tag) = self.origin.name();
-        let options = TagImageOptionsBuilder::new().repo(&repository).tag(&tag);
-        match self
-            .engine
-            .tag_image(&image.id, Some(options.build()))
-            .await
-        {
-            Ok(()) => Ok(true),
-            Err(error) if fault(&error) == Fault::Missing => Ok(false),
-            Err(error) => Err(ImageError::engine("name the image", &image.id)(error)),
-        }
     }
 
     async fn make(&self, slug: Option<&Fetch>) -> Result<Artifact, ImageError> {

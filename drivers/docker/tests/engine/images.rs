@@ -1,4 +1,4 @@
-//! Releases that are images: what runs in them, and how.
+//! The images of releases: what runs in those that are one, and what one of a slug is called.
 
 use std::{
     fs::{self, File},
@@ -9,7 +9,9 @@ use std::{
 
 use hsup_proto::driver::exit_status::How;
 
-use super::fixture::{Driver, Dyno, Engine};
+use tempfile::TempDir;
+
+use super::fixture::{Driver, Dyno, Engine, output, write};
 
 /// As the launcher of Cloud Native Buildpacks: a process is chosen by the name that it is called
 /// by, a line is run by a shell, and words behind `--` as they are.
@@ -120,4 +122,31 @@ async fn an_images_entrypoint_is_respected() {
         ("entered\nline in /bin/sh\n".to_owned(), 0)
     );
     assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_rollback_gives_an_image_the_name_of_its_release() {
+    let engine = Engine::start().await;
+    let mut driver = Driver::start(&engine);
+    let folder = TempDir::with_prefix("hsup").unwrap();
+    write(&folder.path().join("Procfile"), "web: true\n");
+    let artifact = driver.build_slug(folder.path()).await.unwrap();
+    let run = |id: &str, release: u64| {
+        let mut dyno = Dyno::new(&engine, id, "echo started");
+        dyno.request.artifact.clone_from(&artifact);
+        dyno.request.release = release;
+        dyno
+    };
+    let started = ("started\n".to_owned(), 0);
+    assert_eq!(says(&run("d-4", 4), &driver).await, started);
+    // Whoever built it does not matter.
+    driver.replace();
+    assert_eq!(says(&run("d-6", 6), &driver).await, started);
+    let names = ["image", "inspect", "--format", "{{join .RepoTags \" \"}}"];
+    let image = artifact.splitn(4, ':').last().unwrap();
+    let names = output(engine.docker(&names).arg(image));
+    let mut names: Vec<_> = names.split(' ').collect();
+    names.sort_unstable();
+    assert_eq!(names, ["hsup/shop:v1", "hsup/shop:v4", "hsup/shop:v6"]);
 }

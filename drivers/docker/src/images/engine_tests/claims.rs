@@ -46,7 +46,10 @@ async fn an_image_of_another_users_slug_is_out_of_reach() {
             );
         }
     }
-    let claimed = async |uid| claim(&case.engine, uid, id).await.unwrap();
+    let claimed = async |uid| {
+        let release = (case.app.as_str(), 1);
+        claim(&case.engine, uid, id, release).await.unwrap()
+    };
     assert_eq!(claimed(other.0).await, Claim::Anothers);
     assert_eq!(claimed(uid).await, Claim::Good);
     // To others it is not there.

@@ -7,7 +7,7 @@ use hsup_driver_kit::{Status, proto::Release};
 use super::fixture::{Case, docker, me, slug};
 use crate::{
     artifact::{Artifact, Kind},
-    images::{find, remove},
+    images::{Claim, claim, find, remove},
 };
 
 async fn is_there(case: &Case, artifact: &Artifact) -> bool {
@@ -74,6 +74,35 @@ async fn an_image_counts_as_its_newest_releases() {
     // It has two names.
     remove(&case.engine, me().0, &made[0]).await.unwrap();
     assert!(!is_there(&case, &made[0]).await);
+}
+
+#[tokio::test]
+#[ignore = "needs a Docker engine"]
+async fn an_image_counts_as_the_release_that_is_started_from_it() {
+    let case = Case::new("started", &[]);
+    let mut settings = case.settings();
+    settings.keep = 3;
+    let mut made: Vec<Artifact> = Vec::new();
+    // The fourth is a rollback to the first, without a Build.
+    for (version, content) in [(1, "a"), (2, "b"), (3, "c"), (5, "d"), (6, "e")] {
+        if version == 5 {
+            let release = (case.app.as_str(), 4);
+            let claimed = claim(&case.engine, me().0, &made[0].image, release);
+            assert_eq!(claimed.await.unwrap(), Claim::Good);
+        }
+        let content = slug(&[("app/content", 0o644, content)]);
+        let release = case.release(version, &content);
+        made.push(case.build_with(&settings, &release).await.unwrap());
+    }
+    let mut there = Vec::new();
+    for artifact in &made {
+        there.push(is_there(&case, artifact).await);
+    }
+    assert_eq!(there, [true, false, false, true, true]);
+    // Another app's name is none for it.
+    let claimed = claim(&case.engine, me().0, &made[0].image, ("other", 7));
+    assert_eq!(claimed.await.unwrap(), Claim::Good);
+    assert_eq!(docker(&["images", "--quiet", "hsup/other"]), "");
 }
 
 #[tokio::test]
