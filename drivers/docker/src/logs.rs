@@ -112,6 +112,8 @@ pub(crate) enum CopyError {
     Read(#[source] bollard::errors::Error),
     #[error("the engine failed to read a dyno's log: {0}")]
     Said(String),
+    #[error("failed to read what a dyno writes")]
+    Stream(#[source] io::Error),
     #[error("failed to write to a dyno's FIFO")]
     Write(#[source] io::Error),
     /// It is not read for so long that the log is not to wait for it.
@@ -127,7 +129,7 @@ impl CopyError {
         match self {
             Self::Read(error) => engine::code(error).is_some(),
             Self::Said(_) => true,
-            Self::Write(_) | Self::Full | Self::Keep(_) => false,
+            Self::Stream(_) | Self::Write(_) | Self::Full | Self::Keep(_) => false,
         }
     }
 }

@@ -4,7 +4,12 @@
 //! however much is written, all of it comes. It ends with the dyno, or when the connection breaks;
 //! then the log has what is missing.
 
-use tokio::io::{self, AsyncRead, AsyncReadExt as _};
+use std::time::Duration;
+
+use tokio::{
+    io::{self, AsyncRead, AsyncReadExt as _},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Copy, CopyError, Output};
@@ -12,6 +17,9 @@ use crate::{attach::Reads, frames::Cursor};
 
 /// How much is read at a time.
 const PIECE: usize = 64 << 10;
+/// How long after a stream's end its dyno's is waited for. One that goes on may have closed its
+/// output, or it is the connection that has ended.
+const END: Duration = Duration::from_secs(1);
 
 /// Before each piece that the engine sends: whose it is, and how long.
 /// <https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach>
@@ -55,24 +63,27 @@ impl Copy {
                 return false;
             }
         }
-        // The end of an engine looks the same. It breaks the call that waits for the dyno, too.
-        tokio::select! {
-            () = ended.cancelled() => {}
-            () = self.engine.until_suspected(before) => {}
-        }
-        self.engine.suspicions() == before
+        // The end of an engine looks the same, and that of this connection alone. The former breaks
+        // the call that waits for the dyno, too.
+        let has_ended = tokio::select! {
+            () = ended.cancelled() => true,
+            () = self.engine.until_suspected(before) => false,
+            () = time::sleep(END) => false,
+        };
+        has_ended && self.engine.suspicions() == before
     }
 
     /// Passes on what comes to its end.
     async fn pass_on(&mut self, stream: &mut Reads) -> Result<(), CopyError> {
         let mut piece = vec![0; PIECE];
-        while let Some(head) = next(stream).await {
+        while let Some(head) = next(stream).await.map_err(CopyError::Stream)? {
             let mut left = head.length as usize;
             while left > 0 {
                 let room = left.min(PIECE);
-                let length = stream.read(&mut piece[..room]).await.unwrap_or_default();
+                let length = stream.read(&mut piece[..room]).await;
+                let length = length.map_err(CopyError::Stream)?;
                 if length == 0 {
-                    return Ok(());
+                    return Err(CopyError::Stream(io::ErrorKind::UnexpectedEof.into()));
                 }
                 left -= length;
                 if head.stream == self.output.number() {
@@ -109,23 +120,110 @@ impl Copy {
     }
 }
 
-/// The next head; none at the end. A stream that breaks off has come to its end.
-async fn next(stream: &mut (impl AsyncRead + Unpin)) -> Option<Head> {
+/// The next head; none at the end, which is between two pieces.
+async fn next(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Head>> {
     let mut head = [0; Head::SIZE];
-    let read: io::Result<_> = stream.read_exact(&mut head).await;
-    read.ok().map(|_| Head::from_bytes(head))
+    let mut length = 0;
+    while length < Head::SIZE {
+        match stream.read(&mut head[length..]).await? {
+            0 if length == 0 => return Ok(None),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
+        }
+    }
+    Ok(Some(Head::from_bytes(head)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{PipeReader, Read as _},
+        sync::Arc,
+    };
+
+    use tempfile::TempDir;
+    use test_case::test_case;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex, split};
+
     use super::*;
+    use crate::{connect::Duplex, context::Host, cursor::Cursors, engine::Engine, logs::Source};
+
+    /// What passes on a stream of stdout, and both of its ends.
+    struct Streamed {
+        copy: Copy,
+        stream: Reads,
+        engine: DuplexStream,
+        passed_on: PipeReader,
+        _kept: TempDir,
+    }
+
+    impl Streamed {
+        async fn begin() -> Self {
+            let kept = tempfile::tempdir().unwrap();
+            let cursors = Cursors::open(Some(kept.path()), "home").unwrap();
+            // Nobody is there.
+            let engine = Engine::open(Host::Unix(kept.path().join("engine")));
+            let source = Source::Container("c0ffee".to_owned());
+            let output = Output::Stdout;
+            let cursor = cursors.file(source.id(), output.name()).unwrap();
+            let (passed_on, fifo) = std::io::pipe().unwrap();
+            let copy = Copy::new(
+                engine.await.unwrap(),
+                source,
+                output,
+                fifo.into(),
+                cursor,
+                Arc::default(),
+            );
+            let (ours, engine) = duplex(64);
+            let (stream, _) = split(Box::new(ours) as Box<dyn Duplex>);
+            Self {
+                copy: copy.unwrap(),
+                stream,
+                engine,
+                passed_on,
+                _kept: kept,
+            }
+        }
+    }
+
+    #[test_case(b"\x01\0\0\0\0\0\0\x04text", true, true, "text"; "the dyno has ended")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x04text", false, false, "text"; "the dyno goes on")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x05text", true, false, "text"; "in a piece")]
+    #[test_case(b"\x01\0\0\0\0\0", true, false, ""; "in a head")]
+    #[tokio::test(start_paused = true)]
+    async fn what_breaks_off_is_not_the_end(
+        sent: &[u8],
+        has_ended: bool,
+        is_whole: bool,
+        expected: &str,
+    ) {
+        let Streamed {
+            mut copy,
+            stream,
+            mut engine,
+            mut passed_on,
+            _kept,
+        } = Streamed::begin().await;
+        engine.write_all(sent).await.unwrap();
+        drop(engine);
+        let ended = CancellationToken::new();
+        if has_ended {
+            ended.cancel();
+        }
+        assert_eq!(copy.follow(stream, &ended).await, is_whole);
+        drop(copy);
+        let mut all = String::new();
+        passed_on.read_to_string(&mut all).unwrap();
+        assert_eq!(all, expected);
+    }
 
     #[tokio::test]
     async fn a_head_says_whose_a_piece_is_and_how_long() {
-        let mut stream = &b"\x02\0\0\0\0\x01\0\x02rest"[..];
-        let head = next(&mut stream).await.unwrap();
+        let mut stream = &b"\x02\0\0\0\0\x01\0\x02"[..];
+        let head = next(&mut stream).await.unwrap().unwrap();
         assert_eq!(head.stream, Output::Stderr.number());
         assert_eq!(head.length, 65_538);
-        assert_eq!(next(&mut stream).await, None);
+        assert_eq!(next(&mut stream).await.unwrap(), None);
     }
 }

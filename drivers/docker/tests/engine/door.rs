@@ -1,11 +1,11 @@
-//! A way to an engine that can be shut, also in the middle of a call.
+//! A way to an engine that can be shut, also in the middle of a call, or for one call alone.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream, UnixStream},
-    sync::watch,
+    sync::{broadcast, watch},
 };
 
 use super::fixture::Engine;
@@ -23,6 +23,7 @@ enum Way {
 pub(crate) struct Door {
     address: SocketAddr,
     way: Arc<watch::Sender<Way>>,
+    cuts: broadcast::Sender<&'static str>,
 }
 
 impl Door {
@@ -32,19 +33,22 @@ impl Door {
         let socket = engine.socket();
         let way = Arc::new(watch::Sender::new(Way::Open));
         let ours = Arc::clone(&way);
+        let cuts = broadcast::Sender::new(1);
+        let all_cuts = cuts.clone();
         tokio::spawn(async move {
             while let Ok((caller, _)) = listener.accept().await {
                 let (way, socket) = (Arc::clone(&ours), socket.clone());
+                let cut = all_cuts.subscribe();
                 tokio::spawn(async move {
                     let mut shut = way.subscribe();
                     tokio::select! {
-                        () = pass(caller, &socket, &way) => {}
+                        () = pass(caller, &socket, &way, cut) => {}
                         _ = shut.wait_for(|way| *way == Way::Shut) => {}
                     }
                 });
             }
         });
-        Self { address, way }
+        Self { address, way, cuts }
     }
 
     pub(crate) fn host(&self) -> String {
@@ -55,6 +59,11 @@ impl Door {
         self.way.send_replace(Way::Open);
     }
 
+    /// Cuts the connections of the calls that have this in their heads, and no others.
+    pub(crate) fn cut(&self, call: &'static str) {
+        self.cuts.send(call).unwrap();
+    }
+
     /// Shuts it once the engine has done what such a call asks for, and before it has said so.
     pub(crate) fn shut_after(&self, call: &'static str) {
         self.way.send_replace(Way::ShutAfter(call));
@@ -62,7 +71,12 @@ impl Door {
 }
 
 /// Passes on one call and its answer.
-async fn pass(mut caller: TcpStream, socket: &Path, way: &watch::Sender<Way>) {
+async fn pass(
+    mut caller: TcpStream,
+    socket: &Path,
+    way: &watch::Sender<Way>,
+    cut: broadcast::Receiver<&'static str>,
+) {
     let mut engine = UnixStream::connect(socket).await.unwrap();
     let mut head = Vec::new();
     while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
@@ -71,15 +85,24 @@ async fn pass(mut caller: TcpStream, socket: &Path, way: &watch::Sender<Way>) {
         }
     }
     engine.write_all(&head).await.unwrap();
+    let head = String::from_utf8_lossy(&head);
     let is_last = match &*way.borrow() {
-        Way::ShutAfter(call) => String::from_utf8_lossy(&head).contains(call),
+        Way::ShutAfter(call) => head.contains(call),
         Way::Open | Way::Shut => false,
     };
     if is_last {
         engine.read_u8().await.unwrap();
         way.send_replace(Way::Shut);
     } else {
-        // Either may go before the other.
-        drop(copy_bidirectional(&mut caller, &mut engine).await);
+        tokio::select! {
+            // Either may go before the other.
+            _ = copy_bidirectional(&mut caller, &mut engine) => {}
+            () = until_cut(cut, &head) => {}
+        }
     }
+}
+
+/// Waits until the call that has this head is to be cut.
+async fn until_cut(mut cut: broadcast::Receiver<&'static str>, head: &str) {
+    while !head.contains(cut.recv().await.unwrap()) {}
 }

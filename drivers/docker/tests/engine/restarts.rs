@@ -62,6 +62,28 @@ async fn a_driver_that_was_killed_goes_on_with_a_dyno(process_type: &str) {
 
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
+async fn what_is_attached_to_is_read_on_when_that_connection_alone_breaks() {
+    let engine = Engine::start().await;
+    let door = Door::of(&engine).await;
+    let driver = Driver::reaching(&door.host(), Vec::new());
+    driver.info(|info| info.ready).await;
+    let mut client = driver.client().await;
+    let mut dyno = Dyno::new(&engine, "d-cut", COUNT);
+    dyno.request.process_type = "run".to_owned();
+    dyno.start(&mut client).await;
+    let mut all = Vec::new();
+    dyno.read(&mut all, 300).await;
+    door.cut("/attach?stream=1&stdout=1");
+    dyno.read(&mut all, numbers().len()).await;
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(42)));
+    all.extend(dyno.rest());
+    assert!(all == numbers(), "{}", String::from_utf8_lossy(&all));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
 async fn an_engine_that_was_killed_is_waited_for() {
     let mut engine = Engine::start().await;
     let driver = Driver::start(&engine);
