@@ -145,9 +145,10 @@ impl DockerDriver {
             let connector = self.engine().connector();
             match attach::attach(connector, &id, Streams::Terminal).await {
                 Ok(both) => {
-                    let found = Remote::new(both, gone.clone());
+                    let engine = self.engine();
+                    let found = Remote::new(engine.clone(), id.clone(), both, gone.clone());
                     // Until somebody sets another one it has the one that it had.
-                    found.keep_size(self.engine().clone(), id.clone(), gone.clone());
+                    found.keep_size(engine.clone(), id.clone(), gone.clone());
                     terminal = Some(found);
                 }
                 Err(error) => {

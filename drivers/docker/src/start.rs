@@ -200,7 +200,8 @@ impl DockerDriver {
                 known.map_err(|error| {
                     Status::internal(format!("failed to remember a container: {error}"))
                 })?;
-                terminal = Some(Remote::new(both, gone.clone()));
+                let id = id.to_owned();
+                terminal = Some(Remote::new(engine.clone(), id, both, gone.clone()));
                 None
             }
             Some(mut opened) => {

@@ -1,4 +1,7 @@
 //! A dyno's terminal, which is the engine's: bytes both ways, and the size of the window.
+//!
+//! It ends with the dyno. A connection that ends before that is replaced by another; what the dyno
+//! shows meanwhile, and what is typed, is lost.
 
 use std::{
     io,
@@ -16,8 +19,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attach::{Reads, Writes},
+    attach::{self, Reads, Streams, Writes},
     engine::{self, Engine},
+    life,
 };
 
 /// How much output waits for a reader: so many pieces of so many bytes. What is more waits in
@@ -26,8 +30,9 @@ const PIECES: usize = 16;
 const PIECE: usize = 4 << 10;
 /// What ends a line of input without being part of it.
 const END: u8 = 4;
-/// How often, and how soon, the size of a terminal is set again that is not there yet.
+/// How often the size of a terminal is set again that is not there yet.
 const TRIES: usize = 20;
+/// How soon what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The driver's end of a dyno's terminal. Cheap to clone.
@@ -37,20 +42,31 @@ pub(crate) struct Remote(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     output: Mutex<mpsc::Receiver<Vec<u8>>>,
-    input: Mutex<Writes>,
+    input: Arc<Mutex<Writes>>,
     size: watch::Sender<WindowSize>,
     /// What was typed last.
     typed: StdMutex<Option<u8>>,
 }
 
 impl Remote {
-    /// The terminal that these are the two directions of, until it is `gone`.
-    pub(crate) fn new((reads, writes): (Reads, Writes), gone: CancellationToken) -> Self {
+    /// The terminal of a container, which these are the two directions of at first, until it is
+    /// `gone`.
+    pub(crate) fn new(
+        engine: Engine,
+        id: String,
+        (reads, writes): (Reads, Writes),
+        gone: CancellationToken,
+    ) -> Self {
         let (sender, output) = mpsc::channel(PIECES);
-        tokio::spawn(async move { gone.run_until_cancelled(pump(reads, sender)).await });
+        let input = Arc::new(Mutex::new(writes));
+        let replaced = Arc::clone(&input);
+        tokio::spawn(async move {
+            let showing = show(&engine, &id, reads, &replaced, &sender);
+            gone.run_until_cancelled(showing).await
+        });
         Self(Arc::new(Inner {
             output: Mutex::new(output),
-            input: Mutex::new(writes),
+            input,
             size: watch::Sender::new(WindowSize::default()),
             typed: StdMutex::default(),
         }))
@@ -88,8 +104,53 @@ async fn set(engine: &Engine, id: &str, size: WindowSize) {
     }
 }
 
-/// Reads what the dyno writes, as far as anybody wants it.
-async fn pump(mut reads: Reads, output: mpsc::Sender<Vec<u8>>) {
+/// Passes on what the dyno writes, until it has ended or nobody wants any more.
+async fn show(
+    engine: &Engine,
+    id: &str,
+    mut reads: Reads,
+    input: &Mutex<Writes>,
+    output: &mpsc::Sender<Vec<u8>>,
+) {
+    loop {
+        pump(reads, output).await;
+        if output.is_closed() {
+            return;
+        }
+        let Some((again, writes)) = attach_again(engine, id).await else {
+            return;
+        };
+        *input.lock().await = writes;
+        reads = again;
+        // A dyno that is about to have ended still lets itself be attached to.
+        time::sleep(PAUSE).await;
+    }
+}
+
+/// Attaches to a dyno once more, unless it has ended.
+async fn attach_again(engine: &Engine, id: &str) -> Option<(Reads, Writes)> {
+    loop {
+        let up = engine.up().await;
+        match up.api.inspect(id).await {
+            Ok(found) if life::is_running(&found.state) || life::is_new(&found.state) => {
+                match attach::attach(engine.connector(), id, Streams::Terminal).await {
+                    Ok(both) => return Some(both),
+                    Err(error) => tracing::debug!(%error, "failed to attach to a terminal again"),
+                }
+            }
+            Err(error) if !engine::is_unknown(&error) => {
+                tracing::debug!(%error, "failed to look at a container");
+                engine.suspect();
+            }
+            // It has ended, or is gone.
+            Ok(_) | Err(_) => return None,
+        }
+        time::sleep(PAUSE).await;
+    }
+}
+
+/// Passes on what comes to the end of the connection, as far as anybody wants it.
+async fn pump(mut reads: Reads, output: &mpsc::Sender<Vec<u8>>) {
     let mut piece = vec![0; PIECE];
     loop {
         match reads.read(&mut piece).await {

@@ -6,10 +6,14 @@ use hsup_proto::driver::{
     attach_response::Event as Output,
     exit_status::How,
 };
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use super::fixture::{Driver, Dyno, Engine, is_greeted};
+use super::{
+    door::Door,
+    fixture::{Driver, Dyno, Engine, PAUSE, is_greeted},
+};
 
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
@@ -96,6 +100,53 @@ async fn a_terminal_has_a_size_and_passes_on_what_is_typed() {
     let all = String::from_utf8(all).unwrap();
     assert!(all.ends_with("sized\r\nhi\r\ngot hi\r\n"), "{all}");
     assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(0)));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_terminal_whose_connection_breaks_is_attached_to_again() {
+    let engine = Engine::start().await;
+    let door = Door::of(&engine).await;
+    let driver = Driver::reaching(&door.host(), Vec::new());
+    driver.info(|info| info.ready).await;
+    let mut client = driver.client().await;
+    let line = "echo up; until read -r x && [ \"$x\" = go ]; do :; done; echo went; exit 7";
+    let mut dyno = Dyno::new(&engine, "d-broken", line);
+    dyno.request.tty = true;
+    dyno.start(&mut client).await;
+    let (typed, typing) = tokio::sync::mpsc::channel(4);
+    let send = async |event| {
+        let event = Some(event);
+        typed.send(AttachRequest { event }).await.unwrap();
+    };
+    send(Event::DynoId("d-broken".to_owned())).await;
+    let shown = client.attach(ReceiverStream::new(typing)).await.unwrap();
+    let mut shown = shown.into_inner();
+    let mut all = Vec::new();
+    let has = |all: &[u8], word: &[u8]| all.windows(word.len()).any(|bytes| bytes == word);
+    let mut is_cut = false;
+    loop {
+        let next = timeout(PAUSE, shown.message()).await;
+        if let Ok(next) = next {
+            let Some(AttachResponse { event: Some(event) }) = next.unwrap() else {
+                break;
+            };
+            let (Output::Stdout(bytes) | Output::Stderr(bytes)) = event;
+            all.extend(bytes);
+        }
+        if !is_cut && has(&all, b"up") {
+            door.cut("/attach?");
+            is_cut = true;
+        } else if is_cut && !has(&all, b"went") {
+            // What is typed before it is attached to again goes nowhere.
+            send(Event::Stdin(b"go\r".to_vec())).await;
+        }
+    }
+    let all = String::from_utf8(all).unwrap();
+    assert!(all.contains("went"), "{all}");
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(7)));
     dyno.remove(&mut client).await;
     assert_eq!(engine.containers(), "");
 }
