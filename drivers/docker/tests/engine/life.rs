@@ -1,11 +1,12 @@
 //! What a dyno writes, where it is reached, and what is left of it.
 
 use hsup_proto::driver::{
-    AttachRequest, AttachResponse, StatsRequest,
+    AttachRequest, AttachResponse, Bind, StatsRequest,
     attach_request::{Event, Resize},
     attach_response::Event as Output,
     exit_status::How,
 };
+use tempfile::{NamedTempFile, TempDir};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -147,6 +148,38 @@ async fn a_terminal_whose_connection_breaks_is_attached_to_again() {
     let all = String::from_utf8(all).unwrap();
     assert!(all.contains("went"), "{all}");
     assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(7)));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_start_that_the_engine_fails_at_says_why() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let slug = TempDir::with_prefix("hsup").unwrap();
+    let slug = driver.build_slug(slug.path()).await.unwrap();
+    let file = NamedTempFile::with_prefix("hsup").unwrap();
+    let mut dyno = Dyno::new(&engine, "d-bind", "true");
+    dyno.request.binds = vec![Bind {
+        host_path: file.path().to_str().unwrap().to_owned(),
+        dyno_path: "/bin".to_owned(),
+        writable: false,
+    }];
+    for artifact in [&engine.artifact, &slug] {
+        dyno.request.artifact.clone_from(artifact);
+        let refused = client.start(dyno.request.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let text = refused.message();
+        assert!(text.to_lowercase().contains("not a directory"), "{text}");
+        assert_eq!(engine.containers(), "");
+    }
+    // The command's own fault is a dyno's end.
+    let mut dyno = Dyno::new(&engine, "d-none", "");
+    dyno.request.argv = vec!["/bin/none".to_owned()];
+    dyno.start(&mut client).await;
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(127)));
     dyno.remove(&mut client).await;
     assert_eq!(engine.containers(), "");
 }
