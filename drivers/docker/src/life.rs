@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Why what the engine says of an end is not to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doubt {
-    /// It ended the dyno, however the dyno took that.
+    /// It may have ended the dyno, however the dyno took that.
     Restarted,
     /// It was away when the dyno ended.
     Forgotten,
@@ -34,7 +34,7 @@ enum Doubt {
 impl Doubt {
     const fn why(self) -> &'static str {
         match self {
-            Self::Restarted => "the engine was restarted while the dyno ran, and killed it",
+            Self::Restarted => "the engine was away while the dyno ran, and may have killed it",
             Self::Forgotten => "it ended while the engine was away, which does not know how",
         }
     }
@@ -63,7 +63,7 @@ const ARCHIVE: usize = 16 << 10;
 
 /// Waits until a container has ended.
 pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind, known: Known) -> ExitStatus {
-    // The engine was away while the container was known to run.
+    // The engine was away while the container was known to run, or only the way to it.
     let mut interrupted = false;
     // Whether it was away before that is for its own clock to say.
     let mut is_unseen = known == Known::Unseen;
@@ -76,8 +76,18 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind, known: Known) -
             }
             Ok(found) => {
                 let asking = async {
-                    let interrupted =
-                        interrupted || (is_unseen && outlived(&up, &found.state).await?);
+                    // One that lets them run learns how they ended, whatever its age.
+                    let is_asked = if interrupted {
+                        !up.traits.live_restore
+                    } else {
+                        is_unseen
+                    };
+                    let outlived = if is_asked {
+                        outlived(&up, &found.state).await?
+                    } else {
+                        None
+                    };
+                    let interrupted = outlived.unwrap_or(interrupted);
                     how_it_ended(&up, id, kind, &found.state, interrupted).await
                 };
                 match asking.await {
@@ -113,14 +123,15 @@ pub(crate) async fn ended(engine: &Engine, id: &str, kind: Kind, known: Known) -
     }
 }
 
-/// Whether the engine was restarted after a container's start. Fails only where it does not answer.
-async fn outlived(up: &Up, state: &State) -> Result<bool, Error> {
+/// Whether the engine was restarted after a container's start, if that can be told. Fails only where
+/// it does not answer.
+async fn outlived(up: &Up, state: &State) -> Result<Option<bool>, Error> {
     match up.api.began().await {
         Ok(began) => Ok(is_older(state, began.as_deref())),
         Err(error) if engine::code(&error).is_none() => Err(error),
         Err(error) => {
             tracing::debug!(%error, "no word on since when the engine runs");
-            Ok(false)
+            Ok(None)
         }
     }
 }
@@ -220,13 +231,12 @@ async fn is_gone(api: &Api, id: &str) -> bool {
     found.is_err_and(|error| engine::is_unknown(&error))
 }
 
-/// Whether a container was started before the engine `began`. By the engine's clock alone.
-fn is_older(state: &State, began: Option<&str>) -> bool {
+/// Whether a container was started before the engine `began`, if both is known. By the engine's clock
+/// alone.
+fn is_older(state: &State, began: Option<&str>) -> Option<bool> {
     let time = |text: Option<&str>| text?.parse::<jiff::Timestamp>().ok();
-    let started = time(state.started_at.as_deref());
-    started
-        .zip(time(began))
-        .is_some_and(|(started, began)| started < began)
+    let started = time(state.started_at.as_deref())?;
+    Some(started < time(began)?)
 }
 
 /// What the engine says of a container that has ended; `doubt` is why that is not to be believed.
@@ -354,17 +364,17 @@ mod tests {
         assert_eq!(is_going(&state), expected);
     }
 
-    #[test_case(Some("2026-11-28T10:59:59Z"), false; "the engine was there first")]
-    #[test_case(Some("2026-11-28T12:00:00.5+01:00"), true; "the dyno was")]
-    #[test_case(None, false; "nobody knows")]
-    #[test_case(Some("soon"), false; "that is no time")]
-    fn a_dyno_may_be_older_than_the_engine(began: Option<&str>, expected: bool) {
+    #[test_case(Some("2026-11-28T10:59:59Z"), Some(false); "the engine was there first")]
+    #[test_case(Some("2026-11-28T12:00:00.5+01:00"), Some(true); "the dyno was")]
+    #[test_case(None, None; "nobody knows")]
+    #[test_case(Some("soon"), None; "that is no time")]
+    fn a_dyno_may_be_older_than_the_engine(began: Option<&str>, expected: Option<bool>) {
         let state = State {
             started_at: Some("2026-11-28T11:00:00.25Z".to_owned()),
             ..state(Some(0))
         };
         assert_eq!(is_older(&state, began), expected);
-        assert!(!is_older(&State::default(), began));
+        assert_eq!(is_older(&State::default(), began), None);
     }
 
     #[test]

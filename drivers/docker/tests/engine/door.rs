@@ -59,6 +59,10 @@ impl Door {
         self.way.send_replace(Way::Open);
     }
 
+    pub(crate) fn shut(&self) {
+        self.way.send_replace(Way::Shut);
+    }
+
     /// Cuts the connections of the calls that have this in their heads, and no others.
     pub(crate) fn cut(&self, call: &'static str) {
         self.cuts.send(call).unwrap();

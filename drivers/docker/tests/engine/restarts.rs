@@ -84,6 +84,29 @@ async fn what_is_attached_to_is_read_on_when_that_connection_alone_breaks() {
 
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
+async fn an_end_behind_a_broken_connection_is_the_dynos_own() {
+    let engine = Engine::start().await;
+    let door = Door::of(&engine).await;
+    let driver = Driver::reaching(&door.host(), Vec::new());
+    driver.info(|info| info.ready).await;
+    let mut client = driver.client().await;
+    let line = "trap 'exit 7' USR1; echo up; while :; do sleep 0.05; done";
+    let dyno = Dyno::new(&engine, "d-behind", line);
+    dyno.start(&mut client).await;
+    let mut all = Vec::new();
+    dyno.read(&mut all, 3).await;
+    door.shut();
+    driver.info(|info| !info.ready).await;
+    output(&mut engine.docker(&["kill", "--signal", "USR1", &engine.containers()]));
+    engine.has_exited().await;
+    door.open();
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(7)));
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
 async fn an_engine_that_was_killed_is_waited_for() {
     let mut engine = Engine::start().await;
     let driver = Driver::start(&engine);
