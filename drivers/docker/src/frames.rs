@@ -24,9 +24,9 @@ const SECOND: i64 = 1_000_000_000;
 const STREAMED: i64 = i64::MIN;
 /// What an engine takes up in its log for a line besides the line, at most.
 const LINE: u64 = 64;
-/// How much one output may have written for the log to be whole, which has five files of 20 MB for
-/// both.
-const WHOLE: u64 = 40_000_000;
+/// How much both outputs may take up for their log to be whole, which has five files of 20 MB: one
+/// of them is for what was written and not read.
+const WHOLE: u64 = 80_000_000;
 
 /// How far an output was passed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,10 +74,9 @@ impl Cursor {
     /// The next one, of an output that is streamed from its beginning on, when `bytes` more were
     /// passed on.
     pub(crate) fn streamed(self, bytes: &[u8]) -> Self {
-        let lines = bytes.split(|byte| *byte == b'\n').count() - 1;
         Self {
             at: STREAMED,
-            frames: self.frames + lines as u64,
+            frames: self.frames + lines(bytes),
             bytes: self.bytes + bytes.len() as u64,
             line: Line::Ended,
         }
@@ -87,9 +86,19 @@ impl Cursor {
         self.at == STREAMED
     }
 
-    /// Whether the log may have lost what it is to be passed over by.
-    pub(crate) fn is_beyond_log(self) -> bool {
-        self.is_streamed() && self.bytes.saturating_add(self.frames.saturating_mul(LINE)) > WHOLE
+    /// What all that was passed on takes up in the log, if that is counted.
+    pub(crate) fn size(self) -> u64 {
+        if self.is_streamed() {
+            size(self.bytes, self.frames)
+        } else {
+            0
+        }
+    }
+
+    /// Whether the log may have lost what it is to be passed over by, when so much of `both` outputs
+    /// was passed on.
+    pub(crate) fn is_beyond_log(self, both: u64) -> bool {
+        self.is_streamed() && both > WHOLE
     }
 
     /// The second from which the log is to be read again: the engine's clients have no finer one.
@@ -127,6 +136,19 @@ impl Cursor {
             },
         }
     }
+}
+
+/// What these bytes take up in the log.
+pub(crate) fn size_of(bytes: &[u8]) -> u64 {
+    size(bytes.len() as u64, lines(bytes))
+}
+
+fn size(bytes: u64, lines: u64) -> u64 {
+    bytes.saturating_add(lines.saturating_mul(LINE))
+}
+
+fn lines(bytes: &[u8]) -> u64 {
+    bytes.split(|byte| *byte == b'\n').count() as u64 - 1
 }
 
 /// Reads a log from a cursor on.

@@ -143,7 +143,7 @@ pub(crate) struct Copy {
     fifo: AsyncFd<OwnedFd>,
     file: CursorFile,
     cursor: Cursor,
-    /// How many bytes were passed on, for those who want to know whether any are.
+    /// What all that was passed on of both outputs takes up in the log, as far as it is counted.
     passed: Arc<AtomicU64>,
 }
 
@@ -156,6 +156,7 @@ impl Copy {
         (file, cursor): (CursorFile, Cursor),
         passed: Arc<AtomicU64>,
     ) -> io::Result<Self> {
+        passed.fetch_add(cursor.size(), Ordering::Relaxed);
         Ok(Self {
             engine,
             source,
@@ -285,10 +286,11 @@ impl Copy {
             for mut bytes in [rest.before, rest.data] {
                 while !bytes.is_empty() {
                     let length = self.write_in_time(bytes).await?;
-                    bytes = &bytes[length..];
+                    let (written, rest) = bytes.split_at(length);
                     reader.wrote(length);
                     self.reached(&reader)?;
-                    self.count(length);
+                    self.count(written);
+                    bytes = rest;
                 }
             }
             reader.finished(data);
@@ -306,8 +308,9 @@ impl Copy {
         self.file.write(self.cursor).map_err(CopyError::Keep)
     }
 
-    fn count(&self, length: usize) {
-        self.passed.fetch_add(length as u64, Ordering::Relaxed);
+    fn count(&self, written: &[u8]) {
+        let size = frames::size_of(written);
+        self.passed.fetch_add(size, Ordering::Relaxed);
     }
 
     /// The engine's log of a container waits on its disk. That of a service waits in the memory of

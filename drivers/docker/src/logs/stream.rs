@@ -4,7 +4,7 @@
 //! however much is written, all of it comes. It ends with the dyno, or when the connection breaks;
 //! then the log has what is missing.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::{
     io::{self, AsyncRead, AsyncReadExt as _},
@@ -100,7 +100,7 @@ impl Copy {
             let (written, rest) = bytes.split_at(length);
             self.cursor = self.cursor.streamed(written);
             self.keep()?;
-            self.count(length);
+            self.count(written);
             bytes = rest;
         }
         Ok(())
@@ -108,7 +108,8 @@ impl Copy {
 
     /// Prepares to read on in the log, where the stream broke off.
     pub(super) fn go_on_in_log(&mut self) {
-        if self.cursor.is_beyond_log() {
+        let both = self.passed.load(Ordering::Relaxed);
+        if self.cursor.is_beyond_log(both) {
             tracing::warn!(
                 container = self.source.id(),
                 output = self.output.name(),
@@ -216,6 +217,31 @@ mod tests {
         let mut all = String::new();
         passed_on.read_to_string(&mut all).unwrap();
         assert_eq!(all, expected);
+    }
+
+    #[test_case(1_000_000, true; "little")]
+    #[test_case(80_000_000, false; "more than it keeps")]
+    #[tokio::test(start_paused = true)]
+    async fn a_log_is_whole_as_long_as_both_outputs_are_in_it(others: u64, is_whole: bool) {
+        let Streamed {
+            mut copy,
+            stream,
+            mut engine,
+            passed_on: _passed_on,
+            _kept,
+        } = Streamed::begin().await;
+        engine
+            .write_all(b"\x01\0\0\0\0\0\0\x05text\n")
+            .await
+            .unwrap();
+        drop(engine);
+        assert!(!copy.follow(stream, &CancellationToken::new()).await);
+        // What a driver that begins finds of it is the same.
+        assert_eq!(copy.passed.load(Ordering::Relaxed), copy.cursor.size());
+        copy.passed.fetch_add(others, Ordering::Relaxed);
+        let before = copy.cursor;
+        copy.go_on_in_log();
+        assert_eq!(copy.cursor == before, is_whole);
     }
 
     #[tokio::test]
