@@ -154,6 +154,26 @@ async fn a_terminal_whose_connection_breaks_is_attached_to_again() {
 
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
+async fn a_stop_is_told_to_every_process_of_an_images_dyno() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    // The first one ends after the other, to which it hands nothing on.
+    let line = "trap 'wait; exit 3' TERM; \
+                (trap 'echo told; exit' TERM; echo up; while :; do sleep 0.05; done) & wait";
+    let dyno = Dyno::new(&engine, "d-all", line);
+    dyno.start(&mut client).await;
+    let mut all = Vec::new();
+    dyno.read(&mut all, 3).await;
+    assert_eq!(dyno.stop(&mut client).await.how, Some(How::Code(3)));
+    all.extend(dyno.rest());
+    assert_eq!(all, b"up\ntold\n");
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
 async fn a_start_that_the_engine_fails_at_says_why() {
     let engine = Engine::start().await;
     let driver = Driver::start(&engine);

@@ -193,6 +193,37 @@ async fn a_start_whose_answer_is_lost_has_no_twin() {
     dyno.remove(&mut client).await;
 }
 
+/// The engine ends before anybody hears that the dyno has begun, which outlives it.
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_start_that_the_engines_end_cuts_off_has_no_twin() {
+    let mut engine = Engine::start_with(&["--live-restore"]).await;
+    let door = Door::of(&engine).await;
+    let driver = Driver::reaching(&door.host(), Vec::new());
+    driver.info(|info| info.ready).await;
+    let mut client = driver.client().await;
+    let dyno = Dyno::new(&engine, "d-begun", "echo up; sleep 600");
+    door.shut_after("/start ");
+    let refused = client.start(dyno.request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    engine.kill();
+    engine.start_again();
+    engine.answers().await;
+    let running = output(&mut engine.docker(&["ps", "--quiet"]));
+    assert_eq!(running.lines().count(), 1);
+    door.open();
+    engine.has_containers(str::is_empty).await;
+    driver.info(|info| info.ready).await;
+    dyno.start(&mut client).await;
+    let mut all = Vec::new();
+    dyno.read(&mut all, 3).await;
+    assert_eq!(all, b"up\n");
+    assert_eq!(engine.containers().lines().count(), 1);
+    dyno.kill(&mut client).await;
+    dyno.remove(&mut client).await;
+    assert_eq!(engine.containers(), "");
+}
+
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
 async fn a_dyno_that_somebody_removes_is_lost() {
