@@ -4,6 +4,9 @@
 //! around the driver's own directories, which hold what others' dynos have; and nothing
 //! through a link, since a folder below a prefix may be the caller's to change. What was looked
 //! at is what is mounted: it is held open from then on.
+//!
+//! The same holds for where it is mounted: a bind in another one would be mounted where links
+//! in that one's folder lead.
 
 use std::{
     io,
@@ -51,6 +54,12 @@ pub(crate) enum BindError {
         .0.display()
     )]
     Driver(PathBuf),
+    #[error(
+        "the bind path `{}` lies in the bind `{}`: give each a place of its own",
+        inner.display(),
+        outer.display()
+    )]
+    Nested { inner: PathBuf, outer: PathBuf },
     #[error("{0} binds are too many for a dyno, which may have {MOST}")]
     TooMany(usize),
     #[error("failed to open `{}` for a bind", path.display())]
@@ -63,7 +72,9 @@ impl From<BindError> for Status {
     fn from(error: BindError) -> Self {
         let text = hsup_driver_kit::errors::chain(&error);
         match error {
-            BindError::Reserved(_) | BindError::TooMany(_) => Self::invalid_argument(text),
+            BindError::Reserved(_) | BindError::Nested { .. } | BindError::TooMany(_) => {
+                Self::invalid_argument(text)
+            }
             BindError::NotAllowed(_) | BindError::NotAFile(_) | BindError::Driver(_) => {
                 Self::permission_denied(text)
             }
@@ -103,7 +114,24 @@ pub(crate) fn open(binds: &[proto::Bind], bounds: Bounds<'_>) -> Result<Vec<Open
     if binds.len() > MOST {
         return Err(BindError::TooMany(binds.len()));
     }
+    apart(binds)?;
     binds.iter().map(|bind| open_one(bind, bounds)).collect()
+}
+
+/// Looks that no bind lies in another one, whichever comes first.
+fn apart(binds: &[proto::Bind]) -> Result<(), BindError> {
+    for (at, bind) in binds.iter().enumerate() {
+        let inner = Path::new(bind.place());
+        let others = binds.iter().enumerate().filter(|(other, _)| *other != at);
+        let mut others = others.map(|(_, other)| Path::new(other.place()));
+        if let Some(outer) = others.find(|outer| inner.starts_with(outer)) {
+            return Err(BindError::Nested {
+                inner: inner.to_owned(),
+                outer: outer.to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn open_one(bind: &proto::Bind, bounds: Bounds<'_>) -> Result<Opened, BindError> {
@@ -218,6 +246,21 @@ mod tests {
     fn without_a_prefix_nothing_may() {
         let error = open(&[bind("/srv", "")], bounds(&[])).unwrap_err();
         assert!(error.to_string().contains("--allow-bind"), "{error}");
+    }
+
+    #[test_case("/data", "/data/x", true; "the outer one first")]
+    #[test_case("/data/x/y", "/data", true; "the inner one first")]
+    #[test_case("/data", "/./data/", true; "the same place")]
+    #[test_case("/data", "/database", false; "a place is whole names")]
+    #[test_case("/data/x", "/data/y", false; "side by side")]
+    fn no_bind_lies_in_another(one: &str, other: &str, is_refused: bool) {
+        let binds = [bind("/srv/none", one), bind("/srv/none", other)];
+        let error = open(&binds, bounds(&[PathBuf::from("/srv")])).unwrap_err();
+        assert_eq!(
+            matches!(error, BindError::Nested { .. }),
+            is_refused,
+            "{error}"
+        );
     }
 
     #[test]

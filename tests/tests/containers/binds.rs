@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use crate::{
     caller::{Caller, says},
     host::Host,
+    slugs::{file, pack, with_slug},
 };
 
 fn bind(
@@ -16,14 +17,15 @@ fn bind(
     to: &str,
     writable: bool,
 ) -> impl FnOnce(&mut StartRequest) + use<> {
-    let to = to.to_owned();
-    let from = host.path(from).to_string_lossy().into_owned();
-    move |request| {
-        request.binds = vec![Bind {
-            host_path: from,
-            dyno_path: to,
-            writable,
-        }];
+    let bind = one(host, from, to, writable);
+    move |request| request.binds = vec![bind]
+}
+
+fn one(host: &Host, from: &str, to: &str, writable: bool) -> Bind {
+    Bind {
+        host_path: host.path(from).to_string_lossy().into_owned(),
+        dyno_path: to.to_owned(),
+        writable,
     }
 }
 
@@ -226,6 +228,50 @@ fn anything_else_is_refused_and_takes_nothing() {
         let status = refused(from, to);
         assert_eq!(status.code(), code, "{from} at {to}: {status}");
         says(&status, words);
+    }
+    assert!(caller.list().is_empty());
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_link_of_the_callers_leads_no_bind_anywhere() {
+    let host = Host::new();
+    shared(&host);
+    // Bound to the root of the dyno, the folder would lead whoever makes `/dev` there to `aim`.
+    fs::create_dir(host.path("aim")).unwrap();
+    symlink(host.path("aim"), host.path("shared/folder/dev")).unwrap();
+    symlink("/", host.path("shared/folder/root")).unwrap();
+    host.write("one/app/hello", "hello\n");
+    symlink("/", host.path("one/app/root")).unwrap();
+    let packed = pack(&host, "one");
+    let driver = host.driver_with(|command| {
+        command.arg("--allow-bind").arg(host.path("shared"));
+    });
+    let caller = Caller::new(&host.socket());
+    let artifact = caller.build(with_slug(&file(&packed), "")).unwrap();
+    for (places, words) in [
+        (&["/app/root"][..], ["/app/root", "a link of the slug"]),
+        (&["/app/root/new"], ["/app/root/new", "a link of the slug"]),
+        (&["/data", "/data/root"], ["/data/root", "the bind `/data`"]),
+        (&["/data/root", "/data"], ["/data/root", "the bind `/data`"]),
+        (&["/data", "/./data/"], ["`/data`", "lies in the bind"]),
+        (&["/app", "/app/root"], ["/app/root", "the bind `/app`"]),
+    ] {
+        let bind = |place: &&str| one(&host, "shared/folder", place, false);
+        let started = caller.try_start("a", "true", |request| {
+            request.artifact.clone_from(&artifact);
+            request.binds = places.iter().map(bind).collect();
+        });
+        let led = fs::read_dir(host.path("aim")).unwrap().flatten();
+        let led: Vec<_> = led.map(|entry| entry.file_name()).collect();
+        assert!(led.is_empty(), "{places:?} led to the host: {led:?}");
+        let status = started
+            .err()
+            .unwrap_or_else(|| panic!("{places:?} were bound"));
+        assert_eq!(status.code(), Code::InvalidArgument, "{places:?}: {status}");
+        says(&status, &words);
     }
     assert!(caller.list().is_empty());
     driver.end();

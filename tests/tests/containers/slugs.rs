@@ -25,14 +25,14 @@ pub(crate) fn slug(host: &Host, name: &str, text: &str) -> PathBuf {
 }
 
 /// Packs the folder `app` in that folder.
-fn pack(host: &Host, name: &str) -> PathBuf {
+pub(crate) fn pack(host: &Host, name: &str) -> PathBuf {
     let (folder, packed) = (host.path(name), host.path(&format!("{name}.tgz")));
     let words = format!("-czf {} -C {} ./app", packed.display(), folder.display());
     tool("tar", &words).unwrap();
     packed
 }
 
-fn with_slug(url: &str, checksum: &str) -> Release {
+pub(crate) fn with_slug(url: &str, checksum: &str) -> Release {
     Release {
         slug_url: url.to_owned(),
         slug_checksum: checksum.to_owned(),
@@ -40,7 +40,7 @@ fn with_slug(url: &str, checksum: &str) -> Release {
     }
 }
 
-fn file(path: &Path) -> String {
+pub(crate) fn file(path: &Path) -> String {
     format!("file://{}", path.display())
 }
 

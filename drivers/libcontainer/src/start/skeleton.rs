@@ -90,8 +90,9 @@ struct Lower<'a> {
 }
 
 impl Lower<'_> {
-    /// Whether a folder, or a file, can be mounted at that path of the dyno. A link on the way
-    /// is the stack's, and would be hidden.
+    /// Whether a folder, or a file, can be mounted at that path of the dyno. There is no link on
+    /// the way: one of the stack would be hidden, and one of the slug would lead who mounts, root
+    /// on this host, wherever the caller likes.
     fn takes(self, dyno_path: &Path, is_folder: bool) -> Result<(), Status> {
         let refused = |what: &str| {
             let path = dyno_path.display();
@@ -106,12 +107,12 @@ impl Lower<'_> {
             let Some(found) = self.look(&at) else {
                 continue;
             };
-            if found.is_symlink() && inside.starts_with("app") {
-                // A link of the slug is followed, in the dyno.
-                return Ok(());
-            }
             if found.is_symlink() {
-                return refused("goes through a link of the stack: name where that leads");
+                return refused(if at.starts_with("app") {
+                    "goes through a link of the slug: name where that leads"
+                } else {
+                    "goes through a link of the stack: name where that leads"
+                });
             }
             if at != inside && !found.is_dir() {
                 return refused("is below a file");
@@ -134,7 +135,7 @@ impl Lower<'_> {
             Ok(in_app) if in_app != Path::new("") => {
                 self.slug.and_then(|slug| look(slug.join(in_app)))
             }
-            // In memory, and empty; but for what other binds have made.
+            // In memory, and empty.
             _ if at.starts_with("tmp") || at.starts_with("var/tmp") => look(self.top.join(at)),
             _ => look(self.top.join(at)).or_else(|| look(self.stack.join(at))),
         }
@@ -170,7 +171,11 @@ mod tests {
     #[test_case("/etc/motd/x", true, Some("is below a file"); "below a file")]
     #[test_case("/app/Procfile/x", false, Some("is below a file"); "below a file of the slug")]
     #[test_case("/app/Procfile", true, Some("is a file in the dyno"); "a folder onto a file of the slug")]
-    #[test_case("/lib/x", true, Some("goes through a link"); "through a link")]
+    #[test_case("/lib/x", true, Some("goes through a link of the stack"); "through a link")]
+    #[test_case("/lib", true, Some("goes through a link of the stack"); "onto a link")]
+    #[test_case("/app/lib/x", true, Some("goes through a link of the slug"); "through a link of the slug")]
+    #[test_case("/app/lib", true, Some("goes through a link of the slug"); "onto a link of the slug")]
+    #[test_case("/app/lost", false, Some("goes through a link of the slug"); "onto a link that leads nowhere")]
     fn where_a_bind_may_be(path: &str, is_folder: bool, refused: Option<&str>) {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -181,6 +186,8 @@ mod tests {
             fs::File::create(at(name)).unwrap();
         }
         symlink("usr/lib", at("stack/lib")).unwrap();
+        symlink("/", at("slug/lib")).unwrap();
+        symlink("/no/such/file", at("slug/lost")).unwrap();
         let slug = at("slug");
         let lower = Lower {
             top: &at("top"),
