@@ -11,7 +11,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _},
     os::fd::OwnedFd,
-    process::{ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::Once,
     thread,
     time::Duration,
@@ -28,6 +28,9 @@ use super::{
 };
 
 const PROGRAM: &str = "iptables-legacy";
+/// Where it is looked for, by the sweep of a dyno too, which has no environment: what a driver has
+/// put in, the sweep is to find the program to take out.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The tables that are loaded in this network namespace.
 const LOADED: &str = "/proc/thread-self/net/ip_tables_names";
 /// How many seconds it waits for the lock.
@@ -199,8 +202,9 @@ fn ended(
     patience: Duration,
 ) -> io::Result<Option<ExitStatus>> {
     #[expect(clippy::disallowed_methods, reason = "neither a dyno nor a driver")]
-    let mut child = std::process::Command::new(program)
+    let mut child = Command::new(program)
         .args(arguments)
+        .env("PATH", PATH)
         .stdin(Stdio::null())
         .stdout(printed.try_clone()?)
         .stderr(complained.try_clone()?)
@@ -255,6 +259,32 @@ mod tests {
         assert!(error.to_string().ends_with("1: why"), "{error}");
         let missing = run_program(OsStr::new("/no/such/program"), &[], PATIENCE);
         assert!(missing.unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn it_is_found_by_who_has_no_environment() {
+        /// Set for this test program when it runs without any other variable.
+        const ALONE: &str = "HSUP_TEST_ALONE";
+        /// One that lies beside it.
+        const NEIGHBOUR: &str = "/usr/sbin/chroot";
+        if std::env::var_os(ALONE).is_some() {
+            let found = run_program(OsStr::new("chroot"), &["--version"], PATIENCE);
+            assert!(!found.unwrap().is_empty());
+            return;
+        }
+        assert!(fs::exists(NEIGHBOUR).unwrap(), "there is no {NEIGHBOUR}");
+        #[expect(clippy::disallowed_methods, reason = "this test program itself")]
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "net::legacy::tests::it_is_found_by_who_has_no_environment",
+            ])
+            .env_clear()
+            .env(ALONE, "")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
     }
 
     #[test]
