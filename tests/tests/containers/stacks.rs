@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::{
     caller::{Caller, release, says},
     host::Host,
-    machine::{left_out, said, tool},
+    machine::{busybox, left_out, said, tool},
 };
 
 /// What makes a file system image of a folder, if it is here.
@@ -155,6 +155,24 @@ fn a_stack_that_is_not_what_its_checksum_says_is_not_used() {
     let refused = caller.build(release("wrong")).unwrap_err();
     says(&refused, &["manifest.yml"]);
     assert_eq!(caller.output("a", "echo well", |_| ()).0, "well\n");
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn every_version_that_a_stack_may_have_is_started() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    for (id, version) in [("a", "2.0~rc1"), ("b", "v1_0+b2")] {
+        busybox(&host.path(&format!("work/stacks/other-{version}")));
+        let artifact = caller.build(release("other")).unwrap();
+        assert_eq!(artifact, format!("other@{version}"));
+        let run = |request: &mut hsup_proto::driver::StartRequest| request.artifact = artifact;
+        assert_eq!(caller.output(id, "echo well", run).0, "well\n");
+        fs::remove_dir_all(host.path(&format!("work/stacks/other-{version}"))).unwrap();
+    }
     driver.end();
     host.is_clean();
 }

@@ -82,7 +82,7 @@ pub(super) fn artifact(value: &str, names: Names) -> Result<(), Status> {
         return Err(Status::invalid_argument("artifact is missing"));
     }
     bounded("artifact", value, MAX_ARTIFACT)?;
-    name("artifact", value, names, ":@+=")
+    name("artifact", value, names, ":@+=~")
 }
 
 /// Checks that no option is one the driver does not know. The message reaches whoever wrote it,
@@ -415,6 +415,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_artifact_may_hold_any_version(version in "[A-Za-z0-9][A-Za-z0-9._+~]{0,63}") {
+            let text = format!("heroku-24@{version}:{}", "a5".repeat(32));
+            prop_assert!(artifact(&text, Names::Strict).is_ok());
+        }
+
         #[test]
         fn ids_match_their_pattern(text in "[a-z0-9][a-z0-9-]{0,62}") {
             prop_assert!(id("dyno_id", &text).is_ok());
