@@ -38,6 +38,7 @@ use crate::{
     net::{NetError, Network},
     settings::Settings,
     stack::{self, Image, Stack, Stacks},
+    start::Opening,
 };
 
 /// How the name of a folder begins in which a driver tries out what the file system can.
@@ -70,6 +71,8 @@ struct Inner {
     most: usize,
     /// The kernel keeps whoever enters a cgroup waiting.
     enters_slowly: bool,
+    /// What callers have named, and is being opened.
+    opening: Opening,
     /// Images that are mounted.
     mounted: Mutex<Mounted>,
     /// What the network said last.
@@ -107,6 +110,10 @@ impl Libcontainer {
 
     pub(crate) fn hierarchies(&self) -> &Arc<Hierarchies> {
         &self.0.hierarchies
+    }
+
+    pub(crate) fn opening(&self) -> &Opening {
+        &self.0.opening
     }
 
     pub(crate) fn init(&self) -> &OwnedFd {

@@ -6,6 +6,7 @@
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod opening;
 mod request;
 mod shim_process;
 mod skeleton;
@@ -19,15 +20,12 @@ use std::{
 };
 
 use hsup_driver_kit::{
-    CancellationToken, Status, errors,
-    fifo::{self, Fifos},
-    proto::StartRequest,
-    pty::WindowSize,
-    serve::Peer,
-    service::Record,
+    CancellationToken, Status, errors, fifo::Fifos, proto::StartRequest, pty::WindowSize,
+    serve::Peer, service::Record,
 };
 use thiserror::Error;
 
+pub(crate) use self::opening::Opening;
 use self::{
     request::{command, fits_execve, limits, port},
     shim_process::ShimProcess,
@@ -36,7 +34,7 @@ use self::{
 use crate::{
     answers::{slug_status, stack_status, unknown},
     artifact::Artifact,
-    binds::{self, Bounds, Opened},
+    binds::Opened,
     dyno::{Contained, Known, Watches},
     lease::Lease,
     life::{self, Watch},
@@ -151,16 +149,18 @@ impl Libcontainer {
             .artifact
             .parse()
             .map_err(|_| unknown(&request.artifact))?;
-        let bounds = Bounds {
-            prefixes: &self.settings().bind_prefixes,
-            own: [self.work_dir().path(), self.home().run_dir()],
+        let uid = peer.uid.as_raw();
+        // Before its turn: while these hang, others have theirs.
+        let binds = self.open_binds(uid, &request.binds).await?;
+        let stdio = if request.tty {
+            None
+        } else {
+            Some(self.open_fifos(uid, &request.io_dir).await?)
         };
-        let binds = binds::open(&request.binds, bounds)?;
         let _turn = self.turn().await;
         if cancelled.is_cancelled() {
             return Err(Status::aborted("the dyno is to be stopped already"));
         }
-        let uid = peer.uid.as_raw();
         let stack = self
             .stacks()
             .find(&artifact.stack, &artifact.version)
@@ -184,11 +184,6 @@ impl Libcontainer {
                     owner: slug.owner_uid,
                 })
             }
-        };
-        let stdio = if request.tty {
-            None
-        } else {
-            Some(fifo::open_all(Path::new(&request.io_dir), uid)?)
         };
         let dir = self.home().dyno(uid, &request.dyno_id);
         begin(&dir, &record.to_bytes())?;

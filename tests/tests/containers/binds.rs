@@ -1,13 +1,25 @@
 //! Folders of the host in a dyno: those that the operator of the driver allows.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{OpenOptionsExt as _, symlink},
+    },
+    path::{Path, PathBuf},
+    thread,
+};
 
 use hsup_proto::driver::{Bind, StartRequest};
+use hsup_tests::deadline::poll;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tonic::{Code, Status};
 
 use crate::{
     caller::{Caller, says},
     host::Host,
+    machine::left_out,
     slugs::{file, pack, with_slug},
 };
 
@@ -276,4 +288,117 @@ fn a_link_of_the_callers_leads_no_bind_anywhere() {
     assert!(caller.list().is_empty());
     driver.end();
     host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_file_system_that_hangs_keeps_nobody_else_waiting() {
+    let host = Host::new();
+    let Some(mut hung) = Hung::at(&host.path("hung")) else {
+        return left_out("what hangs: this machine has no fuse");
+    };
+    let driver = host.driver_with(|command| {
+        command.arg("--allow-bind").arg(host.path("hung"));
+    });
+    let caller = Caller::new(&host.socket());
+    // Who waits for a file system, with a bind or with FIFOs.
+    let waits = |id: &'static str, change: &dyn Fn(&mut StartRequest)| {
+        let caller = Caller::new(&host.socket());
+        let mut request = caller.request(id, "true");
+        change(&mut request);
+        move || caller.ask(request)
+    };
+    let bound = waits("a", &|request| {
+        request.tty = true;
+        request.binds = vec![one(&host, "hung/folder", "/data", false)];
+    });
+    let opened = waits("b", &|request| {
+        request.io_dir = host.path("hung/io").to_string_lossy().into_owned();
+    });
+    thread::scope(|scope| {
+        let bound = scope.spawn(bound);
+        assert_eq!(hung.asked(), "folder");
+        let opened = scope.spawn(opened);
+        assert_eq!(hung.asked(), "io");
+        assert_eq!(caller.output("c", "echo well", |_| ()).0, "well\n");
+        drop(hung);
+        for refused in [bound, opened] {
+            says(&refused.join().unwrap().unwrap_err(), &["hung/"]);
+        }
+    });
+    assert!(caller.list().is_empty());
+    driver.end();
+    host.is_clean();
+}
+
+/// A file system (fuse(4)) in which nobody finds out whether anything is there.
+struct Hung {
+    device: File,
+    at: PathBuf,
+}
+
+impl Hung {
+    fn at(path: &Path) -> Option<Self> {
+        fs::create_dir(path).unwrap();
+        let mut options = File::options();
+        options
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK);
+        let device = options.open("/dev/fuse").ok()?;
+        let fd = device.as_raw_fd();
+        let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
+        let (none, flags) = (Some("hung"), MsFlags::empty());
+        mount(none, path, Some("fuse"), flags, Some(options.as_str())).unwrap();
+        let mut hung = Self {
+            device,
+            at: path.to_owned(),
+        };
+        hung.begin();
+        Some(hung)
+    }
+
+    /// Answers what the kernel asks first (`FUSE_INIT`): which version, and that several may look
+    /// for something at a time.
+    fn begin(&mut self) {
+        const LENGTH: u32 = 80;
+        const FUSE_PARALLEL_DIROPS: u32 = 1 << 18;
+        let asked = self.read();
+        let (to, error) = (&asked[8..16], 0_u32);
+        let mut answer = [LENGTH, error].map(u32::to_ne_bytes).concat();
+        answer.extend(to);
+        answer.extend(
+            [7, 31, 0, FUSE_PARALLEL_DIROPS]
+                .map(u32::to_ne_bytes)
+                .concat(),
+        );
+        answer.resize(80, 0);
+        self.device.write_all(&answer).unwrap();
+    }
+
+    fn read(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 16];
+        let length = poll(|| self.device.read(&mut bytes).ok());
+        bytes.truncate(length.expect("somebody looks for something"));
+        bytes
+    }
+
+    /// The next name that somebody looks for (`FUSE_LOOKUP`), and waits.
+    fn asked(&mut self) -> String {
+        const FUSE_LOOKUP: u32 = 1;
+        loop {
+            let asked = self.read();
+            if asked[4..8] == FUSE_LOOKUP.to_ne_bytes() {
+                let name = asked[40..].strip_suffix(b"\0").unwrap();
+                return String::from_utf8(name.to_owned()).unwrap();
+            }
+        }
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // Who waits is told that it is gone, for nobody has the device any more.
+        umount2(&self.at, MntFlags::MNT_DETACH | MntFlags::MNT_FORCE).unwrap();
+    }
 }

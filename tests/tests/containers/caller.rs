@@ -126,12 +126,17 @@ impl Caller {
         if let Some(streams) = &streams {
             request.io_dir = streams.folder.path().to_string_lossy().into_owned();
         }
-        self.call(self.client.clone().start(request))?;
+        self.ask(request)?;
         Ok(Dyno {
             caller: self,
             id: id.to_owned(),
             streams: streams.map(Streams::started),
         })
+    }
+
+    /// Asks for a dyno, whose FIFOs are the caller's business.
+    pub(crate) fn ask(&self, request: StartRequest) -> Result<(), Status> {
+        self.call(self.client.clone().start(request)).map(drop)
     }
 
     /// The same, which must work.

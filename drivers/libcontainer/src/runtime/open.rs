@@ -30,6 +30,7 @@ use crate::{
     settings::{Settings, SettingsError},
     shim,
     stack::{StackError, Stacks},
+    start::Opening,
 };
 
 /// `hsup-init` and `hsup-wait`, built for this machine by the build script.
@@ -162,6 +163,7 @@ impl Libcontainer {
             turns: Semaphore::new(most),
             most,
             enters_slowly,
+            opening: Opening::default(),
             mounted: Mutex::default(),
             settings,
             work_dir,
