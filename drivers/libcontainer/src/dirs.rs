@@ -174,11 +174,17 @@ fn ours(path: &Path) -> Result<PathBuf, DirsError> {
 }
 
 fn plain(path: &Path) -> Result<(), DirsError> {
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.iter().any(|byte| b":,\\".contains(byte)) {
-        return Err(DirsError::Characters(path.to_owned()));
+    if is_plain(path) {
+        Ok(())
+    } else {
+        Err(DirsError::Characters(path.to_owned()))
     }
-    Ok(())
+}
+
+/// Whether a path means itself among the options of an overlay file system.
+pub(crate) fn is_plain(path: &Path) -> bool {
+    let mut bytes = path.as_os_str().as_bytes().iter();
+    !bytes.any(|byte| b":,\\".contains(byte))
 }
 
 #[cfg(test)]

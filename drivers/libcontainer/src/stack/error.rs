@@ -55,6 +55,12 @@ pub enum StackError {
         origin: String,
         reasons: String,
     },
+    #[error(
+        "the field `url` of stack {stack} names `{}`, which has one of the characters `:`, `,` and \
+         `\\`, which overlay file systems give a meaning: choose another directory",
+        .path.display()
+    )]
+    Characters { stack: String, path: PathBuf },
     #[error("the directory `{}` of stack {stack} is not there", .path.display())]
     NoDirectory { stack: String, path: PathBuf },
     #[error("`{}` is no stack image", .path.display())]

@@ -16,6 +16,7 @@ use super::{
     manifest::{Entry, Format, is_remote, shown},
     name,
 };
+use crate::dirs::is_plain;
 
 /// How often a driver looks whether another one has fetched what it waits for. It could block in
 /// flock(2) instead, but then a Build that is called off would keep a thread.
@@ -160,6 +161,12 @@ pub(super) fn in_place(entry: &Entry) -> Option<Result<Stack, StackError>> {
         return None;
     }
     let path = file_url::path(&entry.url)?;
+    if !is_plain(&path) {
+        return Some(Err(StackError::Characters {
+            stack: name::joined(&entry.name, &entry.version),
+            path,
+        }));
+    }
     if !path.is_dir() {
         return Some(Err(StackError::NoDirectory {
             stack: name::joined(&entry.name, &entry.version),

@@ -28,6 +28,21 @@ async fn a_directory_is_used_where_it_is() {
     assert_eq!(error, expected);
 }
 
+#[test_case("a:b")]
+#[test_case("a,b")]
+#[test_case("a\\b")]
+#[tokio::test]
+async fn a_directory_that_an_overlay_would_misread_is_refused(name: &str) {
+    let work = Work::new();
+    let root = work.folder.path().join(name);
+    fs::create_dir(&root).unwrap();
+    let stacks = work.with_one("v1", "directory", &format!("file://{}", root.display()), "");
+    let error = work.error(&stacks).await;
+    let names = format!("the field `url` of stack s-v1 names `{}`", root.display());
+    assert!(error.starts_with(&names), "{error}");
+    assert_eq!(stacks.find("s", "v1").unwrap(), None);
+}
+
 #[test_case(<[u8]>::to_vec; "plain")]
 #[test_case(gz; "gz")]
 #[test_case(zst; "zst")]
