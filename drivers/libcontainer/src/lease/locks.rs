@@ -44,10 +44,15 @@ pub struct Leases {
 pub enum LeaseError {
     /// Every uid is another dyno's.
     #[error(
-        "no uid left: all {} from {} to {} are in use; stop a dyno, or raise {UID_MAX_VARIABLE}",
-        .0.count(), .0.min(), .0.max()
+        "no uid left: all {} from {} to {} are in use, {passed_over} of them by users of the host; stop a dyno, or raise {UID_MAX_VARIABLE}",
+        range.count(), range.min(), range.max()
     )]
-    NoUid(UidRange),
+    NoUid {
+        /// Who dynos may be.
+        range: UidRange,
+        /// How many of them are somebody on this host.
+        passed_over: usize,
+    },
     /// Every subnet is another dyno's, or the host's own.
     #[error(
         "no subnet left: of the {total} in {block}, {taken} are in use by dynos and {passed_over} by the host itself; stop a dyno, or set {SUBNET_VARIABLE} to a larger block"
@@ -78,7 +83,7 @@ impl LeaseError {
     /// Whether it works again when a dyno is gone, or the disk has room.
     pub fn is_exhausted(&self) -> bool {
         match self {
-            Self::NoUid(_) | Self::NoSubnet { .. } => true,
+            Self::NoUid { .. } | Self::NoSubnet { .. } => true,
             Self::Files { source, .. } => errors::is_exhaustion(source),
         }
     }
@@ -270,7 +275,10 @@ impl Leases {
                 return Ok(uid);
             }
         }
-        Err(LeaseError::NoUid(self.uids))
+        Err(LeaseError::NoUid {
+            range: self.uids,
+            passed_over: self.strangers.len(),
+        })
     }
 
     fn take_subnet(

@@ -96,7 +96,7 @@ fn uids_run_out_and_come_back_and_the_next_one_is_given() {
     assert!(
         error
             .to_string()
-            .contains("all 3 from 3000 to 3002 are in use"),
+            .contains("all 3 from 3000 to 3002 are in use, 0 of them by users of the host;"),
         "{error}"
     );
 }
@@ -306,4 +306,6 @@ fn who_is_somebody_on_the_host_is_no_dyno() {
     assert_eq!((first.uid, second.uid), (uid - 2, uid - 1));
     let error = leases.take(&fixture.owner("run.3"), |_| true).unwrap_err();
     assert!(error.is_exhausted(), "{error}");
+    let said = "are in use, 2 of them by users of the host;";
+    assert!(error.to_string().contains(said), "{error}");
 }
