@@ -158,11 +158,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens, or makes, the store in `directory`, and removes what was half made by somebody
-    /// who is not there any more.
+    /// Opens, or makes, the store in `directory`.
     ///
     /// # Errors
-    /// When the directory cannot be made or read, or the uid is root's.
+    /// When the directory cannot be made, or the uid is root's.
     pub fn open(directory: &Path, settings: Settings) -> Result<Self, SlugError> {
         if settings.uid == 0 && geteuid().is_root() {
             return Err(SlugError::Helper {
@@ -171,11 +170,19 @@ impl Store {
             });
         }
         let layout = Layout::open(directory)?;
-        collect::half_made(&layout)?;
         Ok(Self {
             layout: Arc::new(layout),
             settings,
         })
+    }
+
+    /// Removes what was half made by somebody who is not there any more, and the rest of what
+    /// was removed. That may be a lot, so it is for a thread that nobody waits for.
+    ///
+    /// # Errors
+    /// When something cannot be read or removed. What nothing keeps has gone all the same.
+    pub fn tidy(&self) -> Result<(), SlugError> {
+        collect::half_made(&self.layout)
     }
 
     /// Fetches, verifies and unpacks a slug, or finds that it is here, and keeps it for

@@ -7,6 +7,7 @@ use hsup_tests::deadline::poll;
 use crate::{
     caller::{Caller, how},
     host::Host,
+    machine::Mount,
 };
 
 fn write(path: &Path, bytes: &[u8]) {
@@ -74,6 +75,41 @@ fn what_dynos_left_is_removed_while_the_driver_serves() {
     assert_eq!(host.says("echo well"), "well\n");
     let gone = poll(|| host.names("containers").is_empty().then_some(()));
     assert!(gone.is_some(), "{:?}", host.names("containers"));
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn what_slugs_left_is_removed_while_the_driver_serves() {
+    let host = Host::new();
+    host.driver().end();
+    let trash = host.path("work/slugs/trash");
+    for folder in 0..30 {
+        let folder = trash.join(format!("old/it/{folder}"));
+        fs::create_dir_all(&folder).unwrap();
+        for file in 0..2000 {
+            fs::File::create(folder.join(file.to_string())).unwrap();
+        }
+    }
+    // Nobody can remove it, and that keeps no driver from beginning.
+    let busy = Mount::new("tmpfs", "size=1m", &trash.join("busy/it"));
+    let driver = host.driver();
+    let seen = host.names("slugs/trash");
+    assert!(
+        seen.contains(&"old".to_owned()),
+        "it serves before that is removed: {seen:?}"
+    );
+    assert_eq!(host.says("echo well"), "well\n");
+    let left = poll(|| (host.names("slugs/trash") == ["busy"]).then_some(()));
+    assert!(left.is_some(), "{:?}", host.names("slugs/trash"));
+    let told = poll(|| driver.log().contains("slugs/trash/busy").then_some(()));
+    assert!(told.is_some(), "{}", driver.log());
+    driver.end();
+    drop(busy);
+    let driver = host.driver();
+    let gone = poll(|| host.names("slugs/trash").is_empty().then_some(()));
+    assert!(gone.is_some(), "{:?}", host.names("slugs/trash"));
     driver.end();
     host.is_clean();
 }

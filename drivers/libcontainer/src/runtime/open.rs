@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use hsup_driver_kit::errors;
 use hsup_slug::{SlugError, Store};
 use nix::{
     errno::Errno,
@@ -131,6 +132,7 @@ impl Libcontainer {
                 ..hsup_slug::Settings::new(uids.unpacker())
             },
         )?;
+        tidy(slugs.clone());
         let most = 2 * thread::available_parallelism().map_or(1, usize::from);
         let enters_slowly = Hierarchies::enters_slowly();
         if enters_slowly {
@@ -177,6 +179,22 @@ impl Libcontainer {
         let driver = Self(Arc::new(inner));
         tokio::spawn(look(Arc::downgrade(&driver.0)));
         Ok(driver)
+    }
+}
+
+/// Removes what is left of slugs while the driver serves: it may be a lot, and is in nobody's way.
+/// What cannot be removed is told.
+fn tidy(slugs: Store) {
+    // A thread that the end of the driver does not wait for: the next one goes on.
+    let tidying = thread::Builder::new().name("tidy".to_owned());
+    let tidying = tidying.spawn(move || {
+        if let Err(error) = slugs.tidy() {
+            let error = errors::chain(&error);
+            tracing::error!(error, "what is left of slugs cannot be removed");
+        }
+    });
+    if let Err(error) = tidying {
+        tracing::error!(%error, "what is left of slugs is left to the next driver");
     }
 }
 

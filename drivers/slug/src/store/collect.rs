@@ -40,13 +40,16 @@ pub(super) fn half_made(layout: &Layout) -> Result<(), SlugError> {
     empty_trash(layout)
 }
 
-/// Whatever is in the trash is nobody's: who has put it there may be removing it, too.
+/// Whatever is in the trash is nobody's: who has put it there may be removing it, too. What cannot
+/// be removed keeps nothing else there.
 fn empty_trash(layout: &Layout) -> Result<(), SlugError> {
+    let mut result = Ok(());
     for name in files::names(&layout.trash)? {
         let path = layout.trash.join(name);
-        remove_tree(&path).map_err(SlugError::store("remove", &path))?;
+        let removed = remove_tree(&path).map_err(SlugError::store("remove", &path));
+        result = result.and(removed);
     }
-    Ok(())
+    result
 }
 
 /// Forgets all but the newest `keep` releases of each app, and removes the trees that nobody

@@ -203,7 +203,8 @@ async fn what_a_crash_left_goes() {
     fs::create_dir_all(env.path("slugs/staging/living/root")).unwrap();
     let living = File::open(env.path("slugs/staging/living/root")).unwrap();
     living.lock().unwrap();
-    drop(Store::open(&env.path("slugs"), settings()).unwrap());
+    let store = Store::open(&env.path("slugs"), settings()).unwrap();
+    store.tidy().unwrap();
     assert_eq!(env.names("staging"), ["living"]);
     assert_eq!(env.names("trash"), Vec::<String>::new());
     drop(living);
