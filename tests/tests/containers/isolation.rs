@@ -343,3 +343,35 @@ fn what_a_dyno_finds_of_its_stack_is_as_it_lies_there() {
     driver.end();
     host.is_clean();
 }
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn every_namespace_of_a_dyno_is_its_own() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+    let look = kinds.map(|kind| format!("readlink /proc/self/ns/{kind}; "));
+    let look = format!("{} echo seen; read _", look.concat());
+    let mut one = caller.start("a", &look);
+    let mut other = caller.start("b", &look);
+    let seen = [&mut one, &mut other].map(|dyno| dyno.wait_for("seen"));
+    for (at, kind) in kinds.iter().enumerate() {
+        let link = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let lines = seen.iter().map(|seen| seen.lines().nth(at).unwrap());
+        let mut all: Vec<_> = lines.chain(link.to_str()).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 3, "{kind}: {all:?}");
+        let are_of_the_kind = all.iter().all(|found| found.starts_with(kind));
+        assert!(are_of_the_kind, "{kind}: {all:?}");
+    }
+    one.end();
+    other.end();
+    // Where it is among the host's cgroups is not the dyno's to know.
+    let (said, _) = caller.output("c", "cat /proc/self/cgroup", |_| ());
+    assert!(!said.is_empty());
+    assert!(said.lines().all(|line| line.ends_with(":/")), "{said}");
+    driver.end();
+    host.is_clean();
+}

@@ -10,6 +10,7 @@ use std::{
 };
 
 use hsup_proto::driver::Release;
+use hsup_tests::deadline::poll;
 use tonic::Code;
 
 use crate::{
@@ -317,5 +318,54 @@ fn a_slug_whose_owner_cannot_be_mapped_is_copied_and_that_is_said() {
     assert_eq!(driver.log().matches("the slug was copied").count(), 2);
     driver.end();
     drop(slugs);
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn the_slug_of_a_dyno_is_kept_for_as_long_as_it_runs() {
+    let host = Host::new();
+    let keeps_one = |command: &mut std::process::Command| {
+        command.args(["--keep-slugs", "1"]);
+    };
+    let driver = host.driver_with(keeps_one);
+    let caller = Caller::new(&host.socket());
+    let build = |caller: &Caller, name: &str| {
+        let packed = slug(&host, name, &format!("{name}\n"));
+        caller.build(with_slug(&file(&packed), "")).unwrap()
+    };
+    let tree = |artifact: &str| artifact.split_once(':').unwrap().1.to_owned();
+    let first = build(&caller, "first");
+    let mut dyno = caller
+        .try_start("a", "echo up; read _; cat hello", |request| {
+            request.artifact.clone_from(&first);
+        })
+        .unwrap();
+    dyno.wait_for("up");
+    build(&caller, "second");
+    let third = build(&caller, "third");
+    let kept = |artifacts: &[&str]| {
+        let mut trees: Vec<_> = artifacts.iter().map(|artifact| tree(artifact)).collect();
+        trees.sort();
+        assert_eq!(host.names("slugs/trees"), trees);
+    };
+    kept(&[&first, &third]);
+    // Also while no driver runs, and for the next one.
+    driver.kill();
+    let driver = host.driver_with(keeps_one);
+    let caller = Caller::new(&host.socket());
+    let fourth = build(&caller, "fourth");
+    kept(&[&first, &fourth]);
+    dyno.close();
+    caller.wait("a");
+    assert_eq!(dyno.said(), "up\nfirst\n");
+    caller.remove("a");
+    // Nobody runs it any more.
+    let gone = poll(|| {
+        build(&caller, "later");
+        (!host.names("slugs/trees").contains(&tree(&first))).then_some(())
+    });
+    assert!(gone.is_some(), "{:?}", host.names("slugs/trees"));
+    driver.end();
     host.is_clean();
 }

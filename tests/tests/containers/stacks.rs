@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
 };
 
+use hsup_tests::deadline::{self, poll};
 use tonic::Code;
 
 use crate::{
@@ -173,6 +174,44 @@ fn every_version_that_a_stack_may_have_is_started() {
         assert_eq!(caller.output(id, "echo well", run).0, "well\n");
         fs::remove_dir_all(host.path(&format!("work/stacks/other-{version}"))).unwrap();
     }
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn a_stack_that_a_dyno_runs_on_is_not_removed_whether_its_driver_runs_or_not() {
+    let host = Host::new();
+    busybox(&host.path("work/stacks/idle-1"));
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let mut dyno = caller.start("a", "echo up; read _; cat /etc/hostname");
+    dyno.wait_for("up");
+    let remove = |stack: &str| {
+        let mut command = host.driver_command();
+        deadline::output(command.args(["stack", "remove", stack]))
+    };
+    let is_refused = || {
+        let removed = remove("test-1");
+        let said = String::from_utf8_lossy(&removed.stderr);
+        assert_eq!(removed.status.code(), Some(1), "{said}");
+        assert!(said.contains("test-1 is in use by a dyno"), "{said}");
+    };
+    is_refused();
+    driver.end();
+    is_refused();
+    // What nobody runs on goes.
+    assert!(remove("idle-1").status.success());
+    assert!(!host.path("work/stacks/idle-1").exists());
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    is_refused();
+    dyno.close();
+    caller.wait("a");
+    assert_eq!(dyno.said(), "up\na\n");
+    caller.remove("a");
+    let removed = poll(|| remove("test-1").status.success().then_some(()));
+    assert!(removed.is_some(), "nobody runs on it any more");
     driver.end();
     host.is_clean();
 }
