@@ -66,6 +66,8 @@ pub(crate) struct Resolved {
     /// The control directory that a variable or a file names: who chooses the source weighs
     /// it against other signs.
     pub(crate) control_dir: Option<PathBuf>,
+    /// The file that an option or a variable names.
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// What came of reading a file.
@@ -125,6 +127,7 @@ pub(crate) fn resolve(
             settings: Vec::new(),
             files: Vec::new(),
             control_dir: None,
+            config: None,
         });
     }
     let keys = keys(&command);
@@ -137,7 +140,7 @@ pub(crate) fn resolve(
         path.map(PathBuf::from)
     });
     let mut reader = Reader::new(&keys);
-    match named {
+    match named.clone() {
         Some(path) => reader.read_named(path)?,
         None => reader.read_usual(places)?,
     }
@@ -167,6 +170,7 @@ pub(crate) fn resolve(
     };
     Ok(Resolved {
         control_dir: unflagged(&settings, "control-dir"),
+        config: named,
         cli,
         settings,
         files: reader.files,

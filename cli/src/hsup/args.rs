@@ -187,7 +187,7 @@ pub enum Output {
 /// For whom something is written.
 #[derive(Debug, Subcommand)]
 pub enum Export {
-    /// Units that run the app, with the options that are given here
+    /// Units that run the app, with the options that are given here, also by variables
     #[command(after_help = "\
 Without an option that says where releases come from, the app is the one in this directory.
   hsup export systemd shop -C /srv/shop --to /etc/systemd/system

@@ -153,7 +153,11 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
             show(&script)
         }
         Command::Export(Export::Systemd(args)) => {
-            let units = export::systemd(&args, &options, &resolved.settings, env::args_os())?;
+            let found = export::Found {
+                settings: &resolved.settings,
+                config: resolved.config.as_deref(),
+            };
+            let units = export::systemd(&args, &options, &found, env::args_os())?;
             show(units.as_bytes())
         }
         Command::Check => {

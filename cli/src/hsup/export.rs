@@ -69,6 +69,14 @@ pub(super) enum ExportError {
     Write { path: PathBuf, source: io::Error },
 }
 
+/// What counts here besides the command line, where the service may not find it.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    pub(super) settings: &'a [Setting],
+    /// The file that is read, where one is named.
+    pub(super) config: Option<&'a Path>,
+}
+
 /// A file that systemd reads.
 #[derive(Debug, PartialEq, Eq)]
 struct Unit {
@@ -81,7 +89,7 @@ struct Unit {
 pub(super) fn systemd(
     args: &SystemdArgs,
     options: &Options,
-    settings: &[Setting],
+    found: &Found<'_>,
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<String, ExportError> {
     let here = env::current_dir().map_err(|source| ExportError::Place {
@@ -94,10 +102,10 @@ pub(super) fn systemd(
     })?;
     // It has been read without an error once.
     let mut words: Vec<_> = words.into_iter().collect();
-    words.splice(1..1, of_variables(settings, options));
+    words.splice(1..1, of_variables(found, options));
     let matches = Cli::command().get_matches_from(words);
     let mut given = given(&matches)?;
-    let name = name(args, options, &here)?;
+    let name = name(args, options, &matches, &here)?;
     refuse(&matches, &name)?;
     if !is_source_named(options) && !stands(&matches, "control_dir") {
         if !here.join("Procfile").exists() {
@@ -128,7 +136,7 @@ fn is_source_named(options: &Options) -> bool {
 }
 
 /// What the variables say, as one would type it: the service has other ones.
-fn of_variables(settings: &[Setting], options: &Options) -> Vec<OsString> {
+fn of_variables(found: &Found<'_>, options: &Options) -> Vec<OsString> {
     let has_place = |setting: &&Setting| match setting.key.name.as_str() {
         // Everybody may read a unit; and it has a socket of its own.
         "logplex-url" | "log-to" | "control-socket" => false,
@@ -136,12 +144,25 @@ fn of_variables(settings: &[Setting], options: &Options) -> Vec<OsString> {
         _ => true,
     };
     let is_variables = |setting: &&Setting| matches!(setting.origin, Origin::Variable(_));
-    let found = settings.iter().filter(is_variables).filter(has_place);
-    found.flat_map(Setting::words).map(OsString::from).collect()
+    let settings = found.settings.iter().filter(is_variables).filter(has_place);
+    let mut words: Vec<_> = settings
+        .flat_map(Setting::words)
+        .map(OsString::from)
+        .collect();
+    if let Some(config) = found.config.filter(|_| options.config.is_none()) {
+        words.extend(["--config".into(), config.into()]);
+    }
+    words
 }
 
-fn name(args: &SystemdArgs, options: &Options, here: &Path) -> Result<String, ExportError> {
-    let directory = options.directory.as_ref().or(options.control_dir.as_ref());
+fn name(
+    args: &SystemdArgs,
+    options: &Options,
+    matches: &ArgMatches,
+    here: &Path,
+) -> Result<String, ExportError> {
+    let control_dir = matches.get_one::<PathBuf>("control_dir");
+    let directory = options.directory.as_ref().or(control_dir);
     let directory = here.join(directory.map_or(Path::new(""), PathBuf::as_path));
     let of_directory = || {
         let directory = fs::canonicalize(&directory).unwrap_or(directory);
@@ -311,6 +332,7 @@ fn write(units: &[Unit], folder: &Path) -> Result<String, ExportError> {
 
 #[cfg(test)]
 mod tests {
+    use hsup_core::files;
     use test_case::test_case;
 
     use super::*;
@@ -339,7 +361,11 @@ mod tests {
         let Command::Export(Export::Systemd(args)) = resolved.cli.command else {
             panic!("{line}");
         };
-        systemd(&args, &resolved.cli.options, &resolved.settings, words)
+        let found = Found {
+            settings: &resolved.settings,
+            config: resolved.config.as_deref(),
+        };
+        systemd(&args, &resolved.cli.options, &found, words)
     }
 
     fn command(units: &str) -> &str {
@@ -401,6 +427,22 @@ mod tests {
         assert_eq!(
             named(&control_dir, "hsup export systemd shop -C /srv/shop"),
             "--directory /srv/shop --linger 5m --state-dir %S/hsup/state/shop $HSUP_OPTIONS"
+        );
+        let units = exported_with(&control_dir, "hsup export systemd").unwrap();
+        assert!(units.contains("hsup-ctl.service"), "{units}");
+    }
+
+    #[test]
+    fn the_file_that_a_variable_names_is_named_in_the_unit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ours.toml");
+        files::write_atomic(&path, b"directory = \"/srv/shop\"\n").unwrap();
+        let path = path.to_str().unwrap();
+        let units = exported_with(&[("HSUP_CONFIG", path)], "hsup export systemd shop").unwrap();
+        let command = command(&units);
+        assert!(
+            command.starts_with(&format!("--config {path} --linger")),
+            "{command}"
         );
     }
 
