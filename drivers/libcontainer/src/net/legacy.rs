@@ -261,30 +261,12 @@ mod tests {
         assert!(missing.unwrap_err().is_missing());
     }
 
+    /// Which is where std looks for the program, too.
     #[test]
-    fn it_is_found_by_who_has_no_environment() {
-        /// Set for this test program when it runs without any other variable.
-        const ALONE: &str = "HSUP_TEST_ALONE";
-        /// One that lies beside it.
-        const NEIGHBOUR: &str = "/usr/sbin/chroot";
-        if std::env::var_os(ALONE).is_some() {
-            let found = run_program(OsStr::new("chroot"), &["--version"], PATIENCE);
-            assert!(!found.unwrap().is_empty());
-            return;
-        }
-        assert!(fs::exists(NEIGHBOUR).unwrap(), "there is no {NEIGHBOUR}");
-        #[expect(clippy::disallowed_methods, reason = "this test program itself")]
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "net::legacy::tests::it_is_found_by_who_has_no_environment",
-            ])
-            .env_clear()
-            .env(ALONE, "")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{said}");
+    fn it_has_a_path_of_its_own() {
+        let said = sh("echo $PATH").unwrap();
+        assert_eq!(said.trim(), PATH);
+        assert!(PATH.split(':').any(|folder| folder == "/usr/sbin"));
     }
 
     #[test]
