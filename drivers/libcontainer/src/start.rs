@@ -151,16 +151,18 @@ impl Libcontainer {
             .map_err(|_| unknown(&request.artifact))?;
         let uid = peer.uid.as_raw();
         // Before its turn: while these hang, others have theirs.
-        let binds = self.open_binds(uid, &request.binds).await?;
-        let stdio = if request.tty {
-            None
-        } else {
-            Some(self.open_fifos(uid, &request.io_dir).await?)
+        let opened = async {
+            let binds = self.open_binds(uid, &request.binds).await?;
+            let stdio = if request.tty {
+                None
+            } else {
+                Some(self.open_fifos(uid, &request.io_dir).await?)
+            };
+            Ok::<_, Status>((binds, stdio, self.turn().await))
         };
-        let _turn = self.turn().await;
-        if cancelled.is_cancelled() {
-            return Err(Status::aborted("the dyno is to be stopped already"));
-        }
+        let opened = cancelled.run_until_cancelled(opened).await;
+        let stopped = || Status::aborted("the dyno is to be stopped already");
+        let (binds, stdio, _turn) = opened.ok_or_else(stopped)??;
         let stack = self
             .stacks()
             .find(&artifact.stack, &artifact.version)

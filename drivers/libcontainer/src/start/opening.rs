@@ -33,11 +33,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many threads open something for one caller at a time.
 const MOST: usize = 16;
 
-/// Who opens something at the moment, by the caller it is for.
+/// Who opens something at the moment.
 #[derive(Debug, Default)]
-pub(crate) struct Opening(Mutex<HashMap<u32, Arc<Semaphore>>>);
+pub(crate) struct Opening {
+    binds: Turns,
+    /// Others than those of binds: a bind that hangs is tried again and again, and no dyno is
+    /// without FIFOs.
+    fifos: Turns,
+}
 
-impl Opening {
+/// Those that are taken, by the caller that they are for.
+#[derive(Debug, Default)]
+struct Turns(Mutex<HashMap<u32, Arc<Semaphore>>>);
+
+impl Turns {
     /// What `open` gives, for the user `uid`; `what` is what people call it.
     async fn within<T, E>(
         &self,
@@ -51,7 +60,7 @@ impl Opening {
         E: Send + 'static,
         Status: From<E>,
     {
-        let turns = self.turns(uid);
+        let turns = self.of(uid);
         let opened = async {
             // It is never closed.
             let turn = turns.acquire_owned().await.ok();
@@ -82,7 +91,7 @@ impl Opening {
         })
     }
 
-    fn turns(&self, uid: u32) -> Arc<Semaphore> {
+    fn of(&self, uid: u32) -> Arc<Semaphore> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let turns = turns.entry(uid);
         Arc::clone(turns.or_insert_with(|| Arc::new(Semaphore::new(MOST))))
@@ -105,7 +114,8 @@ impl Libcontainer {
             };
             binds::open(&binds, bounds)
         };
-        self.opening().within(PATIENCE, uid, &what, open).await
+        let turns = &self.opening().binds;
+        turns.within(PATIENCE, uid, &what, open).await
     }
 
     /// Opens the FIFOs of a dyno.
@@ -113,7 +123,8 @@ impl Libcontainer {
         let what = format!("the FIFOs in `{io_dir}`");
         let io_dir = io_dir.to_owned();
         let open = move || fifo::open_all(Path::new(&io_dir), uid);
-        self.opening().within(PATIENCE, uid, &what, open).await
+        let turns = &self.opening().fifos;
+        turns.within(PATIENCE, uid, &what, open).await
     }
 }
 
@@ -146,8 +157,8 @@ mod tests {
     async fn what_is_opened_too_late_is_closed() {
         let (let_go, gate) = mpsc::channel();
         let (open, closed) = hangs(gate);
-        let opening = Opening::default();
-        let status = opening.within(SHORT, 1, "`/srv`", open).await.unwrap_err();
+        let turns = Turns::default();
+        let status = turns.within(SHORT, 1, "`/srv`", open).await.unwrap_err();
         assert_eq!(status.code(), Status::unavailable("").code());
         assert!(status.message().contains("open `/srv` within"), "{status}");
         let_go.send(()).unwrap();
@@ -157,26 +168,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_has_so_many_that_hang_and_others_have_their_own() {
-        let opening = Opening::default();
+        let turns = Turns::default();
         let well = || Ok::<_, Status>("well");
         let mut gates = Vec::new();
         for _ in 0..MOST {
             let (let_go, gate) = mpsc::channel();
             let (open, _) = hangs(gate);
-            opening.within(SHORT, 1, "it", open).await.unwrap_err();
+            turns.within(SHORT, 1, "it", open).await.unwrap_err();
             gates.push(let_go);
         }
-        opening.within(SHORT, 1, "it", well).await.unwrap_err();
-        assert_eq!(opening.within(LONG, 2, "it", well).await.unwrap(), "well");
+        turns.within(SHORT, 1, "it", well).await.unwrap_err();
+        assert_eq!(turns.within(LONG, 2, "it", well).await.unwrap(), "well");
         gates.pop();
-        assert_eq!(opening.within(LONG, 1, "it", well).await.unwrap(), "well");
+        assert_eq!(turns.within(LONG, 1, "it", well).await.unwrap(), "well");
     }
 
     #[tokio::test]
     async fn what_is_wrong_is_told_as_it_is() {
-        let opening = Opening::default();
+        let turns = Turns::default();
         let open = || Err::<(), _>(Status::permission_denied("no"));
-        let status = opening.within(LONG, 1, "it", open).await.unwrap_err();
+        let status = turns.within(LONG, 1, "it", open).await.unwrap_err();
         assert_eq!(status.message(), "no");
     }
 }
