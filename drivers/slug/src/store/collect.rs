@@ -19,14 +19,22 @@ pub struct Collected {
 
 /// Removes half-made trees that nobody makes any more, and the rest of what was removed.
 pub(super) fn half_made(layout: &Layout) -> Result<(), SlugError> {
+    let given_up = give_up(layout);
+    let emptied = empty_trash(layout);
+    given_up.and(emptied)
+}
+
+fn give_up(layout: &Layout) -> Result<(), SlugError> {
     {
         let lock = layout.lock()?;
         for name in files::names(&layout.staging)? {
             let path = layout.staging.join(name);
             let root = path.join("root");
             // One without a root was not even begun.
-            if !root.exists() || lock_alone(&root)?.is_some() {
-                layout.throw_away(&path)?;
+            let is_nobodys = !root.exists() || lock_alone(&root)?.is_some();
+            // No room in the trash, on a full disk: then where it is.
+            if is_nobodys && layout.throw_away(&path).is_err() {
+                remove_tree(&path).map_err(SlugError::store("remove", &path))?;
             }
         }
         drop(lock);
@@ -37,7 +45,7 @@ pub(super) fn half_made(layout: &Layout) -> Result<(), SlugError> {
             drop(lock);
         }
     }
-    empty_trash(layout)
+    Ok(())
 }
 
 /// Whatever is in the trash is nobody's: who has put it there may be removing it, too. What cannot

@@ -80,7 +80,7 @@ impl Staging {
         self.is_done = true;
         if self.layout.discard(&self.path).is_err() {
             // No trash, on a full disk: then where it is. What is left now goes when the
-            // store is opened.
+            // store is tidied.
             drop(remove_tree(&self.path));
         }
     }
