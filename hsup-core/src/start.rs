@@ -243,7 +243,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         .as_ref()
         .is_some_and(|previous| !previous.may_be(&driver))
     {
-        let text = "Another driver is used than before: the dynos of that one are stopped";
+        let text = "Another driver is used than before: the dynos of that one are stopped first";
         logs.note(crate::logs::SYSTEM, text);
         give_up(&mut journal);
     }

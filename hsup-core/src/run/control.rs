@@ -111,6 +111,7 @@ impl OneOff {
             text: None,
             repeats: None,
             release_phase: None,
+            release_failure: None,
             scaled_since: BTreeSet::new(),
         })
     }

@@ -119,6 +119,9 @@ pub struct ReleaseRecord {
     /// How far its release command is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release_phase: Option<ReleasePhase>,
+    /// Why its release command failed, where that was seen before it could count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_failure: Option<String>,
     /// Process types that somebody scaled after it was taken in: there, that is the later
     /// word.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -217,6 +220,7 @@ impl History {
             text,
             repeats: None,
             release_phase: None,
+            release_failure: None,
             scaled_since: BTreeSet::new(),
         };
         self.contents.releases.insert(0, record);

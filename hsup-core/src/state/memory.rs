@@ -31,9 +31,9 @@ pub struct Remembered {
 impl Remembered {
     /// Takes in what the command line names. When it is something new, that is the later word:
     /// no scaling holds any more, and no stop of what it names. The same as before, as when a
-    /// manager starts hsup again, changes nothing.
-    pub fn heed(&mut self, explicit: Option<&BTreeMap<ProcessType, u32>>) {
-        if self.explicit.as_ref() == explicit {
+    /// manager starts hsup again, changes nothing; but what runs `once` is asked for each time.
+    pub fn heed(&mut self, explicit: Option<&BTreeMap<ProcessType, u32>>, once: bool) {
+        if self.explicit.as_ref() == explicit && !once {
             return;
         }
         self.explicit = explicit.cloned();
@@ -50,12 +50,19 @@ impl Remembered {
 pub struct Memory {
     file: JsonFile,
     remembered: Remembered,
+    /// It was changed, and that is not to be saved yet.
+    is_ahead: bool,
 }
 
 impl Memory {
     pub(super) fn load(path: PathBuf) -> Result<(Self, Option<Damage>), LoadError> {
         let (file, remembered, damage) = JsonFile::load(path)?;
-        Ok((Self { file, remembered }, damage))
+        let memory = Self {
+            file,
+            remembered,
+            is_ahead: false,
+        };
+        Ok((memory, damage))
     }
 
     /// What is remembered.
@@ -72,10 +79,17 @@ impl Memory {
     pub fn update(&mut self, change: impl FnOnce(&mut Remembered)) -> Result<(), SaveError> {
         let before = self.remembered.clone();
         change(&mut self.remembered);
-        if self.remembered == before && !self.file.is_behind() {
+        let is_ahead = std::mem::take(&mut self.is_ahead);
+        if self.remembered == before && !is_ahead && !self.file.is_behind() {
             return Ok(());
         }
         self.file.save(&self.remembered)
+    }
+
+    /// Changes what is remembered, for the next [`Memory::update`] to save.
+    pub fn change(&mut self, change: impl FnOnce(&mut Remembered)) {
+        change(&mut self.remembered);
+        self.is_ahead = true;
     }
 
     /// Whether there is something that could not be saved.
@@ -164,7 +178,7 @@ mod tests {
         };
         for same in [Some(named("web=1")), None] {
             let mut remembered = asked.clone();
-            remembered.heed(same.as_ref());
+            remembered.heed(same.as_ref(), false);
             assert_eq!(
                 remembered,
                 Remembered {
@@ -173,10 +187,25 @@ mod tests {
                 }
             );
         }
-        let mut remembered = asked;
-        remembered.heed(Some(&named("web=2")));
-        assert_eq!(remembered.quantities, BTreeMap::new());
-        assert_eq!(remembered.stopped, ["clock.1".parse().unwrap()].into());
+        for (later, once) in [("web=2", false), ("web=1", true)] {
+            let mut remembered = asked.clone();
+            remembered.heed(Some(&named(later)), once);
+            assert_eq!(remembered.quantities, BTreeMap::new());
+            assert_eq!(remembered.stopped, ["clock.1".parse().unwrap()].into());
+        }
+    }
+
+    #[test]
+    fn what_is_changed_ahead_is_saved_by_the_next_update() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.json");
+        let mut memory = load(&path);
+        memory.change(|remembered| {
+            remembered.quantities.insert("web".parse().unwrap(), 2);
+        });
+        assert!(!path.exists());
+        memory.update(|_| ()).unwrap();
+        assert_eq!(load(&path).get(), memory.get());
     }
 
     #[test]

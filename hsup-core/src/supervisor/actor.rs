@@ -165,8 +165,6 @@ pub(super) struct Actor {
     pub(super) release_phase_next: Option<Id>,
     /// The last lines of one that failed, for the verdict.
     pub(super) release_lines: Vec<String>,
-    /// Of one that an earlier life has begun: why it failed, before anything was to be built.
-    pub(super) release_command_failed: Option<release_phase::Failed>,
     /// A good release whose command is to be run in this life all the same.
     pub(super) release_again: Option<Id>,
     /// When to look for dynos that have run long enough.
@@ -206,15 +204,15 @@ impl Actor {
     ) -> Self {
         let (report_to, reports) = mpsc::unbounded_channel();
         let (built_to, built) = mpsc::unbounded_channel();
-        // What cannot be started leaves the file as it is: see Actor::heed_command_line.
-        let mut remembered = settings.memory.get().clone();
-        remembered.heed(settings.explicit.as_ref());
+        // What cannot be started leaves the file as it is: see Actor::begin.
+        let (mut memory, once) = (settings.memory, settings.kind == Kind::OneShot);
+        memory.change(|remembered| remembered.heed(settings.explicit.as_ref(), once));
         Self {
             app: settings.app,
             source: settings.source,
             wishes: Wishes {
                 explicit: settings.explicit,
-                scaled: remembered.quantities,
+                scaled: memory.get().quantities.clone(),
                 start_number: settings.start_number,
             },
             kind: settings.kind,
@@ -227,7 +225,7 @@ impl Actor {
             link_state: settings.link.watch(),
             link: settings.link,
             history: settings.history,
-            memory: settings.memory,
+            memory,
             survivors: settings.survivors,
             releases: Releases::default(),
             known: BTreeMap::new(),
@@ -242,7 +240,6 @@ impl Actor {
             release_phase: None,
             release_phase_next: None,
             release_lines: Vec::new(),
-            release_command_failed: None,
             release_again: None,
             cycle_at: None,
             successors: BTreeMap::new(),
@@ -276,7 +273,6 @@ impl Actor {
             }
             return Err(error);
         }
-        self.heed_command_line();
         let begins = self.await_driver().await;
         if begins.is_err() && !self.survivors.is_empty() {
             return begins.map(|_| Outcome::ShutDown);

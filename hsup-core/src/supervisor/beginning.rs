@@ -170,15 +170,6 @@ impl Actor {
         }
     }
 
-    /// What the command line names is the later word: see [`Remembered::heed`].
-    ///
-    /// [`Remembered::heed`]: crate::state::Remembered::heed
-    pub(super) fn heed_command_line(&mut self) {
-        let explicit = self.wishes.explicit.as_ref();
-        let saved = self.memory.update(|memory| memory.heed(explicit));
-        self.complain(saved);
-    }
-
     fn adopt(&mut self, survivor: LiveDyno) {
         let known = self.known.get(&survivor.release);
         let known = known.filter(|known| known.artifact.is_some()).cloned();

@@ -193,6 +193,9 @@ impl Actor {
             return self.fail(RunError::NoRelease(why));
         }
         self.has_begun = true;
+        // What the command line names can be run.
+        let saved = self.memory.update(|_| ());
+        self.complain(saved);
         let decisions = self.releases.begin();
         self.decide(decisions);
     }

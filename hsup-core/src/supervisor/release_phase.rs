@@ -53,14 +53,6 @@ pub(super) struct Running {
     pub(super) is_stopped: bool,
 }
 
-/// The release command of an earlier life, which failed before its release was looked at again.
-#[derive(Debug)]
-pub(super) struct Failed {
-    id: Id,
-    why: String,
-    lines: Vec<String>,
-}
-
 impl Actor {
     /// The driver has built the release: its command runs, if it has one and that has not run,
     /// and then it is tried.
@@ -74,12 +66,13 @@ impl Actor {
         match &self.release_phase {
             Some(running) if running.id == id => {}
             _ if is_begun => {
-                let early = self
-                    .release_command_failed
-                    .take_if(|failed| failed.id == id);
-                let why = if let Some(failed) = early {
-                    self.release_lines = failed.lines;
-                    failed.why
+                let seen = record.and_then(|record| {
+                    let why = record.release_failure.clone()?;
+                    Some((why, record.last_lines.clone()))
+                });
+                let why = if let Some((why, lines)) = seen {
+                    self.release_lines = lines;
+                    why
                 } else {
                     "hsup ended while its release command ran: whether it was through is not \
                      known, and it is not run twice"
@@ -237,7 +230,11 @@ impl Actor {
                     self.release_lines = lines;
                     self.release_failed(id, why);
                 } else {
-                    self.release_command_failed = Some(Failed { id, why, lines });
+                    let saved = self.history.update(id, |record| {
+                        record.release_failure = Some(why);
+                        record.last_lines = lines;
+                    });
+                    self.complain(saved);
                 }
             }
         }
@@ -330,6 +327,7 @@ mod tests {
             text: None,
             repeats: None,
             release_phase: None,
+            release_failure: None,
             scaled_since: std::collections::BTreeSet::new(),
         }
     }

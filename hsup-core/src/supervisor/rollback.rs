@@ -160,6 +160,7 @@ mod tests {
                 text: None,
                 repeats: None,
                 release_phase: None,
+                release_failure: None,
                 scaled_since: BTreeSet::new(),
             }
         });

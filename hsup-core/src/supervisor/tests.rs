@@ -443,18 +443,23 @@ fn releasing() -> (World, Key) {
 fn a_release_command_of_an_earlier_life_that_ends_early_is_a_verdict() {
     let runtime = undriven();
     let _entered = runtime.enter();
-    let (mut world, _) = releasing();
-    world.is_killed_and(|world| {
-        let command = world.actor.release_phase.as_ref().unwrap().key;
-        world.ends(command, ExitStatus::code(7, 1), true);
-    });
-    world.build(Ok(()));
-    let record = world.actor.history.iter().next().unwrap();
-    assert_eq!(record.state, ReleaseState::Rejected);
-    assert_eq!(
-        record.reason,
-        "release command failed: Process exited with status 7"
-    );
+    for killed_again in [false, true] {
+        let (mut world, _) = releasing();
+        world.is_killed_and(|world| {
+            let command = world.actor.release_phase.as_ref().unwrap().key;
+            world.ends(command, ExitStatus::code(7, 1), true);
+        });
+        if killed_again {
+            world.is_killed();
+        }
+        world.build(Ok(()));
+        let record = world.actor.history.iter().next().unwrap();
+        assert_eq!(record.state, ReleaseState::Rejected);
+        assert_eq!(
+            record.reason,
+            "release command failed: Process exited with status 7"
+        );
+    }
 }
 
 #[test]

@@ -165,6 +165,19 @@ fn what_was_asked_for_outlives_a_start_with_the_same_types() {
 }
 
 #[test]
+fn what_runs_once_runs_though_it_was_stopped_the_last_time() {
+    let app = App::procfile("report: echo begun; sleep 1000\n");
+    for _ in 0..2 {
+        let mut hsup = app.start(&["--oneshot", "report"]);
+        hsup.wait_for_line("begun");
+        hsup.wait_up(&["report.1"]);
+        assert!(app.ctl(&["stop", "report.1"]).status.success());
+        hsup.end();
+        hsup.nothing_is_left();
+    }
+}
+
+#[test]
 fn a_port_is_the_same_whatever_runs_and_in_every_life() {
     let line = "echo port=$PORT; exec sleep 1000";
     let app = App::procfile(&format!(
@@ -202,7 +215,9 @@ fn neither_does_one_that_a_release_handed_in_meanwhile_does_not_have() {
     let worker = process("worker", "sleep 1000", 1);
     app.release(1, "", &worker);
     let hsup = app.control(&[]);
-    let before = hsup.wait_up(&["worker.1"]);
+    hsup.wait_up(&["worker.1"]);
+    assert!(app.ctl(&["scale", "worker=2"]).status.success());
+    let before = hsup.wait_up(&["worker.1", "worker.2"]);
     hsup.kill();
     app.release(1, "", &worker);
     let mut refused = app.control(&["nosuch"]);
@@ -210,7 +225,8 @@ fn neither_does_one_that_a_release_handed_in_meanwhile_does_not_have() {
     refused.wait_for_line("hsup: no process type `nosuch`: there is worker");
     refused.leave();
     let hsup = app.control(&[]);
-    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    assert_eq!(hsup.wait_up(&["worker.1", "worker.2"]), before);
+    hsup.wait_for_line("Scaled before: worker=2");
     hsup.interrupt();
 }
 

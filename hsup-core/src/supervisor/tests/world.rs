@@ -152,7 +152,6 @@ impl World {
     /// As the task's loop begins, what happens then, and the source's first word: nothing newer.
     fn begin(&mut self, meanwhile: impl FnOnce(&mut Self)) {
         self.actor.take_up_history();
-        self.actor.heed_command_line();
         self.actor.adopt_survivors();
         self.follow();
         meanwhile(self);
