@@ -4,22 +4,16 @@
 //! however much is written, all of it comes. It ends with the dyno, or when the connection breaks;
 //! then the log has what is missing.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 
-use tokio::{
-    io::{self, AsyncRead, AsyncReadExt as _},
-    time,
-};
+use tokio::io::{self, AsyncRead, AsyncReadExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::{Copy, CopyError, Output};
-use crate::{attach::Reads, frames::Cursor};
+use crate::{attach::Reads, frames::Cursor, life};
 
 /// How much is read at a time.
 const PIECE: usize = 64 << 10;
-/// How long after a stream's end its dyno's is waited for. One that goes on may have closed its
-/// output, or it is the connection that has ended.
-const END: Duration = Duration::from_secs(1);
 
 /// Before each piece that the engine sends: whose it is, and how long.
 /// <https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach>
@@ -63,14 +57,37 @@ impl Copy {
                 return false;
             }
         }
-        // The end of an engine looks the same, and that of this connection alone. The former breaks
-        // the call that waits for the dyno, too.
+        // The end of this connection alone looks the same, and that of the engine, which breaks the
+        // call that waits for the dyno, too.
+        let ending = async {
+            let has_ended = self.has_ended().await;
+            if has_ended {
+                // However long that takes to be known here.
+                ended.cancelled().await;
+            }
+            has_ended
+        };
         let has_ended = tokio::select! {
-            () = ended.cancelled() => true,
+            has_ended = ending => has_ended,
             () = self.engine.until_suspected(before) => false,
-            () = time::sleep(END) => false,
         };
         has_ended && self.engine.suspicions() == before
+    }
+
+    /// Whether the engine says that the dyno has. Where its end has closed the stream, the engine
+    /// answers when it has noted it: it holds the container's lock from before until then.
+    /// <https://github.com/moby/moby/blob/v26.1.5/daemon/monitor.go>, `handleContainerExit`
+    async fn has_ended(&self) -> bool {
+        let Ok(up) = self.engine.now() else {
+            return false;
+        };
+        match up.api.inspect(self.source.id()).await {
+            Ok(found) => !life::is_running(&found.state),
+            Err(error) => {
+                tracing::debug!(%error, "failed to look at a container");
+                false
+            }
+        }
     }
 
     /// Passes on what comes to its end.
@@ -140,11 +157,16 @@ mod tests {
     use std::{
         io::{PipeReader, Read as _},
         sync::Arc,
+        time::Duration,
     };
 
     use tempfile::TempDir;
     use test_case::test_case;
-    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex, split};
+    use tokio::{
+        io::{AsyncWriteExt as _, DuplexStream, duplex, split},
+        net::UnixListener,
+        time,
+    };
 
     use super::*;
     use crate::{connect::Duplex, context::Host, cursor::Cursors, engine::Engine, logs::Source};
@@ -158,12 +180,39 @@ mod tests {
         _kept: TempDir,
     }
 
+    const RUNS: &str = r#"{"State": {"Running": true}}"#;
+    const HAS_ENDED: &str = r#"{"State": {"Running": false}}"#;
+    /// No answer to whoever asks for a container.
+    const NO_ANSWER: &str = r#"{"State": null}"#;
+
+    /// An engine that says the same to everybody.
+    async fn answer(engine: UnixListener, answer: &str) {
+        while let Ok((mut caller, _)) = engine.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                if caller.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            let length = answer.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nConnection: close\r\n\
+                 Content-Length: {length}\r\n\r\n{answer}"
+            );
+            // Who does not want it is gone.
+            drop(caller.write_all(answer.as_bytes()).await);
+        }
+    }
+
     impl Streamed {
-        async fn begin() -> Self {
+        /// One of a dyno of which an engine says this.
+        async fn begin(said: &'static str) -> Self {
             let kept = tempfile::tempdir().unwrap();
             let cursors = Cursors::open(Some(kept.path()), "home").unwrap();
-            // Nobody is there.
-            let engine = Engine::open(Host::Unix(kept.path().join("engine")));
+            let socket = kept.path().join("engine");
+            let listener = UnixListener::bind(&socket).unwrap();
+            tokio::spawn(answer(listener, said));
+            let engine = Engine::open(Host::Unix(socket));
             let source = Source::Container("c0ffee".to_owned());
             let output = Output::Stdout;
             let cursor = cursors.file(source.id(), output.name()).unwrap();
@@ -188,14 +237,18 @@ mod tests {
         }
     }
 
-    #[test_case(b"\x01\0\0\0\0\0\0\x04text", true, true, "text"; "the dyno has ended")]
-    #[test_case(b"\x01\0\0\0\0\0\0\x04text", false, false, "text"; "the dyno goes on")]
-    #[test_case(b"\x01\0\0\0\0\0\0\x05text", true, false, "text"; "in a piece")]
-    #[test_case(b"\x01\0\0\0\0\0", true, false, ""; "in a head")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x04text", HAS_ENDED, 0, true, "text"; "the dyno has ended")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x04text", HAS_ENDED, 60, true, "text"; "which is heard of late")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x04text", RUNS, 60, false, "text"; "the dyno goes on")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x04text", RUNS, 0, false, "text"; "and ends soon")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x04text", NO_ANSWER, 0, false, "text"; "nobody knows")]
+    #[test_case(b"\x01\0\0\0\0\0\0\x05text", HAS_ENDED, 0, false, "text"; "in a piece")]
+    #[test_case(b"\x01\0\0\0\0\0", HAS_ENDED, 0, false, ""; "in a head")]
     #[tokio::test(start_paused = true)]
     async fn what_breaks_off_is_not_the_end(
         sent: &[u8],
-        has_ended: bool,
+        said: &'static str,
+        ends_in: u64,
         is_whole: bool,
         expected: &str,
     ) {
@@ -205,18 +258,39 @@ mod tests {
             mut engine,
             mut passed_on,
             _kept,
-        } = Streamed::begin().await;
+        } = Streamed::begin(said).await;
         engine.write_all(sent).await.unwrap();
         drop(engine);
         let ended = CancellationToken::new();
-        if has_ended {
+        let ends = async {
+            time::sleep(Duration::from_secs(ends_in)).await;
             ended.cancel();
-        }
-        assert_eq!(copy.follow(stream, &ended).await, is_whole);
+        };
+        let (followed, ()) = tokio::join!(copy.follow(stream, &ended), ends);
+        assert_eq!(followed, is_whole);
         drop(copy);
         let mut all = String::new();
         passed_on.read_to_string(&mut all).unwrap();
         assert_eq!(all, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_behind_an_engines_is_not_known() {
+        let Streamed {
+            mut copy,
+            stream,
+            engine,
+            passed_on: _passed_on,
+            _kept,
+        } = Streamed::begin(HAS_ENDED).await;
+        drop(engine);
+        let (suspected, ended) = (copy.engine.clone(), CancellationToken::new());
+        let ends = async {
+            time::sleep(Duration::from_mins(1)).await;
+            suspected.suspect();
+        };
+        let (followed, ()) = tokio::join!(copy.follow(stream, &ended), ends);
+        assert!(!followed);
     }
 
     #[test_case(1_000_000, true; "little")]
@@ -229,7 +303,7 @@ mod tests {
             mut engine,
             passed_on: _passed_on,
             _kept,
-        } = Streamed::begin().await;
+        } = Streamed::begin(RUNS).await;
         engine
             .write_all(b"\x01\0\0\0\0\0\0\x05text\n")
             .await
