@@ -229,20 +229,9 @@ impl DockerDriver {
             None => Writing::default(),
         };
         let options = None::<StartContainerOptions>;
-        if let Err(error) = up.docker.start_container(id, options).await {
-            // What is the command's fault is a dyno that has exited.
-            let found = up.api.inspect(id).await.ok();
-            let code = found.and_then(|found| found.state.exit_code);
-            let reason = errors::chain(&error);
-            if !is_commands_fault(order.artifact.kind, code, &reason) {
-                return Err(self.failed("start a container", &error));
-            }
-            tracing::info!(
-                container = id,
-                reason,
-                "the command of a dyno cannot be run"
-            );
-        }
+        let started = up.docker.start_container(id, options).await;
+        // Never for the command, which an init begins.
+        started.map_err(|error| self.failed("start a container", &error))?;
         if let Some(terminal) = &terminal {
             terminal.keep_size(engine.clone(), id.to_owned(), gone.clone());
             let sized = terminal.resize(WindowSize::wanted(order.request));
@@ -317,21 +306,6 @@ impl DockerDriver {
     pub(crate) fn failed(&self, operation: &str, error: &Error) -> Status {
         self.engine().suspect();
         engine::status(operation, error)
-    }
-}
-
-/// What an engine, and what starts its containers, say when something cannot be mounted.
-const MOUNTING: [&str; 2] = ["trying to mount", "to rootfs at"];
-
-/// Whether it is for the dyno's command that a start has failed, which has left this code. The
-/// engine has the same codes for all that is no directory, or is not allowed.
-fn is_commands_fault(kind: Kind, code: Option<i64>, reason: &str) -> bool {
-    match kind {
-        // `hsup-init` is what the engine begins.
-        Kind::Slug { .. } => false,
-        Kind::Plain | Kind::Cnb => {
-            matches!(code, Some(126 | 127)) && !MOUNTING.iter().any(|words| reason.contains(words))
-        }
     }
 }
 
@@ -414,14 +388,8 @@ pub(crate) fn address(
 #[cfg(test)]
 mod tests {
     use hsup_driver_kit::proto::Bind;
-    use test_case::test_case;
 
     use super::*;
-
-    const SLUG: Kind = Kind::Slug { uid: 1, gid: 1 };
-    const NO_COMMAND: &str =
-        r#"starting container process caused: exec: "mount": executable file not found in $PATH"#;
-    const NO_MOUNT: &str = r#"rootfs_linux.go:76: mounting "/srv/conf.yml" to rootfs at "/etc" caused: not a directory"#;
 
     #[test]
     fn binds_are_for_the_drivers_user_and_root() {
@@ -448,20 +416,5 @@ mod tests {
         for uid in [own, Uid::from_raw(0)] {
             assert_eq!(refused(&request, uid), None);
         }
-    }
-
-    #[test_case(Kind::Plain, Some(127), NO_COMMAND, true)]
-    #[test_case(Kind::Cnb, Some(126), NO_COMMAND, true)]
-    #[test_case(Kind::Plain, Some(128), NO_COMMAND, false; "another code")]
-    #[test_case(Kind::Plain, None, NO_COMMAND, false; "no code")]
-    #[test_case(SLUG, Some(127), NO_COMMAND, false; "a slug's is run by its init")]
-    #[test_case(Kind::Plain, Some(127), NO_MOUNT, false; "what is bound into it")]
-    fn a_start_may_fail_for_the_command(
-        kind: Kind,
-        code: Option<i64>,
-        reason: &str,
-        expected: bool,
-    ) {
-        assert_eq!(is_commands_fault(kind, code, reason), expected);
     }
 }
