@@ -5,7 +5,7 @@ use hsup_driver_kit::{Status, proto::StartRequest};
 
 use crate::{
     artifact::Artifact,
-    images::{self, Claim},
+    images::{self, Claim, ImageError},
     runtime::DockerDriver,
 };
 
@@ -38,9 +38,10 @@ impl DockerDriver {
         }
         let release = (request.app.as_str(), request.release);
         let claim = images::claim(docker, uid, &artifact.image, release).await;
-        let claim = claim.map_err(|error| {
-            self.engine().suspect();
-            Status::from(error)
+        let claim = claim.map_err(|error| match error {
+            // As that of any other call of a Start: one that passes is no reason to give up.
+            ImageError::Engine { source, .. } => self.failed("look for an image", &source),
+            error => Status::from(error),
         })?;
         if claim == Claim::Good {
             self.claims().add(claimed);
