@@ -305,11 +305,7 @@ impl Runtime for Libcontainer {
     }
 
     async fn slug_changed(&self, peer: Peer, path: &Path) -> Option<Vec<u8>> {
-        let (program, peer) = (hsup_slug::Program::default(), as_peer(peer));
-        let patience = hsup_slug::Patience::default();
-        let changed = hsup_slug::changed(&program, &peer, path, &patience).await;
-        // What is wrong with it is what the build will say.
-        changed.ok().map(String::into_bytes)
+        hsup_slug::state(&hsup_slug::Program::default(), &as_peer(peer), path).await
     }
 
     async fn build(

@@ -3,6 +3,8 @@
 use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use nix::{
@@ -25,6 +27,8 @@ use crate::{
 };
 
 const TASK: &str = "look at the slug";
+/// How long a driver looks. A Build's first answer waits for it, and callers allow 30 s for that.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What the process is to look at.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +63,25 @@ pub async fn changed(
             seconds: patience.stall.as_secs(),
         })
     })
+}
+
+/// What tells one state of a slug from another, as a driver says it to the kit. One that takes too
+/// long to look at is another each time: its Build is made, which reads what there is. `None` where
+/// something is wrong with it, which the Build will say.
+pub async fn state(program: &Program, peer: &Peer, path: &Path) -> Option<Vec<u8>> {
+    static STALLED: AtomicU64 = AtomicU64::new(0);
+    let patience = Patience {
+        stall: LOOK,
+        ..Patience::default()
+    };
+    match changed(program, peer, path, &patience).await {
+        Ok(digest) => Some(digest.into_bytes()),
+        Err(SlugError::Stalled { .. }) => {
+            let number = STALLED.fetch_add(1, Ordering::Relaxed);
+            Some(number.to_le_bytes().into())
+        }
+        Err(_) => None,
+    }
 }
 
 impl Job {

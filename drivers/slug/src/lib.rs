@@ -34,7 +34,8 @@
 //! - [`layer()`] gives a slug out as a layer of an image, as it comes.
 //! - [`Stream`] is the verified stream alone, for who wants something else than a tree.
 //! - [`web`] is what other downloads of a driver need, too.
-//! - [`changed`] tells whether a directory or file is still what it was.
+//! - [`changed`] tells whether a directory or file is still what it was, and [`state()`] the same
+//!   in the time that a Build has for it.
 //!
 //! The URL of a slug is a secret (it is presigned). It reaches the process that fetches through
 //! a socket, and neither an error nor a note ever holds more of it than its host. The path of a
@@ -61,7 +62,7 @@ mod wire;
 use std::ffi::OsString;
 
 pub use self::{
-    changed::changed,
+    changed::{changed, state},
     error::SlugError,
     fetch::{Fetch, Patience, Stream},
     helper::Program,

@@ -6,7 +6,7 @@ use bollard::{Docker, models::ContainerConfig};
 use bytes::Bytes;
 use futures_util::stream;
 use hsup_driver_kit::{errors, file_url, hex, identity, proto::Release};
-use hsup_slug::{Fetch, LayerError, Layering, Patience, Peer, SlugError, SlugId};
+use hsup_slug::{Fetch, LayerError, Layering, Peer, SlugError, SlugId};
 use nix::unistd::{getegid, geteuid};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -92,10 +92,7 @@ pub(super) async fn changed(
     (uid, gid): (u32, u32),
     path: &Path,
 ) -> Option<Vec<u8>> {
-    let (reader, patience) = (reader(uid, gid), Patience::default());
-    let changed = hsup_slug::changed(&settings.program, &reader, path, &patience).await;
-    // What is wrong with it is what the build will say.
-    changed.ok().map(String::into_bytes)
+    hsup_slug::state(&settings.program, &reader(uid, gid), path).await
 }
 
 /// A driver that is root reads a file as its caller. Any other is its caller, or has root for

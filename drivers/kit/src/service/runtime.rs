@@ -152,7 +152,8 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// What tells one state of the file or directory of a `file://` slug from another, in bytes
     /// of the driver's choice: a Build of it is new when they are. Here its size, and when it
-    /// last changed. A driver with more rights than its peer looks as the peer.
+    /// last changed. A driver with more rights than its peer looks as the peer. The Build's first
+    /// answer waits for this, and callers wait 30 s for that.
     fn slug_changed(
         &self,
         _peer: Peer,

@@ -3,12 +3,15 @@
 use std::{
     fs::{self, File},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
     time::Duration,
 };
 
-use hsup_slug::{Collected, Owner, Patience, Silent, SlugError, Step, Store, changed};
+use hsup_slug::{
+    Collected, Owner, Patience, Program, Silent, SlugError, Step, Store, changed, state,
+};
 use nix::sys::stat::Mode;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     archive::{Tar, big, checksum, small},
@@ -403,6 +406,18 @@ async fn a_change_is_seen() {
         matches!(error, SlugError::File { missing: true, .. }),
         "{error}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_too_long_to_look_at_has_changed() {
+    // It never says a word.
+    let silent = Program::at(Path::new("/usr/bin/yes")).unwrap();
+    let look = async || state(&silent, &me(), Path::new("/")).await.unwrap();
+    let begun = Instant::now();
+    let first = look().await;
+    // Callers of a Build wait so long for its first answer.
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_ne!(look().await, first);
 }
 
 #[tokio::test]
