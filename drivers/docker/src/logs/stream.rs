@@ -134,6 +134,14 @@ impl Copy {
                  wrote meanwhile is not passed on"
             );
             self.cursor = Cursor::now();
+            // Or the next driver takes it for one of which nothing is missing.
+            if let Err(error) = self.keep() {
+                let error = hsup_driver_kit::errors::chain(&error);
+                tracing::warn!(
+                    error,
+                    "another driver would read a dyno's log from its beginning on"
+                );
+            }
         }
     }
 }
@@ -177,7 +185,7 @@ mod tests {
         stream: Reads,
         engine: DuplexStream,
         passed_on: PipeReader,
-        _kept: TempDir,
+        kept: TempDir,
     }
 
     const RUNS: &str = r#"{"State": {"Running": true}}"#;
@@ -232,7 +240,7 @@ mod tests {
                 stream,
                 engine,
                 passed_on,
-                _kept: kept,
+                kept,
             }
         }
     }
@@ -257,7 +265,7 @@ mod tests {
             stream,
             mut engine,
             mut passed_on,
-            _kept,
+            kept: _kept,
         } = Streamed::begin(said).await;
         engine.write_all(sent).await.unwrap();
         drop(engine);
@@ -281,7 +289,7 @@ mod tests {
             stream,
             engine,
             passed_on: _passed_on,
-            _kept,
+            kept: _kept,
         } = Streamed::begin(HAS_ENDED).await;
         drop(engine);
         let (suspected, ended) = (copy.engine.clone(), CancellationToken::new());
@@ -302,7 +310,7 @@ mod tests {
             stream,
             mut engine,
             passed_on: _passed_on,
-            _kept,
+            kept,
         } = Streamed::begin(RUNS).await;
         engine
             .write_all(b"\x01\0\0\0\0\0\0\x05text\n")
@@ -316,6 +324,9 @@ mod tests {
         let before = copy.cursor;
         copy.go_on_in_log();
         assert_eq!(copy.cursor == before, is_whole);
+        let cursors = Cursors::open(Some(kept.path()), "home").unwrap();
+        let (_, again) = cursors.file("c0ffee", Output::Stdout.name()).unwrap();
+        assert_eq!(again, copy.cursor);
     }
 
     #[tokio::test]
