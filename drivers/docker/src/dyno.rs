@@ -77,7 +77,7 @@ pub(crate) struct Parts {
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     pub(crate) copies: Vec<(Copy, Option<Reads>)>,
-    /// How many bytes they have passed on.
+    /// What all that was passed on of both takes up in the log, as far as it is counted.
     pub(crate) passed: Arc<AtomicU64>,
     /// Reading ends of the FIFOs, so that what was passed on is there as long as the dyno is.
     pub(crate) kept: Option<[OwnedFd; 2]>,
