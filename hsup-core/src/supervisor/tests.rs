@@ -426,12 +426,18 @@ fn a_trial_is_undone_though_the_good_release_is_not_built_yet() {
     assert_eq!(world.actor.releases.good(), Some(1));
 }
 
-/// One dyno of v1 runs, and v2, with a release command, is built.
-fn releasing() -> (World, Key) {
+/// A first release runs, with so many dynos.
+fn resting(quantities: [u32; 2]) -> World {
     let mut world = World::new(&Policy::default());
-    let first = release(&world, [1, 0], false);
+    let first = release(&world, quantities, false);
     hand_in(&mut world, first);
     comes_to_rest(&mut world).unwrap();
+    world
+}
+
+/// One dyno of v1 runs, and v2, with a release command, is built.
+fn releasing() -> (World, Key) {
+    let mut world = resting([1, 0]);
     let second = release(&world, [1, 0], true);
     hand_in(&mut world, second);
     world.build(Ok(()));
@@ -489,10 +495,7 @@ fn a_release_command_has_no_time_to_be_late_in_once_hsup_is_told_to_end() {
 fn what_survived_is_taken_over_by_a_life_that_is_told_to_end_at_once() {
     let runtime = undriven();
     let _entered = runtime.enter();
-    let mut world = World::new(&Policy::default());
-    let first = release(&world, [2, 1], false);
-    hand_in(&mut world, first);
-    comes_to_rest(&mut world).unwrap();
+    let mut world = resting([2, 1]);
     world.is_killed_and_told_to_stop();
     let taken_over: Vec<_> = world.actor.dynos.iter().collect();
     assert_eq!(taken_over.len(), 3);
@@ -503,10 +506,7 @@ fn what_survived_is_taken_over_by_a_life_that_is_told_to_end_at_once() {
 fn a_build_that_was_through_when_hsup_was_told_to_end_starts_nothing() {
     let runtime = undriven();
     let _entered = runtime.enter();
-    let mut world = World::new(&Policy::default());
-    let first = release(&world, [1, 0], false);
-    hand_in(&mut world, first);
-    comes_to_rest(&mut world).unwrap();
+    let mut world = resting([1, 0]);
     let second = release(&world, [1, 1], false);
     hand_in(&mut world, second);
     world.act(|actor| actor.shut_down(Stop::Immediately));
@@ -521,10 +521,7 @@ fn a_build_that_was_through_when_hsup_was_told_to_end_starts_nothing() {
 fn a_dyno_that_was_through_and_does_not_come_up_again_ends_the_rollout() {
     let runtime = undriven();
     let _entered = runtime.enter();
-    let mut world = World::new(&Policy::default());
-    let first = release(&world, [0, 2], false);
-    hand_in(&mut world, first);
-    comes_to_rest(&mut world).unwrap();
+    let mut world = resting([0, 2]);
     let next = release(&world, [0, 2], false);
     hand_in(&mut world, next);
     let second = world.actor.releases.building().unwrap();
