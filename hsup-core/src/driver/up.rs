@@ -48,8 +48,12 @@ impl Link {
 
     /// Whether every dyno has its own address; while the driver is away, whether it was so.
     pub fn has_own_network(&self) -> bool {
-        self.info()
-            .is_some_and(|info| Capabilities::of(info).has(Capability::OwnNetwork))
+        match self {
+            Self::Up(up) => up.has_own_network(),
+            Self::Down { last, .. } => last
+                .as_ref()
+                .is_some_and(|info| Capabilities::of(info).has(Capability::OwnNetwork)),
+        }
     }
 }
 

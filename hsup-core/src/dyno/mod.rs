@@ -28,7 +28,7 @@ mod waiting;
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -129,6 +129,13 @@ pub struct Shared {
     pub locator: Option<Arc<dyn SlugLocator>>,
     /// The operator's choices.
     pub policy: DynoPolicy,
+}
+
+impl Shared {
+    /// The ports, for a moment.
+    pub(crate) fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The operator's choices that concern every dyno.

@@ -107,8 +107,7 @@ impl Memory {
     ) -> Result<(), SaveError> {
         self.update(|remembered| {
             for process_type in types {
-                let has_port = !process_type.is_release();
-                if has_port && !remembered.types_seen.contains(process_type) {
+                if !remembered.types_seen.contains(process_type) {
                     remembered.types_seen.push(process_type.clone());
                 }
             }

@@ -1,10 +1,6 @@
 //! What is decided about releases, carried out: built, written to the history, told.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use hsup_proto::control::events_response;
@@ -439,8 +435,7 @@ impl Actor {
             .map(|process| &process.process_type);
         let saved = self.memory.see_types(types.clone());
         self.complain(saved);
-        let ports = self.shared.ports.lock();
-        ports.unwrap_or_else(PoisonError::into_inner).learn(types);
+        self.shared.ports().learn(types);
     }
 
     /// A stop by hand holds until a new release.

@@ -1,10 +1,6 @@
 //! How an attempt begins: descriptors, a port, FIFOs, the journal, and then the driver.
 
-use std::{
-    net::Ipv4Addr,
-    sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -22,7 +18,7 @@ use crate::{
     lifecycle::{Attempt, Event, State, Stop},
     logs::SYSTEM,
     name::DynoId,
-    ports::{self, Allotted, Ports},
+    ports::{self, Allotted},
     random,
     state::LiveDyno,
     time::now_unix_ms,
@@ -130,7 +126,7 @@ impl Task {
         let (unwanted, is_unwanted) = watch::channel(None);
         if let Err(why) = self.begin(&run, is_unwanted) {
             run.io.remove();
-            self.ports().free(&self.spec.name, run.port);
+            self.shared.ports().free(&self.spec.name, run.port);
             return Err(why);
         }
         self.status.dyno_id = Some(run.dyno_id.clone());
@@ -205,16 +201,10 @@ impl Task {
             });
         }
         let in_use = |port| !ports::is_free(port);
-        self.ports()
+        self.shared
+            .ports()
             .allot(&self.spec.name, base, in_use)
             .map_err(|e| explain(&e))
-    }
-
-    pub(super) fn ports(&self) -> MutexGuard<'_, Ports> {
-        self.shared
-            .ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn has_own_network(&self) -> bool {
@@ -231,7 +221,7 @@ impl Task {
             port: adopted.port,
         };
         if run.port != 0 {
-            self.ports().adopt(&self.spec.name, run.port);
+            self.shared.ports().adopt(&self.spec.name, run.port);
         }
         // It has its descriptors, whether or not they fit.
         self.share = self.shared.fds.try_take();

@@ -170,7 +170,7 @@ impl Task {
             self.note(status.to_string());
             self.status.last_exit = Some(status.clone());
         }
-        self.ports().free(&self.spec.name, run.port);
+        self.shared.ports().free(&self.spec.name, run.port);
 
         if by_itself {
             self.status.crash = Some(Crash {
