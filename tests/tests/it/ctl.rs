@@ -22,6 +22,18 @@ fn quiet() -> App {
     App::procfile("worker: sleep 1000\n")
 }
 
+/// An app that says `deaf`, and that no SIGTERM ends before there is the file `go`.
+fn deaf() -> App {
+    let app = App::empty();
+    let go = app.path("go");
+    let line = format!(
+        "trap '' TERM; echo deaf; until [ -e {} ]; do sleep 0.05; done",
+        go.display()
+    );
+    app.write("app/Procfile", &format!("worker: {line}\n"));
+    app
+}
+
 /// The exit code, standard output and standard error.
 fn said(app: &App, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = app.ctl(arguments);
@@ -609,13 +621,7 @@ fn a_shutdown_stops_everything_and_says_so() {
 
 #[test]
 fn what_is_being_shut_down_is_not_left() {
-    let app = App::empty();
-    let go = app.path("go");
-    let line = format!(
-        "trap '' TERM; echo deaf; until [ -e {} ]; do sleep 0.05; done",
-        go.display()
-    );
-    app.write("app/Procfile", &format!("worker: {line}\n"));
+    let app = deaf();
     let mut hsup = app.start(&[]);
     hsup.wait_for_line("deaf");
     thread::scope(|scope| {
@@ -670,13 +676,7 @@ fn who_wants_a_stop_when_the_dynos_are_left_is_told_that_they_run_on() {
 
 #[test]
 fn who_waits_for_a_stop_when_the_dynos_are_left_is_told_that_hsup_ends() {
-    let app = App::empty();
-    let go = app.path("go");
-    let line = format!(
-        "trap '' TERM; echo deaf; until [ -e {} ]; do sleep 0.05; done",
-        go.display()
-    );
-    app.write("app/Procfile", &format!("worker: {line}\n"));
+    let app = deaf();
     let mut hsup = app.start(&["--linger", "60s"]);
     hsup.wait_for_line("deaf");
     thread::scope(|scope| {

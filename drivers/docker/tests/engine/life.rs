@@ -1,5 +1,6 @@
 //! What a dyno writes, where it is reached, and what is left of it.
 
+use hsup_driver_kit::client::Client;
 use hsup_proto::driver::{
     AttachRequest, AttachResponse, Bind, StatsRequest,
     attach_request::{Event, Resize},
@@ -7,14 +8,48 @@ use hsup_proto::driver::{
     exit_status::How,
 };
 use tempfile::{NamedTempFile, TempDir};
-use tokio::time::timeout;
+use tokio::{
+    sync::mpsc::{self, Sender},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::{Code, Streaming};
 
 use super::{
     door::Door,
     fixture::{Driver, Dyno, Engine, PAUSE, is_greeted},
 };
+
+/// Somebody at a dyno's terminal.
+struct Terminal {
+    typed: Sender<AttachRequest>,
+    shown: Streaming<AttachResponse>,
+}
+
+impl Terminal {
+    async fn of(client: &mut Client, dyno: &Dyno) -> Self {
+        let (typed, typing) = mpsc::channel(4);
+        let event = Some(Event::DynoId(dyno.request.dyno_id.clone()));
+        typed.send(AttachRequest { event }).await.unwrap();
+        let shown = client.attach(ReceiverStream::new(typing)).await.unwrap();
+        Self {
+            typed,
+            shown: shown.into_inner(),
+        }
+    }
+
+    async fn send(&self, event: Event) {
+        let event = Some(event);
+        self.typed.send(AttachRequest { event }).await.unwrap();
+    }
+
+    /// What it shows next; nothing at its end.
+    async fn shows(&mut self) -> Option<Vec<u8>> {
+        let (Output::Stdout(bytes) | Output::Stderr(bytes)) =
+            self.shown.message().await.unwrap()?.event?;
+        Some(bytes)
+    }
+}
 
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
@@ -79,23 +114,13 @@ async fn a_terminal_has_a_size_and_passes_on_what_is_typed() {
     dyno.request.tty_rows = 50;
     dyno.request.tty_columns = 132;
     dyno.start(&mut client).await;
-    let (typed, typing) = tokio::sync::mpsc::channel(4);
-    let send = async |event| {
-        typed
-            .send(AttachRequest { event: Some(event) })
-            .await
-            .unwrap();
-    };
-    send(Event::DynoId("d-tty".to_owned())).await;
-    let shown = client.attach(ReceiverStream::new(typing)).await.unwrap();
-    let mut shown = shown.into_inner();
+    let mut terminal = Terminal::of(&mut client, &dyno).await;
     let mut all = Vec::new();
-    while let Some(AttachResponse { event: Some(event) }) = shown.message().await.unwrap() {
-        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = event;
+    while let Some(bytes) = terminal.shows().await {
         let had_size = all.windows(5).any(|word| word == b"sized");
         all.extend(bytes);
         if !had_size && all.windows(5).any(|word| word == b"sized") {
-            send(Event::Stdin(b"hi\r".to_vec())).await;
+            terminal.send(Event::Stdin(b"hi\r".to_vec())).await;
         }
     }
     let all = String::from_utf8(all).unwrap();
@@ -117,32 +142,22 @@ async fn a_terminal_whose_connection_breaks_is_attached_to_again() {
     let mut dyno = Dyno::new(&engine, "d-broken", line);
     dyno.request.tty = true;
     dyno.start(&mut client).await;
-    let (typed, typing) = tokio::sync::mpsc::channel(4);
-    let send = async |event| {
-        let event = Some(event);
-        typed.send(AttachRequest { event }).await.unwrap();
-    };
-    send(Event::DynoId("d-broken".to_owned())).await;
-    let shown = client.attach(ReceiverStream::new(typing)).await.unwrap();
-    let mut shown = shown.into_inner();
+    let mut terminal = Terminal::of(&mut client, &dyno).await;
     let mut all = Vec::new();
     let has = |all: &[u8], word: &[u8]| all.windows(word.len()).any(|bytes| bytes == word);
     let mut is_cut = false;
     loop {
-        let next = timeout(PAUSE, shown.message()).await;
-        if let Ok(next) = next {
-            let Some(AttachResponse { event: Some(event) }) = next.unwrap() else {
-                break;
-            };
-            let (Output::Stdout(bytes) | Output::Stderr(bytes)) = event;
-            all.extend(bytes);
+        match timeout(PAUSE, terminal.shows()).await {
+            Ok(Some(bytes)) => all.extend(bytes),
+            Ok(None) => break,
+            Err(_) => {}
         }
         if !is_cut && has(&all, b"up") {
             door.cut("/attach?");
             is_cut = true;
         } else if is_cut && !has(&all, b"went") {
             // What is typed before it is attached to again goes nowhere.
-            send(Event::Stdin(b"go\r".to_vec())).await;
+            terminal.send(Event::Stdin(b"go\r".to_vec())).await;
         }
     }
     let all = String::from_utf8(all).unwrap();
@@ -215,16 +230,12 @@ async fn a_terminal_that_was_found_again_takes_another_size() {
     dyno.start(&mut driver.client().await).await;
     driver.replace();
     let mut client = driver.client().await;
-    let (typed, typing) = tokio::sync::mpsc::channel(4);
+    let terminal = Terminal::of(&mut client, &dyno).await;
     let size = Resize {
         rows: 50,
         columns: 132,
     };
-    for event in [Event::DynoId("d-size".to_owned()), Event::Resize(size)] {
-        let event = Some(event);
-        typed.send(AttachRequest { event }).await.unwrap();
-    }
-    let _shown = client.attach(ReceiverStream::new(typing)).await.unwrap();
+    terminal.send(Event::Resize(size)).await;
     assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(7)));
     dyno.remove(&mut client).await;
     assert_eq!(engine.containers(), "");
