@@ -262,6 +262,8 @@ impl Machine {
     fn leave_behind(&self, name: &str) -> PathBuf {
         let path = self.sockets.join(name);
         drop(UnixListener::bind(&path).unwrap());
+        // What another test spawns meanwhile holds it too, until its `exec`.
+        while std::os::unix::net::UnixStream::connect(&path).is_ok() {}
         path
     }
 

@@ -291,6 +291,13 @@ mod tests {
 
     use super::*;
 
+    /// Leaves the socket of a process that is gone at `path`.
+    fn leave_stale(path: &Path) {
+        drop(StdListener::bind(path).unwrap());
+        // A process that another test spawns meanwhile holds it too, until its `exec`.
+        while StdStream::connect(path).is_ok() {}
+    }
+
     fn choose(flag: Option<&str>, env: &[(&str, &str)]) -> Result<Place, ListenError> {
         let find = |name: &str| {
             let found = env.iter().find(|(key, _)| *key == name)?;
@@ -374,7 +381,7 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("drv.sock");
-        drop(StdListener::bind(&path).unwrap());
+        leave_stale(&path);
         assert!(path.exists(), "a plain listener leaves its socket behind");
         let _listener = Listener::bind(&path).unwrap();
         let error = Listener::bind(&path).unwrap_err();
@@ -389,7 +396,7 @@ mod tests {
         let path = dir.path().join("drv.sock");
         let handle = tokio::runtime::Handle::current();
         for _ in 0..200 {
-            drop(StdListener::bind(&path).unwrap());
+            leave_stale(&path);
             let begin = std::sync::Barrier::new(4);
             let results: Vec<_> = std::thread::scope(|scope| {
                 let bind = || {
