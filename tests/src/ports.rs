@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 /// The lots lie below the ephemeral ports, which anybody may be given.
 const FIRST: u16 = 10_000;
@@ -14,6 +17,8 @@ const PORTS: u16 = 300;
 #[derive(Debug)]
 pub struct Lot {
     pub base: u16,
+    /// Where the next look for a free port begins.
+    next: AtomicU16,
     /// Bound for as long as the lot is held; its last port says that it is taken, to every
     /// test of this run and of any other.
     _guard: TcpListener,
@@ -34,8 +39,19 @@ impl Lot {
         // What knows nothing of lots has ports of its own.
         free(base).then_some(Self {
             base,
+            next: AtomicU16::new(0),
             _guard: guard,
         })
+    }
+
+    /// A port of the lot that nobody listens on now; the others come first before it comes again.
+    pub fn free_port(&self) -> Option<u16> {
+        let ports = PORTS - 1;
+        let mut candidates = (0..ports).map(|_| {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            self.base + next % ports
+        });
+        candidates.find(|port| bind(*port).is_some())
     }
 }
 
@@ -56,4 +72,9 @@ fn a_lot_is_had_once_and_a_port_in_use_spoils_it() {
     assert!(free(lot.base));
     let _taken = TcpListener::bind(("127.0.0.1", lot.base + 100)).unwrap();
     assert!(!free(lot.base));
+    let given: Vec<_> = (0..PORTS).filter_map(|_| lot.free_port()).collect();
+    assert_eq!(given.len(), usize::from(PORTS));
+    assert!(!given.contains(&(lot.base + 100)));
+    assert_eq!(given[0], lot.base);
+    assert_eq!(given[usize::from(PORTS) - 2], lot.base);
 }

@@ -137,8 +137,10 @@ impl<'a> Stage<'a> {
         app.release(1, "", &format!("{web},{worker}"));
         let hsup = start(app, activator, &driver);
         let ids = hsup.wait_up(&NAMES);
-        let processes = dynos(app);
-        assert_eq!(processes.len(), NAMES.len());
+        // A worker is up while its shell has yet to become what it runs.
+        let processes = hsup.wait_for("the processes of all dynos", || {
+            Some(dynos(app)).filter(|processes| processes.len() == NAMES.len())
+        });
         Self {
             app,
             activator,

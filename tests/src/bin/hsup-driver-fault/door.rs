@@ -1,11 +1,8 @@
 //! The protocol as one caller sees it: each call is passed on, and spoiled as the script says.
 
 use std::{
-    io,
-    net::{Shutdown, TcpListener},
-    os::unix::net::UnixStream as StdStream,
-    path::PathBuf,
-    process,
+    io, net::Shutdown, os::unix::net::UnixStream as StdStream, path::PathBuf, process,
+    sync::OnceLock,
 };
 
 use hsup_driver_kit::client::Client;
@@ -16,6 +13,7 @@ use hsup_proto::driver::{
     StartResponse, StatsRequest, StatsResponse, StopRequest, StopResponse, WaitRequest,
     WaitResponse, dyno_driver_server::DynoDriver, remove_request::What as Removed,
 };
+use hsup_tests::ports::Lot;
 use nix::{
     sys::{
         signal::{Signal, kill, raise},
@@ -269,7 +267,10 @@ impl DynoDriver for Door {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now. Of the ephemeral ones, whoever connects somewhere might have
+/// it before the dyno does.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    static PORTS: OnceLock<Lot> = OnceLock::new();
+    let port = PORTS.get_or_init(Lot::take).free_port();
+    port.ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))
 }

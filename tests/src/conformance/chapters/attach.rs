@@ -250,7 +250,7 @@ async fn first_size(cx: &Context) -> Result<(), NotPassed> {
 }
 
 async fn resize(cx: &Context) -> Result<(), NotPassed> {
-    let script = "trap 'echo resized' WINCH; echo ready; while :; do read _; done";
+    let script = "trap 'echo resized' WINCH; echo ready; while :; do sleep 0.1; done";
     let id = start(cx, script).await?;
     let mut terminal = Terminal::attach(cx, &id).await?;
     terminal.shows("ready").await?;
