@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use hsup_core::driver::DriverOption;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -61,13 +62,21 @@ pub(super) fn parse(
             let key = name.to_owned();
             return Err(ConfigError::NotInAppsFile { place, key });
         }
-        let given = given(key.kind, value, text).ok_or_else(|| ConfigError::Value {
+        let wrong = |problem| ConfigError::Value {
             from: format!("{place}: {name}"),
-            problem: format!(
-                "expected {}, found {}",
-                expected(key.kind),
-                value.get_ref().type_str()
-            ),
+            problem,
+        };
+        if let (Kind::Pairs, DeValue::Table(pairs)) = (key.kind, value.get_ref()) {
+            // Joined with its value, `a=b` would be another key.
+            let keys = pairs
+                .iter()
+                .map(|(key, _)| DriverOption::new(key.get_ref(), ""));
+            keys.collect::<Result<Vec<_>, _>>()
+                .map_err(|error| wrong(error.to_string()))?;
+        }
+        let given = given(key.kind, value, text).ok_or_else(|| {
+            let found = value.get_ref().type_str();
+            wrong(format!("expected {}, found {found}", expected(key.kind)))
         })?;
         entries.push(Entry {
             key: key.name.clone(),
@@ -219,6 +228,10 @@ mod tests {
     #[test_case(
         "[driver-option]\na = ['b']",
         "/etc/x.toml:1: driver-option: expected a table of strings, numbers, true and false, or a list of KEY=VALUE, found table"
+    )]
+    #[test_case(
+        "[driver-option]\n'a=b' = 1",
+        "/etc/x.toml:1: driver-option: `a=b` is no key of a driver's option: a key has letters, digits, `_`, `.` and `-`, and begins with a letter or a digit"
     )]
     fn what_will_not_do_is_told_with_its_place(text: &str, expected: &str) {
         assert_eq!(read(text, Whose::Operators).unwrap_err(), expected);

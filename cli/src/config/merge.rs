@@ -1,6 +1,6 @@
 //! Which layer counts. Pure.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, ffi::OsString, fmt};
 
 use super::{
     error::{ConfigError, Place},
@@ -76,7 +76,7 @@ pub(super) type Flags = HashMap<String, Given>;
 pub(super) fn merge(
     keys: &[Key],
     flags: &Flags,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Option<OsString>,
     files: &[Vec<Entry>],
 ) -> Result<Vec<Setting>, ConfigError> {
     let mut ranks = HashMap::new();
@@ -118,7 +118,7 @@ struct Said {
 fn said(
     key: &Key,
     flags: &Flags,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Option<OsString>,
     files: &[Vec<Entry>],
 ) -> Result<Said, ConfigError> {
     let said = |given, origin, rank| {
@@ -131,8 +131,8 @@ fn said(
     if let Some(given) = flags.get(&key.name) {
         return said(given.clone(), Origin::Flag, files.len() + 1);
     }
-    if let Some(text) = variable(&key.variable).filter(|text| !text.is_empty()) {
-        let given = of_variable(key, text)?;
+    if let Some(value) = variable(&key.variable).filter(|value| !value.is_empty()) {
+        let given = of_variable(key, value)?;
         let origin = Origin::Variable(key.variable.clone());
         return said(given, origin, files.len());
     }
@@ -204,8 +204,14 @@ pub(super) fn agree(settings: &[Setting]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// A variable's text: a list has blanks between its items.
-fn of_variable(key: &Key, text: String) -> Result<Given, ConfigError> {
+/// A variable's value: a list has blanks between its items.
+fn of_variable(key: &Key, value: OsString) -> Result<Given, ConfigError> {
+    let wrong = |problem| ConfigError::Value {
+        from: key.variable.clone(),
+        problem,
+    };
+    let text = value.into_string();
+    let text = text.map_err(|_| wrong(format!("it is not UTF-8: use --{}", key.name)))?;
     Ok(match key.kind {
         Kind::Value => Given::Values(vec![text]),
         Kind::List | Kind::Pairs => {
@@ -214,12 +220,7 @@ fn of_variable(key: &Key, text: String) -> Result<Given, ConfigError> {
         Kind::Switch => match text.to_lowercase().as_str() {
             "1" | "true" | "yes" | "on" => Given::Switch(true),
             "0" | "false" | "no" | "off" => Given::Switch(false),
-            _ => {
-                return Err(ConfigError::Value {
-                    from: key.variable.clone(),
-                    problem: format!("`{text}` is neither true nor false"),
-                });
-            }
+            _ => return Err(wrong(format!("`{text}` is neither true nor false"))),
         },
     })
 }
@@ -257,7 +258,7 @@ mod tests {
             .collect();
         let variable = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name)?;
-            Some(found.1.to_owned())
+            Some(found.1.into())
         };
         merge(&all(), &flags, variable, files).unwrap()
     }
@@ -386,8 +387,20 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_no_text_is_refused_where_it_would_count() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let variable =
+            |name: &str| (name == "HSUP_GRACE").then(|| OsString::from_vec(vec![b'1', 0xff]));
+        let error = merge(&all(), &Flags::new(), variable, &[]).unwrap_err();
+        let expected = "HSUP_GRACE: it is not UTF-8: use --grace";
+        assert_eq!(error.to_string(), expected);
+        let flags = Flags::from([("grace".to_owned(), values("1s"))]);
+        assert!(merge(&all(), &flags, variable, &[]).is_ok());
+    }
+
+    #[test]
     fn a_word_that_is_no_switch_is_refused() {
-        let variable = |name: &str| (name == "HSUP_CYCLE").then(|| "maybe".to_owned());
+        let variable = |name: &str| (name == "HSUP_CYCLE").then(|| "maybe".into());
         let error = merge(&all(), &Flags::new(), variable, &[]).unwrap_err();
         let expected = "HSUP_CYCLE: `maybe` is neither true nor false";
         assert_eq!(error.to_string(), expected);

@@ -10,7 +10,7 @@ use std::{
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 use hsup_core::{
-    files::{Links, ReadFileError, read_regular},
+    files::{Links, ReadFileError, open_regular, read_limited, read_regular},
     paths::directory_in,
     source::{Place as AppPlace, heroku::Access},
 };
@@ -132,9 +132,6 @@ pub(crate) fn resolve(
     }
     let keys = keys(&command);
     let flags = flags(&keys, &matches);
-    // What is no text is no value of a key; a path that is none can be given as an option.
-    let text = |name: &str| variable(name)?.into_string().ok();
-
     let named = cli.options.config.clone().or_else(|| {
         let path = variable(CONFIG).filter(|path| !path.is_empty());
         path.map(PathBuf::from)
@@ -144,7 +141,7 @@ pub(crate) fn resolve(
         Some(path) => reader.read_named(path)?,
         None => reader.read_usual(places)?,
     }
-    let first = merge(&keys, &flags, text, &reader.entries)?;
+    let first = merge(&keys, &flags, &variable, &reader.entries)?;
     // What is wrong with a token is told by who asks Heroku with it.
     let has_token = || !matches!(Access::find(&variable), Ok(None));
     // What is wrong with a folder is told by who looks for the app in it.
@@ -152,7 +149,7 @@ pub(crate) fn resolve(
     if let Some(folder) = folder.filter(|folder| folder.is_dir()) {
         reader.read_apps(folder.join(FILE))?;
     }
-    let settings = merge(&keys, &flags, text, &reader.entries)?;
+    let settings = merge(&keys, &flags, &variable, &reader.entries)?;
     agree(&settings)?;
 
     let words = words(&settings, &cli.command)?;
@@ -303,19 +300,19 @@ impl<'a> Reader<'a> {
     }
 
     fn read_usual(&mut self, places: &Places) -> Result<(), ConfigError> {
-        self.read_if_there(places.etc.join(FILE), Whose::Operators)?;
+        self.read_if_there(places.etc.join(FILE))?;
         let path = places.etc.join(FOLDER);
         match folder(&path)? {
             Some(files) => {
                 for file in files {
-                    self.read_if_there(file, Whose::Operators)?;
+                    self.read_if_there(file)?;
                 }
             }
             // How many files would count nobody can tell.
             None => self.files.push((path, Reading::Forbidden)),
         }
         if let Some(user) = &places.user {
-            self.read_if_there(user.join(FILE), Whose::Operators)?;
+            self.read_if_there(user.join(FILE))?;
         }
         Ok(())
     }
@@ -329,20 +326,26 @@ impl<'a> Reader<'a> {
         if self.files.iter().any(|(seen, _)| real(seen) == own) {
             return Ok(());
         }
-        if let Ok(metadata) = fs::metadata(&path)
-            && ![0, geteuid().as_raw()].contains(&metadata.uid())
-        {
-            return Err(ConfigError::Stranger {
-                uid: metadata.uid(),
-                path,
-            });
+        let (file, metadata) = match open_regular(&path, Links::Follow) {
+            Ok(opened) => opened,
+            Err(error) if error.is_not_found() => {
+                self.files.push((path, Reading::Missing));
+                return Ok(());
+            }
+            Err(error) => return Err(ConfigError::Read(error)),
+        };
+        // Of the very file that is read: what has the name may be another one by now.
+        let uid = metadata.uid();
+        if ![0, geteuid().as_raw()].contains(&uid) {
+            return Err(ConfigError::Stranger { uid, path });
         }
-        self.read_if_there(path, Whose::Apps)
+        let text = read_limited(file, &path, MAX_SIZE).map_err(ConfigError::Read)?;
+        self.take(path, text, Whose::Apps)
     }
 
-    fn read_if_there(&mut self, path: PathBuf, whose: Whose) -> Result<(), ConfigError> {
+    fn read_if_there(&mut self, path: PathBuf) -> Result<(), ConfigError> {
         match read_regular(&path, Links::Follow, MAX_SIZE) {
-            Ok(text) => self.take(path, text, whose),
+            Ok(text) => self.take(path, text, Whose::Operators),
             Err(error) if error.is_not_found() => {
                 self.files.push((path, Reading::Missing));
                 Ok(())

@@ -33,14 +33,12 @@ pub enum ParseDriverOptionError {
     },
 }
 
-impl FromStr for DriverOption {
-    type Err = ParseDriverOptionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let Some((key, value)) = text.split_once('=') else {
-            let text = text.to_owned();
-            return Err(ParseDriverOptionError::NoValue { text });
-        };
+impl DriverOption {
+    /// An option of two parts.
+    ///
+    /// # Errors
+    /// When the first is no key.
+    pub fn new(key: &str, value: &str) -> Result<Self, ParseDriverOptionError> {
         let goes_on_well = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         let begins_well = key.starts_with(|c: char| c.is_ascii_alphanumeric());
         let (key, value) = (key.to_owned(), value.to_owned());
@@ -49,6 +47,18 @@ impl FromStr for DriverOption {
         } else {
             Err(ParseDriverOptionError::Key { key })
         }
+    }
+}
+
+impl FromStr for DriverOption {
+    type Err = ParseDriverOptionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((key, value)) = text.split_once('=') else {
+            let text = text.to_owned();
+            return Err(ParseDriverOptionError::NoValue { text });
+        };
+        Self::new(key, value)
     }
 }
 

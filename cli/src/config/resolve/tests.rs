@@ -183,3 +183,99 @@ fn a_flag_outdoes_its_rivals() {
         "`run` has one only where it is told to"
     );
 }
+
+/// Whoever can put a file there says which program is the driver.
+#[test]
+#[ignore = "needs root: it gives a file away"]
+fn a_strangers_file_with_the_app_is_refused() {
+    use std::os::unix::fs::{chown, symlink};
+
+    let files = [
+        ("app/Procfile", "web: x"),
+        ("app/hsup.toml", "driver = '/evil'"),
+        ("other/Procfile", "web: x"),
+    ];
+    let machine = Machine::new(&files);
+    let own = machine.root.path().join("app/hsup.toml");
+    chown(&own, Some(4711), None).unwrap();
+    let error = machine.resolve("hsup start", &[]).unwrap_err();
+    assert!(
+        error.starts_with("`/app/hsup.toml` belongs to user 4711"),
+        "{error}"
+    );
+    // What counts is whose the file is, not whose the link.
+    let other = machine.root.path().join("other");
+    symlink(&own, other.join(FILE)).unwrap();
+    let line = format!("hsup start -C {}", other.display());
+    let error = machine.resolve(&line, &[]).unwrap_err();
+    assert!(error.contains("belongs to user 4711"), "{error}");
+}
+
+/// While it changes hands, each read goes by the owner of what it read.
+#[test]
+#[ignore = "needs root: it gives a file away"]
+fn a_strangers_file_does_not_take_the_place_of_one_that_was_looked_at() {
+    use std::{
+        os::unix::fs::{chown, symlink},
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    let files = [
+        ("app/Procfile", "web: x"),
+        ("good.toml", "grace = 7"),
+        ("evil.toml", "driver = '/evil'"),
+    ];
+    let machine = Machine::new(&files);
+    let at = |path: &str| machine.root.path().join(path);
+    chown(at("evil.toml"), Some(4711), None).unwrap();
+    let swap = |target: &str| {
+        symlink(at(target), at("next")).unwrap();
+        fs::rename(at("next"), at("app/hsup.toml")).unwrap();
+    };
+    swap("good.toml");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                swap("evil.toml");
+                swap("good.toml");
+            }
+        });
+        let taken = (0..300).any(|_| {
+            let resolved = machine.resolve("hsup start", &[]);
+            resolved.is_ok_and(|resolved| resolved.cli.options.driver.is_some())
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert!(!taken, "a stranger's driver counted");
+    });
+}
+
+/// What is not for this user says nothing in `/etc/hsup`; with the app it may say what its dynos
+/// are shut in by.
+#[test]
+fn an_apps_own_file_has_to_be_readable() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let files = [
+        ("etc/hsup.toml", "grace = 1"),
+        ("app/Procfile", "web: x"),
+        ("app/hsup.toml", "grace = 2"),
+    ];
+    let machine = Machine::new(&files);
+    let close = |path: &str| {
+        let path = machine.root.path().join(path);
+        fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+    };
+    close("etc/hsup.toml");
+    assert_eq!(machine.grace("hsup start", &[]), 2);
+    close("app/hsup.toml");
+    let resolved = machine.resolve("hsup start", &[]);
+    // Root may read whatever it is.
+    match geteuid().is_root() {
+        true => assert_eq!(resolved.unwrap().cli.options.grace.as_secs(), 2),
+        false => {
+            let error = resolved.unwrap_err();
+            assert!(error.contains("failed to read `/app/hsup.toml`"), "{error}");
+        }
+    }
+}
