@@ -6,11 +6,7 @@
 //! Neither program runs with more privileges than its user, who gives up address
 //! randomisation of the program itself; libraries, heap and stack keep theirs.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::Path, process::Command};
 
 /// How much of a commit's name is shown.
 const SHOWN: usize = 12;
@@ -37,16 +33,19 @@ fn commit() -> Option<String> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
     // The sources may be unpacked within a checkout of something else, whose commit is not ours.
-    let top = PathBuf::from(git(root, &["rev-parse", "--show-toplevel"])?);
-    if fs::canonicalize(top).ok()? != fs::canonicalize(root).ok()? {
+    let checkout = root.join(".git");
+    if !checkout.exists() {
         return None;
     }
     // Each commit and each checkout is one more line of it.
-    let log = root.join(git(root, &["rev-parse", "--git-path", "logs/HEAD"])?);
-    if log.exists() {
-        println!("cargo::rerun-if-changed={}", log.display());
-    }
-    let mut commit = git(root, &["rev-parse", "HEAD"])?;
+    let log = git(root, &["rev-parse", "--git-path", "logs/HEAD"]).map(|log| root.join(log));
+    let changes = log.filter(|log| log.exists()).unwrap_or(checkout);
+    println!("cargo::rerun-if-changed={}", changes.display());
+    let commit = git(root, &["rev-parse", "HEAD"]);
+    let Some(mut commit) = commit else {
+        println!("cargo::warning=git does not tell the commit, and `hsup --version` will not");
+        return None;
+    };
     commit.truncate(SHOWN);
     Some(commit)
 }
