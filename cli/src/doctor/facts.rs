@@ -117,7 +117,9 @@ pub enum Way {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     NotInstalled,
-    /// It does not answer, or there is no such driver.
+    /// There is no such driver, and why.
+    Unknown(String),
+    /// It does not answer.
     Silent(String),
     Answers(Introduction),
 }

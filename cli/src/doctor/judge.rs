@@ -331,6 +331,11 @@ fn driver(driver: &Driver, packaged: bool, wanted: &Wanted) -> Finding {
                 "install it beside hsup or on PATH; `cargo build --workspace` makes all drivers"
             },
         ),
+        Health::Unknown(why) => finding(why.clone()).but(
+            verdict,
+            "-d, or `driver` in a file (`hsup config show` says which), takes simple, docker, \
+             libcontainer, or the path of a driver program",
+        ),
         Health::Silent(why) => finding(why.clone()).but(verdict, unanswered(driver, packaged)),
     }
 }

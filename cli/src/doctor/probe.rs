@@ -215,7 +215,7 @@ async fn health(spec: &DriverSpec, own_program: &Path) -> Result<Health, u8> {
     if let DriverSpec::Child(name) = spec {
         match find(name, own_program) {
             Err(FindDriverError::NotInstalled { .. }) => return Ok(Health::NotInstalled),
-            Err(error) => return Ok(Health::Silent(error.to_string())),
+            Err(error) => return Ok(Health::Unknown(error.to_string())),
             Ok(_) => {}
         }
     }

@@ -78,6 +78,21 @@ fn a_driver_that_does_not_answer_is_a_fault_where_it_is_asked_for() {
 }
 
 #[test]
+fn a_driver_that_is_none_cannot_be_started_by_hand() {
+    let app = App::empty();
+    for (none, why) in [
+        ("nonsense", "unknown driver `nonsense`"),
+        ("./", "is not a file"),
+    ] {
+        let (found, code) = doctor(&app, &["-d", none]);
+        let (verdict, said) = of(&found, "drivers", none);
+        assert_eq!((verdict.as_str(), code), ("wrong", Some(1)));
+        assert!(said.contains(why), "{said}");
+        assert!(!found.to_string().contains("by hand"), "{found}");
+    }
+}
+
+#[test]
 fn people_get_lines_that_fit_their_terminal() {
     let app = App::empty();
     let mut command = app.command("hsup");

@@ -163,6 +163,7 @@ fn what_will_do(change: fn(&mut Facts)) {
 fn a_driver_that_does_not_answer_is_wrong_where_it_is_wanted(place: usize, name: &str) {
     for health in [
         Health::NotInstalled,
+        Health::Unknown("it is not a file".to_owned()),
         Health::Silent("it ended".to_owned()),
         answers(Err("no engine".to_owned())),
     ] {
@@ -200,6 +201,27 @@ fn where_the_package_is_nobody_is_sent_to_the_source() {
     assert!(unit.contains("driver-libcontainer --allow-uid hsup\n"));
     let packaged = advice(Way::PackagedSocket, true, silent());
     assert!(packaged.contains("root and the user hsup "), "{packaged}");
+}
+
+#[test]
+fn nobody_is_told_to_start_what_is_not_there() {
+    let named = |health| {
+        let mut facts = well();
+        facts.drivers = vec![Driver {
+            name: "./app".to_owned(),
+            kind: Wanted::named("./app"),
+            way: Way::Child,
+            health,
+        }];
+        let found = judge(&facts, &Wanted::named("./app"));
+        let driver = found.into_iter().find(|finding| finding.what == "./app");
+        driver.and_then(|finding| finding.advice).unwrap()
+    };
+    let unknown = named(Health::Unknown("it is not a file".to_owned()));
+    assert!(unknown.contains("path of a driver program"), "{unknown}");
+    assert!(!unknown.contains("by hand"), "{unknown}");
+    let silent = named(Health::Silent("it ended".to_owned()));
+    assert!(silent.contains("by hand"), "{silent}");
 }
 
 #[test]
