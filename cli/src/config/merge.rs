@@ -47,7 +47,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// Where a variable or a file says it: the variable, or the place and the key.
-    pub(super) fn place(&self) -> Option<String> {
+    pub(crate) fn place(&self) -> Option<String> {
         match &self.origin {
             Origin::Variable(name) => Some(name.clone()),
             Origin::File(place) => Some(format!("{place}: {}", self.key.name)),

@@ -4,16 +4,16 @@ use std::{
     collections::BTreeMap,
     env, error,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::CommandFactory as _;
 use hsup_core::{
     diagnostics::Diagnostics,
-    driver::{DriverSpec, FindDriverError},
+    driver::DriverSpec,
     dyno::DynoPolicy,
     errors::chain,
     logs::{DrainTarget, Format, TerminalSettings},
@@ -22,7 +22,7 @@ use hsup_core::{
     rollout,
     run::{self, Built, RunOptions},
     secrecy,
-    source::{Choice, ChooseSourceError, Place, SourceSpec, choose, control_file, heroku::Access},
+    source::{ChooseSourceError, SourceSpec, control_file},
     start::{self, StartOptions},
 };
 use thiserror::Error;
@@ -33,6 +33,7 @@ use super::{
     check,
     drains::{DrainsError, Said, drains},
     export::{self, ExportError},
+    meant::{Meant, TwoDrivers, named_driver},
 };
 use crate::{
     config::{Places, ResolveError, Resolved, resolve, show::Shown},
@@ -79,7 +80,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    match execute(resolved, &places.current_dir) {
+    match execute(resolved, places.current_dir) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tell(&chain(error.as_ref()));
@@ -93,11 +94,6 @@ fn tell(text: &str) {
     // Whether anybody can hear it must not matter.
     drop(writeln!(io::stderr(), "hsup: {text}"));
 }
-
-/// Two flags name two drivers.
-#[derive(Debug, Error)]
-#[error("-d/--driver and --driver-socket name two different drivers: give one of them")]
-struct TwoDrivers;
 
 /// The command line gives one process type two quantities, and neither is the one that is meant.
 #[derive(Debug, Error)]
@@ -115,17 +111,15 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
+fn execute(resolved: Resolved, current_dir: PathBuf) -> anyhow::Result<u8> {
     let said = Said::of(&resolved);
+    let meant = Meant::by(&resolved, current_dir, tell);
     let Cli { command, options } = resolved.cli;
-    refuse_abspath(&options)?;
-    // Which app is meant, and what runs its dynos.
-    let app = |options: &Options| -> anyhow::Result<(SourceSpec, DriverSpec)> {
-        let source = source(options, resolved.control_dir.as_deref(), current_dir)?;
-        Ok((source, driver(options)?))
-    };
+    meant.refuse_abspath(&options)?;
     match command {
         Command::Config(ConfigCommand::Show { output }) => {
+            named_driver(&options)?;
+            meant.source_if_any(&options)?;
             let shown = Shown::of(&resolved.settings, &resolved.files);
             let text = match output {
                 Output::Text => shown.show(&Look::for_stdout()).to_string(),
@@ -143,7 +137,7 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
         Command::Doctor { output } => {
             let driver = named_driver(&options)?;
             // A machine can be looked at before there is an app.
-            let source = source(&options, resolved.control_dir.as_deref(), current_dir).ok();
+            let source = meant.source_if_any(&options)?;
             let first_port = source.as_ref().and_then(check::first_port);
             doctor(driver, first_port.unwrap_or(DEFAULT_BASE), output)
         }
@@ -161,11 +155,13 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
             show(units.as_bytes())
         }
         Command::Check => {
-            let (source, _) = app(&options)?;
+            let source = meant.source(&options)?;
+            named_driver(&options)?;
             check::check(&source)
         }
         Command::Start { types } => {
-            let (source, driver) = app(&options)?;
+            let source = meant.source(&options)?;
+            let driver = meant.driver_to_start(&options)?;
             let ground = Ground::lay()?;
             let drains = drains(&options, &said, tell)?;
             let options = start_options(options, types, source, driver, drains, &ground)?;
@@ -175,7 +171,8 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
             })
         }
         Command::Run { words } => {
-            let (source, driver) = app(&options)?;
+            let source = meant.source(&options)?;
+            let driver = meant.driver_to_start(&options)?;
             if said.is_drain_typed() {
                 tell("--logplex-url and --log-to have no effect: the output of `run` comes here");
             }
@@ -185,7 +182,8 @@ fn execute(resolved: Resolved, current_dir: &Path) -> anyhow::Result<u8> {
             ground.carry(run::run(options))
         }
         Command::Build => {
-            let (source, driver) = app(&options)?;
+            let source = meant.source(&options)?;
+            let driver = meant.driver_to_start(&options)?;
             let ground = Ground::lay()?;
             ground.print_diagnostics()?;
             let state_dir = options.state_dir.as_deref();
@@ -254,57 +252,6 @@ impl Ground {
         // What is still running in it is nobody's any more: a read of standard input, say.
         self.runtime.shutdown_background();
         Ok(result?)
-    }
-}
-
-/// The original's driver that is gone: said for every command, also those that need no driver.
-fn refuse_abspath(options: &Options) -> anyhow::Result<()> {
-    if options.driver.as_deref() == Some("abspath") {
-        bail!(FindDriverError::Abspath);
-    }
-    Ok(())
-}
-
-/// The `control_dir` is one that no flag names.
-fn source(
-    options: &Options,
-    control_dir: Option<&Path>,
-    current_dir: &Path,
-) -> anyhow::Result<SourceSpec> {
-    // What is wrong with a token concerns those who need one.
-    let access = match &options.app {
-        Some(_) => Access::find(|name| env::var_os(name))?,
-        None => None,
-    };
-    let choice = Choice {
-        app: options.app.as_deref(),
-        access: access.as_ref(),
-        poll_every: options.poll_every,
-        control_dir: options.control_dir.as_deref(),
-        directory: options.directory.as_deref(),
-        env_control_dir: control_dir,
-    };
-    let source = choose(&choice, current_dir, Place::of)?;
-    if let (Some(app), SourceSpec::ControlDir(_)) = (choice.app, &source) {
-        tell(&format!(
-            "-a {app} has no effect: HSUP_CONTROL_DIR names the source, and there is no token to \
-             ask Heroku with"
-        ));
-    }
-    Ok(source)
-}
-
-fn driver(options: &Options) -> Result<DriverSpec, TwoDrivers> {
-    let simple = || DriverSpec::Child("simple".to_owned());
-    Ok(named_driver(options)?.unwrap_or_else(simple))
-}
-
-fn named_driver(options: &Options) -> Result<Option<DriverSpec>, TwoDrivers> {
-    match (&options.driver, &options.driver_socket) {
-        (Some(_), Some(_)) => Err(TwoDrivers),
-        (None, Some(path)) => Ok(Some(DriverSpec::Socket(path.clone()))),
-        (Some(name), None) => Ok(Some(DriverSpec::Child(name.clone()))),
-        (None, None) => Ok(None),
     }
 }
 

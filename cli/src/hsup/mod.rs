@@ -5,5 +5,6 @@ mod check;
 mod commands;
 mod drains;
 mod export;
+mod meant;
 
 pub use commands::main;

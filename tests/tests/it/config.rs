@@ -91,6 +91,11 @@ fn what_is_wrong_is_told_with_its_place() {
             "driver-socket = '/s'\ndriver = 'simple'",
             "hsup.toml:2: driver and ",
         ),
+        (
+            "\ndriver = 'nope'",
+            "hsup.toml:2: driver: unknown driver `nope`: use simple, ",
+        ),
+        ("driver = 'abspath'", "hsup.toml:1: driver: the abspath "),
         ("log-to = ['gopher://x']", "URL 1 of log-to ("),
     ] {
         let file = configured(&app, text);
@@ -99,6 +104,45 @@ fn what_is_wrong_is_told_with_its_place() {
         assert!(said.contains(expected), "{text}: {said}");
         assert!(matches!(output.status.code(), Some(1 | 2)), "{text}");
     }
+}
+
+#[test]
+fn a_driver_that_a_variable_names_wrongly_is_told_with_the_variable() {
+    let app = App::procfile("worker: echo done\n");
+    for arguments in [&["start"][..], &["run", "true"], &["build"]] {
+        let mut command = app.command("hsup");
+        command.env("HSUP_DRIVER", "nonsense").args(arguments);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let expected = "hsup: HSUP_DRIVER: unknown driver `nonsense`: use simple, ";
+        assert!(said.starts_with(expected), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn flags_that_start_refuses_are_refused_by_who_shows_what_counts() {
+    let app = App::procfile("worker: echo done\n");
+    for flags in [
+        ["-d", "simple", "--driver-socket", "/y"],
+        ["-C", ".", "-a", "shop"],
+        ["--control-dir", "ctl", "-a", "shop"],
+        ["--control-dir", "ctl", "-C", "."],
+    ] {
+        let said = |command: &[&str]| {
+            let output = app.run(&[command, &flags].concat());
+            let said = String::from_utf8(output.stderr).unwrap();
+            (output.status.code(), said)
+        };
+        let start = said(&["start"]);
+        assert!(start.1.contains("give one of them"), "{start:?}");
+        assert_eq!(start.0, Some(2));
+        assert_eq!(said(&["config", "show"]), start);
+        assert_eq!(said(&["doctor"]), start);
+    }
+    // An app need not be there to be shown.
+    let none = app.run(&["config", "show", "-C", "nowhere"]);
+    assert_eq!(none.status.code(), Some(0));
 }
 
 #[test]
