@@ -15,7 +15,7 @@ const NOT_KEYS: [&str; 1] = ["config"];
 pub(super) const RIVALS: [&[&str]; 2] = [SOURCES, &["driver", "driver-socket"]];
 
 /// Those that say which app is meant.
-pub(super) const SOURCES: &[&str] = &["app", "directory", "control-dir"];
+pub(crate) const SOURCES: &[&str] = &["app", "directory", "control-dir"];
 
 /// One of them.
 #[derive(Clone, Debug)]

@@ -16,5 +16,6 @@ mod resolve;
 pub(crate) mod show;
 
 pub use error::ConfigError;
+pub(crate) use key::SOURCES;
 pub(crate) use merge::{Origin, Setting};
 pub(crate) use resolve::{Places, ResolveError, Resolved, resolve};

@@ -147,7 +147,10 @@ fn execute(resolved: Resolved, current_dir: PathBuf) -> anyhow::Result<u8> {
             show(&script)
         }
         Command::Export(Export::Systemd(args)) => {
+            let app = meant.app_of_a_unit(&options)?;
+            meant.driver_to_start(&options)?;
             let found = export::Found {
+                app: &app,
                 settings: &resolved.settings,
                 config: resolved.config.as_deref(),
             };

@@ -12,22 +12,20 @@ use std::{
 };
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, parser::ValueSource};
+use hsup_core::paths::SOCKET_PATH_MAX;
 use thiserror::Error;
 
-use super::args::{Cli, Options, SystemdArgs};
-use crate::config::{Origin, Setting};
+use super::{
+    args::{Cli, Options, SystemdArgs},
+    meant::{AppIs, UnitsApp},
+};
+use crate::config::{Origin, SOURCES, Setting};
 
 const SERVICE: &str = include_str!("../../../packaging/hsup@.service");
 const SOCKET: &str = include_str!("../../../packaging/hsup@.socket");
 
 /// Options whose values are paths, which a unit has no directory for.
-const PATHS: [&str; 5] = [
-    "config",
-    "directory",
-    "control_dir",
-    "driver_socket",
-    "state_dir",
-];
+const PATHS: [&str; 3] = ["config", "driver_socket", "state_dir"];
 
 /// No units can be written.
 #[derive(Debug, Error)]
@@ -37,15 +35,19 @@ pub(super) enum ExportError {
         "`{0}` cannot be what a unit is called: use letters, digits, `_`, `.` and `-`, and not `driver-…`"
     )]
     Name(String),
+    /// Nobody could connect to the app's hsup.
+    #[error(
+        "`{name}` is too long for what a unit is called: its control socket {} would have {} bytes, \
+         and a socket's path may have {SOCKET_PATH_MAX}: name it, as `hsup export systemd NAME`",
+        control_socket(name), control_socket(name).len()
+    )]
+    LongName { name: String },
     /// It would stand in the units.
     #[error("`{0}` cannot be the name of a user")]
     User(String),
     /// The app has no name that could be the unit's.
     #[error("the app's directory has no name: say what the units are called")]
     Nameless,
-    /// There is nothing to run.
-    #[error("there is no Procfile in `{}`: say with -C, --control-dir or -a which app is meant", .0.display())]
-    NoApp(PathBuf),
     /// Everybody may read a unit.
     #[error(
         "--{option} may hold a token, and everybody may read a unit: write {variable}=… into /etc/hsup/apps/{name}.env"
@@ -56,7 +58,7 @@ pub(super) enum ExportError {
         name: String,
     },
     /// The socket unit says it.
-    #[error("-s has no place here: the units' control socket is /run/hsup/{0}.sock")]
+    #[error("-s has no place here: the units' control socket is {}", control_socket(.0))]
     Socket(String),
     /// A path or a value that no unit file can hold.
     #[error("a unit cannot hold `{}`: it is not UTF-8", .0.display())]
@@ -72,6 +74,8 @@ pub(super) enum ExportError {
 /// What counts here besides the command line, where the service may not find it.
 #[derive(Debug)]
 pub(super) struct Found<'a> {
+    /// As `start` would choose it.
+    pub(super) app: &'a UnitsApp,
     pub(super) settings: &'a [Setting],
     /// The file that is read, where one is named.
     pub(super) config: Option<&'a Path>,
@@ -92,10 +96,6 @@ pub(super) fn systemd(
     found: &Found<'_>,
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<String, ExportError> {
-    let here = env::current_dir().map_err(|source| ExportError::Place {
-        path: ".".into(),
-        source,
-    })?;
     let program = env::current_exe().map_err(|source| ExportError::Place {
         path: "hsup".into(),
         source,
@@ -104,14 +104,12 @@ pub(super) fn systemd(
     let mut words: Vec<_> = words.into_iter().collect();
     words.splice(1..1, of_variables(found, options));
     let matches = Cli::command().get_matches_from(words);
-    let mut given = given(&matches)?;
-    let name = name(args, options, &matches, &here)?;
+    let name = name(args, options, &found.app.is)?;
     refuse(&matches, &name)?;
-    if !is_source_named(options) && !stands(&matches, "control_dir") {
-        if !here.join("Procfile").exists() {
-            return Err(ExportError::NoApp(here));
-        }
-        given.insert(0, vec!["--directory".into(), here.into()]);
+    let mut given = given(&matches)?;
+    // What a file says is no business of the units: hsup finds it there again.
+    if !found.app.is_in_a_file {
+        given.insert(0, of_app(&found.app.is)?);
     }
     if options.linger.is_none() {
         // A service manager takes its time, and a Procfile's dynos are not at somebody's terminal.
@@ -131,8 +129,13 @@ pub(super) fn systemd(
     }
 }
 
-fn is_source_named(options: &Options) -> bool {
-    options.directory.is_some() || options.control_dir.is_some() || options.app.is_some()
+/// The option that names the app.
+fn of_app(app: &AppIs) -> Result<Vec<OsString>, ExportError> {
+    Ok(match app {
+        AppIs::OnHeroku(name) => vec!["--app".into(), name.into()],
+        AppIs::ControlDir(path) => vec!["--control-dir".into(), anywhere(path.as_os_str())?],
+        AppIs::Directory(path) => vec!["--directory".into(), anywhere(path.as_os_str())?],
+    })
 }
 
 /// What the variables say, as one would type it: the service has other ones.
@@ -140,8 +143,7 @@ fn of_variables(found: &Found<'_>, options: &Options) -> Vec<OsString> {
     let has_place = |setting: &&Setting| match setting.key.name.as_str() {
         // Everybody may read a unit; and it has a socket of its own.
         "logplex-url" | "log-to" | "control-socket" => false,
-        "control-dir" => !is_source_named(options),
-        _ => true,
+        key => !SOURCES.contains(&key),
     };
     let is_variables = |setting: &&Setting| matches!(setting.origin, Origin::Variable(_));
     let settings = found.settings.iter().filter(is_variables).filter(has_place);
@@ -155,30 +157,33 @@ fn of_variables(found: &Found<'_>, options: &Options) -> Vec<OsString> {
     words
 }
 
-fn name(
-    args: &SystemdArgs,
-    options: &Options,
-    matches: &ArgMatches,
-    here: &Path,
-) -> Result<String, ExportError> {
-    let control_dir = matches.get_one::<PathBuf>("control_dir");
-    let directory = options.directory.as_ref().or(control_dir);
-    let directory = here.join(directory.map_or(Path::new(""), PathBuf::as_path));
-    let of_directory = || {
-        let directory = fs::canonicalize(&directory).unwrap_or(directory);
-        let name = directory.file_name()?.to_str()?;
-        Some(name.to_owned())
+fn name(args: &SystemdArgs, options: &Options, app: &AppIs) -> Result<String, ExportError> {
+    let of_app = || match app {
+        AppIs::OnHeroku(name) => Some(name.clone()),
+        AppIs::ControlDir(path) | AppIs::Directory(path) => {
+            let directory = fs::canonicalize(path).or_else(|_| absolute(path)).ok()?;
+            let name = directory.file_name()?.to_str()?;
+            Some(name.to_owned())
+        }
     };
     let name = args.name.clone().or_else(|| options.app.clone());
-    let name = name.or_else(of_directory).ok_or(ExportError::Nameless)?;
+    let name = name.or_else(of_app).ok_or(ExportError::Nameless)?;
     // The package has units that are called so.
     if !is_plain(&name) || name.starts_with("driver-") {
         return Err(ExportError::Name(name));
+    }
+    if control_socket(&name).len() > SOCKET_PATH_MAX {
+        return Err(ExportError::LongName { name });
     }
     if !is_plain(&args.user) {
         return Err(ExportError::User(args.user.clone()));
     }
     Ok(name)
+}
+
+/// As the socket unit has it.
+fn control_socket(name: &str) -> String {
+    format!("/run/hsup/{name}.sock")
 }
 
 /// Whether a name means itself wherever it stands in a unit.
@@ -187,7 +192,7 @@ fn is_plain(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && name.chars().all(is_plain)
 }
 
-/// What a file says is no business of the units: hsup finds it there again.
+/// Whether it was typed, or a variable says it.
 fn stands(matches: &ArgMatches, option: &str) -> bool {
     matches.value_source(option) == Some(ValueSource::CommandLine)
 }
@@ -211,14 +216,15 @@ fn refuse(matches: &ArgMatches, name: &str) -> Result<(), ExportError> {
 }
 
 /// The options that stand on the command line, each with its words: long, and with paths that
-/// mean the same everywhere.
+/// mean the same everywhere. Which app is meant is said by who has chosen it.
 fn given(matches: &ArgMatches) -> Result<Vec<Vec<OsString>>, ExportError> {
     let known = Options::augment_args(clap::Command::new("options"));
     let mut given = Vec::new();
     for option in known.get_arguments() {
         let id = option.get_id();
         let stands = stands(matches, id.as_str());
-        let Some(long) = option.get_long().filter(|_| stands) else {
+        let has_place = |long: &&str| stands && !SOURCES.contains(long);
+        let Some(long) = option.get_long().filter(has_place) else {
             continue;
         };
         let flag = OsString::from(format!("--{long}"));
@@ -338,34 +344,46 @@ mod tests {
     use super::*;
     use crate::{
         config::{Places, resolve},
-        hsup::args::{Command, Export},
+        hsup::{
+            args::{Command, Export},
+            meant::Meant,
+        },
     };
 
-    fn exported(line: &str) -> Result<String, ExportError> {
+    fn exported(line: &str) -> anyhow::Result<String> {
         exported_with(&[], line)
     }
 
-    fn exported_with(variables: &[(&str, &str)], line: &str) -> Result<String, ExportError> {
-        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
-        let nowhere = tempfile::tempdir().unwrap();
+    /// On a machine that has an app in `/srv/shop`.
+    fn exported_with(variables: &[(&str, &str)], line: &str) -> anyhow::Result<String> {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("srv/shop")).unwrap();
+        files::write_atomic(&root.join("srv/shop/Procfile"), b"web: true\n").unwrap();
+        let srv = root.join("srv").to_str().unwrap().to_owned();
+        let here = |text: &str| OsString::from(text.replace("/srv", &srv));
+        let words: Vec<_> = line.split(' ').map(here).collect();
         let places = Places {
-            etc: nowhere.path().to_owned(),
+            etc: root.to_owned(),
             user: None,
-            current_dir: nowhere.path().to_owned(),
+            current_dir: root.to_owned(),
         };
         let variable = |name: &str| {
             let found = variables.iter().find(|(variable, _)| *variable == name)?;
-            Some(found.1.into())
+            Some(here(found.1))
         };
         let resolved = resolve(&words, variable, &places).unwrap();
-        let Command::Export(Export::Systemd(args)) = resolved.cli.command else {
+        let Command::Export(Export::Systemd(args)) = &resolved.cli.command else {
             panic!("{line}");
         };
+        let meant = Meant::by(&resolved, places.current_dir, |_| {});
         let found = Found {
+            app: &meant.app_of_a_unit(&resolved.cli.options)?,
             settings: &resolved.settings,
             config: resolved.config.as_deref(),
         };
-        systemd(&args, &resolved.cli.options, &found, words)
+        let units = systemd(args, &resolved.cli.options, &found, words)?;
+        Ok(units.replace(&srv, "/srv"))
     }
 
     fn command(units: &str) -> &str {
@@ -436,7 +454,11 @@ mod tests {
     fn the_file_that_a_variable_names_is_named_in_the_unit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ours.toml");
-        files::write_atomic(&path, b"directory = \"/srv/shop\"\n").unwrap();
+        let app = folder.path().join("app");
+        fs::create_dir(&app).unwrap();
+        files::write_atomic(&app.join("Procfile"), b"web: true\n").unwrap();
+        let text = format!("directory = \"{}\"\n", app.display());
+        files::write_atomic(&path, text.as_bytes()).unwrap();
         let path = path.to_str().unwrap();
         let units = exported_with(&[("HSUP_CONFIG", path)], "hsup export systemd shop").unwrap();
         let command = command(&units);
@@ -460,10 +482,12 @@ mod tests {
     #[test]
     fn paths_mean_the_same_everywhere() {
         let here = env::current_dir().unwrap();
-        let units = exported("hsup export systemd x -C app -d ./jail --state-dir=state").unwrap();
+        let units =
+            exported("hsup export systemd x -C ../examples/hello -d ./jail --state-dir=state")
+                .unwrap();
         let here = here.display();
         let expected = format!(
-            "--directory {here}/app --driver {here}/./jail --state-dir {here}/state --linger 5m $HSUP_OPTIONS"
+            "--directory {here}/../examples/hello --driver {here}/./jail --state-dir {here}/state --linger 5m $HSUP_OPTIONS"
         );
         assert_eq!(command(&units), expected.replace("/./", "/"));
     }
@@ -474,11 +498,30 @@ mod tests {
     #[test_case("hsup export systemd x -a x --logplex-url https://t:s3cret@h", "LOGPLEX_URL"; "a token")]
     #[test_case("hsup export systemd x -a x --log-to https://t:s3cret@h", "/etc/hsup/apps/x.env"; "another token")]
     #[test_case("hsup export systemd x -a x -s /x.sock", "/run/hsup/x.sock"; "a socket")]
-    #[test_case("hsup export systemd x", "no Procfile"; "no app")]
+    #[test_case("hsup export systemd x", "there is no app to run"; "no app")]
+    #[test_case("hsup export systemd x -C /srv", "no Procfile in `/"; "a folder without an app")]
+    #[test_case("hsup export systemd x -C /srv/shop/Procfile", "no directory `/"; "a file")]
+    #[test_case("hsup export systemd x -C /srv/shop -a shop", "give one of them"; "two apps")]
     fn what_no_unit_can_say_is_refused(line: &str, why: &str) {
         let error = exported(line).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_name_has_room_in_the_path_of_its_socket() {
+        let export = |length| {
+            let line = format!("hsup export systemd {} -a shop", "x".repeat(length));
+            exported(&line)
+        };
+        assert!(export(85).unwrap().contains("/hsup-xxx"));
+        let error = export(86).unwrap_err().to_string();
+        assert!(error.contains(".sock would have 101 bytes"), "{error}");
+        let unit = SOCKET
+            .lines()
+            .find(|line| line.starts_with("ListenStream="));
+        let unit = unit.unwrap().replace("ListenStream=%t", "/run");
+        assert_eq!(unit, control_socket("%i"));
     }
 
     #[test_case("/srv/shop" => "/srv/shop")]

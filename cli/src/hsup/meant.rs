@@ -11,7 +11,7 @@ use hsup_core::{
 use thiserror::Error;
 
 use super::args::Options;
-use crate::config::{Resolved, Setting};
+use crate::config::{Origin, Resolved, Setting};
 
 /// Without a word about it.
 const DEFAULT_DRIVER: &str = "simple";
@@ -27,10 +27,29 @@ pub(super) struct Meant {
     /// One that no flag names.
     control_dir: Option<PathBuf>,
     current_dir: PathBuf,
+    /// Who says so, of each that names an app.
+    origins: [Origin; 3],
     /// The variable, or the place in a file, that names the driver.
     driver_from: Option<String>,
     /// Says what is odd about it.
     tell: fn(&str),
+}
+
+/// The app that a service is to run, by what its command says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UnitsApp {
+    pub(super) is: AppIs,
+    /// A file says so, where the service finds it, too.
+    pub(super) is_in_a_file: bool,
+}
+
+/// How an app is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AppIs {
+    /// On Heroku; the token for it may be the service's alone.
+    OnHeroku(String),
+    ControlDir(PathBuf),
+    Directory(PathBuf),
 }
 
 impl Meant {
@@ -40,6 +59,7 @@ impl Meant {
         Self {
             control_dir: resolved.control_dir.clone(),
             current_dir,
+            origins: ["app", "control-dir", "directory"].map(|key| resolved.origin(key).clone()),
             driver_from: driver.and_then(Setting::place),
             tell,
         }
@@ -78,6 +98,29 @@ impl Meant {
             Err(error) if is_usage(&error) => Err(error),
             Err(_) => Ok(None),
         }
+    }
+
+    /// The same for a service, which gets its token for Heroku elsewhere.
+    pub(super) fn app_of_a_unit(&self, options: &Options) -> anyhow::Result<UnitsApp> {
+        let is = match self.source(options) {
+            Ok(SourceSpec::Heroku(app)) => AppIs::OnHeroku(app.name),
+            Ok(SourceSpec::ControlDir(path)) => AppIs::ControlDir(path),
+            Ok(SourceSpec::Directory(path)) => AppIs::Directory(path),
+            Err(error) => match error.downcast::<ChooseSourceError>()? {
+                ChooseSourceError::NoToken { app } => AppIs::OnHeroku(app),
+                other => return Err(other.into()),
+            },
+        };
+        let [app, control_dir, directory] = &self.origins;
+        let origin = match &is {
+            AppIs::OnHeroku(_) => app,
+            AppIs::ControlDir(_) => control_dir,
+            AppIs::Directory(_) => directory,
+        };
+        Ok(UnitsApp {
+            is_in_a_file: matches!(origin, Origin::File(_)),
+            is,
+        })
     }
 
     /// The driver that is to run dynos; a program is there.

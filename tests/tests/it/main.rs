@@ -16,6 +16,7 @@ mod doctor;
 mod drain_faults;
 mod drains;
 mod driver_options;
+mod export;
 mod fault_driver;
 mod faults;
 mod follow;
