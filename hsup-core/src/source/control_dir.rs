@@ -58,6 +58,8 @@ mod watch;
 /// How often to look where the kernel tells of changes, and where it does not.
 const POLL: Duration = Duration::from_secs(10);
 const POLL_UNWATCHED: Duration = Duration::from_secs(1);
+/// What becomes of the app while there is no directory to follow.
+const WAITS: &str = "what runs goes on, and hsup waits for it to be back";
 /// How often a claim is tried: `run` has one for a moment, while it takes in a release.
 const CLAIM_TRIES: u32 = 10;
 const CLAIM_PAUSE: Duration = Duration::from_millis(20);
@@ -329,22 +331,25 @@ impl ControlDir {
                     Ok(watch) => self.watch = Some(watch),
                     Err(error) => tracing::debug!(%error, "control directory polled, not watched"),
                 }
+                if before == Hold::Missing {
+                    // It may have been made anew, without what was written into it.
+                    self.loaded = None;
+                }
                 if before != Hold::Ours {
-                    tracing::info!(path = %self.path.display(), "control directory is back");
+                    self.warn("is back");
                 }
             }
             hold if hold == before => {}
-            Hold::Anothers => self.warn("is followed by another hsup now"),
-            Hold::Missing => self.warn("is gone"),
+            Hold::Anothers => self.warn(&format!("is followed by another hsup now: {WAITS}")),
+            Hold::Missing => self.warn(&format!("is gone: {WAITS}")),
         }
         self.poll_at = Instant::now() + self.poll_interval();
     }
 
     fn warn(&mut self, what: &str) {
-        self.updates.push_back(Update::Warning(format!(
-            "the control directory `{}` {what}: what runs goes on, and hsup waits for it to be back",
-            self.path.display()
-        )));
+        let path = self.path.display();
+        let text = format!("the control directory `{path}` {what}");
+        self.updates.push_back(Update::Warning(text));
     }
 
     const fn poll_interval(&self) -> Duration {

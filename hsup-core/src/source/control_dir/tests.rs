@@ -546,8 +546,19 @@ async fn a_directory_that_is_deleted_may_come_back() {
     let warning = next_warning(&mut source).await;
     assert!(warning.contains("is gone"), "{warning}");
     fs::create_dir(&path).unwrap();
+    assert!(next_warning(&mut source).await.contains("is back"));
     write_with_mode(&path.join("new"), release(1).as_bytes(), 0o600).unwrap();
     assert_eq!(next_release(&mut source).await.release.version, 1);
+
+    // What a start begins with is not what came back, but what runs.
+    let keep = keep(1);
+    source.tell(&keep, None).await.unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    assert!(next_warning(&mut source).await.contains("is gone"));
+    fs::create_dir(&path).unwrap();
+    assert!(next_warning(&mut source).await.contains("is back"));
+    source.tell(&keep, None).await.unwrap();
+    assert_eq!(fs::read_to_string(path.join("loaded")).unwrap(), release(1));
 }
 
 #[tokio::test]
@@ -571,6 +582,7 @@ async fn a_directory_that_is_made_anew_is_claimed_anew() {
     assert_eq!(next_release(&mut second).await.release.version, 1);
     // The other one's end is all that it waits for.
     drop(second);
+    assert!(next_warning(&mut first).await.contains("is back"));
     write_with_mode(&path.join("new"), release(2).as_bytes(), 0o600).unwrap();
     assert_eq!(next_release(&mut first).await.release.version, 2);
 }
