@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_core::paths::{Paths, SOCKET_PATH_MAX};
+use hsup_core::paths::Paths;
 use hsup_proto::control::{
     GetDriverRequest, GetStatusRequest, supervisor_client::SupervisorClient,
 };
@@ -53,7 +53,7 @@ pub enum ConnectError {
     Connect { path: PathBuf, source: io::Error },
 
     #[error(
-        "the path of the control socket `{}` is longer than the {SOCKET_PATH_MAX} bytes that a socket's path may have",
+        "the path of the control socket `{}` is too long: a socket's has at most 107 bytes",
         path.display()
     )]
     TooLong { path: PathBuf },
@@ -148,6 +148,10 @@ impl ConnectError {
                     .to_owned(),
             ),
             Self::OtherApps { .. } => Some("pass one of them to `--app`".to_owned()),
+            // Their names do not tell them apart.
+            Self::Several { found } if found.iter().all(|one| one.app == found[0].app) => {
+                Some("say which: `hsupctl -s PATH`".to_owned())
+            }
             Self::Several { .. } => {
                 Some("say which: `hsupctl -a NAME` or `hsupctl -s PATH`".to_owned())
             }

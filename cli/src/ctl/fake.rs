@@ -312,6 +312,7 @@ async fn of_several_the_app_says_which() {
     let expected =
         format!("several hsups run\n  blog  {sockets}/blog.sock\n  shop  {sockets}/shop.sock");
     assert_eq!(error.to_string(), expected);
+    assert!(error.hint().unwrap().contains("`hsupctl -a NAME`"));
 
     let supervisor = machine.connect(Some("shop")).await.unwrap();
     assert_eq!(supervisor.socket, shop.socket);
@@ -441,6 +442,8 @@ async fn of_two_hsups_of_one_app_none_is_meant() {
     let [shop, twin] = served.each_ref().map(|one| one.socket.display());
     let expected = format!("several hsups run\n  shop  {shop}\n  shop  {twin}");
     assert_eq!(error.to_string(), expected);
+    let hint = "say which: `hsupctl -s PATH`";
+    assert_eq!(error.hint().unwrap(), hint);
     for one in served {
         one.end().await;
     }
