@@ -54,6 +54,11 @@ fn formation(web: u32) -> Vec<Process> {
     }]
 }
 
+/// Whether it is about the type without dynos.
+fn is_idle(select: &[String]) -> bool {
+    select == ["idle"]
+}
+
 impl Control for Fake {
     async fn status(&self, request: GetStatusRequest) -> Result<GetStatusResponse, ControlError> {
         let selected = |dyno: &Dyno| {
@@ -96,17 +101,26 @@ impl Control for Fake {
         })
     }
 
-    async fn start(&self, _: StartRequest) -> Result<StartResponse, ControlError> {
+    async fn start(&self, request: StartRequest) -> Result<StartResponse, ControlError> {
+        if is_idle(&request.select) {
+            return Ok(StartResponse::default());
+        }
         Err(ControlError::ShuttingDown)
     }
 
-    async fn stop(&self, _: StopRequest) -> Result<StopResponse, ControlError> {
+    async fn stop(&self, request: StopRequest) -> Result<StopResponse, ControlError> {
+        if is_idle(&request.select) {
+            return Ok(StopResponse::default());
+        }
         Ok(StopResponse {
             dynos: vec!["web.1".to_owned()],
         })
     }
 
-    async fn restart(&self, _: RestartRequest) -> Result<RestartResponse, ControlError> {
+    async fn restart(&self, request: RestartRequest) -> Result<RestartResponse, ControlError> {
+        if is_idle(&request.select) {
+            return Ok(RestartResponse::default());
+        }
         Err(ControlError::Driver("gone".to_owned()))
     }
 
@@ -192,7 +206,7 @@ impl Control for Fake {
 }
 
 /// Fake hsups in a machine of their own.
-struct Machine {
+pub(super) struct Machine {
     /// Removes the sockets' directory.
     _dir: tempfile::TempDir,
     paths: Paths,
@@ -200,14 +214,14 @@ struct Machine {
 }
 
 /// One fake hsup.
-struct Served {
+pub(super) struct Served {
     socket: PathBuf,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Served {
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.shutdown.cancel();
         let ended = timeout(PATIENCE, self.task).await;
         ended.expect("the fake hsup did not end").unwrap().unwrap();
@@ -215,7 +229,7 @@ impl Served {
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         // Short enough for a socket, wherever TMPDIR points.
         let dir = tempfile::Builder::new()
             .prefix("hc")
@@ -242,7 +256,7 @@ impl Machine {
         }
     }
 
-    fn serve(&self, app: &'static str) -> Served {
+    pub(super) fn serve(&self, app: &'static str) -> Served {
         self.serve_at(&format!("{app}.sock"), app)
     }
 
@@ -267,7 +281,7 @@ impl Machine {
         path
     }
 
-    async fn connect(&self, app: Option<&str>) -> Result<Supervisor, ConnectError> {
+    pub(super) async fn connect(&self, app: Option<&str>) -> Result<Supervisor, ConnectError> {
         connect(None, app, &self.paths).await
     }
 }

@@ -14,7 +14,7 @@ use ratatui::{
 use super::{
     feed::Ask,
     log::Line,
-    state::{App, Mode, State},
+    state::{App, Mode, State, is_empty_type},
 };
 use crate::{
     ctl::dyno::{DynoReport, ExitReport},
@@ -210,12 +210,13 @@ impl Brush<'_> {
             }
             (_, Some(Err(why))) => Text::styled(cut(why.clone(), width), self.bold(Colour::Red)),
             (Mode::Dynos, None) => {
-                let stop = match state.selected_dyno() {
-                    Some(dyno) if dyno.is_down() => "s start",
-                    _ => "s stop",
+                let of_dyno = match state.selected_dyno() {
+                    Some(dyno) if is_empty_type(dyno) => "",
+                    Some(dyno) if dyno.is_down() => "r restart  s start  ",
+                    _ => "r restart  s stop  ",
                 };
                 Text::raw(format!(
-                    "↑↓ select  r restart  {stop}  +/- scale  l log  a all logs  q quit"
+                    "↑↓ select  {of_dyno}+/- scale  l log  a all logs  q quit"
                 ))
             }
             (Mode::Log { all, .. }, None) => {

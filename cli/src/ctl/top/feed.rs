@@ -44,7 +44,7 @@ pub(super) enum Update {
     Anew(Whose),
     /// hsup does not answer; why.
     Away(String),
-    /// What became of a wish.
+    /// What became of a wish, or why nothing did.
     Said(Result<String, String>),
 }
 
@@ -259,7 +259,7 @@ fn lines_of(select: Vec<String>) -> LogsRequest {
     }
 }
 
-/// Answers with what has been done.
+/// Answers with what has been done, or why nothing was.
 async fn carry_out(ask: Ask, mut client: Client) -> Result<String, String> {
     let done = match ask {
         Ask::Restart { dyno } => {
@@ -267,8 +267,9 @@ async fn carry_out(ask: Ask, mut client: Client) -> Result<String, String> {
                 select: vec![dyno.clone()],
                 no_wait: true,
             };
-            let done = promptly(client.restart(request)).await;
-            done.map(|_| format!("{dyno} is being restarted"))
+            let restarted = promptly(client.restart(request)).await;
+            let nothing = || format!("Nothing to restart: no {dyno} is wanted. + scales up");
+            restarted.map(|answer| said(&answer.dynos, "restarted", nothing))
         }
         Ask::Stop { dyno } => {
             let request = StopRequest {
@@ -276,16 +277,18 @@ async fn carry_out(ask: Ask, mut client: Client) -> Result<String, String> {
                 no_wait: true,
                 ..StopRequest::default()
             };
-            let done = promptly(client.stop(request)).await;
-            done.map(|_| format!("{dyno} is being stopped"))
+            let stopped = promptly(client.stop(request)).await;
+            let nothing = || format!("Nothing to stop: no {dyno} runs");
+            stopped.map(|answer| said(&answer.dynos, "stopped", nothing))
         }
         Ask::Start { dyno } => {
             let request = StartRequest {
                 select: vec![dyno.clone()],
                 no_wait: true,
             };
-            let done = promptly(client.start(request)).await;
-            done.map(|_| format!("{dyno} is being started"))
+            let started = promptly(client.start(request)).await;
+            let nothing = || format!("Nothing to start: no {dyno} was stopped. + scales up");
+            started.map(|answer| said(&answer.dynos, "started", nothing))
         }
         Ask::Scale { process_type, by } => {
             let change = Change {
@@ -295,16 +298,60 @@ async fn carry_out(ask: Ask, mut client: Client) -> Result<String, String> {
             let request = ScaleRequest {
                 changes: vec![change],
             };
-            let done = promptly(client.scale(request)).await;
-            done.map(|answer| {
+            let scaled = promptly(client.scale(request)).await;
+            scaled.map(|answer| {
                 let process = answer
                     .formation
                     .iter()
                     .find(|process| process.process_type == process_type);
                 let quantity = process.map_or(0, |process| process.quantity);
-                format!("{process_type} is now at {quantity}")
+                Ok(format!("{process_type} is now at {quantity}"))
             })
         }
     };
-    done.map_err(|error| errors::chain(&error))
+    done.unwrap_or_else(|error| Err(errors::chain(&error)))
+}
+
+/// What is being done to these dynos, or why to none: that of a process type there may be none is
+/// no error.
+fn said(dynos: &[String], done: &str, nothing: impl FnOnce() -> String) -> Result<String, String> {
+    match dynos {
+        [] => Err(nothing()),
+        [dyno] => Ok(format!("{dyno} is being {done}")),
+        dynos => Ok(format!("{} are being {done}", dynos.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::fake::Machine;
+
+    #[tokio::test]
+    async fn what_is_done_to_no_dyno_is_not_said_to_be_done() {
+        let machine = Machine::new();
+        let served = machine.serve("shop");
+        let client = machine.connect(None).await.unwrap().client;
+        let dyno = || "idle".to_owned();
+        for (ask, nothing) in [
+            (
+                Ask::Restart { dyno: dyno() },
+                "Nothing to restart: no idle is wanted. + scales up",
+            ),
+            (
+                Ask::Start { dyno: dyno() },
+                "Nothing to start: no idle was stopped. + scales up",
+            ),
+            (Ask::Stop { dyno: dyno() }, "Nothing to stop: no idle runs"),
+        ] {
+            let said = carry_out(ask, client.clone()).await;
+            assert_eq!(said, Err(nothing.to_owned()));
+        }
+        let stop = Ask::Stop {
+            dyno: "web.1".to_owned(),
+        };
+        let said = carry_out(stop, client).await;
+        assert_eq!(said.as_deref(), Ok("web.1 is being stopped"));
+        served.end().await;
+    }
 }

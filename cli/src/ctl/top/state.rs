@@ -331,6 +331,11 @@ impl State {
     }
 }
 
+/// Whether it stands for a process type without dynos, as those of [`empty_types`] do.
+pub(super) fn is_empty_type(dyno: &DynoReport) -> bool {
+    dyno.name == dyno.process_type
+}
+
 /// For each process type without dynos one that stands for it: what cannot be selected cannot be
 /// scaled.
 fn empty_types(app: Option<&App>, dynos: &[Dyno]) -> Vec<Dyno> {

@@ -149,6 +149,16 @@ fn a_figure_is_whole_or_marked_or_not_there() {
 }
 
 #[test]
+fn what_cannot_be_done_to_a_type_without_dynos_is_not_offered() {
+    let mut state = State::default();
+    state.update(status(Vec::new()), NOW);
+    assert_eq!(
+        text(&mut state, 80, 10)[9],
+        "↑↓ select  +/- scale  l log  a all logs  q quit"
+    );
+}
+
+#[test]
 fn a_dyno_that_crashed_says_why() {
     let mut state = both();
     press(&mut state, KeyCode::Down);
