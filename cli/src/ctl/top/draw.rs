@@ -37,6 +37,9 @@ const COLUMNS: [(&str, usize, u8); 9] = [
 /// How much lies between two of them.
 const GAP: u16 = 1;
 
+/// How wide a name may be on the narrowest screen that has room for all columns: 80.
+const NAME: u16 = 20;
+
 /// Draws the whole screen. How far the list is scrolled follows from its size.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, look: &Look) {
     let brush = Brush { look };
@@ -167,7 +170,10 @@ impl Brush<'_> {
             (true, _) => "all dynos".to_owned(),
             (false, None) => "no dyno".to_owned(),
             (false, Some(dyno)) => match dyno.trouble(self.look) {
-                Some(trouble) => format!("{}: {trouble}", dyno.name),
+                Some(trouble) => {
+                    let name = cut_name(dyno.name.as_str(), room_for_name(area.width));
+                    format!("{name}: {trouble}")
+                }
                 None => dyno.name.clone(),
             },
         };
@@ -180,19 +186,21 @@ impl Brush<'_> {
         let filled = format!("{title:─<width$}", width = usize::from(area.width));
         let mut text = vec![Text::styled(filled, self.colour(Colour::Grey))];
         let lines = state.last_lines(room, back, all);
-        text.extend(lines.into_iter().map(|line| self.line(line, all)));
+        let name = all.then(|| room_for_name(area.width));
+        text.extend(lines.into_iter().map(|line| self.line(line, name)));
         frame.render_widget(Paragraph::new(text), area);
     }
 
-    fn line(&self, line: &Line, all: bool) -> Text<'static> {
+    /// A line with so much room for the name of its dyno, where that is not known otherwise.
+    fn line(&self, line: &Line, name: Option<u16>) -> Text<'static> {
         let at = Timestamp::from_microsecond(line.at_us).unwrap_or(Timestamp::UNIX_EPOCH);
         let at = at.to_zoned_datetime(self.look.zone.clone());
         let mut spans = vec![Span::styled(
             at.strftime("%H:%M:%S ").to_string(),
             self.colour(Colour::Grey),
         )];
-        if all {
-            let dyno = format!("{} ", line.dyno);
+        if let Some(width) = name {
+            let dyno = format!("{} ", cut_name(line.dyno.as_str(), width));
             spans.push(Span::styled(dyno, self.colour(Colour::Cyan)));
         }
         spans.push(Span::raw(line.text.clone()));
@@ -201,10 +209,7 @@ impl Brush<'_> {
 
     fn foot(&self, state: &State, width: u16) -> Text<'static> {
         match (&state.mode, &state.said) {
-            (Mode::Sure(ask), _) => Text::styled(
-                format!("{} y: yes, any other key: no", question(ask)),
-                self.bold(Colour::Yellow),
-            ),
+            (Mode::Sure(ask), _) => Text::styled(question(ask, width), self.bold(Colour::Yellow)),
             (_, Some(Ok(done))) => {
                 Text::styled(cut(done.clone(), width), self.colour(Colour::Green))
             }
@@ -234,13 +239,15 @@ struct Columns {
 }
 
 impl Columns {
-    /// As wide as what is in them; the names have what the others leave.
+    /// As wide as what is in them, but for the names, which have what the others leave: a long one
+    /// takes no other column away.
     fn of(rows: &[(bool, Vec<Span<'_>>)], width: u16) -> Self {
         let widest = |(column, (_, least, _)): (usize, &(&str, usize, u8))| {
             let cells = rows.iter().filter_map(|(_, row)| row.get(column));
             cells.map(Span::width).fold(*least, usize::max)
         };
-        let widths: Vec<_> = COLUMNS.iter().enumerate().map(widest).collect();
+        let mut widths: Vec<_> = COLUMNS.iter().enumerate().map(widest).collect();
+        widths[0] = widths[0].min(room_for_name(width).into());
         let rank = |column: usize| COLUMNS[column].2;
         let all = (0..COLUMNS.len()).collect();
         let kept = fitting(all, &widths, GAP.into(), rank, width.into());
@@ -275,6 +282,7 @@ impl Columns {
         cells
             .filter_map(|(column, cell)| {
                 let (_, width) = columns.next_if(|(kept, _)| *kept == column)?;
+                let cut = if column == 0 { cut_name } else { cut };
                 Some(Span::styled(cut(cell.content, *width), cell.style))
             })
             .collect()
@@ -295,6 +303,37 @@ fn cut<'a>(text: impl Into<Cow<'a, str>>, width: u16) -> Cow<'a, str> {
         text.push('…');
     }
     text.into()
+}
+
+/// How much of a line the name of a dyno may have, where there is more to say.
+fn room_for_name(width: u16) -> u16 {
+    NAME.max(width / 4)
+}
+
+/// The name of a dyno for so much room: cut in its middle, since its number and the end of its
+/// type tell it from others.
+fn cut_name<'a>(name: impl Into<Cow<'a, str>>, width: u16) -> Cow<'a, str> {
+    let name = name.into();
+    let letters: Vec<char> = name.chars().collect();
+    let room = usize::from(width);
+    if letters.len() <= room {
+        return cut(name, width);
+    }
+    let number = letters.iter().rev().position(|&letter| letter == '.');
+    let number = number.map_or(0, |digits| digits + 1);
+    let kept = room.saturating_sub(1);
+    if number > kept {
+        return cut(name, width);
+    }
+    let tail = number.max(kept / 2);
+    let (begin, end) = (&letters[..kept - tail], &letters[letters.len() - tail..]);
+    let middle = ['…'];
+    begin
+        .iter()
+        .chain(&middle)
+        .chain(end)
+        .collect::<String>()
+        .into()
 }
 
 /// The app, and what is wanted of it.
@@ -330,14 +369,19 @@ fn name(app: &App) -> &str {
     }
 }
 
-fn question(ask: &Ask) -> String {
-    match ask {
-        Ask::Restart { dyno } => format!("Restart {dyno}?"),
-        Ask::Stop { dyno } => format!("Stop {dyno}?"),
-        Ask::Start { dyno } => format!("Start {dyno}?"),
-        Ask::Scale { process_type, by } if *by < 0 => format!("One {process_type} fewer?"),
-        Ask::Scale { process_type, .. } => format!("One {process_type} more?"),
-    }
+/// Asks whether it is meant. The name gives way to what the keys are.
+fn question(ask: &Ask, width: u16) -> String {
+    let (verb, name, end) = match ask {
+        Ask::Restart { dyno } => ("Restart", dyno, "?"),
+        Ask::Stop { dyno } => ("Stop", dyno, "?"),
+        Ask::Start { dyno } => ("Start", dyno, "?"),
+        Ask::Scale { process_type, by } if *by < 0 => ("One", process_type, " fewer?"),
+        Ask::Scale { process_type, .. } => ("One", process_type, " more?"),
+    };
+    let end = format!("{end} y: yes, any other key: no");
+    let others = u16::try_from(verb.len() + 1 + end.len()).unwrap_or(u16::MAX);
+    let name = cut_name(name.as_str(), width.saturating_sub(others));
+    format!("{verb} {name}{end}")
 }
 
 /// `0.3%`, `99.9%`, `250%`: of one processor, whose thousandths these are.

@@ -125,7 +125,7 @@ fn a_figure_is_whole_or_marked_or_not_there() {
     for width in 1..=120 {
         let shown = text(&mut state, width, 24);
         let row: Vec<_> = shown[3].split_whitespace().collect();
-        let is_right = |figure: &&str| figures.contains(figure) || figure.ends_with('…');
+        let is_right = |figure: &&str| figures.contains(figure) || figure.contains('…');
         assert!(row.iter().all(is_right), "{width}: {row:?}");
         if width >= 100 {
             assert_eq!(row, figures);
@@ -145,6 +145,46 @@ fn a_figure_is_whole_or_marked_or_not_there() {
             "web.1                 up        1h   0          -           -      12.5M   5000",
             "a-process-type.12345  crashed   3s   1234567890 not-started -      1023.9M 65535",
         ]
+    );
+}
+
+#[test]
+fn a_long_name_keeps_its_number_and_takes_no_column_away() {
+    let of_type = "verylong".repeat(8);
+    let long = |number: u32| Dyno {
+        name: format!("{of_type}-mail.{number}"),
+        process_type: format!("{of_type}-mail"),
+        ..crashed()
+    };
+    let mut state = State::default();
+    state.update(status(vec![web(), long(1), long(12)]), NOW);
+    press(&mut state, KeyCode::Down);
+    let shown = text(&mut state, 80, 24);
+    assert_eq!(
+        shown[1..5],
+        [
+            "NAME                    STATE     REL   AGE  RESTARTS EXIT   CPU    MEM    PORT",
+            "web.1                   up        v7    1h   0        -      -      12.5M  5000",
+            "verylongver…long-mail.1 crashed   v7    3s   4        1      -      -      -",
+            "verylongver…ong-mail.12 crashed   v7    3s   4        1      -      -      -",
+        ]
+    );
+    let title = shown.iter().find(|line| line.starts_with("── ")).unwrap();
+    assert!(
+        title.starts_with("── verylongve…ng-mail.1: exited with code 1, starting again in 12s"),
+        "{title}"
+    );
+    press(&mut state, KeyCode::Char('r'));
+    assert_eq!(
+        text(&mut state, 80, 24)[23],
+        "Restart verylongverylongverylo…erylongverylong-mail.1? y: yes, any other key: no"
+    );
+    press(&mut state, KeyCode::Char('n'));
+    write(&mut state, &long(1).name, &["KeyError"]);
+    press(&mut state, KeyCode::Char('a'));
+    assert_eq!(
+        text(&mut state, 80, 24)[2],
+        "19:42:10 verylongve…ng-mail.1 KeyError"
     );
 }
 
