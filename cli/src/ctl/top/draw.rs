@@ -42,6 +42,10 @@ const NAME: u16 = 20;
 
 /// Draws the whole screen. How far the list is scrolled follows from its size.
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, look: &Look) {
+    let look = &Look {
+        now_ms: state.known_at(look.now_ms),
+        ..look.clone()
+    };
     let brush = Brush { look };
     let [head, trouble, body, foot] = Layout::vertical([
         Constraint::Length(1),
@@ -64,8 +68,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, look: &Look) {
 
 /// What keeps everything from being well, and who is in the way.
 fn trouble(state: &State) -> Option<String> {
-    if let Some(why) = &state.away {
-        return Some(format!("hsup is away: {why}"));
+    if let Some(away) = &state.away {
+        return Some(format!("hsup is away: {}", away.why));
     }
     let app = state.app.as_ref()?;
     let why = app.driver_trouble.as_ref()?;

@@ -24,14 +24,21 @@ pub(super) struct State {
     /// Those of the selected one: among all, a dyno that writes little is soon forgotten.
     own: Log,
     pub(super) mode: Mode,
-    /// Why hsup does not answer, when it does not.
-    pub(super) away: Option<String>,
+    /// When hsup does not answer.
+    pub(super) away: Option<Away>,
     /// What became of the last wish.
     pub(super) said: Option<Result<String, String>>,
     /// By the driver's key of a dyno, which is another one after each start.
     usage: HashMap<String, Usage>,
     /// The first dyno that is shown, where not all have room.
     pub(super) scrolled: usize,
+}
+
+/// An hsup that does not answer.
+#[derive(Debug)]
+pub(super) struct Away {
+    pub(super) why: String,
+    since_ms: i64,
 }
 
 /// What is said of the whole app.
@@ -124,12 +131,23 @@ impl State {
                     }
                 }
             }
-            Update::Away(why) => self.away = Some(one_line(&why)),
+            Update::Away(why) => {
+                // It is told again and again.
+                let since_ms = self.known_at(now_ms);
+                let why = one_line(&why);
+                self.away = Some(Away { why, since_ms });
+            }
             Update::Said(said) => {
                 let fit = |text: String| one_line(&text);
                 self.said = Some(said.map(fit).map_err(|why| one_line(&why)));
             }
         }
+    }
+
+    /// Of which moment all this is: now, or when hsup went away, since when nobody knows whether a
+    /// dyno has gone on.
+    pub(super) fn known_at(&self, now_ms: i64) -> i64 {
+        self.away.as_ref().map_or(now_ms, |away| away.since_ms)
     }
 
     /// None: somebody else is selected by now.

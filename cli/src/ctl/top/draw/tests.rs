@@ -199,6 +199,21 @@ fn what_cannot_be_done_to_a_type_without_dynos_is_not_offered() {
 }
 
 #[test]
+fn while_hsup_is_away_nothing_grows_older() {
+    let mut state = both();
+    press(&mut state, KeyCode::Down);
+    state.update(Update::Away("no hsup answers".to_owned()), NOW);
+    let later = Look {
+        now_ms: NOW + 7_200_000,
+        ..plain()
+    };
+    let shown = |state: &mut State, look: &Look| screen(state, 80, 10, look).buffer().clone();
+    assert_eq!(shown(&mut state, &plain()), shown(&mut state, &later));
+    state.update(status(vec![web(), crashed()]), NOW);
+    assert_ne!(shown(&mut state, &plain()), shown(&mut state, &later));
+}
+
+#[test]
 fn a_dyno_that_crashed_says_why() {
     let mut state = both();
     press(&mut state, KeyCode::Down);

@@ -310,8 +310,20 @@ fn a_log_that_begins_anew_is_read_at_its_end() {
 fn an_hsup_that_comes_back_is_not_away() {
     let mut state = with(&["web.1"]);
     state.update(Update::Away("it\x1b ended".to_owned()), NOW);
-    assert_eq!(state.away.as_deref(), Some("it\\u{1b} ended"));
+    let away = state.away.as_ref().unwrap();
+    assert_eq!(away.why, "it\\u{1b} ended");
     assert_eq!(state.dynos.len(), 1, "what was known last is still shown");
     state.update(status(vec![dyno("web.1")]), NOW);
-    assert_eq!(state.away, None);
+    assert!(state.away.is_none());
+}
+
+#[test]
+fn what_was_known_last_is_of_when_hsup_went_away() {
+    let mut state = with(&["web.1"]);
+    assert_eq!(state.known_at(NOW + 500), NOW + 500);
+    state.update(Update::Away("it ended".to_owned()), NOW + 1000);
+    state.update(Update::Away("no hsup runs".to_owned()), NOW + 2000);
+    assert_eq!(state.known_at(NOW + 60_000), NOW + 1000);
+    state.update(status(vec![dyno("web.1")]), NOW + 70_000);
+    assert_eq!(state.known_at(NOW + 70_000), NOW + 70_000);
 }
