@@ -215,20 +215,21 @@ impl Report for Wide<'_> {
 }
 
 /// The columns of [`Wide`], and when a terminal that is too narrow goes without them: the
-/// highest number first, and never without 0.
+/// highest number first, and never without 0. What is up and not ready gets no requests: no figure
+/// says as much of a dyno.
 const COLUMNS: [(&str, u8); 12] = [
     ("NAME", 0),
     ("STATE", 0),
-    ("READY", 10),
-    ("PID", 8),
+    ("READY", 2),
+    ("PID", 10),
     ("RELEASE", 9),
     ("AGE", 1),
-    ("RESTARTS", 2),
-    ("LAST-EXIT", 3),
-    ("CPU", 5),
-    ("MEM", 4),
-    ("PORT", 7),
-    ("NODE", 6),
+    ("RESTARTS", 3),
+    ("LAST-EXIT", 4),
+    ("CPU", 6),
+    ("MEM", 5),
+    ("PORT", 8),
+    ("NODE", 7),
 ];
 /// The one that is there where a driver has several machines.
 const NODE: usize = COLUMNS.len() - 1;
@@ -414,11 +415,12 @@ mod tests {
             (header.collect::<Vec<_>>().join(" "), longest <= width)
         };
         let full = "NAME STATE READY PID RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
-        let some = "NAME STATE AGE RESTARTS LAST-EXIT CPU MEM PORT";
+        let some = "NAME STATE READY AGE RESTARTS LAST-EXIT CPU MEM";
         for (width, columns, fits) in [
             (200, full, true),
             (99, full, true),
             (80, some, true),
+            (48, "NAME STATE READY AGE", true),
             (40, "NAME STATE AGE", true),
             (10, "NAME STATE", false),
         ] {
