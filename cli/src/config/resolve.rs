@@ -37,21 +37,22 @@ pub(crate) struct Places {
     pub(crate) etc: PathBuf,
     /// The user's own.
     pub(crate) user: Option<PathBuf>,
-    /// Where an app may be that nobody names.
-    pub(crate) current_dir: PathBuf,
+    /// Where an app may be that nobody names; none where that directory has been removed, which
+    /// concerns only those who look there.
+    pub(crate) current_dir: Option<PathBuf>,
 }
 
 impl Places {
     /// Those of this process.
-    pub(crate) fn from_env() -> io::Result<Self> {
+    pub(crate) fn from_env() -> Self {
         let home = || directory_in("HOME").map(|home| home.join(".config"));
-        Ok(Self {
+        Self {
             etc: "/etc/hsup".into(),
             user: directory_in("XDG_CONFIG_HOME")
                 .or_else(home)
                 .map(|dir| dir.join("hsup")),
-            current_dir: env::current_dir()?,
-        })
+            current_dir: env::current_dir().ok(),
+        }
     }
 }
 
@@ -231,8 +232,8 @@ fn app_folder(
     if let Some(folder) = named("directory").or_else(|| named("control-dir")) {
         return Some(folder);
     }
-    let here = &places.current_dir;
-    (AppPlace::of(here) == AppPlace::App).then(|| here.clone())
+    let here = places.current_dir.clone();
+    here.filter(|here| AppPlace::of(here) == AppPlace::App)
 }
 
 /// The settings that were not typed, as one would type them, each found to be right.

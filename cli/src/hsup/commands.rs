@@ -59,13 +59,7 @@ const USAGE: u8 = 2;
 /// Runs `hsup` with the process's arguments.
 pub fn main() -> ExitCode {
     secrecy::keep();
-    let places = match Places::from_env() {
-        Ok(places) => places,
-        Err(error) => {
-            tell(&format!("failed to find the current directory: {error}"));
-            return ExitCode::from(FAILED);
-        }
-    };
+    let places = Places::from_env();
     let arguments: Vec<_> = env::args_os().collect();
     let resolved = match resolve(&arguments, |name| env::var_os(name), &places) {
         Ok(resolved) => resolved,
@@ -111,7 +105,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn execute(resolved: Resolved, current_dir: PathBuf) -> anyhow::Result<u8> {
+fn execute(resolved: Resolved, current_dir: Option<PathBuf>) -> anyhow::Result<u8> {
     let said = Said::of(&resolved);
     let meant = Meant::by(&resolved, current_dir, tell);
     let Cli { command, options } = resolved.cli;

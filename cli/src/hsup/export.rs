@@ -366,7 +366,7 @@ mod tests {
         let places = Places {
             etc: root.to_owned(),
             user: None,
-            current_dir: root.to_owned(),
+            current_dir: Some(root.to_owned()),
         };
         let variable = |name: &str| {
             let found = variables.iter().find(|(variable, _)| *variable == name)?;

@@ -26,7 +26,8 @@ pub(super) struct TwoDrivers;
 pub(super) struct Meant {
     /// One that no flag names.
     control_dir: Option<PathBuf>,
-    current_dir: PathBuf,
+    /// None: it has been removed.
+    current_dir: Option<PathBuf>,
     /// Who says so, of each that names an app.
     origins: [Origin; 3],
     /// The variable, or the place in a file, that names the driver.
@@ -53,7 +54,7 @@ pub(super) enum AppIs {
 }
 
 impl Meant {
-    pub(super) fn by(resolved: &Resolved, current_dir: PathBuf, tell: fn(&str)) -> Self {
+    pub(super) fn by(resolved: &Resolved, current_dir: Option<PathBuf>, tell: fn(&str)) -> Self {
         let is_driver = |setting: &&Setting| setting.key.name == "driver";
         let driver = resolved.settings.iter().find(is_driver);
         Self {
@@ -80,7 +81,7 @@ impl Meant {
             directory: options.directory.as_deref(),
             env_control_dir: self.control_dir.as_deref(),
         };
-        let source = choose(&choice, &self.current_dir, Place::of)?;
+        let source = choose(&choice, self.current_dir.as_deref(), Place::of)?;
         if let (Some(app), SourceSpec::ControlDir(_)) = (choice.app, &source) {
             (self.tell)(&format!(
                 "-a {app} has no effect: HSUP_CONTROL_DIR names the source, and there is no token \

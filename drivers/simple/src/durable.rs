@@ -83,7 +83,7 @@ impl Durable {
         make(&state)?;
         reap()?;
         Ok(Self {
-            directories: Directories::new()?,
+            directories: Directories::new(),
             state,
             shim: find_shim()?,
             starts: Semaphore::new(STARTS),

@@ -23,14 +23,15 @@ const DIRECTORY: &str = "dir:";
 /// What this driver makes of releases: nothing but the directory to run in.
 #[derive(Clone, Debug)]
 pub(crate) struct Directories {
-    /// Where a release without a directory of its own runs: where the driver was started.
-    home: PathBuf,
+    /// Where a release without a directory of its own runs: where the driver was started. None
+    /// where that was removed before: those that have one can still be run.
+    home: Option<PathBuf>,
 }
 
 impl Directories {
-    pub(crate) fn new() -> io::Result<Self> {
-        let home = std::env::current_dir()?;
-        Ok(Self { home })
+    pub(crate) fn new() -> Self {
+        let home = std::env::current_dir().ok();
+        Self { home }
     }
 
     pub(crate) fn build(&self, request: BuildRequest, log: &BuildLog) -> Result<String, Status> {
@@ -44,7 +45,13 @@ impl Directories {
             if !release.slug_url.is_empty() {
                 log.log(b"the simple driver fetches no slug: it refreshes the environment only\n");
             }
-            return artifact(&self.home);
+            let home = self.home.as_deref().ok_or_else(|| {
+                Status::failed_precondition(
+                    "the directory that the driver was started in is gone, and the release has \
+                     none of its own (`slug_url`): start the driver in one that is there",
+                )
+            })?;
+            return artifact(home);
         }
         match file_url::path(&release.slug_url) {
             Some(directory) if directory.is_dir() => artifact(&directory),
@@ -82,7 +89,7 @@ impl Simple {
     pub(crate) fn start(socket: Option<&Path>, cgroups: Cgroups) -> io::Result<Self> {
         Ok(Self {
             processes: Processes::start(socket, cgroups)?,
-            directories: Directories::new()?,
+            directories: Directories::new(),
         })
     }
 }

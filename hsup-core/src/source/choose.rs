@@ -121,6 +121,13 @@ pub enum ChooseSourceError {
         /// The current directory.
         current_dir: PathBuf,
     },
+    /// Nothing names a source, and where a Procfile would lie is gone.
+    #[error(
+        "there is no app to run: looked for --control-dir and -C/--directory (not given), \
+         HSUP_CONTROL_DIR (not set), and a {PROCFILE} in the current directory, which is gone: \
+         `cd` to one that is there, or name the app's with -C"
+    )]
+    NoCurrentDir,
 }
 
 impl ChooseSourceError {
@@ -133,13 +140,14 @@ impl ChooseSourceError {
     }
 }
 
-/// Decides which source to use. `look` says what a directory is.
+/// Decides which source to use. The current directory counts where nothing else names one, and is
+/// none where it has been removed. `look` says what a directory is.
 ///
 /// # Errors
 /// When two flags disagree, an app on Heroku is asked for without a token, or there is no app.
 pub fn choose(
     choice: &Choice<'_>,
-    current_dir: &Path,
+    current_dir: Option<&Path>,
     look: impl Fn(&Path) -> Place,
 ) -> Result<SourceSpec, ChooseSourceError> {
     let alone = |flag| match choice.app {
@@ -184,12 +192,17 @@ pub fn choose(
         (Some(app), None) => Err(ChooseSourceError::NoToken {
             app: app.to_owned(),
         }),
-        (None, None) if look(current_dir) == Place::App => {
-            Ok(SourceSpec::Directory(current_dir.to_owned()))
+        (None, None) => {
+            let current_dir = current_dir
+                .ok_or(ChooseSourceError::NoCurrentDir)?
+                .to_owned();
+            match look(&current_dir) {
+                Place::App => Ok(SourceSpec::Directory(current_dir)),
+                Place::NoProcfile | Place::NoDirectory => {
+                    Err(ChooseSourceError::NothingFound { current_dir })
+                }
+            }
         }
-        (None, None) => Err(ChooseSourceError::NothingFound {
-            current_dir: current_dir.to_owned(),
-        }),
     }
 }
 
@@ -246,7 +259,7 @@ mod tests {
             Some("nowhere") => Place::NoDirectory,
             _ => Place::App,
         };
-        let chosen = choose(&choice, Path::new("cwd"), look);
+        let chosen = choose(&choice, Some(Path::new("cwd")), look);
         match (chosen, expected) {
             (Ok(chosen), Ok(expected)) => assert_eq!(chosen, expected),
             (Err(error), Err(start)) => assert!(error.to_string().starts_with(start), "{error}"),
@@ -256,11 +269,24 @@ mod tests {
 
     #[test]
     fn nothing_found_lists_where_it_looked() {
-        let error = choose(&none(), Path::new("/srv/bare"), |_| Place::NoProcfile).unwrap_err();
+        let here = Some(Path::new("/srv/bare"));
+        let error = choose(&none(), here, |_| Place::NoProcfile).unwrap_err();
         assert_eq!(
             error.to_string(),
             "there is no app to run: looked for --control-dir and -C/--directory (not given), \
              HSUP_CONTROL_DIR (not set), and a Procfile in `/srv/bare` (none there)"
         );
+    }
+
+    #[test]
+    fn a_current_directory_that_is_gone_matters_where_nothing_else_names_a_source() {
+        let named = Choice {
+            directory: Some(Path::new("/srv/shop")),
+            ..none()
+        };
+        let chosen = choose(&named, None, |_| Place::App);
+        assert_eq!(chosen, Ok(directory("/srv/shop")));
+        let error = choose(&none(), None, |_| Place::App).unwrap_err();
+        assert_eq!(error, ChooseSourceError::NoCurrentDir);
     }
 }

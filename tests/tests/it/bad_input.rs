@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use hsup_tests::deadline;
+
 use crate::app::{App, Running, binaries, process, processes_of};
 
 fn refused(app: &App, arguments: &[&str], expected: &str) {
@@ -64,6 +66,57 @@ fn what_cannot_be_started_says_why() {
     refused(&app, &["start"], "no process but `release`");
     app.write("app/Procfile", "web: true\nrelease: true\n");
     refused(&app, &["start", "release"], "gets no dyno: there is web");
+}
+
+/// Runs hsup in a directory that has been removed.
+fn nowhere(app: &App, arguments: &[&str]) -> (Option<i32>, String) {
+    fs::create_dir(app.path("gone")).unwrap();
+    let mut command = app.command("/bin/sh");
+    command
+        .current_dir(app.path("gone"))
+        .args(["-c", "rmdir ../gone && exec \"$0\" \"$@\""])
+        .arg(binaries().join("hsup"))
+        .args(arguments);
+    let output = deadline::output(&mut command);
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn that_the_current_directory_is_gone_matters_to_who_needs_it() {
+    let app = App::procfile("worker: echo from $PWD\n");
+    let folder = app.path("app");
+    let folder = folder.to_str().unwrap();
+    let here = format!("from {folder}");
+    for (arguments, expected) in [
+        (&["schema", "config"][..], "\"$schema\""),
+        (&["completions", "bash"], "complete -F"),
+        (&["config", "show"], "grace"),
+        (&["doctor", "-d", "simple"], "for the driver simple"),
+        (&["export", "systemd", "-C", folder], "[Service]"),
+        (&["start", "-C", folder, "--oneshot"], &here),
+    ] {
+        let (code, said) = nowhere(&app, arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+    let (code, said) = nowhere(&app, &["start"]);
+    let expected = "a Procfile in the current directory, which is gone: `cd` to one that is there";
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(expected), "{said}");
+
+    let release = format!(
+        r#"{{"Version":1,"Env":{{"PORT":"{}"}},"Processes":[{{"Type":"worker","Args":["pwd"],"Quantity":1}}]}}"#,
+        app.port
+    );
+    app.hand_in(&release);
+    let control_dir = app.path("ctl");
+    let control_dir = control_dir.to_str().unwrap();
+    let (_, said) = nowhere(&app, &["start", "--control-dir", control_dir, "--oneshot"]);
+    let expected = "the directory that the driver was started in is gone";
+    assert!(said.contains(expected), "{said}");
+    assert!(processes_of(&app).is_empty());
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl Machine {
         let places = Places {
             etc: at("etc"),
             user: Some(at("user")),
-            current_dir: at("app"),
+            current_dir: Some(at("app")),
         };
         Self { root, places }
     }
