@@ -264,18 +264,17 @@ fn an_apps_own_file_has_to_be_readable() {
     let machine = Machine::new(&files);
     let close = |path: &str| {
         let path = machine.root.path().join(path);
-        fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
     };
     close("etc/hsup.toml");
     assert_eq!(machine.grace("hsup start", &[]), 2);
     close("app/hsup.toml");
     let resolved = machine.resolve("hsup start", &[]);
     // Root may read whatever it is.
-    match geteuid().is_root() {
-        true => assert_eq!(resolved.unwrap().cli.options.grace.as_secs(), 2),
-        false => {
-            let error = resolved.unwrap_err();
-            assert!(error.contains("failed to read `/app/hsup.toml`"), "{error}");
-        }
+    if geteuid().is_root() {
+        assert_eq!(resolved.unwrap().cli.options.grace.as_secs(), 2);
+    } else {
+        let error = resolved.unwrap_err();
+        assert!(error.contains("failed to read `/app/hsup.toml`"), "{error}");
     }
 }
