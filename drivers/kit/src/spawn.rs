@@ -338,6 +338,7 @@ mod tests {
 
     use nix::{
         fcntl::{FcntlArg, OFlag},
+        poll::{PollFd, PollFlags, PollTimeout, poll},
         sys::wait::{WaitStatus, waitpid},
     };
 
@@ -414,6 +415,10 @@ mod tests {
         .unwrap();
         drop(high);
         assert_eq!(code(waitpid(spawned.pid, None).unwrap()), 0);
+        // What another test spawns at this moment has it too, until its `exec`; we must not.
+        let mut polled = [PollFd::new(read.as_fd(), PollFlags::empty())];
+        let ready = poll(&mut polled, PollTimeout::from(60_000_u16)).unwrap();
+        assert_eq!(ready, 1, "it is kept");
         // Its three, and the folder that is listed; then the end, and not that nothing comes yet.
         let mut text = String::new();
         File::from(read).read_to_string(&mut text).unwrap();

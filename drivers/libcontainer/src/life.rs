@@ -168,11 +168,13 @@ mod tests {
     #[tokio::test]
     async fn a_dyno_is_leaving_from_its_end_until_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        let (_life, life) = Watch::make(dir.path(), LIFE).unwrap();
+        let (ended, life) = Watch::make(dir.path(), LIFE).unwrap();
         let (_left, left) = Watch::make(dir.path(), LEFT).unwrap();
         assert!(leaving(dir.path()).is_none(), "it lives");
         fs::File::create(dir.path().join(EXIT)).unwrap();
         drop(life);
+        // A process that another test spawns meanwhile holds it too, until its `exec`.
+        ended.closed().await;
         let leaving_now = leaving(dir.path()).unwrap();
         drop(left);
         leaving_now.closed().await;

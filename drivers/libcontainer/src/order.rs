@@ -252,6 +252,8 @@ fn receive_byte(from: &impl AsRawFd) -> io::Result<(u8, Vec<OwnedFd>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
     use super::*;
 
     fn order() -> Order {
@@ -328,7 +330,8 @@ mod tests {
             panic!("it copies no more");
         };
         assert_eq!(fds.len(), 1);
-        drop(there);
+        // Closed for whoever has it: a process that another test spawns does, until its `exec`.
+        there.shutdown(Shutdown::Both).unwrap();
         assert!(say_copying(&here).is_err(), "nobody listens");
     }
 

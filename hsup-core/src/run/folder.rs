@@ -177,9 +177,11 @@ mod tests {
         let (of_start, held) = (folder("of-start"), folder("held"));
         let (lingers, dead) = (folder("lingers"), folder("dead"));
         let _held = lock(&held).unwrap();
-        drop(lock(&lingers).unwrap());
+        // Closed, a lock would stay while a process that another test spawns has it, too.
+        let let_go = |folder: &Path| lock(folder).unwrap().unlock().unwrap();
+        let_go(&lingers);
         let _driver = UnixListener::bind(Paths::driver_socket(&lingers)).unwrap();
-        drop(lock(&dead).unwrap());
+        let_go(&dead);
         drop(UnixListener::bind(Paths::driver_socket(&dead)).unwrap());
         // What another test spawns meanwhile holds it too, until its `exec`.
         while std::os::unix::net::UnixStream::connect(Paths::driver_socket(&dead)).is_ok() {}

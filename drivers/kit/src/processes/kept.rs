@@ -182,6 +182,14 @@ mod tests {
         }
     }
 
+    /// Waits until nobody can write to what this dyno's standard output was any more: a process
+    /// that another test spawns can until its `exec`.
+    fn until_nobody_writes(kept: &Kept) {
+        let mut polled = [PollFd::new(kept.0[0].as_fd(), PollFlags::empty())];
+        let ready = poll(&mut polled, PollTimeout::from(60_000_u16)).unwrap();
+        assert_eq!(ready, 1, "somebody holds a writing end");
+    }
+
     fn supervisor(folder: &Path) -> File {
         let mut options = File::options();
         options.read(true).write(true);
@@ -192,9 +200,10 @@ mod tests {
     fn what_a_dyno_wrote_before_its_end_waits_for_whoever_comes_and_so_does_the_end() {
         let mut shelf = Shelf::below(1000);
         let (mut dyno, kept) = opened();
-        shelf.put(1, kept);
         dyno.stdout.write_all(b"dying words").unwrap();
         drop(dyno.stdout);
+        until_nobody_writes(&kept);
+        shelf.put(1, kept);
         shelf.ended(1);
         let mut options = File::options();
         options.read(true).custom_flags(libc::O_NONBLOCK);
@@ -237,6 +246,9 @@ mod tests {
         );
         let supervisor = supervisor(dynos[1].folder.path());
         let folders: Vec<_> = dynos.into_iter().map(|dyno| dyno.folder).collect();
+        for number in [0, 2] {
+            until_nobody_writes(&shelf.dynos[&number].kept);
+        }
         for number in 0..3 {
             shelf.ended(number);
         }

@@ -110,7 +110,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let used = [share(folder.path()), share(folder.path())].map(|file| file.unwrap().unwrap());
         assert!(alone(folder.path()).unwrap().is_none());
-        drop(used);
+        for file in used {
+            // Closed, it would stay locked while a process that another test spawns has it, too.
+            file.unlock().unwrap();
+        }
         let _alone = alone(folder.path()).unwrap().unwrap();
         assert!(share(folder.path()).unwrap().is_none());
     }

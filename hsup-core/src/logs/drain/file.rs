@@ -225,7 +225,10 @@ fn first_line(body: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tempfile::TempDir;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::logs::drain::queue::{Announcement, Tally};
@@ -329,7 +332,11 @@ mod tests {
         assert_eq!(refused, Answer::Unwritten(why.to_owned()));
         assert_eq!(first.deliver(&batch("c", "3333\n")), Answer::Taken);
         drop(first);
-        assert_eq!(second.deliver(&batch("b", "2222\n")), Answer::Taken);
+        // A process that another test spawns meanwhile holds the lock too, until its `exec`.
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while second.deliver(&batch("b", "2222\n")) != Answer::Taken {
+            assert!(Instant::now() < deadline, "the first holds it");
+        }
         assert_eq!(read(""), "1111\n3333\n2222\n");
     }
 
