@@ -13,6 +13,7 @@ pub mod fake;
 pub mod peer;
 pub mod ports;
 pub mod processes;
+pub mod programs;
 pub mod random;
 pub mod unread;
 

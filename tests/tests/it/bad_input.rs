@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use hsup_tests::deadline;
+use hsup_tests::{deadline, programs};
 
 use crate::app::{App, Running, binaries, process, processes_of};
 
@@ -27,8 +27,7 @@ fn refused_with(code: i32, app: &App, arguments: &[&str], expected: &str) {
 
 pub(crate) fn script(app: &App, text: &str) -> String {
     let path = app.path("driver.sh");
-    app.write("driver.sh", text);
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    programs::script(&path, text);
     path.to_str().unwrap().to_owned()
 }
 
@@ -186,7 +185,7 @@ fn a_driver_of_another_user_is_told_nothing() {
     let socket = theirs.join("drv.sock");
     let mut driver = app.command(theirs.join("driver").to_str().unwrap());
     let driver = driver.arg("--socket").arg(&socket).current_dir(&theirs);
-    let driver = Running::of(&app, driver.uid(NOBODY).gid(NOBODY).spawn().unwrap());
+    let driver = Running::of(&app, deadline::spawn(driver.uid(NOBODY).gid(NOBODY)));
     driver.wait_for("the socket", || socket.exists().then_some(()));
     for word in [&["start"][..], &["run", "true"]] {
         let option = format!("--driver-socket={}", socket.display());

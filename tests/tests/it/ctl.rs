@@ -1,14 +1,8 @@
 //! `hsupctl` as a person meets it: what it asks and what it changes.
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
-    path::Path,
-    process::Stdio,
-    thread,
-};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio, thread};
 
-use hsup_tests::deadline;
+use hsup_tests::{deadline, programs};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -566,12 +560,8 @@ fn the_driver_is_shown_and_can_be_checked() {
     // The check is the program of that name beside hsupctl; its code is hsupctl's.
     fs::create_dir(app.path("bin")).unwrap();
     fs::copy(binaries().join("hsupctl"), app.path("bin/hsupctl")).unwrap();
-    app.write(
-        "bin/hsup-driver-check",
-        "#!/bin/sh\necho checks \"$@\"; exit 9\n",
-    );
-    let executable = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(app.path("bin/hsup-driver-check"), executable).unwrap();
+    let check = app.path("bin/hsup-driver-check");
+    programs::script(&check, "#!/bin/sh\necho checks \"$@\"; exit 9\n");
     let program = app.path("bin/hsupctl");
     let check = |arguments: &[&str]| {
         let mut command = app.command(program.to_str().unwrap());

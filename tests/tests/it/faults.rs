@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use hsup_tests::programs;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -480,7 +481,7 @@ fn a_driver_that_dies_in_a_rollout_condemns_no_release_unless_it_always_does() {
 fn the_dynos_of_a_driver_that_cannot_be_started_again_are_known_to_be_gone() {
     let app = App::procfile("worker: sleep 1000\n");
     let driver = app.path("driver");
-    std::fs::copy(binaries().join("hsup-driver-fault"), &driver).unwrap();
+    programs::copy(&binaries().join("hsup-driver-fault"), &driver);
     let hsup = app.start(&["-d", driver.to_str().unwrap()]);
     hsup.wait_up(&["worker.1"]);
     std::fs::remove_file(&driver).unwrap();

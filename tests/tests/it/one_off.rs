@@ -1,20 +1,17 @@
 //! `hsup run`: codes, bytes, pipes.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File},
     io::{self, PipeReader, Read as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::{
-            fs::{OpenOptionsExt as _, PermissionsExt as _},
-            net::UnixStream,
-        },
+        unix::{fs::OpenOptionsExt as _, net::UnixStream},
     },
     process::Stdio,
     thread,
 };
 
-use hsup_tests::deadline;
+use hsup_tests::{deadline, programs};
 use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -261,9 +258,8 @@ fn sigusr1_prints_diagnostics_and_the_command_goes_on() {
 #[test]
 fn sigusr1_prints_diagnostics_while_a_build_waits_for_its_driver() {
     let app = App::procfile("web: true\n");
-    app.write("silent", "#!/bin/sh\n: > ../up\nexec sleep 1000\n");
     let silent = app.path("silent");
-    fs::set_permissions(&silent, Permissions::from_mode(0o755)).unwrap();
+    programs::script(&silent, "#!/bin/sh\n: > ../up\nexec sleep 1000\n");
     let err = File::create(app.path("err")).unwrap();
     let arguments = ["-d", silent.to_str().unwrap()];
     let hsup = app.spawn("build", &arguments, Stdio::null(), err);

@@ -351,9 +351,7 @@ fn lay_out(root: &Path, plan: &Plan) -> io::Result<()> {
         symlink("pts/ptmx", root.join("dev/ptmx"))?;
     }
     for (path, text, mode) in &plan.files {
-        let mut file = File::create(root.join(path))?;
-        file.write_all(text.as_bytes())?;
-        file.set_permissions(fs::Permissions::from_mode(*mode))?;
+        install(&root.join(path), text, *mode)?;
     }
     for (index, text) in plan.oom.iter().enumerate() {
         let mut file = File::create(root.join(format!("oom{index}")))?;
@@ -362,6 +360,21 @@ fn lay_out(root: &Path, plan: &Plan) -> io::Result<()> {
     for fifo in ["hold", "swept"] {
         mkfifo(&root.join(fifo), Mode::S_IRWXU)?;
     }
+    Ok(())
+}
+
+/// Makes a file that the dyno may execute. A process of its own writes it: what this one has open
+/// for writing, each that another test forks has too until its `exec`, and nobody could execute it
+/// meanwhile.
+#[expect(clippy::disallowed_methods, reason = "neither a dyno nor a driver")]
+fn install(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut install = Command::new("install");
+    install.arg(format!("-m{mode:o}")).arg("/dev/stdin");
+    let mut child = install.arg(path).stdin(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(text.as_bytes())?;
+    drop(stdin);
+    assert!(child.wait()?.success(), "{} was not made", path.display());
     Ok(())
 }
 

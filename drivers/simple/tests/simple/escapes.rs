@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::fixture::{Driver, gone, how, signalled, until, wait};
+use crate::fixture::{Driver, gone, how, run, signalled, until, wait};
 
 /// Has a dyno bring forth `orphan`, a command that goes on whatever happens, and end; the one
 /// who is left.
@@ -87,7 +87,10 @@ async fn an_orphan_of_another_group_is_known_by_its_mark() {
     let driver = Driver::of_nobody(&["--no-cgroups"]);
     let client = driver.connect_to_stranger().await.client();
     let sleep = driver.dir.path().join("sleep");
-    fs::copy("/bin/sleep", &sleep).unwrap();
+    // Nothing of this process: what another test spawns would have it open for writing too, until
+    // its `exec`, and the dyno could not execute it.
+    let copied = run("cp").arg("/bin/sleep").arg(&sleep).status();
+    assert!(copied.unwrap().success());
     unix::fs::chown(&sleep, Some(0), Some(1)).unwrap();
     fs::set_permissions(&sleep, Permissions::from_mode(0o2755)).unwrap();
     let orphan = format!("exec setsid {} 1000", sleep.display());

@@ -4,10 +4,11 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File, OpenOptions},
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     os::unix::{self, fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus as Ended, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -108,9 +109,14 @@ impl Driver {
             .arg(dir.join("drv.sock"))
             .args(args)
             .current_dir(dir)
-            .stderr(log)
-            .spawn()
-            .unwrap()
+            .stderr(log);
+        loop {
+            match command.spawn() {
+                // A copy, which what another test spawns has open for writing until its `exec`.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                child => return child.unwrap(),
+            }
+        }
     }
 
     /// What it, and whoever was here before it, wrote on its standard error.
