@@ -206,7 +206,7 @@ fn the_dynos_of_a_driver_that_was_killed_with_hsup_do_not_meet_the_next_ones() {
     first.signal(Signal::SIGKILL);
     kill(driver, Signal::SIGKILL).unwrap();
     first.end();
-    assert!(alive(grandchild));
+    // Any driver that begins, also another test's, kills what a dead one left in its cgroups.
     let second = app.start(&["--grace", "1s"]);
     second.wait_up(&["worker.1"]);
     assert!(!alive(grandchild), "it outlived its driver");

@@ -119,7 +119,9 @@ async fn what_a_killed_driver_left_goes_when_the_next_one_serves() {
         driver.signal(Signal::SIGKILL);
         driver.ended().await;
         until("the end of the first process", || gone(first).then_some(())).await;
-        assert!(!gone(orphan), "nobody could kill it");
+        // Who is in a cgroup may have been killed by the driver of another test.
+        let in_no_cgroup = !args.is_empty();
+        assert!(!in_no_cgroup || !gone(orphan), "nobody could kill it");
         driver.restart();
         let client = driver.connect().await.client();
         client.clone().list(ListRequest::default()).await.unwrap();
