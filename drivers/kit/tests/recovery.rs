@@ -368,11 +368,15 @@ async fn a_linger_counts_anew_when_nobody_comes_back() {
 async fn who_comes_back_in_time_keeps_a_dyno() {
     let keeper = Keeper::default();
     let first = keeper.serve();
-    let lingers = StartRequest {
-        linger_ms: 400,
-        ..start("lingers")
+    let lingers = |linger_ms, supervisor_id: &str| StartRequest {
+        linger_ms,
+        supervisor_id: supervisor_id.into(),
+        ..start(supervisor_id)
     };
-    first.client().await.clone().start(lingers).await.unwrap();
+    // Time enough for the driver to serve again. Who stays away tells when it is over.
+    for dyno in [lingers(5_000, "me"), lingers(6_000, "stays-away")] {
+        first.client().await.clone().start(dyno).await.unwrap();
+    }
     drop(first);
     let second = keeper.serve();
     let client = second.client().await;
@@ -380,8 +384,11 @@ async fn who_comes_back_in_time_keeps_a_dyno() {
         supervisor_id: "me".into(),
     };
     client.clone().list(me).await.unwrap();
-    sleep(Duration::from_millis(800)).await;
-    assert_eq!(list(&client).await[0].state(), State::Running);
+    let ended = wait(&client, "stays-away").await.unwrap();
+    assert_eq!(ended, Some(How::Code(0)));
+    let dynos = list(&client).await;
+    let mine = dynos.iter().find(|dyno| dyno.dyno_id == "me").unwrap();
+    assert_eq!(mine.state(), State::Running);
 }
 
 #[tokio::test]

@@ -2,27 +2,23 @@
 
 use std::fs;
 
-use crate::app::{App, Running, process, web};
+use crate::app::{App, Running, binaries, process, web};
 
 #[test]
 fn every_dyno_is_started_again_in_its_time_one_of_a_type_at_a_time() {
     let app = App::empty();
     app.release(1, "", &web("", "3"));
     let names = ["web.1", "web.2", "web.3"];
-    let hsup = app.control(&["--cycle-every", "2s"]);
-    let before = hsup.wait_up(&names);
+    let hsup = app.control(&["--cycle-every", "2s", "--boot-timeout", "100s"]);
+    // Where a start takes long, they are never all up at once.
     for name in names {
-        hsup.wait_for_line(&format!("{name}  | Cycling"));
+        hsup.wait_for(&format!("another {name}"), || {
+            let log = hsup.log();
+            let (_, cycled) = log.split_once(&format!("{name}  | Cycling\n"))?;
+            let up = format!("{name}  | State changed from starting to up\n");
+            cycled.contains(&up).then_some(())
+        });
     }
-    hsup.wait_for("three others", || {
-        let dynos = hsup.dynos();
-        let ids: Vec<_> = dynos
-            .iter()
-            .filter_map(|dyno| dyno["dyno_id"].as_str())
-            .collect();
-        let new = ids.iter().filter(|id| !before.iter().any(|old| old == *id));
-        (new.count() == 3).then_some(())
-    });
     hsup.interrupt_and(|log| {
         // What begins a cycling is over before the next begins.
         let mut in_between = false;
@@ -70,18 +66,14 @@ fn with_start_first_the_old_one_goes_when_the_new_one_is_ready() {
     });
 }
 
-/// A worker that is replaced start-first every other moment, and runs this shell line.
-fn worker<'a>(app: &'a App, line: &str) -> Running<'a> {
-    app.release(1, "", &process("worker", line, 1));
-    app.control(&["--cycle-every", "3s", "--strategy", "worker=start-first"])
-}
-
 #[test]
 fn one_whose_successor_fails_stays() {
     let app = App::empty();
-    let hsup = worker(&app, "test ! -e ../bad && exec sleep 1000");
+    // Nobody runs beside the first, whenever it is cycled.
+    let line = "test ! -e ../bad && touch ../bad && exec sleep 1000";
+    app.release(1, "", &process("worker", line, 1));
+    let hsup = app.control(&["--cycle-every", "3s", "--strategy", "worker=start-first"]);
     let before = hsup.wait_up(&["worker.1"]);
-    app.write("bad", "");
     hsup.wait_for_line("Cycling given up, the one that runs stays: Process exited with status 1");
     assert_eq!(hsup.wait_up(&["worker.1"]), before);
     fs::remove_file(app.path("bad")).unwrap();
@@ -95,12 +87,29 @@ fn one_whose_successor_fails_stays() {
 #[test]
 fn of_two_that_a_killed_hsup_leaves_one_goes() {
     let app = App::empty();
-    let hsup = worker(&app, "exec sleep 1000");
-    let both = || hsup.dynos().len() == 2;
-    hsup.wait_for("both of them", || both().then_some(()));
-    hsup.kill();
-    let hsup = app.control(&[]);
-    hsup.wait_for_line("Taking over 2 dynos of an earlier hsup");
-    hsup.wait_up(&["worker.1"]);
-    hsup.interrupt();
+    app.faults("is own-network\n");
+    app.write("go", "");
+    app.release(1, "", &web("--once ../go", "1"));
+    let first = start_first(&app, &["--cycle-every", "3s"]);
+    first.wait_for_line("State changed from starting to up");
+    // What is started from now on is not ready.
+    fs::remove_file(app.path("go")).unwrap();
+    first.wait_for("both of them", || {
+        let dynos = first.dynos();
+        (dynos.len() == 2 && dynos.iter().any(|dyno| dyno["ready"] == false)).then_some(())
+    });
+    first.kill();
+    let second = start_first(&app, &[]);
+    second.wait_for_line("Taking over 2 dynos of an earlier hsup");
+    app.write("go", "");
+    second.wait_up(&["web.1"]);
+    second.interrupt();
+}
+
+/// hsup with a web that has an address of its own, and so goes when its successor answers.
+fn start_first<'a>(app: &'a App, arguments: &[&str]) -> Running<'a> {
+    let driver = binaries().join("hsup-driver-fault");
+    let driver = ["-d", driver.to_str().unwrap()];
+    let check = ["--http-check", "/", "--boot-timeout", "100s"];
+    app.control(&[&driver[..], &check, arguments].concat())
 }

@@ -450,6 +450,11 @@ fn the_url_of_the_wanted_release_is_used_and_a_new_one_restarts_nobody() {
     comes(&first);
     release(&second.url());
     comes(&second);
+    // What it has read is on its way to the first for a moment more.
+    hsup.wait_for("the end of the first", || {
+        let page = http(&socket_of(&app), "GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n");
+        (!page.contains(&shown(&first))).then_some(())
+    });
     let no_more = first.messages().len();
     comes(&second);
     assert_eq!(first.messages().len(), no_more);

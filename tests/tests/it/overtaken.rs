@@ -35,7 +35,7 @@ fn with_v2_on_trial<'a>(app: &'a App, boot: &str) -> Running<'a> {
 #[test]
 fn the_same_release_again_shares_the_fate_of_the_first() {
     let app = App::empty();
-    let hsup = with_v2_on_trial(&app, "3s");
+    let hsup = with_v2_on_trial(&app, "10s");
     let v2 = app.text(2, "", &web("--never", "1"));
     let applied = apply(&app, &v2);
     app.hand_in(&v2);
@@ -86,19 +86,22 @@ fn a_release_on_trial_is_overtaken_by_a_better_one() {
 fn of_two_that_come_while_a_third_is_undone_the_last_one_runs() {
     let app = App::empty();
     app.release(1, "", &web("", "1"));
-    let hsup = app.control(&["--grace", "3s"]);
+    let hsup = app.control(&["--grace", "60s", "--boot-timeout", "100s"]);
     hsup.wait_up(&["web.1"]);
-    // Undoing it takes as long as its worker may take to end.
-    let stubborn = process(
-        "worker",
-        "trap '' TERM; echo stubborn; sleep 1000 & wait; wait",
-        1,
-    );
-    app.release(2, "", &format!("{},{stubborn}", web("--never", "1")));
+    // Undoing it takes as long as its worker does: until the test says so.
+    let stubborn = "trap '' TERM; touch ../stubborn; until [ -e ../go ]; do sleep 0.05; done";
+    let fails = "until [ -e ../stubborn ]; do sleep 0.05; done; exit 7";
+    let [stubborn, fails] = [("worker", stubborn), ("web", fails)]
+        .map(|(process_type, line)| process(process_type, line, 1));
+    app.release(2, "", &format!("{fails},{stubborn}"));
     hsup.wait_for_line("Release v2 rejected");
     let third = apply(&app, &app.text(3, "", &web("", "1")));
     hsup.wait_releases(&["v3 building", "v2 rejected", "v1 current"]);
     app.release(4, "", &web("", "1"));
+    hsup.wait_for("v4 to be taken in", || {
+        app.version_in("new").is_none().then_some(())
+    });
+    app.write("go", "");
     let output = third.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use hsup_proto::driver::{GetInfoRequest, ListRequest, StopRequest, WaitRequest, exit_status::How};
+use hsup_proto::driver::{
+    GetInfoRequest, ListRequest, State, StopRequest, WaitRequest, exit_status::How,
+};
 use nix::sys::signal::Signal;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tonic::Code;
 
 use crate::fixture::{Driver, PATIENCE, how, signalled, stop, until, until_gone, wait};
@@ -119,16 +124,25 @@ async fn a_second_stop_shortens_the_grace_and_a_lost_caller_changes_nothing() {
     let (request, mut output) = driver.dyno("a", STUBBORN);
     client.clone().start(request).await.unwrap();
     output.pid().await;
+    let state = async || {
+        let list = client.clone().list(ListRequest::default()).await.unwrap();
+        list.into_inner().dynos[0].state()
+    };
+    let begun = async {
+        while state().await != State::Stopping {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
     let hurried = driver.connect().await;
     {
         let mut client = hurried.client();
-        let call = client.stop(stop("a", 600_000));
-        assert!(timeout(Duration::from_millis(200), call).await.is_err());
+        tokio::select! {
+            answer = client.stop(stop("a", 600_000)) => panic!("{answer:?}"),
+            begun = timeout(PATIENCE, begun) => begun.expect("the stop to begin"),
+        }
     }
     drop(hurried);
-    let list = client.clone().list(ListRequest::default()).await.unwrap();
-    let state = list.into_inner().dynos[0].state();
-    assert_eq!(state, hsup_proto::driver::State::Stopping);
+    assert_eq!(state().await, State::Stopping);
     let force = StopRequest {
         dyno_id: "a".into(),
         force: true,
