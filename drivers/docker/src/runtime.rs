@@ -33,7 +33,7 @@ use crate::{
     images::{self, Owner},
     place::{PlaceError, Places},
     remembered::Remembered,
-    swarm::{self, Cluster, Networks, Wish, wish::WishError},
+    swarm::{self, Cluster, Hold, Networks, Wish, wish::WishError},
 };
 
 /// How many dynos are started at a time.
@@ -79,6 +79,8 @@ struct Inner {
     /// What is so for every request that says nothing else.
     wish: Wish,
     cluster: Cluster,
+    /// Of a driver that is there for the Swarm.
+    _hold: Option<Hold>,
     networks: Networks,
     /// How many services it has asked for.
     attempts: AtomicU64,
@@ -108,12 +110,10 @@ impl DockerDriver {
         let cursors = Cursors::open(runtime_dir.as_deref().map(Path::new), &home);
         let is_exact = engine.now().is_ok_and(|up| up.traits.live_restore);
         let cluster = Cluster::new(engine.clone(), home.clone());
-        if wish.swarm {
-            cluster.begin();
-        }
         let images = images::Settings::new(&home, variable)?;
         tokio::spawn(images.workshops.clone().begin(engine.clone()));
         Ok(Self(Arc::new(Inner {
+            _hold: wish.swarm.then(|| cluster.hold()),
             wish,
             cluster,
             networks: Networks::default(),
@@ -249,7 +249,6 @@ impl Runtime for DockerDriver {
             // Before anything is fetched for nobody.
             images::publishable(wish.registry.as_deref(), &release)?;
             swarm::manager(&up).await?;
-            self.cluster().begin();
         }
         let (docker, settings) = (&up.docker, &self.0.images);
         let mut built = images::build(docker, settings, peer, &release, &log).await?;

@@ -5,10 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Once, RwLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Once, RwLock},
     time::Duration,
 };
 
@@ -18,10 +15,7 @@ use bollard::{
 };
 use hsup_driver_kit::{Status, errors};
 use thiserror::Error as ThisError;
-use tokio::{
-    sync::{Notify, watch},
-    time,
-};
+use tokio::{sync::watch, time};
 
 use super::task::{self, Besides, Fate, Node, Task, Tasks};
 use crate::{
@@ -47,12 +41,27 @@ struct Inner {
     engine: Engine,
     home: String,
     begun: Once,
+    interest: watch::Sender<Interest>,
     views: watch::Sender<Arc<View>>,
     /// Why the last look came to nothing.
     trouble: RwLock<Option<String>>,
+    /// Why nobody knows yet whether there are dynos to look at.
+    awaited: RwLock<Option<String>>,
+}
+
+/// Who wants it looked at. One that nobody wants anything of is left alone, whatever its trouble.
+#[derive(Clone, Copy, Debug, Default)]
+struct Interest {
+    /// How many rely on it: the driver is not ready without it.
+    holds: usize,
     /// How many wait for something that is about to be.
-    hasty: AtomicUsize,
-    hurried: Notify,
+    hasty: usize,
+}
+
+impl Interest {
+    const fn is_any(self) -> bool {
+        self.holds > 0 || self.hasty > 0
+    }
 }
 
 /// What was there at one look.
@@ -86,6 +95,21 @@ pub(crate) enum LookError {
          `docker swarm update --task-history-limit 5`"
     )]
     NoHistory,
+}
+
+impl LookError {
+    /// What a call that failed says of the Swarm.
+    pub(super) fn of(error: Error) -> Self {
+        match &error {
+            // Its way out is that of a worker, too, and of one that has left.
+            Error::DockerResponseServerError { message, .. }
+                if message.contains("not a swarm manager") =>
+            {
+                Self::NoManager
+            }
+            _ => Self::Call(error),
+        }
+    }
 }
 
 impl View {
@@ -145,13 +169,29 @@ impl View {
     }
 }
 
+/// Has the Swarm looked at, as long as it is held, and the driver depend on it.
+#[derive(Debug)]
+pub(crate) struct Hold(Cluster);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0
+            .0
+            .interest
+            .send_modify(|interest| interest.holds -= 1);
+    }
+}
+
 /// Has the Swarm looked at more often, as long as it is held.
 #[derive(Debug)]
-pub(crate) struct Haste(Arc<Inner>);
+pub(crate) struct Haste(Cluster);
 
 impl Drop for Haste {
     fn drop(&mut self) {
-        self.0.hasty.fetch_sub(1, Ordering::Relaxed);
+        self.0
+            .0
+            .interest
+            .send_modify(|interest| interest.hasty -= 1);
     }
 }
 
@@ -162,34 +202,59 @@ impl Cluster {
             engine,
             home,
             begun: Once::new(),
+            interest: watch::Sender::default(),
             views: watch::Sender::new(Arc::default()),
             trouble: RwLock::default(),
-            hasty: AtomicUsize::new(0),
-            hurried: Notify::new(),
+            awaited: RwLock::default(),
         }))
     }
 
-    /// Has it looked at from now on.
-    pub(crate) fn begin(&self) {
+    /// For who has a dyno there, or is there for such dynos.
+    pub(crate) fn hold(&self) -> Hold {
+        self.want(|interest| interest.holds += 1);
+        Hold(self.clone())
+    }
+
+    /// For who waits for something that is about to be.
+    pub(crate) fn hurry(&self) -> Haste {
+        self.want(|interest| interest.hasty += 1);
+        Haste(self.clone())
+    }
+
+    fn want(&self, more: impl FnOnce(&mut Interest)) {
+        self.0.interest.send_modify(more);
         let cluster = self.clone();
         self.0
             .begun
             .call_once(|| drop(tokio::spawn(async move { cluster.look_always().await })));
     }
 
-    /// Keeps why it is waited for while nobody looks at it yet; a look knows that by itself.
+    /// Keeps why it is waited for while nobody looks at it; a look knows that by itself.
     pub(super) fn is_awaited(&self, trouble: Option<String>) {
-        if !self.0.begun.is_completed() {
-            self.tell(trouble);
-        }
+        replace(&self.0.awaited, trouble);
     }
 
-    /// Whether it can run dynos, as far as anybody asked for it.
+    /// Whether the driver can do without it, or with it as it is.
     pub(crate) fn ready(&self) -> Result<(), String> {
-        match self.trouble() {
-            Some(trouble) => Err(trouble),
-            None => Ok(()),
+        if self.0.interest.borrow().holds > 0 {
+            return self.looked();
         }
+        kept(&self.0.awaited).map_or(Ok(()), Err)
+    }
+
+    /// Whether the last look came to something, if there was one.
+    pub(crate) fn looked(&self) -> Result<(), String> {
+        kept(&self.0.trouble).map_or(Ok(()), Err)
+    }
+
+    /// Whether dynos can be started there: as the last look says, or the engine while nobody looks.
+    pub(super) async fn usable(&self, up: &Up) -> Result<(), String> {
+        self.looked()?;
+        if self.0.interest.borrow().is_any() {
+            return Ok(());
+        }
+        let asked = manager(up).await;
+        asked.map(drop).map_err(|error| errors::chain(&error))
     }
 
     /// What each look finds, from the last one on.
@@ -200,13 +265,6 @@ impl Cluster {
     /// What the last look found.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.0.views.borrow())
-    }
-
-    /// Something is about to be that somebody waits for.
-    pub(crate) fn hurry(&self) -> Haste {
-        self.0.hasty.fetch_add(1, Ordering::Relaxed);
-        self.0.hurried.notify_one();
-        Haste(Arc::clone(&self.0))
     }
 
     /// Waits until the node of a service is not heard of.
@@ -221,16 +279,25 @@ impl Cluster {
         }
     }
 
-    fn trouble(&self) -> Option<String> {
-        let trouble = self.0.trouble.read();
-        trouble.map_or(None, |trouble| trouble.clone())
+    async fn look_always(&self) {
+        let mut interest = self.0.interest.subscribe();
+        // We ourselves hold the sender.
+        while interest.wait_for(|some| some.is_any()).await.is_ok() {
+            self.look_while_wanted(&mut interest).await;
+            // What is seen next has nothing to do with it. That is no look, which wakes who waits.
+            self.0.views.send_if_modified(|view| {
+                *view = Arc::default();
+                false
+            });
+            self.tell(None);
+        }
     }
 
-    async fn look_always(&self) {
+    async fn look_while_wanted(&self, interest: &mut watch::Receiver<Interest>) {
         let inner = &self.0;
         let mut own_node = None;
         let mut was_away = false;
-        loop {
+        while interest.borrow().is_any() {
             was_away |= inner.engine.now().is_err();
             let up = inner.engine.up().await;
             match self.look(&up, &mut own_node, was_away).await {
@@ -255,24 +322,19 @@ impl Cluster {
                     inner.views.send_modify(|_| {});
                 }
             }
-            let is_hasty = inner.hasty.load(Ordering::Relaxed) > 0;
+            let is_hasty = interest.borrow().hasty > 0;
             if is_hasty {
                 time::sleep(HASTE).await;
             } else {
-                tokio::select! {
-                    () = time::sleep(LOOK) => {}
-                    () = inner.hurried.notified() => {}
-                }
+                let hurried = interest.wait_for(|some| some.hasty > 0 || !some.is_any());
+                drop(time::timeout(LOOK, hurried).await);
             }
         }
     }
 
     /// Keeps what is wrong, and gives what was wrong before.
     fn tell(&self, trouble: Option<String>) -> Option<String> {
-        match self.0.trouble.write() {
-            Ok(mut kept) => std::mem::replace(&mut kept, trouble),
-            Err(_) => None,
-        }
+        replace(&self.0.trouble, trouble)
     }
 
     async fn look(
@@ -287,10 +349,7 @@ impl Cluster {
             }
             let tasks = up.api.tasks(config::DRIVER, &self.0.home);
             let (tasks, nodes) = tokio::join!(tasks, up.api.nodes());
-            Ok((
-                tasks.map_err(LookError::Call)?,
-                nodes.map_err(LookError::Call)?,
-            ))
+            Ok((tasks.map_err(LookError::of)?, nodes.map_err(LookError::of)?))
         };
         let looked = time::timeout(PATIENCE, looking).await;
         let (mut tasks, nodes) = looked.map_err(|_| LookError::Late)??;
@@ -299,6 +358,17 @@ impl Cluster {
         tasks.retain(|task: &Task| task.spec.container_spec.labels.get(config::DRIVER) == home);
         let own_node = own_node.as_deref().unwrap_or_default();
         Ok(self.view().next(tasks, nodes, was_away, own_node))
+    }
+}
+
+fn kept(place: &RwLock<Option<String>>) -> Option<String> {
+    place.read().map_or(None, |kept| kept.clone())
+}
+
+fn replace(place: &RwLock<Option<String>>, text: Option<String>) -> Option<String> {
+    match place.write() {
+        Ok(mut kept) => std::mem::replace(&mut kept, text),
+        Err(_) => None,
     }
 }
 
@@ -340,7 +410,7 @@ pub(crate) async fn manager(up: &Up) -> Result<String, LookError> {
             Some(id) if swarm.control_available == Some(true) && !id.is_empty() => id,
             _ => return Err(LookError::NoManager),
         };
-        let swarm = up.docker.inspect_swarm().await.map_err(LookError::Call)?;
+        let swarm = up.docker.inspect_swarm().await.map_err(LookError::of)?;
         let orchestration = swarm.spec.and_then(|spec| spec.orchestration);
         let kept = orchestration.and_then(|kept| kept.task_history_retention_limit);
         match kept {
@@ -368,6 +438,7 @@ mod tests {
     use test_case::test_case;
 
     use super::*;
+    use crate::context::Host;
 
     fn task(state: &str) -> Task {
         let answer = serde_json::json!({
@@ -387,6 +458,41 @@ mod tests {
     fn only_who_is_in_no_swarm_has_nothing_there(state: &str, control: bool, expected: Part) {
         let info = serde_json::json!({"LocalNodeState": state, "ControlAvailable": control});
         assert_eq!(part_in(&serde_json::from_value(info).unwrap()), expected);
+    }
+
+    #[tokio::test]
+    async fn its_trouble_is_the_drivers_while_somebody_relies_on_it() {
+        let host = Host::find(Some("unix:///nowhere"), |_| None).unwrap();
+        let engine = Engine::open(host).await.unwrap();
+        let cluster = Cluster::new(engine, "home".to_owned());
+        let hold = cluster.hold();
+        cluster.tell(Some("no quorum".to_owned()));
+        assert_eq!(cluster.ready(), Err("no quorum".to_owned()));
+        // A Start that waits is told itself.
+        let haste = cluster.hurry();
+        drop(hold);
+        assert_eq!(cluster.ready(), Ok(()));
+        assert_eq!(cluster.looked(), Err("no quorum".to_owned()));
+        drop(haste);
+        // Before it is known whether there are dynos.
+        cluster.is_awaited(Some("locked".to_owned()));
+        assert_eq!(cluster.ready(), Err("locked".to_owned()));
+        cluster.is_awaited(None);
+        assert_eq!(cluster.ready(), Ok(()));
+    }
+
+    #[test_case(
+        "This node is not a swarm manager. Use \"docker swarm init\" or …",
+        true
+    )]
+    #[test_case("Swarm is encrypted and needs to be unlocked", false)]
+    fn who_is_no_manager_is_told_what_is_the_matter(said: &str, expected: bool) {
+        let error = Error::DockerResponseServerError {
+            status_code: 503,
+            message: said.to_owned(),
+        };
+        let found = LookError::of(error);
+        assert_eq!(matches!(found, LookError::NoManager), expected, "{found:?}");
     }
 
     fn node(state: &str) -> Node {

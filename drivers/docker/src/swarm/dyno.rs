@@ -70,9 +70,14 @@ impl Placed {
             _kept: writing.kept,
         }));
         let watched = dyno.clone();
+        let hold = dyno.0.parts.driver.cluster().hold();
         drop(tokio::spawn(async move {
+            // Also when it has ended: it may be asked where it was. Not for what a manager that is
+            // away has yet to remove.
+            let _until_gone = hold;
             let gone = watched.0.gone.clone();
-            gone.run_until_cancelled(watched.until_ended(copying)).await
+            gone.run_until_cancelled(watched.until_ended(copying)).await;
+            gone.cancelled().await;
         }));
         dyno
     }

@@ -27,7 +27,7 @@ mod task;
 pub(crate) mod wish;
 
 pub(crate) use self::{
-    cluster::{Cluster, manager},
+    cluster::{Cluster, Hold, manager},
     dyno::Placed,
     network::{Membership, Networks},
     start::stays,

@@ -39,10 +39,10 @@ impl DockerDriver {
         self.cursors().keep_services(&known.collect::<Vec<_>>());
         let mut dynos = Vec::new();
         if !services.is_empty() {
-            self.cluster().begin();
+            let _hold = self.cluster().hold();
             let mut views = self.cluster().views();
             // The first look that finds anything.
-            while views.changed().await.is_ok() && self.cluster().ready().is_err() {}
+            while views.changed().await.is_ok() && self.cluster().looked().is_err() {}
             // What has to be ended may take its time, and is not the only one.
             let found = services.into_iter().map(|service| async move {
                 let labels = service.spec.and_then(|spec| spec.labels);

@@ -53,8 +53,9 @@ impl DockerDriver {
             .map_err(|_| start::unknown(&request))?;
         start::check(&request, peer.uid, artifact.kind)?;
         let up = self.engine().now()?;
-        self.cluster().begin();
-        self.cluster().ready().map_err(Status::unavailable)?;
+        // Nobody is to depend on a Swarm that is not there.
+        let usable = self.cluster().usable(&up).await;
+        usable.map_err(Status::unavailable)?;
         let _haste = self.cluster().hurry();
         let uid = peer.uid.as_raw();
         let opened = start::open(&request.io_dir, uid)?;
@@ -212,7 +213,7 @@ impl DockerDriver {
                     return Err(self.refused(request, uid, &view, service, &why).await);
                 }
             }
-            if let Err(trouble) = self.cluster().ready() {
+            if let Err(trouble) = self.cluster().looked() {
                 return Err(Status::unavailable(trouble));
             }
             if views.changed().await.is_err() {

@@ -11,7 +11,11 @@ use bollard::{
 use hsup_driver_kit::errors;
 use tokio::time;
 
-use super::{cluster::Cluster, spec::ATTEMPT, task::NOWHERE};
+use super::{
+    cluster::{Cluster, LookError},
+    spec::ATTEMPT,
+    task::NOWHERE,
+};
 use crate::engine::{self, Engine};
 
 /// How long a failed call is not repeated.
@@ -101,7 +105,7 @@ pub(super) async fn silence(engine: &Engine, cluster: &Cluster, service: &str) {
     // One that began before it was stopped does not count.
     let mut looks = 0;
     while views.changed().await.is_ok() {
-        if cluster.ready().is_err() {
+        if cluster.looked().is_err() {
             continue;
         }
         looks += 1;
@@ -188,11 +192,14 @@ pub(super) async fn until(engine: &Engine, service: &str, change: Change) {
             Change::Remove => remove(&docker, service).await,
         };
         let Err(error) = done else { return };
-        if engine::code(&error).is_none() {
+        // A Swarm without a leader has enough to do.
+        let is_answer = engine::code(&error).is_some();
+        if !is_answer {
             engine.suspect();
         }
         if !is_told {
-            let (error, change) = (&errors::chain(&error), change.name());
+            let error = errors::chain(&LookError::of(error));
+            let change = change.name();
             tracing::warn!(
                 service,
                 error,
@@ -200,8 +207,6 @@ pub(super) async fn until(engine: &Engine, service: &str, change: Change) {
             );
             is_told = true;
         }
-        // A Swarm without a leader has enough to do.
-        let is_answer = engine::code(&error).is_some();
         time::sleep(if is_answer { LONG_PAUSE } else { PAUSE }).await;
     }
 }

@@ -179,6 +179,49 @@ async fn an_engine_that_has_left_its_swarm_has_no_dynos_there() {
     assert_eq!(found.into_inner().dynos, []);
 }
 
+/// Has the driver refuse a dyno for a Swarm that is not there, and start one that is for none.
+async fn only_who_wants_a_swarm_is_refused(driver: &Driver, engine: &Engine) {
+    let mut client = driver.client().await;
+    let wanting = service(engine, "d-wanting", "exec sleep 1000");
+    let refused = client.start(wanting.request.clone()).await.unwrap_err();
+    // It is waited for: whoever is away may be back.
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let said = "the engine is no manager of a Swarm";
+    assert!(refused.message().contains(said), "{refused}");
+    let plain = Dyno::new(engine, "d-plain", "exit 3");
+    plain.start(&mut client).await;
+    assert_eq!(plain.wait(&mut client).await.how, Some(How::Code(3)));
+    plain.remove(&mut client).await;
+    let info = driver.info(|_| true).await;
+    assert!(info.ready, "{info:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_swarm_that_is_not_there_is_only_theirs_who_want_it() {
+    let engine = Engine::start().await;
+    let driver = Driver::start(&engine);
+    only_who_wants_a_swarm_is_refused(&driver, &engine).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_swarm_that_was_left_is_not_missed_once_its_last_dyno_is_gone() {
+    let engine = swarm().await;
+    let driver = Driver::start(&engine);
+    let mut client = driver.client().await;
+    let dyno = service(&engine, "d-left", "exit 3");
+    dyno.start(&mut client).await;
+    dyno.wait(&mut client).await;
+    output(&mut engine.docker(&["swarm", "leave", "--force"]));
+    let info = driver.info(|info| !info.ready).await;
+    let said = "the engine is no manager of a Swarm";
+    assert!(info.message.contains(said), "{info:?}");
+    dyno.remove(&mut client).await;
+    driver.info(|info| info.ready).await;
+    only_who_wants_a_swarm_is_refused(&driver, &engine).await;
+}
+
 #[tokio::test]
 #[ignore = "needs root and dockerd"]
 async fn what_somebody_else_has_begun_in_a_dynos_place_is_ended_with_it() {
