@@ -2,6 +2,8 @@
 //!
 //! The names of the fields are what `-o json` prints; they do not change.
 
+use std::net::IpAddr;
+
 use hsup_core::lifecycle::words;
 use hsup_proto::control::{self, exit_status::How};
 use serde::Serialize;
@@ -180,6 +182,14 @@ impl ExitReport {
             } => "not-started".to_owned(),
             _ => "lost".to_owned(),
         }
+    }
+}
+
+/// Where a dyno is reached: `10.0.0.1:5000`, `[fd00::1]:5000`.
+pub fn address(ip: &str, port: u32) -> String {
+    match ip.parse() {
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+        _ => format!("{ip}:{port}"),
     }
 }
 

@@ -1,9 +1,6 @@
 //! `hsupctl ps`: the dynos, as `heroku ps` lists them, as a table, or as JSON.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt, net::IpAddr};
 
 use hsup_proto::control::{GetStatusRequest, GetStatusResponse};
 use serde::Serialize;
@@ -12,7 +9,7 @@ use super::{
     Outcome,
     args::{PsArgs, PsOutput},
     connect::Supervisor,
-    dyno::{DynoReport, ExitReport},
+    dyno::{self, DynoReport, ExitReport},
     error::{CtlError, EXIT_UNKNOWN},
     promptly, to_json, to_json_lines,
 };
@@ -258,9 +255,9 @@ fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
 
 /// Where a dyno is reached: by its port, and by its address if that is not this host's own.
 fn address(ip: Option<&str>, port: u32) -> String {
-    let ip: Option<IpAddr> = ip.and_then(|ip| ip.parse().ok());
-    match ip.filter(|ip| !ip.is_loopback()) {
-        Some(ip) => SocketAddr::new(ip, u16::try_from(port).unwrap_or(0)).to_string(),
+    let is_elsewhere = |ip: &&str| ip.parse::<IpAddr>().is_ok_and(|ip| !ip.is_loopback());
+    match ip.filter(is_elsewhere) {
+        Some(ip) => dyno::address(ip, port),
         None => port.to_string(),
     }
 }

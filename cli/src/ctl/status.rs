@@ -7,7 +7,7 @@ use hsup_proto::control::{GetStatusRequest, GetStatusResponse};
 use super::{
     Outcome,
     connect::Supervisor,
-    dyno::DynoReport,
+    dyno::{self, DynoReport},
     error::CtlError,
     promptly,
     ps::{EXIT_NOT_UP, no_dynos},
@@ -166,7 +166,7 @@ impl Report for DynoScreen<'_> {
         field(f, "Release", format_args!("v{}", dyno.release))?;
         if let Some(port) = dyno.port {
             match &dyno.ip {
-                Some(ip) => field(f, "Port", format_args!("{ip}:{port}"))?,
+                Some(ip) => field(f, "Port", dyno::address(ip, port))?,
                 None => field(f, "Port", port)?,
             }
         }
@@ -353,6 +353,14 @@ mod tests {
             text.contains("     Port: 127.0.0.1:5000\n       Node: swarm-2\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_ipv6_address_is_told_from_the_port() {
+        let mut dyno = web(1);
+        dyno.ip = "fd00::1".to_owned();
+        let text = screen(dyno);
+        assert!(text.contains("     Port: [fd00::1]:5000\n"), "{text}");
     }
 
     #[test]

@@ -135,8 +135,7 @@ impl View {
     /// The port of its node that leads to the dyno.
     pub(crate) fn port(&self, service: &str) -> Option<u16> {
         let task = &self.dynos.get(service)?.tasks.dyno;
-        let ports = &task.status.port_status.ports;
-        ports.first().map(|port| port.published_port)
+        task.port(self.nodes.get(&task.node_id))
     }
 
     /// What a look after this one found. `was_away`: the manager was, between the two.

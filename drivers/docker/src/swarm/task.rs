@@ -2,7 +2,10 @@
 //!
 //! The states of a task: <https://docs.docker.com/engine/swarm/how-swarm-mode-works/swarm-task-states/>
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+};
 
 use hsup_driver_kit::proto::{ExitStatus, exit_status::How};
 use serde::Deserialize;
@@ -61,6 +64,7 @@ pub(crate) struct PortStatus {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Port {
+    pub(crate) target_port: u16,
     pub(crate) published_port: u16,
 }
 
@@ -123,6 +127,19 @@ pub(crate) struct ManagerStatus {
 }
 
 impl Task {
+    /// The port of its node that leads to it.
+    pub(crate) fn port(&self, node: Option<&Node>) -> Option<u16> {
+        let ports = &self.status.port_status.ports;
+        let first = ports.first()?;
+        let of_target = |port: &&Port| port.target_port == first.target_port;
+        // Docker 20.10 has another one for IPv6, which it tells of behind that for IPv4.
+        let port = match node.map(|node| node.address().parse()) {
+            Some(Ok(IpAddr::V6(_))) => ports.iter().rfind(of_target),
+            _ => Some(first),
+        };
+        port.map(|port| port.published_port)
+    }
+
     fn is_for_no_node(&self) -> bool {
         let constraints = &self.spec.placement.constraints;
         constraints.iter().any(|constraint| constraint == NOWHERE)
@@ -449,6 +466,23 @@ mod tests {
         assert!(!is_gone(&task("running", 0, ""), Some(&node("ready"))));
         assert!(is_gone(&task("shutdown", 143, ""), Some(&node("ready"))));
         assert!(is_gone(&waiting(NOWHERE), None));
+    }
+
+    #[test_case("10.0.0.1", 32768)]
+    #[test_case("fd00::1", 32770; "with a port of its own")]
+    fn a_dyno_is_reached_at_the_port_of_its_nodes_address(address: &str, expected: u16) {
+        let ports = serde_json::json!({"Ports": [
+            {"TargetPort": 5000, "PublishedPort": 32768},
+            {"TargetPort": 5000, "PublishedPort": 32770},
+            {"TargetPort": 6000, "PublishedPort": 32772},
+        ]});
+        let mut twice = task("running", 0, "");
+        twice.status.port_status = serde_json::from_value(ports).unwrap();
+        let mut node = node("ready");
+        node.status.addr = address.to_owned();
+        assert_eq!(twice.port(Some(&node)), Some(expected));
+        assert_eq!(task("running", 0, "").port(Some(&node)), Some(32768));
+        assert_eq!(Task::default().port(Some(&node)), None);
     }
 
     #[test]
