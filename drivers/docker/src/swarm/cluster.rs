@@ -412,13 +412,18 @@ pub(crate) async fn manager(up: &Up) -> Result<String, LookError> {
         let swarm = up.docker.inspect_swarm().await.map_err(LookError::of)?;
         let orchestration = swarm.spec.and_then(|spec| spec.orchestration);
         let kept = orchestration.and_then(|kept| kept.task_history_retention_limit);
-        match kept {
-            Some(kept) if kept < HISTORY => Err(LookError::NoHistory),
-            _ => Ok(id),
+        if kept.is_some_and(is_too_short) {
+            return Err(LookError::NoHistory);
         }
+        Ok(id)
     };
     let asked = time::timeout(PATIENCE, asking).await;
     asked.map_err(|_| LookError::Late)?
+}
+
+/// Whether a Swarm that keeps so many tasks forgets some too early. A negative number is all of them.
+fn is_too_short(history: i64) -> bool {
+    (0..HISTORY).contains(&history)
 }
 
 impl From<LookError> for Status {
@@ -457,6 +462,15 @@ mod tests {
     fn only_who_is_in_no_swarm_has_nothing_there(state: &str, control: bool, expected: Part) {
         let info = serde_json::json!({"LocalNodeState": state, "ControlAvailable": control});
         assert_eq!(part_in(&serde_json::from_value(info).unwrap()), expected);
+    }
+
+    #[test_case(-1, false; "all of them")]
+    #[test_case(0, true)]
+    #[test_case(1, true)]
+    #[test_case(2, false)]
+    #[test_case(5, false)]
+    fn the_swarm_must_keep_two_tasks(history: i64, expected: bool) {
+        assert_eq!(is_too_short(history), expected);
     }
 
     #[tokio::test]
