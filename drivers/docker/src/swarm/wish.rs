@@ -63,7 +63,8 @@ pub(crate) enum WishError {
     #[error(
         "option `{CONSTRAINTS}` has `{0}`: a constraint is `KEY==VALUE` or `KEY!=VALUE`, with commas \
          between several; keys are node.id, node.hostname, node.ip, node.role, node.platform.os, \
-         node.platform.arch, node.labels.NAME and engine.labels.NAME"
+         node.platform.arch, node.labels.NAME and engine.labels.NAME; a NAME has letters, digits \
+         and `-_.`, a VALUE also spaces and `:*()?+[]\\^$|/`"
     )]
     Constraint(String),
     #[error(
@@ -182,10 +183,25 @@ fn is_constraint(text: &str) -> bool {
     let sides = text.split_once("==").or_else(|| text.split_once("!="));
     sides.is_some_and(|(key, value)| {
         let (key, value) = (key.trim(), value.trim());
-        (NODE_KEYS.contains(&key) || is_label(key))
-            && !value.is_empty()
-            && !value.contains(['=', '!'])
+        (NODE_KEYS.contains(&key) || is_label(key)) && is_key(key) && is_value(value)
     })
+}
+
+/// Whether the Swarm takes it for the key of a constraint, or answers as if it had failed itself.
+/// <https://github.com/moby/swarmkit/blob/master/manager/constraint/constraint.go>, `Parse`
+fn is_key(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// The same of a value.
+fn is_value(text: &str) -> bool {
+    let fits = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || byte.is_ascii_whitespace()
+            || br":-_.*()?+[]\^$|/".contains(&byte)
+    };
+    !text.is_empty() && text.bytes().all(fits)
 }
 
 fn is_label(text: &str) -> bool {
@@ -239,6 +255,10 @@ mod tests {
     #[test_case("constraints", "zone=a", "KEY==VALUE")]
     #[test_case("constraints", "zone==a", "node.labels.NAME"; "a key that no node has")]
     #[test_case("constraints", "node.labels.zone==a==b", "KEY==VALUE"; "two values")]
+    #[test_case("constraints", "node.labels.my zone==a", "a NAME has"; "a label with a space")]
+    #[test_case("constraints", "node.labels.zöne==a", "a NAME has"; "a label with another letter")]
+    #[test_case("constraints", "node.labels.zone==~a", "a VALUE also"; "a value with another sign")]
+    #[test_case("constraints", "node.labels.zone==", "KEY==VALUE"; "no value")]
     #[test_case("spread", "rack", "node.labels.NAME")]
     #[test_case("stop-grace", "0", "seconds")]
     #[test_case("stop-grace", "soon", "seconds"; "a word for a time")]
@@ -246,6 +266,14 @@ mod tests {
         let swarm = Wish::of_driver(true, None).unwrap();
         let error = with(&swarm, &[(key, value)]).unwrap_err().to_string();
         assert!(error.contains(way), "{error}");
+    }
+
+    #[test]
+    fn a_value_may_have_what_the_swarm_takes() {
+        let swarm = Wish::of_driver(true, None).unwrap();
+        let constraint = r"node.labels.My-zone_2.a==a:b-c_d e.*()?+[]\^$|/";
+        let found = with(&swarm, &[("constraints", constraint)]).unwrap();
+        assert_eq!(found.constraints, [constraint]);
     }
 
     #[test]
