@@ -27,6 +27,7 @@ pub(crate) struct Task {
     #[serde(rename = "NodeID")]
     pub(crate) node_id: String,
     pub(crate) created_at: String,
+    /// How far the Swarm wants it.
     pub(crate) desired_state: String,
     pub(crate) status: TaskStatus,
     pub(crate) spec: TaskSpec,
@@ -98,10 +99,19 @@ pub(crate) struct ContainerSpec {
 pub(crate) struct Node {
     #[serde(rename = "ID")]
     pub(crate) id: String,
+    pub(crate) spec: NodeSpec,
     pub(crate) description: Description,
     pub(crate) status: NodeStatus,
     #[serde(deserialize_with = "or_none")]
     pub(crate) manager_status: ManagerStatus,
+}
+
+/// What the Swarm is to do with it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct NodeSpec {
+    /// `active`, `pause` or `drain`.
+    pub(crate) availability: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -163,6 +173,11 @@ impl Node {
     /// Whether the Swarm has given it up.
     pub(crate) fn is_down(&self) -> bool {
         self.status.state == "down"
+    }
+
+    /// Whether the Swarm is to take everything away from it.
+    fn is_drained(&self) -> bool {
+        self.spec.availability == "drain"
     }
 
     /// Where other machines reach it.
@@ -238,19 +253,28 @@ pub(crate) fn fate(task: &Task, node: Option<&Node>, besides: Besides) -> Fate {
     if is_end && besides.is_doubted && has_run {
         return lost(task, format!("its node {name} was away when it ended"));
     }
+    // Its node may be faster to say that the process has ended than that it was told to.
+    let is_sent_away = task.desired_state == "shutdown"
+        && node.is_some_and(Node::is_drained)
+        && !besides.is_stopped;
+    let sent_away = || {
+        lost(
+            task,
+            format!("the Swarm ended it: its node {name} was drained, or does not fit any more"),
+        )
+    };
     match state.as_str() {
         "running" => Fate::Running,
+        "complete" if is_sent_away => sent_away(),
         "complete" => ended(task, code),
         // The command cannot be executed.
         "failed" if matches!(code, 126 | 127) => ended(task, code),
         "failed" if message == STARTING || !has_run => Fate::Refused(err.clone()),
+        "failed" if is_sent_away => sent_away(),
         // Also where the node failed to clear away what was around it.
         "failed" => ended(task, code),
         "rejected" => Fate::Refused(err.clone()),
-        "shutdown" | "remove" if !besides.is_stopped => lost(
-            task,
-            format!("the Swarm ended it: its node {name} was drained, or does not fit any more"),
-        ),
+        "shutdown" | "remove" if !besides.is_stopped => sent_away(),
         "shutdown" | "remove" if has_run => ended(task, code),
         "shutdown" | "remove" => lost(task, "it was stopped before it ran".to_owned()),
         "orphaned" => lost(task, "its node is gone".to_owned()),
@@ -406,6 +430,23 @@ mod tests {
     fn what_nobody_knows_is_lost(state: &str, node_state: &str, besides: Besides) {
         let found = fate(&task(state, 0, ""), Some(&node(node_state)), besides);
         assert!(matches!(how(found), Some(How::Lost(_))));
+    }
+
+    #[test_case("complete", 0)]
+    #[test_case("failed", 143)]
+    fn what_ends_as_its_node_is_drained_is_lost(state: &str, code: i64) {
+        let mut task = task(state, code, "");
+        task.desired_state = "shutdown".to_owned();
+        let mut node = node("ready");
+        let found = fate(&task, Some(&node), Besides::default());
+        assert!(!matches!(how(found), Some(How::Lost(_))), "its own end");
+        let drained = serde_json::json!({"Availability": "drain"});
+        node.spec = serde_json::from_value(drained).unwrap();
+        let found = fate(&task, Some(&node), Besides::default());
+        assert!(matches!(how(found), Some(How::Lost(_))));
+        // Who had it stopped is told how it ended.
+        let found = fate(&task, Some(&node), STOPPED);
+        assert!(!matches!(how(found), Some(How::Lost(_))));
     }
 
     #[test]
