@@ -66,25 +66,52 @@ impl Pulled {
 }
 
 /// How far a push is: the sum of its layers, as far as the engine has begun with them. The client
-/// library leaves out which layer it is about; their sizes tell them apart.
+/// library leaves out which layer it is about; their sizes tell them apart, and of two of one size,
+/// how far they are.
 #[derive(Debug, Default)]
 pub(super) struct Pushed {
-    layers: HashMap<u64, u64>,
+    /// How far those of each size are.
+    layers: HashMap<u64, Vec<u64>>,
 }
 
 impl Pushed {
     /// The same as of a pull.
     pub(super) fn hear(&mut self, said: &PushImageInfo) -> Option<(u64, u64)> {
-        if said.status.as_deref() != Some("Pushing") {
-            return None;
+        match said.status.as_deref() {
+            Some("Pushing") => {}
+            // One of them begins anew; those that do not say how far they are, too.
+            Some(status) if status.starts_with("Retrying") => {
+                for (total, layers) in &mut self.layers {
+                    layers.retain(|done| done == total);
+                }
+                return None;
+            }
+            _ => return None,
         }
         let detail = said.progress_detail.as_ref()?;
         let number = |number: Option<i64>| u64::try_from(number?).ok();
         let (current, total) = number(detail.current).zip(number(detail.total))?;
         // What is packed may be larger in the end.
-        self.layers.insert(total, current.min(total));
-        let done = self.layers.values().sum();
-        Some((done, self.layers.keys().sum()))
+        let current = current.min(total);
+        let layers = self.layers.entry(total).or_default();
+        let is_told = current == total && layers.contains(&total);
+        // None goes back: the one that is next to it.
+        let unfinished = layers.iter_mut().filter(|done| **done < total);
+        match unfinished.filter(|done| **done <= current).max() {
+            Some(done) => *done = current,
+            // Its end may be told more than once.
+            None if is_told => {}
+            None => layers.push(current),
+        }
+        Some(self.sum())
+    }
+
+    fn sum(&self) -> (u64, u64) {
+        let all = self.layers.iter().flat_map(|(total, layers)| {
+            let of_size = |done: &u64| (*done, *total);
+            layers.iter().map(of_size)
+        });
+        all.fold((0, 0), |(done, all), (more, of)| (done + more, all + of))
     }
 }
 
@@ -112,5 +139,52 @@ mod tests {
         assert_eq!(hear("b", "Downloading", 5), Some((15, 200)));
         assert_eq!(hear("b", "Extracting", 50), None);
         assert_eq!(hear("a", "Downloading", 100), Some((105, 200)));
+    }
+
+    fn hear(pushed: &mut Pushed, status: &str, current: i64, total: i64) -> Option<(u64, u64)> {
+        pushed.hear(&PushImageInfo {
+            status: Some(status.to_owned()),
+            progress_detail: Some(ProgressDetail {
+                current: Some(current),
+                total: Some(total),
+            }),
+            ..PushImageInfo::default()
+        })
+    }
+
+    #[test]
+    fn pushed_layers_are_summed() {
+        let mut pushed = Pushed::default();
+        let mut hear = |status, current, total| hear(&mut pushed, status, current, total);
+        assert_eq!(hear("Preparing", 0, 100), None);
+        assert_eq!(hear("Pushing", 10, 100), Some((10, 100)));
+        assert_eq!(hear("Pushing", 5, 50), Some((15, 150)));
+        // What is packed may be larger in the end, which is told twice.
+        assert_eq!(hear("Pushing", 110, 100), Some((105, 150)));
+        assert_eq!(hear("Pushing", 110, 100), Some((105, 150)));
+        assert_eq!(hear("Pushed", 100, 100), None);
+        assert_eq!(hear("Pushing", 50, 50), Some((150, 150)));
+    }
+
+    #[test]
+    fn pushed_layers_of_one_size_are_two() {
+        let mut pushed = Pushed::default();
+        let mut hear = |status, current, total| hear(&mut pushed, status, current, total);
+        assert_eq!(hear("Pushing", 10, 100), Some((10, 100)));
+        assert_eq!(hear("Pushing", 5, 100), Some((15, 200)));
+        assert_eq!(hear("Pushing", 20, 100), Some((25, 200)));
+        assert_eq!(hear("Pushing", 15, 100), Some((35, 200)));
+        assert_eq!(hear("Pushing", 100, 100), Some((115, 200)));
+        assert_eq!(hear("Pushing", 100, 100), Some((200, 200)));
+    }
+
+    #[test]
+    fn a_layer_that_is_pushed_again_is_one() {
+        let mut pushed = Pushed::default();
+        let mut hear = |status, current, total| hear(&mut pushed, status, current, total);
+        assert_eq!(hear("Pushing", 70, 70), Some((70, 70)));
+        assert_eq!(hear("Pushing", 50, 100), Some((120, 170)));
+        assert_eq!(hear("Retrying in 5 seconds", 0, 0), None);
+        assert_eq!(hear("Pushing", 10, 100), Some((80, 170)));
     }
 }
