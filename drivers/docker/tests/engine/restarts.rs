@@ -20,13 +20,14 @@ use super::{
 };
 
 /// Writes numbers, each on a line.
-const COUNT: &str = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; done; exit 42";
+pub(crate) const COUNT: &str =
+    "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; done; exit 42";
 /// The same, which goes on from 300 when it is told to.
 const COUNT_ON: &str = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; \
                         if [ $i = 300 ]; then until [ -e /shared/back ]; do sleep 0.05; done; fi; \
                         done; exit 42";
 
-fn numbers() -> Vec<u8> {
+pub(crate) fn numbers() -> Vec<u8> {
     let lines = (1..=400).map(|number| format!("{number}\n"));
     lines.collect::<String>().into_bytes()
 }

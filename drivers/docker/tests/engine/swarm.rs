@@ -6,7 +6,10 @@ use hsup_proto::driver::{ListRequest, exit_status::How};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use super::fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, is_greeted, output};
+use super::{
+    fixture::{Driver, Dyno, Engine, PATIENCE, PAUSE, is_greeted, output},
+    restarts::{COUNT, numbers},
+};
 
 const ADDRESS: &str = "10.99.0.1";
 
@@ -95,6 +98,26 @@ async fn a_service_is_reached_found_again_and_stopped() {
     is_greeted(engine.inside("timeout"), &info);
     let status = dyno.stop(&mut client).await;
     assert_eq!(status.how, Some(How::Signal("SIGTERM".to_owned())));
+    dyno.remove(&mut client).await;
+    nothing_is_left(&engine).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root and dockerd"]
+async fn a_driver_that_was_killed_goes_on_with_the_log_of_a_service() {
+    let engine = swarm().await;
+    let mut driver = Driver::start(&engine);
+    let dyno = service(&engine, "d-log", COUNT);
+    dyno.start(&mut driver.client().await).await;
+    let mut all = Vec::new();
+    dyno.read(&mut all, 300).await;
+    driver.replace();
+    let mut client = driver.client().await;
+    dyno.read(&mut all, numbers().len()).await;
+    assert_eq!(dyno.wait(&mut client).await.how, Some(How::Code(42)));
+    all.extend(dyno.rest());
+    // None is missing, and none is there twice.
+    assert!(all == numbers(), "{}", String::from_utf8_lossy(&all));
     dyno.remove(&mut client).await;
     nothing_is_left(&engine).await;
 }

@@ -1,5 +1,7 @@
 //! Machines that are drained, killed, switched off or cut off, and come back.
 
+use serde_json::Value;
+
 use super::{
     app::{App, WEB, WORKER},
     cluster::Cluster,
@@ -27,12 +29,27 @@ fn wait_elsewhere(cluster: &Cluster, app: &App, number: usize) {
     app.wait_up(1, 12);
 }
 
+/// How many dynos of the app are others than `before`: each of them was told as lost, and once.
+fn lost(app: &App, before: &[Value]) -> usize {
+    let after = app.dynos();
+    let moved = after.iter().filter_map(|dyno| {
+        let old = before.iter().find(|old| old["name"] == dyno["name"])?;
+        (old["dyno_id"] != dyno["dyno_id"]).then_some((old, dyno))
+    });
+    let told = moved.inspect(|(old, dyno)| {
+        assert!(dyno["last_exit"]["lost"].is_string(), "{dyno}");
+        let restarts = |dyno: &Value| dyno["restarts"].as_u64().unwrap();
+        assert_eq!(restarts(dyno), restarts(old) + 1, "{dyno}");
+    });
+    told.count()
+}
+
 #[test]
 #[ignore = "needs root, dockerd and docker-registry"]
 fn the_dynos_of_a_drained_machine_go_on_elsewhere() {
     let (cluster, app) = begin(1);
     let watch = cluster.watch();
-    let before = app.up(1);
+    let before = app.dynos();
     let stayed = [cluster.running(0), cluster.running(2)];
     cluster.make(0, 1, "drain");
     wait_elsewhere(&cluster, &app, 1);
@@ -41,9 +58,7 @@ fn the_dynos_of_a_drained_machine_go_on_elsewhere() {
         let now = cluster.running(number);
         assert!(dynos.iter().all(|dyno| now.contains(dyno)), "{now:?}");
     }
-    let after = app.up(1);
-    let moved = before.iter().filter(|(name, id)| after[*name] != **id);
-    assert_eq!(moved.count(), 4);
+    assert_eq!(lost(&app, &before), 4);
     // What is there again gets the next ones.
     cluster.make(0, 1, "active");
     app.ctl_says(&["scale", "worker=10"]);
@@ -59,11 +74,13 @@ fn a_killed_engine_comes_back_without_its_dynos() {
     let (mut cluster, app) = begin(1);
     let watch = cluster.watch();
     cluster.wait_for("a look at it", || watch.has_seen(1).then_some(()));
+    let before = app.dynos();
     // Its dynos run on, and are replaced.
     watch.is_cut_off(1);
     cluster.kill(1);
     cluster.wait_state(0, 1, "down");
     wait_elsewhere(&cluster, &app, 1);
+    assert_eq!(lost(&app, &before), 4);
     let held = app.up(1);
     cluster.start_again(1);
     cluster.wait_state(0, 1, "ready");
@@ -82,9 +99,11 @@ fn a_killed_engine_comes_back_without_its_dynos() {
 fn a_machine_that_was_switched_off_comes_back_without_its_dynos() {
     let (mut cluster, app) = begin(1);
     let watch = cluster.watch();
+    let before = app.dynos();
     cluster.switch_off(2);
     cluster.wait_state(0, 2, "down");
     wait_elsewhere(&cluster, &app, 2);
+    assert_eq!(lost(&app, &before), 4);
     let held = app.up(1);
     cluster.switch_on(2);
     cluster.wait_state(0, 2, "ready");
@@ -124,6 +143,7 @@ fn what_was_cut_off_ends_when_it_is_back() {
     // What nobody saw before is not known to have been there.
     cluster.wait_for("a look at it", || watch.has_seen(1).then_some(()));
     watch.is_cut_off(1);
+    let before = app.dynos();
     cluster.network.cut(1);
     cluster.wait_state(0, 1, "down");
     app.wait_for("others in place of the dynos that are cut off", || {
@@ -131,6 +151,7 @@ fn what_was_cut_off_ends_when_it_is_back() {
         (first == 6 && last == 6).then_some(())
     });
     let held = app.wait_up(1, 12);
+    assert_eq!(lost(&app, &before), 4);
     // Nobody can tell them to end.
     assert_eq!(cluster.running(1), there);
     cluster.network.mend(1);

@@ -75,5 +75,7 @@ fn an_engine_that_is_no_manager_runs_nothing() {
     let app = App::start(&cluster, 1);
     app.release(1, &[("worker", WORKER, 1)]);
     app.wait_line("the engine is no manager of a Swarm");
+    assert_eq!(cluster.services(0).as_deref(), Some(""));
+    assert_eq!(cluster.spread(), [0; 3]);
     app.interrupt();
 }
