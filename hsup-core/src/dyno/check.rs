@@ -16,6 +16,8 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
 
+use super::connect::connect;
+
 /// How long one GET may take, from the connection to the end of the answer's head.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long an answer's head may be.
@@ -66,7 +68,7 @@ pub(super) enum NotReady {
 impl HttpCheck {
     /// Asks whoever listens at `address` once.
     pub(super) async fn ask(&self, address: SocketAddr) -> Result<(), NotReady> {
-        let stream = timeout(ANSWER_WITHIN, TcpStream::connect(address)).await;
+        let stream = timeout(ANSWER_WITHIN, connect(address)).await;
         let stream = stream
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(NotReady::Unreachable)?;

@@ -14,6 +14,7 @@
 mod attempt;
 mod built;
 mod check;
+mod connect;
 mod inbox;
 mod io;
 mod ledger;

@@ -15,7 +15,10 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::check::{HttpCheck, NotReady};
+use super::{
+    check::{HttpCheck, NotReady},
+    connect::connect,
+};
 use crate::{
     driver::{Link, QUICK_WITHIN, said, up},
     errors::chain,
@@ -124,7 +127,7 @@ async fn accepts(address: &Address, is_published: bool) {
     loop {
         let begun = Instant::now();
         for ip in candidates(&address.ip) {
-            let attempt = TcpStream::connect((ip, address.port));
+            let attempt = connect(SocketAddr::new(ip, address.port));
             if let Ok(Ok(stream)) = timeout(Duration::from_secs(2), attempt).await
                 && (!is_published || lasts(&stream).await)
             {
