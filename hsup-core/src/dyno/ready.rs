@@ -183,6 +183,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use hsup_proto::driver::{IpInfoResponse, dyno_driver_server::DynoDriver};
+    use tokio::net::TcpSocket;
     use tonic::{Request, Response, Status};
 
     use super::*;
@@ -224,9 +225,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_opens_late_is_seen() {
-        let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = probe.local_addr().unwrap().port();
-        drop(probe);
+        // Bound before anybody listens, so that nobody else is given the port.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let port = socket.local_addr().unwrap().port();
         let address = Address {
             ip: "127.0.0.1".to_owned(),
             port,
@@ -234,7 +236,7 @@ mod tests {
         let ready = tokio::spawn(async move { accepts(&address, false).await });
         tokio::task::yield_now().await;
         assert!(!ready.is_finished());
-        let _listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let _listener = socket.listen(1).unwrap();
         timeout(Duration::from_secs(10), ready)
             .await
             .expect("never seen")
