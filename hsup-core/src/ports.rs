@@ -6,6 +6,12 @@
 //! they were first seen, which is kept across releases; the release command, which needs none,
 //! takes no place. A port that another dyno of hsup
 //! has, or that the caller finds in use, is passed over. Beyond 65535 it goes on at the base.
+//!
+//! [`Ports`] is that arithmetic, and [`HostPorts`] looks at the host besides: what somebody
+//! listens on is in use, and what another hsup has given to a dyno, whether it listens yet or not.
+
+mod claim;
+mod host;
 
 use std::{
     collections::HashMap,
@@ -22,6 +28,8 @@ use nix::{
 };
 use thiserror::Error;
 
+use self::claim::is_claimed;
+pub use self::host::HostPorts;
 use crate::{
     name::{DynoName, ProcessType},
     release::ConfigVars,
@@ -116,8 +124,8 @@ impl Ports {
 
     /// Allots a port to `dyno`, which keeps it until [`Self::free`].
     ///
-    /// `in_use` is asked of each candidate that no dyno of hsup has; [`is_free`] is the
-    /// real one.
+    /// `in_use` is asked of each candidate that no dyno of hsup has; the last one of which it
+    /// says no is the port.
     ///
     /// # Errors
     /// When there is none left.
@@ -125,7 +133,7 @@ impl Ports {
         &mut self,
         dyno: &DynoName,
         base: u16,
-        in_use: impl Fn(u16) -> bool,
+        mut in_use: impl FnMut(u16) -> bool,
     ) -> Result<Allotted, NoPortError> {
         self.learn([&dyno.process_type]);
         let first_choice = self.first_choice(dyno, base);
@@ -146,11 +154,13 @@ impl Ports {
         self.held.insert(port, dyno.clone());
     }
 
-    /// Takes `port` back, if it is `dyno`'s.
-    pub fn free(&mut self, dyno: &DynoName, port: u16) {
-        if self.held.get(&port) == Some(dyno) {
+    /// Takes `port` back, if it is `dyno`'s; whether it was.
+    pub fn free(&mut self, dyno: &DynoName, port: u16) -> bool {
+        let is_its = self.held.get(&port) == Some(dyno);
+        if is_its {
             self.held.remove(&port);
         }
+        is_its
     }
 }
 
@@ -158,24 +168,33 @@ impl Ports {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Free,
-    /// Somebody listens there.
+    /// Somebody listens there, or hsup has given it to a dyno that will.
     Taken,
     /// Only who has more rights may (`CAP_NET_BIND_SERVICE`, capabilities(7)).
     Forbidden,
 }
 
+/// What becomes of a server that is to listen on `port`.
+pub fn state(port: u16) -> State {
+    if is_claimed(port) {
+        State::Taken
+    } else {
+        state_of_socket(port)
+    }
+}
+
 /// Whether a server could listen on `port`; what is forbidden is for it to tell.
-pub fn is_free(port: u16) -> bool {
-    state(port) != State::Taken
+fn is_free(port: u16) -> bool {
+    state_of_socket(port) != State::Taken
 }
 
 /// Whether a server could listen on `port`, on all addresses, IPv4 and IPv6.
 ///
 /// Binds with `SO_REUSEADDR`, as servers do, so that connections that linger from an
 /// earlier dyno do not count; and does not listen, so that nobody ever connects to us.
-/// Whoever asks and then starts a server has a race, which the server's own error ends.
-/// What cannot be checked, such as IPv6 on a machine without it, counts as free.
-pub fn state(port: u16) -> State {
+/// Whoever asks and then starts a server has a race with all that is no hsup, which the server's
+/// own error ends. What cannot be checked, such as IPv6 on a machine without it, counts as free.
+fn state_of_socket(port: u16) -> State {
     let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0);
     let bound = try_bind(AddressFamily::Inet, &SockaddrIn::new(0, 0, 0, 0, port))
         .and_then(|()| try_bind(AddressFamily::Inet6, &SockaddrIn6::from(any)));
@@ -206,6 +225,12 @@ mod tests {
     use test_case::test_case;
 
     use super::*;
+
+    /// Where ports begin that nobody is given by chance, and this run of the tests has to itself.
+    pub(super) fn own_base() -> u16 {
+        let place = std::process::id() % 100;
+        61_000 + u16::try_from(place).unwrap() * 40
+    }
 
     fn name(text: &str) -> DynoName {
         text.parse().unwrap()

@@ -37,7 +37,7 @@ use crate::{
     name::ProcessType,
     notify::{self, News},
     paths::{AppKey, Paths, PathsError},
-    ports::Ports,
+    ports::HostPorts,
     rollout,
     source::{ControlDir, Directory, Heroku, Source, SourceSpec, control_dir, directory, heroku},
     state::{
@@ -275,7 +275,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         source,
     })?;
     let link_state = link.watch();
-    let mut ports = Ports::new();
+    let mut ports = HostPorts::new();
     ports.learn(&memory.get().types_seen);
     let shared = Arc::new(Shared {
         supervisor_id: state.supervisor_id().clone(),
@@ -410,6 +410,8 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         clear_io(&folders.io, |_| false);
     }
     drop(folders);
+    // Before the state directory's lock: who waits for that starts dynos anew where they were.
+    *shared.ports() = HostPorts::new();
     let Some(outcome) = outcome else {
         return Ok(stopped.map_or(0, |number| {
             tell(TOO_LATE);

@@ -14,7 +14,7 @@ use super::facts::{
 const FEW_FILES: u64 = 1024;
 /// What hsup itself has open, about, and what it opens for each dyno.
 const OWN_FILES: u64 = 64;
-const FILES_A_DYNO: u64 = 2;
+const FILES_A_DYNO: u64 = 3;
 /// How few processes are worth a word.
 const FEW_PROCESSES: u64 = 256;
 

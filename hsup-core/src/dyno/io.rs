@@ -187,11 +187,11 @@ pub fn clear(io_root: &Path, is_wanted: impl Fn(&str) -> bool) {
 
 /// Descriptors kept free for everything else: sockets, files, the driver.
 const RESERVE: u64 = 64;
-/// Descriptors that one dyno costs hsup: its two output FIFOs.
-const PER_DYNO: u64 = 2;
+/// Descriptors that one dyno costs hsup: its two output FIFOs, and the claim on its port.
+const PER_DYNO: u64 = 3;
 
-/// Keeps the FIFOs of dynos from using up the descriptors that hsup needs to go on. Who gets
-/// none waits for another dyno to end.
+/// Keeps dynos from using up the descriptors that hsup needs to go on. Who gets none waits for
+/// another dyno to end.
 #[derive(Clone, Debug)]
 pub struct FdBudget {
     limit: u64,
@@ -287,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_budget_runs_out_is_told_once_and_comes_back() {
-        let budget = FdBudget::new(RESERVE + 4);
+        let budget = FdBudget::new(RESERVE + 2 * PER_DYNO);
         let first = budget.try_take().unwrap();
         let _second = budget.try_take().unwrap();
         assert!(budget.try_take().is_none());

@@ -57,7 +57,7 @@ use crate::{
     logs::Logs,
     name::{DynoId, DynoName},
     paths::Paths,
-    ports::Ports,
+    ports::HostPorts,
     release::Release,
     state::SupervisorId,
 };
@@ -106,7 +106,7 @@ pub struct Shared {
     /// What acts for the dynos.
     pub tasks: Tasks,
     /// The ports that dynos have.
-    pub ports: Mutex<Ports>,
+    pub ports: Mutex<HostPorts>,
     /// Where files go.
     pub paths: Paths,
     /// The folder of FIFO folders, from there.
@@ -134,7 +134,7 @@ pub struct Shared {
 
 impl Shared {
     /// The ports, for a moment.
-    pub(crate) fn ports(&self) -> MutexGuard<'_, Ports> {
+    pub(crate) fn ports(&self) -> MutexGuard<'_, HostPorts> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -316,22 +316,39 @@ fn a_port_in_use_is_passed_over_and_said() {
 }
 
 #[test]
+fn two_apps_that_listen_nowhere_yet_have_two_ports_for_as_long_as_both_run() {
+    let line = "worker: echo port=$PORT; exec sleep 1000\n";
+    let (app, other) = (App::procfile(line), App::procfile(line));
+    other.write("app/.env", &format!("PORT={}\n", app.port));
+    let port = app.port + 100;
+    let first = app.start(&["--linger", "60s"]);
+    first.wait_for_line(&format!("port={port}"));
+    let second = other.start(&[]);
+    second.wait_for_line(&format!("port={}", port + 1));
+    second.wait_for_line(&format!("Port {port} is in use"));
+    first.kill();
+    assert!(other.ctl(&["restart", "worker.1"]).status.success());
+    second.wait_for_line(&format!("port={port}"));
+    second.interrupt();
+}
+
+#[test]
 fn a_low_open_file_limit_is_told_and_what_fits_runs() {
     let app = App::procfile("worker: sleep 1000\n");
     let hsup = app.start_limited(256, &["worker=120"]);
     hsup.wait_for_line("the open-file limit of 256");
     let ps = || String::from_utf8(app.ctl(&["ps"]).stdout).unwrap();
     let up = || ps().matches(": up ").count();
-    hsup.wait_for("what fits", || (up() == 96).then_some(()));
+    hsup.wait_for("what fits", || (up() == 64).then_some(()));
     assert_eq!(hsup.log().matches("the open-file limit of 256").count(), 1);
-    assert!(ps().contains("worker.97: starting"));
+    assert!(ps().contains("worker.65: starting"));
     // Who waits for descriptors can be stopped, and gets them when another ends.
-    app.ctl(&["stop", "worker.98"]);
+    app.ctl(&["stop", "worker.66"]);
     app.ctl(&["stop", "worker.1"]);
     hsup.wait_for("the next in turn", || {
-        ps().contains("worker.97: up").then_some(())
+        ps().contains("worker.65: up").then_some(())
     });
-    assert!(ps().contains("worker.98: down"));
+    assert!(ps().contains("worker.66: down"));
     hsup.interrupt();
 }
 

@@ -200,10 +200,9 @@ impl Task {
                 first_choice: base,
             });
         }
-        let in_use = |port| !ports::is_free(port);
         self.shared
             .ports()
-            .allot(&self.spec.name, base, in_use)
+            .allot(&self.spec.name, base)
             .map_err(|e| explain(&e))
     }
 
@@ -220,7 +219,8 @@ impl Task {
             dyno_id: adopted.dyno_id,
             port: adopted.port,
         };
-        if run.port != 0 {
+        // In a network of its own it takes no port from anybody.
+        if run.port != 0 && !self.has_own_network() {
             self.shared.ports().adopt(&self.spec.name, run.port);
         }
         // It has its descriptors, whether or not they fit.
