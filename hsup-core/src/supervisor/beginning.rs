@@ -9,7 +9,7 @@ use super::{
     dynos::{abbreviated, counted},
 };
 use crate::{
-    dyno::{Adopted, Birth, IoDir, Key},
+    dyno::{Adopted, Birth, DynoSpec, IoDir, Key},
     lifecycle::Stop,
     releases::{Id, Releases, Resume},
     source::Source,
@@ -130,12 +130,30 @@ impl Actor {
     }
 
     fn adopt_each(&mut self, survivors: Vec<LiveDyno>) {
-        self.note(format!(
-            "Taking over {} of an earlier hsup",
-            counted(survivors.len())
-        ));
+        let (mut ours, mut forgotten) = (Vec::new(), Vec::new());
         for survivor in survivors {
-            self.adopt(survivor);
+            match self.spec_of_survivor(&survivor) {
+                Some(spec) => ours.push((survivor, spec)),
+                None => forgotten.push(survivor),
+            }
+        }
+        if !forgotten.is_empty() {
+            self.note(format!(
+                "Not taking over {} of an earlier hsup, whose release is not remembered",
+                counted(forgotten.len())
+            ));
+        }
+        for survivor in forgotten {
+            self.disown(&survivor);
+        }
+        if !ours.is_empty() {
+            self.note(format!(
+                "Taking over {} of an earlier hsup",
+                counted(ours.len())
+            ));
+        }
+        for (survivor, spec) in ours {
+            self.adopt(survivor, spec);
         }
     }
 
@@ -170,17 +188,21 @@ impl Actor {
         }
     }
 
-    fn adopt(&mut self, survivor: LiveDyno) {
+    /// What a survivor runs, as far as that is remembered.
+    fn spec_of_survivor(&self, survivor: &LiveDyno) -> Option<DynoSpec> {
         let known = self.known.get(&survivor.release);
         let known = known.filter(|known| known.artifact.is_some()).cloned();
-        let known = known.or_else(|| self.remembered(survivor.release));
-        let spec = known.and_then(|known| self.spec_of(&survivor.name, &known));
-        let Some(spec) = spec else {
-            // The sweep stops what nobody owns, and nobody will read what it writes.
-            IoDir::at(self.shared.io_root.join(survivor.dyno_id.as_str())).remove();
-            self.shared.ledger.disown(&survivor.dyno_id);
-            return;
-        };
+        let known = known.or_else(|| self.remembered(survivor.release))?;
+        self.spec_of(&survivor.name, &known)
+    }
+
+    /// The sweep stops what nobody owns, and nobody will read what it writes.
+    fn disown(&self, survivor: &LiveDyno) {
+        IoDir::at(self.shared.io_root.join(survivor.dyno_id.as_str())).remove();
+        self.shared.ledger.disown(&survivor.dyno_id);
+    }
+
+    fn adopt(&mut self, survivor: LiveDyno, spec: DynoSpec) {
         let ran = now_unix_ms() - survivor.at_unix_ms;
         let ran = Duration::from_millis(u64::try_from(ran).unwrap_or(0));
         let dyno_id = survivor.dyno_id.clone();

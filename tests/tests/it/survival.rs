@@ -358,6 +358,12 @@ fn a_damaged_memory_makes_no_second_driver() {
     second.wait_up(&["worker.1"]);
     assert_eq!(running(&app, "hsup-driver-simple"), drivers);
     assert_eq!(running(&app, "sleep\x001000").len(), 1);
+    let log = second.log();
+    assert!(
+        log.contains("Not taking over 1 dyno of an earlier hsup, whose release is not remembered"),
+        "{log}"
+    );
+    assert!(!log.contains("Taking over"), "{log}");
     second.interrupt();
 }
 
