@@ -323,6 +323,7 @@ impl ControlDir {
             return;
         }
         let before = self.hold;
+        let is_known = self.is_claimed();
         self.hold = self.hold();
         match self.hold {
             Hold::Ours => {
@@ -331,22 +332,25 @@ impl ControlDir {
                     Ok(watch) => self.watch = Some(watch),
                     Err(error) => tracing::debug!(%error, "control directory polled, not watched"),
                 }
-                if before == Hold::Missing {
-                    // It may have been made anew, without what was written into it.
+                if !is_known {
+                    // What was written into it may be in another one, or another's.
                     self.loaded = None;
-                }
-                if before != Hold::Ours {
-                    self.warn("is back");
+                    self.failed = None;
+                    self.say(if before == Hold::Ours {
+                        "was made anew"
+                    } else {
+                        "is back"
+                    });
                 }
             }
             hold if hold == before => {}
-            Hold::Anothers => self.warn(&format!("is followed by another hsup now: {WAITS}")),
-            Hold::Missing => self.warn(&format!("is gone: {WAITS}")),
+            Hold::Anothers => self.say(&format!("is followed by another hsup now: {WAITS}")),
+            Hold::Missing => self.say(&format!("is gone: {WAITS}")),
         }
         self.poll_at = Instant::now() + self.poll_interval();
     }
 
-    fn warn(&mut self, what: &str) {
+    fn say(&mut self, what: &str) {
         let path = self.path.display();
         let text = format!("the control directory `{path}` {what}");
         self.updates.push_back(Update::Warning(text));
@@ -494,6 +498,11 @@ impl ControlDir {
         news: Option<News>,
     ) -> Result<(), WriteControlDirError> {
         if news.is_none() && (!self.is_new(keep) || self.failed.as_ref() == Some(keep)) {
+            return Ok(());
+        }
+        // Another hsup's files are not for this one to write, and where there are none they are
+        // written once they are back.
+        if self.hold != Hold::Ours {
             return Ok(());
         }
         self.finish_look().await;

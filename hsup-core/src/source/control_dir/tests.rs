@@ -562,6 +562,28 @@ async fn a_directory_that_is_deleted_may_come_back() {
 }
 
 #[tokio::test]
+async fn a_directory_that_takes_the_place_of_another_gets_what_runs() {
+    let fixture = Fixture::new();
+    let path = fixture.path("control");
+    let mut source = open(&path);
+    next_warning(&mut source).await;
+    next_empty(&mut source).await;
+    source.tell(&keep(1), None).await.unwrap();
+    fs::create_dir(fixture.path("other")).unwrap();
+    fs::rename(&path, fixture.path("away")).unwrap();
+    fs::rename(fixture.path("other"), &path).unwrap();
+    let warning = next_warning(&mut source).await;
+    // It may be looked at in between.
+    if warning.contains("is gone") {
+        assert!(next_warning(&mut source).await.contains("is back"));
+    } else {
+        assert!(warning.contains("was made anew"), "{warning}");
+    }
+    source.tell(&keep(1), None).await.unwrap();
+    assert_eq!(fs::read_to_string(path.join("loaded")).unwrap(), release(1));
+}
+
+#[tokio::test]
 async fn a_directory_that_is_made_anew_is_claimed_anew() {
     let fixture = Fixture::new();
     let path = fixture.path("control");
@@ -581,8 +603,14 @@ async fn a_directory_that_is_made_anew_is_claimed_anew() {
     write_with_mode(&path.join("new"), release(1).as_bytes(), 0o600).unwrap();
     assert_eq!(next_release(&mut second).await.release.version, 1);
     // The other one's end is all that it waits for.
+    second.tell(&keep(1), None).await.unwrap();
+    let loaded = || fs::read_to_string(path.join("loaded")).unwrap();
+    first.tell(&keep(7), None).await.unwrap();
+    assert_eq!(loaded(), release(1), "it is another's");
     drop(second);
     assert!(next_warning(&mut first).await.contains("is back"));
+    first.tell(&keep(7), None).await.unwrap();
+    assert_eq!(loaded(), release(7));
     write_with_mode(&path.join("new"), release(2).as_bytes(), 0o600).unwrap();
     assert_eq!(next_release(&mut first).await.release.version, 2);
 }
