@@ -53,9 +53,22 @@ fn name(port: u16) -> Option<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::{thread, time::Duration};
+
+    use tokio::time::Instant;
+
     use super::*;
     use crate::ports::tests::own_base;
+
+    /// A process that another test spawns has what was held here, until its `exec`.
+    pub(in crate::ports) fn until_unclaimed(port: u16) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while is_claimed(port) {
+            assert!(Instant::now() < deadline, "port {port} stays claimed");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 
     #[test]
     fn a_claim_is_one_hsups_until_it_goes() {
@@ -64,7 +77,7 @@ mod tests {
         assert!(is_claimed(port));
         assert!(Claim::of(port).is_none());
         drop(held);
-        assert!(!is_claimed(port));
+        until_unclaimed(port);
         assert!(Claim::of(port).is_some());
     }
 

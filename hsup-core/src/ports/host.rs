@@ -61,7 +61,7 @@ impl HostPorts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::{State, state, tests::own_base};
+    use crate::ports::{State, claim::tests::until_unclaimed, state, tests::own_base};
 
     fn web(number: u32) -> DynoName {
         format!("web.{number}").parse().unwrap()
@@ -80,10 +80,12 @@ mod tests {
         one.free(&web(2), base);
         assert_eq!(state(base), State::Taken, "it is web.1's");
         one.free(&web(1), base);
+        until_unclaimed(base);
         assert_eq!(state(base), State::Free);
         assert_eq!(other.allot(&web(2), base).unwrap().port, base + 2);
         assert_eq!(other.allot(&web(3), base).unwrap().port, base + 3);
         drop(other);
+        until_unclaimed(base + 1);
         assert_eq!(one.allot(&web(2), base).unwrap().port, base + 1);
     }
 
@@ -96,9 +98,11 @@ mod tests {
         // The earlier hsup is not quite gone: the dyno has its port all the same.
         next.adopt(&web(1), base);
         drop(earlier);
+        until_unclaimed(base);
         next.adopt(&web(1), base);
         assert_eq!(state(base), State::Taken);
         next.free(&web(1), base);
+        until_unclaimed(base);
         assert_eq!(next.allot(&web(1), base).unwrap().port, base);
     }
 }
