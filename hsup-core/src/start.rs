@@ -123,13 +123,10 @@ pub enum StartError {
     FindDriver(#[from] FindDriverError),
     /// Another hsup has the app.
     #[error(
-        "hsup already runs this app{}: `hsupctl -a {app} ps` shows its dynos, \
-         `hsupctl -a {app} shutdown` ends it",
+        "hsup already runs this app{}: `hsupctl ps` shows its dynos, `hsupctl shutdown` ends it",
         .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
     AlreadyRuns {
-        /// What it is called: other hsups may run beside that one.
-        app: String,
         /// Its process, if that is known.
         pid: Option<u32>,
     },
@@ -209,10 +206,7 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
         Some(path) => StateDir::open(&path)?,
         // This place is the app's, so whoever has it runs the app.
         None => StateDir::open(&paths.state_dir(&key)?).map_err(|error| match error {
-            OpenStateError::InUse { owner: pid, .. } => StartError::AlreadyRuns {
-                app: app.clone(),
-                pid,
-            },
+            OpenStateError::InUse { owner: pid, .. } => StartError::AlreadyRuns { pid },
             other => other.into(),
         })?,
     };

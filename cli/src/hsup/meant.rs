@@ -96,7 +96,7 @@ impl Meant {
     pub(super) fn source_if_any(&self, options: &Options) -> anyhow::Result<Option<SourceSpec>> {
         match self.source(options) {
             Ok(source) => Ok(Some(source)),
-            Err(error) if is_usage(&error) => Err(error),
+            Err(error) if is_contradiction(&error) => Err(error),
             Err(_) => Ok(None),
         }
     }
@@ -165,8 +165,9 @@ pub(super) fn named_driver(options: &Options) -> Result<Option<DriverSpec>, TwoD
 }
 
 /// Whether the command line contradicts itself about the app.
-fn is_usage(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<ChooseSourceError>()
-        .is_some_and(ChooseSourceError::is_usage)
+fn is_contradiction(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(ChooseSourceError::TwoFlags | ChooseSourceError::AppAndFlag { .. })
+    )
 }

@@ -131,7 +131,7 @@ pub enum ChooseSourceError {
 }
 
 impl ChooseSourceError {
-    /// Whether the command line contradicts itself.
+    /// Whether the command line will not do.
     pub const fn is_usage(&self) -> bool {
         matches!(
             self,

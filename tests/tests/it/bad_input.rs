@@ -203,8 +203,8 @@ fn a_second_hsup_of_the_same_app_names_the_first() {
     let hsup = app.start(&[]);
     hsup.wait_up(&["worker.1"]);
     let first = format!(
-        "hsup: hsup already runs this app (process {}): `hsupctl -a app ps` shows its dynos, \
-         `hsupctl -a app shutdown` ends it\n",
+        "hsup: hsup already runs this app (process {}): `hsupctl ps` shows its dynos, \
+         `hsupctl shutdown` ends it\n",
         hsup.pid()
     );
     refused(&app, &["start"], &first);
