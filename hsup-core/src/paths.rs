@@ -7,7 +7,7 @@
 //! | control socket | `RUNTIME/KEY.sock` |
 //! | FIFOs, driver's socket | `RUNTIME/run/SUPERVISOR-ID/`; with a lock file those of `run` and `build` |
 //!
-//! The path of a unix socket has at most 107 bytes; every one made here has at most
+//! The path of a unix socket has at most [`SUN_PATH_MAX`] bytes; every one made here has at most
 //! [`SOCKET_PATH_MAX`]. `/tmp` is everybody's, so what is there is used only when it is
 //! a directory, ours, and writable by nobody else.
 
@@ -30,7 +30,10 @@ use thiserror::Error;
 
 use crate::state::SupervisorId;
 
-/// The longest path of a socket that hsup makes, in bytes, as the driver protocol has it.
+/// The longest path that a socket can have, in bytes: `sun_path` without its end (unix(7)).
+pub const SUN_PATH_MAX: usize = 107;
+
+/// The longest path of a socket where hsup chooses it, in bytes, as the driver protocol has it.
 pub const SOCKET_PATH_MAX: usize = 100;
 
 /// The longest key, in bytes.

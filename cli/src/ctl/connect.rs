@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_core::paths::Paths;
+use hsup_core::paths::{Paths, SUN_PATH_MAX};
 use hsup_proto::control::{
     GetDriverRequest, GetStatusRequest, supervisor_client::SupervisorClient,
 };
@@ -53,7 +53,7 @@ pub enum ConnectError {
     Connect { path: PathBuf, source: io::Error },
 
     #[error(
-        "the path of the control socket `{}` is too long: a socket's has at most 107 bytes",
+        "the path of the control socket `{}` is too long: a socket's has at most {SUN_PATH_MAX} bytes",
         path.display()
     )]
     TooLong { path: PathBuf },

@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, parser::ValueSource};
-use hsup_core::paths::SOCKET_PATH_MAX;
+use hsup_core::paths::SUN_PATH_MAX;
 use thiserror::Error;
 
 use super::{
@@ -38,7 +38,7 @@ pub(super) enum ExportError {
     /// Nobody could connect to the app's hsup.
     #[error(
         "`{name}` is too long for what a unit is called: its control socket {} would have {} bytes, \
-         and a socket's path may have {SOCKET_PATH_MAX}: name it, as `hsup export systemd NAME`",
+         and a socket's path may have {SUN_PATH_MAX}: name it, as `hsup export systemd NAME`",
         control_socket(name), control_socket(name).len()
     )]
     LongName { name: String },
@@ -172,7 +172,7 @@ fn name(args: &SystemdArgs, options: &Options, app: &AppIs) -> Result<String, Ex
     if !is_plain(&name) || name.starts_with("driver-") {
         return Err(ExportError::Name(name));
     }
-    if control_socket(&name).len() > SOCKET_PATH_MAX {
+    if control_socket(&name).len() > SUN_PATH_MAX {
         return Err(ExportError::LongName { name });
     }
     if !is_plain(&args.user) {
@@ -514,9 +514,9 @@ mod tests {
             let line = format!("hsup export systemd {} -a shop", "x".repeat(length));
             exported(&line)
         };
-        assert!(export(85).unwrap().contains("/hsup-xxx"));
-        let error = export(86).unwrap_err().to_string();
-        assert!(error.contains(".sock would have 101 bytes"), "{error}");
+        assert!(export(92).unwrap().contains("/hsup-xxx"));
+        let error = export(93).unwrap_err().to_string();
+        assert!(error.contains(".sock would have 108 bytes"), "{error}");
         let unit = SOCKET
             .lines()
             .find(|line| line.starts_with("ListenStream="));

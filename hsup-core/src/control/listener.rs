@@ -23,7 +23,7 @@ use hsup_driver_kit::{
 use nix::sys::socket::UnixAddr;
 use thiserror::Error;
 
-use crate::files;
+use crate::{files, paths::SUN_PATH_MAX};
 
 /// The mode of the socket, as the original's: its user and its group.
 const SOCKET_MODE: u32 = 0o770;
@@ -52,7 +52,7 @@ pub enum BindError {
     #[error("`{}` exists and is not a socket, so it is not replaced", .path.display())]
     NotASocket { path: PathBuf },
 
-    #[error("the path of the control socket `{}` is too long: a socket's has at most 107 bytes", .path.display())]
+    #[error("the path of the control socket `{}` is too long: a socket's has at most {SUN_PATH_MAX} bytes", .path.display())]
     TooLong { path: PathBuf },
 
     #[error("failed to lock `{}`, which guards the control socket", .path.display())]
