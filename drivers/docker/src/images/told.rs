@@ -66,8 +66,8 @@ impl Pulled {
 }
 
 /// How far a push is: the sum of its layers, as far as the engine has begun with them. The client
-/// library leaves out which layer it is about; their sizes tell them apart, and of two of one size,
-/// how far they are.
+/// library leaves out which layer it is about; their sizes tell them apart, and of two of one size
+/// how far they are, which is a guess.
 #[derive(Debug, Default)]
 pub(super) struct Pushed {
     /// How far those of each size are.

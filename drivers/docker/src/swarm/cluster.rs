@@ -85,6 +85,8 @@ pub(crate) enum LookError {
     Call(#[source] Error),
     #[error("the Swarm's manager did not answer within {} s", PATIENCE.as_secs())]
     Late,
+    #[error("the engine is about to be a manager of its Swarm again, or cannot: see `docker info`")]
+    Preparing,
     #[error(
         "the engine is no manager of a Swarm: make it one with `docker swarm init` or \
          `docker swarm join`, or name one that is, with DOCKER_HOST or --host"
@@ -101,9 +103,11 @@ impl LookError {
     /// What a call that failed says of the Swarm.
     pub(super) fn of(error: Error) -> Self {
         match &error {
-            // Its way out is that of a worker, too, and of one that has left.
+            // Its way out is that of a worker, too, and of one that has left; but not of one that
+            // has just begun, or has lost the others.
             Error::DockerResponseServerError { message, .. }
-                if message.contains("not a swarm manager") =>
+                if message.contains("not a swarm manager")
+                    && !message.contains("being prepared") =>
             {
                 Self::NoManager
             }
@@ -405,8 +409,9 @@ pub(crate) async fn manager(up: &Up) -> Result<String, LookError> {
     let asking = async {
         let info = up.docker.info().await.map_err(LookError::Call)?;
         let swarm = info.swarm.unwrap_or_default();
-        let id = match swarm.node_id {
-            Some(id) if swarm.control_available == Some(true) && !id.is_empty() => id,
+        let id = match &swarm.node_id {
+            Some(id) if swarm.control_available == Some(true) && !id.is_empty() => id.clone(),
+            _ if part_in(&swarm) == Part::Manager => return Err(LookError::Preparing),
             _ => return Err(LookError::NoManager),
         };
         let swarm = up.docker.inspect_swarm().await.map_err(LookError::of)?;
@@ -431,7 +436,7 @@ impl From<LookError> for Status {
         let text = errors::chain(&error);
         match error {
             LookError::NoManager | LookError::NoHistory => Self::failed_precondition(text),
-            LookError::Call(_) | LookError::Late => Self::unavailable(text),
+            LookError::Call(_) | LookError::Late | LookError::Preparing => Self::unavailable(text),
         }
     }
 }
@@ -497,6 +502,10 @@ mod tests {
     #[test_case(
         "This node is not a swarm manager. Use \"docker swarm init\" or …",
         true
+    )]
+    #[test_case(
+        "This node is not a swarm manager. Manager is being prepared or has trouble connecting …",
+        false
     )]
     #[test_case("Swarm is encrypted and needs to be unlocked", false)]
     fn who_is_no_manager_is_told_what_is_the_matter(said: &str, expected: bool) {

@@ -198,7 +198,11 @@ pub(super) async fn until(engine: &Engine, service: &str, change: Change) {
             engine.suspect();
         }
         if !is_told {
-            let error = errors::chain(&LookError::of(error));
+            let error = match LookError::of(error) {
+                // In the engine's own words: it has answered, perhaps.
+                LookError::Call(error) => errors::chain(&error),
+                other => errors::chain(&other),
+            };
             let change = change.name();
             tracing::warn!(
                 service,

@@ -253,7 +253,8 @@ pub(crate) fn fate(task: &Task, node: Option<&Node>, besides: Besides) -> Fate {
     if is_end && besides.is_doubted && has_run {
         return lost(task, format!("its node {name} was away when it ended"));
     }
-    // Its node may be faster to say that the process has ended than that it was told to.
+    // Its node may be faster to say that the process has ended than that it was told to. A dyno
+    // that had ended by itself is taken for one of these only if nobody looked before the drain.
     let is_sent_away = task.desired_state == "shutdown"
         && node.is_some_and(Node::is_drained)
         && !besides.is_stopped;
