@@ -6,7 +6,11 @@
 //! Neither program runs with more privileges than its user, who gives up address
 //! randomisation of the program itself; libraries, heap and stack keep theirs.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// How much of a commit's name is shown.
 const SHOWN: usize = 12;
@@ -37,17 +41,23 @@ fn commit() -> Option<String> {
     if !checkout.exists() {
         return None;
     }
-    // Each commit and each checkout is one more line of it.
-    let log = git(root, &["rev-parse", "--git-path", "logs/HEAD"]).map(|log| root.join(log));
-    let changes = log.filter(|log| log.exists()).unwrap_or(checkout);
-    println!("cargo::rerun-if-changed={}", changes.display());
-    let commit = git(root, &["rev-parse", "HEAD"]);
-    let Some(mut commit) = commit else {
+    let Some((mut commit, log)) = head(root) else {
         println!("cargo::warning=git does not tell the commit, and `hsup --version` will not");
+        // What is not there has always changed: git is asked again by the next build.
+        println!("cargo::rerun-if-changed=no-git");
         return None;
     };
+    // Each commit and each checkout is one more line of it.
+    let changes = if log.exists() { log } else { checkout };
+    println!("cargo::rerun-if-changed={}", changes.display());
     commit.truncate(SHOWN);
     Some(commit)
+}
+
+/// The commit that is checked out, and the file that has a line for each time that one was.
+fn head(root: &Path) -> Option<(String, PathBuf)> {
+    let log = git(root, &["rev-parse", "--git-path", "logs/HEAD"])?;
+    Some((git(root, &["rev-parse", "HEAD"])?, root.join(log)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "git is no dyno")]
