@@ -66,15 +66,20 @@ fn free(base: u16) -> bool {
 
 #[test]
 fn a_lot_is_had_once_and_a_port_in_use_spoils_it() {
+    use std::collections::HashSet;
+
     let lot = Lot::take();
     assert!(Lot::at(lot.base).is_none());
     assert!(Lot::take().base.abs_diff(lot.base) >= PORTS);
-    assert!(free(lot.base));
+    // A process that another test spawns may have what was bound here, until its `exec`.
+    crate::deadline::poll(|| free(lot.base).then_some(())).expect("a free lot");
     let _taken = TcpListener::bind(("127.0.0.1", lot.base + 100)).unwrap();
     assert!(!free(lot.base));
-    let given: Vec<_> = (0..PORTS).filter_map(|_| lot.free_port()).collect();
-    assert_eq!(given.len(), usize::from(PORTS));
+    let given: Vec<_> = (0..2 * PORTS).filter_map(|_| lot.free_port()).collect();
     assert!(!given.contains(&(lot.base + 100)));
-    assert_eq!(given[0], lot.base);
-    assert_eq!(given[usize::from(PORTS) - 2], lot.base);
+    let others: HashSet<_> = given.iter().collect();
+    assert_eq!(others.len(), usize::from(PORTS - 2));
+    // Until all had their turn, but for those that somebody else had bound when it came.
+    let first: HashSet<_> = given[..100].iter().collect();
+    assert_eq!(first.len(), 100);
 }

@@ -110,6 +110,17 @@ impl<'a> Life<'a> {
         self.reach("dynos", |_| true, |hsup| hsup.up(names))
     }
 
+    /// The same once each is a process. One whose Start the driver never heard of is up until the
+    /// driver has said so, and another one takes its place.
+    fn run(&mut self, names: &[&str]) -> Vec<String> {
+        let app = self.app;
+        let are_all = |hsup: &Running<'_>| {
+            let run = running(app) == names.len();
+            run.then(|| hsup.up(names)).flatten()
+        };
+        self.reach("processes", |_| true, are_all)
+    }
+
     /// Hands in a release with a command; whether it is current then. The other way is that its
     /// command was begun, and nobody knows what became of it.
     fn deploy(&mut self, version: u32) -> bool {
@@ -186,16 +197,20 @@ fn are_different(words: &[String]) -> bool {
     words.iter().collect::<BTreeSet<_>>().len() == words.len()
 }
 
-/// Waits until so many dynos run, and no more.
-fn run_exactly(app: &App, dynos: usize) {
+/// How many dynos run.
+fn running(app: &App) -> usize {
     let is_dyno = |pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let program = line.split(|byte| *byte == 0).next();
         program.is_some_and(|program| program.ends_with(b"test-tally"))
     };
-    let counted = || processes_of(app).iter().filter(|pid| is_dyno(pid)).count();
-    let reached = poll(|| (counted() == dynos).then_some(()));
-    assert!(reached.is_some(), "{} run, not {dynos}", counted());
+    processes_of(app).iter().filter(|pid| is_dyno(pid)).count()
+}
+
+/// Waits until so many dynos run, and no more.
+fn run_exactly(app: &App, dynos: usize) {
+    let reached = poll(|| (running(app) == dynos).then_some(()));
+    assert!(reached.is_some(), "{} run, not {dynos}", running(app));
 }
 
 /// A start, a scaling, a release, a restart and the end; whether hsup was killed in it.
@@ -204,11 +219,17 @@ fn life(moment: Moment) -> bool {
     fs::create_dir_all(app.path("tallies/locks")).unwrap();
     app.hand_in(&app.text(1, "", &formation(&app)));
     let mut life = Life::begin(&app, moment, &[]);
-    let first = life.up(&THREE);
+    let first = life.run(&THREE);
 
     let scale = |app: &App| app.ctl(&["scale", "worker=3"]).status.success();
-    let scaled = life.reach("a scaling", scale, |hsup| hsup.up(&FOUR));
-    assert!(first.iter().all(|id| scaled.contains(id)), "{moment:?}");
+    life.reach("a scaling", scale, |hsup| hsup.up(&FOUR));
+    let scaled = life.run(&FOUR);
+    assert!(
+        first.iter().all(|id| scaled.contains(id)),
+        "{moment:?}: {first:?} and {scaled:?}\n{}\n{}",
+        life.hsup().log(),
+        calls(&app)
+    );
 
     let mut version = 2;
     if !life.deploy(version) {
@@ -217,19 +238,19 @@ fn life(moment: Moment) -> bool {
         version = 3;
         assert!(life.deploy(version), "{moment:?}");
     }
-    let rolled_out = life.up(&FOUR);
+    let rolled_out = life.run(&FOUR);
     assert!(
         rolled_out.iter().all(|id| !scaled.contains(id)),
         "{moment:?}"
     );
 
     let restart = |app: &App| app.ctl(&["restart", "worker"]).status.success();
-    let restarted = life.reach("a restart", restart, |hsup| hsup.up(&FOUR));
+    life.reach("a restart", restart, |hsup| hsup.up(&FOUR));
+    let restarted = life.run(&FOUR);
     assert_eq!(restarted[0], rolled_out[0], "{moment:?}");
     let is_new = |id: &String| !rolled_out.contains(id);
     assert!(restarted[1..].iter().all(is_new), "{moment:?}");
 
-    run_exactly(&app, FOUR.len());
     life.end();
     assert_eq!(lines(&app, "ran"), [version.to_string()], "{moment:?}");
     assert_eq!(lines(&app, "tallies/twins"), [""; 0], "{moment:?}");

@@ -49,7 +49,7 @@ fn a_wide_list_is_as_wide_as_there_is_room() {
         let words = text.lines().next().unwrap().split_whitespace();
         words.map(str::to_owned).collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(header("45"), "NAME STATE AGE");
+    assert_eq!(header("45"), "NAME STATE READY AGE");
     let all = "NAME STATE READY PID RELEASE AGE RESTARTS LAST-EXIT CPU MEM PORT";
     assert_eq!(header("200"), all);
     assert_eq!(header(""), all, "a pipe has any width");
