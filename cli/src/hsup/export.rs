@@ -482,12 +482,15 @@ mod tests {
     #[test]
     fn paths_mean_the_same_everywhere() {
         let here = env::current_dir().unwrap();
-        let units =
-            exported("hsup export systemd x -C ../examples/hello -d ./jail --state-dir=state")
-                .unwrap();
+        // From wherever this runs.
+        let up = "..".to_owned() + &"/..".repeat(here.components().count());
+        let units = exported(&format!(
+            "hsup export systemd x -C {up}/srv/shop -d ./jail --state-dir=state"
+        ))
+        .unwrap();
         let here = here.display();
         let expected = format!(
-            "--directory {here}/../examples/hello --driver {here}/./jail --state-dir {here}/state --linger 5m $HSUP_OPTIONS"
+            "--directory {here}/{up}/srv/shop --driver {here}/./jail --state-dir {here}/state --linger 5m $HSUP_OPTIONS"
         );
         assert_eq!(command(&units), expected.replace("/./", "/"));
     }
