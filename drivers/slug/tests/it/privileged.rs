@@ -8,8 +8,11 @@ use std::{
 };
 
 use hsup_slug::{Fetch, Patience, Peer, Silent, Store, changed};
-use nix::mount::{MsFlags, mount, umount};
-use tokio::time::timeout;
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount, umount},
+};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     archive::{Tar, big, checksum, small},
@@ -243,7 +246,15 @@ struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        umount(&self.0).expect("the file system of the test is still in use");
+        // What another test forks just now has this one's files until it is a program.
+        let begun = Instant::now();
+        while let Err(error) = umount(&self.0) {
+            assert!(
+                error == Errno::EBUSY && begun.elapsed() < PATIENCE,
+                "the file system of the test cannot be unmounted: {error}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
