@@ -59,6 +59,8 @@ pub(crate) struct Wait {
     pub(crate) life: RawFd,
     /// The dyno's directory, where the exit status is written.
     pub(crate) directory: RawFd,
+    /// Reading ends of what the dyno writes to, standard output and error, unless it has a terminal.
+    pub(crate) outputs: Vec<RawFd>,
     /// The files that count how often the dyno was out of memory.
     pub(crate) oom: Vec<RawFd>,
     /// The program that frees what the dyno held.
@@ -155,6 +157,7 @@ impl<'a> Rest<'a> {
         let status = self.number("STATUS_FD")?;
         let life = self.number("LIFE_FD")?;
         let directory = self.number("DIR_FD")?;
+        let outputs = [self.number("STDOUT_FD")?, self.number("STDERR_FD")?];
         let mut oom = Vec::new();
         while self.0.first().is_some_and(|word| word.as_bytes() != b"--") {
             oom.push(self.number("OOM_FD")?);
@@ -169,6 +172,7 @@ impl<'a> Rest<'a> {
             status,
             life,
             directory,
+            outputs: outputs.into_iter().filter(|fd| *fd >= 0).collect(),
             oom,
             sweep,
             sweep_arguments: self.0.to_vec(),
@@ -276,11 +280,12 @@ mod tests {
             status: 3,
             life: 4,
             directory: 5,
-            oom: vec![6, 7],
-            sweep: 8,
+            outputs: vec![6, 7],
+            oom: vec![8, 9],
+            sweep: 10,
             sweep_arguments: words("driver sweep DIR"),
         });
-        let line = words("hsup-init hsup-wait 77 3 4 5 6 7 -- 8 driver sweep DIR");
+        let line = words("hsup-init hsup-wait 77 3 4 5 6 7 8 9 -- 10 driver sweep DIR");
         assert_eq!(parse(&line).expect("right"), expected);
     }
 
@@ -292,7 +297,8 @@ mod tests {
         assert!(wrong("hsup-init 3 -1 70000 0 -- true").contains("ROWS"));
         assert!(wrong("hsup-init 3 -1 0 0 true").contains("--"));
         assert!(wrong("hsup-init 3 -1 0 0 --").contains("COMMAND"));
-        assert!(wrong("hsup-wait 77 3 4 5 -- 6").contains("SWEEP"));
-        assert!(wrong("hsup-wait 77 3 4 5 6 x -- 6 y").contains("OOM_FD"));
+        assert!(wrong("hsup-wait 77 3 4 5 6 -- 7 y").contains("STDERR_FD"));
+        assert!(wrong("hsup-wait 77 3 4 5 -1 -1 -- 6").contains("SWEEP"));
+        assert!(wrong("hsup-wait 77 3 4 5 -1 -1 6 x -- 6 y").contains("OOM_FD"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Its room is taken when the dyno starts: a full file system must not lose an exit status.
 
-use std::{ffi::CStr, fs::File, io, os::fd::OwnedFd, os::unix::fs::FileExt as _, time::SystemTime};
+use std::{ffi::CStr, fs::File, io, os::unix::fs::FileExt as _, time::SystemTime};
 
 use crate::{outcome::Outcome, sys};
 
@@ -43,15 +43,20 @@ impl Exit {
 
 #[derive(Debug)]
 pub(crate) struct ExitFile {
-    directory: OwnedFd,
+    directory: File,
     /// The room, unless there was none yet.
     draft: Option<File>,
 }
 
 impl ExitFile {
-    pub(crate) fn reserve(directory: OwnedFd) -> Self {
+    pub(crate) fn reserve(directory: File) -> Self {
         let draft = Self::draft(&directory).ok();
         Self { directory, draft }
+    }
+
+    /// The folder that it is in.
+    pub(crate) fn directory(&self) -> &File {
+        &self.directory
     }
 
     /// Replaces the file by one that is complete.
@@ -66,7 +71,7 @@ impl ExitFile {
         sys::rename_in(&self.directory, DRAFT, NAME)
     }
 
-    fn draft(directory: &OwnedFd) -> io::Result<File> {
+    fn draft(directory: &File) -> io::Result<File> {
         let draft = sys::create_in(directory, DRAFT)?;
         draft.write_all_at(&ROOM, 0)?;
         Ok(draft)

@@ -8,9 +8,11 @@
 //! own exit status says less. `TTY_FD` is a socket that a terminal's master is sent to,
 //! 0 where standard input is the terminal, -1 for none.
 //!
-//! `hsup-wait INIT_PID STATUS_FD LIFE_FD DIR_FD OOM_FD… -- SWEEP_FD SWEEP…` waits for it outside
-//! (`wait`): root's, and as small as can be, for there is one for each dyno, as long as it
-//! lives. It writes down how the dyno ended and becomes the process that frees what the dyno held.
+//! `hsup-wait INIT_PID STATUS_FD LIFE_FD DIR_FD STDOUT_FD STDERR_FD OOM_FD… -- SWEEP_FD SWEEP…`
+//! waits for it outside (`wait`): root's, and as small as can be, for there is one for each dyno, as
+//! long as it lives. It writes down how the dyno ended, sees to it that what the dyno wrote is kept
+//! for whoever has not read it yet (-1: it has a terminal), and becomes the process that frees what
+//! the dyno held.
 //!
 //! Which of the two it is, says its first argument, or else the name that it was started by.
 //!
@@ -28,6 +30,7 @@ mod profile;
 pub mod shim;
 mod sys;
 mod terminal;
+mod unread;
 mod wait;
 
 use std::process::ExitCode;

@@ -17,7 +17,7 @@ use std::{
     io::{self, Write as _},
     iter,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::{
             ffi::OsStringExt as _,
             fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _},
@@ -25,7 +25,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{self, ExitCode},
-    thread,
     time::Duration,
 };
 
@@ -34,6 +33,7 @@ use crate::{
     exit_file::{Exit, ExitFile},
     outcome::Outcome,
     sys::{self, Fork},
+    unread::Unread,
 };
 
 const NAME: &str = "hsup-shim";
@@ -55,7 +55,7 @@ takes signals. DIR/ID/exit.json is there, complete, before the end of life:
 
 A signal goes to every process of the dyno; SIGPWR kills them all. Standard
 input, output and error are the dyno's. What it wrote into FIFOs and nobody
-has read yet is kept until somebody reads it or removes DIR/ID.
+has read yet is kept until somebody reads it, or removes them or DIR/ID.
 ";
 /// What this program fails with before there is a command, like `env` and `timeout`.
 const FAILED: u8 = 125;
@@ -63,8 +63,6 @@ const FAILED: u8 = 125;
 const KILL: i32 = libc::SIGPWR;
 /// How long it takes until somebody is looked for who came into being while others were killed.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How often somebody looks whether what the dyno wrote has been read.
-const KEEPER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs a dyno to its end; the command line is this process's.
 pub fn main() -> ExitCode {
@@ -159,7 +157,7 @@ impl Wanted {
         }
         let life = self.life().map_err(|error| self.failed("take", &error))?;
         let folder = File::open(&self.folder).map_err(|error| self.failed("open", &error))?;
-        let kept = [io::stdout().as_fd(), io::stderr().as_fd()].map(reading_end);
+        let ends = [io::stdout().as_fd(), io::stderr().as_fd()].map(reading_end);
         if self.dies_with_parent {
             sys::signal_when_parent_ends(KILL)?;
             if std::os::unix::process::parent_id() != parent {
@@ -167,13 +165,11 @@ impl Wanted {
             }
         }
         // Last: who reads it may send signals.
-        let folder = OwnedFd::from(folder);
         write_pid(&folder).map_err(|error| self.failed("write the pid in", &error))?;
         Ok(Shim {
-            path: self.folder.clone(),
-            life,
+            _life: life,
             exit: ExitFile::reserve(folder),
-            kept: kept.into_iter().flatten().collect(),
+            outputs: Unread::of(ends.into_iter().flatten()),
         })
     }
 
@@ -198,7 +194,7 @@ impl Wanted {
 }
 
 /// Whole, or not there.
-fn write_pid(folder: &OwnedFd) -> io::Result<()> {
+fn write_pid(folder: &File) -> io::Result<()> {
     let mut draft = sys::create_in(folder, c"pid.new")?;
     writeln!(draft, "{}", process::id())?;
     sys::rename_in(folder, c"pid.new", c"pid")
@@ -207,12 +203,10 @@ fn write_pid(folder: &OwnedFd) -> io::Result<()> {
 /// A dyno's parent.
 #[derive(Debug)]
 struct Shim {
-    path: PathBuf,
     /// Ends with this process.
-    life: File,
+    _life: File,
     exit: ExitFile,
-    /// The reading ends of FIFOs: what is in one is lost when nobody has it open.
-    kept: Vec<File>,
+    outputs: Unread,
 }
 
 impl Shim {
@@ -235,23 +229,8 @@ impl Shim {
             let error = sys::failed("failed to write the exit status", &error);
             sys::complain(NAME, &error);
         }
-        self.keep_what_is_unread();
+        self.outputs.keep(c"hsup-shim keeps", self.exit.directory());
         outcome.to_exit_code()
-    }
-
-    /// In a process of its own, for the end of this one is what others wait for.
-    fn keep_what_is_unread(self) {
-        let is_unread = || self.kept.iter().any(|file| sys::unread(file) > 0);
-        if !is_unread() || !matches!(sys::fork(), Ok(Fork::Child)) {
-            return;
-        }
-        sys::set_name(c"hsup-shim keeps");
-        // Else life would not end with the parent.
-        drop(self.life);
-        while is_unread() && self.path.exists() {
-            thread::sleep(KEEPER_PAUSE);
-        }
-        sys::exit_at_once(0);
     }
 }
 

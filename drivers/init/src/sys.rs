@@ -104,8 +104,23 @@ pub(crate) fn close_all_but_standard() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes all descriptors but these, the standard ones too: whatever owns them is never used again.
+pub(crate) fn close_all_but(mut kept: Vec<RawFd>) {
+    kept.sort_unstable();
+    let numbers = kept.into_iter().filter_map(|fd| c_uint::try_from(fd).ok());
+    let mut next = 0;
+    for number in numbers.map(Some).chain([None]) {
+        let last = number.map_or(Some(c_uint::MAX), |number| number.checked_sub(1));
+        if let Some(last) = last.filter(|last| next <= *last) {
+            // SAFETY: nothing of these is used any more, which the caller sees to.
+            unsafe { libc::close_range(next, last, 0) };
+        }
+        next = number.map_or(next, |number| number + 1);
+    }
+}
+
 /// A new file, which replaces one of that name.
-pub(crate) fn create_in(directory: &OwnedFd, name: &CStr) -> io::Result<File> {
+pub(crate) fn create_in(directory: &File, name: &CStr) -> io::Result<File> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     let directory = directory.as_raw_fd();
     // SAFETY: the name is a string that ends with NUL.
@@ -117,7 +132,7 @@ pub(crate) fn create_in(directory: &OwnedFd, name: &CStr) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(descriptor) })
 }
 
-pub(crate) fn rename_in(directory: &OwnedFd, from: &CStr, to: &CStr) -> io::Result<()> {
+pub(crate) fn rename_in(directory: &File, from: &CStr, to: &CStr) -> io::Result<()> {
     let directory = directory.as_raw_fd();
     // SAFETY: both names are strings that end with NUL.
     check("failed to rename a file", unsafe {

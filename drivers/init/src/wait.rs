@@ -8,7 +8,10 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::{fd::OwnedFd, unix::fs::FileExt as _},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::fs::FileExt as _,
+    },
     process::ExitCode,
     thread,
     time::Duration,
@@ -19,6 +22,7 @@ use crate::{
     exit_file::{Exit, ExitFile},
     outcome::Outcome,
     sys,
+    unread::Unread,
 };
 
 const NAME: &str = "hsup-wait";
@@ -45,20 +49,24 @@ struct Held {
     status: File,
     life: OwnedFd,
     exit: ExitFile,
+    outputs: Unread,
     oom: Vec<File>,
     sweep: OwnedFd,
 }
 
 impl Held {
     fn take(wanted: &Wait) -> io::Result<Self> {
-        let oom = wanted.oom.iter().map(|file| sys::take_descriptor(*file));
+        let files = |numbers: &[RawFd]| {
+            let numbers = numbers.iter();
+            let files = numbers.map(|number| sys::take_descriptor(*number).map(File::from));
+            files.collect::<Result<Vec<_>, _>>()
+        };
         Ok(Self {
             status: sys::take_descriptor(wanted.status)?.into(),
             life: sys::take_descriptor(wanted.life)?,
-            exit: ExitFile::reserve(sys::take_descriptor(wanted.directory)?),
-            oom: oom
-                .map(|file| file.map(File::from))
-                .collect::<Result<_, _>>()?,
+            exit: ExitFile::reserve(sys::take_descriptor(wanted.directory)?.into()),
+            outputs: Unread::of(files(&wanted.outputs)?),
+            oom: files(&wanted.oom)?,
             sweep: sys::take_descriptor(wanted.sweep)?,
         })
     }
@@ -70,6 +78,8 @@ impl Held {
             Ok(status) => self.write_down(status),
             Err(error) => sys::complain(NAME, &sys::failed("failed to wait for PID 1", &error)),
         }
+        // Before the end is known: who is told of it may come for the rest, or end the driver.
+        self.outputs.keep(c"hsup-wait keeps", self.exit.directory());
         drop(self.life);
         while sys::reap().is_some() {}
         let error = sys::execute_descriptor(&self.sweep, &wanted.sweep_arguments);

@@ -29,6 +29,9 @@ use crate::{cgroup::SwapLimit, spec::Limits};
 /// The most descriptors that go in one message; the kernel's own limit is 253.
 const MOST: usize = 64;
 
+/// Standard output and error.
+const OUTPUTS: usize = 2;
+
 /// What carries descriptors.
 const HANDED: u8 = b'!';
 /// What a shim says while it copies a slug.
@@ -85,7 +88,10 @@ pub(crate) struct Handed {
     /// The filters for system calls.
     pub(crate) seccomp: OwnedFd,
     pub(crate) binds: Vec<OwnedFd>,
-    /// What stays open as long as the dyno lives: reading ends of its output, and locks.
+    /// Reading ends of its standard output and error, unless it has a terminal: what it wrote outlives
+    /// it.
+    pub(crate) outputs: Vec<OwnedFd>,
+    /// Locks, which stay open as long as the dyno lives.
     pub(crate) kept: Vec<OwnedFd>,
 }
 
@@ -126,7 +132,8 @@ impl Handed {
             &self.init,
             &self.seccomp,
         ];
-        let all = fixed.into_iter().chain(&self.binds).chain(&self.kept);
+        let more = self.binds.iter().chain(&self.outputs).chain(&self.kept);
+        let all = fixed.into_iter().chain(more);
         [order]
             .into_iter()
             .chain(all.map(AsRawFd::as_raw_fd))
@@ -204,6 +211,7 @@ pub(crate) fn receive(from: &UnixStream) -> io::Result<(Order, Handed)> {
     std::fs::File::from(next()?).read_to_end(&mut text)?;
     let order: Order = serde_json::from_slice(&text)?;
     let mut more = more.into_iter();
+    let outputs = if order.tty.is_some() { 0 } else { OUTPUTS };
     let handed = Handed {
         stdin: next()?,
         stdout: next()?,
@@ -214,6 +222,7 @@ pub(crate) fn receive(from: &UnixStream) -> io::Result<(Order, Handed)> {
         init: next()?,
         seccomp: next()?,
         binds: more.by_ref().take(order.binds.len()).collect(),
+        outputs: more.by_ref().take(outputs).collect(),
         kept: more.collect(),
     };
     Ok((order, handed))
@@ -296,6 +305,7 @@ mod tests {
             init: named("init"),
             seccomp: named("seccomp"),
             binds: vec![named("bind")],
+            outputs: vec![named("out"), named("err")],
             kept: vec![named("kept 1"), named("kept 2")],
         };
         send(&here, &order(), &handed).unwrap();
@@ -311,8 +321,10 @@ mod tests {
         assert_eq!(text(handed.seccomp), "seccomp");
         assert_eq!(text(handed.left), "left");
         let binds: Vec<_> = handed.binds.into_iter().map(text).collect();
+        let outputs: Vec<_> = handed.outputs.into_iter().map(text).collect();
         let kept: Vec<_> = handed.kept.into_iter().map(text).collect();
         assert_eq!(binds, ["bind"]);
+        assert_eq!(outputs, ["out", "err"]);
         assert_eq!(kept, ["kept 1", "kept 2"]);
     }
 

@@ -259,6 +259,7 @@ fn create(
         left,
         init,
         seccomp,
+        outputs,
         kept,
         ..
     } = handed;
@@ -340,6 +341,7 @@ fn create(
         init: dyno_life.init,
         status,
         life,
+        outputs,
         oom,
         program: init,
         terminal,

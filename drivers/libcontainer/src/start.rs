@@ -219,7 +219,7 @@ impl Libcontainer {
             slug,
             binds,
             stdio,
-            mut kept,
+            kept,
         } = parts;
         // It comes up while what it is to be handed is made.
         let shim = ShimProcess::spawn(dir)?;
@@ -247,12 +247,12 @@ impl Libcontainer {
         .and_then(|()| Ok(own_folder(&own)?));
         let network = network.await;
         made?;
-        let (stdin, stdout, stderr) = match stdio {
+        let (stdin, stdout, stderr, outputs) = match stdio {
             Some(fifos) => {
-                kept.extend([fifos.kept_stdout, fifos.kept_stderr]);
-                (fifos.stdin, fifos.stdout, fifos.stderr)
+                let outputs = vec![fifos.kept_stdout, fifos.kept_stderr];
+                (fifos.stdin, fifos.stdout, fifos.stderr, outputs)
             }
-            None => (null()?, null()?, null()?),
+            None => (null()?, null()?, null()?, Vec::new()),
         };
         let size = WindowSize::wanted(&request);
         let network = network.map_err(|error| net_status(&error))?;
@@ -287,6 +287,7 @@ impl Libcontainer {
             init: copy(self.init())?,
             seccomp: copy(self.seccomp())?,
             binds: binds.into_iter().map(|bind| bind.tree).collect(),
+            outputs,
             kept,
         };
         order::send(&shim.socket, &order, &handed).map_err(StartError::Shim)?;

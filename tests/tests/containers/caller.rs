@@ -294,12 +294,31 @@ impl Dyno<'_> {
         }
     }
 
+    /// Lets go of all its FIFOs, as a supervisor does that is killed.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(streams) = &mut self.streams {
+            streams.stdin = None;
+            streams.outputs = None;
+        }
+    }
+
+    /// Has the outputs again, as a supervisor does that comes back.
+    pub(crate) fn take_up(&mut self) {
+        if let Some(streams) = &mut self.streams {
+            let reopen = |name| open(&streams.folder.path().join(name), true, true).unwrap();
+            streams.outputs = Some(OUTPUTS.map(reopen));
+        }
+    }
+
     /// Ends and forgets it.
     pub(crate) fn end(self) {
         self.caller.kill(&self.id);
         self.caller.remove(&self.id);
     }
 }
+
+/// The names of the FIFOs that a dyno writes to.
+const OUTPUTS: [&str; 2] = ["stdout", "stderr"];
 
 /// The FIFOs of a dyno.
 struct Streams {
@@ -313,7 +332,7 @@ struct Streams {
 impl Streams {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let outputs = ["stdout", "stderr"].map(|name| {
+        let outputs = OUTPUTS.map(|name| {
             let path = folder.path().join(name);
             mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
             open(&path, true, false).unwrap()
@@ -335,9 +354,9 @@ impl Streams {
         drop(self.stdin);
         Started {
             stdin: Some(stdin),
-            outputs: self.outputs,
+            outputs: Some(self.outputs),
             read: Vec::new(),
-            _folder: self.folder,
+            folder: self.folder,
         }
     }
 }
@@ -352,14 +371,14 @@ fn open(path: &Path, read: bool, write: bool) -> std::io::Result<File> {
 
 struct Started {
     stdin: Option<File>,
-    outputs: [File; 2],
+    outputs: Option<[File; 2]>,
     read: Vec<u8>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Started {
     fn read(&mut self) {
-        for output in &mut self.outputs {
+        for output in self.outputs.iter_mut().flatten() {
             let mut piece = vec![0; 65536];
             while let Ok(n @ 1..) = output.read(&mut piece) {
                 self.read.extend(&piece[..n]);

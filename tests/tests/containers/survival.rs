@@ -38,6 +38,19 @@ fn waiter(host: &Host) -> i32 {
     poll(waiting).expect("somebody waits for the dyno")
 }
 
+/// The processes that keep what dynos wrote.
+fn keepers(host: &Host) -> Vec<i32> {
+    let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let mut all = host.processes("hsup-wait");
+    all.retain(|pid| name(pid) == "hsup-wait keeps\n");
+    all
+}
+
+fn wait_for_no_keeper(host: &Host) {
+    let none = poll(|| keepers(host).is_empty().then_some(()));
+    assert!(none.is_some(), "{:?}", keepers(host));
+}
+
 /// Waits until nobody of the host's dynos holds a user any more.
 fn wait_for_no_user(host: &Host) {
     let free = poll(|| host.names("uids").is_empty().then_some(()));
@@ -83,6 +96,45 @@ fn what_ended_while_no_driver_ran_is_told_by_the_next_one() {
     assert_eq!(how(&caller.wait("code")), "42");
     assert_eq!(how(&caller.wait("signal")), "SIGUSR1");
     caller.remove_all();
+    driver.end();
+    host.is_clean();
+}
+
+#[test]
+#[ignore = "needs root: it makes containers"]
+fn the_last_words_of_a_dyno_outlive_all_that_it_held() {
+    let host = Host::new();
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    let mut dyno = caller.start("a", "read _; echo last; echo words >&2; exit 3");
+    dyno.let_go();
+    assert_eq!(how(&caller.wait("a")), "3");
+    driver.end();
+    wait_for_no_user(&host);
+    let swept = poll(|| {
+        host.processes("hsup-driver-libcontainer sweep")
+            .is_empty()
+            .then_some(())
+    });
+    assert!(swept.is_some(), "the sweep does not end");
+    dyno.take_up();
+    assert_eq!(dyno.said(), "last\nwords\n");
+    // Nobody keeps what has been read.
+    wait_for_no_keeper(&host);
+    drop(dyno);
+
+    let driver = host.driver();
+    let caller = Caller::new(&host.socket());
+    caller.remove_all();
+    // Nor what nobody can ask for any more.
+    let mut dyno = caller.start("b", "read _; echo last words");
+    dyno.let_go();
+    assert_eq!(how(&caller.wait("b")), "0");
+    let keeper = poll(|| keepers(&host).first().copied());
+    assert!(keeper.is_some(), "nobody keeps them");
+    caller.remove("b");
+    wait_for_no_keeper(&host);
+    drop(dyno);
     driver.end();
     host.is_clean();
 }

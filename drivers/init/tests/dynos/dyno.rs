@@ -503,16 +503,23 @@ impl Parts {
 
     fn become_waiter(&self, init: Pid) -> io::Result<()> {
         let directory = File::open(&self.directory)?;
-        let mut inherited = vec![self.status.0.as_fd(), self.life.as_fd(), directory.as_fd()];
-        inherited.extend(self.oom.iter().map(AsFd::as_fd));
+        let inherited = [self.status.0.as_fd(), self.life.as_fd(), directory.as_fd()];
         let mut words = vec![
             "anything".to_owned(),
             "hsup-wait".to_owned(),
             init.to_string(),
         ];
-        for descriptor in inherited {
+        let hand = |descriptor: BorrowedFd<'_>| {
             inherit(descriptor)?;
-            words.push(descriptor.as_raw_fd().to_string());
+            io::Result::Ok(descriptor.as_raw_fd().to_string())
+        };
+        for descriptor in inherited {
+            words.push(hand(descriptor)?);
+        }
+        // Nobody keeps what it writes: the tests read all of it.
+        words.extend(["-1", "-1"].map(str::to_owned));
+        for file in &self.oom {
+            words.push(hand(file.as_fd())?);
         }
         inherit(self.sweep.as_fd())?;
         let sweep = self.sweep.as_raw_fd().to_string();

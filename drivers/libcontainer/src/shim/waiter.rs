@@ -18,6 +18,8 @@ pub(super) struct Started {
     pub(super) init: i32,
     pub(super) status: OwnedFd,
     pub(super) life: OwnedFd,
+    /// Of its standard output and error, where they are not a terminal.
+    pub(super) outputs: Vec<OwnedFd>,
     pub(super) oom: Option<fs::File>,
     pub(super) program: OwnedFd,
     pub(super) terminal: Option<OwnedFd>,
@@ -44,6 +46,8 @@ impl Started {
             self.life.as_raw_fd().to_string(),
             folder.as_raw_fd().to_string(),
         ];
+        let outputs = self.outputs.iter().map(AsRawFd::as_raw_fd);
+        words.extend(outputs.chain([-1, -1]).take(2).map(|fd| fd.to_string()));
         words.extend(self.oom.iter().map(|file| file.as_raw_fd().to_string()));
         words.push("--".to_owned());
         words.push(program.as_raw_fd().to_string());
@@ -64,6 +68,7 @@ impl Started {
         let held = self
             .held
             .iter()
+            .chain(&self.outputs)
             .chain(&self.terminal)
             .map(AsRawFd::as_raw_fd);
         let oom = self.oom.iter().map(AsRawFd::as_raw_fd);

@@ -256,7 +256,9 @@ async fn read_later(cx: &Context) -> Result<(), NotPassed> {
     dyno.stderr.release();
     dyno.stdin.write(b"\n").await?;
     cx.exits(dyno.id(), code(22)).await?;
-    // The dyno has ended, and is not removed yet.
+    // The dyno has ended, and is not removed yet; nor is it read once whatever ended with it is gone.
+    let other = cx.start("sleep 2; exit 23").await?;
+    cx.exits(other.id(), code(23)).await?;
     dyno.stdout.reopen()?;
     dyno.stderr.reopen()?;
     let (stdout, stderr) = (dyno.stdout.drain().await?, dyno.stderr.drain().await?);
