@@ -23,7 +23,7 @@ mod steps;
 
 use self::{heard::Heard, steps::Steps};
 
-/// A driver that builds says something at least this often (driver protocol §9).
+/// A driver that builds says something at least this often (docs/driver-rules.md §9).
 const SILENCE: Duration = Duration::from_secs(30);
 /// And gets ahead within this: a large slug over a slow line takes its time.
 const AHEAD_WITHIN: Duration = Duration::from_mins(15);
@@ -206,8 +206,8 @@ pub async fn build(
     }
 }
 
-/// Whether the driver was refused the slug: its URL may have been good for a while only (driver
-/// protocol §9).
+/// Whether the driver was refused the slug: its URL may have been good for a while only
+/// (docs/drivers.md).
 fn is_stale(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && status.message().starts_with("slug_url")
 }

@@ -1,4 +1,4 @@
-//! Is every field and capability of the driver protocol used, on both sides (§10.7)?
+//! Is every field and capability of the driver protocol used, on both sides?
 //!
 //! A field that one side forgets is lost without a word: that is how drivers of Nomad lost
 //! capabilities that they declared. Whoever adds one must use it, or say here why not. Which

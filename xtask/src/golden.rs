@@ -1,7 +1,7 @@
 //! What `hsup.driver.v1` and `hsup.control.v1` have promised, and whether they still keep it.
 //!
 //! `proto/golden/v1.bin` is the descriptor set of the protocols as they were when last promised.
-//! A major never renumbers, removes or changes anything (driver protocol §10, rule 1): whatever
+//! A major never renumbers, removes or changes anything (docs/driver-rules.md §10): whatever
 //! is in the golden set must be in the current one, unchanged. What was added since is free to
 //! change until `cargo xtask golden` promises it, too; code generation does not touch the file.
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Connection`] is one HTTP/2 connection over one unix socket and is never
 //! repaired: when it ends, [`Connection::closed`] says so at once, and its owner
-//! makes another and reconciles (driver protocol §7). A client that reconnects by
+//! makes another and reconciles (docs/driver-rules.md §7). A client that reconnects by
 //! itself would hide that the driver may have restarted in between.
 
 mod http2;
@@ -101,7 +101,7 @@ impl Connection {
         let guard = closed.clone().drop_guard();
         tokio::spawn(drive(connection, guard));
         // A driver written with gRPC's C core, or one that checks the authority, wants a host
-        // name here: never the socket's path (driver protocol, lesson 14).
+        // name here: never the socket's path (docs/driver-rules.md §0).
         let origin = http::Uri::from_static("http://localhost");
         Ok(Self {
             client: Client::with_origin(transport, origin),
@@ -142,7 +142,7 @@ async fn drive(connection: h2::client::Connection<UnixStream>, guard: DropGuard)
 
 /// The capabilities a driver declares that this hsup knows.
 ///
-/// The set is open: a number from a newer driver is ignored (driver protocol §10, rule 4).
+/// The set is open: a number from a newer driver is ignored (docs/driver-rules.md §10).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities(HashSet<i32>);
 

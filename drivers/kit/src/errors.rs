@@ -1,4 +1,4 @@
-//! Errors of the kit in the protocol's words (driver protocol §9).
+//! Errors of the kit in the protocol's words (docs/driver-rules.md §9).
 
 use std::{error::Error, io};
 

@@ -1,4 +1,4 @@
-//! Opening the FIFOs that a supervisor made for a dyno (driver protocol §11 and §12, R5).
+//! Opening the FIFOs that a supervisor made for a dyno (docs/driver-rules.md §11 and §12, R5).
 //!
 //! `stdout` and `stderr` are opened for reading *and* writing: the open never blocks, and a
 //! dyno gets no SIGPIPE while its supervisor restarts. `stdin` is opened for reading only,
@@ -268,7 +268,7 @@ mod tests {
     fn the_end_of_stdin_comes_and_reading_waits_for_it() {
         let folder = folder(&["stdin", "stdout", "stderr"]);
         let path = folder.path().join("stdin");
-        // The supervisor holds it from before the start (§11).
+        // The supervisor holds it from before the start (docs/driver-rules.md §11).
         let held = File::options().read(true).write(true).open(&path).unwrap();
         let (mut stdin, _) = files(open_ours(&folder).unwrap());
         let mut writer = File::options().write(true).open(&path).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A driver that takes a listening descriptor gets one that is bound already, so that the
 //! first connect succeeds before the driver's first instruction. Any other gets the path in
-//! `HSUP_DRIVER_SOCKET` and makes the socket itself (driver protocol §7).
+//! `HSUP_DRIVER_SOCKET` and makes the socket itself (docs/driver-rules.md §7).
 
 use std::{
     collections::VecDeque,

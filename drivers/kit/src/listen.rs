@@ -2,7 +2,7 @@
 //!
 //! Decided here: what may be at the path beforehand (nothing, or the stale socket of a
 //! process that is gone), and that the socket is never reachable by more than its mode
-//! allows, not even between `bind` and a later `chmod` (driver protocol §7.1).
+//! allows, not even between `bind` and a later `chmod` (docs/driver-rules.md §7).
 
 mod access;
 pub mod handed;

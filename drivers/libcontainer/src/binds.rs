@@ -1,4 +1,4 @@
-//! Binds: folders of the host that a dyno may see (driver protocol §12, R7).
+//! Binds: folders of the host that a dyno may see (docs/driver-rules.md §12, R7).
 //!
 //! Only what lies below a prefix that whoever started this driver has named, and neither in nor
 //! around the driver's own directories, which hold what others' dynos have; and nothing

@@ -1,4 +1,4 @@
-//! What an error of a call means (driver protocol §9), whoever made the call.
+//! What an error of a call means (docs/driver-rules.md §9), whoever made the call.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What only some drivers can do, and hsup asks of no other (driver protocol §10.2): a driver
+//! What only some drivers can do, and hsup asks of no other (docs/driver-rules.md §10): a driver
 //! that does not know a field would drop it without a word.
 
 use hsup_driver_kit::client::Capabilities;

@@ -38,7 +38,7 @@ use super::{DriverNote, DriverSpec, Link, Previous, Up, said};
 
 /// What is known of a driver before anything is.
 pub const NOT_YET: &str = "not connected yet";
-/// How often a driver is asked how it does, and how long it may take (driver protocol §7.4).
+/// How often a driver is asked how it does, and how long it may take (docs/driver-rules.md §8).
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 const HEALTH_WITHIN: Duration = Duration::from_secs(1);
 /// How often one is asked that is not ready yet: everybody waits for it.

@@ -13,7 +13,7 @@ use tonic::{Response, Status};
 
 use crate::lifecycle::Stop;
 
-/// Deadlines of driver protocol §9: of calls that are answered at once, and of a Stop.
+/// Deadlines: of calls that are answered at once, and of a Stop beyond its grace.
 pub(crate) const QUICK_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) const STOP_BEYOND_GRACE: Duration = Duration::from_secs(10);
 /// How long a driver may remove what it has made of a release: it may be a folder of many files.

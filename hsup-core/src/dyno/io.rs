@@ -1,4 +1,4 @@
-//! The FIFOs of a dyno (driver protocol §11), and the descriptors they cost.
+//! The FIFOs of a dyno (docs/driver-rules.md §11), and the descriptors they cost.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -25,7 +25,7 @@ use crate::{
     time::now_unix_ms,
 };
 
-/// How long a Start may take (driver protocol §9).
+/// How long a Start may take.
 const START_WITHIN: Duration = Duration::from_mins(1);
 /// How many drivers may be lost over one Start that has a deadline.
 const LOSSES: u32 = 3;

@@ -98,7 +98,7 @@ impl Waiting<'_> {
     /// What the driver's list says of a dyno that its Wait says nothing of. `None`: it runs.
     ///
     /// Before a dyno that the driver does not know counts as lost, whatever may still run is
-    /// stopped, and the driver is asked once more for everything it has (driver protocol §7).
+    /// stopped, and the driver is asked once more for everything it has (docs/driver-rules.md §7).
     ///
     /// # Errors
     /// When the driver does not tell.

@@ -20,7 +20,7 @@ use super::{
     record::Record,
 };
 
-/// The client deadline of the quick calls (driver protocol §9).
+/// The client deadline of the quick calls.
 const QUICK: Duration = Duration::from_secs(5);
 /// The client deadline of Start.
 const START: Duration = Duration::from_mins(1);

@@ -40,7 +40,7 @@ pub struct Case {
     pub chapter: &'static str,
     /// What a driver that passes does, such as `an unknown dyno is stopped already`.
     pub name: &'static str,
-    /// The rule, with its section in the driver protocol.
+    /// The rule, with its section of `docs/driver-rules.md`.
     pub rule: &'static str,
     /// What must be there, or the case is skipped.
     pub needs: &'static [Need],

@@ -20,7 +20,7 @@ use super::{
     session::Session,
 };
 
-/// How long a driver may take until it answers (driver protocol §7.2).
+/// How long a driver may take until it answers.
 const START: Duration = Duration::from_secs(10);
 
 /// The driver could not be reached, so nothing was tested.

@@ -1,4 +1,4 @@
-//! FIFOs as the supervisor makes them (driver protocol §11), and the suite's end of a stdin.
+//! FIFOs as the supervisor makes them (docs/driver-rules.md §11), and the suite's end of a stdin.
 
 use std::{
     fs::{File, OpenOptions, Permissions},

@@ -1,5 +1,5 @@
-//! What a dyno writes: read from a FIFO, held as the supervisor holds it (driver protocol §11),
-//! or from Logs where the driver has none.
+//! What a dyno writes: read from a FIFO, held as the supervisor holds it (docs/driver-rules.md
+//! §11), or from Logs where the driver has none.
 
 use std::{
     fmt,

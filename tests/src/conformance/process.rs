@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep};
 
 use super::kernel::{OpenFiles, detach};
 
-/// How much of the driver's output is kept to show when its start fails (driver protocol §7.2).
+/// How much of the driver's output is kept to show when its start fails.
 const KEPT: usize = 64 * 1024;
 
 /// How often what is left is looked for: a process may fork while it is being killed, and takes

@@ -12,8 +12,8 @@ use tonic::Status;
 
 /// How long a Stop may take beyond its grace.
 const BEYOND_GRACE: Duration = Duration::from_secs(10);
-/// The same once a Stop has hung: what the protocol gives it (§13), so that a driver that
-/// answers none does not cost ten seconds in every case.
+/// The same once a Stop has hung: what the protocol gives it (docs/driver-rules.md §13), so that a
+/// driver that answers none does not cost ten seconds in every case.
 const BEYOND_GRACE_AFTER_A_HANG: Duration = Duration::from_secs(2);
 
 /// A refusal that is remembered until the end of the run.

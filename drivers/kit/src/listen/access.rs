@@ -1,4 +1,4 @@
-//! Who can reach the socket that a driver makes (driver protocol §12, R1).
+//! Who can reach the socket that a driver makes (docs/driver-rules.md §12, R1).
 //!
 //! A driver that runs as root and serves others gives the socket to the one user who may call it,
 //! or to a group where there are several; nobody else gets as far as being asked who they are.

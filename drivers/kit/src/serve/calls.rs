@@ -1,8 +1,9 @@
 //! Calls on their way to the service, and what the gRPC library answers before it is asked.
 //!
 //! A message that cannot be decoded, or is too large, never gets to the service: the library
-//! answers INTERNAL or `OUT_OF_RANGE`, and the protocol wants `INVALID_ARGUMENT` (§9), for it is
-//! the caller's mistake and INTERNAL would be counted as a failed start.
+//! answers INTERNAL or `OUT_OF_RANGE`, and the protocol wants `INVALID_ARGUMENT`
+//! (docs/driver-rules.md §9), for it is the caller's mistake and INTERNAL would be counted as a
+//! failed start.
 
 use std::{
     convert::Infallible,
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::service::{Runtime, Service};
 
-/// The largest message either way (driver protocol §12, R9).
+/// The largest message either way (docs/driver-rules.md §12, R9).
 pub(super) const MAX_MESSAGE: usize = 4 << 20;
 
 /// The call that is answered before the dynos of an earlier process are known.

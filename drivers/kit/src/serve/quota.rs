@@ -1,5 +1,6 @@
 //! How much of a driver one user may have at a time who is neither root nor the driver's own
-//! (driver protocol §12, R9): a driver that runs as root serves callers that it does not trust.
+//! (docs/driver-rules.md §12, R9): a driver that runs as root serves callers that it does not
+//! trust.
 
 use std::{
     collections::HashMap,

@@ -129,7 +129,7 @@ impl Builds {
     }
 }
 
-/// The key of a build (driver protocol §8): neither version nor config, nor the query of a
+/// The key of a build (docs/driver-rules.md §8): neither version nor config, nor the query of a
 /// presigned URL, which is new each time. `changed` tells the state of a slug without a checksum.
 pub(super) fn key(
     uid: u32,

@@ -237,7 +237,8 @@ impl Dyno for PretendedDyno {
     }
 }
 
-/// Whether it can do no harm as part of a path, or as the name of a cgroup (§12, R4).
+/// Whether it can do no harm as part of a path, or as the name of a cgroup (docs/driver-rules.md
+/// §12, R4).
 fn is_name(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=128).contains(&text.len())

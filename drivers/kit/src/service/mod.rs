@@ -2,7 +2,7 @@
 //!
 //! A [`Service`] serves `hsup.driver.v1` over a [`Runtime`]. What a call means is decided in
 //! the `table.rs`; here are the tasks that act on it. Every one of them goes on when its
-//! caller is gone: a call that is cancelled rolls nothing back (driver protocol §8).
+//! caller is gone: a call that is cancelled rolls nothing back (docs/driver-rules.md §8).
 
 mod attach;
 mod build;

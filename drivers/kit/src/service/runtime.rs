@@ -47,8 +47,8 @@ pub struct Identity {
 pub enum Names {
     /// Any text without a NUL byte. For a driver that puts none of them into a path.
     Any,
-    /// Only what can do no harm in a path, or as the name of a cgroup (driver protocol §12, R4):
-    /// letters, digits and `.`, `_`, `-` (in an artifact also `:`, `@`, `+`, `=`), beginning with
+    /// Only what can do no harm in a path, or as the name of a cgroup (docs/driver-rules.md §12,
+    /// R4): letters, digits and `.`, `_`, `-` (in an artifact also `:`, `@`, `+`, `=`), beginning with
     /// a letter or a digit. For a driver with more rights than its callers.
     Strict,
 }
@@ -125,7 +125,7 @@ pub type RecoverError = Box<dyn Error + Send + Sync>;
 /// A call that panics is answered with INTERNAL, and what it was about is given up.
 ///
 /// The messages it gets have passed the protocol's checks. A [`Status`] it returns has one
-/// of the codes of the protocol's §9.
+/// of the codes of docs/driver-rules.md §9.
 pub trait Runtime: Send + Sync + 'static {
     /// A dyno of this driver.
     type Dyno: Dyno;

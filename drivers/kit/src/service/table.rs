@@ -1,6 +1,6 @@
 //! What a driver knows of its dynos, and what each call means in each of their states.
 //!
-//! Pure: every rule of the driver protocol's §8 that is about a dyno is decided here, and
+//! Pure: every rule of docs/driver-rules.md §8 that is about a dyno is decided here, and
 //! acted on elsewhere. `H` is whatever the caller keeps for each dyno.
 
 use std::{

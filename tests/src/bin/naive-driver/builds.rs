@@ -1,4 +1,4 @@
-//! Artifacts: a directory, by the key of its Build (driver protocol §8).
+//! Artifacts: a directory, by the key of its Build (docs/driver-rules.md §8).
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! The driver as a process: its socket, its connections, its end (driver protocol §7).
+//! The driver as a process: its socket, its connections, its end (docs/driver-rules.md §7).
 
 use std::{
     env, fs, io,

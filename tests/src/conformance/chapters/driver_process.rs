@@ -43,28 +43,28 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         PROCESS,
         "the socket is its owner's alone, from the first moment",
-        "§7.1: umask 0177 before bind, not chmod after",
+        "§7: umask 0177 around bind or fchmod before it, not chmod after",
         socket_mode,
         EXEC
     ),
     case!(
         PROCESS,
         "a stale socket file is replaced",
-        "§7.1: unlinks a stale file first",
+        "§7: unlinks a stale file first",
         stale_socket,
         EXEC
     ),
     case!(
         PROCESS,
         "a socket that another process serves is left to it",
-        "§7.1: unlinks a stale file first: this one is not; docs/drivers.md: ends with an error",
+        "§7: unlinks a stale file first: this one is not; docs/drivers.md: ends with an error",
         live_socket,
         EXEC
     ),
     case!(
         PROCESS,
         "what is no socket is left alone",
-        "§7.1: unlinks a stale file first: this is none; docs/drivers.md: ends with an error",
+        "§7: unlinks a stale file first: this is none; docs/drivers.md: ends with an error",
         no_socket,
         EXEC
     ),
@@ -78,28 +78,28 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         PROCESS,
         "a listening descriptor is taken over",
-        "§7.2: LISTEN_FDS: a driver MUST accept both",
+        "§7: LISTEN_FDS: a driver MUST accept both",
         listen_fds,
         EXEC
     ),
     case!(
         PROCESS,
         "a listening descriptor of another process is not taken",
-        "§7.2: the LISTEN_FDS convention: LISTEN_PID says whose it is",
+        "§7: the LISTEN_FDS convention: LISTEN_PID says whose it is",
         others_descriptor,
         EXEC
     ),
     case!(
         PROCESS,
         "SIGTERM ends it, and nothing of it is left",
-        "§7.6: driver ends on SIGTERM",
+        "§7: driver ends on SIGTERM",
         sigterm,
         EXEC
     ),
     case!(
         PROCESS,
         "SIGTERM ends it though Waits are open",
-        "§7.6: driver ends on SIGTERM: stop accepting",
+        "§7: driver ends on SIGTERM: stop accepting",
         sigterm_with_waits,
         EXEC_FIFO
     ),

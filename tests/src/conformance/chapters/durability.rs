@@ -36,7 +36,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         DURABILITY,
         "SIGTERM leaves the dynos that it says",
-        "§7.6: leave dynos running if durability ≥ SURVIVES, else stop them",
+        "§7: leave dynos running if durability ≥ SURVIVES, else stop them",
         sigterm,
         EXEC_FIFO
     ),
@@ -50,7 +50,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         DURABILITY,
         "an exit while the driver is down is told as it says, and never invented",
-        "§13: EXACT → exit 42 while the driver is down is reported as 42; §0.3: never invent",
+        "§13: EXACT → exit 42 while the driver is down is reported as 42; §0: never invent",
         exit_meanwhile,
         EXEC_FIFO
     ),

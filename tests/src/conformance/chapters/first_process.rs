@@ -43,7 +43,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         START,
         "a dyno does not have the umask of the socket",
-        "§7.1: umask 0177 is for the bind",
+        "§7: umask 0177 is for the bind",
         umask,
         &[Need::Output]
     ),

@@ -16,7 +16,7 @@ use super::super::{
 
 pub(super) const STOP: &str = "stop";
 const FIFO: Need = Need::Has(Capability::StdioFifo);
-/// How long after the grace a dyno must be gone (§13).
+/// How long after the grace a dyno must be gone (docs/driver-rules.md §13).
 pub(super) const BEYOND: Duration = Duration::from_secs(2);
 
 pub(crate) const CASES: &[Case] = &[

@@ -70,7 +70,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(
         STOP,
         "other dynos start and stop during a Stop of 30 s",
-        "§0.5: calls must not queue behind Stop",
+        "§0: calls must not queue behind Stop",
         others_go_on,
         OUTPUT
     ),
