@@ -11,9 +11,9 @@ use nix::sys::signal::Signal as Standard;
 use tokio::{sync::watch, time};
 
 use super::{
+    fate::Fate,
     network::Membership,
     stop::{self, Change},
-    task::Fate,
 };
 use crate::{dyno::Writing, life, logs::Copying, runtime::DockerDriver};
 

@@ -5,7 +5,10 @@
 //!                 │   └── network.rs    the app's own overlay network
 //!                 ▼
 //!             dyno.rs ◀── cluster.rs    one look at all tasks and nodes, again and again
-//!                 │          └── task.rs   what a task's state says of its dyno
+//!                 │          ├── manager.rs  whether the engine can be asked for one
+//!                 │          ├── view.rs     what a look found, and those before it
+//!                 │          │   └── fate.rs    what a task's state says of its dyno
+//!                 │          └── model.rs    tasks and nodes, as the API has them
 //!                 └── stop.rs           away from every node, and then gone
 //! ```
 //!
@@ -18,19 +21,23 @@
 
 mod cluster;
 mod dyno;
+mod fate;
+mod manager;
+mod model;
 mod network;
 pub(crate) mod recover;
 mod spec;
 mod start;
 mod stop;
-mod task;
+mod view;
 pub(crate) mod wish;
 
 pub(crate) use self::{
-    cluster::{Cluster, Hold, manager},
+    cluster::{Cluster, Hold},
     dyno::Placed,
+    manager::manager,
+    model::{Node, Task},
     network::{Membership, Networks},
     start::stays,
-    task::{Node, Task},
     wish::Wish,
 };

@@ -11,11 +11,11 @@ use hsup_driver_kit::{
 use tokio::time;
 
 use super::{
-    cluster::{self, LookError, Part},
     dyno::{Parts, Placed},
+    fate::Fate,
+    manager::{self, LookError, Part},
     network::Membership,
     spec, stop,
-    task::Fate,
 };
 use crate::{
     config,
@@ -76,7 +76,7 @@ impl DockerDriver {
             if engine::code(&error).is_none() {
                 self.engine().suspect();
             }
-            let trouble = match cluster::part(&up).await {
+            let trouble = match manager::part(&up).await {
                 Ok(Part::None) => break Vec::new(),
                 Ok(Part::Worker) if !is_expected => break Vec::new(),
                 Ok(Part::Worker) => LookError::NoManager,

@@ -8,10 +8,11 @@ use hsup_driver_kit::{
 use tokio::time;
 
 use super::{
-    cluster::View,
     dyno::{Parts, Placed},
+    fate::Fate,
+    model::Node,
     spec, stop,
-    task::{Fate, Node},
+    view::View,
     wish::Wish,
 };
 use crate::{

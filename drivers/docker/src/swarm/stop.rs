@@ -11,11 +11,7 @@ use bollard::{
 use hsup_driver_kit::errors;
 use tokio::time;
 
-use super::{
-    cluster::{Cluster, LookError},
-    spec::ATTEMPT,
-    task::NOWHERE,
-};
+use super::{cluster::Cluster, fate::NOWHERE, manager::LookError, spec::ATTEMPT};
 use crate::engine::{self, Engine};
 
 /// How long a failed call is not repeated.
