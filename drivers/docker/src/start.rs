@@ -51,6 +51,15 @@ pub(crate) struct Opened {
     pub(crate) kept: [OwnedFd; 2],
 }
 
+/// Who needs the image of a dyno.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunsOn {
+    /// The driver's own engine.
+    Engine,
+    /// A node of the Swarm.
+    Swarm,
+}
+
 impl DockerDriver {
     /// Starts a dyno; what goes wrong leaves no container.
     pub(crate) async fn start_dyno(
@@ -70,18 +79,8 @@ impl DockerDriver {
         } else {
             Some(open(&request.io_dir, uid)?)
         };
-        let image_env = match artifact.kind {
-            // hsup-init makes the environment.
-            Kind::Slug { .. } => match self.claim(&up.docker, uid, &request, &artifact).await? {
-                Claim::Good => Vec::new(),
-                Claim::Missing => return Err(self.missed(uid, &request)),
-                Claim::Anothers => return Err(unknown(&request)),
-            },
-            Kind::Plain | Kind::Cnb => {
-                let env = self.image_env(&up.docker, uid, &request, &artifact);
-                env.await?
-            }
-        };
+        let image_env = self.image_env_of(&up.docker, uid, &request, &artifact, RunsOn::Engine);
+        let image_env = image_env.await?;
         let stdin = match &opened {
             None => Stdin::Terminal,
             Some(Opened { stdin: Some(_), .. }) => Stdin::Fifo,
@@ -116,8 +115,35 @@ impl DockerDriver {
         result
     }
 
+    /// The names of the variables that a dyno has of its image, if its caller may have that.
+    pub(crate) async fn image_env_of(
+        &self,
+        docker: &Docker,
+        uid: u32,
+        request: &StartRequest,
+        artifact: &Artifact,
+        runs_on: RunsOn,
+    ) -> Result<Vec<String>, Status> {
+        match artifact.kind {
+            // hsup-init makes the environment.
+            Kind::Slug { .. } => match self.claim(docker, uid, request, artifact).await? {
+                Claim::Good => Ok(Vec::new()),
+                Claim::Missing => match runs_on {
+                    RunsOn::Engine => Err(self.missed(uid, request)),
+                    // The nodes pull it from the registry, where its name says whose it is.
+                    RunsOn::Swarm if self.owner(uid).has(&artifact.image, &request.app) => {
+                        Ok(Vec::new())
+                    }
+                    RunsOn::Swarm => Err(unknown(request)),
+                },
+                Claim::Anothers => Err(unknown(request)),
+            },
+            Kind::Plain | Kind::Cnb => self.image_env(docker, uid, request, artifact).await,
+        }
+    }
+
     /// The names of the variables that the image sets, if it is the caller's.
-    pub(crate) async fn image_env(
+    async fn image_env(
         &self,
         docker: &Docker,
         uid: u32,

@@ -16,13 +16,13 @@ use super::{
     wish::Wish,
 };
 use crate::{
-    artifact::{Artifact, Kind},
+    artifact::Artifact,
     config::{self, Order, Stdin},
     engine::{self, Up},
-    images::{self, Claim},
+    images,
     logs::Source,
     runtime::DockerDriver,
-    start,
+    start::{self, RunsOn},
 };
 
 /// How many looks at the Swarm a port may take to be known once its dyno runs.
@@ -60,18 +60,8 @@ impl DockerDriver {
         let _haste = self.cluster().hurry();
         let uid = peer.uid.as_raw();
         let opened = start::open(&request.io_dir, uid)?;
-        let image_env = match artifact.kind {
-            Kind::Slug { .. } => match self.claim(&up.docker, uid, &request, &artifact).await? {
-                Claim::Good => Vec::new(),
-                // The nodes pull it from the registry, where its name says whose it is.
-                Claim::Missing if self.owner(uid).has(&artifact.image, &request.app) => Vec::new(),
-                Claim::Missing | Claim::Anothers => return Err(start::unknown(&request)),
-            },
-            Kind::Plain | Kind::Cnb => {
-                let env = self.image_env(&up.docker, uid, &request, &artifact);
-                env.await?
-            }
-        };
+        let image_env = self.image_env_of(&up.docker, uid, &request, &artifact, RunsOn::Swarm);
+        let image_env = image_env.await?;
         let order = Order {
             request: &request,
             artifact: &artifact,
