@@ -1,44 +1,33 @@
 //! The cgroups of dynos: where they are, what they say, and how they go.
 //!
 //! libcontainer makes them. It knows version 2 and, hierarchy by hierarchy, version 1; what it
-//! leaves to others is done here: having the controllers below a container's root, keeping a group
-//! from swapping, reading what a dyno uses, killing what is left, and removing a group with its
-//! empty parent. (cgroups(7))
+//! leaves to others is done here: having the controllers below a container's root (delegate.rs),
+//! keeping a group from swapping, reading what a dyno uses, entering a group without a wait
+//! (enter.rs), killing what is left, and removing a group with its empty parent (remove.rs).
+//! (cgroups(7))
+
+mod delegate;
+mod enter;
+mod remove;
 
 use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::time::Instant;
 
-/// How long a group is emptied before that is given up: a process in the kernel's hands may take
-/// its time to go.
-const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(1);
+use self::enter::ENTERED;
+pub(crate) use self::remove::{members, remove};
 
-/// The controller in whose hierarchy a process is moved to where it is; any would do.
-const ENTERED: &str = "pids";
 /// The limits on swap: of version 2, and of version 1, where it is one on memory besides.
 const SWAP: &str = "memory.swap.max";
 const MEMORY_AND_SWAP: &str = "memory.memsw.limit_in_bytes";
 /// What a dyno's container needs of the host.
 const WANTED: [&str; 3] = ["memory", ENTERED, "cpu"];
-/// Where the processes of a container go that are in its root: the name that others give it, too.
-const LEAF: &str = "init";
-/// How often that is begun anew: somebody may come while others are moved.
-const EVACUATIONS: usize = 10;
-
 /// The hierarchies of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hierarchies {
@@ -154,18 +143,6 @@ impl Hierarchies {
         self.mounts.iter().any(|mount| mount.has(controller))
     }
 
-    /// Has the controllers in the groups below the root, where that is a container's; how many
-    /// processes had to leave it for that.
-    pub(crate) fn hand_down(&self) -> Result<usize, CgroupError> {
-        match self.mounts.first() {
-            // The host's root alone has no type.
-            Some(mount) if self.unified && mount.at.join("cgroup.type").exists() => {
-                hand_down(&mount.at, &WANTED)
-            }
-            _ => Ok(0),
-        }
-    }
-
     /// The folder of `group` in each hierarchy. Not all of them need be there.
     pub(crate) fn folders(&self, group: &str) -> Vec<PathBuf> {
         let group = group.trim_start_matches('/');
@@ -181,11 +158,11 @@ impl Hierarchies {
 
     /// A file of `group`, in the hierarchy of `controller`.
     pub(crate) fn file(&self, group: &str, controller: &str, name: &str) -> Option<PathBuf> {
-        let mount = self.of(controller)?;
+        let mount = self.mount_of(controller)?;
         Some(mount.at.join(group.trim_start_matches('/')).join(name))
     }
 
-    fn of(&self, controller: &str) -> Option<&Mount> {
+    fn mount_of(&self, controller: &str) -> Option<&Mount> {
         self.mounts
             .iter()
             .find(|mount| self.unified || mount.has(controller))
@@ -258,43 +235,6 @@ impl Hierarchies {
             pids: number("pids", "pids.current"),
         }
     }
-
-    /// Has the kernel begin now what entering a cgroup waits for, if it has not yet: it lasts from
-    /// the first process that does to a while after the last. A process is moved to where it is,
-    /// which changes nothing. (`cgroup_attach_lock` and `rcu_sync_enter` in the kernel)
-    pub(crate) fn begin_to_enter(&self, pid: Pid) -> io::Result<()> {
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let group = groups.lines().find_map(|line| {
-            let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
-            let is_it = if self.unified {
-                controllers.is_empty()
-            } else {
-                controllers.split(',').any(|name| name == ENTERED)
-            };
-            is_it.then_some(group)
-        });
-        let file = group.and_then(|group| self.seen(Path::new(group), "cgroup.procs"));
-        let file = file.ok_or(io::ErrorKind::NotFound)?;
-        write(&file, &pid.to_string())
-    }
-
-    /// A file of the group that `/proc/PID/cgroup` tells, in the hierarchy in which processes are
-    /// moved: what is mounted of it may begin below its root.
-    fn seen(&self, told: &Path, name: &str) -> Option<PathBuf> {
-        let mount = self.of(ENTERED)?;
-        let group = told.strip_prefix(&mount.root).ok()?;
-        Some(mount.at.join(group).join(name))
-    }
-
-    /// Whether entering a cgroup takes an RCU grace period, some ten to twenty milliseconds, and
-    /// with it every start: the kernel's default since 6.0, and before that always.
-    pub(crate) fn enters_slowly() -> bool {
-        let expedited =
-            fs::read_to_string("/sys/kernel/rcu_expedited").is_ok_and(|text| text.trim() != "0");
-        let favoured = fs::read_to_string("/proc/self/mountinfo")
-            .is_ok_and(|mounts| mounts.contains("favordynmods"));
-        !expedited && !favoured
-    }
 }
 
 /// Whether the host swaps at all.
@@ -331,60 +271,6 @@ fn is_busy(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EBUSY as i32)
 }
 
-/// Hands controllers of version 2 down to the groups below `root`. Any group but the host's root
-/// either does that or has processes in it, and a container's begin in its root: they go to a group
-/// of their own, in which they are no less the container's. ("No Internal Process Constraint" in
-/// the kernel's Documentation/admin-guide/cgroup-v2.rst)
-fn hand_down(root: &Path, controllers: &[&str]) -> Result<usize, CgroupError> {
-    let failed = |source| CgroupError::HandDown {
-        path: root.to_owned(),
-        source,
-    };
-    let file = root.join("cgroup.subtree_control");
-    let handed = fs::read_to_string(&file).map_err(failed)?;
-    let is_handed = |wanted: &&str| handed.split_ascii_whitespace().any(|one| one == *wanted);
-    if controllers.iter().all(is_handed) {
-        return Ok(0);
-    }
-    let wanted: Vec<_> = controllers.iter().map(|name| format!("+{name}")).collect();
-    let wanted = wanted.join(" ");
-    let mut moved = 0;
-    for _ in 0..EVACUATIONS {
-        match write(&file, &wanted) {
-            Err(error) if is_busy(&error) => moved += evacuate(root)?,
-            written => return written.map(|()| moved).map_err(failed),
-        }
-    }
-    write(&file, &wanted).map(|()| moved).map_err(failed)
-}
-
-/// Moves the processes in the root of a container's groups to a group of their own; how many.
-fn evacuate(root: &Path) -> Result<usize, CgroupError> {
-    let failed = |source| CgroupError::HandDown {
-        path: root.to_owned(),
-        source,
-    };
-    let leaf = root.join(LEAF);
-    match fs::create_dir(&leaf) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => {}
-    }
-    let text = fs::read_to_string(root.join("cgroup.procs")).map_err(failed)?;
-    let mut moved = 0;
-    for pid in text.lines() {
-        if pid == "0" {
-            return Err(CgroupError::Strangers(root.to_owned()));
-        }
-        match write(&leaf.join("cgroup.procs"), pid) {
-            Ok(()) => moved += 1,
-            // It has ended meanwhile.
-            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Ok(moved)
-}
-
 /// What a dyno uses; `None` is not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -392,75 +278,6 @@ pub(crate) struct Usage {
     pub(crate) memory: Option<u64>,
     pub(crate) memory_peak: Option<u64>,
     pub(crate) pids: Option<u64>,
-}
-
-/// The processes in any of these groups.
-pub(crate) fn members(folders: &[PathBuf]) -> Vec<i32> {
-    // A process is in all of them, but for one that is being made.
-    let mut pids: Vec<i32> = folders
-        .iter()
-        .filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
-        .flat_map(|text| {
-            text.lines()
-                // 0 is somebody in a pid namespace that we do not see.
-                .filter_map(|line| line.parse().ok().filter(|pid| *pid > 0))
-                .collect::<Vec<i32>>()
-        })
-        .collect();
-    pids.sort_unstable();
-    pids.dedup();
-    pids
-}
-
-/// Kills what is in these groups, waits until they are empty, and removes them, and their parent
-/// where that is empty. What is not there is no error.
-///
-/// # Errors
-/// When something does not die, or a group cannot be removed.
-pub(crate) fn remove(folders: &[PathBuf]) -> io::Result<()> {
-    let end = Instant::now() + PATIENCE;
-    for folder in folders {
-        loop {
-            for pid in members(std::slice::from_ref(folder)) {
-                // It is a member of a dyno's own group; it may be gone by now.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-            match remove_tree(folder) {
-                Ok(()) => break,
-                Err(error) if is_busy(&error) && Instant::now() < end => {
-                    thread::sleep(PAUSE);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if let Some(parent) = folder.parent() {
-            // Only if nobody else is in it.
-            drop(fs::remove_dir(parent));
-        }
-    }
-    Ok(())
-}
-
-/// Removes a group and those below it, which a dyno's own programs may have made.
-fn remove_tree(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir(folder) {
-        Err(error) if is_busy(&error) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => return other,
-    }
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            for pid in members(&[entry.path()]) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-            remove_tree(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]
@@ -497,19 +314,6 @@ mod tests {
             host.oom_file("/hsup/x").unwrap(),
             Path::new("/sys/fs/cgroup/hsup/x/memory.events")
         );
-    }
-
-    /// In a container of Docker's with version 1, what is mounted is the container's own.
-    #[test]
-    fn a_mount_may_begin_at_the_group_of_a_container() {
-        let text = "31 30 0:25 /docker/4f /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
-        let host = Hierarchies::parse(text).unwrap();
-        let file = |told| host.seen(Path::new(told), "cgroup.procs");
-        let there = Path::new("/sys/fs/cgroup/pids/init/cgroup.procs");
-        assert_eq!(file("/docker/4f/init").as_deref(), Some(there));
-        let there = Path::new("/sys/fs/cgroup/pids/cgroup.procs");
-        assert_eq!(file("/docker/4f").as_deref(), Some(there));
-        assert_eq!(file("/docker/5e"), None);
     }
 
     #[test]
@@ -557,79 +361,5 @@ mod tests {
         let error = Hierarchies::parse(&without).unwrap().complete();
         let text = error.unwrap_err().to_string();
         assert!(text.contains("the cgroup controller memory"), "{text}");
-    }
-
-    #[test]
-    #[ignore = "needs root: it writes to a cgroup"]
-    fn who_is_moved_to_where_it_is_stays_there() {
-        let own = || fs::read_to_string("/proc/self/cgroup").unwrap();
-        let before = own();
-        let hierarchies = Hierarchies::detect().unwrap();
-        hierarchies.begin_to_enter(Pid::this()).unwrap();
-        assert_eq!(own(), before);
-    }
-
-    /// Whichever controller of version 2 this host has: what is told of it holds of each that is
-    /// no matter of threads.
-    #[test]
-    #[ignore = "needs root: it makes cgroups"]
-    fn who_is_in_the_root_of_a_container_makes_way_for_dynos() {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mut fields = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
-        let mount = fields.next().expect("a mount of cgroup version 2");
-        let mount = mount.split(' ').nth(4).unwrap();
-        let words = |file: PathBuf| fs::read_to_string(file).unwrap();
-        let all = words(Path::new(mount).join("cgroup.controllers"));
-        let controller = all
-            .split_ascii_whitespace()
-            .find(|name| ["memory", "hugetlb", "io"].contains(name));
-        let controller = controller.expect("a controller in version 2");
-        // The host's own root may have processes in it and hand down what it likes.
-        let of_host = Path::new(mount).join("cgroup.subtree_control");
-        let was_handed = words(of_host.clone()).contains(controller);
-        write(&of_host, &format!("+{controller}")).unwrap();
-        let root = Path::new(mount).join(format!("hsup-root-{}", std::process::id()));
-        fs::create_dir(&root).unwrap();
-        #[expect(clippy::disallowed_methods, reason = "it is nobody's dyno")]
-        let mut first = std::process::Command::new("sleep")
-            .arg("100")
-            .spawn()
-            .unwrap();
-        let pid = first.id().to_string();
-        write(&root.join("cgroup.procs"), &pid).unwrap();
-
-        let moved = hand_down(&root, &[controller]);
-        // What is not there fails below, once all is cleared away.
-        let words = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
-        let in_root = words(root.join("cgroup.procs"));
-        let in_leaf = words(root.join(LEAF).join("cgroup.procs"));
-        let handed = words(root.join("cgroup.subtree_control"));
-        // Who has the controllers already moves nobody.
-        let again = hand_down(&root, &[controller]);
-
-        first.kill().unwrap();
-        first.wait().unwrap();
-        let cleared = [
-            fs::remove_dir(root.join(LEAF)),
-            fs::remove_dir(&root),
-            if was_handed {
-                Ok(())
-            } else {
-                write(&of_host, &format!("-{controller}"))
-            },
-        ];
-        assert_eq!(moved.unwrap(), 1);
-        assert_eq!((in_root.as_str(), in_leaf.trim()), ("", pid.as_str()));
-        assert_eq!(handed.trim(), controller);
-        assert_eq!(again.unwrap(), 0);
-        for cleared in cleared {
-            cleared.unwrap();
-        }
-    }
-
-    #[test]
-    fn what_is_not_there_is_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        remove(&[folder.path().join("hsup/none")]).unwrap();
     }
 }

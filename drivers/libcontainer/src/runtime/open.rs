@@ -92,7 +92,7 @@ impl Libcontainer {
         uids.check(callers, &named)?;
         let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
         let hierarchies = Arc::new(Hierarchies::detect()?);
-        let moved = hierarchies.hand_down()?;
+        let moved = hierarchies.enable_controllers()?;
         if moved > 0 {
             tracing::info!(
                 moved,
