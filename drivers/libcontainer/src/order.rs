@@ -66,7 +66,7 @@ pub(crate) struct Order {
 }
 
 /// A slug to be mounted.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SlugOrder {
     pub(crate) path: PathBuf,
     pub(crate) owner: u32,

@@ -213,87 +213,34 @@ impl Libcontainer {
         parts: Parts,
         cancelled: &CancellationToken,
     ) -> Result<Contained, Status> {
-        let Parts {
-            limits,
-            stack_root,
-            slug,
-            binds,
-            stdio,
-            kept,
-        } = parts;
         // It comes up while what it is to be handed is made.
         let shim = ShimProcess::spawn(dir)?;
         self.enter_soon(shim.pid());
         let (life, life_writer) = Watch::make(dir, life::LIFE).map_err(files("make", dir))?;
         let (left, left_writer) = Watch::make(dir, life::LEFT).map_err(files("make", dir))?;
-        let Taken {
-            id,
-            lease,
-            own,
-            known,
-        } = self.take(dir, port(&request)).await?;
+        let taken = self.take(dir, port(&request)).await?;
         // The files are made beside it. When they cannot be, it is waited for all the same: rules
         // that it makes after what was taken is given back would stay.
-        let network = self.network().create(&lease);
+        let network = self.network().create(&taken.lease);
         let made = skeleton(
             dir,
-            &stack_root,
-            slug.as_ref().map(|slug| slug.path.as_path()),
-            &lease,
+            &parts.stack_root,
+            parts.slug.as_ref().map(|slug| slug.path.as_path()),
+            &taken.lease,
             self.network().resolv_conf().text,
             &request,
-            &binds,
+            &parts.binds,
         )
-        .and_then(|()| Ok(own_folder(&own)?));
+        .and_then(|()| Ok(own_folder(&taken.own)?));
         let network = network.await;
         made?;
-        let (stdin, stdout, stderr, outputs) = match stdio {
-            Some(fifos) => {
-                let outputs = vec![fifos.kept_stdout, fifos.kept_stderr];
-                (fifos.stdin, fifos.stdout, fifos.stderr, outputs)
-            }
-            None => (null()?, null()?, null()?, Vec::new()),
-        };
-        let size = WindowSize::wanted(&request);
         let network = network.map_err(|error| net_status(&error))?;
-        let order = Order {
-            id,
-            stack: stack_root.clone(),
-            slug,
-            own,
-            uid: lease.uid,
-            hostname: request.dyno_id,
-            oom_file: self.hierarchies().oom_file(&known.cgroup),
-            swap: self.hierarchies().swap_limit(&known.cgroup, limits.memory),
-            cgroup: known.cgroup.clone(),
-            unified: self.hierarchies().unified,
-            limits,
-            tmp_size: self.settings().tmp_size,
-            argv: command(&stack_root, request.argv, &request.shell_line),
-            env: request.env,
-            tty: request.tty.then_some((size.rows, size.columns)),
-            binds: binds
-                .iter()
-                .map(|bind| (bind.dyno_path.clone(), bind.writable))
-                .collect(),
-        };
-        let handed = Handed {
-            stdin,
-            stdout,
-            stderr,
-            netns: network.netns,
-            life: life_writer,
-            left: left_writer,
-            init: copy(self.init())?,
-            seccomp: copy(self.seccomp())?,
-            binds: binds.into_iter().map(|bind| bind.tree).collect(),
-            outputs,
-            kept,
-        };
+        let order = self.order(&taken, &parts, request);
+        let handed = self.handed(parts, network.netns, life_writer, left_writer)?;
         order::send(&shim.socket, &order, &handed).map_err(StartError::Shim)?;
         drop(handed);
-        let (life_of, terminal) = shim.answer(SHIM_PATIENCE, cancelled).await?;
-        if life_of.copied {
+        let (told, terminal) = shim.answer(SHIM_PATIENCE, cancelled).await?;
+        if told.copied {
             tracing::warn!(
                 dyno_id = %order.hostname,
                 "the slug was copied: this kernel or file system has no id-mapped mounts that an \
@@ -304,12 +251,70 @@ impl Libcontainer {
         Contained::started(
             dir.to_owned(),
             watches,
-            known,
+            taken.known,
             self.hierarchies(),
-            life_of,
+            told,
             terminal,
         )
         .map_err(|source| StartError::TakeOver(source).into())
+    }
+
+    /// What a shim is told to make.
+    fn order(&self, taken: &Taken, parts: &Parts, request: StartRequest) -> Order {
+        let size = WindowSize::wanted(&request);
+        let (cgroup, limits) = (&taken.known.cgroup, parts.limits);
+        Order {
+            id: taken.id.clone(),
+            stack: parts.stack_root.clone(),
+            slug: parts.slug.clone(),
+            own: taken.own.clone(),
+            uid: taken.lease.uid,
+            hostname: request.dyno_id,
+            oom_file: self.hierarchies().oom_file(cgroup),
+            swap: self.hierarchies().swap_limit(cgroup, limits.memory),
+            cgroup: cgroup.clone(),
+            unified: self.hierarchies().unified,
+            limits,
+            tmp_size: self.settings().tmp_size,
+            argv: command(&parts.stack_root, request.argv, &request.shell_line),
+            env: request.env,
+            tty: request.tty.then_some((size.rows, size.columns)),
+            binds: parts
+                .binds
+                .iter()
+                .map(|bind| (bind.dyno_path.clone(), bind.writable))
+                .collect(),
+        }
+    }
+
+    /// What a shim gets with that; nobody here has any of it once that is sent.
+    fn handed(
+        &self,
+        parts: Parts,
+        netns: OwnedFd,
+        life: OwnedFd,
+        left: OwnedFd,
+    ) -> Result<Handed, StartError> {
+        let (stdin, stdout, stderr, outputs) = match parts.stdio {
+            Some(fifos) => {
+                let outputs = vec![fifos.kept_stdout, fifos.kept_stderr];
+                (fifos.stdin, fifos.stdout, fifos.stderr, outputs)
+            }
+            None => (null()?, null()?, null()?, Vec::new()),
+        };
+        Ok(Handed {
+            stdin,
+            stdout,
+            stderr,
+            netns,
+            life,
+            left,
+            init: copy(self.init())?,
+            seccomp: copy(self.seccomp())?,
+            binds: parts.binds.into_iter().map(|bind| bind.tree).collect(),
+            outputs,
+            kept: parts.kept,
+        })
     }
 
     /// Takes a user and addresses, and writes down in the dyno's directory what it is to hold.
