@@ -83,14 +83,7 @@ impl Libcontainer {
     ) -> Result<Self, OpenError> {
         // Before any other thread: images are mounted for us and our shims alone, and go with us.
         mounts::leave_host().map_err(OpenError::Namespace)?;
-        let uids = UidRange::parse(
-            variable(UID_MIN_VARIABLE).as_deref(),
-            variable(UID_MAX_VARIABLE).as_deref(),
-        )?;
-        // A host without the file names nobody.
-        let named = lease::named(&fs::read_to_string("/etc/passwd").unwrap_or_default());
-        uids.check(callers, &named)?;
-        let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
+        let (uids, pool, named) = users(callers)?;
         let hierarchies = Arc::new(Hierarchies::detect()?);
         let moved = hierarchies.enable_controllers()?;
         if moved > 0 {
@@ -111,7 +104,7 @@ impl Libcontainer {
         for uid in leases.free_stale()? {
             tracing::info!(uid, "freed a user that a dyno held before a crash");
         }
-        let strangers = leases.pass_over(named.into_iter().map(|(uid, _)| uid))?;
+        let strangers = leases.pass_over(named)?;
         if !strangers.is_empty() {
             tracing::warn!(
                 uids = ?strangers,
@@ -134,34 +127,18 @@ impl Libcontainer {
         )?;
         tidy(slugs.clone());
         let most = 2 * thread::available_parallelism().map_or(1, usize::from);
-        let enters_slowly = Hierarchies::enters_slowly();
-        if enters_slowly {
-            tracing::info!(
-                "every start takes an RCU grace period, 10 to 20 ms; \
-                 `mount -o remount,favordynmods -t cgroup2 none CGROUP2_MOUNT` \
-                 or 1 in /sys/kernel/rcu_expedited spares it"
-            );
-        }
-        if cgroup::host_swaps() && !hierarchies.counts_swap() {
-            tracing::warn!(
-                "this kernel does not count what is in swap: a limit on memory does not keep a \
-                 dyno from swapping (swapaccount=1 on the kernel's command line does)"
-            );
-        }
+        let enters_slowly = warn_of_host(&hierarchies);
         let init = in_memory(c"hsup-init", |file| io::Write::write_all(file, INIT))
             .map_err(OpenError::Init)?;
+        let filters = seccomp::programs()?;
+        let seccomp = in_memory(c"seccomp", |file| shim::write_filters(file, &filters))
+            .map_err(OpenError::Init)?;
+        let ready = said(network.ready().await);
+        tell(&Ok(()), &ready);
         let inner = Inner {
             init,
-            seccomp: {
-                let filters = seccomp::programs()?;
-                in_memory(c"seccomp", |file| shim::write_filters(file, &filters))
-                    .map_err(OpenError::Init)?
-            },
-            ready: {
-                let ready = said(network.ready().await);
-                tell(&Ok(()), &ready);
-                Mutex::new(ready)
-            },
+            seccomp,
+            ready: Mutex::new(ready),
             turns: Semaphore::new(most),
             most,
             enters_slowly,
@@ -180,6 +157,39 @@ impl Libcontainer {
         tokio::spawn(look(Arc::downgrade(&driver.0)));
         Ok(driver)
     }
+}
+
+/// The users that dynos may be, the addresses they may have, and the users that the host names.
+fn users(callers: impl Iterator<Item = u32>) -> Result<(UidRange, Pool, Vec<u32>), OpenError> {
+    let uids = UidRange::parse(
+        variable(UID_MIN_VARIABLE).as_deref(),
+        variable(UID_MAX_VARIABLE).as_deref(),
+    )?;
+    // A host without the file names nobody.
+    let named = lease::named(&fs::read_to_string("/etc/passwd").unwrap_or_default());
+    uids.check(callers, &named)?;
+    let pool = Pool::new(variable(SUBNET_VARIABLE).as_deref(), uids)?;
+    let named = named.into_iter().map(|(uid, _)| uid).collect();
+    Ok((uids, pool, named))
+}
+
+/// Says what of this host is not as dynos would have it; whether they enter their cgroups slowly.
+fn warn_of_host(hierarchies: &Hierarchies) -> bool {
+    let enters_slowly = Hierarchies::enters_slowly();
+    if enters_slowly {
+        tracing::info!(
+            "every start takes an RCU grace period, 10 to 20 ms; \
+             `mount -o remount,favordynmods -t cgroup2 none CGROUP2_MOUNT` \
+             or 1 in /sys/kernel/rcu_expedited spares it"
+        );
+    }
+    if cgroup::host_swaps() && !hierarchies.counts_swap() {
+        tracing::warn!(
+            "this kernel does not count what is in swap: a limit on memory does not keep a dyno \
+             from swapping (swapaccount=1 on the kernel's command line does)"
+        );
+    }
+    enters_slowly
 }
 
 /// Removes what is left of slugs while the driver serves: it may be a lot, and is in nobody's way.
