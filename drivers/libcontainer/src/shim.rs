@@ -45,7 +45,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 pub(crate) use self::executor::write_filters;
-use self::{executor::ExecInit, waiter::Started};
+use self::{
+    executor::{ExecInit, TerminalPair},
+    waiter::Started,
+};
 use crate::{
     binds::Bind,
     mounts::{self, App, Mapped, MountError, Slug},
@@ -295,34 +298,15 @@ fn create(
         .with_detach(true)
         .build()
         .map_err(ShimError::Create)?;
-    let started = (|| {
-        let mut dyno = Life {
-            init: container.pid().ok_or(ShimError::NoPid)?.as_raw(),
-            waiter: std::process::id().cast_signed(),
-            terminal: None,
-            copied: mapped == Mapped::Copied,
-        };
-        drop(status_writer);
-        let terminal = terminal.map(|(_, (ours, theirs))| {
-            drop(theirs);
-            UnixStream::from(ours)
-        });
-        if let Some(limit) = &order.swap {
-            limit
-                .set()
-                .map_err(preparing("keep the dyno from swapping"))?;
-        }
-        start(dir, driver, &mut container, &dyno)?;
-        let terminal = match terminal {
-            None => None,
-            Some(socket) => Some(receive_terminal(&socket)?),
-        };
-        if let Some(fd) = &terminal {
-            dyno.terminal = Some(fd.as_raw_fd());
-            write_life(dir, &dyno)?;
-        }
-        Ok((dyno, terminal))
-    })();
+    let started = bring_up(
+        dir,
+        driver,
+        &order,
+        &mut container,
+        mapped,
+        status_writer,
+        terminal,
+    );
     let (dyno_life, terminal) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -348,6 +332,45 @@ fn create(
         held,
     };
     Ok((dyno, Answer::Started(dyno_life)))
+}
+
+/// Brings a container's first process to life: how the dyno is known, and its terminal.
+fn bring_up(
+    dir: &Path,
+    driver: &UnixStream,
+    order: &Order,
+    container: &mut Container,
+    mapped: Mapped,
+    status_writer: OwnedFd,
+    terminal: Option<TerminalPair>,
+) -> Result<(Life, Option<OwnedFd>), ShimError> {
+    let mut dyno = Life {
+        init: container.pid().ok_or(ShimError::NoPid)?.as_raw(),
+        waiter: std::process::id().cast_signed(),
+        terminal: None,
+        copied: mapped == Mapped::Copied,
+    };
+    // hsup-init has its own by now, and the pipe is to end with that.
+    drop(status_writer);
+    let terminal = terminal.map(|(_, (ours, theirs))| {
+        drop(theirs);
+        UnixStream::from(ours)
+    });
+    if let Some(limit) = &order.swap {
+        limit
+            .set()
+            .map_err(preparing("keep the dyno from swapping"))?;
+    }
+    start(dir, driver, container, &dyno)?;
+    let terminal = match terminal {
+        None => None,
+        Some(socket) => Some(receive_terminal(&socket)?),
+    };
+    if let Some(fd) = &terminal {
+        dyno.terminal = Some(fd.as_raw_fd());
+        write_life(dir, &dyno)?;
+    }
+    Ok((dyno, terminal))
 }
 
 /// Lets the container's first process go, if anybody still wants it.
