@@ -28,7 +28,7 @@ use nix::{
 use crate::{
     api::{Container, Network},
     artifact::{Artifact, Kind},
-    attach::{self, Streams},
+    attach::{self, Reads, Streams, Writes},
     config::{self, Order, Stdin},
     dyno::{Contained, Parts, Writing},
     engine::{self, Up},
@@ -205,34 +205,16 @@ impl DockerDriver {
         // Until this is a dyno's nobody else ends what begins here.
         let guard = gone.clone().drop_guard();
         let engine = self.engine();
-        let attach = async |what| {
-            let attaching = async {
-                if up.traits.is_podman {
-                    attach::initialise(engine.connector(), id).await?;
-                }
-                attach::attach(engine.connector(), id, what).await
-            };
-            attaching.await.map_err(|error: io::Error| {
-                Status::unavailable(format!("failed to attach to a container: {error}"))
-            })
-        };
         let mut terminal = None;
         let mut stdin = None;
         let opened = match opened {
             None => {
-                // Before its first instruction, or its first words would be nobody's.
-                let both = attach(Streams::Terminal).await?;
-                let known = self.cursors().know(id);
-                known.map_err(|error| {
-                    Status::internal(format!("failed to remember a container: {error}"))
-                })?;
-                let id = id.to_owned();
-                terminal = Some(Remote::new(engine.clone(), id, both, gone.clone()));
+                terminal = Some(self.open_terminal(up, id, gone.clone()).await?);
                 None
             }
             Some(mut opened) => {
                 if let Some(fifo) = opened.stdin.take() {
-                    stdin = Some((fifo, attach(Streams::Stdin).await?));
+                    stdin = Some((fifo, self.attach(up, id, Streams::Stdin).await?));
                 }
                 Some(opened)
             }
@@ -246,7 +228,7 @@ impl DockerDriver {
                 // attached to any.
                 if is_asked && !up.traits.is_podman {
                     for ((_, stream), what) in writing.copies.iter_mut().zip(OUTPUTS) {
-                        let (reads, _) = attach(what).await?;
+                        let (reads, _) = self.attach(up, id, what).await?;
                         *stream = Some(reads);
                     }
                 }
@@ -263,16 +245,10 @@ impl DockerDriver {
             let sized = terminal.resize(WindowSize::wanted(order.request));
             sized.map_err(|error| errors::internal("set the size of a terminal", &error))?;
         }
-        if let Some((fifo, (reads, writes))) = stdin {
-            let gone = gone.clone();
-            tokio::spawn(async move {
-                let both = async { tokio::join!(attach::feed(fifo, writes), attach::drain(reads)) };
-                if let Some((Err(error), ())) = gone.run_until_cancelled(both).await {
-                    tracing::debug!(%error, "a dyno reads no more");
-                }
-            });
+        if let Some((fifo, attached)) = stdin {
+            feed_stdin(fifo, attached, gone.clone());
         }
-        let address = if config::is_one_off(order.request) {
+        let address = if is_asked {
             Err("a one-off dyno is not reached".to_owned())
         } else {
             let found = up.api.inspect(id).await;
@@ -290,6 +266,41 @@ impl DockerDriver {
             membership,
         };
         Ok(Contained::watch(parts, writing, guard.disarm()))
+    }
+
+    /// Attaches to streams of a container that has not been started yet.
+    async fn attach(&self, up: &Up, id: &str, what: Streams) -> Result<(Reads, Writes), Status> {
+        let connector = self.engine().connector();
+        let attaching = async {
+            if up.traits.is_podman {
+                attach::initialise(connector, id).await?;
+            }
+            attach::attach(connector, id, what).await
+        };
+        attaching.await.map_err(|error: io::Error| {
+            Status::unavailable(format!("failed to attach to a container: {error}"))
+        })
+    }
+
+    /// The terminal of a container, before its first instruction: or its first words would be
+    /// nobody's. `gone` says when it has ended.
+    async fn open_terminal(
+        &self,
+        up: &Up,
+        id: &str,
+        gone: CancellationToken,
+    ) -> Result<Remote, Status> {
+        let both = self.attach(up, id, Streams::Terminal).await?;
+        let known = self.cursors().know(id);
+        known.map_err(|error| {
+            Status::internal(format!("failed to remember a container: {error}"))
+        })?;
+        Ok(Remote::new(
+            self.engine().clone(),
+            id.to_owned(),
+            both,
+            gone,
+        ))
     }
 
     /// What passes on the two outputs of a dyno.
@@ -333,6 +344,16 @@ impl DockerDriver {
         self.engine().suspect();
         engine::status(operation, error)
     }
+}
+
+/// Passes on to a dyno what its supervisor writes, until it is gone.
+fn feed_stdin(fifo: OwnedFd, (reads, writes): (Reads, Writes), gone: CancellationToken) {
+    tokio::spawn(async move {
+        let both = async { tokio::join!(attach::feed(fifo, writes), attach::drain(reads)) };
+        if let Some((Err(error), ())) = gone.run_until_cancelled(both).await {
+            tracing::debug!(%error, "a dyno reads no more");
+        }
+    });
 }
 
 pub(crate) fn unknown(request: &StartRequest) -> Status {
