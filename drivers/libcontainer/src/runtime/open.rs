@@ -34,7 +34,7 @@ use crate::{
     start::Opening,
 };
 
-/// `hsup-init` and `hsup-wait`, built for this machine by the build script.
+/// `hsup-init` and `hsup-wait`, built for this machine by the build script, drivers/init/embed.rs.
 const INIT: &[u8] = include_bytes!(env!("HSUP_INIT"));
 
 /// The driver cannot begin.

@@ -1,10 +1,12 @@
-//! Builds `hsup-init`, which the driver carries within itself, and tells where it is
-//! (`HSUP_INIT`).
+//! Builds `hsup-init` for a driver that carries it within itself, and tells where it is
+//! (`HSUP_INIT`): the build script of those drivers, not of this package.
 //!
 //! A stack image has no library that it could rely on, so it is static; and because flags for
 //! that must not reach build scripts, it has a build of its own: a cargo within cargo, for an
 //! explicit target, in a target folder of its own, hence without a lock that the outer one holds.
 //! Nothing that is meant for the outer build gets in: no flags, no wrapper, no profile.
+
+#![expect(clippy::print_stdout, reason = "so a build script speaks to cargo")]
 
 use std::{
     env, fs,
@@ -32,8 +34,8 @@ fn main() {
     for input in ["Cargo.toml", "src"] {
         println!("cargo::rerun-if-changed={}", package.join(input).display());
     }
-    // This file, also where the docker driver's package is built by it.
-    println!("cargo::rerun-if-changed=../libcontainer/build.rs");
+    // This file, of which a driver's package knows nothing but its path.
+    println!("cargo::rerun-if-changed=../init/embed.rs");
     // The release profile, and the version of the one dependency.
     println!("cargo::rerun-if-changed=../../Cargo.toml");
     println!("cargo::rerun-if-changed=../../Cargo.lock");
