@@ -70,6 +70,9 @@ pub struct Connection {
 
 impl Connection {
     /// Connects to the driver that serves `path`, which must be ours or root's.
+    ///
+    /// # Errors
+    /// When nobody serves it, somebody else does, or it does not speak HTTP/2.
     pub async fn open(path: &Path) -> Result<Self, ConnectError> {
         let failed = |source| ConnectError::Connect {
             path: path.to_owned(),
@@ -95,6 +98,9 @@ impl Connection {
     }
 
     /// Speaks the protocol over a stream that is connected already.
+    ///
+    /// # Errors
+    /// When the other end does not speak HTTP/2.
     pub async fn over(stream: UnixStream, pid: Option<i32>) -> Result<Self, h2::Error> {
         let (transport, connection) = http2::handshake(stream).await?;
         let closed = CancellationToken::new();

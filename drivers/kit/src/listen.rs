@@ -141,6 +141,9 @@ pub enum Place {
 impl Place {
     /// What the command line and the environment say: `--socket` first, then a descriptor
     /// handed down (`LISTEN_FDS`, with `LISTEN_PID` absent or ours), then `HSUP_DRIVER_SOCKET`.
+    ///
+    /// # Errors
+    /// When none of the three says where.
     pub fn choose(
         flag: Option<PathBuf>,
         env: impl Fn(&str) -> Option<OsString>,
@@ -162,6 +165,10 @@ impl Place {
 impl Listener {
     /// Listens at `place`; must run inside a tokio runtime. A socket that is made is for `access`;
     /// who can reach one that was handed down was its maker's to decide.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`], and when root's socket for others would be in a folder that is not
+    /// root's alone; of a descriptor, when it is no unix socket that listens.
     pub fn open(place: &Place, access: Access) -> Result<Self, ListenError> {
         match place {
             Place::Path(path) => Self::bind_for(path, access),
@@ -170,6 +177,10 @@ impl Listener {
     }
 
     /// Makes the socket at `path`, mode 0600, taking the place of a stale one.
+    ///
+    /// # Errors
+    /// When `path` is too long, or something is there that is not the socket of a process that is
+    /// gone; and what the system refuses.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
         Self::bind_for(path, Access::Owner)
     }

@@ -18,6 +18,9 @@ pub struct NoBindsError {
 }
 
 /// Refuses `binds` on a driver that has none.
+///
+/// # Errors
+/// When there are some, and the driver does not say that it has them.
 pub fn check_binds(driver: &GetInfoResponse, binds: &[Bind]) -> Result<(), NoBindsError> {
     if binds.is_empty() || Capabilities::of(driver).has(Capability::Binds) {
         return Ok(());

@@ -77,6 +77,9 @@ pub enum FindDriverError {
 
 /// Finds the program of the driver `name`, `own` being hsup's own program, which acts as the
 /// simple driver itself.
+///
+/// # Errors
+/// When there is no such driver, or its program is not there or cannot be executed.
 pub fn find(name: &str, own: &Path) -> Result<Found, FindDriverError> {
     if name == "simple" {
         return Ok(Found {

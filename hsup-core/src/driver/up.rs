@@ -92,6 +92,10 @@ impl Up {
 
     /// Makes a call: no longer than its deadline, and no longer than the driver is the one
     /// that was called.
+    ///
+    /// # Errors
+    /// What the driver answers; `DEADLINE_EXCEEDED` after `within`, and UNAVAILABLE once it is
+    /// gone.
     pub fn call<'a, T: 'a>(
         &'a self,
         within: Duration,
@@ -106,6 +110,9 @@ impl Up {
     }
 
     /// What the driver has of that supervisor.
+    ///
+    /// # Errors
+    /// As [`Up::call`].
     pub async fn list(&self, supervisor_id: &str) -> Result<Vec<driver::Dyno>, Status> {
         let request = ListRequest {
             supervisor_id: supervisor_id.to_owned(),
@@ -116,6 +123,9 @@ impl Up {
     }
 
     /// Has the driver end a dyno, and all its offspring.
+    ///
+    /// # Errors
+    /// As [`Up::call`].
     pub async fn stop(&self, dyno_id: &str, how: Stop) -> Result<(), Status> {
         let (force, grace) = match how {
             Stop::Immediately => (true, Duration::ZERO),
@@ -134,12 +144,18 @@ impl Up {
     }
 
     /// Has the driver forget a dyno.
+    ///
+    /// # Errors
+    /// As [`Up::call`].
     pub async fn remove(&self, dyno_id: &str) -> Result<(), Status> {
         self.remove_this(What::DynoId(dyno_id.to_owned()), QUICK_WITHIN)
             .await
     }
 
     /// Has the driver remove what it has made of a release.
+    ///
+    /// # Errors
+    /// As [`Up::call`].
     pub async fn remove_artifact(&self, artifact: &str) -> Result<(), Status> {
         let what = What::Artifact(artifact.to_owned());
         self.remove_this(what, ARTIFACT_WITHIN).await
@@ -153,6 +169,9 @@ impl Up {
     }
 
     /// Does something that needs the driver for as long as it is the one that it was.
+    ///
+    /// # Errors
+    /// What the work fails with; UNAVAILABLE once the driver is gone.
     pub async fn while_there<T, E: From<Status>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
@@ -185,6 +204,9 @@ impl Up {
     }
 
     /// Whether it can be worked with, and if not, why.
+    ///
+    /// # Errors
+    /// What a person is told of it.
     pub fn fitness(&self) -> Result<(), String> {
         if self.silent {
             Err("it does not answer its health checks".to_owned())

@@ -92,6 +92,9 @@ impl IoDir {
     }
 
     /// Makes the folder and its FIFOs.
+    ///
+    /// # Errors
+    /// When the folder is there already, or the system refuses.
     pub fn make(&self, with_stdin: bool) -> Result<(), IoDirError> {
         let failed = |path: &Path, source| IoDirError::Make {
             path: path.to_owned(),
@@ -124,6 +127,9 @@ impl IoDir {
 
     /// Opens hsup's ends for reading. `O_RDWR`, so that neither opening blocks nor the last
     /// writer's end looks like the dyno's.
+    ///
+    /// # Errors
+    /// When a FIFO is not there, or is no file of ours.
     pub fn open_output(&self) -> Result<Output, IoDirError> {
         Ok(Output {
             stdout: self.open("stdout")?.into(),
@@ -132,13 +138,17 @@ impl IoDir {
     }
 
     /// Holds the dyno's standard input open until the driver has opened it.
+    ///
+    /// # Errors
+    /// As [`IoDir::open_output`].
     pub fn hold_stdin(&self) -> Result<File, IoDirError> {
         self.open("stdin")
     }
 
     /// hsup's end for writing; closing it is the end of the dyno's input.
     ///
-    /// Fails with `ENXIO` when nobody reads it any more.
+    /// # Errors
+    /// `ENXIO` when nobody reads it any more.
     pub fn write_stdin(&self) -> Result<File, IoDirError> {
         let path = self.stdin();
         OpenOptions::new()
@@ -208,6 +218,9 @@ pub struct FdShare {
 
 impl FdBudget {
     /// Takes the limit from the process's own soft limit.
+    ///
+    /// # Errors
+    /// When the kernel does not tell the limit.
     pub fn of_this_process() -> Result<Self, Errno> {
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         Ok(Self::new(soft))
