@@ -28,6 +28,7 @@ pub mod releases;
 mod retry_after;
 pub mod rollout;
 pub mod run;
+mod signals;
 pub mod source;
 pub mod start;
 pub mod state;

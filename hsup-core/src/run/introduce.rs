@@ -43,7 +43,7 @@ pub async fn introduce(
     own_program: PathBuf,
 ) -> Result<Introduced, RunCommandError> {
     let mut signals = Signals::new().map_err(system("receive signals"))?;
-    orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
+    orphans::become_subreaper().map_err(system("become a subreaper"))?;
     let ground = match signals.unless(Ground::lay(driver, own_program)).await {
         Ok(ground) => ground?,
         Err(code) => return Ok(Introduced::Ended(code)),

@@ -23,6 +23,7 @@ mod terminal;
 
 use std::{
     ffi::OsString,
+    io,
     num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
@@ -134,19 +135,22 @@ pub enum RunCommandError {
     Lost(String),
     /// Its output has no place any more.
     #[error("failed to write standard output")]
-    Write(#[source] std::io::Error),
+    Write(#[source] io::Error),
     /// Something that every process has.
     #[error("failed to {what}")]
     System {
         /// What was tried.
         what: &'static str,
         /// Why it did not work.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunCommandError {
-    move |source| RunCommandError::System { what, source }
+fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> RunCommandError {
+    move |error| RunCommandError::System {
+        what,
+        source: error.into(),
+    }
 }
 
 /// Runs a command; answers its exit code.
@@ -155,8 +159,8 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunCommandError {
 /// When it cannot be started, or nobody knows how it ended.
 pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
     let mut signals = Signals::new().map_err(system("receive signals"))?;
-    orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
-    files::survive_size_limit().map_err(|errno| system("ignore SIGXFSZ")(errno.into()))?;
+    orphans::become_subreaper().map_err(system("become a subreaper"))?;
+    files::survive_size_limit().map_err(system("ignore SIGXFSZ"))?;
     let line = command::shell_line(&options.words)?;
     // First of all: whoever looks for the command finds it from now on.
     let listener = options.control_socket.as_deref();
@@ -208,7 +212,7 @@ pub async fn build_only(
     tell: fn(&str),
 ) -> Result<Built, RunCommandError> {
     let mut signals = Signals::new().map_err(system("receive signals"))?;
-    orphans::become_subreaper().map_err(|errno| system("become a subreaper")(errno.into()))?;
+    orphans::become_subreaper().map_err(system("become a subreaper"))?;
     let loaded = match signals.unless(release::load(source, state_dir)).await {
         Ok(loaded) => loaded?,
         Err(code) => return Ok(Built::Ended(code)),

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
+
+use crate::signals::StopSignals;
 
 /// Somebody wants the command to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +68,7 @@ impl Wisher {
 /// while nobody looks is seen by the next who does.
 #[derive(Debug)]
 pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
+    stop: StopSignals,
     wisher: Wisher,
     wishes: mpsc::UnboundedReceiver<Wish>,
 }
@@ -81,10 +77,7 @@ impl Signals {
     pub(super) fn new() -> Result<Self, std::io::Error> {
         let (wisher, wishes) = mpsc::unbounded_channel();
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
+            stop: StopSignals::new()?,
             wisher: Wisher(wisher),
             wishes,
         })
@@ -98,10 +91,7 @@ impl Signals {
     /// The next one. Cancel safe.
     pub(super) async fn next(&mut self) -> Wish {
         let (number, signal) = tokio::select! {
-            _ = self.interrupt.recv() => (2, "SIGINT"),
-            _ = self.terminate.recv() => (15, "SIGTERM"),
-            _ = self.hangup.recv() => (1, "SIGHUP"),
-            _ = self.quit.recv() => (3, "SIGQUIT"),
+            stop = self.stop.next() => stop,
             // We have a sender ourselves: it never ends.
             Some(wish) = self.wishes.recv() => return wish,
         };
