@@ -28,14 +28,14 @@ use self::{
 use crate::{
     control::{self, BindError, ServeError},
     diagnostics::Diagnostics,
-    driver::{DriverOptions, DriverSpec, FindDriverError},
+    driver::{DriverOptions, DriverSpec},
     dyno::{DynoPolicy, Shared},
     files,
     logs::{DrainTarget, TerminalSettings},
     name::ProcessType,
     notify::{self, News},
     paths::PathsError,
-    rollout,
+    rollout, run,
     source::{SourceSpec, control_dir, directory, heroku},
     state::{JournalError, LoadError, OpenStateError},
     supervisor::{Outcome, RunError, SupervisorHandle},
@@ -99,9 +99,6 @@ pub enum StartError {
     /// No place for files.
     #[error(transparent)]
     Paths(#[from] PathsError),
-    /// There is no such driver.
-    #[error(transparent)]
-    FindDriver(#[from] FindDriverError),
     /// Another hsup has the app.
     #[error(
         "hsup already runs this app{}: `hsupctl ps` shows its dynos, `hsupctl shutdown` ends it",
@@ -151,6 +148,7 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> StartError {
 /// # Errors
 /// When it cannot be started.
 pub async fn start(options: StartOptions) -> Result<u8, StartError> {
+    run::sweep().await;
     let mut signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(system("become a subreaper"))?;
     open_files::raise().map_err(system("raise the open-file limit"))?;

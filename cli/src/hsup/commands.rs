@@ -162,10 +162,7 @@ fn execute(resolved: Resolved, current_dir: Option<PathBuf>) -> anyhow::Result<u
             let ground = Ground::lay()?;
             let drains = drains(&options, &said, tell)?;
             let options = start_options(options, types, source, driver, drains, &ground)?;
-            ground.carry(async {
-                run::sweep().await;
-                start::start(options).await
-            })
+            ground.carry(start::start(options))
         }
         Command::Run { words } => {
             let source = meant.source(&options)?;

@@ -232,7 +232,7 @@ pub async fn build_only(
 
 /// Removes what `run`s and `build`s have left that were killed: their folders, and processes
 /// of drivers that are no more.
-pub async fn sweep() {
+pub(crate) async fn sweep() {
     // All of their ids are as long as this one.
     let runs = SupervisorId::random().map(|id| Paths::from_env().runs_dir(&id));
     // Whoever needs a folder there says what is wrong.

@@ -1,6 +1,7 @@
 //! What a `start` has alone, as long as it lives: its app, and its places.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -10,9 +11,9 @@ use hsup_driver_kit::listen::handed::Handed;
 use super::{StartError, StartOptions};
 use crate::{
     control::{self, ControlListener},
-    driver::{self, DriverSpec},
     environment::Base,
     files,
+    name::ProcessType,
     paths::{AppKey, Paths, PathsError},
     source::{ControlDir, Directory, Heroku, Source, SourceSpec, directory},
     state::{Damage, History, Journal, Memory, OpenStateError, StateDir, SupervisorId},
@@ -48,7 +49,7 @@ pub(super) struct Found {
 /// When one of them cannot be had, or the command line is seen to be wrong.
 pub(super) fn claim(options: &StartOptions) -> Result<(Claim, Found), StartError> {
     let (mut source, key, app, host_base) = open_source(&options.source)?;
-    check_command_line(options, &source)?;
+    check_types_named(options.explicit.as_ref(), &source)?;
     let paths = Paths::from_env();
     let state = match &options.state_dir {
         Some(path) => StateDir::open(path)?,
@@ -118,14 +119,14 @@ fn open_source(spec: &SourceSpec) -> Result<(Source, AppKey, String, Base), Star
     })
 }
 
-/// Refuses what can be seen to be wrong before anything is held or touched: it is wrong
-/// whether or not another hsup has the app.
-fn check_command_line(options: &StartOptions, source: &Source) -> Result<(), StartError> {
-    if let DriverSpec::Child(name) = &options.driver {
-        driver::find(name, &options.own_program)?;
-    }
+/// Refuses process types that can be seen not to be there before anything is held or touched:
+/// they are wrong whether or not another hsup has the app.
+fn check_types_named(
+    explicit: Option<&BTreeMap<ProcessType, u32>>,
+    source: &Source,
+) -> Result<(), StartError> {
     // Which types a control directory has, its history may say.
-    if let (Some(explicit), Source::Directory(directory)) = (&options.explicit, source)
+    if let (Some(explicit), Source::Directory(directory)) = (explicit, source)
         && let Some(release) = directory.release()
     {
         supervisor::check_types(explicit, release)?;
