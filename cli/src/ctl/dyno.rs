@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use hsup_core::lifecycle::words;
-use hsup_proto::control::{self, exit_status::How};
-use serde::Serialize;
+use hsup_proto::control::{self, DynoState, exit_status::How};
+use serde::{Serialize, Serializer};
 
 use crate::look::{Colour, Look, ordinal, rfc3339};
 
@@ -16,7 +16,8 @@ pub struct DynoReport {
     pub name: String,
     pub process_type: String,
     pub number: u32,
-    pub state: &'static str,
+    #[serde(serialize_with = "as_word")]
+    pub state: DynoState,
     pub since: Option<String>,
     pub ready: bool,
     pub release: u64,
@@ -59,6 +60,11 @@ pub struct ExitReport {
     pub at_ms: i64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn as_word<S: Serializer>(state: &DynoState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(words::heroku(*state))
+}
+
 fn given(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
@@ -66,7 +72,7 @@ fn given(text: String) -> Option<String> {
 impl From<control::Dyno> for DynoReport {
     fn from(dyno: control::Dyno) -> Self {
         Self {
-            state: words::heroku(dyno.state()),
+            state: dyno.state(),
             since: rfc3339(dyno.since_unix_ms),
             ready: dyno.ready,
             release: dyno.release,
@@ -196,21 +202,21 @@ pub fn address(ip: &str, port: u32) -> String {
 impl DynoReport {
     pub fn colour(&self) -> Colour {
         match self.state {
-            "up" => Colour::Green,
-            "crashed" => Colour::Red,
-            "down" | "complete" => Colour::Grey,
-            _ => Colour::Yellow,
+            DynoState::Up => Colour::Green,
+            DynoState::Crashed => Colour::Red,
+            DynoState::Down | DynoState::Complete => Colour::Grey,
+            DynoState::Starting | DynoState::Stopping | DynoState::Unspecified => Colour::Yellow,
         }
     }
 
     /// Whether it is not meant to run: it was stopped by hand, or was to run once and has.
     pub fn is_down(&self) -> bool {
-        matches!(self.state, "down" | "complete")
+        matches!(self.state, DynoState::Down | DynoState::Complete)
     }
 
     /// `exited with code 1, starting again in 12s (4th crash)`: why it is not up.
     pub fn trouble(&self, look: &Look) -> Option<String> {
-        if self.state != "crashed" {
+        if self.state != DynoState::Crashed {
             return None;
         }
         let cause = self.crash.as_ref().or(self.last_exit.as_ref());
@@ -230,7 +236,7 @@ impl DynoReport {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use hsup_proto::control::{Dyno, DynoState, ExitStatus};
+    use hsup_proto::control::{Dyno, ExitStatus};
     use test_case::test_case;
 
     use super::*;

@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, io::Write};
 
-use hsup_core::time::now_unix_ms;
+use hsup_core::{lifecycle::words, time::now_unix_ms};
 use hsup_proto::control::{
-    EventsRequest, EventsResponse, GetStatusResponse, Process, events_response::Event,
+    DynoState, EventsRequest, EventsResponse, GetStatusResponse, Process, events_response::Event,
 };
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::{
     dyno::{DynoReport, ExitReport},
     error::CtlError,
     promptly,
-    releases::{ProcessReport, ReleaseReport},
+    releases::{ProcessReport, ReleaseReport, state_word},
 };
 use crate::look::{Look, one_line, rfc3339};
 
@@ -215,8 +215,8 @@ impl EventReport {
 }
 
 fn dyno_line(dyno: &DynoReport, look: &Look) -> (String, String) {
-    let state = look.paint(dyno.colour(), dyno.state);
-    let ready = if dyno.state == "up" && dyno.process_type == "web" && !dyno.ready {
+    let state = look.paint(dyno.colour(), words::heroku(dyno.state));
+    let ready = if dyno.state == DynoState::Up && dyno.process_type == "web" && !dyno.ready {
         ", not ready"
     } else {
         ""
@@ -229,7 +229,7 @@ fn dyno_line(dyno: &DynoReport, look: &Look) -> (String, String) {
 
 fn release_line(release: &ReleaseReport) -> (String, String) {
     let because = because(release.reason.as_deref());
-    let (version, state) = (release.version, release.state);
+    let (version, state) = (release.version, state_word(release.state));
     let line = format!("release v{version} {state}{because}");
     (format!("release {}", release.id), line)
 }
@@ -268,7 +268,7 @@ fn driver_line(name: &str, connected: bool, ready: bool, message: &str) -> (Stri
 
 #[cfg(test)]
 mod tests {
-    use hsup_proto::control::{DynoState, events_response::Gone, exit_status::How};
+    use hsup_proto::control::{events_response::Gone, exit_status::How};
 
     use super::*;
     use crate::{

@@ -2,7 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
-use hsup_proto::control::{GetStatusRequest, GetStatusResponse};
+use hsup_core::lifecycle::words;
+use hsup_proto::control::{DynoState, GetStatusRequest, GetStatusResponse};
 use serde::Serialize;
 
 use super::{
@@ -178,7 +179,7 @@ fn write_group(f: &mut fmt::Formatter<'_>, look: &Look, group: &[DynoReport]) ->
             f,
             "{}: {}",
             dyno.name,
-            look.paint(dyno.colour(), dyno.state)
+            look.paint(dyno.colour(), words::heroku(dyno.state))
         )?;
         if dyno.since_ms != 0 {
             let time = look.time_ago(dyno.since_ms);
@@ -234,8 +235,10 @@ const NODE: usize = COLUMNS.len() - 1;
 fn row(dyno: &DynoReport, look: &Look) -> Vec<Cell> {
     let or_dash = |text: Option<String>| Cell::from(text.unwrap_or_else(|| "-".to_owned()));
     let state = match dyno.retry_at_ms.map(|at| look.seconds_until(at)) {
-        Some(seconds) if dyno.state == "crashed" => format!("crashed, again in {seconds}s"),
-        _ => dyno.state.to_owned(),
+        Some(seconds) if dyno.state == DynoState::Crashed => {
+            format!("crashed, again in {seconds}s")
+        }
+        _ => words::heroku(dyno.state).to_owned(),
     };
     vec![
         dyno.name.clone().into(),

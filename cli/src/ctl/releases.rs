@@ -14,6 +14,7 @@ use hsup_proto::control::{
 };
 use tonic::{Code, Status};
 
+pub(super) use self::report::state_word;
 pub use self::report::{ApplyReport, PlanReport, ProcessReport, ReleaseReport, ReleasesReport};
 use super::{Outcome, args::Output, connect::Supervisor, error::CtlError, promptly, to_json};
 use crate::look::{Look, Report as _};

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use hsup_proto::control::{GetStatusRequest, GetStatusResponse};
+use hsup_core::lifecycle::words;
+use hsup_proto::control::{DynoState, GetStatusRequest, GetStatusResponse};
 
 use super::{
     Outcome,
@@ -83,7 +84,7 @@ pub async fn run(
 /// Asks for what the first dynos that crashed wrote last. They are asked for by name: to have
 /// lines of all dynos, of which most are well, would cost hsup more than it is worth.
 async fn add_crash_lines(supervisor: &mut Supervisor, dynos: &mut [DynoReport]) {
-    let crashed = dynos.iter().filter(|dyno| dyno.state == "crashed");
+    let crashed = dynos.iter().filter(|dyno| dyno.state == DynoState::Crashed);
     let select: Vec<_> = crashed
         .take(CRASHES_SHOWN)
         .map(|dyno| dyno.name.clone())
@@ -123,9 +124,9 @@ fn driver(answer: &GetStatusResponse, look: &Look) -> String {
 
 fn dot(dyno: &DynoReport) -> &'static str {
     match dyno.state {
-        "up" | "starting" | "stopping" => "●",
-        "crashed" => "×",
-        _ => "○",
+        DynoState::Up | DynoState::Starting | DynoState::Stopping => "●",
+        DynoState::Crashed => "×",
+        DynoState::Down | DynoState::Complete | DynoState::Unspecified => "○",
     }
 }
 
@@ -152,7 +153,7 @@ impl Report for DynoScreen<'_> {
         let dyno = self.dyno;
         let dot = look.paint(dyno.colour(), dot(dyno));
         writeln!(f, "{dot} {} - {}", dyno.name, one_line(&dyno.command))?;
-        let mut state = look.paint(dyno.colour(), dyno.state);
+        let mut state = look.paint(dyno.colour(), words::heroku(dyno.state));
         if dyno.since_ms != 0 {
             let (time, age) = (look.time(dyno.since_ms), look.age(dyno.since_ms));
             state.extend([" since ", &time, "; ", &age, " ago"]);
@@ -160,7 +161,7 @@ impl Report for DynoScreen<'_> {
         field(f, "State", state)?;
         if let Some(trouble) = dyno.trouble(look) {
             field(f, "Trouble", one_line(&trouble))?;
-        } else if dyno.state == "up" && !dyno.ready {
+        } else if dyno.state == DynoState::Up && !dyno.ready {
             field(f, "Trouble", "not ready yet")?;
         }
         field(f, "Release", format_args!("v{}", dyno.release))?;
@@ -221,7 +222,8 @@ impl AppReport {
 impl Report for AppReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
         let answer = &self.answer;
-        let (dot, colour) = match (answer.all_up, self.dynos.iter().any(|d| d.state == "up")) {
+        let some_up = self.dynos.iter().any(|dyno| dyno.state == DynoState::Up);
+        let (dot, colour) = match (answer.all_up, some_up) {
             (true, _) if !self.is_active() => ("○", Colour::Grey),
             (true, _) => ("●", Colour::Green),
             (false, true) => ("●", Colour::Yellow),
@@ -288,7 +290,7 @@ impl Report for AppReport {
 
 /// `3 up, 1 crashed`, in the order in which a state first occurs.
 fn counts(dynos: &[DynoReport]) -> String {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
+    let mut counts: Vec<(DynoState, usize)> = Vec::new();
     for dyno in dynos {
         match counts.iter_mut().find(|(state, _)| *state == dyno.state) {
             Some((_, count)) => *count += 1,
@@ -300,14 +302,14 @@ fn counts(dynos: &[DynoReport]) -> String {
     }
     let words: Vec<_> = counts
         .iter()
-        .map(|(state, count)| format!("{count} {state}"))
+        .map(|(state, count)| format!("{count} {}", words::heroku(*state)))
         .collect();
     words.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use hsup_proto::control::{DynoState, Process, Release};
+    use hsup_proto::control::{Process, Release};
 
     use super::*;
     use crate::{

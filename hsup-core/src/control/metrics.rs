@@ -11,7 +11,7 @@ use std::{
 
 use hsup_proto::control::{Dyno, DynoState, GetStatusResponse, Release, ReleaseState};
 
-use crate::logs::DrainStatus;
+use crate::{lifecycle::words, logs::DrainStatus};
 
 /// What the body is.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -83,8 +83,7 @@ impl Page {
         self.family("hsup_dynos", "gauge", "Dynos, by process type and state.");
         for (process_type, states) in &by_type {
             for state in STATES {
-                let name = word(state.as_str_name(), "DYNO_STATE_");
-                let labels = [("type", *process_type), ("state", &name)];
+                let labels = [("type", *process_type), ("state", words::heroku(state))];
                 let count = states.get(&state.into()).copied().unwrap_or_default();
                 self.sample("hsup_dynos", &labels, count);
             }
@@ -162,7 +161,8 @@ impl Page {
         );
         for (state, count) in states {
             let state = ReleaseState::try_from(state).unwrap_or_default();
-            let name = word(state.as_str_name(), "RELEASE_STATE_");
+            let name = state.as_str_name().trim_start_matches("RELEASE_STATE_");
+            let name = name.to_ascii_lowercase();
             self.sample("hsup_releases", &[("state", &name)], count);
         }
     }
@@ -265,10 +265,6 @@ impl fmt::Display for Thousandths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:03}", self.0 / 1000, self.0.rem_euclid(1000))
     }
-}
-
-fn word(name: &str, prefix: &str) -> String {
-    name.trim_start_matches(prefix).to_ascii_lowercase()
 }
 
 #[cfg(test)]

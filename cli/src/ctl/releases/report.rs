@@ -6,7 +6,7 @@ use hsup_proto::control::{
     ApplyReleaseResponse, PlanReleaseResponse, Process, Release, ReleaseState,
     plan_release_response::{Change, Kind},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::look::{Cell, Colour, Look, Report, one_line, rfc3339, table};
 
@@ -15,7 +15,8 @@ use crate::look::{Cell, Colour, Look, Report, one_line, rfc3339, table};
 pub struct ReleaseReport {
     pub id: u64,
     pub version: u64,
-    pub state: &'static str,
+    #[serde(serialize_with = "as_word")]
+    pub state: ReleaseState,
     pub reason: Option<String>,
     pub source: String,
     pub at: Option<String>,
@@ -53,7 +54,8 @@ pub struct ApplyReport(pub(super) ApplyReleaseResponse);
 #[derive(Debug)]
 pub struct PlanReport(pub(super) PlanReleaseResponse);
 
-fn state_word(state: ReleaseState) -> &'static str {
+/// `rolling out`, with a space, for people and programs alike.
+pub(in crate::ctl) const fn state_word(state: ReleaseState) -> &'static str {
     match state {
         ReleaseState::Building => "building",
         ReleaseState::Releasing => "releasing",
@@ -65,11 +67,16 @@ fn state_word(state: ReleaseState) -> &'static str {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn as_word<S: Serializer>(state: &ReleaseState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state_word(*state))
+}
+
 impl From<Release> for ReleaseReport {
     fn from(release: Release) -> Self {
         let given = |text: String| (!text.is_empty()).then_some(text);
         Self {
-            state: state_word(release.state()),
+            state: release.state(),
             id: release.id,
             version: release.version,
             reason: given(release.reason),
@@ -115,10 +122,10 @@ impl ReleaseReport {
 }
 
 /// The colour of a release's state.
-fn colour(state: &str) -> Option<Colour> {
+const fn colour(state: ReleaseState) -> Option<Colour> {
     match state {
-        "current" => Some(Colour::Green),
-        "rejected" => Some(Colour::Red),
+        ReleaseState::Current => Some(Colour::Green),
+        ReleaseState::Rejected => Some(Colour::Red),
         _ => None,
     }
 }
@@ -134,9 +141,10 @@ fn gap(ms: i64) -> String {
 
 impl Report for ReleaseReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, look: &Look) -> fmt::Result {
+        let word = state_word(self.state);
         let state = match colour(self.state) {
-            Some(colour) => look.paint(colour, self.state),
-            None => self.state.to_owned(),
+            Some(colour) => look.paint(colour, word),
+            None => word.to_owned(),
         };
         writeln!(f, "v{} {state}", self.version)?;
         let mut field = |name: &str, value: &str| writeln!(f, "{name:>11}: {value}");
@@ -163,7 +171,7 @@ impl Report for ReleaseReport {
             };
             field("Runs", &what)?;
         }
-        if self.state == "rejected" {
+        if self.state == ReleaseState::Rejected {
             self.write_rejection(f)?;
         }
         Ok(())
@@ -181,8 +189,8 @@ impl Report for ReleasesReport {
             vec![
                 format!("v{}", release.version).into(),
                 match colour(release.state) {
-                    Some(colour) => Cell::coloured(release.state, colour),
-                    None => release.state.into(),
+                    Some(colour) => Cell::coloured(state_word(release.state), colour),
+                    None => state_word(release.state).into(),
                 },
                 look.time_ago(release.at_ms).into(),
                 release.source.clone().into(),
@@ -195,7 +203,7 @@ impl Report for ReleasesReport {
         }
         for (line, release) in lines.zip(&self.releases) {
             writeln!(f, "{line}")?;
-            if release.state == "rejected" {
+            if release.state == ReleaseState::Rejected {
                 release.write_rejection(f)?;
             }
         }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use hsup_core::lifecycle::words;
+use hsup_proto::control::DynoState;
 use jiff::Timestamp;
 use ratatui::{
     Frame,
@@ -149,8 +151,8 @@ impl Brush<'_> {
     fn row(&self, dyno: &DynoReport, state: &State) -> Vec<Span<'static>> {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let state_word = match dyno.state {
-            "up" if !dyno.ready => "up, wait",
-            word => word,
+            DynoState::Up if !dyno.ready => "up, wait",
+            state => words::heroku(state),
         };
         let share = state.share(dyno);
         vec![

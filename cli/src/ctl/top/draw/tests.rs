@@ -1,4 +1,4 @@
-use hsup_proto::control::{Dyno, DynoState, ExitStatus, exit_status::How};
+use hsup_proto::control::{Dyno, ExitStatus, exit_status::How};
 use ratatui::{Terminal, backend::TestBackend, crossterm::event::KeyCode};
 
 use super::*;
