@@ -104,14 +104,6 @@ pub fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Whether `path` is this very file, and no link to it.
-pub(crate) fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
-}
-
 /// Whether anybody has `file` open for writing, which the kernel tells whoever asks it for a
 /// read lease; `None` where it does not, as of another user's file and over a network. See
 /// [fcntl(2)], "Leases".
@@ -322,22 +314,6 @@ mod tests {
             clear_temporaries(dir.path());
             assert!(theirs.exists());
         }
-    }
-
-    #[test]
-    fn a_file_is_no_more_where_another_or_a_link_to_it_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        write_atomic(&path, b"one").unwrap();
-        let file = File::open(&path).unwrap();
-        assert!(is_at(&file, &path));
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(!is_at(&file, &link));
-        write_atomic(&path, b"two").unwrap();
-        assert!(!is_at(&file, &path));
-        fs::remove_file(&path).unwrap();
-        assert!(!is_at(&file, &path));
     }
 
     #[test]

@@ -28,13 +28,9 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+pub use hsup_driver_kit::socket::{SOCKET_PATH_MAX, SUN_PATH_MAX};
+
 use crate::state::SupervisorId;
-
-/// The longest path that a socket can have, in bytes: `sun_path` without its end (unix(7)).
-pub const SUN_PATH_MAX: usize = 107;
-
-/// The longest path of a socket where hsup chooses it, in bytes, as the driver protocol has it.
-pub const SOCKET_PATH_MAX: usize = 100;
 
 /// The longest key, in bytes.
 const KEY_MAX: usize = 100;

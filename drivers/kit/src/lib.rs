@@ -12,6 +12,7 @@ pub mod hex;
 pub mod identity;
 pub mod launch;
 pub mod listen;
+pub mod locked;
 pub mod log;
 mod marks;
 pub mod open_files;

@@ -11,7 +11,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,10 +23,7 @@ use tokio::net::UnixListener;
 pub(crate) use self::access::group;
 pub use self::access::{Access, AccessError};
 use self::handed::Handed;
-use crate::socket::{self, Served};
-
-/// The longest path of a driver's socket, in bytes: `sockaddr_un` holds 108 with its end.
-pub const MAX_PATH: usize = 100;
+use crate::socket::{self, InTheWay, SOCKET_PATH_MAX};
 
 /// How often, and after which pause, the lock of a folder is tried, which others hold for as long
 /// as it takes to make a socket.
@@ -39,9 +36,9 @@ pub enum ListenError {
     /// Neither a path nor a descriptor was given.
     #[error("no socket to serve on: give --socket PATH or set HSUP_DRIVER_SOCKET")]
     Nowhere,
-    /// The kernel has no room for the path.
+    /// The path is longer than the driver protocol has it.
     #[error(
-        "the socket path `{}` has {} bytes, and {MAX_PATH} is the most",
+        "the socket path `{}` has {} bytes, and {SOCKET_PATH_MAX} is the most",
         path.display(),
         path.as_os_str().len()
     )]
@@ -187,7 +184,7 @@ impl Listener {
 
     /// The same for others than the driver's own user.
     fn bind_for(path: &Path, access: Access) -> Result<Self, ListenError> {
-        if path.as_os_str().len() > MAX_PATH {
+        if path.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(ListenError::TooLong {
                 path: path.to_owned(),
             });
@@ -199,7 +196,7 @@ impl Listener {
         access.check_folder(path)?;
         // A socket that is bound and does not listen yet looks like a stale one.
         let lock = lock_folder(path);
-        clear(path)?;
+        make_way(path)?;
         let (user, group) = (access.user(), access.group());
         let listener = socket::listen_for(path, access.mode(), user, group).map_err(failed)?;
         drop(lock);
@@ -261,36 +258,15 @@ fn lock_folder(path: &Path) -> Option<Flock<File>> {
     None
 }
 
-/// Makes way at `path`: removes the socket of a process that is gone, and nothing else.
-fn clear(path: &Path) -> Result<(), ListenError> {
-    let probe = |source| ListenError::Probe {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(probe(error)),
-        Ok(file) if !file.file_type().is_socket() => {
-            return Err(ListenError::NotASocket {
-                path: path.to_owned(),
-            });
-        }
-        Ok(_) => {}
-    }
-    match socket::served_by(path) {
-        Ok(Served::By(pid)) => Err(ListenError::InUse {
-            path: path.to_owned(),
-            pid,
-        }),
-        Ok(Served::ByNobody) => match fs::remove_file(path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ListenError::Unlink {
-                path: path.to_owned(),
-                source,
-            }),
-            _ => Ok(()),
-        },
-        Err(error) => Err(probe(error)),
-    }
+/// Removes a stale socket at `path`, and nothing else.
+fn make_way(path: &Path) -> Result<(), ListenError> {
+    let path = path.to_owned();
+    socket::make_way(&path).map_err(|in_the_way| match in_the_way {
+        InTheWay::NotASocket => ListenError::NotASocket { path },
+        InTheWay::Served(pid) => ListenError::InUse { path, pid },
+        InTheWay::Probe(source) => ListenError::Probe { path, source },
+        InTheWay::Remove(source) => ListenError::Unlink { path, source },
+    })
 }
 
 #[cfg(test)]
@@ -451,8 +427,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_the_kernel_would_cut_is_refused() {
-        let path = PathBuf::from(format!("/tmp/{}.sock", "x".repeat(100)));
+    async fn a_path_that_is_longer_than_the_protocol_has_it_is_refused() {
+        let path = PathBuf::from(format!("/{}", "x".repeat(SOCKET_PATH_MAX)));
         let error = Listener::bind(&path).unwrap_err();
         assert!(matches!(error, ListenError::TooLong { .. }), "{error}");
     }

@@ -11,7 +11,10 @@ use std::{
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::{fs::PermissionsExt as _, net::UnixListener},
+        unix::{
+            fs::{FileTypeExt as _, PermissionsExt as _},
+            net::UnixListener,
+        },
     },
     path::Path,
 };
@@ -28,6 +31,13 @@ use nix::{
     },
     unistd::{Gid, Uid, fchownat},
 };
+
+/// The longest path that a socket can have, in bytes: `sun_path` without its end (unix(7)).
+pub const SUN_PATH_MAX: usize = 107;
+
+/// The longest path of a driver's socket, and of any other that hsup chooses, in bytes, as the
+/// driver protocol has it (§7.1).
+pub const SOCKET_PATH_MAX: usize = 100;
 
 /// A blocking socket that listens at `path`, where nothing is, with exactly `mode` (`0o600`).
 ///
@@ -85,6 +95,40 @@ pub fn served_by(path: &Path) -> io::Result<Served> {
         Err(Errno::EAGAIN) => Ok(Served::By(None)),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(Served::ByNobody),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// What keeps a socket from being made at a path.
+#[derive(Debug)]
+pub enum InTheWay {
+    /// Something else than a socket is there.
+    NotASocket,
+    /// Somebody serves the socket that is there: this process, where the kernel tells.
+    Served(Option<u32>),
+    /// It cannot be found out what is there, or whether anybody serves it.
+    Probe(io::Error),
+    /// What is there is stale, and cannot be removed.
+    Remove(io::Error),
+}
+
+/// Makes way for a socket at `path`: removes the one of a process that is gone, and nothing else.
+///
+/// # Errors
+/// With what is still in the way.
+pub fn make_way(path: &Path) -> Result<(), InTheWay> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(InTheWay::Probe(error)),
+        Ok(file) if !file.file_type().is_socket() => return Err(InTheWay::NotASocket),
+        Ok(_) => {}
+    }
+    match served_by(path) {
+        Ok(Served::By(pid)) => Err(InTheWay::Served(pid)),
+        Ok(Served::ByNobody) => match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(InTheWay::Remove(error)),
+            _ => Ok(()),
+        },
+        Err(error) => Err(InTheWay::Probe(error)),
     }
 }
 

@@ -9,21 +9,19 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::{
-        fs::{FileTypeExt as _, OpenOptionsExt as _},
-        net::UnixListener,
-    },
+    os::unix::{fs::OpenOptionsExt as _, net::UnixListener},
     path::{Path, PathBuf},
 };
 
 use hsup_driver_kit::{
     listen::handed::{self, Handed, NotNamed},
-    socket::{self, Served},
+    locked,
+    socket::{self, InTheWay, Served},
 };
 use nix::sys::socket::UnixAddr;
 use thiserror::Error;
 
-use crate::{files, paths::SUN_PATH_MAX};
+use crate::paths::SUN_PATH_MAX;
 
 /// The mode of the socket, as the original's: its user and its group.
 const SOCKET_MODE: u32 = 0o770;
@@ -205,7 +203,7 @@ impl SocketLock {
             }
             // Its holder removes the file when it ends, maybe between our open and our
             // lock; then what is locked guards nothing.
-            if !files::is_at(&file, &path) {
+            if !locked::is_at(&file, &path) {
                 continue;
             }
             file.set_len(0)
@@ -223,30 +221,14 @@ impl Drop for SocketLock {
     }
 }
 
-/// Removes a stale socket, and nothing else.
+/// Removes a stale socket at `path`, and nothing else.
 fn make_way(path: &Path) -> Result<(), BindError> {
-    let replace = |source| BindError::Replace {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(replace(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket {
-                path: path.to_owned(),
-            });
-        }
-        Ok(_) => {}
-    }
-    match socket::served_by(path) {
-        Ok(Served::ByNobody) => fs::remove_file(path).map_err(replace),
-        Ok(Served::By(owner)) => Err(BindError::InUse {
-            path: path.to_owned(),
-            owner,
-        }),
-        Err(error) => Err(replace(error)),
-    }
+    let path = path.to_owned();
+    socket::make_way(&path).map_err(|in_the_way| match in_the_way {
+        InTheWay::NotASocket => BindError::NotASocket { path },
+        InTheWay::Served(owner) => BindError::InUse { path, owner },
+        InTheWay::Probe(source) | InTheWay::Remove(source) => BindError::Replace { path, source },
+    })
 }
 
 #[cfg(test)]

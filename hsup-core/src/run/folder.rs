@@ -12,12 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hsup_driver_kit::orphans;
+use hsup_driver_kit::{
+    locked, orphans,
+    socket::{self, Served},
+};
 use thiserror::Error;
-use tokio::net::UnixStream;
 
 use crate::{
-    files,
     paths::{Paths, PathsError},
     state::SupervisorId,
 };
@@ -110,7 +111,8 @@ pub(super) async fn sweep(runs: &Path) {
             continue;
         };
         let socket = Paths::driver_socket(&path);
-        if !is_served(&socket).await {
+        // Where it is not known, a driver may still be there.
+        if matches!(socket::served_by(&socket), Ok(Served::ByNobody)) {
             tracing::info!(path = %path.display(), "removing what a killed hsup left");
             orphans::kill_left_by(&socket).await;
             remove(&path);
@@ -128,18 +130,7 @@ fn abandoned(folder: &Path) -> Option<File> {
         .ok()?;
     file.try_lock().ok()?;
     // Its hsup may have ended and removed it between the two.
-    files::is_at(&file, &path).then_some(file)
-}
-
-/// Whether a driver may still be there.
-async fn is_served(socket: &Path) -> bool {
-    match UnixStream::connect(socket).await {
-        Ok(_) => true,
-        Err(error) => !matches!(
-            error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-        ),
-    }
+    locked::is_at(&file, &path).then_some(file)
 }
 
 /// Removes a folder: its lock last, for without one nobody would ever remove the rest.

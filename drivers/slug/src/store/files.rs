@@ -3,14 +3,12 @@
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, MetadataExt as _},
-    },
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use hsup_driver_kit::locked::is_at;
 use tokio::time::sleep;
 
 use crate::{error::SlugError, id::SlugId};
@@ -219,12 +217,4 @@ fn lock_file(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .open(path)
-}
-
-/// Whether this file is what is at the path.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
 }

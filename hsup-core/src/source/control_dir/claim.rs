@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::files;
+use hsup_driver_kit::locked;
 
 /// Keeps others from following a directory, by a lock on it.
 #[derive(Debug)]
@@ -41,6 +41,6 @@ impl Claim {
 
     /// Whether it is of the directory that is at `path` now.
     pub(super) fn is_of(&self, path: &Path) -> bool {
-        files::is_at(&self.directory, path)
+        locked::is_at(&self.directory, path)
     }
 }
