@@ -11,104 +11,31 @@
 //! [`SOCKET_PATH_MAX`]. `/tmp` is everybody's, so what is there is used only when it is
 //! a directory, ours, and writable by nobody else.
 
+mod find;
+mod key;
+
 use std::{
-    collections::BTreeSet,
     env,
-    fmt::Write as _,
     fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-    },
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use nix::unistd::{AccessFlags, User, access, geteuid};
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 pub use hsup_driver_kit::socket::{SOCKET_PATH_MAX, SUN_PATH_MAX};
 
+pub use self::key::AppKey;
+use self::key::{HASH_LEN, shorten};
 use crate::state::SupervisorId;
 
-/// The longest key, in bytes.
-const KEY_MAX: usize = 100;
-/// `~` and the first 16 hexadecimal digits of the SHA-256 of the whole key.
-const HASH_LEN: usize = 17;
 /// A runtime directory must leave room for the hash of a key and for `.sock`.
 const SOCKET_NAME_MIN: usize = HASH_LEN + 8;
 
 const RUNS: &str = "run";
 const DRIVER_SOCKET: &str = "driver.sock";
-
-/// What names an app in file names: its name, or its directory.
-///
-/// Two apps never share a key: `/` becomes `+`, which an app's name never holds
-/// unescaped, and all but ASCII letters, digits, `.`, `_` and `-` is escaped as `%XX`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppKey(String);
-
-impl AppKey {
-    /// The key of an app that has a name.
-    pub fn app(name: &str) -> Self {
-        let mut key = String::new();
-        for byte in name.bytes() {
-            push_escaped(&mut key, byte);
-        }
-        Self::shortened(key)
-    }
-
-    /// The key of an app that is a directory. The path must be canonical.
-    pub fn directory(path: &Path) -> Self {
-        let mut key = String::new();
-        for &byte in path.as_os_str().as_bytes() {
-            if byte == b'/' {
-                key.push('+');
-            } else {
-                push_escaped(&mut key, byte);
-            }
-        }
-        Self::shortened(key)
-    }
-
-    /// The key as a file name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    fn shortened(key: String) -> Self {
-        Self(shorten(key, KEY_MAX))
-    }
-}
-
-/// A key must not be `.`, `..` or hidden, so a leading dot is escaped too.
-fn push_escaped(key: &mut String, byte: u8) {
-    let plain = byte.is_ascii_alphanumeric()
-        || matches!(byte, b'_' | b'-')
-        || (byte == b'.' && !key.is_empty());
-    if plain {
-        key.push(char::from(byte));
-    } else {
-        write!(key, "%{byte:02X}").expect("writing to a string cannot fail");
-    }
-}
-
-/// Keeps a name within `max` bytes: its beginning, `~`, and a hash of the whole.
-fn shorten(name: String, max: usize) -> String {
-    if name.len() <= max {
-        return name;
-    }
-    let digest = Sha256::digest(name.as_bytes());
-    let mut short = name;
-    let whole = std::mem::take(&mut short);
-    short.push_str(&whole[..max.saturating_sub(HASH_LEN)]);
-    short.push('~');
-    for byte in digest.iter().take(8) {
-        write!(short, "{byte:02x}").expect("writing to a string cannot fail");
-    }
-    short
-}
 
 /// What the default paths depend on.
 #[derive(Clone, Debug)]
@@ -141,15 +68,14 @@ pub enum PathsError {
     Untrusted { path: PathBuf, uid: u32 },
 }
 
-/// How a directory for sockets becomes ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Candidate {
+/// The directories that may be the one for sockets, the best first.
+struct Candidates {
     /// Below a directory of the user's own: used when that one exists and is ours.
-    UserRuntime,
+    user: PathBuf,
     /// `/run/hsup`: for root, and for whom somebody has made it.
-    System,
+    system: PathBuf,
     /// Below `/tmp`: always there, and to be distrusted.
-    Temporary,
+    temporary: PathBuf,
 }
 
 /// The directory that a variable of the environment names. A relative path is ignored, as the
@@ -161,11 +87,11 @@ pub fn directory_in(variable: &str) -> Option<PathBuf> {
 
 /// What `/run/hsup` must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
+enum SystemDir {
     /// Ours alone.
-    Ours,
-    /// A group may share it: people who run each other's apps.
-    Writable,
+    Private,
+    /// One that a group may share: people who run each other's apps.
+    Shared,
 }
 
 impl Paths {
@@ -203,7 +129,7 @@ impl Paths {
     /// # Errors
     /// When even the one below `/tmp` cannot be made, or is somebody else's.
     pub fn runtime_dir(&self) -> Result<PathBuf, PathsError> {
-        self.runtime_dir_for(SOCKET_NAME_MIN, Whose::Writable)
+        self.runtime_dir_for(SOCKET_NAME_MIN, SystemDir::Shared)
     }
 
     /// The control socket of an app; its directory is made where there is none.
@@ -234,7 +160,7 @@ impl Paths {
     /// As [`Paths::runtime_dir`].
     pub fn runs_dir(&self, id: &SupervisorId) -> Result<PathBuf, PathsError> {
         let below = Path::new(RUNS).join(id.as_str()).join(DRIVER_SOCKET);
-        let dir = self.runtime_dir_for(below.as_os_str().len(), Whose::Ours)?;
+        let dir = self.runtime_dir_for(below.as_os_str().len(), SystemDir::Private)?;
         let runs = dir.join(RUNS);
         private_dir(&runs, self.uid)?;
         Ok(runs)
@@ -263,107 +189,48 @@ impl Paths {
 
     /// The directories that [`Paths::find_sockets`] looks into, whether or not they exist.
     pub fn socket_dirs(&self) -> Vec<PathBuf> {
-        let candidates = self.candidates().into_iter();
-        candidates.map(|(dir, _)| dir).collect()
-    }
-
-    /// The control sockets that this user may find, whether or not anybody still serves
-    /// them, sorted within each directory. Those of the user's own supervisors are found
-    /// wherever they are.
-    pub fn find_sockets(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut seen = BTreeSet::new();
-        for (dir, candidate) in self.candidates() {
-            if candidate == Candidate::Temporary && !is_private(&dir, self.uid) {
-                continue;
-            }
-            let Ok(entries) = fs::read_dir(&dir) else {
-                continue;
-            };
-            let mut sockets: Vec<PathBuf> = entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
-                .map(|entry| entry.path())
-                .filter(|path| {
-                    path.extension()
-                        .is_some_and(|extension| extension == "sock")
-                })
-                .collect();
-            sockets.extend(self.linked_sockets(&dir));
-            sockets.sort();
-            // One socket has many paths: by links in them, or another mount.
-            sockets.retain(|socket| seen.insert(Socket::at(socket)));
-            found.extend(sockets);
-        }
-        found
-    }
-
-    /// Where the links of our supervisors in this runtime directory lead.
-    fn linked_sockets(&self, dir: &Path) -> Vec<PathBuf> {
-        let runs = dir.join("run");
-        if !is_private(&runs, self.uid) {
-            return Vec::new();
-        }
-        let runs = fs::read_dir(&runs).into_iter().flatten().flatten();
-        let links = runs.map(|run| Self::control_link(&run.path()));
-        let leads = links.filter_map(|link| {
-            let socket = fs::read_link(&link).ok()?;
-            // It was bound by the path that somebody typed: `/srv/app/../hsup.sock`.
-            let socket = fs::canonicalize(&socket).unwrap_or(socket);
-            // What was bound by a relative path may have an absolute one that is too long.
-            let fits = socket.as_os_str().len() <= SOCKET_PATH_MAX;
-            Some(if fits { socket } else { link })
-        });
-        leads.collect()
+        let Candidates {
+            user,
+            system,
+            temporary,
+        } = self.candidates();
+        vec![user, system, temporary]
     }
 
     /// The first runtime directory below which a path of `room` bytes still fits a socket.
-    fn runtime_dir_for(&self, room: usize, whose: Whose) -> Result<PathBuf, PathsError> {
-        for (path, candidate) in self.candidates() {
-            let fits = path.as_os_str().len() + 1 + room <= SOCKET_PATH_MAX;
-            match candidate {
-                Candidate::UserRuntime => {
-                    let ours = path
-                        .parent()
-                        .is_some_and(|parent| is_private(parent, self.uid));
-                    if fits && ours && private_dir(&path, self.uid).is_ok() {
-                        return Ok(path);
-                    }
-                }
-                Candidate::System => {
-                    if fits && self.system_dir(&path, whose) {
-                        return Ok(path);
-                    }
-                }
-                Candidate::Temporary => {
-                    private_dir(&path, self.uid)?;
-                    return Ok(path);
-                }
-            }
+    fn runtime_dir_for(&self, room: usize, system: SystemDir) -> Result<PathBuf, PathsError> {
+        let fits = |path: &Path| path.as_os_str().len() + 1 + room <= SOCKET_PATH_MAX;
+        let is_below_ours = |path: &Path| {
+            path.parent()
+                .is_some_and(|parent| is_private(parent, self.uid))
+        };
+        let candidates = self.candidates();
+        let user = candidates.user;
+        if fits(&user) && is_below_ours(&user) && private_dir(&user, self.uid).is_ok() {
+            return Ok(user);
         }
-        Err(PathsError::Create {
-            path: self.tmp.clone(),
-            source: io::ErrorKind::NotFound.into(),
-        })
+        if fits(&candidates.system) && self.system_dir(&candidates.system, system) {
+            return Ok(candidates.system);
+        }
+        // It is short enough for whatever hsup has there.
+        private_dir(&candidates.temporary, self.uid)?;
+        Ok(candidates.temporary)
     }
 
-    fn candidates(&self) -> Vec<(PathBuf, Candidate)> {
+    fn candidates(&self) -> Candidates {
         let user = self
             .xdg_runtime_dir
             .clone()
             .unwrap_or_else(|| self.run.join("user").join(self.uid.to_string()));
-        vec![
-            (user.join("hsup"), Candidate::UserRuntime),
-            (self.run.join("hsup"), Candidate::System),
-            (
-                self.tmp.join(format!("hsup-{}", self.uid)),
-                Candidate::Temporary,
-            ),
-        ]
+        Candidates {
+            user: user.join("hsup"),
+            system: self.run.join("hsup"),
+            temporary: self.tmp.join(format!("hsup-{}", self.uid)),
+        }
     }
 
     /// Whether `/run/hsup` will do; root makes sure that it is there.
-    fn system_dir(&self, path: &Path, whose: Whose) -> bool {
+    fn system_dir(&self, path: &Path, system: SystemDir) -> bool {
         if self.uid == 0 {
             // Whatever the umask, others must be able to reach the sockets that let them.
             let made = DirBuilder::new()
@@ -373,35 +240,12 @@ impl Paths {
                 return false;
             }
         }
-        let trusted = match whose {
-            Whose::Ours => is_private(path, self.uid),
-            Whose::Writable => fs::symlink_metadata(path)
+        let trusted = match system {
+            SystemDir::Private => is_private(path, self.uid),
+            SystemDir::Shared => fs::symlink_metadata(path)
                 .is_ok_and(|metadata| metadata.is_dir() && metadata.mode() & 0o002 == 0),
         };
         trusted && access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
-    }
-}
-
-/// Which socket it is, whatever its path.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Socket {
-    File {
-        device: u64,
-        inode: u64,
-    },
-    /// There is none any more.
-    Nowhere(PathBuf),
-}
-
-impl Socket {
-    fn at(path: &Path) -> Self {
-        match fs::metadata(path) {
-            Ok(metadata) => Self::File {
-                device: metadata.dev(),
-                inode: metadata.ino(),
-            },
-            Err(_) => Self::Nowhere(path.to_owned()),
-        }
     }
 }
 
@@ -438,13 +282,10 @@ fn is_private(path: &Path, uid: u32) -> bool {
 mod tests {
     use std::os::unix::{fs::symlink, net::UnixListener};
 
-    use proptest::prelude::*;
-    use test_case::test_case;
-
     use super::*;
 
     /// A machine with nothing but empty `/run`, `/var/lib` and `/tmp`, seen by us.
-    fn machine(dir: &Path) -> Paths {
+    pub(super) fn machine(dir: &Path) -> Paths {
         let make = |name: &str| {
             let path = dir.join(name);
             DirBuilder::new().mode(0o700).create(&path).unwrap();
@@ -462,7 +303,7 @@ mod tests {
     }
 
     /// Short enough for a socket, wherever TMPDIR points.
-    fn tempdir() -> tempfile::TempDir {
+    pub(super) fn tempdir() -> tempfile::TempDir {
         tempfile::Builder::new()
             .prefix("hp")
             .tempdir_in("/tmp")
@@ -471,24 +312,6 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o777
-    }
-
-    #[test_case("shop" => "shop")]
-    #[test_case("my-shop_2.eu" => "my-shop_2.eu")]
-    #[test_case(".." => "%2E."; "never a way up")]
-    #[test_case("a/b" => "a%2Fb")]
-    #[test_case("a+b" => "a%2Bb")]
-    #[test_case("" => "")]
-    fn key_of_an_app(name: &str) -> String {
-        AppKey::app(name).0
-    }
-
-    #[test_case("/home/me/shop" => "+home+me+shop")]
-    #[test_case("/home/me/my-shop" => "+home+me+my-shop")]
-    #[test_case("/a b" => "+a%20b")]
-    #[test_case("/" => "+")]
-    fn key_of_a_directory(path: &str) -> String {
-        AppKey::directory(Path::new(path)).0
     }
 
     #[test]
@@ -597,72 +420,6 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_found_and_nothing_else() {
-        let dir = tempdir();
-        let paths = machine(dir.path());
-        let runtime = paths.runtime_dir().unwrap();
-        let sockets = ["a.sock", "b.sock"].map(|name| runtime.join(name));
-        let listeners = sockets
-            .each_ref()
-            .map(|path| UnixListener::bind(path).unwrap());
-        let other = UnixListener::bind(runtime.join("c.other")).unwrap();
-        crate::files::write_atomic(&runtime.join("a.sock.lock"), b"1").unwrap();
-        crate::files::write_atomic(&runtime.join("d.sock"), b"").unwrap();
-        assert_eq!(paths.find_sockets(), sockets);
-        drop((listeners, other));
-    }
-
-    #[test]
-    fn sockets_elsewhere_are_found_by_the_links_of_our_supervisors() {
-        let dir = tempdir();
-        let paths = machine(dir.path());
-        let runtime = paths.runtime_dir().unwrap();
-        let near = runtime.join("a.sock");
-        let _listener = UnixListener::bind(&near).unwrap();
-        let long = format!("/{}/b.sock", "x".repeat(SOCKET_PATH_MAX));
-        let links: Vec<_> = ["/elsewhere/c.sock", near.to_str().unwrap(), &long]
-            .iter()
-            .map(|socket| {
-                let run = paths.run_dir(&SupervisorId::random().unwrap()).unwrap();
-                let link = Paths::control_link(&run);
-                symlink(socket, &link).unwrap();
-                link
-            })
-            .collect();
-        // A supervisor whose socket is where it is looked for anyway.
-        paths.run_dir(&SupervisorId::random().unwrap()).unwrap();
-        let mut expected = vec![PathBuf::from("/elsewhere/c.sock"), near, links[2].clone()];
-        expected.sort();
-        assert_eq!(paths.find_sockets(), expected);
-
-        let runs = runtime.join("run");
-        fs::set_permissions(&runs, Permissions::from_mode(0o770)).unwrap();
-        assert_eq!(paths.find_sockets(), [runtime.join("a.sock")]);
-    }
-
-    #[test]
-    fn a_socket_is_found_once_and_by_its_plainest_path() {
-        let dir = tempdir();
-        let paths = machine(dir.path());
-        let runtime = paths.runtime_dir().unwrap();
-        let near = runtime.join("a.sock");
-        let _near = UnixListener::bind(&near).unwrap();
-        let root = fs::canonicalize(dir.path()).unwrap();
-        let far = root.join("far.sock");
-        let _far = UnixListener::bind(&far).unwrap();
-        symlink(&runtime, root.join("x")).unwrap();
-        for socket in ["x/a.sock", "run/../far.sock", "lib/../far.sock"] {
-            let run = paths.run_dir(&SupervisorId::random().unwrap()).unwrap();
-            symlink(root.join(socket), Paths::control_link(&run)).unwrap();
-        }
-        // A path that no name tells from another socket's.
-        fs::hard_link(&near, runtime.join("b.sock")).unwrap();
-        let mut expected = [near, far];
-        expected.sort();
-        assert_eq!(paths.find_sockets(), expected);
-    }
-
-    #[test]
     fn a_supervisors_directory_is_private() {
         let dir = tempdir();
         let paths = machine(dir.path());
@@ -695,28 +452,5 @@ mod tests {
             .join(id.as_str())
             .join(DRIVER_SOCKET);
         assert!(driver.as_os_str().len() <= SOCKET_PATH_MAX);
-    }
-
-    proptest! {
-        #[test]
-        fn two_apps_never_share_a_key(a in "[-a+/.%~]{0,6}", b in "[-a+/.%~]{0,6}") {
-            prop_assert_eq!(a == b, AppKey::app(&a) == AppKey::app(&b));
-            let dir = |text: &str| AppKey::directory(Path::new(&format!("/{text}")));
-            prop_assert_eq!(a == b, dir(&a) == dir(&b));
-            prop_assert_ne!(AppKey::app(&a), dir(&b));
-        }
-
-        #[test]
-        fn a_key_is_a_short_file_name(name in ".{0,300}") {
-            for key in [AppKey::app(&name), AppKey::directory(Path::new(&name))] {
-                prop_assert!(key.0.len() <= KEY_MAX);
-                prop_assert!(!key.0.contains(['/', '\0', '\n']) && !key.0.starts_with('.'));
-            }
-        }
-
-        #[test]
-        fn long_names_that_begin_alike_keep_their_own_keys(a in "x{120}[a-z]{8}", b in "x{120}[a-z]{8}") {
-            prop_assert_eq!(a == b, AppKey::app(&a) == AppKey::app(&b));
-        }
     }
 }
