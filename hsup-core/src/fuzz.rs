@@ -6,11 +6,9 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    formation::{FormationChange, MAX_QUANTITY, QuantityChange},
     logs::DrainTarget,
-    name::{
-        DynoId, DynoName, FormationChange, MAX_QUANTITY, ProcessType, QuantityChange, Selector,
-        check_app_name,
-    },
+    name::{DynoId, DynoName, ProcessType, Selector, check_app_name},
     release::{LogTarget, Process},
     source::{control_file, dotenv, procfile},
 };

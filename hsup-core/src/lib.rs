@@ -10,6 +10,7 @@ pub mod dyno;
 pub mod environment;
 pub mod exit;
 pub mod files;
+pub mod formation;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 pub mod lifecycle;

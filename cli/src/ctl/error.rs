@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_core::name::FormationChangeError;
+use hsup_core::formation::FormationChangeError;
 use thiserror::Error;
 use tonic::{Code, Status};
 

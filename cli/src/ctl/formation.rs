@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use hsup_core::name::{FormationChange, ProcessType, QuantityChange};
+use hsup_core::{
+    formation::{FormationChange, QuantityChange},
+    name::ProcessType,
+};
 use hsup_proto::control::{
     Process, RestartRequest, ScaleRequest, ShutdownRequest, StartRequest, StopRequest,
     scale_request::{Change, change::How},

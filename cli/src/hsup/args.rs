@@ -11,7 +11,8 @@ use hsup_core::{
     backoff::Policy,
     driver::DriverOption,
     dyno::HttpCheck,
-    name::{MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
+    formation::{MAX_QUANTITY, MAX_START_NUMBER},
+    name::ProcessType,
     rollout::{StrategyArg, Surge},
 };
 use hsup_proto::driver::Bind;

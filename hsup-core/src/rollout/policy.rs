@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, str::FromStr};
 use thiserror::Error;
 
 use super::Strategy;
-use crate::name::{MAX_QUANTITY, ProcessType};
+use crate::{formation::MAX_QUANTITY, name::ProcessType};
 
 /// The operator's choices that concern every rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -20,7 +20,8 @@ use super::{
     json::{Json, SyntaxError, ValueError},
 };
 use crate::{
-    name::{MAX_QUANTITY, ProcessType, check_app_name},
+    formation::MAX_QUANTITY,
+    name::{ProcessType, check_app_name},
     ports,
     release::{ConfigVars, Limits, LogTarget, Process, Release, Slug, slug_checksum},
 };

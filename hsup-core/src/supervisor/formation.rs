@@ -10,7 +10,8 @@ use hsup_proto::control::{self, scale_request};
 
 use crate::{
     control::ControlError,
-    name::{DynoName, MAX_QUANTITY, MAX_START_NUMBER, ProcessType},
+    formation::{MAX_QUANTITY, MAX_START_NUMBER},
+    name::{DynoName, ProcessType},
     release::Release,
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::name::MAX_QUANTITY;
+use crate::formation::MAX_QUANTITY;
 
 /// What [`super::parse`] takes, but for what it takes for old times' sake: keys in another
 /// case, `null`, and unknown keys, which are a warning.

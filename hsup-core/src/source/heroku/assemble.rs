@@ -7,7 +7,8 @@ use thiserror::Error;
 
 use super::{error::ApiError, model};
 use crate::{
-    name::{MAX_QUANTITY, ProcessType, check_app_name},
+    formation::MAX_QUANTITY,
+    name::{ProcessType, check_app_name},
     ports,
     release::{AppMetadata, ConfigVars, Process, Release, Slug, slug_checksum},
     source::excerpt,

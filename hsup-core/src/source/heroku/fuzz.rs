@@ -11,7 +11,7 @@ use super::{
     pace::{Pace, Went},
     quantities::Quantities,
 };
-use crate::{name::MAX_QUANTITY, ports, retry_after::retry_after, source::Update};
+use crate::{formation::MAX_QUANTITY, ports, retry_after::retry_after, source::Update};
 
 /// Answers of the API, one a line: the app, a release, the formation, config vars, a slug or an
 /// image, and headers. What is missing is empty.

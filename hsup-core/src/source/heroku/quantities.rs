@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{assemble::quantity_of, model::Formation};
 use crate::{
-    name::{MAX_QUANTITY, ProcessType},
+    formation::MAX_QUANTITY,
+    name::ProcessType,
     release::Release,
     source::{Update, excerpt},
 };
