@@ -10,7 +10,9 @@
 //! life of hsup or of an earlier one. Nobody else will ever stop them, and they are killed
 //! before the driver is started again.
 
-mod reach;
+mod child;
+mod connect;
+mod previous;
 
 use std::{
     path::{Path, PathBuf},
@@ -18,11 +20,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_driver_kit::{
-    client::{Capabilities, Connection},
-    launch::{self, Child},
-    orphans,
-};
+use hsup_driver_kit::{client::Capabilities, launch::Child};
 use hsup_proto::driver::{Durability, GetInfoResponse};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -33,8 +31,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::reach::{Failure, ask};
-use super::{DriverNote, DriverSpec, Link, Previous, Up, said};
+use self::connect::{Established, Failure, ask};
+use super::{DriverNote, DriverSpec, Link, Previous, Up};
 
 /// What is known of a driver before anything is.
 pub const NOT_YET: &str = "not connected yet";
@@ -101,7 +99,7 @@ impl DriverLink {
         let ending = CancellationToken::new();
         let is_child = matches!(settings.spec, DriverSpec::Child(_));
         let lives = settings.lives.as_ref();
-        let keeper = Keeper {
+        let task = LinkTask {
             children: signal(SignalKind::child())?,
             previous: lives.and_then(|lives| lives.previous.clone()),
             settings,
@@ -113,7 +111,7 @@ impl DriverLink {
         Ok(Self {
             is_child,
             state,
-            task: tokio::spawn(keeper.run(ending.clone())),
+            task: tokio::spawn(task.run(ending.clone())),
             ending,
         })
     }
@@ -160,15 +158,8 @@ impl Drop for DriverLink {
     }
 }
 
-/// A driver that answered its first question.
-struct Established {
-    control: Connection,
-    waits: Connection,
-    info: GetInfoResponse,
-    socket: PathBuf,
-}
-
-struct Keeper {
+/// The task behind a [`DriverLink`].
+struct LinkTask {
     settings: LinkSettings,
     publish: watch::Sender<Link>,
     children: Signal,
@@ -181,12 +172,12 @@ struct Keeper {
     dynos_ended: bool,
 }
 
-impl Keeper {
+impl LinkTask {
     async fn run(mut self, ending: CancellationToken) {
         tokio::select! {
             biased;
             () = ending.cancelled() => {}
-            () = self.keep() => ending.cancelled().await,
+            () = self.stay_connected() => ending.cancelled().await,
         }
         self.end_child().await;
         self.announce("it was ended".to_owned(), false);
@@ -196,95 +187,16 @@ impl Keeper {
         }
     }
 
-    /// Ends the child driver and removes the socket that was made for it.
-    async fn end_child(&mut self) {
-        let Some(child) = &self.child else {
-            self.end_previous().await;
-            return;
-        };
-        let socket = child.socket().to_owned();
-        self.terminate_child().await;
-        // One that was killed before, or did not end in time, has stopped nobody.
-        let cleared_up = self.child.as_ref().is_some_and(Child::has_ended_well);
-        let (never_up, dynos_die) = (self.last.is_none(), self.dynos_end_with_it());
-        if never_up || (dynos_die && !cleared_up) {
-            // It did not stop its dynos, or never was a driver: what is left is nobody's.
-            let killed = orphans::kill_all().await + orphans::kill_left_by(&socket).await;
-            debug!(killed, "killed what the driver left");
-        }
-        self.dynos_ended = never_up || dynos_die;
-        remove_socket(&socket);
-    }
-
-    /// Asks the child driver to end, and kills it when it does not.
-    async fn terminate_child(&mut self) {
-        let deadline = sleep(END_WITHIN);
-        tokio::pin!(deadline);
-        let mut is_asked = true;
-        // Whoever is reaped has no pid any more that could be signalled.
-        self.reap();
-        if let Some(child) = self.child.as_ref().filter(|child| child.is_running()) {
-            launch::terminate(child.pid());
-        }
-        while self.child.as_ref().is_some_and(Child::is_running) {
-            tokio::select! {
-                _ = self.children.recv() => self.reap(),
-                () = &mut deadline => {
-                    warn!(is_asked, "driver did not end in time");
-                    if !std::mem::replace(&mut is_asked, false) {
-                        break;
-                    }
-                    if let Some(child) = &self.child {
-                        child.kill();
-                    }
-                    deadline.as_mut().reset(Instant::now() + END_WITHIN);
-                }
-            }
-        }
-    }
-
-    /// Ends the driver of an earlier life. It is nobody's child here: its connection's end
-    /// tells of its own.
-    async fn end_previous(&mut self) {
-        let Some(previous) = self.previous.clone() else {
-            return;
-        };
-        let up = match &*self.publish.borrow() {
-            Link::Up(up) => Arc::clone(up),
-            Link::Down { .. } => return,
-        };
-        self.terminate_previous(&previous, &up).await;
-        self.previous = None;
-        self.dynos_ended = previous.pid.is_some() && self.dynos_end_with_it();
-    }
-
-    async fn terminate_previous(&self, previous: &Previous, up: &Up) {
-        let Some(pid) = previous.pid else {
-            // Nobody's child; or its process is not known, and it ends by itself.
-            if previous.driver.is_none() {
-                remove_socket(&previous.socket);
-            }
-            return;
-        };
-        launch::terminate(pid);
-        if timeout(END_WITHIN, up.control.closed()).await.is_err() {
-            warn!(pid, "driver did not end in time");
-            launch::kill(pid);
-        }
-        orphans::kill_left_by(&previous.socket).await;
-        remove_socket(&previous.socket);
-    }
-
-    async fn keep(&mut self) {
+    async fn stay_connected(&mut self) {
         let mut failures = 0u32;
         loop {
             match self.establish().await {
                 Ok(established) => {
                     let begun = Instant::now();
                     self.last = Some(Arc::new(established.info.clone()));
-                    let why = self.tend(established).await;
+                    let why = self.watch_connection(established).await;
                     warn!(why, "driver gone");
-                    self.bury().await;
+                    self.clean_up_after_child().await;
                     self.announce(why, false);
                     if begun.elapsed() >= STEADY {
                         failures = 0;
@@ -337,13 +249,13 @@ impl Keeper {
             return Ok(established);
         }
         match self.settings.spec.clone() {
-            DriverSpec::Socket(socket) => match self.greet(&socket, reach::BOOT).await {
+            DriverSpec::Socket(socket) => match self.handshake(&socket, connect::BOOT).await {
                 Ok(established) => {
-                    self.note(None);
+                    self.note_driver(None);
                     Ok(established)
                 }
                 Err(failure) if failure.nobody => {
-                    self.bury_unseen();
+                    self.note_end_unseen();
                     Err(self.unless_it_ended(&socket, failure))
                 }
                 Err(failure) => Err(failure),
@@ -353,70 +265,17 @@ impl Keeper {
                     return self.launch(&name).await;
                 };
                 let socket = child.socket().to_owned();
-                let greeted = self.greet(&socket, HEALTH_WITHIN).await;
+                let answer = self.handshake(&socket, HEALTH_WITHIN).await;
                 // Restarted only when its process has ended, never because it is slow.
-                greeted.map_err(|_| {
+                answer.map_err(|_| {
                     Failure::passing(format!("the {name} driver runs but does not answer"))
                 })
             }
         }
     }
 
-    /// Finds the driver of an earlier life. One that is not the driver wanted now is ended,
-    /// with the dynos that it has of ours.
-    async fn meet_previous(&mut self) -> Result<Option<Established>, Failure> {
-        let Some(previous) = self.previous.clone() else {
-            return Ok(None);
-        };
-        let is_child = matches!(previous.driver, None | Some(DriverSpec::Child(_)));
-        let is_wanted = previous.may_be(&self.settings.spec);
-        match self.greet(&previous.socket, HEALTH_WITHIN).await {
-            Ok(established) if is_wanted => return Ok(Some(established)),
-            Ok(established) => self.replace(&previous, established).await?,
-            Err(failure) if (is_child || !is_wanted) && !failure.nobody => {
-                let why = failure.why;
-                let what = if failure.hopeless {
-                    "what serves now where an earlier hsup had its driver is of no use"
-                } else {
-                    "the driver of an earlier hsup runs but does not answer"
-                };
-                return Err(still_has_dynos(&previous, &format!("{what}: {why}")));
-            }
-            // It serves no more, or is asked again as the one that is wanted.
-            Err(_) => {
-                self.bury_unseen();
-                if is_child {
-                    orphans::kill_left_by(&previous.socket).await;
-                }
-            }
-        }
-        self.previous = None;
-        Ok(None)
-    }
-
-    /// Ends the driver of an earlier life, once none of our dynos runs there.
-    async fn replace(&self, previous: &Previous, established: Established) -> Result<(), Failure> {
-        let Some(lives) = &self.settings.lives else {
-            return Ok(());
-        };
-        let up = self.up(established);
-        info!(name = up.info.name, "ending the driver of an earlier life");
-        let cleared = match up.list(&lives.supervisor_id).await {
-            Ok(dynos) => super::clear(&up, &dynos, lives.grace).await,
-            Err(status) => Err(status),
-        };
-        if let Err(status) = cleared {
-            let (name, why) = (&up.info.name, said(&status));
-            let what =
-                format!("the {name} driver of an earlier hsup did not stop its dynos: {why}");
-            return Err(still_has_dynos(previous, &what));
-        }
-        self.terminate_previous(previous, &up).await;
-        Ok(())
-    }
-
     /// Notes who is to be found by the next life.
-    fn note(&self, pid: Option<i32>) {
+    fn note_driver(&self, pid: Option<i32>) {
         if let Some(lives) = &self.settings.lives {
             lives.note.write(&self.settings.spec, pid);
         }
@@ -445,7 +304,7 @@ impl Keeper {
     }
 
     /// Publishes the driver and watches it until its connection ends; says why it did.
-    async fn tend(&mut self, established: Established) -> String {
+    async fn watch_connection(&mut self, established: Established) -> String {
         info!(
             name = established.info.name,
             version = established.info.version,
@@ -469,24 +328,15 @@ impl Keeper {
                 () = waits.closed() => break false,
                 _ = self.children.recv() => self.reap(),
                 _ = health.tick() => {
-                    let before = (up.silent, up.info.clone());
-                    match timeout(HEALTH_WITHIN, ask(&control)).await {
-                        Ok(Ok(info)) => {
-                            misses = 0;
-                            up.silent = false;
-                            if info.instance_id != up.info.instance_id {
-                                break true;
-                            }
-                            up.info = info;
+                    match check_health(&mut up, &mut misses).await {
+                        Health::Same => {}
+                        Health::Changed => {
+                            self.publish.send_replace(Link::Up(Arc::new(up.clone())));
                         }
-                        _ => misses += 1,
+                        Health::AnotherInstance => break true,
                     }
-                    up.silent = misses >= MISSES;
                     if !up.info.ready {
                         health.reset_after(READINESS_EVERY);
-                    }
-                    if before != (up.silent, up.info.clone()) {
-                        self.publish.send_replace(Link::Up(Arc::new(up.clone())));
                     }
                 }
             }
@@ -518,28 +368,6 @@ impl Keeper {
         }
     }
 
-    /// After a child driver has ended: kills what it left, if nobody else ever will.
-    async fn bury(&mut self) {
-        let ended = self.child.as_ref().is_some_and(|child| !child.is_running());
-        if !ended {
-            return;
-        }
-        if self.dynos_end_with_it() {
-            let killed = orphans::kill_all().await;
-            if killed > 0 {
-                info!(killed, "killed what the dead driver left");
-            }
-            if let Some(child) = &self.child {
-                orphans::kill_left_by(child.socket()).await;
-            }
-            self.dynos_ended = true;
-        }
-        if let Some(child) = self.child.take() {
-            // There may be no next one.
-            remove_socket(child.socket());
-        }
-    }
-
     /// Why there is nobody at `socket`: nobody was yet, or the driver that was has ended.
     fn unless_it_ended(&self, socket: &Path, failure: Failure) -> Failure {
         if self.last.is_none() {
@@ -559,50 +387,35 @@ impl Keeper {
         let last = self.last.as_ref();
         last.is_some_and(|info| info.durability() == Durability::None)
     }
-
-    /// After a driver that is not our child has ended: nobody listens where it did.
-    fn bury_unseen(&mut self) {
-        self.dynos_ended |= self.dynos_end_with_it();
-    }
-
-    /// Reaps whatever has ended: the child driver, and, for a subreaper, anybody's orphans.
-    fn reap(&mut self) {
-        Self::reap_into(self.child.as_mut());
-    }
-
-    fn reap_into(mut child: Option<&mut Child>) {
-        for (pid, status) in orphans::reap() {
-            if let Some(child) = child.as_deref_mut()
-                && child.pid() == pid
-            {
-                child.ended(status);
-            }
-        }
-    }
-
-    /// Waits for `what` and keeps reaping meanwhile.
-    async fn reaping(&mut self, what: impl Future<Output = ()>) {
-        tokio::pin!(what);
-        loop {
-            tokio::select! {
-                () = &mut what => return,
-                _ = self.children.recv() => self.reap(),
-            }
-        }
-    }
 }
 
-/// What a driver of an earlier life still runs must not run twice.
-fn still_has_dynos(previous: &Previous, what: &str) -> Failure {
-    let socket = previous.socket.display();
-    Failure::passing(format!(
-        "{what}; once it has ended, or `{socket}` is removed, its dynos count as gone"
-    ))
+/// What a health check has shown.
+enum Health {
+    /// Nothing new.
+    Same,
+    /// Something that whoever calls the driver should know.
+    Changed,
+    /// The driver is not the one that was connected to.
+    AnotherInstance,
 }
 
-/// Removes what a driver listened at. It may have done so itself.
-fn remove_socket(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        debug!(%error, "driver socket not removed");
+/// Asks the driver how it does, and counts the answers in a row that it has missed.
+async fn check_health(up: &mut Up, misses: &mut u32) -> Health {
+    let before = (up.silent, up.info.clone());
+    match timeout(HEALTH_WITHIN, ask(&up.control)).await {
+        Ok(Ok(info)) => {
+            if info.instance_id != up.info.instance_id {
+                return Health::AnotherInstance;
+            }
+            *misses = 0;
+            up.info = info;
+        }
+        _ => *misses += 1,
+    }
+    up.silent = *misses >= MISSES;
+    if before == (up.silent, up.info.clone()) {
+        Health::Same
+    } else {
+        Health::Changed
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use crate::{
-    driver::{Link, clear},
+    driver::{Link, stop_and_remove},
     dyno::Shared,
     logs::SYSTEM,
 };
@@ -57,7 +57,7 @@ impl Sweeper {
             format!("Stopping {orphans} that the driver has and hsup does not know"),
         );
         // What is left is told in the diagnostics, and found again by the next sweep.
-        drop(clear(&up, &claim.dynos, shared.policy.grace).await);
+        drop(stop_and_remove(&up, &claim.dynos, shared.policy.grace).await);
     }
 
     /// The same, and waits for what other sweeps clear away, too.

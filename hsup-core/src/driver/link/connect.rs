@@ -1,18 +1,16 @@
-//! Reaching a driver: the process, the connections, the first question.
+//! Connecting to a driver: the connections, the first question, and why there is no answer.
 
-use std::{io, path::Path, time::Duration};
-
-use hsup_driver_kit::{
-    client::{Capabilities, ConnectError, Connection},
-    launch::{self, Child, Launch},
-    orphans,
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
 };
-use hsup_proto::driver::{Capability, GetInfoRequest, GetInfoResponse};
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info};
 
-use super::{Established, Keeper};
-use crate::driver::spec;
+use hsup_driver_kit::client::{Capabilities, ConnectError, Connection};
+use hsup_proto::driver::{Capability, GetInfoRequest, GetInfoResponse};
+use tokio::time::{Instant, timeout};
+
+use super::LinkTask;
 
 /// How long a driver may take to its first answer, from its start or, where others start it,
 /// from when it was connected to: it may still be finding its dynos again.
@@ -20,16 +18,16 @@ pub(super) const BOOT: Duration = Duration::from_secs(10);
 
 /// What the last try has at least: the answer of a driver that comes up at the last moment must
 /// have time to arrive.
-const LAST_TRY: Duration = Duration::from_millis(100);
+pub(super) const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Pauses that double from 1 ms to 1 s between tries, the last of which begins at the deadline.
-struct Pauses {
+pub(super) struct Pauses {
     next: Duration,
     deadline: Instant,
 }
 
 impl Pauses {
-    fn until(deadline: Instant) -> Self {
+    pub(super) fn until(deadline: Instant) -> Self {
         Self {
             next: Duration::from_millis(1),
             deadline,
@@ -37,7 +35,7 @@ impl Pauses {
     }
 
     /// The next pause; `None` when it is too late for another try.
-    fn next(&mut self, now: Instant) -> Option<Duration> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<Duration> {
         let pause = self.next.min(self.deadline - now);
         self.next = (self.next * 2).min(Duration::from_secs(1));
         (!pause.is_zero()).then_some(pause)
@@ -70,80 +68,17 @@ impl Failure {
     }
 }
 
-impl Keeper {
-    pub(super) async fn launch(&mut self, name: &str) -> Result<Established, Failure> {
-        let found = spec::find(name, &self.settings.own_program)
-            .map_err(|error| Failure::hopeless(error.to_string()))?;
-        let launch = Launch {
-            program: found.program,
-            argv0: found.argv0,
-            socket: self.settings.socket.clone(),
-            hand_listener: found.takes_listener,
-        };
-        let child = launch::launch(&launch)
-            .map_err(|error| Failure::hopeless(crate::errors::chain(&error)))?;
-        info!(pid = child.pid(), "driver started");
-        self.note(Some(child.pid()));
-        let socket = child.socket().to_owned();
-        self.child = Some(child);
+/// A driver that answered its first question.
+pub(super) struct Established {
+    pub(super) control: Connection,
+    pub(super) waits: Connection,
+    pub(super) info: GetInfoResponse,
+    pub(super) socket: PathBuf,
+}
 
-        let deadline = Instant::now() + BOOT;
-        let mut pauses = Pauses::until(deadline);
-        loop {
-            let within = LAST_TRY.max(deadline - Instant::now());
-            let failure = match self.greet(&socket, within).await {
-                Ok(established) => return Ok(established),
-                Err(failure) => failure,
-            };
-            self.reap();
-            let is_running = self.child.as_ref().is_some_and(Child::is_running);
-            if is_running
-                && !failure.hopeless
-                && let Some(pause) = pauses.next(Instant::now())
-            {
-                self.reaping(sleep(pause)).await;
-                continue;
-            }
-            let child = self.child.as_ref().expect("it was just started");
-            let why = if !child.is_running() {
-                let said = child.last_output().await;
-                format!(
-                    "the {name} driver ended before it answered ({}){said}",
-                    child.how_it_ended()
-                )
-            } else if failure.hopeless {
-                failure.why
-            } else {
-                let said = child.last_output().await;
-                format!(
-                    "the {name} driver did not answer within {} s: {}{said}",
-                    BOOT.as_secs(),
-                    failure.why
-                )
-            };
-            self.give_up_child().await;
-            return Err(Failure::hopeless(why));
-        }
-    }
-
-    /// Ends a child that never became a driver, and whatever it started: it never ran a
-    /// dyno, so all of that is nobody's.
-    pub(super) async fn give_up_child(&mut self) {
-        if self.last.is_none() || self.dynos_end_with_it() {
-            orphans::kill_all().await;
-        } else {
-            // Dynos that outlived the driver before may be ours by now, and are to live.
-            self.terminate_child().await;
-        }
-        if let Some(child) = self.child.take()
-            && let Err(error) = std::fs::remove_file(child.socket())
-        {
-            debug!(%error, "driver socket not removed");
-        }
-    }
-
+impl LinkTask {
     /// Connects twice and asks the first question.
-    pub(super) async fn greet(
+    pub(super) async fn handshake(
         &self,
         socket: &Path,
         within: Duration,

@@ -18,10 +18,14 @@ use crate::lifecycle::Stop;
 ///
 /// # Errors
 /// What the driver said of one that it did not stop.
-pub(crate) async fn clear(up: &Up, orphans: &[Dyno], grace: Duration) -> Result<(), Status> {
-    info!(count = orphans.len(), "stopping orphans");
+pub(crate) async fn stop_and_remove(
+    up: &Up,
+    unowned: &[Dyno],
+    grace: Duration,
+) -> Result<(), Status> {
+    info!(count = unowned.len(), "stopping orphans");
     // All at once: they have one grace period between them, not one each.
-    let ends = orphans.iter().map(|dyno| end(up, &dyno.dyno_id, grace));
+    let ends = unowned.iter().map(|dyno| end(up, &dyno.dyno_id, grace));
     join_all(ends).await.into_iter().collect()
 }
 
