@@ -3,14 +3,16 @@
 use std::{
     collections::BTreeMap,
     env, error,
+    ffi::OsString,
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use clap_complete::Shell;
 use hsup_core::{
     diagnostics::Diagnostics,
     driver::DriverSpec,
@@ -29,14 +31,14 @@ use thiserror::Error;
 use tokio::runtime::Runtime;
 
 use super::{
-    args::{Cli, Command, ConfigCommand, Export, Options, Output, Schema, TypeArg},
+    args::{Cli, Command, ConfigCommand, Export, Options, Output, Schema, SystemdArgs, TypeArg},
     check,
     drains::{DrainsError, Said, drains},
     export::{self, ExportError},
     meant::{Meant, TwoDrivers, named_driver},
 };
 use crate::{
-    config::{Places, ResolveError, Resolved, resolve, show::Shown},
+    config::{Places, ResolveError, Resolved, Setting, resolve, show::Shown},
     doctor::{Question, examine},
     look::{Look, Report as _, colour_wanted, json},
     schema,
@@ -112,90 +114,126 @@ fn execute(resolved: Resolved, current_dir: Option<PathBuf>) -> anyhow::Result<u
     meant.refuse_abspath(&options)?;
     match command {
         Command::Config(ConfigCommand::Show { output }) => {
-            named_driver(&options)?;
-            meant.source_if_any(&options)?;
             let shown = Shown::of(&resolved.settings, &resolved.files);
-            let text = match output {
-                Output::Text => shown.show(&Look::for_stdout()).to_string(),
-                Output::Json => json(&shown).context(NOT_JSON)?,
-            };
-            show(text.as_bytes())
+            show_config(&meant, &options, &shown, output)
         }
-        Command::Schema { what } => {
-            let schema = match what {
-                Schema::Config => schema::config(),
-                Schema::Control => control_file::schema(),
-            };
-            show(json(&schema).context(NOT_JSON)?.as_bytes())
-        }
-        Command::Doctor { output } => {
-            let driver = named_driver(&options)?;
-            // A machine can be looked at before there is an app.
-            let source = meant.source_if_any(&options)?;
-            let first_port = source.as_ref().and_then(check::first_port);
-            doctor(driver, first_port.unwrap_or(DEFAULT_BASE), output)
-        }
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "hsup", &mut script);
-            show(&script)
-        }
+        Command::Schema { what } => show_schema(what),
+        Command::Doctor { output } => doctor(&meant, &options, output),
+        Command::Completions { shell } => show_completions(shell),
         Command::Export(Export::Systemd(args)) => {
-            let app = meant.app_of_a_unit(&options)?;
-            meant.driver_to_start(&options)?;
-            let found = export::Found {
-                app: &app,
-                settings: &resolved.settings,
-                config: resolved.config.as_deref(),
-            };
-            let units = export::systemd(&args, &options, &found, env::args_os())?;
-            show(units.as_bytes())
+            let (settings, config) = (&resolved.settings, resolved.config.as_deref());
+            export_units(&meant, &options, &args, settings, config)
         }
-        Command::Check => {
-            let source = meant.source(&options)?;
-            named_driver(&options)?;
-            check::check(&source)
-        }
-        Command::Start { types } => {
-            let source = meant.source(&options)?;
-            let driver = meant.driver_to_start(&options)?;
-            let ground = Ground::lay()?;
-            let drains = drains(&options, &said, tell)?;
-            let options = start_options(options, types, source, driver, drains, &ground)?;
-            ground.carry(start::start(options))
-        }
-        Command::Run { words } => {
-            let source = meant.source(&options)?;
-            let driver = meant.driver_to_start(&options)?;
-            if said.is_drain_typed() {
-                tell("--logplex-url and --log-to have no effect: the output of `run` comes here");
-            }
-            let ground = Ground::lay()?;
-            ground.print_diagnostics()?;
-            let options = run_options(options, words, source, driver, &ground);
-            ground.carry(run::run(options))
-        }
-        Command::Build => {
-            let source = meant.source(&options)?;
-            let driver = meant.driver_to_start(&options)?;
-            let ground = Ground::lay()?;
-            ground.print_diagnostics()?;
-            let state_dir = options.state_dir.as_deref();
-            let own_program = ground.own_program.clone();
-            let driver_options = options.driver_options.into_iter().collect();
-            let work = run::build_only(
-                &source,
-                state_dir,
-                driver,
-                &driver_options,
-                own_program,
-                tell,
-            );
-            match ground.carry(work)? {
-                Built::Artifact(artifact) => show(format!("{artifact}\n").as_bytes()),
-                Built::Ended(code) => Ok(code),
-            }
-        }
+        Command::Check => check_app(&meant, &options),
+        Command::Start { types } => start_app(&meant, options, types, &said),
+        Command::Run { words } => run_one_off(&meant, options, words, &said),
+        Command::Build => build(&meant, options),
+    }
+}
+
+fn show_config(
+    meant: &Meant,
+    options: &Options,
+    shown: &Shown,
+    output: Output,
+) -> anyhow::Result<u8> {
+    named_driver(options)?;
+    meant.source_if_any(options)?;
+    let text = match output {
+        Output::Text => shown.show(&Look::for_stdout()).to_string(),
+        Output::Json => json(shown).context(NOT_JSON)?,
+    };
+    show(text.as_bytes())
+}
+
+fn show_schema(what: Schema) -> anyhow::Result<u8> {
+    let schema = match what {
+        Schema::Config => schema::config(),
+        Schema::Control => control_file::schema(),
+    };
+    show(json(&schema).context(NOT_JSON)?.as_bytes())
+}
+
+fn show_completions(shell: Shell) -> anyhow::Result<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hsup", &mut script);
+    show(&script)
+}
+
+fn export_units(
+    meant: &Meant,
+    options: &Options,
+    args: &SystemdArgs,
+    settings: &[Setting],
+    config: Option<&Path>,
+) -> anyhow::Result<u8> {
+    let app = meant.app_of_a_unit(options)?;
+    meant.driver_to_start(options)?;
+    let found = export::Found {
+        app: &app,
+        settings,
+        config,
+    };
+    let units = export::systemd(args, options, &found, env::args_os())?;
+    show(units.as_bytes())
+}
+
+fn check_app(meant: &Meant, options: &Options) -> anyhow::Result<u8> {
+    let source = meant.source(options)?;
+    named_driver(options)?;
+    check::check(&source)
+}
+
+fn start_app(
+    meant: &Meant,
+    options: Options,
+    types: Vec<TypeArg>,
+    said: &Said,
+) -> anyhow::Result<u8> {
+    let source = meant.source(&options)?;
+    let driver = meant.driver_to_start(&options)?;
+    let session = Session::begin()?;
+    let drains = drains(&options, said, tell)?;
+    let options = start_options(options, types, source, driver, drains, &session)?;
+    session.run_to_end(start::start(options))
+}
+
+fn run_one_off(
+    meant: &Meant,
+    options: Options,
+    words: Vec<OsString>,
+    said: &Said,
+) -> anyhow::Result<u8> {
+    let source = meant.source(&options)?;
+    let driver = meant.driver_to_start(&options)?;
+    if said.is_drain_typed() {
+        tell("--logplex-url and --log-to have no effect: the output of `run` comes here");
+    }
+    let session = Session::begin()?;
+    session.print_diagnostics()?;
+    let options = run_options(options, words, source, driver, &session);
+    session.run_to_end(run::run(options))
+}
+
+fn build(meant: &Meant, options: Options) -> anyhow::Result<u8> {
+    let source = meant.source(&options)?;
+    let driver = meant.driver_to_start(&options)?;
+    let session = Session::begin()?;
+    session.print_diagnostics()?;
+    let state_dir = options.state_dir.as_deref();
+    let own_program = session.own_program.clone();
+    let driver_options = options.driver_options.into_iter().collect();
+    let work = run::build_only(
+        &source,
+        state_dir,
+        driver,
+        &driver_options,
+        own_program,
+        tell,
+    );
+    match session.run_to_end(work)? {
+        Built::Artifact(artifact) => show(format!("{artifact}\n").as_bytes()),
+        Built::Ended(code) => Ok(code),
     }
 }
 
@@ -207,15 +245,15 @@ fn show(text: &[u8]) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// What the commands that need a driver stand on.
-struct Ground {
+/// What the commands that need a driver have for as long as they take.
+struct Session {
     diagnostics: Diagnostics,
     own_program: PathBuf,
     runtime: Runtime,
 }
 
-impl Ground {
-    fn lay() -> anyhow::Result<Self> {
+impl Session {
+    fn begin() -> anyhow::Result<Self> {
         let diagnostics = Diagnostics::new();
         diagnostics
             .install()
@@ -238,7 +276,7 @@ impl Ground {
             .context("failed to receive signals")
     }
 
-    fn carry<T, E: error::Error + Send + Sync + 'static>(
+    fn run_to_end<T, E: error::Error + Send + Sync + 'static>(
         self,
         work: impl Future<Output = Result<T, E>>,
     ) -> anyhow::Result<T> {
@@ -249,16 +287,20 @@ impl Ground {
     }
 }
 
-fn doctor(driver: Option<DriverSpec>, first_port: u16, output: Output) -> anyhow::Result<u8> {
-    let ground = Ground::lay()?;
+fn doctor(meant: &Meant, options: &Options, output: Output) -> anyhow::Result<u8> {
+    let driver = named_driver(options)?;
+    // A machine can be looked at before there is an app.
+    let source = meant.source_if_any(options)?;
+    let first_port = source.as_ref().and_then(check::first_port);
+    let session = Session::begin()?;
     let question = Question {
         driver,
-        first_port,
+        first_port: first_port.unwrap_or(DEFAULT_BASE),
         json: output == Output::Json,
     };
-    let own_program = ground.own_program.clone();
+    let own_program = session.own_program.clone();
     let (text, code) =
-        ground
+        session
             .runtime
             .block_on(examine(question, &own_program, &Look::for_stdout()))?;
     show(text.as_bytes())?;
@@ -278,7 +320,7 @@ fn start_options(
     source: SourceSpec,
     driver: DriverSpec,
     drains: Vec<DrainTarget>,
-    ground: &Ground,
+    session: &Session,
 ) -> anyhow::Result<StartOptions> {
     let format = if options.json {
         Format::Json
@@ -295,7 +337,7 @@ fn start_options(
     Ok(StartOptions {
         driver,
         driver_options: options.driver_options.into_iter().collect(),
-        own_program: ground.own_program.clone(),
+        own_program: session.own_program.clone(),
         explicit: explicit(types)?,
         one_shot: options.oneshot,
         start_number: options.start_number,
@@ -320,21 +362,21 @@ fn start_options(
         drains,
         log_runtime_metrics: options.log_runtime_metrics,
         tell,
-        diagnostics: ground.diagnostics.clone(),
+        diagnostics: session.diagnostics.clone(),
     })
 }
 
 fn run_options(
     options: Options,
-    words: Vec<std::ffi::OsString>,
+    words: Vec<OsString>,
     source: SourceSpec,
     driver: DriverSpec,
-    ground: &Ground,
+    session: &Session,
 ) -> RunOptions {
     RunOptions {
         driver,
         driver_options: options.driver_options.into_iter().collect(),
-        own_program: ground.own_program.clone(),
+        own_program: session.own_program.clone(),
         words,
         number: options.start_number,
         grace: options.grace,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use hsup_driver_kit::orphans;
 use tokio::{sync::watch, time::timeout};
 
-use super::{Ground, RunCommandError, Signals, system};
+use super::{OneOffSession, RunCommandError, Signals, system};
 use crate::driver::{DriverSpec, Link, NOT_YET};
 
 /// How long a driver that answers may take until it is ready: it may just have begun.
@@ -44,12 +44,13 @@ pub async fn introduce(
 ) -> Result<Introduced, RunCommandError> {
     let mut signals = Signals::new().map_err(system("receive signals"))?;
     orphans::become_subreaper().map_err(system("become a subreaper"))?;
-    let ground = match signals.unless(Ground::lay(driver, own_program)).await {
-        Ok(ground) => ground?,
+    let begin = OneOffSession::begin(driver, own_program);
+    let session = match signals.unless(begin).await {
+        Ok(session) => session?,
         Err(code) => return Ok(Introduced::Ended(code)),
     };
-    let answer = signals.unless(first_word(ground.link.watch())).await;
-    ground.clear().await;
+    let answer = signals.unless(first_word(session.link.watch())).await;
+    session.end().await;
     Ok(match answer {
         Ok(Ok(introduction)) => Introduced::Driver(introduction),
         Ok(Err(why)) => Introduced::Silent(why),

@@ -170,23 +170,23 @@ pub async fn run(options: RunOptions) -> Result<u8, RunCommandError> {
         Ok(loaded) => loaded?,
         Err(code) => return Ok(code),
     };
-    let lay = Ground::lay(options.driver.clone(), options.own_program.clone());
-    let ground = match signals.unless(lay).await {
-        Ok(ground) => ground?,
+    let begin = OneOffSession::begin(options.driver.clone(), options.own_program.clone());
+    let session = match signals.unless(begin).await {
+        Ok(session) => session?,
         Err(code) => return Ok(code),
     };
-    lead_to(ground.folder.path(), options.control_socket.as_deref());
+    lead_to(session.folder.path(), options.control_socket.as_deref());
     let command = Command {
         options,
         line,
         loaded,
-        id: ground.id.clone(),
-        run_dir: ground.folder.path().to_owned(),
+        id: session.id.clone(),
+        run_dir: session.folder.path().to_owned(),
         signals,
         progress: Progress::new(),
     };
-    let result = command.run(&ground.link, listener).await;
-    ground.clear().await;
+    let result = command.run(&session.link, listener).await;
+    session.end().await;
     result
 }
 
@@ -217,13 +217,14 @@ pub async fn build_only(
         Ok(loaded) => loaded?,
         Err(code) => return Ok(Built::Ended(code)),
     };
-    let ground = match signals.unless(Ground::lay(driver, own_program)).await {
-        Ok(ground) => ground?,
+    let begin = OneOffSession::begin(driver, own_program);
+    let session = match signals.unless(begin).await {
+        Ok(session) => session?,
         Err(code) => return Ok(Built::Ended(code)),
     };
-    let work = prepare(&ground.link, &loaded, driver_options, &[], tell);
+    let work = prepare(&session.link, &loaded, driver_options, &[], tell);
     let result = signals.unless(work).await;
-    ground.clear().await;
+    session.end().await;
     match result {
         Ok(prepared) => Ok(Built::Artifact(prepared?.1)),
         Err(code) => Ok(Built::Ended(code)),
@@ -241,17 +242,17 @@ pub(crate) async fn sweep() {
     }
 }
 
-/// What both commands stand on: a folder and a driver, of which nothing is to be left.
+/// What both commands have while they last: a folder and a driver, of which nothing is to be left.
 #[derive(Debug)]
-struct Ground {
+struct OneOffSession {
     id: SupervisorId,
     folder: RunFolder,
     link: DriverLink,
 }
 
-impl Ground {
+impl OneOffSession {
     /// Makes the folder, clears away what others have left, and begins to start the driver.
-    async fn lay(spec: DriverSpec, own_program: PathBuf) -> Result<Self, RunCommandError> {
+    async fn begin(spec: DriverSpec, own_program: PathBuf) -> Result<Self, RunCommandError> {
         let id = SupervisorId::random().map_err(system("get random bits"))?;
         sweep().await;
         let folder = RunFolder::make(&Paths::from_env(), &id)?;
@@ -266,7 +267,7 @@ impl Ground {
     }
 
     /// Ends the driver, if it is ours, and removes the folder.
-    async fn clear(mut self) {
+    async fn end(mut self) {
         self.link.end().await;
     }
 }
