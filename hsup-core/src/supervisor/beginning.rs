@@ -9,7 +9,7 @@ use super::{
     dynos::{abbreviated, counted},
 };
 use crate::{
-    dyno::{Adopted, Birth, DynoSpec, IoDir, Key},
+    dyno::{Adopted, Birth, DynoSpec, IoDir},
     lifecycle::Stop,
     releases::{Id, Releases, Resume},
     source::Source,
@@ -206,9 +206,7 @@ impl Actor {
         let ran = now_unix_ms() - survivor.at_unix_ms;
         let ran = Duration::from_millis(u64::try_from(ran).unwrap_or(0));
         let dyno_id = survivor.dyno_id.clone();
-        if survivor.name.process_type.is_release() {
-            self.adopt_release_phase(&survivor, Key(self.next_key + 1));
-        }
+        let is_release = survivor.name.process_type.is_release();
         // One of the two was to take the other's place when hsup was killed.
         let twin = self
             .dynos
@@ -221,8 +219,10 @@ impl Actor {
             started_at_unix_ms: survivor.at_unix_ms,
             was_ready: survivor.ready,
         };
-        self.spawn_dyno(spec, Birth::Adopt(adopted));
-        let key = Key(self.next_key);
+        let key = self.spawn_dyno(spec, Birth::Adopt(adopted));
+        if is_release {
+            self.adopt_release_phase(survivor.release, key);
+        }
         self.wind_up_survivor(key, dyno_id, ran);
         if let Some(old) = twin {
             self.successors.insert(key, old);

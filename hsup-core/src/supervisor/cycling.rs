@@ -161,8 +161,8 @@ impl Actor {
             && let Some(good) = self.good()
             && let Some(spec) = self.spec_of(&name, good)
         {
-            self.spawn_dyno(spec, Birth::Start);
-            self.successors.insert(Key(self.next_key), key);
+            let successor = self.spawn_dyno(spec, Birth::Start);
+            self.successors.insert(successor, key);
             return;
         }
         if let Some(live) = self.dynos.get_mut(key) {

@@ -22,8 +22,8 @@ use crate::{
 };
 
 impl Actor {
-    /// Starts a dyno, or takes one over.
-    pub(super) fn spawn_dyno(&mut self, spec: DynoSpec, birth: Birth) {
+    /// Starts a dyno, or takes one over; answers its key.
+    pub(super) fn spawn_dyno(&mut self, spec: DynoSpec, birth: Birth) -> Key {
         self.next_key += 1;
         let key = Key(self.next_key);
         let past = self.past.remove(&spec.name);
@@ -64,6 +64,7 @@ impl Actor {
             due: None,
         };
         self.dynos.insert(key, live);
+        key
     }
 
     /// The specification of a dyno of `known`, if that has the process type and is built.
@@ -267,9 +268,9 @@ impl Actor {
                     let Some(spec) = self.spec_of(name, good).filter(|_| !complete) else {
                         continue;
                     };
-                    self.spawn_dyno(spec, Birth::Start);
+                    let key = self.spawn_dyno(spec, Birth::Start);
                     if let Step::StartBeside(old) = step {
-                        self.successors.insert(Key(self.next_key), old);
+                        self.successors.insert(key, old);
                     }
                 }
             }

@@ -18,7 +18,7 @@
 //!
 //! Heroku's rules: <https://devcenter.heroku.com/articles/release-phase>.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 
 use tokio::time::Instant;
 
@@ -27,14 +27,14 @@ use super::{
     actor::{Actor, Phase},
 };
 use crate::{
-    dyno::{Birth, DynoSpec, Key},
+    dyno::{Birth, Key},
     exit::{Ending, ExitStatus},
     lifecycle::Kind,
     logs::{Filter, Source as LogSource},
     name::{DynoName, ProcessType},
     releases::Id,
     source::Source,
-    state::{LiveDyno, ReleasePhase, ReleaseRecord},
+    state::{ReleasePhase, ReleaseRecord},
 };
 
 /// How many of its last lines are kept of a command that failed.
@@ -118,20 +118,8 @@ impl Actor {
         let (Some(known), Some(timeout)) = (self.known.get(&id), self.release_timeout) else {
             return;
         };
-        let name = dyno_name(id);
-        let process = known.release.process(name.process_type.as_str());
-        let (Some(process), Some(artifact)) = (process, &known.artifact) else {
+        let Some(spec) = self.spec_of(&dyno_name(id), known) else {
             return;
-        };
-        let spec = DynoSpec {
-            name,
-            release_id: id,
-            release: Arc::clone(&known.release),
-            artifact: Arc::clone(artifact),
-            command: process.command.as_str().into(),
-            kind: Kind::OneShot,
-            on_trial: false,
-            proves: false,
         };
         // Before it is started, so that it is never started again.
         let saved = self.history.update(id, |record| {
@@ -143,10 +131,10 @@ impl Actor {
             "Release v{}: running its release command",
             self.version(id)
         ));
-        self.spawn_dyno(spec, Birth::Start);
+        let key = self.spawn_dyno(spec, Birth::Start);
         self.release_phase = Some(Running {
             id,
-            key: Key(self.next_key),
+            key,
             deadline: Some(Instant::now() + timeout),
             is_late: false,
             is_stopped: false,
@@ -155,10 +143,10 @@ impl Actor {
 
     /// An earlier life of hsup has started it, and it is taken over as `key`. It has its whole
     /// time again: how long it has run only the wall clock could tell, which may have been set.
-    pub(super) fn adopt_release_phase(&mut self, survivor: &LiveDyno, key: Key) {
+    pub(super) fn adopt_release_phase(&mut self, id: Id, key: Key) {
         let left = self.release_timeout;
         self.release_phase = Some(Running {
-            id: survivor.release,
+            id,
             key,
             deadline: left.map(|left| Instant::now() + left),
             is_late: false,
