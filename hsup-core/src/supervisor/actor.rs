@@ -7,7 +7,7 @@ use std::{
 };
 
 use hsup_proto::{
-    control::{self, DynoState, events_response},
+    control::{self, DynoState, GetDriverResponse, events_response},
     driver::Durability,
 };
 use tokio::{
@@ -30,6 +30,7 @@ use super::{
     release_phase,
     replacing::Candidate,
     restarts::Restarts,
+    status,
 };
 use crate::{
     backoff::{Backoff, Policy},
@@ -440,33 +441,30 @@ impl Actor {
 
     fn link_changed(&mut self) {
         let link = self.link_state.borrow_and_update().clone();
-        let event = match &link {
-            Link::Up(up) => {
-                let name = up.info.name.clone();
-                let fitness = up.fitness();
-                match &fitness {
-                    Ok(()) => self.note(format!("The {name} driver is ready")),
-                    Err(why) => self.note(format!("The {name} driver is not ready: {why}")),
-                }
-                self.reconcile();
-                events_response::Driver {
-                    name,
-                    connected: true,
-                    ready: fitness.is_ok(),
-                    message: fitness.err().unwrap_or_else(|| up.info.message.clone()),
-                }
-            }
-            Link::Down { why, .. } => {
-                self.note(format!("The driver is gone: {why}"));
-                events_response::Driver {
-                    name: String::new(),
-                    connected: false,
-                    ready: false,
-                    message: why.clone(),
-                }
-            }
-        };
-        self.event(events_response::Event::Driver(event));
+        let GetDriverResponse {
+            name,
+            ready,
+            message,
+            ..
+        } = status::link(&link);
+        // As it was told: the connection of one that is up may be gone again by now.
+        let connected = matches!(link, Link::Up(_));
+        if connected {
+            self.note(if ready {
+                format!("The {name} driver is ready")
+            } else {
+                format!("The {name} driver is not ready: {message}")
+            });
+            self.reconcile();
+        } else {
+            self.note(format!("The driver is gone: {message}"));
+        }
+        self.event(events_response::Event::Driver(events_response::Driver {
+            name,
+            connected,
+            ready,
+            message,
+        }));
     }
 
     /// Has the driver's list compared with what we took over, and only then dynos started:

@@ -17,7 +17,7 @@ use hsup_proto::{
         RollbackResponse, ScaleRequest, ScaleResponse, ShutdownRequest, StartRequest,
         StartResponse, StopRequest, StopResponse, events_response,
     },
-    driver::{Capability, Durability, StatsRequest},
+    driver::{Capability, StatsRequest},
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
@@ -25,10 +25,10 @@ use tokio::{
 };
 use tokio_stream::Stream;
 
-use super::restarts::Settled;
+use super::{restarts::Settled, status};
 use crate::{
     control::{Answer, Control, ControlError},
-    driver::{Link, Up},
+    driver::Link,
     dyno::Shared,
     logs::{self, Filter, Source},
     time::now_unix_ms,
@@ -328,7 +328,7 @@ impl Control for SupervisorHandle {
     }
 
     fn driver(&self) -> impl Answer<GetDriverResponse> {
-        let answer = describe_link(&self.link.borrow());
+        let answer = status::link(&self.link.borrow());
         async { Ok(answer) }
     }
 
@@ -416,51 +416,4 @@ fn log_stream(
         };
         Some((response, subscription))
     })
-}
-
-/// What is known of the driver, for the wire.
-pub(crate) fn describe_link(link: &Link) -> GetDriverResponse {
-    match link {
-        Link::Up(up) => describe(up),
-        Link::Down { why, .. } => GetDriverResponse {
-            message: why.clone(),
-            ..GetDriverResponse::default()
-        },
-    }
-}
-
-/// What a driver says of itself.
-fn describe(up: &Up) -> GetDriverResponse {
-    let info = &up.info;
-    let capabilities = info
-        .capabilities
-        .iter()
-        .map(|number| {
-            Capability::try_from(*number).map_or_else(
-                |_| number.to_string(),
-                |known| known.as_str_name().replace("CAPABILITY_", ""),
-            )
-        })
-        .collect();
-    let durability = match info.durability() {
-        Durability::Unspecified => "unspecified".to_owned(),
-        known => known.as_str_name().replace("DURABILITY_", ""),
-    };
-    let fitness = up.fitness();
-    GetDriverResponse {
-        name: info.name.clone(),
-        version: info.version.clone(),
-        instance_id: info.instance_id.clone(),
-        capabilities,
-        durability,
-        ready: fitness.is_ok(),
-        message: fitness.err().unwrap_or_else(|| info.message.clone()),
-        connected: !up.is_gone(),
-        socket: up.socket.display().to_string(),
-        pid: up
-            .pid()
-            .and_then(|pid| u32::try_from(pid).ok())
-            .unwrap_or(0),
-        child: up.child,
-    }
 }

@@ -262,7 +262,7 @@ impl Actor {
         Ok(Taken::In(taken.id))
     }
 
-    fn name_app(&self, release: &mut Release) {
+    pub(super) fn name_app(&self, release: &mut Release) {
         if release.app.is_empty() {
             release.app.clone_from(&self.app);
         }

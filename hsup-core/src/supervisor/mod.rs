@@ -39,8 +39,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use handle::SupervisorHandle;
-pub(crate) use handle::describe_link;
-pub(crate) use status::release as describe_release;
+pub(crate) use status::{link as describe_link, release as describe_release};
 
 use crate::{
     driver::{DriverLink, Link},

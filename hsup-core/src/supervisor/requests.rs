@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     control::ControlError,
-    driver::Link,
     lifecycle::{Kind, Stop},
     name::{DynoName, ProcessType},
     plan,
@@ -135,14 +134,7 @@ impl Actor {
                 dynos.push(dyno);
             }
         }
-        let (driver, driver_ready, driver_message) = match &*self.link_state.borrow() {
-            Link::Up(up) => {
-                let message = up.fitness().err();
-                let message = message.unwrap_or_else(|| up.info.message.clone());
-                (up.info.name.clone(), up.fitness().is_ok(), message)
-            }
-            Link::Down { why, .. } => (String::new(), false, why.clone()),
-        };
+        let driver = status::link(&self.link_state.borrow());
         Ok(GetStatusResponse {
             app: self.name_of_app(),
             release: self
@@ -152,9 +144,9 @@ impl Actor {
                 .map(status::release),
             formation: formation::to_wire(&self.formation()),
             dynos,
-            driver,
-            driver_ready,
-            driver_message,
+            driver: driver.name,
+            driver_ready: driver.ready,
+            driver_message: driver.message,
             hsup_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_unix_ms: self.started_at_unix_ms,
             all_up,
@@ -376,9 +368,7 @@ impl Actor {
             .map_err(|error| ControlError::Invalid(crate::errors::chain(&error)))?;
         let (mut release, mut warnings) = (parsed.release, parsed.warnings);
         warnings.extend(self.lasts_until(Handed::Apply).map(str::to_owned));
-        if release.app.is_empty() {
-            release.app.clone_from(&self.app);
-        }
+        self.name_app(&mut release);
         Ok((release, warnings))
     }
 

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use hsup_proto::control;
+use hsup_proto::{
+    control::{self, GetDriverResponse},
+    driver::{Capability, Durability},
+};
 
 use super::actor::{Live, Past};
 use crate::{
+    driver::{Link, Up},
     dyno::DynoStatus,
     name::DynoName,
     state::{ReleasePhase, ReleaseRecord, ReleaseState},
@@ -117,5 +121,52 @@ pub(crate) fn release(record: &ReleaseRecord) -> control::Release {
             .collect(),
         gap_ms: record.gap_ms,
         last_lines: record.last_lines.clone(),
+    }
+}
+
+/// What is known of the driver, for the wire.
+pub(crate) fn link(link: &Link) -> GetDriverResponse {
+    match link {
+        Link::Up(up) => driver(up),
+        Link::Down { why, .. } => GetDriverResponse {
+            message: why.clone(),
+            ..GetDriverResponse::default()
+        },
+    }
+}
+
+/// What a driver says of itself.
+fn driver(up: &Up) -> GetDriverResponse {
+    let info = &up.info;
+    let capabilities = info
+        .capabilities
+        .iter()
+        .map(|number| {
+            Capability::try_from(*number).map_or_else(
+                |_| number.to_string(),
+                |known| known.as_str_name().replace("CAPABILITY_", ""),
+            )
+        })
+        .collect();
+    let durability = match info.durability() {
+        Durability::Unspecified => "unspecified".to_owned(),
+        known => known.as_str_name().replace("DURABILITY_", ""),
+    };
+    let fitness = up.fitness();
+    GetDriverResponse {
+        name: info.name.clone(),
+        version: info.version.clone(),
+        instance_id: info.instance_id.clone(),
+        capabilities,
+        durability,
+        ready: fitness.is_ok(),
+        message: fitness.err().unwrap_or_else(|| info.message.clone()),
+        connected: !up.is_gone(),
+        socket: up.socket.display().to_string(),
+        pid: up
+            .pid()
+            .and_then(|pid| u32::try_from(pid).ok())
+            .unwrap_or(0),
+        child: up.child,
     }
 }
