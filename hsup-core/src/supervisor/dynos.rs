@@ -288,8 +288,7 @@ impl Actor {
         if self.may_be_a_slip(&good) {
             return;
         }
-        let wanted: BTreeSet<DynoName> =
-            self.wishes.names_by_type(&good.release).flatten().collect();
+        let wanted = self.wishes.all_names(&good.release);
         let rolling: BTreeSet<DynoName> = match &self.candidate {
             Some(candidate) => candidate.names.clone(),
             None => BTreeSet::new(),
@@ -339,8 +338,8 @@ impl Actor {
     /// Every name that is or was there, and that `select` means; all when it is empty.
     pub(super) fn selected(&self, select: &[String]) -> Result<BTreeSet<DynoName>, ControlError> {
         let mut all: BTreeSet<DynoName> = self.dynos.names().cloned().collect();
-        for process in self.formation() {
-            all.extend(self.wishes.names(&process));
+        if let Some(good) = self.good() {
+            all.extend(self.wishes.all_names(&good.release));
         }
         if select.is_empty() {
             return Ok(all);

@@ -92,6 +92,11 @@ impl Wishes {
         formation.map(|wanted| self.names(&wanted).into_iter())
     }
 
+    /// The names of `release` that are wanted, of all types.
+    pub(super) fn all_names(&self, release: &Release) -> BTreeSet<DynoName> {
+        self.names_by_type(release).flatten().collect()
+    }
+
     /// What people asked for, as it would be with the release `new` instead of `old`: see
     /// [`Wishes::follow`].
     pub(super) fn after(

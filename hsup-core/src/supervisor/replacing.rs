@@ -353,9 +353,9 @@ impl Actor {
         let Some(known) = candidate.and_then(|candidate| self.known.get(&candidate.id)) else {
             return BTreeSet::new();
         };
-        let wishes = self.wishes_for(known);
-        let names = wishes.names_by_type(&known.release).flatten();
-        names.filter(|name| !self.is_held(name)).collect()
+        let mut names = self.wishes_for(known).all_names(&known.release);
+        names.retain(|name| !self.is_held(name));
+        names
     }
 
     /// Takes a name out of the rollout, by an event that says why. A dyno of the release that

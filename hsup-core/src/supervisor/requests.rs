@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     actor::{Actor, Phase, Until, Waiter},
-    formation::{self, Wishes},
+    formation,
     handle::{Applied, Request},
     intake::Taken,
     restarts::Settled,
@@ -101,11 +101,9 @@ impl Actor {
 
     fn status(&self, request: &GetStatusRequest) -> Result<GetStatusResponse, ControlError> {
         let names = self.selected(&request.select)?;
-        let wanted: BTreeSet<DynoName> = self
-            .formation()
-            .iter()
-            .flat_map(|process| self.wishes.names(process))
-            .collect();
+        let wanted = self
+            .good()
+            .map_or_else(BTreeSet::new, |good| self.wishes.all_names(&good.release));
         let mut dynos = Vec::with_capacity(names.len());
         let mut all_up = self.good().is_some();
         for name in &names {
@@ -429,20 +427,13 @@ impl Actor {
     fn plan(&self, json: &[u8]) -> Result<PlanReleaseResponse, ControlError> {
         let (release, warnings) = self.parse(json)?;
         let newest = self.wanted().map(|known| Arc::clone(&known.release));
-        let names = |wishes: &Wishes, release: &Release| -> BTreeSet<DynoName> {
-            let formation = wishes.formation(release);
-            formation
-                .iter()
-                .flat_map(|process| wishes.names(process))
-                .collect()
-        };
         let mut wishes = self.wishes.clone();
         let before = newest.as_deref().map_or_else(BTreeSet::new, |old| {
-            let before = names(&wishes, old);
+            let before = wishes.all_names(old);
             wishes.follow(old, &release, &BTreeSet::new());
             before
         });
-        let after = names(&wishes, &release);
+        let after = wishes.all_names(&release);
         Ok(plan::plan(
             newest.as_deref(),
             &release,

@@ -427,8 +427,9 @@ impl World {
         let Some(good) = self.actor.good() else {
             return BTreeSet::new();
         };
-        let names = self.actor.wishes.names_by_type(&good.release).flatten();
-        names.filter(|name| !self.actor.is_held(name)).collect()
+        let mut names = self.actor.wishes.all_names(&good.release);
+        names.retain(|name| !self.actor.is_held(name));
+        names
     }
 
     pub(super) fn strategy(&self, name: &DynoName) -> Strategy {
