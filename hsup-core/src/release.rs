@@ -122,6 +122,12 @@ impl Release {
             .find(|process| process.process_type.as_str() == name)
     }
 
+    /// How many dynos of that type it wants, if it has the type.
+    pub fn quantity_of(&self, process_type: &ProcessType) -> Option<u32> {
+        let process = self.process(process_type.as_str());
+        process.map(|process| process.quantity)
+    }
+
     /// Gives the process types that it has these quantities.
     pub fn scale(&mut self, quantities: &[(ProcessType, u32)]) {
         for process in &mut self.processes {

@@ -118,13 +118,9 @@ impl Wishes {
         new: &Release,
         scaled_since: &BTreeSet<ProcessType>,
     ) {
-        let own = |release: &Release, process_type: &ProcessType| {
-            release
-                .process(process_type.as_str())
-                .map(|process| process.quantity)
-        };
         self.scaled.retain(|process_type, _| {
-            scaled_since.contains(process_type) || own(old, process_type) == own(new, process_type)
+            scaled_since.contains(process_type)
+                || old.quantity_of(process_type) == new.quantity_of(process_type)
         });
     }
 

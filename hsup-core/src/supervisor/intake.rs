@@ -312,14 +312,10 @@ impl Actor {
             let none = BTreeSet::new();
             self.wishes.follow(&known.release, &release, &none);
         }
-        let own = |release: &Release, process_type: &ProcessType| {
-            let process = release.process(process_type.as_str());
-            process.map(|process| process.quantity)
-        };
         let saved = self.history.update(id, |record| {
             // The release is the later word again, where it says something else.
             record.scaled_since.retain(|process_type| {
-                own(&known.release, process_type) == own(&release, process_type)
+                known.release.quantity_of(process_type) == release.quantity_of(process_type)
             });
             record.release = release.clone();
         });
