@@ -3,7 +3,7 @@
 //! It decides nothing. What is shown is what the command's task tells of itself, and a stop is
 //! a wish that it hears as it hears a signal.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::stream::unfold;
 use hsup_proto::control::{
@@ -98,21 +98,11 @@ impl OneOff {
 
     /// The only one that it ever runs in.
     fn release(&self) -> control::Release {
+        let shown = &self.shown;
+        let (release, origin) = (shown.release.clone(), shown.origin.to_string());
         describe_release(&ReleaseRecord {
-            id: 1,
             state: ReleaseState::Current,
-            reason: String::new(),
-            source: self.shown.origin.to_string(),
-            at_unix_ms: self.started_at_unix_ms,
-            gap_ms: 0,
-            last_lines: Vec::new(),
-            artifact: None,
-            release: self.shown.release.clone(),
-            text: None,
-            repeats: None,
-            release_phase: None,
-            release_failure: None,
-            scaled_since: BTreeSet::new(),
+            ..ReleaseRecord::new(1, release, origin, self.started_at_unix_ms)
         })
     }
 

@@ -128,6 +128,28 @@ pub struct ReleaseRecord {
     pub scaled_since: BTreeSet<ProcessType>,
 }
 
+impl ReleaseRecord {
+    /// A release that is taken in at that moment and is now building.
+    pub fn new(id: u64, release: Release, source: impl Into<String>, at_unix_ms: i64) -> Self {
+        Self {
+            id,
+            state: ReleaseState::Building,
+            reason: String::new(),
+            source: source.into(),
+            at_unix_ms,
+            gap_ms: 0,
+            last_lines: Vec::new(),
+            artifact: None,
+            release,
+            text: None,
+            repeats: None,
+            release_phase: None,
+            release_failure: None,
+            scaled_since: BTreeSet::new(),
+        }
+    }
+}
+
 /// What came of taking in a release.
 #[derive(Debug)]
 pub struct TakenIn {
@@ -208,20 +230,8 @@ impl History {
         self.contents.last_id += 1;
         let id = self.contents.last_id;
         let record = ReleaseRecord {
-            id,
-            state: ReleaseState::Building,
-            reason: String::new(),
-            source: source.into(),
-            at_unix_ms,
-            gap_ms: 0,
-            last_lines: Vec::new(),
-            artifact: None,
-            release,
             text,
-            repeats: None,
-            release_phase: None,
-            release_failure: None,
-            scaled_since: BTreeSet::new(),
+            ..ReleaseRecord::new(id, release, source, at_unix_ms)
         };
         self.contents.releases.insert(0, record);
         let forgotten = self.forget();

@@ -292,32 +292,15 @@ mod tests {
     use test_case::test_case;
 
     use super::*;
-    use crate::{
-        release::{AppMetadata, Process, Release},
-        state::ReleaseState,
-    };
+    use crate::release::{AppMetadata, Process, Release};
 
     fn record() -> ReleaseRecord {
         let process = |name: &str| Process::new(name.parse().unwrap(), "true", 1);
-        ReleaseRecord {
-            id: 1,
-            state: ReleaseState::Building,
-            reason: String::new(),
-            source: String::new(),
-            at_unix_ms: 0,
-            gap_ms: 0,
-            last_lines: Vec::new(),
-            artifact: None,
-            release: Release {
-                processes: ["web", "release"].map(process).into(),
-                ..Release::default()
-            },
-            text: None,
-            repeats: None,
-            release_phase: None,
-            release_failure: None,
-            scaled_since: std::collections::BTreeSet::new(),
-        }
+        let release = Release {
+            processes: ["web", "release"].map(process).into(),
+            ..Release::default()
+        };
+        ReleaseRecord::new(1, release, "", 0)
     }
 
     #[test_case(|_| {} => true; "a command")]

@@ -138,8 +138,11 @@ mod tests {
         let records = text.split_terminator(", ").map(|entry| {
             let (version, state) = entry.split_once(' ').unwrap();
             let version = version.parse().unwrap();
+            let release = Release {
+                version,
+                ..Release::default()
+            };
             ReleaseRecord {
-                id: version * 10,
                 state: match state {
                     "building" => ReleaseState::Building,
                     "rolling" => ReleaseState::RollingOut,
@@ -148,20 +151,7 @@ mod tests {
                     _ => ReleaseState::Superseded,
                 },
                 reason: "it crashed".to_owned(),
-                source: String::new(),
-                at_unix_ms: 0,
-                gap_ms: 0,
-                last_lines: Vec::new(),
-                artifact: None,
-                release: Release {
-                    version,
-                    ..Release::default()
-                },
-                text: None,
-                repeats: None,
-                release_phase: None,
-                release_failure: None,
-                scaled_since: BTreeSet::new(),
+                ..ReleaseRecord::new(version * 10, release, "", 0)
             }
         });
         records.collect()
