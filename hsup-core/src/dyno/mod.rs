@@ -60,6 +60,7 @@ use crate::{
     ports::HostPorts,
     release::Release,
     state::SupervisorId,
+    time::now_unix_ms,
 };
 
 /// How many Starts are asked of the driver at once.
@@ -224,6 +225,26 @@ pub struct DynoStatus {
     pub node: String,
 }
 
+impl DynoStatus {
+    /// Of a dyno that has not been started yet, after what its name went through.
+    pub(crate) fn down(before: Inherited) -> Self {
+        Self {
+            state: control::DynoState::Down,
+            since_unix_ms: now_unix_ms(),
+            ready: false,
+            restarts: 0,
+            last_exit: before.last_exit,
+            crash: before.crash,
+            retry_at_unix_ms: None,
+            crashes_in_a_row: 0,
+            dyno_id: None,
+            ip: String::new(),
+            port: 0,
+            node: String::new(),
+        }
+    }
+}
+
 /// See [`DynoStatus::crash`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Crash {
@@ -286,7 +307,7 @@ impl Adopted {
 
 /// What a dyno's name went through before its task was born.
 #[derive(Clone, Debug, Default)]
-pub struct Past {
+pub struct Inherited {
     /// How the one before ended.
     pub last_exit: Option<ExitStatus>,
     /// And how it last ended by itself.

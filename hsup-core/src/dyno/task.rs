@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Birth, Command, DynoHandle, DynoSpec, DynoStatus, Key, Past, Report, Shared, What,
+    Birth, Command, DynoHandle, DynoSpec, DynoStatus, Inherited, Key, Report, Shared, What,
     attempt::Run,
     inbox::{Inbox, inbox},
     io::FdShare,
@@ -34,7 +34,7 @@ pub fn spawn(
     key: Key,
     spec: DynoSpec,
     birth: Birth,
-    past: Past,
+    inherited: Inherited,
     shared: Arc<Shared>,
     reports: mpsc::UnboundedSender<Report>,
 ) -> DynoHandle {
@@ -64,20 +64,7 @@ pub fn spawn(
         ready: false,
         trusted: false,
         said: DynoState::Down,
-        status: DynoStatus {
-            state: DynoState::Down,
-            since_unix_ms: now_unix_ms(),
-            ready: false,
-            restarts: 0,
-            last_exit: past.last_exit,
-            crash: past.crash,
-            retry_at_unix_ms: None,
-            crashes_in_a_row: 0,
-            dyno_id: None,
-            ip: String::new(),
-            port: 0,
-            node: String::new(),
-        },
+        status: DynoStatus::down(inherited),
     };
     owner.tasks.spawn(task.run(birth));
     DynoHandle { spec, commands }

@@ -83,7 +83,7 @@ pub(super) struct Known {
 
 /// What is remembered of a name that has no dyno.
 #[derive(Clone, Debug)]
-pub(super) struct Past {
+pub(super) struct LastSeen {
     pub(super) status: DynoStatus,
     pub(super) release: u64,
     pub(super) command: Arc<str>,
@@ -176,7 +176,7 @@ pub(super) struct Actor {
     pub(super) deferred: BTreeMap<DynoName, u64>,
 
     pub(super) dynos: Living,
-    pub(super) past: BTreeMap<DynoName, Past>,
+    pub(super) past: BTreeMap<DynoName, LastSeen>,
     pub(super) next_key: u64,
 
     inbox: mpsc::Receiver<Request>,

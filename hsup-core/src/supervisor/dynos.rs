@@ -2,23 +2,22 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hsup_proto::control::{self, events_response};
+use hsup_proto::control::events_response;
 
 use super::{
-    actor::{Actor, Known, Live, Past, Phase},
+    actor::{Actor, Known, LastSeen, Live, Phase},
     course::{self, Course, Seen, Step},
     formation::Wanted,
     status,
 };
 use crate::{
     control::ControlError,
-    dyno::{self, Birth, DynoSpec, DynoStatus, Key, Report, What},
+    dyno::{self, Birth, DynoSpec, DynoStatus, Inherited, Key, Report, What},
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::{DynoId, DynoName, Selector},
     releases::Id,
     rollout,
-    time::now_unix_ms,
 };
 
 impl Actor {
@@ -28,24 +27,12 @@ impl Actor {
         let key = Key(self.next_key);
         let past = self.past.remove(&spec.name);
         self.restarts.spawned(&spec.name, key);
+        // What its name went through is its task's to tell.
+        let mut status = DynoStatus::down(Inherited::default());
         // Before its task has said so: what is decided meanwhile must not take one that serves
         // for one that does not.
-        let ready = matches!(&birth, Birth::Adopt(adopted) if adopted.serves(&spec.name));
-        let status = DynoStatus {
-            state: control::DynoState::Down,
-            since_unix_ms: now_unix_ms(),
-            ready,
-            restarts: 0,
-            last_exit: None,
-            crash: None,
-            retry_at_unix_ms: None,
-            crashes_in_a_row: 0,
-            dyno_id: None,
-            ip: String::new(),
-            port: 0,
-            node: String::new(),
-        };
-        let inherited = past.map_or_else(dyno::Past::default, |past| dyno::Past {
+        status.ready = matches!(&birth, Birth::Adopt(adopted) if adopted.serves(&spec.name));
+        let inherited = past.map_or_else(Inherited::default, |past| Inherited {
             last_exit: past.status.last_exit,
             crash: past.status.crash,
         });
@@ -202,7 +189,7 @@ impl Actor {
         {
             self.largest_code = self.largest_code.max(exit.exit_code());
         }
-        let past = Past {
+        let past = LastSeen {
             release: spec.release.version,
             command: Arc::clone(&spec.command),
             complete: self.kind == Kind::OneShot && !live.retiring,

@@ -7,7 +7,7 @@ use hsup_proto::{
     driver::{Capability, Durability},
 };
 
-use super::actor::{Live, Past};
+use super::actor::{LastSeen, Live};
 use crate::{
     driver::{Link, Up},
     dyno::DynoStatus,
@@ -27,7 +27,7 @@ pub(super) fn dyno(live: &Live) -> control::Dyno {
 }
 
 /// A name that has no dyno now.
-pub(super) fn past(name: &DynoName, past: &Past) -> control::Dyno {
+pub(super) fn past(name: &DynoName, past: &LastSeen) -> control::Dyno {
     let mut dyno = from_parts(name, past.release, &past.command, &past.status);
     dyno.ready = false;
     dyno.set_state(if past.complete {
