@@ -87,8 +87,13 @@ pub(super) struct LastSeen {
     pub(super) status: DynoStatus,
     pub(super) release: u64,
     pub(super) command: Arc<str>,
-    /// It was a one-shot and has ended.
-    pub(super) complete: bool,
+}
+
+impl LastSeen {
+    /// Whether it was a one-shot and has ended.
+    pub(super) fn is_complete(&self) -> bool {
+        self.status.state == DynoState::Complete
+    }
 }
 
 /// An answer that waits for something.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hsup_proto::control::events_response;
+use hsup_proto::control::{DynoState, events_response};
 
 use super::{
     actor::{Actor, Known, LastSeen, Live, Phase},
@@ -189,11 +189,19 @@ impl Actor {
         {
             self.largest_code = self.largest_code.max(exit.exit_code());
         }
+        let is_complete = self.kind == Kind::OneShot && !live.retiring;
         let past = LastSeen {
             release: spec.release.version,
             command: Arc::clone(&spec.command),
-            complete: self.kind == Kind::OneShot && !live.retiring,
-            status: live.status.clone(),
+            status: DynoStatus {
+                ready: false,
+                state: if is_complete {
+                    DynoState::Complete
+                } else {
+                    DynoState::Down
+                },
+                ..live.status.clone()
+            },
         };
         if self.dynos.of_name(&name).next().is_none() && !is_release {
             self.past.insert(name.clone(), past);
@@ -251,7 +259,7 @@ impl Actor {
                 Step::Retire(key) => self.retire(key, self.gracefully()),
                 Step::Succeed(old, new) => drop(self.successors.insert(new, old)),
                 Step::Start | Step::StartBeside(_) => {
-                    let complete = self.past.get(name).is_some_and(|past| past.complete);
+                    let complete = self.past.get(name).is_some_and(LastSeen::is_complete);
                     let Some(spec) = self.spec_of(name, good).filter(|_| !complete) else {
                         continue;
                     };

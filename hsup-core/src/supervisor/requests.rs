@@ -10,7 +10,7 @@ use hsup_proto::control::{
 use tokio::sync::oneshot;
 
 use super::{
-    actor::{Actor, Phase, Until, Waiter},
+    actor::{Actor, LastSeen, Phase, Until, Waiter},
     formation,
     handle::{Applied, Request},
     intake::Taken,
@@ -110,7 +110,7 @@ impl Actor {
             let live: Vec<_> = self.dynos.of_name(name).collect();
             let wanted_up = wanted.contains(name)
                 && !self.is_held(name)
-                && !self.past.get(name).is_some_and(|past| past.complete);
+                && !self.past.get(name).is_some_and(LastSeen::is_complete);
             if wanted_up {
                 all_up &= live
                     .iter()
@@ -233,7 +233,7 @@ impl Actor {
 
     /// Starts those of `names` that somebody has stopped, or that ran once; answers which.
     fn start_stopped(&mut self, names: &BTreeSet<DynoName>) -> BTreeSet<DynoName> {
-        let is_complete = |name| self.past.get(name).is_some_and(|past| past.complete);
+        let is_complete = |name| self.past.get(name).is_some_and(LastSeen::is_complete);
         let down: BTreeSet<_> = names
             .iter()
             .filter(|name| self.is_held(name) || is_complete(name))

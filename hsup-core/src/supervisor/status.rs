@@ -28,14 +28,7 @@ pub(super) fn dyno(live: &Live) -> control::Dyno {
 
 /// A name that has no dyno now.
 pub(super) fn past(name: &DynoName, past: &LastSeen) -> control::Dyno {
-    let mut dyno = from_parts(name, past.release, &past.command, &past.status);
-    dyno.ready = false;
-    dyno.set_state(if past.complete {
-        control::DynoState::Complete
-    } else {
-        control::DynoState::Down
-    });
-    dyno
+    from_parts(name, past.release, &past.command, &past.status)
 }
 
 /// A name that never had one, or lost what was known of it.
