@@ -19,8 +19,8 @@ use tracing::{info, warn};
 
 use super::{
     Outcome, RunError, Settings,
+    building::BuildDone,
     cycling::Due,
-    decisions::Built,
     dynos::counted,
     formation::Wishes,
     gap::Gap,
@@ -187,8 +187,8 @@ pub(super) struct Actor {
     inbox: mpsc::Receiver<Request>,
     reports: mpsc::UnboundedReceiver<Report>,
     pub(super) report_to: mpsc::UnboundedSender<Report>,
-    built: mpsc::UnboundedReceiver<Built>,
-    pub(super) built_to: mpsc::UnboundedSender<Built>,
+    built: mpsc::UnboundedReceiver<BuildDone>,
+    pub(super) built_to: mpsc::UnboundedSender<BuildDone>,
     pub(super) events: broadcast::Sender<control::EventsResponse>,
     pub(super) waiters: Vec<Waiter>,
     pub(super) restarts: Restarts,

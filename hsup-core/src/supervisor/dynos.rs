@@ -16,6 +16,7 @@ use crate::{
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     name::{DynoId, DynoName, Selector},
+    release::Release,
     releases::Id,
     rollout,
 };
@@ -324,6 +325,25 @@ impl Actor {
             Some(good) => self.wishes.formation(&good.release),
             None => Vec::new(),
         }
+    }
+
+    /// Makes room for the names in the terminal's first column.
+    pub(super) fn expect_names(&self, formation: &[Wanted]) {
+        for process in formation {
+            if let Some(name) = self.wishes.names(process).last() {
+                self.shared.logs.expect_name(&name.to_string());
+            }
+        }
+    }
+
+    pub(super) fn see_types(&mut self, release: &Release) {
+        let types = release
+            .processes
+            .iter()
+            .map(|process| &process.process_type);
+        let saved = self.memory.see_types(types.clone());
+        self.complain(saved);
+        self.shared.ports().learn(types);
     }
 
     pub(super) fn is_held(&self, name: &DynoName) -> bool {

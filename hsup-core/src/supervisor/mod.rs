@@ -13,6 +13,7 @@
 
 mod actor;
 mod beginning;
+mod building;
 mod course;
 mod cycling;
 mod decisions;

@@ -312,6 +312,12 @@ impl Actor {
         Ok((StopResponse { dynos: stopped }, wait))
     }
 
+    /// A stop by hand holds until a new release.
+    pub(super) fn release_holds(&mut self) {
+        let saved = self.memory.update(|memory| memory.stopped.clear());
+        self.complain(saved);
+    }
+
     fn restart(
         &mut self,
         request: &RestartRequest,

@@ -22,7 +22,7 @@ use tokio::{
 use super::super::{
     Settings,
     actor::{Actor, Live},
-    decisions::{Built, NotBuilt},
+    building::{BuildDone, NotBuilt},
 };
 use crate::{
     backoff,
@@ -316,7 +316,7 @@ impl World {
             why: "it cannot be built".to_owned(),
             no_room,
         });
-        self.act(|actor| actor.built(Built { id, result }));
+        self.act(|actor| actor.built(BuildDone { id, result }));
     }
 
     /// hsup is killed, and the next one takes its dynos over.
