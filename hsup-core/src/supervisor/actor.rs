@@ -12,14 +12,13 @@ use hsup_proto::{
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tracing::{info, warn};
 
 use super::{
     Outcome, RunError, Settings,
-    building::BuildDone,
+    building::{BuildDone, Builds},
     cycling::Due,
     dynos::counted,
     formation::Wishes,
@@ -27,22 +26,20 @@ use super::{
     handle::{Reply, Request},
     living::Living,
     reconcile::Sweeper,
-    release_phase,
+    release_phase::ReleaseCommands,
     replacing::Candidate,
     restarts::Restarts,
     status,
 };
 use crate::{
-    backoff::{Backoff, Policy},
     control::ControlError,
     driver::{DriverLink, Link, NOT_YET, demands},
     dyno::{DynoHandle, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared},
     lifecycle::{Kind, Stop},
     name::DynoName,
-    random,
     release::Release,
     releases::{Id, Releases},
-    rollout::Policy as RolloutPolicy,
+    rollout::Policy,
     source::{News, Source},
     state::{History, LiveDyno, Memory, SaveError},
     time::{now_unix_ms, reached},
@@ -136,7 +133,7 @@ pub(super) struct Actor {
     pub(super) source: Source,
     pub(super) wishes: Wishes,
     pub(super) kind: Kind,
-    pub(super) rollouts: RolloutPolicy,
+    pub(super) rollouts: Policy,
     pub(super) release_timeout: Option<Duration>,
     pub(super) cycle_every: Option<Duration>,
     pub(super) base: std::path::PathBuf,
@@ -154,25 +151,14 @@ pub(super) struct Actor {
     pub(super) candidate: Option<Candidate>,
     /// Which dynos are missing because of the candidate, or of the one before it.
     pub(super) gap: Option<Gap>,
-    /// What has the driver build.
-    pub(super) build_task: Option<JoinHandle<()>>,
-    pub(super) build_backoff: Backoff,
-    /// Why releases that are built again and again cannot be built, as people were told.
-    pub(super) build_said: BTreeMap<Id, String>,
+    pub(super) builds: Builds,
     /// People were told what they asked for in an earlier life.
     pub(super) has_said_wishes: bool,
     /// The source has said its first word.
     pub(super) has_begun: bool,
     /// What the source is to be told of the newest release.
     pub(super) news: Option<News>,
-    /// The release command that runs.
-    pub(super) release_phase: Option<release_phase::Running>,
-    /// The release whose command waits until that has ended.
-    pub(super) release_phase_next: Option<Id>,
-    /// The last lines of one that failed, for the verdict.
-    pub(super) release_lines: Vec<String>,
-    /// A good release whose command is to be run in this life all the same.
-    pub(super) release_again: Option<Id>,
+    pub(super) release_commands: ReleaseCommands,
     /// When to look for dynos that have run long enough.
     pub(super) cycle_at: Option<Instant>,
     /// Dynos that are to take another's place, once they are ready.
@@ -237,16 +223,11 @@ impl Actor {
             known: BTreeMap::new(),
             candidate: None,
             gap: None,
-            build_task: None,
-            build_backoff: Backoff::new(Policy::default(), random::u64()),
-            build_said: BTreeMap::new(),
+            builds: Builds::new(),
             has_said_wishes: false,
             has_begun: false,
             news: None,
-            release_phase: None,
-            release_phase_next: None,
-            release_lines: Vec::new(),
-            release_again: None,
+            release_commands: ReleaseCommands::default(),
             cycle_at: None,
             successors: BTreeMap::new(),
             deferred: BTreeMap::new(),
@@ -309,7 +290,11 @@ impl Actor {
                 Phase::Running => None,
                 Phase::ShuttingDown { until } => Some(until),
             };
-            let release_deadline = self.release_phase.as_ref().and_then(|it| it.deadline);
+            let release_deadline = self
+                .release_commands
+                .running
+                .as_ref()
+                .and_then(|it| it.deadline);
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.report(report),
@@ -505,7 +490,7 @@ impl Actor {
         // Whoever waits for one is told that hsup ends.
         self.restarts = Restarts::default();
         self.phase = Phase::ShuttingDown { until };
-        if let Some(running) = &mut self.release_phase {
+        if let Some(running) = &mut self.release_commands.running {
             running.is_stopped = true;
             // It has no more time than all else, and that is no verdict.
             running.deadline = None;

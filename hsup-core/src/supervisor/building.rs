@@ -1,10 +1,14 @@
 //! Having releases built: what the driver makes of them, has made of them before, and may
 //! remove again.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
-use tokio::{sync::watch, time::sleep};
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tonic::Code;
 use tracing::warn;
 
@@ -13,11 +17,13 @@ use super::{
     actor::{Actor, Phase},
 };
 use crate::{
+    backoff::{Backoff, Policy},
     build::{self, BuildError, Order},
     driver::{Link, Pause, demands, ready, said},
     errors::chain,
     lifecycle::Kind,
     logs::API,
+    random,
     release::ReleaseChange,
     releases::{Decision, Id},
     source::Source,
@@ -26,6 +32,26 @@ use crate::{
 
 /// How often a driver is asked again to remove what it has made of a release.
 const REMOVE_TRIES: u32 = 5;
+
+/// How far building is.
+#[derive(Debug)]
+pub(super) struct Builds {
+    /// What has the driver build.
+    pub(super) task: Option<JoinHandle<()>>,
+    pub(super) backoff: Backoff,
+    /// Why releases that are built again and again cannot be built, as people were told.
+    pub(super) said: BTreeMap<Id, String>,
+}
+
+impl Builds {
+    pub(super) fn new() -> Self {
+        Self {
+            task: None,
+            backoff: Backoff::new(Policy::default(), random::u64()),
+            said: BTreeMap::new(),
+        }
+    }
+}
 
 /// What came of a build.
 #[derive(Debug)]
@@ -113,11 +139,11 @@ impl Actor {
             // No receiver means that hsup ends.
             drop(done.send(BuildDone { id, result }));
         });
-        self.build_task = Some(task);
+        self.builds.task = Some(task);
     }
 
     pub(super) fn stop_building(&mut self) {
-        if let Some(task) = self.build_task.take() {
+        if let Some(task) = self.builds.task.take() {
             task.abort();
         }
     }
@@ -128,7 +154,7 @@ impl Actor {
         if self.releases.building() != Some(id) || self.phase != Phase::Running {
             return;
         }
-        self.build_task = None;
+        self.builds.task = None;
         match result {
             Ok(artifact) => self.is_built(id, artifact),
             Err(failure) => self.build_failed(id, failure),
@@ -136,8 +162,8 @@ impl Actor {
     }
 
     fn is_built(&mut self, id: Id, artifact: Artifact) {
-        self.build_backoff.reset();
-        self.build_said.remove(&id);
+        self.builds.backoff.reset();
+        self.builds.said.remove(&id);
         let made: Arc<str> = artifact.artifact.as_str().into();
         self.shared.built.put(id, Arc::clone(&made));
         if let Some(known) = self.known.get_mut(&id) {
@@ -175,12 +201,12 @@ impl Actor {
             self.decide_last(decisions);
             return self.fail(RunError::NoRelease(why));
         }
-        if is_again && self.build_said.get(&id) != Some(&why) {
+        if is_again && self.builds.said.get(&id) != Some(&why) {
             self.note_release(format!(
                 "Release v{} cannot be built, trying again: {why}",
                 self.version(id)
             ));
-            self.build_said.insert(id, why);
+            self.builds.said.insert(id, why);
         }
         self.decide(decisions);
     }

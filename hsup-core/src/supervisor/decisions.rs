@@ -24,7 +24,7 @@ impl Actor {
             match decision {
                 Decision::Build(id) => self.start_build(id, Duration::ZERO),
                 Decision::BuildAgain(id) => {
-                    let pause = self.build_backoff.crashed(Duration::ZERO);
+                    let pause = self.builds.backoff.crashed(Duration::ZERO);
                     self.start_build(id, pause);
                 }
                 Decision::Try(id) => self.begin_rollout(id),
@@ -39,7 +39,7 @@ impl Actor {
             .chain(releases.on_trial())
             .collect();
         self.known.retain(|id, _| needed.contains(id));
-        self.build_said.retain(|id, _| needed.contains(id));
+        self.builds.said.retain(|id, _| needed.contains(id));
         self.follow_log_target();
     }
 
@@ -167,7 +167,7 @@ impl Actor {
         };
         let (gap, mut last_lines) = self.end_trial(id);
         if last_lines.is_empty() {
-            last_lines = std::mem::take(&mut self.release_lines);
+            last_lines = std::mem::take(&mut self.release_commands.last_lines);
         }
         let saved = self.history.update(id, |record| {
             record.state = ReleaseState::Rejected;

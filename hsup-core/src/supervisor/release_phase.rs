@@ -40,6 +40,18 @@ use crate::{
 /// How many of its last lines are kept of a command that failed.
 const LAST_LINES: usize = 20;
 
+/// Release commands: the one that runs, and what is remembered of others.
+#[derive(Debug, Default)]
+pub(super) struct ReleaseCommands {
+    pub(super) running: Option<Running>,
+    /// The release whose command waits until that has ended.
+    next: Option<Id>,
+    /// The last lines of one that failed, for the verdict.
+    pub(super) last_lines: Vec<String>,
+    /// A good release whose command is to be run in this life all the same.
+    again: Option<Id>,
+}
+
 /// The release command that runs.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -63,7 +75,7 @@ impl Actor {
         }
         let record = self.history.get(id);
         let is_begun = record.is_some_and(|record| record.release_phase.is_some());
-        match &self.release_phase {
+        match &self.release_commands.running {
             Some(running) if running.id == id => {}
             _ if is_begun => {
                 let seen = record.and_then(|record| {
@@ -71,7 +83,7 @@ impl Actor {
                     Some((why, record.last_lines.clone()))
                 });
                 let why = if let Some((why, lines)) = seen {
-                    self.release_lines = lines;
+                    self.release_commands.last_lines = lines;
                     why
                 } else {
                     "hsup ended while its release command ran: whether it was through is not \
@@ -86,7 +98,7 @@ impl Actor {
                     self.version(id),
                     self.version(running.id)
                 ));
-                self.release_phase_next = Some(id);
+                self.release_commands.next = Some(id);
             }
             None => self.begin_release_phase(id),
         }
@@ -98,7 +110,7 @@ impl Actor {
             return false;
         };
         // What ran once is not released again: but a directory may hold other code by now.
-        let is_good = self.releases.good() == Some(id) && self.release_again != Some(id);
+        let is_good = self.releases.good() == Some(id) && self.release_commands.again != Some(id);
         self.release_timeout.is_some() && !is_good && is_due(record)
     }
 
@@ -111,7 +123,7 @@ impl Actor {
             .history
             .update(good, |record| record.release_phase = None);
         self.complain(saved);
-        self.release_again = Some(good);
+        self.release_commands.again = Some(good);
     }
 
     fn begin_release_phase(&mut self, id: Id) {
@@ -132,7 +144,7 @@ impl Actor {
             self.version(id)
         ));
         let key = self.spawn_dyno(spec, Birth::Start);
-        self.release_phase = Some(Running {
+        self.release_commands.running = Some(Running {
             id,
             key,
             deadline: Some(Instant::now() + timeout),
@@ -145,7 +157,7 @@ impl Actor {
     /// time again: how long it has run only the wall clock could tell, which may have been set.
     pub(super) fn adopt_release_phase(&mut self, id: Id, key: Key) {
         let left = self.release_timeout;
-        self.release_phase = Some(Running {
+        self.release_commands.running = Some(Running {
             id,
             key,
             deadline: left.map(|left| Instant::now() + left),
@@ -155,14 +167,14 @@ impl Actor {
     }
 
     pub(super) fn is_release_phase(&self, key: Key) -> bool {
-        let running = self.release_phase.as_ref();
+        let running = self.release_commands.running.as_ref();
         running.is_some_and(|running| running.key == key)
     }
 
     /// The command has had its time.
     pub(super) fn release_phase_is_late(&mut self) {
         let how = self.gracefully();
-        if let Some(running) = &mut self.release_phase {
+        if let Some(running) = &mut self.release_commands.running {
             running.deadline = None;
             running.is_late = true;
             let key = running.key;
@@ -172,7 +184,7 @@ impl Actor {
 
     /// Its dyno is over; `by_itself` if it ended before it was told to.
     pub(super) fn release_phase_ended(&mut self, exit: Option<&ExitStatus>, by_itself: bool) {
-        let Some(running) = self.release_phase.take() else {
+        let Some(running) = self.release_commands.running.take() else {
             return;
         };
         let (id, is_late) = (running.id, running.is_late);
@@ -215,7 +227,7 @@ impl Actor {
                 };
                 let why = format!("release command failed: {why}");
                 if is_building {
-                    self.release_lines = lines;
+                    self.release_commands.last_lines = lines;
                     self.release_failed(id, why);
                 } else {
                     let saved = self.history.update(id, |record| {
@@ -226,7 +238,7 @@ impl Actor {
                 }
             }
         }
-        if let Some(next) = self.release_phase_next.take()
+        if let Some(next) = self.release_commands.next.take()
             && self.releases.building() == Some(next)
             && self.phase == Phase::Running
         {

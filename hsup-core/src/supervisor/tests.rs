@@ -113,7 +113,7 @@ fn happens(world: &mut World, happening: Happening) -> BTreeSet<DynoName> {
         Happening::Built => world.build(Ok(())),
         Happening::BuildFails { no_room } => world.build(Err(no_room)),
         Happening::CommandIsLate => {
-            if world.actor.release_phase.is_some() {
+            if world.actor.release_commands.running.is_some() {
                 world.act(Actor::release_phase_is_late);
             }
         }
@@ -383,7 +383,7 @@ fn a_release_command_that_had_failed_when_hsup_was_told_to_end_is_a_verdict() {
         let second = release(&world, [1, 0], true);
         hand_in(&mut world, second);
         world.build(Ok(()));
-        let command = world.actor.release_phase.as_ref().unwrap().key;
+        let command = world.actor.release_commands.running.as_ref().unwrap().key;
         // Its task may have seen the end before it heard of the other.
         world.act(|actor| actor.shut_down(Stop::Immediately));
         world.ends(command, ExitStatus::code(1, at), by_itself);
@@ -441,7 +441,7 @@ fn releasing() -> (World, Key) {
     let second = release(&world, [1, 0], true);
     hand_in(&mut world, second);
     world.build(Ok(()));
-    let command = world.actor.release_phase.as_ref().unwrap().key;
+    let command = world.actor.release_commands.running.as_ref().unwrap().key;
     (world, command)
 }
 
@@ -452,7 +452,7 @@ fn a_release_command_of_an_earlier_life_that_ends_early_is_a_verdict() {
     for killed_again in [false, true] {
         let (mut world, _) = releasing();
         world.is_killed_and(|world| {
-            let command = world.actor.release_phase.as_ref().unwrap().key;
+            let command = world.actor.release_commands.running.as_ref().unwrap().key;
             world.ends(command, ExitStatus::code(7, 1), true);
         });
         if killed_again {
@@ -474,7 +474,7 @@ fn a_release_command_of_an_earlier_life_that_is_cut_off_early_is_none() {
     let _entered = runtime.enter();
     let (mut world, _) = releasing();
     world.is_killed_and_told_to_stop();
-    let command = world.actor.release_phase.as_ref().unwrap().key;
+    let command = world.actor.release_commands.running.as_ref().unwrap().key;
     world.ends(command, ExitStatus::code(1, 1), false);
     let record = world.actor.history.iter().next().unwrap();
     assert_eq!(record.state, ReleaseState::Building);
@@ -487,7 +487,7 @@ fn a_release_command_has_no_time_to_be_late_in_once_hsup_is_told_to_end() {
     let _entered = runtime.enter();
     let (mut world, _) = releasing();
     world.act(|actor| actor.shut_down(Stop::Immediately));
-    let running = world.actor.release_phase.as_ref().unwrap();
+    let running = world.actor.release_commands.running.as_ref().unwrap();
     assert_eq!(running.deadline, None);
 }
 

@@ -297,7 +297,7 @@ impl World {
 
     /// The build that is under way has come to something.
     pub(super) fn build(&mut self, result: Result<(), bool>) {
-        if self.actor.build_task.is_some() {
+        if self.actor.builds.task.is_some() {
             self.was_built(result);
         }
     }
