@@ -1,17 +1,13 @@
 //! The supervisor's task: what it knows, and what wakes it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hsup_proto::{
     control::{self, DynoState, GetDriverResponse, events_response},
     driver::Durability,
 };
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, watch},
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tracing::{info, warn};
@@ -30,6 +26,7 @@ use super::{
     replacing::Candidate,
     restarts::Restarts,
     status,
+    waiters::Waiter,
 };
 use crate::{
     control::ControlError,
@@ -91,22 +88,6 @@ impl LastSeen {
     pub(super) fn is_complete(&self) -> bool {
         self.status.state == DynoState::Complete
     }
-}
-
-/// An answer that waits for something.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) until: Until,
-    pub(super) reply: oneshot::Sender<()>,
-}
-
-/// See [`Waiter`].
-#[derive(Debug)]
-pub(super) enum Until {
-    /// None of these tasks lives.
-    Gone(BTreeSet<Key>),
-    /// The release is current or rejected.
-    Decided(u64),
 }
 
 /// How far a shutdown is.
@@ -567,31 +548,6 @@ impl Actor {
             self.complain(saved);
             let saved = self.memory.update(|_| ());
             self.complain(saved);
-        }
-    }
-
-    fn answer_waiters(&mut self) {
-        let waiters = std::mem::take(&mut self.waiters);
-        for waiter in waiters {
-            if self.is_over(&waiter.until) {
-                // Whoever asked may have gone.
-                let _ = waiter.reply.send(());
-            } else {
-                self.waiters.push(waiter);
-            }
-        }
-    }
-
-    /// Whether the release is good or rejected, and nothing of a rejected one is left.
-    pub(super) fn is_decided(&self, id: Id) -> bool {
-        self.releases.undecided().all(|undecided| undecided != id)
-            && self.releases.on_trial() != Some(id)
-    }
-
-    fn is_over(&self, until: &Until) -> bool {
-        match until {
-            Until::Gone(keys) => !keys.iter().any(|key| self.dynos.contains(*key)),
-            Until::Decided(id) => self.is_decided(*id),
         }
     }
 }

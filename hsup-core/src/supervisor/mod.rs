@@ -33,6 +33,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod waiters;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 

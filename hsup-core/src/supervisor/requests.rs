@@ -10,12 +10,13 @@ use hsup_proto::control::{
 use tokio::sync::oneshot;
 
 use super::{
-    actor::{Actor, LastSeen, Phase, Until, Waiter},
+    actor::{Actor, LastSeen, Phase},
     formation,
     handle::{Applied, Request},
     intake::Taken,
     restarts::Settled,
     status,
+    waiters::Until,
 };
 use crate::{
     control::ControlError,
@@ -359,12 +360,6 @@ impl Actor {
     fn has_run(&self, name: &DynoName, or_did: bool) -> bool {
         let mut of_name = self.dynos.of_name(name);
         of_name.any(|(_, live)| or_did || !live.retiring) || or_did && self.past.contains_key(name)
-    }
-
-    fn wait_until(&mut self, until: Until) -> oneshot::Receiver<()> {
-        let (reply, over) = oneshot::channel();
-        self.waiters.push(Waiter { until, reply });
-        over
     }
 
     fn parse(&self, json: &[u8]) -> Result<(Release, Vec<String>), ControlError> {
