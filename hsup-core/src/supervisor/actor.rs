@@ -2,21 +2,19 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hsup_proto::{
-    control::{self, DynoState, GetDriverResponse, events_response},
-    driver::Durability,
-};
+use hsup_proto::control::{self, DynoState, GetDriverResponse, events_response};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     time::{Instant, MissedTickBehavior, interval_at},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     Outcome, RunError, Settings,
     building::{BuildDone, Builds},
     cycling::Due,
     dynos::counted,
+    ending::Phase,
     formation::Wishes,
     gap::Gap,
     handle::{Reply, Request},
@@ -88,13 +86,6 @@ impl LastSeen {
     pub(super) fn is_complete(&self) -> bool {
         self.status.state == DynoState::Complete
     }
-}
-
-/// How far a shutdown is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Running,
-    ShuttingDown { until: Instant },
 }
 
 /// What the driver's first answer, or its absence, leads to.
@@ -267,10 +258,7 @@ impl Actor {
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
-            let deadline = match self.phase {
-                Phase::Running => None,
-                Phase::ShuttingDown { until } => Some(until),
-            };
+            let deadline = self.phase.deadline();
             let release_deadline = self
                 .release_commands
                 .running
@@ -291,14 +279,7 @@ impl Actor {
                 () = reached(self.cycle_at) => self.cycle(),
                 () = reached(release_deadline) => self.release_phase_is_late(),
                 () = reached(deadline) => {
-                    warn!(left = self.dynos.len(), "dynos did not end in time");
-                    let dynos = counted(self.dynos.len());
-                    let fate = if self.dynos_end_with_driver() {
-                        "ended with the driver"
-                    } else {
-                        "left to the driver"
-                    };
-                    self.note(format!("{dynos} did not end in time: {fate}"));
+                    self.give_dynos_up();
                     break Outcome::ShutDown;
                 }
             }
@@ -318,25 +299,6 @@ impl Actor {
         };
         self.end().await;
         Ok(result)
-    }
-
-    /// Whether what the driver has not stopped ends when hsup ends the driver.
-    fn dynos_end_with_driver(&self) -> bool {
-        let dies = match &*self.link_state.borrow() {
-            Link::Up(up) => up.info.durability() == Durability::None,
-            Link::Down { .. } => false,
-        };
-        dies && self.link.is_child()
-    }
-
-    /// Ends the driver, and tells whoever wanted the end that it is there.
-    async fn end(&mut self) {
-        self.save_again();
-        self.link.end().await;
-        for reply in std::mem::take(&mut self.ending) {
-            // Whoever asked may have gone.
-            drop(reply.send(Ok(())));
-        }
     }
 
     /// Waits for the driver's first answer, without which it is no use to begin.
@@ -452,50 +414,6 @@ impl Actor {
     fn reconcile(&self) {
         let sweeper = Arc::clone(&self.sweeper);
         tokio::spawn(async move { sweeper.sweep().await });
-    }
-
-    // ---- the end
-
-    pub(super) fn shut_down(&mut self, how: Stop) {
-        // A driver that has not answered by then goes on stopping what it was told to stop.
-        let patience = match how {
-            Stop::Gracefully { grace } => grace + Duration::from_secs(15),
-            Stop::Immediately => Duration::from_secs(5),
-        };
-        let until = Instant::now() + patience;
-        self.stop_building();
-        self.candidate = None;
-        self.gap = None;
-        self.cycle_at = None;
-        self.deferred.clear();
-        // Whoever waits for one is told that hsup ends.
-        self.restarts = Restarts::default();
-        self.phase = Phase::ShuttingDown { until };
-        if let Some(running) = &mut self.release_commands.running {
-            running.is_stopped = true;
-            // It has no more time than all else, and that is no verdict.
-            running.deadline = None;
-        }
-        info!(dynos = self.dynos.len(), "shutting down");
-        self.retire_all(how);
-    }
-
-    fn outcome(&self) -> Option<Outcome> {
-        if !self.dynos.is_empty() {
-            return None;
-        }
-        if self.phase != Phase::Running {
-            return Some(Outcome::ShutDown);
-        }
-        let all_complete = self.kind == Kind::OneShot
-            && self.has_begun
-            && self.releases.is_settled()
-            && self.deferred.is_empty();
-        all_complete.then_some(Outcome::AllComplete(self.largest_code))
-    }
-
-    pub(super) fn fail(&mut self, error: RunError) {
-        self.fatal = Some(error);
     }
 
     // ---- telling

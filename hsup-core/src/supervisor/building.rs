@@ -12,10 +12,7 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tonic::Code;
 use tracing::warn;
 
-use super::{
-    RunError,
-    actor::{Actor, Phase},
-};
+use super::{RunError, actor::Actor, ending::Phase};
 use crate::{
     backoff::{Backoff, Policy},
     build::{self, BuildError, Order},

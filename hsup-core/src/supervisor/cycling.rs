@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::info;
 
-use super::actor::{Actor, Phase};
+use super::{actor::Actor, ending::Phase};
 use crate::{
     dyno::{Birth, Key},
     name::{DynoId, DynoName, ProcessType},

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use hsup_proto::control::{DynoState, events_response};
 
 use super::{
-    actor::{Actor, Known, LastSeen, Live, Phase},
+    actor::{Actor, Known, LastSeen, Live},
     course::{self, Course, Seen, Step},
+    ending::Phase,
     formation::Wanted,
     status,
 };

@@ -18,6 +18,7 @@ mod course;
 mod cycling;
 mod decisions;
 mod dynos;
+mod ending;
 mod formation;
 mod gap;
 mod handle;

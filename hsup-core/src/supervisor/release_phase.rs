@@ -22,10 +22,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    RunError,
-    actor::{Actor, Phase},
-};
+use super::{RunError, actor::Actor, ending::Phase};
 use crate::{
     dyno::{Birth, Key},
     exit::{Ending, ExitStatus},

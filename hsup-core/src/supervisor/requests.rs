@@ -10,7 +10,8 @@ use hsup_proto::control::{
 use tokio::sync::oneshot;
 
 use super::{
-    actor::{Actor, LastSeen, Phase},
+    actor::{Actor, LastSeen},
+    ending::Phase,
     formation,
     handle::{Applied, Request},
     intake::Taken,
