@@ -13,7 +13,6 @@ use super::{
     Outcome, RunError, Settings,
     building::{BuildDone, Builds},
     cycling::Due,
-    dynos::counted,
     ending::Phase,
     formation::Wishes,
     gap::Gap,
@@ -27,9 +26,8 @@ use super::{
     waiters::Waiter,
 };
 use crate::{
-    control::ControlError,
-    driver::{DriverLink, Link, NOT_YET, demands},
-    dyno::{DynoHandle, DynoStatus, Key, Report, STARTS_IN_FLIGHT, Shared},
+    driver::{DriverLink, Link},
+    dyno::{DynoHandle, DynoStatus, Key, Report, Shared},
     lifecycle::{Kind, Stop},
     name::DynoName,
     release::Release,
@@ -88,16 +86,6 @@ impl LastSeen {
     }
 }
 
-/// What the driver's first answer, or its absence, leads to.
-#[derive(Clone, Copy, Debug)]
-enum Begin {
-    Supervise,
-    /// Told to end while the driver was asked for the first time: what survived is to stop.
-    Stop(Stop),
-    /// Told to end, and nothing can be stopped.
-    Not,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Actor {
@@ -142,7 +130,7 @@ pub(super) struct Actor {
     pub(super) past: BTreeMap<DynoName, LastSeen>,
     pub(super) next_key: u64,
 
-    inbox: mpsc::Receiver<Request>,
+    pub(super) inbox: mpsc::Receiver<Request>,
     reports: mpsc::UnboundedReceiver<Report>,
     pub(super) report_to: mpsc::UnboundedSender<Report>,
     built: mpsc::UnboundedReceiver<BuildDone>,
@@ -224,37 +212,10 @@ impl Actor {
     }
 
     pub(super) async fn run(mut self) -> Result<Outcome, RunError> {
-        self.take_up_history();
-        if let Err(error) = self.refuse_unknown_types() {
-            // What has survived stays with its driver.
-            if self.survivors.is_empty() {
-                self.end().await;
-            }
-            return Err(error);
-        }
-        let begins = self.await_driver().await;
-        if begins.is_err() && !self.survivors.is_empty() {
-            return begins.map(|_| Outcome::ShutDown);
-        }
-        let told = match begins {
-            Ok(Begin::Supervise) => None,
-            Ok(Begin::Stop(how)) => Some(how),
-            other => {
-                self.end().await;
-                return other.map(|_| Outcome::ShutDown);
-            }
-        };
         let has_survivors = !self.survivors.is_empty();
-        if let Some(how) = told {
-            self.take_over_to_stop(how);
-            // Of whose release nothing is known any more: they are nobody's, and to stop as well.
-            if self.dynos.is_empty() {
-                self.sweeper.sweep_all().await;
-            }
-        } else {
-            self.adopt_survivors();
+        if let Some(outcome) = self.take_over().await? {
+            return Ok(outcome);
         }
-        self.first_reconcile();
         let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
@@ -301,77 +262,6 @@ impl Actor {
         Ok(result)
     }
 
-    /// Waits for the driver's first answer, without which it is no use to begin.
-    async fn await_driver(&mut self) -> Result<Begin, RunError> {
-        let mut told = NOT_YET.to_owned();
-        let mut stop = None;
-        loop {
-            let link = self.link_state.borrow_and_update().clone();
-            let why = match link {
-                Link::Up(up) => {
-                    // Else every dyno would fail for it.
-                    demands::check_binds(&up.info, &self.shared.binds)
-                        .map_err(|error| RunError::Driver(error.to_string()))?;
-                    self.rollouts
-                        .check(&up.info.name, up.has_own_network())
-                        .map_err(|error| RunError::Driver(error.to_string()))?;
-                    if let Err(why) = up.fitness() {
-                        self.note(format!("The {} driver is not ready: {why}", up.info.name));
-                    }
-                    return Ok(stop.map_or(Begin::Supervise, Begin::Stop));
-                }
-                Link::Down {
-                    why,
-                    hopeless: true,
-                    ..
-                } => return Err(RunError::Driver(why)),
-                Link::Down { why, .. } => why,
-            };
-            if why != told {
-                if stop.is_some() {
-                    return Ok(self.leave_survivors(&why));
-                }
-                self.note(format!("Waiting for the driver: {why}"));
-                told.clone_from(&why);
-            }
-            tokio::select! {
-                changed = self.link_state.changed() => if changed.is_err() {
-                    return Err(RunError::Driver("the link to the driver ended".to_owned()));
-                },
-                Some(request) = self.inbox.recv() => match request {
-                    Request::Shutdown(request, reply) => {
-                        self.ending.push(reply);
-                        // The driver is being asked: what survived is stopped once it answers.
-                        if stop.is_none() && why == NOT_YET && !self.survivors.is_empty() {
-                            stop = Some(self.how(request));
-                            continue;
-                        }
-                        return Ok(self.leave_survivors(&why));
-                    }
-                    // What can be told without one.
-                    Request::Status(..) | Request::Releases(..) | Request::Leave(_) => {
-                        self.request(request);
-                    }
-                    request => {
-                        let error = ControlError::Driver(format!("hsup waits for it: {why}"));
-                        request.refuse(&error);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Says what becomes of survivors that nobody can stop now.
-    fn leave_survivors(&self, why: &str) -> Begin {
-        if !self.survivors.is_empty() {
-            let dynos = counted(self.survivors.len());
-            self.note(format!(
-                "{dynos} of an earlier hsup may run on, for the driver was not reached: {why}"
-            ));
-        }
-        Begin::Not
-    }
-
     fn link_changed(&mut self) {
         let link = self.link_state.borrow_and_update().clone();
         let GetDriverResponse {
@@ -398,16 +288,6 @@ impl Actor {
             ready,
             message,
         }));
-    }
-
-    /// Has the driver's list compared with what we took over, and only then dynos started:
-    /// what is nobody's may hold the port of one, or be its twin.
-    fn first_reconcile(&self) {
-        let (shared, sweeper) = (Arc::clone(&self.shared), Arc::clone(&self.sweeper));
-        tokio::spawn(async move {
-            sweeper.sweep_all().await;
-            shared.starts.add_permits(STARTS_IN_FLIGHT);
-        });
     }
 
     /// Has the driver's list compared with what we run.

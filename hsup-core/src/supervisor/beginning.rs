@@ -1,15 +1,18 @@
-//! The beginning: where the history says that an earlier life of hsup ended, and the dynos
-//! that it left running.
+//! The beginning: where the history says that an earlier life of hsup ended, the driver's first
+//! answer, and the dynos that were left running.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
-    RunError,
+    Outcome, RunError,
     actor::{Actor, Known},
     dynos::{abbreviated, counted},
+    handle::Request,
 };
 use crate::{
-    dyno::{Adopted, Birth, DynoSpec, IoDir},
+    control::ControlError,
+    driver::{Link, NOT_YET, demands},
+    dyno::{Adopted, Birth, DynoSpec, IoDir, STARTS_IN_FLIGHT},
     lifecycle::Stop,
     releases::{Id, Releases, Resume},
     source::Source,
@@ -17,7 +20,54 @@ use crate::{
     time::now_unix_ms,
 };
 
+/// What the driver's first answer, or its absence, leads to.
+#[derive(Clone, Copy, Debug)]
+enum Begin {
+    Supervise,
+    /// Told to end while the driver was asked for the first time: what survived is to stop.
+    Stop(Stop),
+    /// Told to end, and nothing can be stopped.
+    Not,
+}
+
 impl Actor {
+    /// Takes up what an earlier life of hsup has left: its history, and its dynos once the driver
+    /// answers. Answers how hsup ends where it was told to before that.
+    ///
+    /// # Errors
+    /// When it cannot begin.
+    pub(super) async fn take_over(&mut self) -> Result<Option<Outcome>, RunError> {
+        self.take_up_history();
+        let begin = match self.refuse_unknown_types() {
+            Ok(()) => self.await_driver().await,
+            Err(error) => Err(error),
+        };
+        match begin {
+            Ok(Begin::Supervise) => self.adopt_survivors(),
+            Ok(Begin::Stop(how)) => {
+                self.take_over_to_stop(how);
+                // Of whose release nothing is known any more: they are nobody's, and to stop as
+                // well.
+                if self.dynos.is_empty() {
+                    self.sweeper.sweep_all().await;
+                }
+            }
+            Ok(Begin::Not) => {
+                self.end().await;
+                return Ok(Some(Outcome::ShutDown));
+            }
+            Err(error) => {
+                // What has survived stays with its driver.
+                if self.survivors.is_empty() {
+                    self.end().await;
+                }
+                return Err(error);
+            }
+        }
+        self.first_reconcile();
+        Ok(None)
+    }
+
     /// Takes up the history. What the source has to say comes later.
     pub(super) fn take_up_history(&mut self) {
         let last_good = self.history.last_good();
@@ -63,6 +113,77 @@ impl Actor {
             Some(release) => self.check_types(release).map_err(RunError::NoRelease),
             None => Ok(()),
         }
+    }
+
+    /// Waits for the driver's first answer, without which it is no use to begin.
+    async fn await_driver(&mut self) -> Result<Begin, RunError> {
+        let mut told = NOT_YET.to_owned();
+        let mut stop = None;
+        loop {
+            let link = self.link_state.borrow_and_update().clone();
+            let why = match link {
+                Link::Up(up) => {
+                    // Else every dyno would fail for it.
+                    demands::check_binds(&up.info, &self.shared.binds)
+                        .map_err(|error| RunError::Driver(error.to_string()))?;
+                    self.rollouts
+                        .check(&up.info.name, up.has_own_network())
+                        .map_err(|error| RunError::Driver(error.to_string()))?;
+                    if let Err(why) = up.fitness() {
+                        self.note(format!("The {} driver is not ready: {why}", up.info.name));
+                    }
+                    return Ok(stop.map_or(Begin::Supervise, Begin::Stop));
+                }
+                Link::Down {
+                    why,
+                    hopeless: true,
+                    ..
+                } => return Err(RunError::Driver(why)),
+                Link::Down { why, .. } => why,
+            };
+            if why != told {
+                if stop.is_some() {
+                    return Ok(self.leave_survivors(&why));
+                }
+                self.note(format!("Waiting for the driver: {why}"));
+                told.clone_from(&why);
+            }
+            tokio::select! {
+                changed = self.link_state.changed() => if changed.is_err() {
+                    return Err(RunError::Driver("the link to the driver ended".to_owned()));
+                },
+                Some(request) = self.inbox.recv() => match request {
+                    Request::Shutdown(request, reply) => {
+                        self.ending.push(reply);
+                        // The driver is being asked: what survived is stopped once it answers.
+                        if stop.is_none() && why == NOT_YET && !self.survivors.is_empty() {
+                            stop = Some(self.how(request));
+                            continue;
+                        }
+                        return Ok(self.leave_survivors(&why));
+                    }
+                    // What can be told without one.
+                    Request::Status(..) | Request::Releases(..) | Request::Leave(_) => {
+                        self.request(request);
+                    }
+                    request => {
+                        let error = ControlError::Driver(format!("hsup waits for it: {why}"));
+                        request.refuse(&error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says what becomes of survivors that nobody can stop now.
+    fn leave_survivors(&self, why: &str) -> Begin {
+        if !self.survivors.is_empty() {
+            let dynos = counted(self.survivors.len());
+            self.note(format!(
+                "{dynos} of an earlier hsup may run on, for the driver was not reached: {why}"
+            ));
+        }
+        Begin::Not
     }
 
     /// Whether the good release lacks a type of the command line. None of its dynos would be
@@ -127,6 +248,16 @@ impl Actor {
         let survivors = std::mem::take(&mut self.survivors);
         self.adopt_each(survivors);
         self.shut_down(how);
+    }
+
+    /// Has the driver's list compared with what we took over, and only then dynos started:
+    /// what is nobody's may hold the port of one, or be its twin.
+    fn first_reconcile(&self) {
+        let (shared, sweeper) = (Arc::clone(&self.shared), Arc::clone(&self.sweeper));
+        tokio::spawn(async move {
+            sweeper.sweep_all().await;
+            shared.starts.add_permits(STARTS_IN_FLIGHT);
+        });
     }
 
     fn adopt_each(&mut self, survivors: Vec<LiveDyno>) {
