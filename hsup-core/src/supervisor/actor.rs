@@ -220,11 +220,7 @@ impl Actor {
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
             let deadline = self.phase.deadline();
-            let release_deadline = self
-                .release_commands
-                .running
-                .as_ref()
-                .and_then(|it| it.deadline);
+            let release_deadline = self.release_commands.deadline();
             tokio::select! {
                 biased;
                 Some(report) = self.reports.recv() => self.report(report),

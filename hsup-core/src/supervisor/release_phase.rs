@@ -49,6 +49,13 @@ pub(super) struct ReleaseCommands {
     again: Option<Id>,
 }
 
+impl ReleaseCommands {
+    /// When the one that runs has to have ended.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.running.as_ref()?.deadline
+    }
+}
+
 /// The release command that runs.
 #[derive(Debug)]
 pub(super) struct Running {
