@@ -20,7 +20,7 @@ use super::{
     living::Living,
     reconcile::Sweeper,
     release_phase::ReleaseCommands,
-    replacing::Candidate,
+    replacing::Trial,
     restarts::Restarts,
     status,
     waiters::Waiter,
@@ -108,8 +108,8 @@ pub(super) struct Actor {
     pub(super) releases: Releases,
     /// Those that it speaks of.
     pub(super) known: BTreeMap<Id, Known>,
-    pub(super) candidate: Option<Candidate>,
-    /// Which dynos are missing because of the candidate, or of the one before it.
+    pub(super) trial: Option<Trial>,
+    /// Which dynos are missing because of the release on trial, or of the one before it.
     pub(super) gap: Option<Gap>,
     pub(super) builds: Builds,
     /// People were told what they asked for in an earlier life.
@@ -181,7 +181,7 @@ impl Actor {
             survivors: settings.survivors,
             releases: Releases::default(),
             known: BTreeMap::new(),
-            candidate: None,
+            trial: None,
             gap: None,
             builds: Builds::new(),
             has_said_wishes: false,

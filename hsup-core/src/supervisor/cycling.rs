@@ -38,7 +38,7 @@ pub(super) struct Due {
 
 /// A dyno, as far as cycling goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Candidate<'a> {
+struct Cyclable<'a> {
     key: Key,
     process_type: &'a ProcessType,
     /// It is ready, and nothing is about to happen to it.
@@ -60,7 +60,7 @@ fn life(every: Duration, random: u64) -> Duration {
 
 /// Which dynos are replaced now: of each type at most one, the one that has been due longest,
 /// and none while another of its type is not settled. And when to look again.
-fn choose(dynos: &[Candidate<'_>], every: Duration, now: Instant) -> (Vec<Key>, Option<Instant>) {
+fn choose(dynos: &[Cyclable<'_>], every: Duration, now: Instant) -> (Vec<Key>, Option<Instant>) {
     let unsettled: BTreeSet<_> = dynos
         .iter()
         .filter(|dyno| !dyno.is_settled)
@@ -125,15 +125,15 @@ impl Actor {
             return;
         };
         let now = Instant::now();
-        if self.phase != Phase::Running || self.candidate.is_some() {
+        if self.phase != Phase::Running || self.trial.is_some() {
             self.cycle_at = Some(now + LOOK_AGAIN.min(every));
             return;
         }
-        let candidates: Vec<_> = self
+        let cyclable: Vec<_> = self
             .dynos
             .iter()
             .filter(|(key, _)| !self.is_release_phase(*key))
-            .map(|(key, live)| Candidate {
+            .map(|(key, live)| Cyclable {
                 key,
                 process_type: &live.handle.spec.name.process_type,
                 is_settled: live.status.ready
@@ -142,7 +142,7 @@ impl Actor {
                 due: live.due.as_ref().map(|due| due.at),
             })
             .collect();
-        let (chosen, next) = choose(&candidates, every, now);
+        let (chosen, next) = choose(&cyclable, every, now);
         self.cycle_at = next;
         for key in chosen {
             self.replace(key);
@@ -230,22 +230,22 @@ mod tests {
             let types = ["web", "worker", "clock"].map(|name| name.parse::<ProcessType>().unwrap());
             let begin = Instant::now();
             let now = begin + Duration::from_secs(100);
-            let candidates: Vec<_> = (0..).map(Key).zip(&dynos).map(|(key, (kind, is_settled, due))| Candidate {
+            let cyclable: Vec<_> = (0..).map(Key).zip(&dynos).map(|(key, (kind, is_settled, due))| Cyclable {
                 key,
                 process_type: &types[*kind],
                 is_settled: *is_settled,
                 due: due.map(|seconds| begin + Duration::from_secs(seconds)),
             }).collect();
-            let (chosen, next) = choose(&candidates, DAY, now);
+            let (chosen, next) = choose(&cyclable, DAY, now);
             for process_type in &types {
-                let of_type: Vec<_> = candidates.iter().filter(|dyno| dyno.process_type == process_type).collect();
-                let is_due = |dyno: &&&Candidate<'_>| dyno.due.is_some_and(|due| due <= now);
+                let of_type: Vec<_> = cyclable.iter().filter(|dyno| dyno.process_type == process_type).collect();
+                let is_due = |dyno: &&&Cyclable<'_>| dyno.due.is_some_and(|due| due <= now);
                 let due = of_type.iter().filter(is_due).min_by_key(|dyno| (dyno.due, dyno.key));
                 let expected = due.filter(|_| of_type.iter().all(|dyno| dyno.is_settled));
                 let got: Vec<_> = of_type.iter().filter(|dyno| chosen.contains(&dyno.key)).collect();
                 prop_assert_eq!(got, expected.into_iter().collect::<Vec<_>>());
             }
-            prop_assert_eq!(next.is_some(), candidates.iter().any(|dyno| dyno.due.is_some()));
+            prop_assert_eq!(next.is_some(), cyclable.iter().any(|dyno| dyno.due.is_some()));
             prop_assert!(next.is_none_or(|next| next > now));
         }
     }

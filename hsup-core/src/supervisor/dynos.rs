@@ -132,7 +132,7 @@ impl Actor {
             What::Ready => {
                 self.restarts.settled(report.key);
                 self.successor_ready(report.key);
-                if self.is_candidate(release_id) {
+                if self.is_on_trial(release_id) {
                     self.roll(rollout::Event::Ready(name));
                 } else {
                     self.roll_good(release_id, rollout::Event::GoodReady(name));
@@ -141,11 +141,11 @@ impl Actor {
             What::Failed(why) => {
                 let dyno_id = ended(&live.status);
                 self.restarts.failed(report.key, &name, &why);
-                if self.is_candidate(release_id) {
+                if self.is_on_trial(release_id) {
                     self.blame(&name, &why, dyno_id.as_ref());
                     self.roll(rollout::Event::Failed(name.clone()));
                     // Of one that was through, and was lost or restarted since.
-                    if self.is_candidate(release_id) && self.releases.good().is_some() {
+                    if self.is_on_trial(release_id) && self.releases.good().is_some() {
                         self.roll(rollout::Event::Crashed(name));
                     }
                 } else {
@@ -156,13 +156,13 @@ impl Actor {
             What::Crashed(why) => {
                 let dyno_id = ended(&live.status);
                 // Where there is nothing better it is started again for as long as it takes.
-                if self.is_candidate(release_id) && self.releases.good().is_some() {
+                if self.is_on_trial(release_id) && self.releases.good().is_some() {
                     self.blame(&name, &why, dyno_id.as_ref());
                     self.roll(rollout::Event::Crashed(name));
                 }
             }
             // It is started again, and what comes of that counts.
-            What::Lost(_) if self.is_candidate(release_id) => {}
+            What::Lost(_) if self.is_on_trial(release_id) => {}
             What::Lost(_) => self.roll_good(release_id, rollout::Event::GoodFailed(name)),
             What::Complete(exit) => self.complete(report.key, exit.as_ref()),
         }
@@ -218,7 +218,7 @@ impl Actor {
             let by_itself = live.status.crash.is_some();
             return self.release_phase_ended(exit, by_itself);
         }
-        let event = if self.is_candidate(release_id) {
+        let event = if self.is_on_trial(release_id) {
             rollout::Event::NewGone(name.clone())
         } else {
             rollout::Event::OldGone(name.clone())
@@ -239,8 +239,8 @@ impl Actor {
         let Some(good) = self.good().cloned() else {
             return;
         };
-        let candidate = self.candidate.as_ref();
-        if candidate.is_some_and(|candidate| candidate.names.contains(name)) {
+        let trial = self.trial.as_ref();
+        if trial.is_some_and(|trial| trial.names.contains(name)) {
             return;
         }
         if self.wishes.want(&good.release, name) {
@@ -286,8 +286,8 @@ impl Actor {
             return;
         }
         let wanted = self.wishes.all_names(&good.release);
-        let rolling: BTreeSet<DynoName> = match &self.candidate {
-            Some(candidate) => candidate.names.clone(),
+        let rolling: BTreeSet<DynoName> = match &self.trial {
+            Some(trial) => trial.names.clone(),
             None => BTreeSet::new(),
         };
         let course = Course::of(&wanted, &rolling, &self.wanted_after_rollout());
@@ -303,11 +303,11 @@ impl Actor {
             self.retire(key, self.gracefully());
             self.end_gap(&name);
         }
-        let on_trial = self.candidate.as_ref().map(|candidate| candidate.id);
+        let on_trial = self.trial.as_ref().map(|trial| trial.id);
         for name in &course.forget {
             let keeps = wanted.contains(name).then_some(good.id);
             self.forget_in_rollout(name, keeps, rollout::Event::Unwanted);
-            let now_on_trial = self.candidate.as_ref().map(|candidate| candidate.id);
+            let now_on_trial = self.trial.as_ref().map(|trial| trial.id);
             if self.releases.good() != Some(good.id) || now_on_trial != on_trial {
                 // The rollout was through without it. What came of that has a course of its own,
                 // which was taken already.

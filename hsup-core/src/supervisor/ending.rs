@@ -39,7 +39,7 @@ impl Actor {
         };
         let until = Instant::now() + patience;
         self.stop_building();
-        self.candidate = None;
+        self.trial = None;
         self.gap = None;
         self.cycle_at = None;
         self.deferred.clear();

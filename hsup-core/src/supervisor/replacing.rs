@@ -23,7 +23,7 @@ use crate::{
 
 /// The release that replaces the good one.
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub(super) struct Trial {
     pub(super) id: Id,
     pub(super) names: BTreeSet<DynoName>,
     rollout: Rollout<DynoName>,
@@ -95,7 +95,7 @@ impl Actor {
         self.gap = Some(Gap::new(id, overtaken, Instant::now()));
         let (rollout, actions) = Rollout::begin(types, self.rollouts.surge);
         info!(release = id, dynos = names.len(), "rollout begins");
-        self.candidate = Some(Candidate {
+        self.trial = Some(Trial {
             id,
             names,
             rollout,
@@ -136,45 +136,45 @@ impl Actor {
         }
     }
 
-    pub(super) fn is_candidate(&self, release_id: Id) -> bool {
-        self.candidate
+    pub(super) fn is_on_trial(&self, release_id: Id) -> bool {
+        self.trial
             .as_ref()
-            .is_some_and(|candidate| candidate.id == release_id)
+            .is_some_and(|trial| trial.id == release_id)
     }
 
     /// Whether the rollout of this release has seen no dyno of this one's type do well yet.
     pub(super) fn is_proof(&self, name: &DynoName, release_id: Id) -> bool {
-        let mut candidate = self.candidate.iter();
-        candidate.any(|candidate| candidate.id == release_id && candidate.rollout.proves(name))
+        let mut trial = self.trial.iter();
+        trial.any(|trial| trial.id == release_id && trial.rollout.proves(name))
     }
 
     /// Remembers which dyno spoiled the release, and what it wrote last.
     pub(super) fn blame(&mut self, name: &DynoName, why: &str, dyno_id: Option<&DynoId>) {
-        let Some(candidate) = &mut self.candidate else {
+        let Some(trial) = &mut self.trial else {
             return;
         };
-        if candidate.reason.is_none() {
-            candidate.reason = Some(format!("{name}: {why}"));
+        if trial.reason.is_none() {
+            trial.reason = Some(format!("{name}: {why}"));
             let lines = dyno_id.map(|id| self.shared.logs.report_of(id));
-            candidate.last_lines = lines.map_or_else(Vec::new, |lines| lines.to_vec());
+            trial.last_lines = lines.map_or_else(Vec::new, |lines| lines.to_vec());
         }
     }
 
     pub(super) fn roll(&mut self, event: rollout::Event<DynoName>) {
-        let Some(candidate) = &mut self.candidate else {
+        let Some(trial) = &mut self.trial else {
             return;
         };
-        let actions = candidate.rollout.step(event);
+        let actions = trial.rollout.step(event);
         self.act(actions);
     }
 
     fn act(&mut self, actions: Vec<Action<DynoName>>) {
         let mut events = Vec::new();
         for action in actions {
-            let Some(candidate) = &mut self.candidate else {
+            let Some(trial) = &mut self.trial else {
                 return;
             };
-            let new = candidate.id;
+            let new = trial.id;
             match action {
                 Action::Start(name) => self.start_or_defer(name, new),
                 Action::Retire(name) => {
@@ -226,7 +226,7 @@ impl Actor {
                     self.blame(&name, "stopped before it was ready", None);
                 }
                 Action::GivenUp => {
-                    let why = candidate.reason.clone();
+                    let why = trial.reason.clone();
                     let why = why.unwrap_or_else(|| "given up".to_owned());
                     let decisions = self.releases.given_up(why);
                     self.decide(decisions);
@@ -349,8 +349,8 @@ impl Actor {
 
     /// The names that the release which is rolled out will have.
     pub(super) fn wanted_after_rollout(&self) -> BTreeSet<DynoName> {
-        let candidate = self.candidate.as_ref();
-        let Some(known) = candidate.and_then(|candidate| self.known.get(&candidate.id)) else {
+        let trial = self.trial.as_ref();
+        let Some(known) = trial.and_then(|trial| self.known.get(&trial.id)) else {
             return BTreeSet::new();
         };
         let mut names = self.wishes_for(known).all_names(&known.release);
@@ -366,8 +366,8 @@ impl Actor {
         keeps: Option<Id>,
         event: fn(DynoName) -> rollout::Event<DynoName>,
     ) {
-        if let Some(candidate) = &mut self.candidate {
-            candidate.names.remove(name);
+        if let Some(trial) = &mut self.trial {
+            trial.names.remove(name);
         }
         self.deferred.remove(name);
         self.retire_where(name, |id| Some(id) != keeps);
@@ -378,7 +378,7 @@ impl Actor {
     }
 
     fn succeeded(&mut self) {
-        self.candidate = None;
+        self.trial = None;
         self.shared.ledger.unreserve();
         self.gap = None;
         let decisions = self.releases.up();
@@ -386,7 +386,7 @@ impl Actor {
     }
 
     fn rolled_back(&mut self) {
-        self.candidate = None;
+        self.trial = None;
         self.shared.ledger.unreserve();
         let decisions = self.releases.undone();
         self.decide(decisions);
@@ -396,19 +396,15 @@ impl Actor {
     /// What a rejected release leaves behind: for how long dynos were missing until now, and
     /// the last lines of the one that spoiled it.
     pub(super) fn end_trial(&mut self, id: Id) -> (Duration, Vec<String>) {
-        let Some(candidate) = self
-            .candidate
-            .as_mut()
-            .filter(|candidate| candidate.id == id)
-        else {
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.id == id) else {
             return (Duration::ZERO, Vec::new());
         };
         let gap = self.gap.as_ref().filter(|gap| gap.release == id);
         let gap = gap.map_or(Duration::ZERO, |gap| gap.so_far(Instant::now()));
-        let last_lines = std::mem::take(&mut candidate.last_lines);
+        let last_lines = std::mem::take(&mut trial.last_lines);
         if self.releases.on_trial() != Some(id) {
             // Another one has taken its place.
-            self.candidate = None;
+            self.trial = None;
             self.deferred.clear();
         }
         (gap, last_lines)

@@ -277,9 +277,7 @@ fn is_at_rest(world: &World) -> Result<(), TestCaseError> {
     let actor = &world.actor;
     let good = actor.releases.good().unwrap();
     prop_assert!(actor.releases.is_settled(), "{:?}", actor.releases);
-    prop_assert!(
-        actor.candidate.is_none() && actor.deferred.is_empty() && actor.successors.is_empty()
-    );
+    prop_assert!(actor.trial.is_none() && actor.deferred.is_empty() && actor.successors.is_empty());
     let undecided = actor
         .history
         .iter()
@@ -511,7 +509,7 @@ fn a_build_that_was_through_when_hsup_was_told_to_end_starts_nothing() {
     hand_in(&mut world, second);
     world.act(|actor| actor.shut_down(Stop::Immediately));
     world.was_built(Ok(()));
-    assert!(world.actor.candidate.is_none());
+    assert!(world.actor.trial.is_none());
     assert_eq!(world.actor.dynos.len(), 1);
     let record = world.actor.history.iter().next().unwrap();
     assert_eq!(record.state, ReleaseState::Building);

@@ -32,15 +32,15 @@ pub(super) struct Before {
 
 impl Before {
     pub(super) fn of(world: &World) -> Self {
-        let candidate = world.actor.candidate.as_ref();
+        let trial = world.actor.trial.as_ref();
         let going = world.actor.dynos.iter().filter(|(_, live)| live.retiring);
-        let rolling = candidate.map_or_else(BTreeSet::new, |candidate| candidate.names.clone());
+        let rolling = trial.map_or_else(BTreeSet::new, |trial| trial.names.clone());
         let (serving, good) = (world.serving(), world.actor.releases.good());
         let is_untouched =
             |name: &DynoName| good.is_some_and(|good| serving.contains(&(name.clone(), good)));
         let touched = rolling.iter().filter(|name| !is_untouched(name));
         Self {
-            on_trial: candidate.map(|candidate| candidate.id),
+            on_trial: trial.map(|trial| trial.id),
             touched: touched.cloned().collect(),
             rolling,
             serving: names(serving),
@@ -64,13 +64,13 @@ impl Books {
     ) {
         self.excused.extend(gone);
         let actor = &world.actor;
-        let candidate = actor.candidate.as_ref();
+        let trial = actor.trial.as_ref();
         // The next life of hsup begins it anew, with other keys.
         let is_another_life = matches!(happening, Happening::Killed);
         let begins = |id| before.on_trial != Some(id) || is_another_life;
-        if let Some(candidate) = candidate.filter(|candidate| begins(candidate.id)) {
+        if let Some(trial) = trial.filter(|trial| begins(trial.id)) {
             // Of each type a quarter may go at a time, and what an overtaken one let go besides.
-            let known = &actor.known[&candidate.id];
+            let known = &actor.known[&trial.id];
             for of_type in actor.wishes_for(known).names_by_type(&known.release) {
                 let of_type: Vec<_> = of_type.collect();
                 if let Some(first) = of_type.first()
@@ -90,7 +90,7 @@ impl Books {
             let goes = touched.filter(|name| world.strategy(name) == Strategy::StopFirst);
             self.excused.extend(goes.cloned());
         }
-        let rolling = candidate.map(|candidate| &candidate.names);
+        let rolling = trial.map(|trial| &trial.names);
         for (key, live) in actor.dynos.iter() {
             let spec = &live.handle.spec;
             let is_left = actor.releases.good() != Some(spec.release_id)
@@ -155,7 +155,7 @@ impl Books {
                 "{lost:?} are missing, and {allowed} may be: {self:?}"
             );
         }
-        let is_whole = missing.is_empty() && world.actor.candidate.is_none();
+        let is_whole = missing.is_empty() && world.actor.trial.is_none();
         self.excused
             .retain(|name| !all.contains(&(name.clone(), good)));
         if is_whole {

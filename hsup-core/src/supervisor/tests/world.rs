@@ -110,7 +110,7 @@ impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let actor = &self.actor;
         writeln!(f, "{:?}", actor.releases)?;
-        writeln!(f, "{:?}", actor.candidate)?;
+        writeln!(f, "{:?}", actor.trial)?;
         writeln!(
             f,
             "deferred {:?}, successors {:?}",
