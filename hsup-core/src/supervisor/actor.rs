@@ -18,11 +18,11 @@ use super::{
     gap::Gap,
     handle::{Reply, Request},
     living::Living,
-    reconcile::Sweeper,
     release_phase::ReleaseCommands,
-    replacing::Trial,
     restarts::Restarts,
+    rollout::Trial,
     status,
+    sweep::Sweeper,
     waiters::Waiter,
 };
 use crate::{
@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// How often the driver is asked for what it runs, beside every new connection.
-const RECONCILE_EVERY: Duration = Duration::from_mins(1);
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// A dyno whose task lives.
 #[derive(Debug)]
@@ -216,8 +216,8 @@ impl Actor {
         if let Some(outcome) = self.take_over().await? {
             return Ok(outcome);
         }
-        let mut reconcile = interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
-        reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval_at(Instant::now() + SWEEP_EVERY, SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
             let deadline = self.phase.deadline();
             let release_deadline = self.release_commands.deadline();
@@ -228,10 +228,10 @@ impl Actor {
                 Some(built) = self.built.recv() => self.built(built),
                 Ok(()) = self.link_state.changed() => self.link_changed(),
                 update = self.source.next(), if self.phase == Phase::Running => self.update(update),
-                _ = reconcile.tick() => {
+                _ = sweep.tick() => {
                     self.save_again();
                     self.source.forgive();
-                    self.reconcile();
+                    self.sweep();
                 }
                 () = reached(self.cycle_at) => self.cycle(),
                 () = reached(release_deadline) => self.release_phase_is_late(),
@@ -274,7 +274,7 @@ impl Actor {
             } else {
                 format!("The {name} driver is not ready: {message}")
             });
-            self.reconcile();
+            self.sweep();
         } else {
             self.note(format!("The driver is gone: {message}"));
         }
@@ -287,7 +287,7 @@ impl Actor {
     }
 
     /// Has the driver's list compared with what we run.
-    fn reconcile(&self) {
+    fn sweep(&self) {
         let sweeper = Arc::clone(&self.sweeper);
         tokio::spawn(async move { sweeper.sweep().await });
     }

@@ -64,7 +64,7 @@ impl Actor {
                 return Err(error);
             }
         }
-        self.first_reconcile();
+        self.first_sweep();
         Ok(None)
     }
 
@@ -252,7 +252,7 @@ impl Actor {
 
     /// Has the driver's list compared with what we took over, and only then dynos started:
     /// what is nobody's may hold the port of one, or be its twin.
-    fn first_reconcile(&self) {
+    fn first_sweep(&self) {
         let (shared, sweeper) = (Arc::clone(&self.shared), Arc::clone(&self.sweeper));
         tokio::spawn(async move {
             sweeper.sweep_all().await;

@@ -24,13 +24,13 @@ mod gap;
 mod handle;
 mod intake;
 mod living;
-mod reconcile;
 mod release_phase;
-mod replacing;
 mod requests;
 mod restarts;
 mod rollback;
+mod rollout;
 mod status;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod usage;
