@@ -9,19 +9,20 @@ use std::{
 };
 
 use super::DynoSpec;
+use crate::releases::Id;
 
 /// The artifacts, by hsup's numbers of the releases.
 #[derive(Debug, Default)]
-pub struct Built(Mutex<BTreeMap<u64, Arc<str>>>);
+pub struct Built(Mutex<BTreeMap<Id, Arc<str>>>);
 
 impl Built {
     /// The driver has made this of the release.
-    pub(crate) fn put(&self, release_id: u64, artifact: Arc<str>) {
+    pub(crate) fn put(&self, release_id: Id, artifact: Arc<str>) {
         self.lock().insert(release_id, artifact);
     }
 
     /// Nothing of the release is started any more.
-    pub(crate) fn forget(&self, release_id: u64) {
+    pub(crate) fn forget(&self, release_id: Id) {
         self.lock().remove(&release_id);
     }
 
@@ -31,7 +32,7 @@ impl Built {
         made.unwrap_or_else(|| Arc::clone(&spec.artifact))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<str>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Arc<str>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

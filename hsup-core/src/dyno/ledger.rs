@@ -213,7 +213,7 @@ mod tests {
         LiveDyno {
             dyno_id: id(text),
             name: "web.1".parse().unwrap(),
-            release: 1,
+            release_id: 1,
             at_unix_ms: 1,
             port: None,
             io_dir: None,

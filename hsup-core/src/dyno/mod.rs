@@ -59,6 +59,7 @@ use crate::{
     paths::Paths,
     ports::HostPorts,
     release::Release,
+    releases::Id,
     state::SupervisorId,
     time::now_unix_ms,
 };
@@ -76,7 +77,7 @@ pub struct DynoSpec {
     /// `web.1`.
     pub name: DynoName,
     /// hsup's number of the release, for the journal.
-    pub release_id: u64,
+    pub release_id: Id,
     /// The release itself: config vars, limits.
     pub release: Arc<Release>,
     /// What the driver's Build answered.

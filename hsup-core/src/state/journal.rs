@@ -56,7 +56,8 @@ pub struct LiveDyno {
     /// Which dyno of the formation it is.
     pub name: DynoName,
     /// The id that hsup gave its release.
-    pub release: u64,
+    #[serde(rename = "release")]
+    pub release_id: u64,
     /// When it was started, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub at_unix_ms: i64,

@@ -75,7 +75,7 @@ pub(super) struct Known {
 #[derive(Clone, Debug)]
 pub(super) struct LastSeen {
     pub(super) status: DynoStatus,
-    pub(super) release: u64,
+    pub(super) version: u64,
     pub(super) command: Arc<str>,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct Actor {
     /// Dynos that are to take another's place, once they are ready.
     pub(super) successors: BTreeMap<Key, Key>,
     /// New dynos that wait for their predecessor to end.
-    pub(super) deferred: BTreeMap<DynoName, u64>,
+    pub(super) deferred: BTreeMap<DynoName, Id>,
 
     pub(super) dynos: Living,
     pub(super) past: BTreeMap<DynoName, LastSeen>,

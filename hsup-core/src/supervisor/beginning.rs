@@ -321,9 +321,9 @@ impl Actor {
 
     /// What a survivor runs, as far as that is remembered.
     fn spec_of_survivor(&self, survivor: &LiveDyno) -> Option<DynoSpec> {
-        let known = self.known.get(&survivor.release);
+        let known = self.known.get(&survivor.release_id);
         let known = known.filter(|known| known.artifact.is_some()).cloned();
-        let known = known.or_else(|| self.remembered(survivor.release))?;
+        let known = known.or_else(|| self.remembered(survivor.release_id))?;
         self.spec_of(&survivor.name, &known)
     }
 
@@ -342,7 +342,7 @@ impl Actor {
         let twin = self
             .dynos
             .of_name(&survivor.name)
-            .find(|(_, live)| live.handle.spec.release_id == survivor.release)
+            .find(|(_, live)| live.handle.spec.release_id == survivor.release_id)
             .map(|(key, _)| key);
         let adopted = Adopted {
             dyno_id: survivor.dyno_id,
@@ -352,7 +352,7 @@ impl Actor {
         };
         let key = self.spawn_dyno(spec, Birth::Adopt(adopted));
         if is_release {
-            self.adopt_release_phase(survivor.release, key);
+            self.adopt_release_phase(survivor.release_id, key);
         }
         self.wind_up_survivor(key, dyno_id, ran);
         if let Some(old) = twin {

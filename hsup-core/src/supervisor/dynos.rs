@@ -193,7 +193,7 @@ impl Actor {
         }
         let is_complete = self.kind == Kind::OneShot && !live.retiring;
         let past = LastSeen {
-            release: spec.release.version,
+            version: spec.release.version,
             command: Arc::clone(&spec.command),
             status: DynoStatus {
                 ready: false,

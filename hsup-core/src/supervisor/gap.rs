@@ -14,7 +14,7 @@ use crate::{name::DynoName, releases::Id};
 #[derive(Clone, Debug)]
 pub(super) struct Gap {
     /// Whose fault it is.
-    pub(super) release: Id,
+    pub(super) release_id: Id,
     /// Names that lost their dyno to it, at some time.
     touched: BTreeSet<DynoName>,
     missing: BTreeSet<DynoName>,
@@ -23,12 +23,12 @@ pub(super) struct Gap {
 }
 
 impl Gap {
-    /// Nothing is missing yet because of `release`, but for what one that it overtakes has
+    /// Nothing is missing yet because of this release, but for what one that it overtakes has
     /// taken down.
-    pub(super) fn new(release: Id, overtaken: Option<Self>, now: Instant) -> Self {
+    pub(super) fn new(release_id: Id, overtaken: Option<Self>, now: Instant) -> Self {
         let missing = overtaken.map_or_else(BTreeSet::new, |gap| gap.missing);
         Self {
-            release,
+            release_id,
             touched: missing.clone(),
             missing,
             since: now,

@@ -31,6 +31,7 @@ use crate::{
     driver::Link,
     dyno::Shared,
     logs::{self, Filter, Source},
+    releases::Id,
     time::now_unix_ms,
 };
 
@@ -69,7 +70,7 @@ pub(super) enum Request {
     Apply(ApplyReleaseRequest, Reply<Applied>),
     Rollback(RollbackRequest, Reply<Applied>),
     /// How an applied release stands.
-    Release(u64, Reply<control::Release>),
+    Release(Id, Reply<control::Release>),
     Plan(PlanReleaseRequest, Reply<PlanReleaseResponse>),
     Shutdown(ShutdownRequest, Reply<()>),
     /// hsup is about to end and leave its dynos: what the disk had no room for is written if it can
@@ -81,7 +82,7 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) struct Applied {
     pub(super) response: ApplyReleaseResponse,
-    pub(super) decided: Option<(u64, oneshot::Receiver<()>)>,
+    pub(super) decided: Option<(Id, oneshot::Receiver<()>)>,
 }
 
 impl Request {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{actor::Actor, handle::Applied, intake::Taken, requests::Handed};
 use crate::{
     control::ControlError,
-    releases::Newness,
+    releases::{Id, Newness},
     source::{News, Origin, Source, control_file},
     state::{ReleaseRecord, ReleaseState},
 };
@@ -46,7 +46,7 @@ impl From<RollbackError> for ControlError {
 ///
 /// Without a version it is the good one where another is on its way, and the one that was good
 /// before it where none is. Versions may repeat: the newest one that ran counts.
-fn target(history: &[&ReleaseRecord], version: Option<u64>) -> Result<u64, RollbackError> {
+fn target(history: &[&ReleaseRecord], version: Option<u64>) -> Result<Id, RollbackError> {
     let current = history
         .iter()
         .find(|record| record.state == ReleaseState::Current)
@@ -173,7 +173,7 @@ mod tests {
     #[test_case("2 rejected, 1 current", None => Err(
         "v1 is the first release that ran: there is none before it to go back to".to_owned()))]
     #[test_case("1 rejected", None => Err("there is no release yet: nothing to go back to".to_owned()))]
-    fn a_rollback(text: &str, version: Option<u64>) -> Result<u64, String> {
+    fn a_rollback(text: &str, version: Option<u64>) -> Result<Id, String> {
         let records = history(text);
         let newest_first: Vec<_> = records.iter().collect();
         target(&newest_first, version).map_err(|error| error.to_string())

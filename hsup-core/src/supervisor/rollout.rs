@@ -241,7 +241,7 @@ impl Actor {
     }
 
     /// Tells the dynos of that name whose release is meant to retire; how many there are.
-    fn retire_where(&mut self, name: &DynoName, meant: impl Fn(u64) -> bool) -> usize {
+    fn retire_where(&mut self, name: &DynoName, meant: impl Fn(Id) -> bool) -> usize {
         let keys: Vec<_> = self
             .dynos
             .of_name(name)
@@ -290,7 +290,7 @@ impl Actor {
         let Some(gap) = &self.gap else {
             return;
         };
-        let (id, gap_ms) = (gap.release, gap.so_far(Instant::now()).as_millis());
+        let (id, gap_ms) = (gap.release_id, gap.so_far(Instant::now()).as_millis());
         let gap_ms = i64::try_from(gap_ms).unwrap_or(i64::MAX);
         let is_news = self.history.get(id).is_some_and(|record| {
             record.state == ReleaseState::Rejected && record.gap_ms != gap_ms
@@ -399,7 +399,7 @@ impl Actor {
         let Some(trial) = self.trial.as_mut().filter(|trial| trial.id == id) else {
             return (Duration::ZERO, Vec::new());
         };
-        let gap = self.gap.as_ref().filter(|gap| gap.release == id);
+        let gap = self.gap.as_ref().filter(|gap| gap.release_id == id);
         let gap = gap.map_or(Duration::ZERO, |gap| gap.so_far(Instant::now()));
         let last_lines = std::mem::take(&mut trial.last_lines);
         if self.releases.on_trial() != Some(id) {

@@ -28,17 +28,17 @@ pub(super) fn dyno(live: &Live) -> control::Dyno {
 
 /// A name that has no dyno now.
 pub(super) fn past(name: &DynoName, past: &LastSeen) -> control::Dyno {
-    from_parts(name, past.release, &past.command, &past.status)
+    from_parts(name, past.version, &past.command, &past.status)
 }
 
 /// A name that never had one, or lost what was known of it.
-pub(super) fn absent(name: &DynoName, release: u64, command: &str) -> control::Dyno {
+pub(super) fn absent(name: &DynoName, version: u64, command: &str) -> control::Dyno {
     control::Dyno {
         name: name.to_string(),
         process_type: name.process_type.to_string(),
         number: name.number.get(),
         state: control::DynoState::Down.into(),
-        release,
+        release: version,
         command: command.to_owned(),
         ..control::Dyno::default()
     }
@@ -46,7 +46,7 @@ pub(super) fn absent(name: &DynoName, release: u64, command: &str) -> control::D
 
 fn from_parts(
     name: &DynoName,
-    release: u64,
+    version: u64,
     command: &Arc<str>,
     status: &DynoStatus,
 ) -> control::Dyno {
@@ -57,7 +57,7 @@ fn from_parts(
         state: status.state.into(),
         since_unix_ms: status.since_unix_ms,
         ready: status.ready,
-        release,
+        release: version,
         command: command.to_string(),
         restarts: status.restarts,
         last_exit: status.last_exit.as_ref().map(Into::into),

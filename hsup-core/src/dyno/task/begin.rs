@@ -169,7 +169,7 @@ impl Task {
             .begin(LiveDyno {
                 dyno_id: run.dyno_id.clone(),
                 name: self.spec.name.clone(),
-                release: self.spec.release_id,
+                release_id: self.spec.release_id,
                 port: (run.port != 0).then_some(run.port),
                 io_dir: Some(run.io.path().to_owned()),
                 at_unix_ms: now_unix_ms(),

@@ -10,7 +10,7 @@ fn dyno(number: u64) -> LiveDyno {
     LiveDyno {
         dyno_id: DynoId::mint(&name, number),
         name,
-        release: 3,
+        release_id: 3,
         port: Some(5000),
         at_unix_ms: 7,
         io_dir: Some("/run/hsup/run/x/y".into()),

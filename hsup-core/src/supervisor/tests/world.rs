@@ -365,7 +365,7 @@ impl World {
             survivors.push(LiveDyno {
                 dyno_id: DynoId::mint(&spec.name, key.0),
                 name: spec.name.clone(),
-                release: spec.release_id,
+                release_id: spec.release_id,
                 at_unix_ms: 0,
                 port: None,
                 io_dir: None,
