@@ -354,7 +354,7 @@ impl Actor {
         if is_release {
             self.adopt_release_phase(survivor.release_id, key);
         }
-        self.wind_up_survivor(key, dyno_id, ran);
+        self.set_due(key, dyno_id, ran);
         if let Some(old) = twin {
             self.successors.insert(key, old);
         }

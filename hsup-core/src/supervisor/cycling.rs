@@ -4,7 +4,7 @@
 //! start on: <https://devcenter.heroku.com/articles/dyno-restarts>. What leaks slowly is so
 //! never noticed, and what was only ever started once is started daily.
 //!
-//! Everything here is decided over moments that are handed in.
+//! [`life`] and [`choose`] decide that over moments and numbers that are handed in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,9 +90,6 @@ fn choose(dynos: &[Cyclable<'_>], every: Duration, now: Instant) -> (Vec<Key>, O
 impl Actor {
     /// The dyno's process may be another one than when this was last looked at: its time begins.
     pub(super) fn wind_up(&mut self, key: Key) {
-        let Some(every) = self.cycle_every else {
-            return;
-        };
         let Some(live) = self.dynos.get_mut(key) else {
             return;
         };
@@ -103,18 +100,15 @@ impl Actor {
         if live.due.as_ref().is_some_and(|due| due.of == of) {
             return;
         }
-        let at = Instant::now() + life(every, random::u64());
-        live.due = Some(Due { of, at });
-        self.cycle_at = Some(self.cycle_at.map_or(at, |before| before.min(at)));
+        self.set_due(key, of, Duration::ZERO);
     }
 
-    /// The same for one that an earlier hsup started: its time began then.
-    pub(super) fn wind_up_survivor(&mut self, key: Key, of: DynoId, ran: Duration) {
+    /// Has the dyno's process `of` replaced when its time is up, which began `ran` ago.
+    pub(super) fn set_due(&mut self, key: Key, of: DynoId, ran: Duration) {
         let (Some(every), Some(live)) = (self.cycle_every, self.dynos.get_mut(key)) else {
             return;
         };
-        let now = Instant::now();
-        let at = now + life(every, random::u64()).saturating_sub(ran);
+        let at = Instant::now() + life(every, random::u64()).saturating_sub(ran);
         live.due = Some(Due { of, at });
         self.cycle_at = Some(self.cycle_at.map_or(at, |before| before.min(at)));
     }
