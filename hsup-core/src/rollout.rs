@@ -198,6 +198,7 @@ impl<N: Ord + Clone> Rollout<N> {
     }
 
     /// Whether it is undoing what it did.
+    #[cfg(test)]
     pub fn is_going_back(&self) -> bool {
         self.direction == Direction::Back
     }
@@ -207,13 +208,6 @@ impl<N: Ord + Clone> Rollout<N> {
         self.slots
             .get(name)
             .is_some_and(|slot| !self.proven.contains(&slot.process_type))
-    }
-
-    /// Whether the new release has not reached `name` yet, or has left it again.
-    pub fn awaits(&self, name: &N) -> bool {
-        self.slots
-            .get(name)
-            .is_some_and(|slot| slot.step == Step::Pending)
     }
 
     /// Applies `event` and returns what to do about it.
