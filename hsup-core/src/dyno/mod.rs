@@ -291,7 +291,7 @@ pub enum Birth {
 pub struct Adopted {
     /// Its id, from the journal.
     pub dyno_id: DynoId,
-    /// Its PORT then.
+    /// Its PORT then; 0 when it had none.
     pub port: u16,
     /// When it was started.
     pub started_at_unix_ms: i64,

@@ -17,6 +17,7 @@ use tracing::debug;
 use crate::{
     build::{self, Order},
     driver::{DriverOptions, Link, Pause, Up, Verdict, ready, said, up_again, verdict},
+    errors::chain,
     exit::ExitStatus,
     lifecycle::{Kind, Stop},
     locate::SlugLocator,
@@ -235,13 +236,12 @@ impl Starting<'_> {
 
     /// Has the driver make the artifact that it has lost.
     async fn build_again(&self, link: &mut watch::Receiver<Link>) -> Result<Arc<str>, String> {
-        let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         let base = std::env::current_dir().unwrap_or_default();
         // A dyno has a backoff of its own.
         let order = Order::of(self.release, self.options, &base, self.locator, false);
-        let order = order.map_err(|e| explain(&e))?;
+        let order = order.map_err(|error| chain(&error))?;
         let built = build::build(link, order, |_| {}).await;
-        Ok(built.map_err(|e| explain(&e))?.artifact.into())
+        Ok(built.map_err(|error| chain(&error))?.artifact.into())
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         attempt::{self, Run},
         io::{FdShare, IoDir},
     },
+    errors::chain,
     exit::ExitStatus,
     lifecycle::{Attempt, Event, State, Stop},
     logs::SYSTEM,
@@ -72,12 +73,12 @@ impl Task {
 
     /// How long an attempt may take to have its process. Whoever waits for a trial to end has
     /// an old dyno to start again.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    fn patience(&self) -> Option<Duration> {
         let on_trial = self.lifecycle.is_on_trial();
         on_trial.then_some(self.shared.policy.boot_timeout)
     }
 
-    pub(super) fn try_to_begin(&mut self, attempt: Attempt) -> Option<Event> {
+    fn try_to_begin(&mut self, attempt: Attempt) -> Option<Event> {
         match self.prepare(attempt) {
             Ok(allotted) => {
                 self.refused = false;
@@ -99,7 +100,7 @@ impl Task {
     }
 
     /// Ends an attempt that could not even begin. Said once, however often it is tried.
-    pub(super) fn refuse(&mut self, attempt: Attempt, why: String) -> Event {
+    fn refuse(&mut self, attempt: Attempt, why: String) -> Event {
         let status = ExitStatus::not_started(why, now_unix_ms());
         if !std::mem::replace(&mut self.refused, true) {
             self.say_state();
@@ -115,7 +116,7 @@ impl Task {
     }
 
     /// Makes what an attempt needs, and asks the driver; answers its port.
-    pub(super) fn prepare(&mut self, attempt: Attempt) -> Result<Allotted, String> {
+    fn prepare(&mut self, attempt: Attempt) -> Result<Allotted, String> {
         let dyno_id = DynoId::mint(&self.spec.name, random::u64());
         let allotted = self.allot_port()?;
         let run = Run {
@@ -144,24 +145,23 @@ impl Task {
         Ok(allotted)
     }
 
-    pub(super) fn begin(
+    fn begin(
         &mut self,
         run: &Run,
         mut unwanted: watch::Receiver<Option<Stop>>,
     ) -> Result<(), String> {
-        let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
         match run.io.make(false) {
             // Whoever clears up runtime folders has taken it: it is made with all its care.
             Err(error) if error.is_homeless() => {
                 let paths = &self.shared.paths;
                 let made = paths.io_dir(&self.shared.supervisor_id);
-                made.map_err(|e| explain(&e))?;
+                made.map_err(|error| chain(&error))?;
                 run.io.make(false)
             }
             result => result,
         }
-        .map_err(|e| explain(&e))?;
-        let output = run.io.open_output().map_err(|e| explain(&e))?;
+        .map_err(|error| chain(&error))?;
+        let output = run.io.open_output().map_err(|error| chain(&error))?;
         // Written before Start is called: after a crash of hsup the driver's dynos that are
         // not in the journal are nobody's.
         self.shared
@@ -175,7 +175,7 @@ impl Task {
                 at_unix_ms: now_unix_ms(),
                 ready: false,
             })
-            .map_err(|e| explain(&e))?;
+            .map_err(|error| chain(&error))?;
         self.shared
             .logs
             .add(&run.dyno_id, &self.spec.name, output.stdout, output.stderr);
@@ -191,9 +191,8 @@ impl Task {
         Ok(())
     }
 
-    pub(super) fn allot_port(&self) -> Result<Allotted, String> {
-        let explain = |error: &dyn std::error::Error| crate::errors::chain(error);
-        let base = ports::base(&self.spec.release.config).map_err(|e| explain(&e))?;
+    fn allot_port(&self) -> Result<Allotted, String> {
+        let base = ports::base(&self.spec.release.config).map_err(|error| chain(&error))?;
         if self.has_own_network() {
             return Ok(Allotted {
                 port: base,
@@ -203,10 +202,10 @@ impl Task {
         self.shared
             .ports()
             .allot(&self.spec.name, base)
-            .map_err(|e| explain(&e))
+            .map_err(|error| chain(&error))
     }
 
-    pub(super) fn has_own_network(&self) -> bool {
+    fn has_own_network(&self) -> bool {
         self.shared.link.borrow().has_own_network()
     }
 
@@ -233,7 +232,7 @@ impl Task {
             }
             Err(error) => self.note(format!(
                 "Its output cannot be read any more: {}",
-                crate::errors::chain(&error)
+                chain(&error)
             )),
         }
         self.status.dyno_id = Some(run.dyno_id.clone());
@@ -299,7 +298,7 @@ impl Task {
         self.apply(Event::StartOk(attempt));
     }
 
-    pub(super) fn watch_process(&mut self) {
+    fn watch_process(&mut self) {
         let Some(running) = &self.running else {
             return;
         };

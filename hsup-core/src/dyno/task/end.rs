@@ -205,7 +205,7 @@ impl Task {
 
     /// Has journal, file system and driver forget the attempt, beside whatever comes next. The
     /// journal is first: until it has the end, a next life of hsup asks the others for it.
-    pub(super) fn clean_up(&self, run: Run, status: &ExitStatus) {
+    fn clean_up(&self, run: Run, status: &ExitStatus) {
         let shared = Arc::clone(&self.shared);
         match shared.ledger.end(&run.dyno_id, status) {
             Ok(ended) => attempt::forget(&shared, &run.io, ended),
