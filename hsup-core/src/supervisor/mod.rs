@@ -6,9 +6,11 @@
 //!   driver ──Link────▶            ──▶ history, journal, events
 //! ```
 //!
-//! The pieces that decide are pure and elsewhere: [`crate::lifecycle`] for one dyno,
+//! The pieces that decide are pure. Some are elsewhere: [`crate::lifecycle`] for one dyno,
 //! [`crate::releases`] for which release is to run, [`crate::rollout`] for one replacing
-//! another, `formation.rs` for what is wanted.
+//! another. Some are here: `formation.rs` for what is wanted, `course.rs` for how what runs
+//! becomes that, `gap.rs` for how long something was missing, `restarts.rs` for whom to answer
+//! that dynos are up, and `target` in `rollback.rs` for which release is gone back to.
 //! This task knows what runs, feeds them, and carries out what they answer.
 
 mod actor;
