@@ -16,7 +16,7 @@ use crate::{
     lifecycle::Stop,
     releases::{Id, Releases, Resume},
     source::Source,
-    state::LiveDyno,
+    state::{LiveDyno, ReleaseRecord},
     time::now_unix_ms,
 };
 
@@ -72,13 +72,23 @@ impl Actor {
     pub(super) fn take_up_history(&mut self) {
         let last_good = self.history.last_good();
         let (good, resume) = match &self.source {
-            // Its directory is the app. What was there before is gone, unless it still runs.
-            Source::Directory(directory) if self.survivors.is_empty() => {
-                let is_there = |release: &_| directory.release() == Some(release);
-                let good = last_good.filter(|record| is_there(&record.release));
-                (good, Resume::Good)
+            // Its directory is the app, and every release of it has the same number: which one is
+            // meant is what the release is.
+            Source::Directory(directory) => {
+                let is_there =
+                    |record: &&ReleaseRecord| directory.release() == Some(&record.release);
+                // What was there before is gone, unless it still runs.
+                let good = last_good.filter(|record| self.runs_since_before() || is_there(record));
+                let mut records = self.history.iter();
+                let newest = records.find(|record| record.state.is_undecided());
+                let goes_on = !self.survivors.is_empty() && newest.as_ref().is_some_and(is_there);
+                let resume = if goes_on {
+                    Resume::Undecided
+                } else {
+                    Resume::Good
+                };
+                (good, resume)
             }
-            Source::Directory(_) => (last_good, Resume::Good),
             Source::ControlDir(_) | Source::Heroku(_) => (last_good, Resume::Undecided),
         };
         let undecided = self
@@ -96,6 +106,13 @@ impl Actor {
             self.release_directory_again();
         }
         self.decide(decisions);
+    }
+
+    /// Whether a dyno of the formation may still run since an earlier life. A release command
+    /// that does says nothing of the release that was good before.
+    pub(super) fn runs_since_before(&self) -> bool {
+        let mut survivors = self.survivors.iter();
+        survivors.any(|survivor| !survivor.name.process_type.is_release())
     }
 
     /// `hsup start TYPE…` with a type that there is not is refused before anything is
@@ -207,6 +224,7 @@ impl Actor {
         self.expect_names(&self.formation());
         self.adopt_each(survivors);
         self.unlearn_other_options();
+        self.unlearn_unreleased();
         if self.good().is_some_and(|good| self.may_be_a_slip(good)) {
             return;
         }
@@ -239,6 +257,17 @@ impl Actor {
             if others.contains(id) {
                 known.artifact = None;
             }
+        }
+    }
+
+    /// A good release whose command runs since an earlier life is as one that is not built yet:
+    /// its dynos wait for the end of that.
+    fn unlearn_unreleased(&mut self) {
+        if let Some(good) = self.releases.good()
+            && self.awaits_release_phase(good)
+            && let Some(known) = self.known.get_mut(&good)
+        {
+            known.artifact = None;
         }
     }
 

@@ -123,10 +123,15 @@ impl Actor {
         let Some(good) = self.releases.good() else {
             return;
         };
-        let saved = self
-            .history
-            .update(good, |record| record.release_phase = None);
-        self.complain(saved);
+        // A command that an earlier life has begun for this goes on.
+        let mut survivors = self.survivors.iter();
+        if !survivors.any(|survivor| survivor.release_id == good) {
+            let saved = self.history.update(good, |record| {
+                record.release_phase = None;
+                record.release_failure = None;
+            });
+            self.complain(saved);
+        }
         self.release_commands.again = Some(good);
     }
 
@@ -194,7 +199,9 @@ impl Actor {
         let (id, is_late) = (running.id, running.is_late);
         let is_building = self.releases.building() == Some(id);
         // One of an earlier life may end before its release is looked at again.
-        let is_wanted = is_building || self.releases.undecided().any(|it| it == id);
+        let is_released_again = self.release_commands.again == Some(id);
+        let is_wanted =
+            is_building || is_released_again || self.releases.undecided().any(|it| it == id);
         match exit {
             Some(exit) if exit.success() && !is_late => {
                 let saved = self
@@ -271,7 +278,7 @@ impl Actor {
 
     /// Whether what is in the directory is to be released at every start of hsup.
     pub(super) fn releases_at_start(&self) -> bool {
-        matches!(self.source, Source::Directory(_)) && self.survivors.is_empty()
+        matches!(self.source, Source::Directory(_)) && !self.runs_since_before()
     }
 }
 

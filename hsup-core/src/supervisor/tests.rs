@@ -4,6 +4,7 @@
 //! What decides is the supervisor's own task, in a [`World`] of the test's.
 
 mod books;
+mod directory;
 mod world;
 
 use std::collections::BTreeSet;

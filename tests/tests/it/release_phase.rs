@@ -182,6 +182,42 @@ fn a_procfiles_command_runs_at_each_start_and_its_failure_is_hsups() {
 }
 
 #[test]
+fn a_procfiles_command_that_outlives_hsup_is_waited_for_and_its_failure_is_hsups() {
+    let line = "echo ran >> ../ran; until [ -e ../go ]; do sleep 0.1; done; test ! -e ../bad";
+    let app = App::procfile(&format!("worker: sleep 1000\nrelease: {line}\n"));
+    // That of a first release, and that of one which ran before.
+    for times in 1..=2 {
+        let hsup = app.start(&["--linger", "60s"]);
+        hsup.wait_for("its process", || (ran(&app).len() == times).then_some(()));
+        hsup.kill();
+        let mut hsup = app.start(&["--linger", "60s"]);
+        hsup.wait_for_line("Taking over 1 dyno of an earlier hsup");
+        hsup.wait_releases(if times == 1 {
+            &["v1 releasing"]
+        } else {
+            &["v1 current"]
+        });
+        if times == 1 {
+            app.write("go", "");
+            hsup.wait_up(&["worker.1"]);
+            assert_eq!(ran(&app).len(), 1);
+            hsup.interrupt();
+            fs::remove_file(app.path("go")).unwrap();
+            continue;
+        }
+        app.write("bad", "");
+        app.write("go", "");
+        assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
+        assert_eq!(ran(&app).len(), 2);
+        let log = hsup.log();
+        let why = "hsup: release command failed: Process exited with status 1";
+        assert!(log.contains(why), "{log}");
+        assert!(!log.contains("worker.1"), "{log}");
+        hsup.nothing_is_left();
+    }
+}
+
+#[test]
 fn a_start_that_is_interrupted_in_it_ends() {
     let line = "echo ran >> ../ran; test -e ../quick || sleep 1000";
     let app = App::procfile(&format!("worker: sleep 1000\nrelease: {line}\n"));

@@ -77,6 +77,41 @@ fn a_killed_hsup_takes_its_dynos_over_again() {
     second.interrupt();
 }
 
+#[test]
+fn a_rollout_of_a_procfile_is_gone_on_with_by_the_next_hsup() {
+    let web = binaries().join("test-dyno");
+    let line = format!(
+        "until [ -e ../go$V ]; do sleep 0.1; done; exec {} serve",
+        web.display()
+    );
+    let app = App::procfile(&format!("web: {line}\nrelease: echo $V >> ../ran\n"));
+    let start = |version: u32| {
+        app.write("app/.env", &format!("PORT={}\nV={version}\n", app.port));
+        app.start(&["--linger", "60s", "--boot-timeout", "60s"])
+    };
+    app.write("go1", "");
+    let hsup = start(1);
+    hsup.wait_up(&["web.1"]);
+    hsup.kill();
+    let hsup = start(2);
+    hsup.wait_releases(&["v1 rolling out", "v1 current"]);
+    hsup.wait_for("a dyno of it", || {
+        let dynos = hsup.dynos();
+        let is_new = |dyno: &serde_json::Value| dyno["state"] == "starting";
+        dynos.iter().any(is_new).then_some(())
+    });
+    hsup.kill();
+    let hsup = start(2);
+    hsup.wait_for_line("of an earlier hsup");
+    app.write("go2", "");
+    hsup.wait_releases(&["v1 current", "v1 superseded"]);
+    hsup.wait_up(&["web.1"]);
+    assert!(!hsup.log().contains("rejected"), "{}", hsup.log());
+    let ran = std::fs::read_to_string(app.path("ran")).unwrap();
+    assert_eq!(ran, "1\n2\n");
+    hsup.interrupt();
+}
+
 /// An hsup with a driver of its own, killed; the driver is frozen, and the next hsup answers.
 fn begun_with_a_frozen_driver<'app>(app: &'app App, options: &[&str]) -> (Running<'app>, Pid) {
     let first = app.start(options);

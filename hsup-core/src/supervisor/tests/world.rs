@@ -6,12 +6,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, fs,
     path::Path,
     sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use hsup_proto::{control::DynoState, driver::dyno_driver_server::DynoDriver};
 use tempfile::TempDir;
 use tokio::{
@@ -32,6 +33,7 @@ use crate::{
     },
     environment::Base,
     exit::ExitStatus,
+    files::write_atomic,
     lifecycle::{Kind, Stop},
     logs::{LogSettings, Logs},
     name::{DynoId, DynoName},
@@ -39,7 +41,7 @@ use crate::{
     ports::HostPorts,
     releases::Id,
     rollout::{Policy, Strategy},
-    source::{ControlDir, Source, Update},
+    source::{ControlDir, Directory, Source, Update},
     state::{Artifact, LiveDyno, StateDir},
 };
 
@@ -133,12 +135,22 @@ impl fmt::Debug for World {
 impl World {
     /// Nothing runs, and there is no release.
     pub(super) fn new(policy: &Policy) -> Self {
-        // Its files are written again and again, and nothing is to be found after a power cut.
-        let memory = Path::new("/dev/shm");
-        let disk = match tempfile::tempdir_in(memory) {
-            Ok(disk) => disk,
-            Err(_) => tempfile::tempdir().unwrap(),
-        };
+        Self::on(disk(), policy)
+    }
+
+    /// Nothing runs yet of the app in a directory with this Procfile.
+    pub(super) fn of_directory(procfile: &str) -> Self {
+        let disk = disk();
+        write_procfile(&disk, procfile);
+        Self::on(disk, &Policy::default())
+    }
+
+    /// Somebody changes the Procfile. hsup reads it when it is started.
+    pub(super) fn edit(&self, procfile: &str) {
+        write_procfile(&self.disk, procfile);
+    }
+
+    fn on(disk: TempDir, policy: &Policy) -> Self {
         let mut world = Self {
             actor: actor(&disk, policy, Vec::new()),
             dynos: BTreeMap::new(),
@@ -149,14 +161,27 @@ impl World {
         world
     }
 
-    /// As the task's loop begins, what happens then, and the source's first word: nothing newer.
+    /// hsup was stopped with all that ran, and is started again.
+    pub(super) fn is_started_again(&mut self) {
+        self.actor = actor(&self.disk, &self.policy, Vec::new());
+        self.dynos.clear();
+        self.begin(|_| ());
+    }
+
+    /// As the task's loop begins, what happens then, and the source's first word: what is in the
+    /// directory, or nothing newer.
     fn begin(&mut self, meanwhile: impl FnOnce(&mut Self)) {
         self.actor.take_up_history();
         self.actor.adopt_survivors();
         self.follow();
         meanwhile(self);
-        let why = "the source says nothing".to_owned();
-        self.actor.update(Update::Late { why });
+        let word = match &mut self.actor.source {
+            Source::Directory(directory) => directory.next().now_or_never().unwrap(),
+            Source::ControlDir(_) | Source::Heroku(_) => Update::Late {
+                why: "the source says nothing".to_owned(),
+            },
+        };
+        self.actor.update(word);
         self.follow();
     }
 
@@ -300,6 +325,11 @@ impl World {
         if self.actor.builds.task.is_some() {
             self.was_built(result);
         }
+        assert!(
+            self.actor.fatal.is_none(),
+            "it ends: {:?}",
+            self.actor.fatal
+        );
     }
 
     /// The same, also of a build for which nobody waits any more.
@@ -316,7 +346,8 @@ impl World {
             why: "it cannot be built".to_owned(),
             no_room,
         });
-        self.act(|actor| actor.built(BuildDone { id, result }));
+        self.actor.built(BuildDone { id, result });
+        self.follow();
     }
 
     /// hsup is killed, and the next one takes its dynos over.
@@ -437,11 +468,32 @@ impl World {
     }
 }
 
+fn disk() -> TempDir {
+    // Its files are written again and again, and nothing is to be found after a power cut.
+    let memory = Path::new("/dev/shm");
+    match tempfile::tempdir_in(memory) {
+        Ok(disk) => disk,
+        Err(_) => tempfile::tempdir().unwrap(),
+    }
+}
+
+fn write_procfile(disk: &TempDir, text: &str) {
+    let app = disk.path().join("app");
+    fs::create_dir_all(&app).unwrap();
+    write_atomic(&app.join("Procfile"), text.as_bytes()).unwrap();
+}
+
 /// A supervisor of what is on the disk.
 fn actor(disk: &TempDir, policy: &Policy, survivors: Vec<LiveDyno>) -> Actor {
     let path = disk.path().join("state");
     let state = StateDir::open(&path).unwrap();
-    let control = ControlDir::open(&disk.path().join("control")).unwrap();
+    let app = disk.path().join("app");
+    let source = if app.exists() {
+        Source::Directory(Directory::open(&app).unwrap())
+    } else {
+        let control = ControlDir::open(&disk.path().join("control")).unwrap();
+        Source::ControlDir(Box::new(control))
+    };
     let shared = Shared {
         supervisor_id: state.supervisor_id().clone(),
         link: STAGE.link.clone(),
@@ -470,7 +522,7 @@ fn actor(disk: &TempDir, policy: &Policy, survivors: Vec<LiveDyno>) -> Actor {
     };
     let settings = Settings {
         app: "shop".to_owned(),
-        source: Source::ControlDir(Box::new(control)),
+        source,
         explicit: None,
         start_number: 1,
         kind: Kind::Kept,
