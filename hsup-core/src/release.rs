@@ -153,13 +153,12 @@ impl Release {
             old.process(process.process_type.as_str())
                 .is_some_and(|before| before.command != process.command)
         });
-        let builds = self.builds_after(old);
-        if builds
-            || commands_differ
+        let is_another = commands_differ
             || self.version != old.version
             || self.config != old.config
-            || self.limits != old.limits
-        {
+            || self.limits != old.limits;
+        let builds = self.builds_after(old) || is_another && self.may_hold_other_code();
+        if builds || is_another {
             ReleaseChange::Replace { builds }
         } else {
             ReleaseChange::QuantitiesOnly
@@ -169,25 +168,28 @@ impl Release {
     /// Whether what the driver built for `old` will not do for this release.
     ///
     /// The version is no part of it, nor is the query of the slug's URL, which is only a
-    /// fresh signature. The exception is a slug on this machine without a checksum: a
-    /// new version may well mean that somebody replaced the file, and the driver, which
-    /// looks at its size and time, knows better.
+    /// fresh signature.
     fn builds_after(&self, old: &Self) -> bool {
         let same_slug = match (&self.slug_checksum, &old.slug_checksum) {
             (Some(new), Some(old_checksum)) => {
                 new == old_checksum && self.slug.is_some() == old.slug.is_some()
             }
             (None, None) => match (&self.slug, &old.slug) {
-                (Some(new), Some(old_slug)) => {
-                    new.without_query() == old_slug.without_query()
-                        && (new.is_remote() || self.version == old.version)
-                }
+                (Some(new), Some(old_slug)) => new.without_query() == old_slug.without_query(),
                 (None, None) => true,
                 _ => false,
             },
             _ => false,
         };
         !same_slug || self.app != old.app || self.stack != old.stack || self.image != old.image
+    }
+
+    /// Whether its slug is on this machine and has no checksum. Somebody who releases that anew
+    /// may well have changed what is there, be it a directory, whose releases all have one
+    /// number: the driver, which looks at sizes and times, knows better.
+    fn may_hold_other_code(&self) -> bool {
+        let slug = self.slug.as_ref();
+        self.slug_checksum.is_none() && slug.is_some_and(|slug| !slug.is_remote())
     }
 }
 
@@ -510,20 +512,25 @@ mod tests {
     }
 
     #[test]
-    fn a_new_version_of_a_local_slug_is_looked_at_again() {
+    fn a_local_slug_is_looked_at_again_by_each_release() {
         let mut old = release();
-        old.slug = Some(Slug::new("app.tgz"));
+        old.slug = Some(Slug::new("file:///srv/shop/"));
         let mut new = old.clone();
-        new.config.insert("A", "b");
-        assert_eq!(
-            new.change_from(&old),
-            ReleaseChange::Replace { builds: false }
-        );
+        new.processes[0].quantity += 1;
+        assert_eq!(new.change_from(&old), ReleaseChange::QuantitiesOnly);
+        // Releases of a directory have one version.
+        let changes: [fn(&mut Release); 3] = [
+            |r| drop(r.config.insert("A", "b")),
+            |r| r.processes[0].command.push('2'),
+            |r| r.version += 1,
+        ];
+        for change in changes {
+            let mut new = old.clone();
+            change(&mut new);
+            let builds = ReleaseChange::Replace { builds: true };
+            assert_eq!(new.change_from(&old), builds);
+        }
         new.version += 1;
-        assert_eq!(
-            new.change_from(&old),
-            ReleaseChange::Replace { builds: true }
-        );
         new.slug_checksum = Some("SHA256:00".into());
         old.slug_checksum = Some("SHA256:00".into());
         assert_eq!(

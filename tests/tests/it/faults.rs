@@ -92,6 +92,20 @@ fn a_driver_without_room_to_build_is_asked_again_and_the_good_release_runs_on() 
 }
 
 #[test]
+fn each_release_of_a_directory_is_built() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let hsup = started(&app, &["--linger", "60s"]);
+    hsup.wait_up(&["worker.1"]);
+    assert_eq!(app.calls("build").len(), 1);
+    hsup.kill();
+    app.write("app/.env", &format!("PORT={}\nA=b\n", app.port));
+    let hsup = started(&app, &["--linger", "60s"]);
+    hsup.wait_releases(&["v1 current", "v1 superseded"]);
+    assert_eq!(app.calls("build").len(), 2, "its code may be another, too");
+    hsup.interrupt();
+}
+
+#[test]
 fn a_slug_of_another_checksum_is_told_in_herokus_words() {
     let app = App::empty();
     let driver = binaries().join("hsup-driver-fault");
