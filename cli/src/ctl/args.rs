@@ -129,7 +129,9 @@ it is back. Needs a terminal; `ps`, `logs -t` and `events` do not.")]
     /// Run an earlier release again, as a new one
     #[command(after_help = "\
 Without a version: the release that ran before the current one; while another is rolled out, the
-current one. hsup keeps what was built of the last 20 releases, so nothing is fetched or built.")]
+current one. hsup remembers the last 20 releases. What the driver still has of one (libcontainer:
+the last 5 slugs, --keep-slugs; docker: the last 3 images, DOCKER_KEEP_IMAGES) is neither fetched
+nor built. Else a slug with a checksum is fetched again and verified, and one without is refused.")]
     Rollback {
         /// The release to go back to, such as v3
         #[arg(value_name = "VERSION", value_parser = version)]

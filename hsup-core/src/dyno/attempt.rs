@@ -44,10 +44,12 @@ pub(super) async fn start(
     within: Option<Duration>,
     unwanted: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<(), ExitStatus> {
+    let is_trial = within.is_some() || spec.name.process_type.is_release();
     let starting = Starting {
         dyno_id: &run.dyno_id,
         kind: spec.kind,
         release: &spec.release,
+        repeats: spec.repeats.filter(|_| is_trial),
         options: &shared.driver_options,
         locator: shared.locator.as_deref(),
         artifact: shared.built.last(spec),
@@ -55,7 +57,7 @@ pub(super) async fn start(
         turns: &shared.starts,
         within,
         // A release is not to be rejected for it.
-        waits_for_room: within.is_some() || spec.name.process_type.is_release(),
+        waits_for_room: is_trial,
         tell: &|text| shared.logs.note(&spec.name.to_string(), text),
     };
     starting.start(&shared.link, unwanted).await.map(|_| ())

@@ -80,6 +80,8 @@ pub struct DynoSpec {
     pub release_id: Id,
     /// The release itself: config vars, limits.
     pub release: Arc<Release>,
+    /// The version of the release that it repeats, if it is a rollback.
+    pub repeats: Option<u64>,
     /// What the driver's Build answered.
     pub artifact: Arc<str>,
     /// The shell line.

@@ -39,6 +39,9 @@ pub(crate) struct Starting<'a> {
     pub(crate) kind: Kind,
     /// What the artifact is of, should the driver have lost it.
     pub(crate) release: &'a Release,
+    /// The version of the release that it repeats, as long as that is on trial: what ran then is
+    /// to run again, and nothing else.
+    pub(crate) repeats: Option<u64>,
     /// And what else the driver made it of.
     pub(crate) options: &'a DriverOptions,
     /// Who knows where its slug is then.
@@ -180,6 +183,15 @@ impl Starting<'_> {
                 }
                 Verdict::Rebuild if !rebuilt => {
                     rebuilt = true;
+                    if let Some(version) = self.repeats
+                        && cannot_be_known(self.release)
+                    {
+                        return Err(not_started(lost(version)));
+                    }
+                    (self.tell)(&format!(
+                        "The driver no longer has what it built of v{}: building it again",
+                        self.release.version
+                    ));
                     // Rare, and large: a thousand Starts at once must not all have room for it.
                     let built = Box::pin(self.build_again(&mut link));
                     artifact = built.await.map_err(not_started)?;
@@ -245,6 +257,20 @@ impl Starting<'_> {
     }
 }
 
+/// Whether nothing tells if the release's slug is still what it was.
+const fn cannot_be_known(release: &Release) -> bool {
+    release.slug.is_some() && release.slug_checksum.is_none()
+}
+
+/// Why there is no way back to the release of this version.
+fn lost(version: u64) -> String {
+    format!(
+        "the driver no longer has what it built of v{version}, and nothing tells whether its slug, \
+         which has no checksum, is still the same: release it anew; for the next time, have the \
+         driver keep more (--keep-slugs, or DOCKER_KEEP_IMAGES)"
+    )
+}
+
 fn not_started(why: impl Into<String>) -> ExitStatus {
     ExitStatus::not_started(why, now_unix_ms())
 }
@@ -271,13 +297,14 @@ mod tests {
     use std::sync::Mutex;
 
     use hsup_proto::driver::{
-        StartResponse, StopRequest, StopResponse, dyno_driver_server::DynoDriver,
+        BuildRequest, BuildResponse, StartResponse, StopRequest, StopResponse,
+        build_response::Event, dyno_driver_server::DynoDriver,
     };
     use tokio::time::timeout;
-    use tonic::{Request, Response};
+    use tonic::{Request, Response, codegen::BoxStream};
 
     use super::*;
-    use crate::driver::fake;
+    use crate::{driver::fake, release::Slug};
 
     /// A driver that never answers a Start, and notes what it is asked.
     #[derive(Clone, Default)]
@@ -319,6 +346,7 @@ mod tests {
             dyno_id: &dyno_id,
             kind: Kind::Kept,
             release: &Release::default(),
+            repeats: None,
             options: &DriverOptions::default(),
             locator: None,
             artifact: "a".into(),
@@ -357,5 +385,122 @@ mod tests {
             "stop web-1-abc force=false",
         ];
         assert_eq!(calls, expected);
+    }
+
+    /// A driver that has lost all that it built, and builds it again as `new`.
+    #[derive(Clone, Default)]
+    struct Forgetful(Mute);
+
+    #[tonic::async_trait]
+    impl DynoDriver for Forgetful {
+        async fn build(
+            &self,
+            _: Request<BuildRequest>,
+        ) -> Result<Response<BoxStream<BuildResponse>>, Status> {
+            self.0.note("build".to_owned());
+            let event = Some(Event::Artifact("new".to_owned()));
+            let answer = tokio_stream::once(Ok(BuildResponse { event }));
+            Ok(Response::new(Box::pin(answer)))
+        }
+
+        async fn start(
+            &self,
+            request: Request<StartRequest>,
+        ) -> Result<Response<StartResponse>, Status> {
+            let StartRequest { artifact, .. } = request.into_inner();
+            self.0.note(format!("start {artifact}"));
+            if artifact == "new" {
+                return Ok(Response::new(StartResponse::default()));
+            }
+            Err(Status::not_found("artifact `old` is not known"))
+        }
+
+        async fn stop(&self, _: Request<StopRequest>) -> Result<Response<StopResponse>, Status> {
+            Ok(Response::new(StopResponse {}))
+        }
+    }
+
+    /// What is asked of a driver that has lost what it built of this release, what is told, and
+    /// why it is not started.
+    async fn after_a_loss(
+        release: Release,
+        repeats: Option<u64>,
+    ) -> (Vec<String>, Vec<String>, Option<String>) {
+        let driver = Forgetful::default();
+        let link = fake::link(driver.clone()).await;
+        let told = Mutex::new(Vec::new());
+        let starting = Starting {
+            dyno_id: &"web-1-abc".parse().unwrap(),
+            kind: Kind::Kept,
+            release: &release,
+            repeats,
+            options: &DriverOptions::default(),
+            locator: None,
+            artifact: "old".into(),
+            request: &|_, artifact| {
+                Ok(StartRequest {
+                    artifact: artifact.to_owned(),
+                    ..StartRequest::default()
+                })
+            },
+            turns: &Semaphore::new(1),
+            within: None,
+            waits_for_room: false,
+            tell: &|text| told.lock().unwrap().push(text.to_owned()),
+        };
+        let (_unwanted, mut is_unwanted) = watch::channel(None);
+        let started = starting.start(&link, &mut is_unwanted).await;
+        let calls = driver.0.0.lock().unwrap().clone();
+        let why = started.err().map(|status| status.to_string());
+        (calls, told.into_inner().unwrap(), why)
+    }
+
+    #[tokio::test]
+    async fn what_the_driver_has_lost_is_built_again_with_a_word() {
+        let directory = Release {
+            version: 5,
+            slug: Some(Slug::new("file:///srv/shop/")),
+            ..Release::default()
+        };
+        let verified = Release {
+            slug_checksum: Some("SHA256:00".to_owned()),
+            ..directory.clone()
+        };
+        let image = Release {
+            slug: None,
+            image: Some("shop:2".to_owned()),
+            ..directory.clone()
+        };
+        for (release, repeats) in [
+            (directory, None),
+            (verified, None),
+            (image.clone(), None),
+            (image, Some(3)),
+        ] {
+            let (calls, told, why) = after_a_loss(release, repeats).await;
+            assert_eq!(calls, ["start old", "build", "start new"]);
+            let expected = ["The driver no longer has what it built of v5: building it again"];
+            assert_eq!(told, expected);
+            assert_eq!(why, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rollback_to_what_nobody_can_know_any_more_is_refused() {
+        let mut release = Release {
+            version: 5,
+            slug: Some(Slug::new("https://store/slug.tgz")),
+            ..Release::default()
+        };
+        let (calls, told, why) = after_a_loss(release.clone(), Some(3)).await;
+        assert_eq!(calls, ["start old"], "it is not built");
+        assert_eq!(told, Vec::<String>::new());
+        let why = why.unwrap();
+        let expected = "the driver no longer has what it built of v3, and nothing tells whether \
+                        its slug, which has no checksum, is still the same: release it anew";
+        assert!(why.contains(expected), "{why}");
+        release.slug_checksum = Some("SHA256:00".to_owned());
+        let (calls, ..) = after_a_loss(release, Some(3)).await;
+        assert_eq!(calls, ["start old", "build", "start new"]);
     }
 }

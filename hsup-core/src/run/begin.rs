@@ -102,6 +102,7 @@ pub(super) async fn start(
         dyno_id: &dyno_id,
         kind: Kind::OneShot,
         release: &loaded.release,
+        repeats: None,
         options,
         locator: loaded.locator.as_deref(),
         artifact: request.artifact.as_str().into(),

@@ -228,6 +228,14 @@ impl Actor {
         holds.then(|| artifact.artifact.as_str().into())
     }
 
+    /// The version of the release that this one repeats.
+    pub(super) fn version_repeated(&self, id: Id) -> Option<u64> {
+        let record = self.history.get(id)?;
+        // It may be forgotten by now.
+        let earlier = self.history.get(record.repeats?).unwrap_or(record);
+        Some(earlier.release.version)
+    }
+
     /// Whether a Build would make the same of it now: what other options would have made of it,
     /// the driver alone knows.
     pub(super) fn is_as_built_now(&self, artifact: &Artifact) -> bool {

@@ -66,6 +66,7 @@ impl Actor {
             name: name.clone(),
             release_id: known.id,
             release: Arc::clone(&known.release),
+            repeats: self.version_repeated(known.id),
             artifact: Arc::clone(known.artifact.as_ref()?),
             command,
             kind: if is_release { Kind::OneShot } else { self.kind },

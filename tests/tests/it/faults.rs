@@ -106,6 +106,42 @@ fn each_release_of_a_directory_is_built() {
 }
 
 #[test]
+fn a_rollback_to_what_the_driver_has_lost_and_nobody_can_verify_is_rejected() {
+    let app = App::empty();
+    let driver = binaries().join("hsup-driver-fault");
+    let text = |version: u32, line: &str| {
+        let slug = r#""Slug":"file:///","#;
+        app.text(version, slug, &process("worker", line, 1))
+    };
+    app.hand_in(&text(1, "sleep 1000"));
+    let hsup = app.control(&["-d", driver.to_str().unwrap()]);
+    hsup.wait_up(&["worker.1"]);
+    app.hand_in(&text(2, "sleep 2000"));
+    hsup.wait_releases(&["v2 current", "v1 superseded"]);
+    let builds = app.calls("build").len();
+    app.faults("once start not-found artifact is not known\n");
+    let rollback = app.ctl(&["rollback"]);
+    assert!(!rollback.status.success());
+    let said = format!("{rollback:?}");
+    let why = "the driver no longer has what it built of v1, and nothing tells whether its slug";
+    assert!(said.contains(why), "{said}");
+    assert!(
+        said.contains("--keep-slugs, or DOCKER_KEEP_IMAGES"),
+        "{said}"
+    );
+    hsup.wait_releases(&["v3 rejected", "v2 current", "v1 superseded"]);
+    assert_eq!(app.calls("build").len(), builds);
+
+    // What runs is built again, and told.
+    let ids = hsup.wait_up(&["worker.1"]);
+    app.faults("once start not-found artifact is gone\n");
+    assert!(app.ctl(&["restart"]).status.success());
+    assert_ne!(hsup.wait_up(&["worker.1"]), ids);
+    hsup.wait_for_line("The driver no longer has what it built of v2: building it again");
+    hsup.interrupt();
+}
+
+#[test]
 fn a_slug_of_another_checksum_is_told_in_herokus_words() {
     let app = App::empty();
     let driver = binaries().join("hsup-driver-fault");
