@@ -18,8 +18,11 @@ use super::{
 };
 use crate::{driver::DriverOptions, name::ProcessType, release::Release, source::ControlText};
 
-/// How many releases are remembered. The last good one is, however many follow it.
+/// How many releases are remembered.
 pub const KEEP: usize = 20;
+
+/// How many of those that ran are, however many follow that were rejected: they are the way back.
+const KEEP_GOOD: usize = 15;
 
 /// What became of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,9 +289,15 @@ impl History {
         self.save()
     }
 
-    /// Drops what is too old, but never the last good release or one that is on its way.
+    /// Drops what is too old, but never one of the last good releases or one that is on its way.
     fn forget(&mut self) -> Vec<ReleaseRecord> {
-        let good = self.last_good().map(|record| record.id);
+        let good = self.iter().filter(|record| record.state.is_good());
+        let last_good = self.last_good().map(|record| record.id);
+        let kept: BTreeSet<_> = good
+            .take(KEEP_GOOD)
+            .map(|record| record.id)
+            .chain(last_good)
+            .collect();
         let releases = &mut self.contents.releases;
         let mut surplus = releases.len().saturating_sub(KEEP);
         let mut forgotten = Vec::new();
@@ -296,7 +305,7 @@ impl History {
         while surplus > 0 && index > 0 {
             index -= 1;
             let record = &releases[index];
-            if Some(record.id) != good && !record.state.is_undecided() {
+            if !kept.contains(&record.id) && !record.state.is_undecided() {
                 forgotten.push(releases.remove(index));
                 surplus -= 1;
             }

@@ -19,7 +19,8 @@ enum RollbackError {
     #[error("there is no release yet: nothing to go back to")]
     NoRelease,
 
-    #[error("v{version} is the first release that ran: there is none before it to go back to")]
+    /// Which says nothing of those that are forgotten.
+    #[error("hsup remembers no release that ran before v{version}: there is none to go back to")]
     NoneBefore { version: u64 },
 
     #[error("no release v{version}: hsup remembers {known}")]
@@ -171,7 +172,7 @@ mod tests {
     #[test_case("6 building, 4 current", Some(6) => Err(
         "v6 is still on its way: without a version hsup goes back to the good release".to_owned()))]
     #[test_case("2 rejected, 1 current", None => Err(
-        "v1 is the first release that ran: there is none before it to go back to".to_owned()))]
+        "hsup remembers no release that ran before v1: there is none to go back to".to_owned()))]
     #[test_case("1 rejected", None => Err("there is no release yet: nothing to go back to".to_owned()))]
     fn a_rollback(text: &str, version: Option<u64>) -> Result<Id, String> {
         let records = history(text);

@@ -138,6 +138,37 @@ fn old_releases_are_forgotten_but_never_the_last_good_one() {
 }
 
 #[test]
+fn rejected_releases_do_not_push_out_those_that_ran() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = load(&dir.path().join("history.json"));
+    let mut version = 0;
+    let mut follow = |history: &mut History, count: usize, state| {
+        for _ in 0..count {
+            version += 1;
+            let id = take_in(history, version);
+            set(history, id, state);
+        }
+    };
+    let remembered = |history: &History| -> Vec<u64> {
+        let good = history.iter().filter(|record| record.state.is_good());
+        good.map(|record| record.id).collect()
+    };
+    follow(&mut history, 2, ReleaseState::Current);
+    follow(&mut history, 25, ReleaseState::Rejected);
+    assert_eq!(remembered(&history), [2, 1]);
+    assert_eq!(history.iter().count(), KEEP);
+
+    follow(&mut history, 30, ReleaseState::Current);
+    let last: Vec<u64> = (38..=57).rev().collect();
+    assert_eq!(remembered(&history), last, "as many as there is room for");
+    follow(&mut history, 25, ReleaseState::Rejected);
+    let last: Vec<u64> = (43..=57).rev().collect();
+    assert_eq!(last.len(), KEEP_GOOD);
+    assert_eq!(remembered(&history), last);
+    assert_eq!(history.iter().count(), KEEP);
+}
+
+#[test]
 fn a_release_that_is_on_its_way_is_not_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = load(&dir.path().join("history.json"));
