@@ -17,12 +17,14 @@ use tokio::sync::watch;
 use tokio_stream::Stream;
 
 use super::{
+    RunCommandError,
     progress::{Phase, Standing},
     signals::{Origin, Wish, Wisher},
 };
 use crate::{
     control::{Answer, Control, ControlError},
     driver::Link,
+    exit::Ending,
     name::{DynoId, DynoName, Selector},
     release::Release,
     source,
@@ -137,6 +139,19 @@ impl OneOff {
         }
     }
 
+    /// Whether the end of it is one: a driver that does not stop it in time is waited for no more.
+    fn has_ended(&self) -> Result<(), ControlError> {
+        if let Phase::Complete(Some(status)) = &self.shown.standing.borrow().phase
+            && let Ending::Lost(why) = &status.how
+        {
+            // In the words of hsup itself, which ends with them.
+            return Err(ControlError::Rejected(
+                RunCommandError::Lost(why.clone()).to_string(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Resolves once it has ended.
     async fn down(&self) {
         let mut standing = self.shown.standing.clone();
@@ -191,7 +206,7 @@ impl Control for OneOff {
             let from = Origin::Shutdown(grace.unwrap_or(this.shown.grace));
             this.shown.wisher.send(Wish::terminate(from));
             this.down().await;
-            Ok(())
+            this.has_ended()
         }
     }
 

@@ -132,5 +132,7 @@ fn exit_code(attended: Attended, stopped: Option<u8>) -> Result<u8, StartError> 
         (_, Some(number)) => 128 + number,
         (Outcome::AllComplete(code), None) => code,
         (Outcome::ShutDown, None) => 0,
+        // What was asked for has not come about.
+        (Outcome::Left(_), None) => 1,
     })
 }

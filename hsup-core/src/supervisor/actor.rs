@@ -235,10 +235,7 @@ impl Actor {
                 }
                 () = reached(self.cycle_at) => self.cycle(),
                 () = reached(release_deadline) => self.release_phase_is_late(),
-                () = reached(deadline) => {
-                    self.give_dynos_up();
-                    break Outcome::ShutDown;
-                }
+                () = reached(deadline) => break self.give_dynos_up(),
             }
             self.tell_source().await;
             self.answer_waiters();
@@ -254,7 +251,7 @@ impl Actor {
                 break outcome;
             }
         };
-        self.end().await;
+        self.end_as(&result).await;
         Ok(result)
     }
 

@@ -7,6 +7,7 @@ use super::{
     Outcome, RunError,
     actor::{Actor, Known},
     dynos::{abbreviated, counted},
+    ending::WAY_OUT,
     handle::Request,
 };
 use crate::{
@@ -53,8 +54,12 @@ impl Actor {
                 }
             }
             Ok(Begin::Not) => {
-                self.end().await;
-                return Ok(Some(Outcome::ShutDown));
+                let outcome = match self.survivors.len() {
+                    0 => Outcome::ShutDown,
+                    survivors => Outcome::Left(survivors),
+                };
+                self.end_as(&outcome).await;
+                return Ok(Some(outcome));
             }
             Err(error) => {
                 // What has survived stays with its driver.
@@ -196,6 +201,7 @@ impl Actor {
     fn leave_survivors(&self, why: &str) -> Begin {
         if !self.survivors.is_empty() {
             let dynos = counted(self.survivors.len());
+            let why = format!("{why}; {WAY_OUT}");
             self.note(format!(
                 "{dynos} of an earlier hsup may run on, for the driver was not reached: {why}"
             ));

@@ -8,9 +8,14 @@ use tracing::{info, warn};
 
 use super::{Outcome, RunError, actor::Actor, dynos::counted, restarts::Restarts};
 use crate::{
+    control::ControlError,
     driver::Link,
     lifecycle::{Kind, Stop},
 };
+
+/// What to do about dynos that run on without hsup.
+pub(super) const WAY_OUT: &str = "once the driver answers again, `hsup start` takes over what runs on, and \
+    `hsupctl shutdown` stops it";
 
 /// How far a shutdown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,16 +80,19 @@ impl Actor {
         self.fatal = Some(error);
     }
 
-    /// The dynos did not end in the time that a shutdown gives them.
-    pub(super) fn give_dynos_up(&self) {
-        warn!(left = self.dynos.len(), "dynos did not end in time");
-        let dynos = counted(self.dynos.len());
-        let fate = if self.dynos_end_with_driver() {
-            "ended with the driver"
+    /// Says what becomes of the dynos that did not end in the time that a shutdown gives them.
+    pub(super) fn give_dynos_up(&self) -> Outcome {
+        let left = self.dynos.len();
+        warn!(left, "dynos did not end in time");
+        let dynos = counted(left);
+        let (outcome, fate) = if self.dynos_end_with_driver() {
+            (Outcome::ShutDown, "ended with the driver".to_owned())
         } else {
-            "left to the driver"
+            let fate = format!("left to the driver; {WAY_OUT}");
+            (Outcome::Left(left), fate)
         };
         self.note(format!("{dynos} did not end in time: {fate}"));
+        outcome
     }
 
     /// Whether what the driver has not stopped ends when hsup ends the driver.
@@ -98,11 +106,26 @@ impl Actor {
 
     /// Ends the driver, and tells whoever wanted the end that it is there.
     pub(super) async fn end(&mut self) {
+        self.end_as(&Outcome::ShutDown).await;
+    }
+
+    /// Ends the driver, and tells whoever wanted the end that it is there, or what of it is not.
+    pub(super) async fn end_as(&mut self, outcome: &Outcome) {
         self.save_again();
         self.link.end().await;
+        let answer = match outcome {
+            Outcome::Left(dynos) => Err(ControlError::Rejected(left(*dynos))),
+            Outcome::ShutDown | Outcome::AllComplete(_) => Ok(()),
+        };
         for reply in std::mem::take(&mut self.ending) {
             // Whoever asked may have gone.
-            drop(reply.send(Ok(())));
+            drop(reply.send(answer.clone()));
         }
     }
+}
+
+/// Why an end is none, for whoever wanted it.
+fn left(dynos: usize) -> String {
+    let dynos = counted(dynos);
+    format!("hsup ends, but its driver has not stopped {dynos}, which may run on: {WAY_OUT}")
 }

@@ -98,6 +98,8 @@ pub struct Settings {
 pub enum Outcome {
     /// It was told to.
     ShutDown,
+    /// It was told to, and so many dynos may run on: their driver has not stopped them.
+    Left(usize),
     /// `--oneshot`: every dyno has ended; the largest of their exit codes.
     AllComplete(u8),
 }

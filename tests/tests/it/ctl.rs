@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     app::{App, binaries, http},
     follow::Following,
+    one_off::driver_of_its_own,
 };
 
 /// An app that says nothing once it is up.
@@ -607,6 +608,24 @@ fn a_shutdown_stops_everything_and_says_so() {
     assert_eq!(following.end(&hsup), Some(0), "nothing more follows");
     assert_eq!(hsup.end().code(), Some(0), "{}", hsup.log());
     hsup.nothing_is_left();
+}
+
+#[test]
+fn a_shutdown_whose_driver_stops_nothing_does_not_pass_for_one() {
+    let app = quiet();
+    let (driver, socket) = driver_of_its_own(&app);
+    let mut hsup = app.start(&["--driver-socket", &socket, "--linger", "600s"]);
+    hsup.wait_up(&["worker.1"]);
+    driver.signal(Signal::SIGSTOP);
+    let (code, text, error) = said(&app, &["shutdown", "--grace", "0"]);
+    assert_eq!((code, text.as_str()), (Some(1), ""), "{error}");
+    let expected = "hsupctl: hsup ends, but its driver has not stopped 1 dyno, which may run on: \
+        once the driver answers again, `hsup start` takes over what runs on, and `hsupctl shutdown` \
+        stops it\n";
+    assert_eq!(error, expected);
+    assert_eq!(hsup.end().code(), Some(1), "{}", hsup.log());
+    hsup.wait_for_line("1 dyno did not end in time: left to the driver; once the driver answers");
+    hsup.leave();
 }
 
 #[test]

@@ -173,6 +173,21 @@ fn a_shutdown_is_answered_when_the_command_is_down() {
 }
 
 #[test]
+fn a_shutdown_whose_driver_does_not_stop_the_command_does_not_pass_for_one() {
+    let app = App::procfile("web: true\n");
+    app.faults("stop hang\n");
+    let command = Command::run(&app, "exec sleep 1000");
+    command.wait_until("up");
+    let said = command.ctl(&["shutdown", "--grace", "0"]);
+    let expected = "hsupctl: it is not known how the command ended: \
+                    the driver did not stop it in time\n";
+    assert_eq!(String::from_utf8(said.stderr).unwrap(), expected);
+    assert_eq!(said.status.code(), Some(1));
+    assert!(said.stdout.is_empty());
+    command.ends(1);
+}
+
+#[test]
 fn a_command_that_was_stopped_has_ended_though_the_driver_does_not_tell() {
     let app = App::procfile("web: true\n");
     app.faults("wait hang\n");
