@@ -366,12 +366,13 @@ impl Actor {
             let selector: Selector = text
                 .parse()
                 .map_err(|error| ControlError::Invalid(format!("{error}")))?;
-            let before = selected.len();
-            selected.extend(all.iter().filter(|name| selector.matches(name)).cloned());
+            // Of which each may be meant by another word, too.
+            let meant = || all.iter().filter(|name| selector.matches(name));
+            selected.extend(meant().cloned());
             let known_type = self
                 .good()
                 .is_some_and(|good| good.release.process(text).is_some());
-            if selected.len() == before && !known_type {
+            if meant().next().is_none() && !known_type {
                 let names: Vec<_> = all.iter().map(ToString::to_string).collect();
                 return Err(ControlError::NotFound(if names.is_empty() {
                     format!("no dyno or process type `{text}`: none runs")

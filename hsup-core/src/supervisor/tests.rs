@@ -502,6 +502,37 @@ fn what_survived_is_taken_over_by_a_life_that_is_told_to_end_at_once() {
 }
 
 #[test]
+fn a_dyno_may_be_named_twice_and_with_its_type() {
+    let runtime = undriven();
+    let _entered = runtime.enter();
+    let world = resting([2, 1]);
+    let selected = |words: &[&str]| {
+        let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
+        let names = world.actor.selected(&words);
+        names.map(|names| {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            names.join(" ")
+        })
+    };
+    for (words, expected) in [
+        (["web.1", "web.1"], "web.1"),
+        (["web", "web.1"], "web.1 web.2"),
+        (["web.1", "web"], "web.1 web.2"),
+        (["worker", "worker"], "worker.1"),
+    ] {
+        assert_eq!(selected(&words), Ok(expected.to_owned()), "{words:?}");
+    }
+    for words in [["web", "web.3"], ["web.1", "wroker"]] {
+        let error = selected(&words).unwrap_err().to_string();
+        let expected = format!(
+            "no dyno or process type `{}`: there is web.1, web.2, worker.1",
+            words[1]
+        );
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
 fn a_build_that_was_through_when_hsup_was_told_to_end_starts_nothing() {
     let runtime = undriven();
     let _entered = runtime.enter();
