@@ -20,6 +20,8 @@ use nix::{
     unistd::{read, write},
 };
 
+use super::terminal::is_behind_another_job;
+
 const READ_BYTES: usize = 64 * 1024;
 
 /// A running copy; dropping it ends it.
@@ -41,21 +43,29 @@ enum PumpEnd {
 
 impl StdinPump {
     /// Copies this process's standard input into `sink`, the writing end of a dyno's stdin,
-    /// until one of them ends. One that is closed ends at once.
+    /// until one of them ends. One that is closed ends at once, and so does a terminal behind
+    /// another job: what is typed there is for that one, and reading would stop hsup, which could
+    /// neither copy the output then nor answer a signal.
     ///
     /// # Errors
     /// When the system refuses the thread or the descriptors it needs.
     pub(super) fn start_standard(sink: OwnedFd) -> io::Result<Self> {
+        if is_behind_another_job() {
+            return Self::ended(sink);
+        }
         match io::stdin().as_fd().try_clone_to_owned() {
             Ok(source) => Self::start(source, sink),
-            Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => {
-                drop(sink);
-                Ok(Self {
-                    stop: Arc::new(EventFd::new()?),
-                })
-            }
+            Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => Self::ended(sink),
             Err(error) => Err(error),
         }
+    }
+
+    /// A copy of nothing.
+    fn ended(sink: OwnedFd) -> io::Result<Self> {
+        drop(sink);
+        Ok(Self {
+            stop: Arc::new(EventFd::new()?),
+        })
     }
 
     fn start(source: OwnedFd, sink: OwnedFd) -> io::Result<Self> {

@@ -8,12 +8,20 @@ use std::{
 use nix::{
     errno::Errno,
     sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
+    unistd::{getpgrp, tcgetpgrp},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Whether standard input and output are a terminal both.
+/// Whether standard input and output are a terminal both, and it is ours to use.
 pub(super) fn is_terminal() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
+    io::stdin().is_terminal() && io::stdout().is_terminal() && !is_behind_another_job()
+}
+
+/// Whether standard input is a terminal that its shell has given to another job (`hsup run … &`):
+/// who reads from it there, or makes it raw, is stopped by the kernel.
+pub(super) fn is_behind_another_job() -> bool {
+    // A terminal of somebody else's session knows nothing of our jobs.
+    tcgetpgrp(io::stdin()).is_ok_and(|in_front| in_front != getpgrp())
 }
 
 /// The window of hsup's terminal, watched: whoever reads its size misses no change of it
@@ -90,6 +98,10 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
+        // Behind another job it is as the shell wants it, which has set it for that one.
+        if is_behind_another_job() {
+            return;
+        }
         // It may be gone; then nobody minds.
         let _ = tcsetattr(&self.fd, SetArg::TCSANOW, &self.before);
     }

@@ -17,10 +17,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::{
-        signal::Signal,
+        signal::{Signal, kill},
         termios::{FlowArg, Termios, tcflow, tcgetattr},
     },
-    unistd::setsid,
+    unistd::{Pid, setsid},
 };
 
 use crate::{
@@ -360,6 +360,60 @@ fn a_terminal_that_is_closed_ends_the_command_be_it_silent_or_not() {
         assert_eq!(hsup.end().code(), Some(129), "{line}");
         hsup.nothing_is_left();
     }
+}
+
+/// A shell with job control at the terminal, which does `line`: `$hsup` begins there.
+fn jobs<'a>(terminal: &Terminal, app: &'a App, line: &str) -> Running<'a> {
+    let hsup = app.command("hsup");
+    #[expect(clippy::disallowed_methods, reason = "the shell that hsup is a job of")]
+    let mut shell = Command::new("bash");
+    let variables = hsup.get_envs();
+    shell
+        .env_clear()
+        .envs(variables.filter_map(|(name, value)| Some((name, value?))))
+        .env("hsup", hsup.get_program())
+        .current_dir(app.path("app"))
+        .args(["-c", &format!("set -m; {line}")]);
+    terminal.begin(app, shell)
+}
+
+#[test]
+fn behind_another_job_a_command_runs_without_a_terminal_and_a_signal_ends_it() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let line = "$hsup run 'echo begun; cat; [ -t 0 ] || echo none; exec sleep 1000' & \
+                echo \"job $!.\"; wait $!; echo \"code $?\"";
+    let mut shell = jobs(&terminal, &app, line);
+    terminal.wait_for(&shell, "begun\r\n");
+    terminal.wait_for(&shell, "none\r\n");
+    assert_eq!(terminal.settings(), before, "it is the shell's");
+    let shown = terminal.shown();
+    let pid = shown
+        .split_once("job ")
+        .unwrap()
+        .1
+        .split_once('.')
+        .unwrap()
+        .0;
+    kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGTERM).unwrap();
+    terminal.wait_for(&shell, "code 143\r\n");
+    terminal.ends(&mut shell, 0, &before);
+}
+
+#[test]
+fn what_is_typed_for_another_job_is_not_read_behind_it() {
+    let app = App::procfile("web: true\n");
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.settings();
+    let line = "$hsup run 'cat; echo end' > ../file & read -r line; echo \"got $line\"; \
+                wait $!; echo \"code $?\"; cat ../file";
+    let mut shell = jobs(&terminal, &app, line);
+    terminal.press(b"line\r");
+    terminal.wait_for(&shell, "got line\r\n");
+    terminal.wait_for(&shell, "code 0\r\n");
+    terminal.ends(&mut shell, 0, &before);
+    terminal.wait_for(&shell, "end\r\n");
 }
 
 #[test]
