@@ -43,12 +43,11 @@ fn property(key: &Key) -> Value {
             ]
         }),
     };
-    property["description"] = key
-        .help
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .into();
+    let mut help = key.help.split_whitespace().collect::<Vec<_>>().join(" ");
+    if key.may_be_path() {
+        help.push_str("; a relative path is relative to the directory of this file");
+    }
+    property["description"] = help.into();
     if let Some(default) = &key.default {
         property["default"] = default.clone().into();
     }

@@ -31,6 +31,18 @@ pub(super) struct Entry {
     pub(super) place: Place,
 }
 
+impl Entry {
+    /// Has a path mean the same wherever hsup is started: the file is in `folder`.
+    pub(super) fn settle(&mut self, folder: &Path, keys: &[Key]) {
+        let key = keys.iter().find(|key| key.name == self.key);
+        if let (Some(key), Given::Values(values)) = (key, &mut self.given) {
+            for value in values {
+                *value = key.in_folder(folder, std::mem::take(value));
+            }
+        }
+    }
+}
+
 /// Reads it.
 pub(super) fn parse(
     path: &Path,

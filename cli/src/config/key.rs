@@ -1,6 +1,9 @@
 //! All that can be configured: the options that every command has, as clap knows them.
 
-use std::any::TypeId;
+use std::{
+    any::TypeId,
+    path::{Path, PathBuf},
+};
 
 use clap::{Arg, ArgAction, Command};
 use hsup_core::driver::DriverOption;
@@ -24,6 +27,8 @@ pub(crate) struct Key {
     pub(crate) name: String,
     pub(crate) variable: String,
     pub(crate) kind: Kind,
+    /// Its value is a path.
+    is_path: bool,
     /// Its values are shown to nobody.
     pub(crate) secret: bool,
     pub(crate) default: Option<String>,
@@ -40,6 +45,24 @@ pub(crate) enum Kind {
     List,
     /// A list of `KEY=VALUE`, which a file may have as a table.
     Pairs,
+}
+
+impl Key {
+    /// Whether a value may be a path: the driver may be one, or a name.
+    pub(crate) fn may_be_path(&self) -> bool {
+        self.is_path || self.name == "driver"
+    }
+
+    /// The value that a file in `folder` means: a relative path is one from there, wherever hsup
+    /// is started.
+    pub(super) fn in_folder(&self, folder: &Path, value: String) -> String {
+        let is_path = self.is_path && !value.is_empty()
+            // A driver by its path, and not by its name.
+            || self.name == "driver" && value.contains('/');
+        // A folder that is no text cannot be in front of one: it is as it was written.
+        let placed = is_path.then(|| folder.join(&value).into_os_string().into_string());
+        placed.and_then(Result::ok).unwrap_or(value)
+    }
 }
 
 /// The keys, in the order of the help.
@@ -65,6 +88,7 @@ fn key(option: &Arg) -> Option<Key> {
     let default = defaults.map(|value| value.to_string_lossy().into_owned());
     Some(Key {
         variable: variable(name),
+        is_path: parsed == TypeId::of::<PathBuf>(),
         secret: parsed == TypeId::of::<SecretUrl>(),
         default: default.filter(|_| kind != Kind::Switch),
         help: option
@@ -131,6 +155,33 @@ pub(super) mod tests {
         }
         let no_key = |name: &str| all().iter().all(|key| key.name != name);
         assert!(["config", "help", "version"].into_iter().all(no_key));
+    }
+
+    #[test]
+    fn a_path_in_a_file_is_one_from_there() {
+        let all = all().into_iter().filter(|key| key.is_path);
+        let paths: Vec<_> = all.map(|key| key.name).collect();
+        let expected = [
+            "directory",
+            "control-dir",
+            "driver-socket",
+            "control-socket",
+            "state-dir",
+        ];
+        assert_eq!(paths, expected);
+        for (key, value, expected) in [
+            ("state-dir", "st", "/srv/shop/st"),
+            ("state-dir", "../st", "/srv/shop/../st"),
+            ("state-dir", "/st", "/st"),
+            ("state-dir", "", ""),
+            ("driver", "docker", "docker"),
+            ("driver", "./jail", "/srv/shop/./jail"),
+            ("grace", "5s", "5s"),
+            ("log-to", "file:///x", "file:///x"),
+        ] {
+            let placed = of(key).in_folder(Path::new("/srv/shop"), value.to_owned());
+            assert_eq!(placed, expected, "{key}");
+        }
     }
 
     #[test_case("log_to", Some("log-to"))]

@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs, io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
 };
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, parser::ValueSource};
@@ -363,7 +363,14 @@ impl<'a> Reader<'a> {
         let Ok(text) = String::from_utf8(text) else {
             return Err(ConfigError::NotUtf8 { path });
         };
-        self.entries.push(parse(&path, &text, self.keys, whose)?);
+        // Where there is no current directory, what is relative to it leads nowhere anyway.
+        let place = absolute(&path).unwrap_or_else(|_| path.clone());
+        let folder = place.parent().unwrap_or(&place);
+        let mut entries = parse(&path, &text, self.keys, whose)?;
+        for entry in &mut entries {
+            entry.settle(folder, self.keys);
+        }
+        self.entries.push(entries);
         self.files.push((path, Reading::Read));
         Ok(())
     }

@@ -129,6 +129,37 @@ fn an_apps_own_file_is_with_what_is_run() {
 }
 
 #[test]
+fn a_path_in_a_file_is_one_from_there_and_else_from_the_current_directory() {
+    let machine = Machine::new(&[
+        (
+            "etc/hsup.toml",
+            "driver = './jail'\ncontrol-socket = 'c.sock'",
+        ),
+        ("app/Procfile", "web: x"),
+        ("app/hsup.toml", "state-dir = 'st'"),
+    ]);
+    let at = |path: &str| machine.root.path().join(path);
+    let resolved = machine.resolve("hsup start", &[]).unwrap();
+    let options = resolved.cli.options;
+    assert_eq!(options.state_dir, Some(at("app/st")));
+    assert_eq!(options.control_socket, Some(at("etc/c.sock")));
+    assert_eq!(options.driver.map(PathBuf::from), Some(at("etc/./jail")));
+    let mut shown = resolved.settings.iter();
+    let shown = shown
+        .find(|setting| setting.key.name == "state-dir")
+        .unwrap();
+    let st = at("app/st").to_str().unwrap().to_owned();
+    assert_eq!(shown.given, Some(Given::Values(vec![st])));
+    for (line, variables) in [
+        ("hsup start --state-dir st", &[][..]),
+        ("hsup start", &[("HSUP_STATE_DIR", "st")]),
+    ] {
+        let options = machine.resolve(line, variables).unwrap().cli.options;
+        assert_eq!(options.state_dir, Some(PathBuf::from("st")), "{line}");
+    }
+}
+
+#[test]
 fn the_machines_file_is_no_apps() {
     let text = "control-dir = '/srv/releases'\ngrace = 1";
     let machine = Machine::new(&[("etc/hsup.toml", text)]);
