@@ -57,6 +57,11 @@ pub(super) enum ExportError {
         variable: &'static str,
         name: String,
     },
+    /// The same, where a variable of the shell says so: the unit has other ones.
+    #[error(
+        "{variable} may hold a token, and everybody may read a unit: write {variable}=… into /etc/hsup/apps/{name}.env, and leave it out here (`env -u {variable} hsup export …`)"
+    )]
+    SecretVariable { variable: String, name: String },
     /// The socket unit says it.
     #[error("-s has no place here: the units' control socket is {}", control_socket(.0))]
     Socket(String),
@@ -106,6 +111,7 @@ pub(super) fn systemd(
     let matches = Cli::command().get_matches_from(words);
     let name = name(args, options, &found.app.is)?;
     refuse(&matches, &name)?;
+    refuse_variables(found.settings, &name)?;
     let mut given = given(&matches)?;
     // What a file says is no business of the units: hsup finds it there again.
     if !found.app.is_in_a_file {
@@ -141,9 +147,9 @@ fn of_app(app: &AppIs) -> Result<Vec<OsString>, ExportError> {
 /// What the variables say, as one would type it: the service has other ones.
 fn of_variables(found: &Found<'_>, options: &Options) -> Vec<OsString> {
     let has_place = |setting: &&Setting| match setting.key.name.as_str() {
-        // Everybody may read a unit; and it has a socket of its own.
-        "logplex-url" | "log-to" | "control-socket" => false,
-        key => !SOURCES.contains(&key),
+        // It has one of its own.
+        "control-socket" => false,
+        key => !setting.key.secret && !SOURCES.contains(&key),
     };
     let is_variables = |setting: &&Setting| matches!(setting.origin, Origin::Variable(_));
     let settings = found.settings.iter().filter(is_variables).filter(has_place);
@@ -211,6 +217,20 @@ fn refuse(matches: &ArgMatches, name: &str) -> Result<(), ExportError> {
     }
     if stands(matches, "control_socket") {
         return Err(ExportError::Socket(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Refuses variables that name log drains: left out, they would be missed where the app runs.
+fn refuse_variables(settings: &[Setting], name: &str) -> Result<(), ExportError> {
+    let secrets = settings.iter().filter(|setting| setting.key.secret);
+    for setting in secrets {
+        if let Origin::Variable(variable) = &setting.origin {
+            return Err(ExportError::SecretVariable {
+                variable: variable.clone(),
+                name: name.to_owned(),
+            });
+        }
     }
     Ok(())
 }
@@ -430,7 +450,6 @@ mod tests {
                     ("HSUP_GRACE", "7s"),
                     ("HSUP_LINGER", "1h"),
                     ("HSUP_STATE_DIR", "/srv/state"),
-                    ("LOGPLEX_URL", "https://t:s3cret@h"),
                 ],
                 "hsup export systemd shop --grace 5s"
             ),
@@ -509,6 +528,20 @@ mod tests {
         let error = exported(line).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test_case("LOGPLEX_URL", "https://t:s3cret@h")]
+    #[test_case("HSUP_LOG_TO", "file:///s3cret https://t:s3cret@h")]
+    fn a_drain_that_a_variable_names_is_refused(variable: &str, value: &str) {
+        let line = "hsup export systemd x -C /srv/shop";
+        let error = exported_with(&[(variable, value)], line).unwrap_err();
+        let expected = format!(
+            "{variable} may hold a token, and everybody may read a unit: write {variable}=… into \
+             /etc/hsup/apps/x.env, and leave it out here (`env -u {variable} hsup export …`)"
+        );
+        assert_eq!(error.to_string(), expected);
+        // One that says nothing is no drain.
+        assert!(exported_with(&[(variable, "")], line).is_ok());
     }
 
     #[test]
