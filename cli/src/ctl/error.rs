@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hsup_core::formation::FormationChangeError;
+use hsup_core::{formation::FormationChangeError, source::control_file::MAX_SIZE};
 use thiserror::Error;
 use tonic::{Code, Status};
 
@@ -62,6 +62,10 @@ pub enum CtlError {
     /// In hsup's words, but where the text came from is known on this side only.
     #[error("{} is not a release: {why}", of_file(path))]
     NotARelease { path: PathBuf, why: String },
+
+    /// hsup would not take it.
+    #[error("{} is no release: it is larger than {MAX_SIZE} bytes", of_file(path))]
+    TooLarge { path: PathBuf },
 
     #[error("failed to read the release from `{}`", path.display())]
     ReadRelease { path: PathBuf, source: io::Error },
@@ -148,6 +152,9 @@ impl CtlError {
                 Some("`hsupctl releases` shows what its dynos said last".to_owned())
             }
             Self::NotUp(_) => Some("`hsupctl status DYNO` shows what it said last".to_owned()),
+            Self::TooLarge { .. } => {
+                Some("what is large belongs into the slug, and not into config vars".to_owned())
+            }
             Self::Silent(_) => Some("is it stopped, or under a debugger?".to_owned()),
             Self::NoDriverCheck => {
                 Some("build it with `cargo build -p hsup-tests --bin hsup-driver-check`".to_owned())

@@ -3,11 +3,12 @@
 mod report;
 
 use std::{
-    fs,
-    io::{self, Read as _},
+    fs::File,
+    io::{self, Read},
     path::Path,
 };
 
+use hsup_core::source::control_file::MAX_SIZE;
 use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, ListReleasesRequest, PlanReleaseRequest,
     ReleaseState, RollbackRequest,
@@ -19,18 +20,30 @@ pub use self::report::{ApplyReport, PlanReport, ProcessReport, ReleaseReport, Re
 use super::{Outcome, args::Output, connect::Supervisor, error::CtlError, promptly, to_json};
 use crate::look::{Look, Report as _};
 
-/// The text of a control file, from a file or for `-` from standard input.
+/// The text of a control file, from a file or for `-` from standard input. What is larger than a
+/// release may be is refused here: as a message it would be cut off before hsup can say so.
 pub fn read(path: &Path) -> Result<Vec<u8>, CtlError> {
     let read = if path == Path::new("-") {
-        let mut text = Vec::new();
-        io::stdin().read_to_end(&mut text).map(|_| text)
+        read_limited(io::stdin().lock())
     } else {
-        fs::read(path)
+        File::open(path).and_then(read_limited)
     };
-    read.map_err(|source| CtlError::ReadRelease {
+    let text = read.map_err(|source| CtlError::ReadRelease {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    if text.len() as u64 > MAX_SIZE {
+        let path = path.to_owned();
+        return Err(CtlError::TooLarge { path });
+    }
+    Ok(text)
+}
+
+/// All of it, or so much that it is seen to be too large.
+fn read_limited(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    source.take(MAX_SIZE + 1).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 pub async fn list(

@@ -19,9 +19,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes};
 
 use super::{Control, ControlError};
+use crate::source::control_file;
 
 /// Status messages travel in a header, whose size clients limit.
 const MESSAGE_MAX: usize = 4096;
+
+/// What a request may have beside the largest release that a file may be.
+const AROUND_A_RELEASE: usize = 64 * 1024;
 
 /// The services: the supervisor, and server reflection in both its versions.
 pub(super) fn routes<C: Control>(
@@ -33,7 +37,11 @@ pub(super) fn routes<C: Control>(
             .register_encoded_file_descriptor_set(hsup_proto::FILE_DESCRIPTOR_SET)
             .with_service_name("hsup.control.v1.Supervisor")
     };
-    let supervisor = SupervisorServer::new(Service { control, shutdown });
+    let request_max = usize::try_from(control_file::MAX_SIZE)
+        .unwrap_or(usize::MAX)
+        .saturating_add(AROUND_A_RELEASE);
+    let supervisor =
+        SupervisorServer::new(Service { control, shutdown }).max_decoding_message_size(request_max);
     Ok(Routes::new(supervisor)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -154,6 +154,40 @@ fn a_release_is_planned_applied_and_listed() {
 }
 
 #[test]
+fn a_release_that_is_too_large_is_refused_with_the_limit() {
+    const LIMIT: usize = 4 << 20;
+    let app = quiet();
+    let hsup = app.start(&[]);
+    hsup.wait_up(&["worker.1"]);
+    let path = app.path("large.json");
+    let path = path.to_str().unwrap();
+    let sized = |size: usize| {
+        let text =
+            r#"{"Version":2,"Processes":[{"Type":"worker","Quantity":1,"Args":["sleep","1000"]}]}"#;
+        app.write(
+            "large.json",
+            &format!("{text}{}", " ".repeat(size - text.len())),
+        );
+    };
+    sized(LIMIT + 1);
+    for command in ["apply", "plan"] {
+        let (code, text, error) = said(&app, &[command, path]);
+        assert_eq!((code, text.as_str()), (Some(1), ""), "{error}");
+        let expected = format!(
+            "hsupctl: `{path}` is no release: it is larger than {LIMIT} bytes\n\
+             hint: what is large belongs into the slug, and not into config vars\n"
+        );
+        assert_eq!(error, expected);
+    }
+    // What a file of the control directory may have, may come this way.
+    sized(LIMIT);
+    let (code, plan, error) = said(&app, &["plan", path]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(plan.contains("Restarts worker.1"), "{plan}");
+    hsup.interrupt();
+}
+
+#[test]
 fn a_scaling_that_cannot_be_meant_is_wrong_usage_and_changes_nothing() {
     let app = App::procfile("worker: sleep 1000\nother: sleep 1000\n");
     let hsup = app.start(&["worker=2", "other"]);
