@@ -45,7 +45,8 @@ pub async fn run(
     // What follows ends here once hsup has shut down: had it been killed, the stream would
     // have broken off.
     let mut outcome = Outcome::done(String::new());
-    if is_empty && !args.tail {
+    // Who asks for none is told nothing by their absence.
+    if is_empty && !args.tail && args.lines != Some(0) {
         outcome.complaint = nothing(&args);
     }
     Ok(outcome)

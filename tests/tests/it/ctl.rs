@@ -562,6 +562,11 @@ fn logs_without_a_line_say_so() {
         " of worker.1 or idle from the source app",
     );
     assert_eq!(
+        said(&app, &["logs", "-n", "0"]),
+        (Some(0), String::new(), String::new()),
+        "no line is what was asked for"
+    );
+    assert_eq!(
         said(&app, &["logs", "-d", "worker"]).2,
         "",
         "a type is a name, too"
