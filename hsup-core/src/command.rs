@@ -48,9 +48,12 @@ pub fn shell_line(words: &[OsString]) -> Result<String, ShellLineError> {
     }
 }
 
-/// What executes a shell line.
+/// What executes a shell line: these three words, as drivers are promised.
 pub fn argv(line: &str) -> Vec<String> {
-    ["bash", "-c", line].map(str::to_owned).into()
+    // Else bash takes it for an option of its own. A blank before a line changes nothing of it.
+    let is_like_an_option = line.starts_with(['-', '+']);
+    let blank = if is_like_an_option { " " } else { "" };
+    vec!["bash".into(), "-c".into(), format!("{blank}{line}")]
 }
 
 /// The word as a shell reads it back, whatever is in it.
@@ -80,7 +83,10 @@ mod tests {
 
     /// What bash makes of a line.
     fn run(line: &str) -> Vec<u8> {
-        let argv = argv(line);
+        execute(&argv(line))
+    }
+
+    fn execute(argv: &[String]) -> Vec<u8> {
         #[expect(
             clippy::disallowed_methods,
             reason = "the shell itself is the reference"
@@ -117,6 +123,18 @@ mod tests {
     fn words_arrive_as_they_were_given() {
         assert_eq!(run(&line(&["printf", "%s\\n", "a b"])), b"a b\n");
         assert_eq!(run("echo $((1 + 1))"), b"2\n");
+    }
+
+    /// It is a command that is not there.
+    #[test_case("-x")]
+    #[test_case("--version")]
+    #[test_case("+x")]
+    fn a_line_is_no_option_of_the_shell(line: &str) {
+        let argv = argv(&format!("{line} 2>&1 || echo \"code $?\""));
+        assert_eq!(argv[..2], ["bash", "-c"]);
+        let output = execute(&argv);
+        let output = String::from_utf8(output).unwrap();
+        assert!(output.ends_with("code 127\n"), "{output}");
     }
 
     proptest! {
