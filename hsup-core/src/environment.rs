@@ -58,7 +58,7 @@ pub struct Dyno<'a> {
 /// The environment of `dyno`, which is one of `release`.
 ///
 /// `host` is hsup's own environment, such as [`std::env::vars_os`] has it. What of it is
-/// not UTF-8 is left out: it does not fit through the driver protocol.
+/// not UTF-8 is left out, as [`left_out`] tells: it does not fit through the driver protocol.
 pub fn dyno_environment(
     base: Base,
     host: impl IntoIterator<Item = (OsString, OsString)>,
@@ -69,10 +69,7 @@ pub fn dyno_environment(
         Base::Container => [("PATH", CONTAINER_PATH), ("HOME", "/app"), ("PWD", "/app")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
-        Base::Login => of_host(host, |name| LOGIN.contains(&name)),
-        Base::Inherited => of_host(host, |name| {
-            !name.starts_with("HSUP_") && !OF_THE_SERVICE.contains(&name)
-        }),
+        Base::Login | Base::Inherited => of_host(host, |name| base.takes(name)),
     };
     if base != Base::Inherited || release.metadata.is_some() {
         environment.extend(metadata(release, dyno.id));
@@ -82,6 +79,36 @@ pub fn dyno_environment(
     environment.insert("PORT".to_owned(), dyno.port.to_string());
     environment.insert("DYNO".to_owned(), dyno.name.to_string());
     environment
+}
+
+impl Base {
+    /// Whether a variable of hsup's own environment is part of it.
+    fn takes(self, name: &str) -> bool {
+        match self {
+            Self::Inherited => !name.starts_with("HSUP_") && !OF_THE_SERVICE.contains(&name),
+            Self::Login => LOGIN.contains(&name),
+            Self::Container => false,
+        }
+    }
+}
+
+/// Which variables of `host` dynos do without though they would be part of `base`, for people:
+/// names, and no values. None: there are none.
+pub fn left_out(
+    base: Base,
+    host: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Option<String> {
+    let mut names: Vec<String> = host
+        .into_iter()
+        .filter(|(name, value)| name.to_str().is_none() || value.to_str().is_none())
+        .map(|(name, _)| name.to_string_lossy().escape_debug().to_string())
+        .filter(|name| base.takes(name))
+        .collect();
+    names.sort();
+    (!names.is_empty()).then(|| {
+        let names = names.join(", ");
+        format!("dynos do without these variables of hsup's, which are not UTF-8: {names}")
+    })
 }
 
 /// What Heroku tells dynos of themselves, as far as it is known. An app that runs in its
@@ -263,6 +290,30 @@ mod tests {
     ]; "container")]
     fn a_base(base: Base, expected: &[&str]) {
         assert_eq!(environment(base, &[]), expected);
+    }
+
+    #[test]
+    fn what_is_left_out_is_named_and_its_value_is_not() {
+        let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let odd = || {
+            [
+                (bytes(b"X\xe9"), "hunter2".into()),
+                ("ODD".into(), bytes(b"hunter2\xff")),
+                ("LANG".into(), bytes(b"\xff")),
+                ("HSUP_X".into(), bytes(b"\xff")),
+            ]
+        };
+        let of = |base| left_out(base, host().chain(odd()));
+        let said = |names: &str| {
+            Some(format!(
+                "dynos do without these variables of hsup's, which are not UTF-8: {names}"
+            ))
+        };
+        assert_eq!(of(Base::Inherited), said("LANG, ODD, ODD, X\u{fffd}"));
+        assert_eq!(of(Base::Login), said("LANG"));
+        assert_eq!(of(Base::Container), None);
+        let fine = host().filter(|(name, _)| name != "ODD");
+        assert_eq!(left_out(Base::Inherited, fine), None);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use check::{HttpCheck, ParseHttpCheckError};
 pub use io::{FdBudget, IoDir, IoDirError, clear as clear_io};
 pub use ledger::Ledger;
 pub(crate) use node::node;
-pub(crate) use request::Request;
+pub(crate) use request::{Request, base_on};
 pub(crate) use starting::Starting;
 pub use task::spawn;
 pub use tasks::Tasks;

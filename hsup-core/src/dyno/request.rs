@@ -36,11 +36,7 @@ impl Request<'_> {
         artifact: &str,
         host: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> StartRequest {
-        let base = if up.has_own_network() {
-            Base::Container
-        } else {
-            self.host_base
-        };
+        let base = base_on(up, self.host_base);
         let process = self.dyno.name;
         StartRequest {
             dyno_id: self.dyno.id.to_string(),
@@ -59,5 +55,14 @@ impl Request<'_> {
             linger_ms: u32::try_from(self.linger.as_millis()).unwrap_or(u32::MAX),
             ..StartRequest::default()
         }
+    }
+}
+
+/// What a dyno on this driver starts with: of the host only where it shares that.
+pub(crate) fn base_on(up: &Up, host_base: Base) -> Base {
+    if up.has_own_network() {
+        Base::Container
+    } else {
+        host_base
     }
 }

@@ -57,7 +57,7 @@ use crate::{
         DriverLink, DriverOptions, DriverSpec, LinkSettings, Up,
         demands::{self, NoBindsError},
     },
-    dyno::{IoDirError, Request},
+    dyno::{IoDirError, Request, base_on},
     environment,
     exit::{Ending, ExitStatus},
     files,
@@ -355,8 +355,11 @@ impl Command {
             Ok(prepared) => prepared?,
             Err(code) => return Ok(code),
         };
-        if let Some(unmet) = demands::unmet(&up.info, &loaded.release) {
-            tell(&format!("Warning: {unmet}"));
+        let base = base_on(&up, loaded.base);
+        let left_out = environment::left_out(base, std::env::vars_os());
+        let unmet = demands::unmet(&up.info, &loaded.release);
+        for warning in unmet.into_iter().chain(left_out) {
+            tell(&format!("Warning: {warning}"));
         }
         if matches!(streams, Streams::Terminal(_)) && !up.capabilities.has(Capability::Attach) {
             streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);

@@ -13,7 +13,8 @@ use super::{
 use crate::{
     control::ControlError,
     driver::{Link, NOT_YET, demands},
-    dyno::{Adopted, Birth, DynoSpec, IoDir, STARTS_IN_FLIGHT},
+    dyno::{Adopted, Birth, DynoSpec, IoDir, STARTS_IN_FLIGHT, base_on},
+    environment,
     lifecycle::Stop,
     releases::{Id, Releases, Resume},
     source::Source,
@@ -153,6 +154,11 @@ impl Actor {
                         .map_err(|error| RunError::Driver(error.to_string()))?;
                     if let Err(why) = up.fitness() {
                         self.note(format!("The {} driver is not ready: {why}", up.info.name));
+                    }
+                    let base = base_on(&up, self.shared.host_base);
+                    let host = self.shared.host_vars.iter().cloned();
+                    if let Some(left_out) = environment::left_out(base, host) {
+                        self.note(format!("Warning: {left_out}"));
                     }
                     return Ok(stop.map_or(Begin::Supervise, Begin::Stop));
                 }

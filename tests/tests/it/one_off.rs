@@ -1,11 +1,12 @@
 //! `hsup run`: codes, bytes, pipes.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, PipeReader, Read as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::{fs::OpenOptionsExt as _, net::UnixStream},
+        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _, net::UnixStream},
     },
     process::Stdio,
     thread,
@@ -68,6 +69,26 @@ fn words_and_bytes_arrive_as_they_are() {
     let output = app.run(&["run", "echo $DYNO; echo problem >&2"]);
     assert_eq!(output.stdout, b"run.1\n");
     assert_eq!(output.stderr, b"problem\n");
+}
+
+#[test]
+fn variables_that_cannot_be_passed_on_are_named() {
+    let app = App::procfile("worker: sleep 1000\n");
+    let odd = OsStr::from_bytes(b"caf\xe9");
+    let mut command = app.command("hsup");
+    command.args(["run", "env | grep -a ^ODD || echo none"]);
+    let output = deadline::output(command.env("ODD", odd));
+    assert_eq!(output.stdout, b"none\n");
+    let warning = "Warning: dynos do without these variables of hsup's, which are not UTF-8: ODD\n";
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!("hsup: {warning}")
+    );
+    let hsup = app.start_as(&[], |command| {
+        command.env("ODD", odd);
+    });
+    hsup.wait_for_line(warning);
+    hsup.interrupt();
 }
 
 #[test]
