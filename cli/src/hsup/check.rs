@@ -10,15 +10,16 @@ use hsup_core::{
     files::{Links, read_regular},
     ports,
     release::Release,
+    rollout,
     source::{SourceSpec, control_file, directory, heroku},
 };
 
 use crate::look::one_line;
 
 /// Reads the release of `source`; shows its formation, or fails with what is wrong.
-pub(super) fn check(source: &SourceSpec) -> anyhow::Result<u8> {
+pub(super) fn check(source: &SourceSpec, rollouts: &rollout::Policy) -> anyhow::Result<u8> {
     let (release, warnings) = load(source)?;
-    for warning in warnings {
+    for warning in warnings.into_iter().chain(rollouts.idle(&release)) {
         writeln!(io::stderr(), "warning: {warning}").context("failed to write a warning")?;
     }
     io::stdout()

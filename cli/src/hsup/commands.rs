@@ -124,7 +124,7 @@ fn execute(resolved: Resolved, current_dir: Option<PathBuf>) -> anyhow::Result<u
             let (settings, config) = (&resolved.settings, resolved.config.as_deref());
             export_units(&meant, &options, &args, settings, config)
         }
-        Command::Check => check_app(&meant, &options),
+        Command::Check => check_app(&meant, options),
         Command::Start { types } => start_app(&meant, options, types, &said),
         Command::Run { words } => run_one_off(&meant, options, words, &said),
         Command::Build => build(&meant, options),
@@ -178,10 +178,10 @@ fn export_units(
     show(units.as_bytes())
 }
 
-fn check_app(meant: &Meant, options: &Options) -> anyhow::Result<u8> {
-    let source = meant.source(options)?;
-    named_driver(options)?;
-    check::check(&source)
+fn check_app(meant: &Meant, options: Options) -> anyhow::Result<u8> {
+    let source = meant.source(&options)?;
+    named_driver(&options)?;
+    check::check(&source, &rollout::Policy::new(options.strategies, None))
 }
 
 fn start_app(

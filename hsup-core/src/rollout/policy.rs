@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, str::FromStr};
 use thiserror::Error;
 
 use super::Strategy;
-use crate::{formation::MAX_QUANTITY, name::ProcessType};
+use crate::{formation::MAX_QUANTITY, name::ProcessType, release::Release};
 
 /// The operator's choices that concern every rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +109,31 @@ impl Policy {
         Ok(())
     }
 
+    /// What of it has no effect on a release with these process types, for people.
+    pub fn idle(&self, release: &Release) -> Option<String> {
+        let types = || {
+            release
+                .processes
+                .iter()
+                .map(|process| &process.process_type)
+        };
+        let idle: Vec<_> = self
+            .of_type
+            .keys()
+            .filter(|named| types().all(|there| there != *named))
+            .map(ToString::to_string)
+            .collect();
+        let there: Vec<_> = types().map(ToString::to_string).collect();
+        (!idle.is_empty()).then(|| {
+            format!(
+                "--strategy has no effect on {}: v{} has the process types {}",
+                idle.join(", "),
+                release.version,
+                there.join(", ")
+            )
+        })
+    }
+
     fn wish(&self, process_type: &ProcessType) -> Option<Strategy> {
         self.of_type.get(process_type).copied().or(self.strategy)
     }
@@ -170,6 +195,28 @@ mod tests {
     use test_case::test_case;
 
     use super::*;
+    use crate::release::Process;
+
+    #[test]
+    fn a_strategy_of_a_type_that_there_is_not_is_idle() {
+        let process = |name: &str| Process::new(name.parse().unwrap(), "true", 1);
+        let release = Release {
+            version: 3,
+            processes: vec![process("web"), process("worker")],
+            ..Release::default()
+        };
+        let idle = |texts: &[&str]| {
+            let strategies = texts.iter().map(|text| text.parse().unwrap());
+            Policy::new(strategies, None).idle(&release)
+        };
+        assert_eq!(idle(&["stop-first", "worker=start-first"]), None);
+        let expected =
+            "--strategy has no effect on jobs, wroker: v3 has the process types web, worker";
+        assert_eq!(
+            idle(&["wroker=stop-first", "web=stop-first", "jobs=stop-first"]).as_deref(),
+            Some(expected)
+        );
+    }
 
     fn policy(strategies: &[&str]) -> Policy {
         Policy::new(strategies.iter().map(|text| text.parse().unwrap()), None)

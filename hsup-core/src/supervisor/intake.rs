@@ -193,6 +193,9 @@ impl Actor {
             return self.fail(RunError::NoRelease(why));
         }
         self.has_begun = true;
+        if let Some(wanted) = self.wanted() {
+            self.tell_idle(&wanted.release);
+        }
         // What the command line names can be run.
         let saved = self.memory.update(|_| ());
         self.complain(saved);
@@ -214,6 +217,10 @@ impl Actor {
             self.check_types(&release)?;
         }
         self.expect_names(&self.wishes.formation(&release));
+        // Of what is begun with it is told when that is known.
+        if self.has_begun {
+            self.tell_idle(&release);
+        }
         if let Some(wanted) = self.wanted() {
             let id = wanted.id;
             match release.change_from(&wanted.release) {
@@ -260,6 +267,14 @@ impl Actor {
         let decisions = self.releases.taken_in(taken.id, newness);
         self.decide(decisions);
         Ok(Taken::In(taken.id))
+    }
+
+    /// Says which strategies a release has no dynos for: one of a type that is written wrongly
+    /// would be missed where it is meant.
+    fn tell_idle(&self, release: &Release) {
+        if let Some(idle) = self.rollouts.idle(release) {
+            self.note_release(format!("Warning: {idle}"));
+        }
     }
 
     pub(super) fn name_app(&self, release: &mut Release) {

@@ -52,6 +52,39 @@ fn what_is_wrong_is_told_with_its_place() {
 }
 
 #[test]
+fn a_strategy_of_a_type_that_there_is_not_is_told() {
+    let app = App::procfile("web: true\nworker: true\n");
+    let strategies = [
+        "--strategy",
+        "wroker=stop-first",
+        "--strategy",
+        "web=stop-first",
+    ];
+    let (code, shown, error) = said(&app, &[&["check"][..], &strategies].concat());
+    assert_eq!((code, shown.lines().count()), (Some(0), 2), "{error}");
+    let idle = "--strategy has no effect on wroker: v1 has the process types web, worker\n";
+    assert_eq!(error, format!("warning: {idle}"));
+    let hsup = app.start(&strategies);
+    hsup.wait_for_line(&format!("Warning: {idle}"));
+    hsup.interrupt();
+}
+
+#[test]
+fn a_release_that_has_no_type_of_a_strategy_is_told_when_it_comes() {
+    let app = App::empty();
+    let hsup = app.control(&["--strategy", "worker=stop-first"]);
+    let process =
+        |name: &str| format!(r#"{{"Type":"{name}","Quantity":1,"Args":["sleep","1000"]}}"#);
+    app.release(1, "", &process("worker"));
+    hsup.wait_up(&["worker.1"]);
+    assert!(!hsup.log().contains("no effect"), "{}", hsup.log());
+    app.release(2, "", &process("job"));
+    hsup.wait_for_line("Warning: --strategy has no effect on worker: v2 has the process types job");
+    hsup.wait_up(&["job.1"]);
+    hsup.interrupt();
+}
+
+#[test]
 fn of_a_control_directory_the_newer_file_counts() {
     let app = App::empty();
     let control = control_dir(&app);
