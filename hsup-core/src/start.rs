@@ -31,7 +31,7 @@ use crate::{
     driver::{DriverOptions, DriverSpec},
     dyno::{DynoPolicy, Shared},
     files,
-    logs::{DrainTarget, TerminalSettings},
+    logs::{DrainTarget, SYSTEM, TerminalSettings},
     name::ProcessType,
     notify::{self, News},
     paths::PathsError,
@@ -166,10 +166,13 @@ pub async fn start(options: StartOptions) -> Result<u8, StartError> {
 
     let ending = CancellationToken::new();
     let socket_stays = claim.listener.outlives_hsup();
-    let server = tokio::spawn(control::serve(
+    let logs = shared.logs.clone();
+    let server = tokio::spawn(control::serve_on(
         claim.listener,
         handle.clone(),
         ending.clone(),
+        claim.again,
+        move |text| logs.note(SYSTEM, text),
     ));
     notify::tell(News::Ready);
     if notify::is_wanted() {

@@ -90,7 +90,7 @@ impl ControlListener {
             listener,
             guard: Some(SocketGuard {
                 path: path.to_owned(),
-                _lock: lock,
+                lock,
             }),
             path: Some(path.to_owned()),
         })
@@ -140,12 +140,14 @@ impl ControlListener {
 #[derive(Debug)]
 pub(super) struct SocketGuard {
     path: PathBuf,
-    _lock: SocketLock,
+    lock: SocketLock,
 }
 
 impl Drop for SocketGuard {
     fn drop(&mut self) {
-        remove(&self.path);
+        if self.lock.is_there() {
+            remove(&self.path);
+        }
     }
 }
 
@@ -160,7 +162,7 @@ fn remove(path: &Path) {
 #[derive(Debug)]
 struct SocketLock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl SocketLock {
@@ -209,15 +211,23 @@ impl SocketLock {
             file.set_len(0)
                 .and_then(|()| writeln!(file, "{}", std::process::id()))
                 .map_err(failed)?;
-            return Ok(Self { path, _file: file });
+            return Ok(Self { path, file });
         }
+    }
+
+    /// Whether it still guards the socket: where somebody has removed both, what is there now is
+    /// somebody else's.
+    fn is_there(&self) -> bool {
+        locked::is_at(&self.file, &self.path)
     }
 }
 
 impl Drop for SocketLock {
     fn drop(&mut self) {
         // Removed before the descriptor is closed: whoever has it open finds that out.
-        remove(&self.path);
+        if self.is_there() {
+            remove(&self.path);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod link;
 mod listener;
 mod metrics;
 
-use std::{io, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, EventsResponse, GetDriverResponse, GetStatusRequest,
@@ -28,6 +28,10 @@ use hsup_proto::control::{
     StopResponse,
 };
 use thiserror::Error;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +46,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long a connection that was taken from a socket that outlives hsup has to bring its request:
 /// in the queue it would have waited for the next hsup.
 const LAST_REQUESTS: Duration = Duration::from_millis(100);
+
+/// How often to look whether the control socket is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What can be asked of a supervisor. See `control.proto` for what each call means.
 ///
@@ -159,6 +166,58 @@ pub async fn serve<C: Control>(
     };
     drop(guard);
     result
+}
+
+/// Makes the control socket again, in a folder that it may have to make first.
+pub(crate) type Again = Box<dyn Fn() -> Option<ControlListener> + Send>;
+
+/// As [`serve`], also where somebody removes the socket meanwhile, as logind does with a user's
+/// whole runtime directory at a logout: `again` makes another one, and `tell` is told. Whoever is
+/// connected stays so.
+///
+/// # Errors
+/// As [`serve`].
+pub(crate) async fn serve_on<C: Control>(
+    listener: ControlListener,
+    control: C,
+    shutdown: CancellationToken,
+    again: Again,
+    tell: impl Fn(&str),
+) -> Result<(), ServeError> {
+    // One that was handed down is for whoever made it to make again.
+    let is_ours = !listener.outlives_hsup();
+    let mut path = listener.path().map(Path::to_owned);
+    let mut servers = JoinSet::new();
+    servers.spawn(serve(listener, control.clone(), shutdown.clone()));
+    let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            ended = servers.join_next() => match ended {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(failed)) => return failed,
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                None => return Ok(()),
+            },
+            _ = look.tick(), if is_ours && !shutdown.is_cancelled() => {
+                let is_gone = path.as_deref().is_some_and(is_gone);
+                let Some(listener) = is_gone.then(&again).flatten() else {
+                    continue;
+                };
+                path = listener.path().map(Path::to_owned);
+                if let Some(path) = &path {
+                    let path = path.display();
+                    tell(&format!("The control socket was removed: it is at {path} again"));
+                }
+                servers.spawn(serve(listener, control.clone(), shutdown.clone()));
+            }
+        }
+    }
+}
+
+/// Whether nothing at all is there: what else is there instead is somebody's.
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Both faces, over a real socket, with a supervisor that only pretends.
 
 use std::{
-    fs,
     os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use hsup_proto::control::{

@@ -10,7 +10,7 @@ use hsup_driver_kit::listen::handed::Handed;
 
 use super::{StartError, StartOptions};
 use crate::{
-    control::{self, ControlListener},
+    control::{self, Again, ControlListener},
     environment::Base,
     files,
     name::ProcessType,
@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Claim {
     pub(super) folders: Folders,
     pub(super) listener: ControlListener,
+    /// Makes another one, and the folders, when somebody has removed them.
+    pub(super) again: Again,
     pub(super) state: StateDir,
 }
 
@@ -73,9 +75,23 @@ pub(super) fn claim(options: &StartOptions) -> Result<(Claim, Found), StartError
     };
     let folders = Folders::make(&paths, state.supervisor_id())?;
     control::lead_to(&folders.run, listener.path().filter(|_| is_elsewhere));
+    let again = {
+        let (named, paths) = (options.control_socket.clone(), paths.clone());
+        let id = state.supervisor_id().clone();
+        move || {
+            // Where they cannot be made dynos tell, or whoever is started next.
+            drop(paths.io_dir(&id));
+            let path = match &named {
+                Some(path) => path.clone(),
+                None => paths.control_socket(&key).ok()?,
+            };
+            ControlListener::bind(&path).ok()
+        }
+    };
     let claim = Claim {
         folders,
         listener,
+        again: Box::new(again),
         state,
     };
     let found = Found {

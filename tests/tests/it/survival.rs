@@ -485,6 +485,22 @@ fn a_runtime_folder_that_was_cleared_up_is_made_again() {
 }
 
 #[test]
+fn a_control_socket_that_was_removed_is_made_again() {
+    let app = App::procfile("worker: exec sleep 1000\n");
+    let hsup = app.start(&[]);
+    let before = hsup.wait_up(&["worker.1"]);
+    std::fs::remove_dir_all(app.path("rt/hsup")).unwrap();
+    hsup.wait_for_line("The control socket was removed: it is at ");
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    // And once more, with dynos that need their folder.
+    std::fs::remove_dir_all(app.path("rt/hsup")).unwrap();
+    hsup.wait_for("another socket", || hsup.up(&["worker.1"]));
+    assert!(app.ctl(&["restart"]).status.success());
+    assert_ne!(hsup.wait_up(&["worker.1"]), before);
+    hsup.interrupt();
+}
+
+#[test]
 fn what_cannot_even_begin_is_told_once() {
     let app = App::procfile("worker: exec sleep 1000\n");
     let hsup = app.start(&[]);
