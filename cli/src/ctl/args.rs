@@ -131,7 +131,8 @@ it is back. Needs a terminal; `ps`, `logs -t` and `events` do not.")]
 Without a version: the release that ran before the current one; while another is rolled out, the
 current one. hsup remembers the last 20 releases. What the driver still has of one (libcontainer:
 the last 5 slugs, --keep-slugs; docker: the last 3 images, DOCKER_KEEP_IMAGES) is neither fetched
-nor built. Else a slug with a checksum is fetched again and verified, and one without is refused.")]
+nor built. Else a slug with a checksum is fetched again and verified, and one without is refused.
+The simple driver keeps nothing: its dynos run in the directory as it is now.")]
     Rollback {
         /// The release to go back to, such as v3
         #[arg(value_name = "VERSION", value_parser = version)]

@@ -217,7 +217,8 @@ impl History {
         })
     }
 
-    /// Takes in a release, which is now building, and the text that it came as.
+    /// Takes in a release, which is now building, and the text that it came as; `repeats` is the
+    /// earlier one that it is, whose record stays then.
     ///
     /// # Errors
     /// When it cannot be saved: then it is not taken in, for after a crash nobody would know
@@ -227,6 +228,7 @@ impl History {
         release: Release,
         text: Option<ControlText>,
         source: impl Into<String>,
+        repeats: Option<u64>,
         at_unix_ms: i64,
     ) -> Result<TakenIn, SaveError> {
         let before = self.contents.clone();
@@ -234,6 +236,7 @@ impl History {
         let id = self.contents.last_id;
         let record = ReleaseRecord {
             text,
+            repeats,
             ..ReleaseRecord::new(id, release, source, at_unix_ms)
         };
         self.contents.releases.insert(0, record);
@@ -289,14 +292,17 @@ impl History {
         self.save()
     }
 
-    /// Drops what is too old, but never one of the last good releases or one that is on its way.
+    /// Drops what is too old, but never one of the last good releases, one that is on its way, or the
+    /// one that this repeats: what was built of it is needed.
     fn forget(&mut self) -> Vec<ReleaseRecord> {
         let good = self.iter().filter(|record| record.state.is_good());
         let last_good = self.last_good().map(|record| record.id);
+        let undecided = self.iter().filter(|record| record.state.is_undecided());
         let kept: BTreeSet<_> = good
             .take(KEEP_GOOD)
             .map(|record| record.id)
             .chain(last_good)
+            .chain(undecided.filter_map(|record| record.repeats))
             .collect();
         let releases = &mut self.contents.releases;
         let mut surplus = releases.len().saturating_sub(KEEP);

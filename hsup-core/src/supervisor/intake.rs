@@ -247,17 +247,15 @@ impl Actor {
             }
         }
         let version = release.version;
+        let repeats = match origin {
+            Origin::Rollback { id, .. } => Some(id),
+            _ => None,
+        };
         let taken = self
             .history
-            .take_in(release, text, origin.to_string(), now_unix_ms())
+            .take_in(release, text, origin.to_string(), repeats, now_unix_ms())
             .map_err(|error| chain(&error))?;
         self.forget_artifacts(&taken.forgotten);
-        if let Origin::Rollback { id: earlier, .. } = origin {
-            let saved = self
-                .history
-                .update(taken.id, |record| record.repeats = Some(earlier));
-            self.complain(saved);
-        }
         self.know(taken.id);
         if self.awaits_release_phase(taken.id) {
             let name = release_phase::dyno_name(taken.id);

@@ -10,7 +10,7 @@ pub fn history(text: &[u8]) {
     let (mut history, _) = History::load(path.clone()).expect("the history loads");
     let good = history.last_good().map(|record| record.id);
     let taken = history
-        .take_in(Release::default(), None, "apply", 7)
+        .take_in(Release::default(), None, "apply", None, 7)
         .expect("there is room");
     assert_eq!(history.last_good().map(|record| record.id), good);
     assert!(taken.forgotten.iter().all(|it| Some(it.id) != good));

@@ -29,7 +29,7 @@ fn load(path: &Path) -> History {
 
 fn take_in(history: &mut History, version: u64) -> u64 {
     let text = ControlText::new(b"hunter2");
-    let taken = history.take_in(release(version), Some(text), "apply", 1);
+    let taken = history.take_in(release(version), Some(text), "apply", None, 1);
     taken.unwrap().id
 }
 
@@ -125,7 +125,9 @@ fn old_releases_are_forgotten_but_never_the_last_good_one() {
     set(&mut history, good, ReleaseState::Superseded);
     let mut forgotten = Vec::new();
     for version in 2..=100 {
-        let taken = history.take_in(release(version), None, "apply", 1).unwrap();
+        let taken = history
+            .take_in(release(version), None, "apply", None, 1)
+            .unwrap();
         forgotten.extend(taken.forgotten.iter().map(|record| record.id));
         set(&mut history, taken.id, ReleaseState::Rejected);
     }
@@ -169,6 +171,25 @@ fn rejected_releases_do_not_push_out_those_that_ran() {
 }
 
 #[test]
+fn what_a_rollback_goes_back_to_is_not_forgotten_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = load(&dir.path().join("history.json"));
+    for version in 1..=20 {
+        let id = take_in(&mut history, version);
+        set(&mut history, id, ReleaseState::Current);
+    }
+    let back = history.take_in(release(21), None, "rollback", Some(1), 1);
+    let back = back.unwrap();
+    assert_eq!(back.forgotten[0].id, 2);
+    assert!(history.get(1).is_some());
+    assert_eq!(history.get(back.id).unwrap().repeats, Some(1));
+    // Once it runs it has an artifact of its own.
+    set(&mut history, back.id, ReleaseState::Current);
+    let next = history.take_in(release(22), None, "apply", None, 1);
+    assert_eq!(next.unwrap().forgotten[0].id, 1);
+}
+
+#[test]
 fn a_release_that_is_on_its_way_is_not_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = load(&dir.path().join("history.json"));
@@ -186,7 +207,7 @@ fn a_release_that_is_on_its_way_is_not_forgotten() {
 fn a_release_that_cannot_be_saved_is_not_taken_in() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = load(&dir.path().join("state/history.json"));
-    let refused = history.take_in(release(1), None, "apply", 1);
+    let refused = history.take_in(release(1), None, "apply", None, 1);
     assert!(refused.unwrap_err().to_string().contains("history.json"));
     assert_eq!(history.iter().count(), 0);
     fs::create_dir(dir.path().join("state")).unwrap();
