@@ -11,6 +11,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::{fs::OpenOptionsExt as _, net::UnixListener},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use hsup_driver_kit::{
@@ -79,21 +80,9 @@ impl ControlListener {
         UnixAddr::new(path).map_err(|_| BindError::TooLong {
             path: path.to_owned(),
         })?;
-        let lock = SocketLock::take(path)?;
-        make_way(path)?;
-        let bound = |source| BindError::Bind {
-            path: path.to_owned(),
-            source,
-        };
-        let listener = socket::listen_at(path, SOCKET_MODE).map_err(bound)?;
-        Ok(Self {
-            listener,
-            guard: Some(SocketGuard {
-                path: path.to_owned(),
-                lock,
-            }),
-            path: Some(path.to_owned()),
-        })
+        let lock = Arc::new(SocketLock::take(path)?);
+        let path = path.to_owned();
+        Place { path, lock }.listen()
     }
 
     /// Takes over the socket that was handed down; of several, the one named `control`. Who
@@ -123,6 +112,11 @@ impl ControlListener {
         self.path.as_deref()
     }
 
+    /// Where it is, for who makes it again; `None` for one that somebody else has bound.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.guard.as_ref().map(|guard| guard.0.clone())
+    }
+
     /// Whether connections that come when hsup has ended wait for the next one.
     pub(crate) const fn outlives_hsup(&self) -> bool {
         self.guard.is_none()
@@ -136,17 +130,51 @@ impl ControlListener {
     }
 }
 
+/// The place of a socket, held by its lock.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    lock: Arc<SocketLock>,
+}
+
+impl Place {
+    /// Whether nothing at all is there: what else is there instead is somebody's.
+    pub(super) fn is_empty(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether it is still this one's: with the lock gone too, it is whoever's comes first.
+    pub(super) fn is_held(&self) -> bool {
+        self.lock.is_there()
+    }
+
+    /// Binds a socket there.
+    ///
+    /// # Errors
+    /// As [`ControlListener::bind`].
+    pub(super) fn listen(self) -> Result<ControlListener, BindError> {
+        make_way(&self.path)?;
+        let bound = |source| BindError::Bind {
+            path: self.path.clone(),
+            source,
+        };
+        let listener = socket::listen_at(&self.path, SOCKET_MODE).map_err(bound)?;
+        Ok(ControlListener {
+            listener,
+            path: Some(self.path.clone()),
+            guard: Some(SocketGuard(self)),
+        })
+    }
+}
+
 /// Removes the socket, and then the lock, for the next one to find the way free.
 #[derive(Debug)]
-pub(super) struct SocketGuard {
-    path: PathBuf,
-    lock: SocketLock,
-}
+pub(super) struct SocketGuard(Place);
 
 impl Drop for SocketGuard {
     fn drop(&mut self) {
-        if self.lock.is_there() {
-            remove(&self.path);
+        if self.0.is_held() {
+            remove(&self.0.path);
         }
     }
 }

@@ -18,7 +18,7 @@ mod link;
 mod listener;
 mod metrics;
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, EventsResponse, GetDriverResponse, GetStatusRequest,
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use self::incoming::Incoming;
 pub(crate) use self::link::lead_to;
 pub use self::listener::{BindError, ControlListener};
-use crate::logs::DrainStatus;
+use crate::{errors::chain, logs::DrainStatus};
 
 /// How long answers that are on their way may take once hsup wants to end: a client that
 /// has stopped reading must not keep it.
@@ -168,8 +168,8 @@ pub async fn serve<C: Control>(
     result
 }
 
-/// Makes the control socket again, in a folder that it may have to make first.
-pub(crate) type Again = Box<dyn Fn() -> Option<ControlListener> + Send>;
+/// Makes the control socket again, in a folder that it may have to make first; or says why not.
+pub(crate) type Again = Box<dyn Fn() -> Result<ControlListener, String> + Send>;
 
 /// As [`serve`], also where somebody removes the socket meanwhile, as logind does with a user's
 /// whole runtime directory at a logout: `again` makes another one, and `tell` is told. Whoever is
@@ -185,8 +185,8 @@ pub(crate) async fn serve_on<C: Control>(
     tell: impl Fn(&str),
 ) -> Result<(), ServeError> {
     // One that was handed down is for whoever made it to make again.
-    let is_ours = !listener.outlives_hsup();
-    let mut path = listener.path().map(Path::to_owned);
+    let mut place = listener.place();
+    let mut complaint = String::new();
     let mut servers = JoinSet::new();
     servers.spawn(serve(listener, control.clone(), shutdown.clone()));
     let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
@@ -195,29 +195,48 @@ pub(crate) async fn serve_on<C: Control>(
         tokio::select! {
             ended = servers.join_next() => match ended {
                 Some(Ok(Ok(()))) => {}
-                Some(Ok(failed)) => return failed,
+                Some(Ok(Err(error))) if servers.is_empty() => return Err(error),
+                // Its socket is gone with it, and is made again.
+                Some(Ok(Err(error))) => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "a control socket is not served");
+                }
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 None => return Ok(()),
             },
-            _ = look.tick(), if is_ours && !shutdown.is_cancelled() => {
-                let is_gone = path.as_deref().is_some_and(is_gone);
-                let Some(listener) = is_gone.then(&again).flatten() else {
+            _ = look.tick() => {
+                // Whoever ends removes it.
+                let Some(gone) = place
+                    .as_ref()
+                    .filter(|place| place.is_empty() && !shutdown.is_cancelled())
+                else {
                     continue;
                 };
-                path = listener.path().map(Path::to_owned);
-                if let Some(path) = &path {
-                    let path = path.display();
-                    tell(&format!("The control socket was removed: it is at {path} again"));
+                let made = if gone.is_held() {
+                    gone.clone().listen().map_err(|error| chain(&error))
+                } else {
+                    again()
+                };
+                match made {
+                    Ok(listener) => {
+                        if let Some(path) = listener.path().map(Path::display) {
+                            tell(&format!("The control socket was removed: it is at {path} again"));
+                        }
+                        place = listener.place();
+                        complaint.clear();
+                        servers.spawn(serve(listener, control.clone(), shutdown.clone()));
+                    }
+                    Err(why) if why != complaint => {
+                        tell(&format!(
+                            "The control socket was removed, and cannot be made again: {why}"
+                        ));
+                        complaint = why;
+                    }
+                    Err(_) => {}
                 }
-                servers.spawn(serve(listener, control.clone(), shutdown.clone()));
             }
         }
     }
-}
-
-/// Whether nothing at all is there: what else is there instead is somebody's.
-fn is_gone(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Both faces, over a real socket, with a supervisor that only pretends.
 
 use std::{
+    fs,
     os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
     path::PathBuf,
 };

@@ -12,6 +12,7 @@ use super::{StartError, StartOptions};
 use crate::{
     control::{self, Again, ControlListener},
     environment::Base,
+    errors::chain,
     files,
     name::ProcessType,
     paths::{AppKey, Paths, PathsError},
@@ -83,9 +84,13 @@ pub(super) fn claim(options: &StartOptions) -> Result<(Claim, Found), StartError
             drop(paths.io_dir(&id));
             let path = match &named {
                 Some(path) => path.clone(),
-                None => paths.control_socket(&key).ok()?,
+                None => paths.control_socket(&key).map_err(|error| chain(&error))?,
             };
-            ControlListener::bind(&path).ok()
+            let listener = ControlListener::bind(&path).map_err(|error| chain(&error))?;
+            if let (Some(_), Ok(run)) = (&named, paths.run_dir(&id)) {
+                control::lead_to(&run, listener.path());
+            }
+            Ok(listener)
         }
     };
     let claim = Claim {

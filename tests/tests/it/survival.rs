@@ -489,8 +489,15 @@ fn a_control_socket_that_was_removed_is_made_again() {
     let app = App::procfile("worker: exec sleep 1000\n");
     let hsup = app.start(&[]);
     let before = hsup.wait_up(&["worker.1"]);
-    std::fs::remove_dir_all(app.path("rt/hsup")).unwrap();
+    // Without its lock, as somebody may who tidies up.
+    let entries = std::fs::read_dir(app.path("rt/hsup")).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let socket = paths.find(|path| path.extension().is_some_and(|it| it == "sock"));
+    std::fs::remove_file(socket.unwrap()).unwrap();
     hsup.wait_for_line("The control socket was removed: it is at ");
+    assert_eq!(hsup.wait_up(&["worker.1"]), before);
+    std::fs::remove_dir_all(app.path("rt/hsup")).unwrap();
+    hsup.wait_for("the socket in a new folder", || hsup.up(&["worker.1"]));
     assert_eq!(hsup.wait_up(&["worker.1"]), before);
     // And once more, with dynos that need their folder.
     std::fs::remove_dir_all(app.path("rt/hsup")).unwrap();
