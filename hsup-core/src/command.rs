@@ -48,12 +48,17 @@ pub fn shell_line(words: &[OsString]) -> Result<String, ShellLineError> {
     }
 }
 
-/// What executes a shell line: these three words, as drivers are promised.
-pub fn argv(line: &str) -> Vec<String> {
-    // Else bash takes it for an option of its own. A blank before a line changes nothing of it.
+/// The line as no shell takes it for an option of its own: a blank before a line changes nothing of
+/// it.
+pub fn no_option(line: &str) -> String {
     let is_like_an_option = line.starts_with(['-', '+']);
     let blank = if is_like_an_option { " " } else { "" };
-    vec!["bash".into(), "-c".into(), format!("{blank}{line}")]
+    format!("{blank}{line}")
+}
+
+/// What executes a shell line: these three words, as drivers are promised.
+pub fn argv(line: &str) -> Vec<String> {
+    vec!["bash".into(), "-c".into(), no_option(line)]
 }
 
 /// The word as a shell reads it back, whatever is in it.

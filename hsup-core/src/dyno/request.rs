@@ -51,7 +51,7 @@ impl Request<'_> {
             limits: demands::limits(&up.info, &self.release.limits),
             binds: self.binds.to_vec(),
             options: self.options.to_wire(),
-            shell_line: self.line.to_owned(),
+            shell_line: command::no_option(self.line),
             linger_ms: u32::try_from(self.linger.as_millis()).unwrap_or(u32::MAX),
             ..StartRequest::default()
         }

@@ -361,7 +361,9 @@ impl Command {
         for warning in unmet.into_iter().chain(left_out) {
             tell(&format!("Warning: {warning}"));
         }
-        if matches!(streams, Streams::Terminal(_)) && !up.capabilities.has(Capability::Attach) {
+        // It may be behind another job by now: what was to be built took its time.
+        let has_terminal = up.capabilities.has(Capability::Attach) && terminal::is_terminal();
+        if matches!(streams, Streams::Terminal(_)) && !has_terminal {
             streams = Streams::Pipes(Pipes::lay(&self.run_dir)?);
         }
         let request = self.start_request(name, dyno_id, &artifact, &up, &streams)?;
