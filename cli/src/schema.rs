@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::key::{Key, Kind, keys},
+    config::key::{IsPath, Key, Kind, keys},
     hsup::args::Cli,
 };
 
@@ -44,7 +44,7 @@ fn property(key: &Key) -> Value {
         }),
     };
     let mut help = key.help.split_whitespace().collect::<Vec<_>>().join(" ");
-    if key.may_be_path() {
+    if key.is_path != IsPath::Never {
         help.push_str("; a relative path is relative to the directory of this file");
     }
     property["description"] = help.into();

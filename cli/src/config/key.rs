@@ -2,6 +2,7 @@
 
 use std::{
     any::TypeId,
+    ffi::OsStr,
     path::{Path, PathBuf},
 };
 
@@ -27,8 +28,7 @@ pub(crate) struct Key {
     pub(crate) name: String,
     pub(crate) variable: String,
     pub(crate) kind: Kind,
-    /// Its value is a path.
-    is_path: bool,
+    pub(crate) is_path: IsPath,
     /// Its values are shown to nobody.
     pub(crate) secret: bool,
     pub(crate) default: Option<String>,
@@ -47,18 +47,41 @@ pub(crate) enum Kind {
     Pairs,
 }
 
-impl Key {
-    /// Whether a value may be a path: the driver may be one, or a name.
-    pub(crate) fn may_be_path(&self) -> bool {
-        self.is_path || self.name == "driver"
+/// Whether the values of an option are paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IsPath {
+    Never,
+    Always,
+    /// One with a slash: a driver by its path, and not by its name.
+    WithSlash,
+}
+
+impl IsPath {
+    pub(crate) fn of(option: &Arg) -> Self {
+        if option.get_value_parser().type_id() == TypeId::of::<PathBuf>() {
+            Self::Always
+        } else if option.get_id() == "driver" {
+            Self::WithSlash
+        } else {
+            Self::Never
+        }
     }
 
+    /// Whether it is so of this value.
+    pub(crate) fn holds(self, value: &OsStr) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::WithSlash => value.as_encoded_bytes().contains(&b'/'),
+        }
+    }
+}
+
+impl Key {
     /// The value that a file in `folder` means: a relative path is one from there, wherever hsup
     /// is started.
     pub(super) fn in_folder(&self, folder: &Path, value: String) -> String {
-        let is_path = self.is_path && !value.is_empty()
-            // A driver by its path, and not by its name.
-            || self.name == "driver" && value.contains('/');
+        let is_path = !value.is_empty() && self.is_path.holds(value.as_ref());
         // A folder that is no text cannot be in front of one: it is as it was written.
         let placed = is_path.then(|| folder.join(&value).into_os_string().into_string());
         placed.and_then(Result::ok).unwrap_or(value)
@@ -88,7 +111,7 @@ fn key(option: &Arg) -> Option<Key> {
     let default = defaults.map(|value| value.to_string_lossy().into_owned());
     Some(Key {
         variable: variable(name),
-        is_path: parsed == TypeId::of::<PathBuf>(),
+        is_path: IsPath::of(option),
         secret: parsed == TypeId::of::<SecretUrl>(),
         default: default.filter(|_| kind != Kind::Switch),
         help: option
@@ -159,7 +182,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_path_in_a_file_is_one_from_there() {
-        let all = all().into_iter().filter(|key| key.is_path);
+        let all = all()
+            .into_iter()
+            .filter(|key| key.is_path == IsPath::Always);
         let paths: Vec<_> = all.map(|key| key.name).collect();
         let expected = [
             "directory",

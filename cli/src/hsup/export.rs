@@ -19,13 +19,10 @@ use super::{
     args::{Cli, Options, SystemdArgs},
     meant::{AppIs, UnitsApp},
 };
-use crate::config::{Origin, SOURCES, Setting};
+use crate::config::{Origin, SOURCES, Setting, key::IsPath};
 
 const SERVICE: &str = include_str!("../../../packaging/hsup@.service");
 const SOCKET: &str = include_str!("../../../packaging/hsup@.socket");
-
-/// Options whose values are paths, which a unit has no directory for.
-const PATHS: [&str; 3] = ["config", "driver_socket", "state_dir"];
 
 /// No units can be written.
 #[derive(Debug, Error)]
@@ -253,10 +250,8 @@ fn given(matches: &ArgMatches) -> Result<Vec<Vec<OsString>>, ExportError> {
             continue;
         }
         for value in matches.get_raw(id.as_str()).into_iter().flatten() {
-            let is_path = PATHS.contains(&id.as_str())
-                // A driver by its path, and not by its name.
-                || (id == "driver" && value.as_encoded_bytes().contains(&b'/'));
-            let value = if is_path {
+            // A unit has no directory for it.
+            let value = if IsPath::of(option).holds(value) {
                 anywhere(value)?
             } else {
                 value.to_owned()
