@@ -7,7 +7,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File, Metadata, OpenOptions, Permissions},
-    io::{self, Read as _, Write as _},
+    io::{self, Read, Write as _},
     os::fd::AsRawFd as _,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -239,20 +239,25 @@ pub fn read_regular(path: &Path, links: Links, limit: u64) -> Result<Vec<u8>, Re
 /// # Errors
 /// When it cannot be read or is larger.
 pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>, ReadFileError> {
+    let path = || path.to_owned();
+    let contents = read_at_most(file, limit).map_err(|source| ReadFileError::Read {
+        path: path(),
+        source,
+    })?;
+    contents.ok_or_else(|| ReadFileError::TooLarge {
+        path: path(),
+        limit,
+    })
+}
+
+/// Reads what is left of `source`; `None` where that is more than `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_at_most(source: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut contents = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut contents)
-        .map_err(|source| ReadFileError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    if contents.len() as u64 > limit {
-        return Err(ReadFileError::TooLarge {
-            path: path.to_owned(),
-            limit,
-        });
-    }
-    Ok(contents)
+    source.take(limit + 1).read_to_end(&mut contents)?;
+    Ok((contents.len() as u64 <= limit).then_some(contents))
 }
 
 /// Makes a write beyond the file-size limit of this process fail with `EFBIG`, as on a full disk;

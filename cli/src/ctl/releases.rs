@@ -2,13 +2,9 @@
 
 mod report;
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{fs::File, io, path::Path};
 
-use hsup_core::source::control_file::MAX_SIZE;
+use hsup_core::{files::read_at_most, source::control_file::MAX_SIZE};
 use hsup_proto::control::{
     ApplyReleaseRequest, ApplyReleaseResponse, ListReleasesRequest, PlanReleaseRequest,
     ReleaseState, RollbackRequest,
@@ -24,26 +20,16 @@ use crate::look::{Look, Report as _};
 /// release may be is refused here: as a message it would be cut off before hsup can say so.
 pub fn read(path: &Path) -> Result<Vec<u8>, CtlError> {
     let read = if path == Path::new("-") {
-        read_limited(io::stdin().lock())
+        read_at_most(io::stdin().lock(), MAX_SIZE)
     } else {
-        File::open(path).and_then(read_limited)
+        File::open(path).and_then(|file| read_at_most(file, MAX_SIZE))
     };
+    let path = || path.to_owned();
     let text = read.map_err(|source| CtlError::ReadRelease {
-        path: path.to_owned(),
+        path: path(),
         source,
     })?;
-    if text.len() as u64 > MAX_SIZE {
-        let path = path.to_owned();
-        return Err(CtlError::TooLarge { path });
-    }
-    Ok(text)
-}
-
-/// All of it, or so much that it is seen to be too large.
-fn read_limited(source: impl Read) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    source.take(MAX_SIZE + 1).read_to_end(&mut text)?;
-    Ok(text)
+    text.ok_or_else(|| CtlError::TooLarge { path: path() })
 }
 
 pub async fn list(
