@@ -22,7 +22,8 @@ use hsup_driver_kit::{
 use nix::sys::socket::UnixAddr;
 use thiserror::Error;
 
-use crate::paths::SUN_PATH_MAX;
+use super::Again;
+use crate::{errors::chain, paths::SUN_PATH_MAX};
 
 /// The mode of the socket, as the original's: its user and its group.
 const SOCKET_MODE: u32 = 0o770;
@@ -143,16 +144,21 @@ impl Place {
         fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether it is still this one's: with the lock gone too, it is whoever's comes first.
-    pub(super) fn is_held(&self) -> bool {
-        self.lock.is_there()
+    /// Makes the socket again that somebody has removed: under its lock, or by `again` where that
+    /// is gone too, for then the place is whoever's comes first. An error says why not.
+    pub(super) fn listen_again(&self, again: &Again) -> Result<ControlListener, String> {
+        if self.lock.is_there() {
+            self.clone().listen().map_err(|error| chain(&error))
+        } else {
+            again()
+        }
     }
 
     /// Binds a socket there.
     ///
     /// # Errors
     /// As [`ControlListener::bind`].
-    pub(super) fn listen(self) -> Result<ControlListener, BindError> {
+    fn listen(self) -> Result<ControlListener, BindError> {
         make_way(&self.path)?;
         let bound = |source| BindError::Bind {
             path: self.path.clone(),
@@ -173,7 +179,7 @@ pub(super) struct SocketGuard(Place);
 
 impl Drop for SocketGuard {
     fn drop(&mut self) {
-        if self.0.is_held() {
+        if self.0.lock.is_there() {
             remove(&self.0.path);
         }
     }

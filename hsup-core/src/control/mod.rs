@@ -204,21 +204,14 @@ pub(crate) async fn serve_on<C: Control>(
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 None => return Ok(()),
             },
-            _ = look.tick() => {
+            _ = look.tick(), if place.is_some() => {
                 // Whoever ends removes it.
-                let Some(gone) = place
+                let gone = place
                     .as_ref()
-                    .filter(|place| place.is_empty() && !shutdown.is_cancelled())
-                else {
-                    continue;
-                };
-                let made = if gone.is_held() {
-                    gone.clone().listen().map_err(|error| chain(&error))
-                } else {
-                    again()
-                };
-                match made {
-                    Ok(listener) => {
+                    .filter(|place| place.is_empty() && !shutdown.is_cancelled());
+                match gone.map(|gone| gone.listen_again(&again)) {
+                    None => {}
+                    Some(Ok(listener)) => {
                         if let Some(path) = listener.path().map(Path::display) {
                             tell(&format!("The control socket was removed: it is at {path} again"));
                         }
@@ -226,13 +219,13 @@ pub(crate) async fn serve_on<C: Control>(
                         complaint.clear();
                         servers.spawn(serve(listener, control.clone(), shutdown.clone()));
                     }
-                    Err(why) if why != complaint => {
+                    Some(Err(why)) if why == complaint => {}
+                    Some(Err(why)) => {
                         tell(&format!(
                             "The control socket was removed, and cannot be made again: {why}"
                         ));
                         complaint = why;
                     }
-                    Err(_) => {}
                 }
             }
         }
