@@ -36,7 +36,7 @@ use nix::{
 pub const SUN_PATH_MAX: usize = 107;
 
 /// The longest path of a driver's socket, and of any other that hsup chooses, in bytes, as the
-/// driver protocol has it (§7.1).
+/// driver protocol has it (docs/driver-rules.md §7).
 pub const SOCKET_PATH_MAX: usize = 100;
 
 /// A blocking socket that listens at `path`, where nothing is, with exactly `mode` (`0o600`).

@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// What to do about dynos that run on without hsup.
-pub(super) const WAY_OUT: &str = "once the driver answers again, `hsup start` takes over what runs on, and \
-    `hsupctl shutdown` stops it";
+pub(super) const WAY_OUT: &str = "once the driver answers again, `hsup start` takes over what \
+    runs on, and `hsupctl shutdown` stops it";
 
 /// How far a shutdown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
